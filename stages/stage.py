@@ -1,0 +1,136 @@
+"""The contract of a stage: it looks at conversations and writes signals beside them; it never drops anything."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+RAW = pl.Schema(
+    {
+        "id": pl.String,  # "<source digest>-<row>", stable for the same source; unique
+        "source_id": pl.String,  # the record's own id, null where it has none
+        "prompt": pl.String,
+        "prompt_id": pl.String,  # repeats by nature
+        "messages": MESSAGES,
+        "text": pl.String,  # the messages' contents joined by a newline
+        "source": pl.String,
+    }
+)
+"""Columns of a raw shard. No text is null; a list of messages may be empty, a content may be the empty string."""
+
+Measure = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+class MissingModelError(Exception):
+    """A model file or package that a stage needs is not there; the message says which one and how to get it."""
+
+
+class StageParameterError(ValueError):
+    """A stage's parameter has a value it cannot take; the message names the parameter, what was found and expected."""
+
+
+@dataclass(frozen=True)
+class Stage(ABC):
+    """A measurement of conversations. The fields of the dataclass are its parameters.
+
+    A stage implements `measure`, or, where something heavy must be loaded first, `open`.
+    """
+
+    summary: ClassVar[str]
+    """What it measures, in one line for `refine stages`."""
+    version: ClassVar[int] = 1
+    """Raised by hand whenever the same parameters would give other signals than before."""
+    reads: ClassVar[tuple[str, ...]] = ("text",)
+    """The columns of `RAW` it needs: only those are read from disk."""
+    writes: ClassVar[pl.Schema]
+    """The signals it writes: null where unknown, never NaN."""
+
+    def models(self) -> tuple[Path, ...]:
+        """Files whose content is part of this stage's identity.
+
+        Raises:
+            MissingModelError: one that is needed is not there.
+        """
+        return ()
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences the user must read before and after a run, such as a second stage that cannot run here."""
+        return ()
+
+    def open(self, folder: Path) -> Measure:
+        """Load what measuring needs, once a process, and return the function that measures a batch.
+
+        Args:
+            folder: the stage's own folder in the run; what `fit` left there is in it.
+        """
+        del folder
+        return self.measure
+
+    def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Signals of a batch: the columns of `writes`, as many rows as the batch has, in the same order.
+
+        Args:
+            batch: the columns of `reads`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements neither measure nor open")
+
+    def digest(self) -> str:
+        """16 hex digits that name this measurement: class, version, parameters and the content of its models."""
+        state = hashlib.blake2b(digest_size=8)
+        state.update(f"{type(self).__module__}:{type(self).__qualname__}:{self.version}".encode())
+        for field in fields(self):
+            state.update(f"\0{field.name}={getattr(self, field.name)!r}".encode())
+        for model in self.models():
+            with model.open("rb") as file:
+                state.update(b"\0" + hashlib.file_digest(file, "blake2b").digest())
+        return state.hexdigest()
+
+
+class FittedStage(Stage):
+    """A stage that must see the corpus, or train a model, once before it measures."""
+
+    @abstractmethod
+    def fit(self, raw: Sequence[Path], folder: Path) -> None:
+        """Leave in `folder` what `open` needs. The same for the same corpus, whatever the number of workers.
+
+        Args:
+            raw: the raw shards (Parquet of `RAW`), in order; read them lazily, memory is bounded.
+            folder: the stage's own folder; files are written aside and renamed by whoever writes them.
+        """
+
+
+class GlobalStage(Stage):
+    """A stage whose answer needs all shards: clusters, pairs, percentiles."""
+
+    merges: ClassVar[pl.Schema]
+    """Columns the merge adds to each conversation."""
+    pairs: ClassVar[Mapping[str, str]] = {}
+    """Kinds of duplicate this stage finds, for `KeepBest`: name -> the column of `merges` that holds, for each
+    conversation, the id of the first one that is an exact copy of it (its own id where it is alone). Near-duplicates
+    among those first ones stand in `<name>.parquet` in the stage's folder: id, other, jaccard (float32)."""
+
+    @abstractmethod
+    def merge(self, measured: Sequence[Path], folder: Path) -> None:
+        """Write the answer over all shards.
+
+        Writes `folder/merged/<name of the measured shard>` for each measured shard (`id` and the columns of `merges`,
+        same rows, same order), and `folder/<name>.parquet` for each kind in `pairs`. Works by partition, so that memory
+        is bounded.
+
+        Args:
+            measured: the shards that measuring wrote (`id` and the columns of `writes`), in order.
+            folder: the stage's own folder.
+        """
+
+
+def parameters(stage: Stage) -> dict[str, Any]:
+    """A stage's parameters by name, as the plan and the manifest show them."""
+    return {field.name: getattr(stage, field.name) for field in fields(stage)}
