@@ -15,13 +15,13 @@ MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.Stri
 
 RAW = pl.Schema(
     {
-        "id": pl.String,  # "<source digest>-<row>", stable for the same source; unique
-        "source_id": pl.String,  # the record's own id, null where it has none
-        "prompt": pl.String,
-        "prompt_id": pl.String,  # repeats by nature
+        "id": pl.String(),  # "<source digest>-<row>", stable for the same source; unique
+        "source_id": pl.String(),  # the record's own id, null where it has none
+        "prompt": pl.String(),
+        "prompt_id": pl.String(),  # repeats by nature
         "messages": MESSAGES,
-        "text": pl.String,  # the messages' contents joined by a newline
-        "source": pl.String,
+        "text": pl.String(),  # the messages' contents joined by a newline
+        "source": pl.String(),
     }
 )
 """Columns of a raw shard. No text is null; a list of messages may be empty, a content may be the empty string."""
