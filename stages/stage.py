@@ -118,7 +118,7 @@ class GlobalStage(Stage):
     among those first ones stand in `<name>.parquet` in the stage's folder: id, other, jaccard (float32)."""
 
     @abstractmethod
-    def merge(self, measured: Sequence[Path], folder: Path) -> None:
+    def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Write the answer over all shards.
 
         Writes `folder/merged/<name of the measured shard>` for each measured shard (`id` and the columns of `merges`,
@@ -126,7 +126,9 @@ class GlobalStage(Stage):
         is bounded.
 
         Args:
-            measured: the shards that measuring wrote (`id` and the columns of `writes`), in order.
+            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, where signals do not suffice.
+            measured: the shards that measuring wrote (`id` and the columns of `writes`): one for each raw shard, same
+                rows, same order.
             folder: the stage's own folder.
         """
 
