@@ -1,0 +1,206 @@
+"""Any source -> raw shards, with unreadable rows in quarantine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+import polars as pl
+
+from pipeline import shapes
+from pipeline.sources import Row, Source, SourceError, Unreadable
+from pipeline.store import RunFolderError, Store, read_json, save_frame, save_json
+from stages.stage import RAW
+
+QUARANTINE = pl.Schema(
+    {"id": pl.String(), "file": pl.String(), "row": pl.Int64(), "reason": pl.String(), "record": pl.String()}
+)
+"""Columns of a quarantine shard. `row` counts from 1 in its file; `record` is the row as found, at most 1 MB of it."""
+
+RECORD_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a source is cut into shards, and how much of it may be unreadable."""
+
+    rows: int = 5_000
+    """Rows of a shard at most."""
+    characters: int = 200_000_000
+    """Characters of text in a shard, about: it ends after the row that passes this."""
+    limit: int | None = None
+    """Rows of the source that are read; all by default."""
+    unreadable: float = 0.01
+    """The share of unreadable rows past which ingest stops."""
+    shape: str | None = None
+    """The shape of the records; recognised from the first one by default."""
+
+
+@dataclass
+class _Shard:
+    conversations: list[tuple[Any, ...]] = field(default_factory=list)
+    quarantined: list[tuple[Any, ...]] = field(default_factory=list)
+    characters: int = 0
+
+    def __len__(self) -> int:
+        return len(self.conversations) + len(self.quarantined)
+
+
+@dataclass
+class _Count:
+    rows: int = 0
+    quarantined: int = 0
+    replaced: int = 0
+    first: str = ""
+
+    def check(self, share: float, source: str) -> None:
+        if self.quarantined > share * self.rows:
+            raise SourceError(
+                f"{self.quarantined:,} of {self.rows:,} rows of {source} cannot be read, more than the "
+                f"{share:.2%} allowed; the first: {self.first}; they lie in quarantine/: mend them, say which --shape "
+                "the records have, or allow more with --max-unreadable"
+            )
+
+
+def ingest(
+    source: Source, store: Store, limits: Limits, tell: Callable[[int], None] = lambda _rows: None
+) -> dict[str, Any]:
+    """Write a source's raw shards and, last, their list; nothing is done where the list is there already.
+
+    Args:
+        source: where the rows come from.
+        store: the run.
+        limits: the size of shards, and what is read.
+        tell: called with the number of rows read so far.
+
+    Returns:
+        The shard list: source, shape, rows, quarantined, replaced, shards.
+
+    Raises:
+        SourceError: the source cannot be read, is empty, has no known shape, or too many unreadable rows.
+        RunFolderError: the folder belongs to another source.
+    """
+    said = {"source": source.name, "digest": source.digest(), **asdict(limits)}
+    del said["unreadable"]  # it decides whether the run goes on, not what is in it
+    _claim(store, said)
+    if store.shard_list.exists():
+        return read_json(store.shard_list)
+    start = time.perf_counter()
+    save_json(store.source, said)
+    rows = source.rows()
+    shape, rows = _shape(rows, limits.shape, source.name)
+    count, shards = _Count(), []
+    for number, shard in enumerate(_shards(islice(rows, limits.limit), said["digest"], shape, limits, count)):
+        name = f"{number:05d}.parquet"
+        _save(store, name, shard)
+        shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
+        tell(count.rows)
+        if count.rows >= 10_000:  # noqa: PLR2004  a share of fewer rows says little
+            count.check(limits.unreadable, source.name)
+    count.check(limits.unreadable, source.name)
+    done = {
+        "source": source.name,
+        "digest": said["digest"],
+        "shape": shape,
+        "files": source.files(),
+        "rows": count.rows,
+        "quarantined": count.quarantined,
+        "replaced": count.replaced,
+        "seconds": round(time.perf_counter() - start, 3),
+        "shards": shards,
+    }
+    save_json(store.shard_list, done)
+    return done
+
+
+def _claim(store: Store, said: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else; clear what an ingest that never ended left there."""
+    if store.shard_list.exists():
+        for key, there in read_json(store.source).items():
+            if said.get(key) != there:
+                raise RunFolderError(
+                    f"{store.folder} belongs to another run: its {key} is {there!r} and this one's is "
+                    f"{said.get(key)!r}; choose another --out, or start it as it was"
+                )
+        return
+    others = [path.name for path in store.folder.glob("*") if not path.name.startswith(".")]
+    if others and not store.source.exists():
+        raise RunFolderError(
+            f"{store.folder} is not a run folder: it holds {', '.join(sorted(others)[:3])}; choose another --out"
+        )
+    for folder in (store.raw(""), store.quarantine("")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Iterator[Row]]:
+    """The shape of the records, from the first that is an object; and all the rows again."""
+    if wanted is not None:
+        return wanted, rows
+    seen: list[Row] = []
+    for row in islice(rows, 1000):
+        seen.append(row)
+        if isinstance(row.value, dict):
+            shape = shapes.recognise(list(row.value))
+            if shape is None:
+                raise SourceError(
+                    f"{row.file}: a record with {', '.join(map(str, row.value)) or 'no fields'} has none of the known "
+                    f"shapes: {shapes.expected()}; rename the fields, or say one with --shape"
+                )
+            return shape, _again(seen, rows)
+    if not seen:
+        raise SourceError(f"{name} holds no rows: nothing to refine")
+    first = seen[0].value
+    why = first.reason if isinstance(first, Unreadable) else "the record is not an object"
+    raise SourceError(f"{name}: none of the first {len(seen)} rows is a record; the first: {why}")
+
+
+def _again(seen: list[Row], rows: Iterator[Row]) -> Iterator[Row]:
+    yield from seen
+    yield from rows
+
+
+def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count: _Count) -> Iterator[_Shard]:
+    """Rows in shards. A loop over rows, because each one may be broken in its own way and must not end the others."""
+    shard = _Shard()
+    for row in rows:
+        identity = f"{digest}-{count.rows:09d}"
+        count.rows += 1
+        try:
+            read = _read(row, shape)
+        except shapes.UnreadableRecordError as error:
+            _put_aside(shard, identity, row, str(error), count)
+        else:
+            text = "\n".join(message["content"] for message in read.messages)
+            count.replaced += row.replaced
+            shard.conversations.append(
+                (identity, *read[:4], text, read.source or row.file, read.extra)  # in the order of RAW
+            )
+            shard.characters += len(text)
+        if len(shard) >= limits.rows or shard.characters >= limits.characters:
+            yield shard
+            shard = _Shard()
+    if len(shard):
+        yield shard
+
+
+def _read(row: Row, shape: str) -> shapes.Conversation:
+    if isinstance(row.value, Unreadable):
+        raise shapes.UnreadableRecordError(row.value.reason)
+    return shapes.read(row.value, shape)
+
+
+def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
+    count.quarantined += 1
+    count.first = count.first or f"{row.file}, row {row.number}: {reason}"
+    record = row.value.record if isinstance(row.value, Unreadable) else shapes.as_json(row.value)
+    shard.quarantined.append((identity, row.file, row.number, reason, record[:RECORD_LIMIT]))
+
+
+def _save(store: Store, name: str, shard: _Shard) -> None:
+    if shard.quarantined:
+        save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"))
+    save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"))

@@ -1,0 +1,188 @@
+"""Stages over the shards that they have not measured yet, their fits and their merges; and the signals read back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from pipeline.engine import Engine
+from pipeline.plan import Measured, Plan
+from pipeline.rules import Pairs
+from pipeline.store import CorruptShardError, Store, read_frame, rows, save_frame, save_json
+from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, Stage, StageParameterError
+
+
+class StageFailedError(Exception):
+    """A stage raised an error, or gave other signals than it promises; the message names the stage and the shard."""
+
+
+class Tell(Protocol):
+    """Where progress goes: `rows` of `total` are done in a step of the run."""
+
+    def __call__(self, step: str, done: int, total: int) -> None: ...
+
+
+@lru_cache(maxsize=1)  # models load once a process, and leave when the next stage begins
+def _opened(stage: Stage, folder: Path) -> Measure:
+    return stage.open(folder)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Measure one shard. It crosses to a worker process."""
+
+    name: str
+    stage: Stage
+    raw: Path
+    folder: Path
+
+    def __call__(self, shard: str) -> str:
+        path = self.raw / shard
+        batch = read_frame(path, ["id", *self.stage.reads])
+        with _named(self.name, path):
+            signals = _opened(self.stage, self.folder)(batch.select(self.stage.reads))
+            self._check(batch, signals, path)
+        save_frame(self.folder / shard, batch.select("id").hstack(signals))
+        return shard
+
+    def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:
+        if signals.schema != self.stage.writes:
+            raise StageFailedError(
+                f"stage {self.name!r} wrote {dict(signals.schema)} for {path}, and says that it writes "
+                f"{dict(self.stage.writes)}"
+            )
+        if signals.height != batch.height:
+            raise StageFailedError(f"stage {self.name!r} gave {signals.height} rows for the {batch.height} of {path}")
+        floats = signals.select(pl.col(pl.Float32, pl.Float64).is_nan().any())
+        if nan := [name for name in floats.columns if floats[name].any()]:
+            raise StageFailedError(f"stage {self.name!r} gave NaN in {', '.join(nan)} for {path}; unknown is null")
+
+
+@contextlib.contextmanager
+def _named(name: str, on: Path) -> Iterator[None]:
+    """Say which stage failed, and on what, when it raises an error that it does not promise."""
+    try:
+        yield
+    except (StageFailedError, CorruptShardError, MissingModelError, StageParameterError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).splitlines() or ["no message"])[0]
+        raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {said}") from error
+
+
+def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, float]:
+    """Measure with every stage of a plan what has not been measured.
+
+    Returns:
+        Seconds by stage.
+
+    Raises:
+        StageFailedError: a stage raised an error, or broke its contract.
+        MissingModelError: a model that a stage needs is not there.
+        CorruptShardError: a raw shard cannot be read.
+    """
+    seconds = {}
+    for measured in plan.stages:
+        start = time.perf_counter()
+        _one(measured, store, engine, tell)
+        seconds[measured.name] = round(time.perf_counter() - start, 3)
+    return seconds
+
+
+def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> None:
+    name, stage, folder, shards = measured.name, measured.stage, store.stage(measured.key), store.shards()
+    raw = [store.raw(shard) for shard in shards]
+    size = {shard: rows(path) for shard, path in zip(shards, raw, strict=True)}
+    total = sum(size.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(stage, FittedStage) and not _marker(folder, "fit").exists():
+        tell(f"{name}: fit", 0, total)
+        with _named(name, store.raw("")):
+            stage.fit(raw, folder)
+        save_json(_marker(folder, "fit"), {"shards": len(shards)})
+    missing = [shard for shard in shards if not _whole(folder / shard, size[shard])]
+    done = total - sum(size[shard] for shard in missing)
+    tell(name, done, total)
+    for shard in engine.map(_Task(name, stage, store.raw(""), folder), missing):
+        done += size[shard]
+        tell(name, done, total)
+    if isinstance(stage, GlobalStage) and (missing or not _merged(stage, folder, size)):
+        tell(f"{name}: merge", 0, total)
+        _marker(folder, "merge").unlink(missing_ok=True)
+        with _named(name, folder):
+            stage.merge(raw, [folder / shard for shard in shards], folder)
+        save_json(_marker(folder, "merge"), {"shards": len(shards)})
+
+
+def _marker(folder: Path, step: str) -> Path:
+    """Says that a stage's fit or merge is complete."""
+    return folder / f"{step}.json"
+
+
+def _whole(path: Path, size: int) -> bool:
+    """Whether a shard's signals are there with all their rows; a broken file is measured again."""
+    try:
+        return path.exists() and rows(path) == size
+    except CorruptShardError:
+        return False
+
+
+def _merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
+    parts = all(_whole(folder / "merged" / shard, n) for shard, n in size.items())
+    return parts and _marker(folder, "merge").exists() and all((folder / f"{k}.parquet").exists() for k in stage.pairs)
+
+
+def forget(path: Path, store: Store) -> None:
+    """Remove a corrupt file of the run with what says that it is complete, so that it is made again."""
+    path.unlink(missing_ok=True)
+    if path.parent == store.raw(""):
+        store.shard_list.unlink(missing_ok=True)
+    for folder in (path.parent, path.parent.parent):
+        _marker(folder, "merge").unlink(missing_ok=True)
+
+
+def of_shard(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
+    """Signals of a shard: `id` and the columns asked for, rows as in the raw shard.
+
+    Raises:
+        CorruptShardError: a signal file cannot be read, or is of other conversations.
+    """
+    found = read_frame(store.raw(shard), ["id"])
+    for path, names in _files(plan, store, shard, set(columns)):
+        part = read_frame(path, ["id", *names])
+        if not part["id"].equals(found["id"]):
+            raise CorruptShardError(path, "its ids are not those of the raw shard")
+        found = found.hstack(part.drop("id"))
+    return found.select("id", *columns)
+
+
+def _files(plan: Plan, store: Store, shard: str, columns: set[str]) -> Iterator[tuple[Path, list[str]]]:
+    for measured in plan.stages:
+        folder, stage = store.stage(measured.key), measured.stage
+        if names := [name for name in stage.writes if name in columns]:
+            yield folder / shard, names
+        if isinstance(stage, GlobalStage) and (names := [name for name in stage.merges if name in columns]):
+            yield folder / "merged" / shard, names
+
+
+def pairs(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]:
+    """Duplicates of the kinds that rules name, as the stages found them.
+
+    Raises:
+        CorruptShardError: a file of pairs cannot be read.
+    """
+    found = {}
+    for kind in dict.fromkeys(kinds):
+        measured = plan.pairs[kind]
+        assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
+        column = measured.stage.pairs[kind]
+        first = pl.concat([of_shard(plan, store, shard, [column]) for shard in store.shards()])[column]
+        found[kind] = Pairs(first, read_frame(store.stage(measured.key) / f"{kind}.parquet"))
+    return found

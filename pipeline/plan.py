@@ -1,0 +1,241 @@
+"""What to measure and what to drop: TOML -> a frozen Plan, everything checked before any work."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import polars as pl
+import tomli_w
+
+import stages
+from pipeline import rules
+from pipeline.rules import Drop, KeepBest, Rule
+from stages.stage import GlobalStage, Stage, StageParameterError, parameters
+
+DEFAULT = Path(__file__).with_name("default.toml")
+"""The default plan, which `refine plan` prints."""
+
+
+class PlanError(ValueError):
+    """A plan cannot be used; the message names the file or option and the key."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stage of a plan by the name that it was asked for."""
+
+    name: str
+    stage: Stage
+
+    @property
+    def key(self) -> str:
+        """The name of its folder."""
+        return f"{self.name.replace(':', '.')}-{self.stage.digest()}"
+
+    @property
+    def signals(self) -> pl.Schema:
+        """All columns it gives to a conversation, those of its merge included."""
+        merged = self.stage.merges if isinstance(self.stage, GlobalStage) else {}
+        return pl.Schema({**self.stage.writes, **merged})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages that measure, rules that decide, and what stands beside the refined rows."""
+
+    stages: tuple[Measured, ...]
+    rules: tuple[Rule, ...]
+    order: tuple[str, ...] = ()
+    """Which of two duplicates is the better one: columns with ASC or DESC, as in SQL."""
+    columns: tuple[str, ...] = ()
+    """Signals that are written beside each refined conversation."""
+    left_out: tuple[str, ...] = ()
+    """Reasons of the rules that were left out because a stage they need was not picked."""
+
+    @property
+    def signals(self) -> pl.Schema:
+        """All signals that the stages give."""
+        return pl.Schema({name: kind for measured in self.stages for name, kind in measured.signals.items()})
+
+    @property
+    def pairs(self) -> dict[str, Measured]:
+        """Which stage finds each kind of pairs."""
+        return {
+            kind: measured
+            for measured in self.stages
+            if isinstance(measured.stage, GlobalStage)
+            for kind in measured.stage.pairs
+        }
+
+    def check(self) -> Plan:
+        """The plan itself, when it can be carried out.
+
+        Raises:
+            PlanError: two stages write the same column, or a column to be written is not there.
+            RuleError: a rule cannot be applied.
+        """
+        owner: dict[str, str] = {}
+        for measured in self.stages:
+            for column in measured.signals:
+                if column in owner:
+                    raise PlanError(f"stages {owner[column]!r} and {measured.name!r} both write the column {column!r}")
+                owner[column] = measured.name
+        for column in self.columns:
+            if column not in owner:
+                raise PlanError(f"columns: no stage writes {column!r}; there are {', '.join(owner) or 'none'}")
+        if rule := next((rule for rule in self.rules if rule.reason in RESERVED), None):
+            raise PlanError(f"a rule cannot have the reason {rule.reason!r}: decisions have a column of that name")
+        rules.check(self.rules, self.order, self.signals, list(self.pairs))
+        return self
+
+    def picked(self, names: Sequence[str]) -> Plan:
+        """The plan with these stages only, and the rules that they suffice for.
+
+        Raises:
+            PlanError: a stage is named twice.
+            UnknownStageError: a stage is neither in the plan nor anywhere else.
+        """
+        there = {measured.name: measured for measured in self.stages}
+        if doubled := next((name for name in names if list(names).count(name) > 1), None):
+            raise PlanError(f"--stages names {doubled!r} twice")
+        chosen = tuple(there.get(name) or Measured(name, stages.find(name)()) for name in names)
+        small = replace(self, stages=chosen)
+        signals, pairs = small.signals, small.pairs
+        fits = [
+            set(rule.columns()) <= set(signals) if isinstance(rule, Drop) else rule.pairs in pairs
+            for rule in self.rules
+        ]
+        return replace(
+            small,
+            rules=tuple(rule for rule, fit in zip(self.rules, fits, strict=True) if fit),
+            order=tuple(term for term in self.order if term.split()[0] in signals),
+            columns=tuple(column for column in self.columns if column in signals),
+            left_out=tuple(rule.reason for rule, fit in zip(self.rules, fits, strict=True) if not fit),
+        )
+
+    def with_drops(self, conditions: Sequence[str]) -> Plan:
+        """The plan with more rules, each an SQL condition, optionally as "reason: condition"."""
+        more = []
+        for said in conditions:
+            reason, colon, where = said.partition(":")
+            named = bool(colon) and reason.strip().isidentifier()
+            more.append(Drop(reason.strip(), where.strip(), "--drop") if named else Drop(said, said, "--drop"))
+        return replace(self, rules=(*self.rules, *more))
+
+
+def dumps(plan: Plan) -> str:
+    """The plan as TOML that `load` reads as the same plan, parameters at their defaults included."""
+    drops, bests = (
+        [{k: v for k, v in asdict(rule).items() if v != ""} for rule in plan.rules if isinstance(rule, kind)]
+        for kind in (Drop, KeepBest)
+    )
+    measured = [
+        {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
+        for each in plan.stages
+    ]
+    said = {
+        "order": list(plan.order),
+        "columns": list(plan.columns),
+        "stage": measured,
+        "drop": drops,
+        "keep_best": bests,
+    }
+    return tomli_w.dumps(said)
+
+
+RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
+
+_TABLES = {
+    "stage": {"use"},
+    "drop": {"reason", "where", "because"},
+    "keep_best": {"reason", "pairs", "at_least", "because"},
+}
+_KEYS = {*_TABLES, "order", "columns"}
+
+
+def load(path: Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        PlanError: the file cannot be read, is no TOML, or has a key or value that a plan cannot have.
+        UnknownStageError: it names a stage that is not there.
+        RuleError: a rule cannot be applied.
+    """
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"plan {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"plan {path} is not TOML: {error}") from error
+    return read(said, str(path)).check()
+
+
+def read(said: Mapping[str, Any], where: str) -> Plan:
+    """A plan from parsed TOML; `where` names it in errors."""
+    _known(said, _KEYS, where)
+    for table in _TABLES:
+        if not isinstance(said.get(table, []), list) or not all(isinstance(x, dict) for x in said.get(table, [])):
+            raise PlanError(f"{where}: {table} should be written as [[{table}]]")
+    measured = tuple(_stage(table, where) for table in said.get("stage", []))
+    drops = tuple(_rule(Drop, "drop", table, where) for table in said.get("drop", []))
+    bests = tuple(_rule(KeepBest, "keep_best", table, where) for table in said.get("keep_best", []))
+    return Plan(measured, (*drops, *bests), _texts(said, "order", where), _texts(said, "columns", where))
+
+
+def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise PlanError(f"{where}: unknown key {key!r}: {hint}there are {', '.join(sorted(keys))}")
+
+
+def _texts(said: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = said.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+        raise PlanError(f"{where}: {key} is {value!r}, expected a list of texts")
+    return tuple(value)
+
+
+def _stage(table: Mapping[str, Any], where: str) -> Measured:
+    use = table.get("use")
+    if not isinstance(use, str):
+        raise PlanError(f'{where}: a [[stage]] needs use = "name"; there are {", ".join(stages.names())}')
+    kind = stages.find(use)
+    here = f"{where}: stage {use!r}"
+    _known(table, {"use", *(field.name for field in fields(kind))}, here)
+    types = get_type_hints(kind)
+    given = {key: _value(value, types[key], f"{here}: {key}") for key, value in table.items() if key != "use"}
+    try:
+        return Measured(use, kind(**given))
+    except (TypeError, StageParameterError) as error:
+        raise PlanError(f"{here}: {error}") from error
+
+
+def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a field of any type
+    """A TOML value as a field's type: lists become tuples, integers are good as floats."""
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(value)
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = tuple(k for k in kinds if isinstance(k, type))
+    if plain and (not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain)):
+        names = " or ".join(k.__name__ for k in plain if k is not type(None))
+        raise PlanError(f"{where} is {value!r}, expected {names}")
+    return value
+
+
+def _rule(kind: type[Drop | KeepBest], table: str, said: Mapping[str, Any], where: str) -> Rule:
+    here = f"{where}: [[{table}]] {said.get('reason', '')!r}"
+    _known(said, _TABLES[table], here)
+    types = get_type_hints(kind)
+    for key in (field.name for field in fields(kind)):
+        if key not in said and key != "because":
+            raise PlanError(f"{here} has no {key}")
+    return kind(**{key: _value(value, types[key], f"{here}: {key}") for key, value in said.items()})

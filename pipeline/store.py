@@ -1,0 +1,237 @@
+"""Every path of a run, and the one way a file comes into being: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class RunFolderError(Exception):
+    """A run folder is not what was expected: it belongs to another source, is in use, or is no run at all."""
+
+
+class CorruptShardError(Exception):
+    """A Parquet file of the run cannot be read; `path` names it."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path} is corrupt: {why}")
+        self.path, self.why = path, str(why)
+
+    def __reduce__(self) -> tuple[type[CorruptShardError], tuple[Path, str]]:
+        return type(self), (self.path, self.why)  # it crosses from a worker process
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the files of one run lie. A file that exists is complete."""
+
+    folder: Path
+
+    @property
+    def source(self) -> Path:
+        """What this folder was started for; written before any shard."""
+        return self.folder / "source.json"
+
+    @property
+    def shard_list(self) -> Path:
+        """The names of the raw shards with their rows; written when ingest is complete."""
+        return self.folder / "raw" / "shards.json"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the decisions lying here were made by."""
+        return self.folder / "plan.toml"
+
+    @property
+    def decisions(self) -> Path:
+        """One row a conversation: id, keep, reason, duplicate_of, jaccard, one boolean a rule."""
+        return self.folder / "decisions.parquet"
+
+    @property
+    def manifest(self) -> Path:
+        """Written last: where it exists, the run is complete."""
+        return self.folder / "manifest.json"
+
+    @property
+    def card(self) -> Path:
+        """The dataset card."""
+        return self.folder / "README.md"
+
+    def raw(self, shard: str) -> Path:
+        """A shard as it came in."""
+        return self.folder / "raw" / shard
+
+    def refined(self, shard: str) -> Path:
+        """The survivors of a shard."""
+        return self.folder / "refined" / shard
+
+    def rejected(self, shard: str) -> Path:
+        """The dropped conversations of a shard, with the reason."""
+        return self.folder / "rejected" / shard
+
+    def quarantine(self, shard: str) -> Path:
+        """Rows that could not be read."""
+        return self.folder / "quarantine" / shard
+
+    def stage(self, key: str) -> Path:
+        """The folder of a stage, `key` being "<stage>-<digest>"."""
+        return self.folder / "signals" / key
+
+    def shards(self) -> list[str]:
+        """Names of the raw shards, in order.
+
+        Raises:
+            RunFolderError: ingest is not complete.
+        """
+        if not self.shard_list.exists():
+            raise RunFolderError(f"{self.folder} holds no complete ingest: start `refine run` with --out {self.folder}")
+        return [shard["name"] for shard in read_json(self.shard_list)["shards"]]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this folder alone, and clear what an interrupted run left half-written.
+
+        Raises:
+            RunFolderError: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self.folder} is in use by another refine process: wait for it, or choose another --out"
+                ) from error
+            for leftover in self.folder.rglob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def in_use(self) -> bool:
+        """Whether a process holds this folder now."""
+        try:
+            with (self.folder / ".lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+
+def save(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file aside, sync it and rename it, so that a file that exists is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_json(path: Path, value: object) -> None:
+    """Save a value as indented JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    save(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of the run.
+
+    Raises:
+        RunFolderError: it is not JSON.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is not valid JSON ({error}): remove it and start the run again") from error
+    return value
+
+
+def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
+    """Save a frame as Parquet with plain Arrow types, page checksums, and metadata in its footer."""
+    table = plain_table(frame).replace_schema_metadata(dict(metadata or {}))
+    save(
+        path,
+        lambda aside: pq.write_table(table, aside, compression="zstd", write_page_checksum=True, store_schema=True),
+    )
+
+
+def plain_table(frame: pl.DataFrame) -> pa.Table:
+    """A frame as an Arrow table of plain types, because polars' own large ones show as `LargeList` in `datasets`."""
+    table = frame.to_arrow()
+    return table.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in table.schema]))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_large_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
+    return kind
+
+
+def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read columns of a Parquet file of the run, checking page checksums.
+
+    Raises:
+        CorruptShardError: the file cannot be read whole.
+    """
+    try:
+        table = pq.read_table(
+            path, columns=None if columns is None else list(columns), page_checksum_verification=True, partitioning=None
+        )
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptShardError(path, str(error).splitlines()[0]) from error
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
+    return frame
+
+
+def footer(path: Path) -> dict[str, str]:
+    """The metadata of a Parquet file's footer.
+
+    Raises:
+        CorruptShardError: the footer cannot be read.
+    """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptShardError(path, str(error).splitlines()[0]) from error
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+
+
+def rows(path: Path) -> int:
+    """The number of rows of a Parquet file, from its footer.
+
+    Raises:
+        CorruptShardError: the footer cannot be read.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptShardError(path, str(error).splitlines()[0]) from error

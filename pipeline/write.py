@@ -1,0 +1,141 @@
+"""Refined and rejected shards, each with the digest of the decisions that it was written by."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import VERSION
+from pipeline.engine import Engine
+from pipeline.measure import of_shard
+from pipeline.plan import Plan
+from pipeline.rules import Drop
+from pipeline.store import CorruptShardError, Store, footer, plain_table, read_frame, save, save_frame
+
+CHAT = ("prompt", "prompt_id", "messages")
+"""UltraChat's columns; they come first."""
+
+ORIGIN = ("id", "source_id", "source", "extra")
+
+TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
+"""What the counts of tokens count: words and punctuation marks. A BPE vocabulary of 50,000 gives about as many."""
+
+
+class Written(NamedTuple):
+    """What a shard's two files hold: conversations and tokens."""
+
+    refined: int
+    rejected: int
+    refined_tokens: int
+    rejected_tokens: int
+
+
+def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) -> None:
+    """Save decisions, one row group a shard, so that a shard's are read without the others'."""
+    table = plain_table(decisions)
+
+    def into(path: Path) -> None:
+        with pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True) as file:
+            begin = 0
+            for size in sizes:
+                file.write_table(table.slice(begin, size), row_group_size=max(size, 1))
+                begin += size
+
+    save(store.decisions, into)
+
+
+def decisions_of(store: Store, group: int) -> pl.DataFrame:
+    """The decisions of one shard.
+
+    Raises:
+        CorruptShardError: the file cannot be read.
+    """
+    try:
+        with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
+            frame = pl.from_arrow(file.read_row_group(group))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptShardError(store.decisions, str(error).splitlines()[0]) from error
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
+    return frame
+
+
+def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[Written]:
+    """Write the refined and rejected shards whose decisions have changed, in the order of the shards."""
+    return engine.map(_Task(plan, store, {shard: i for i, shard in enumerate(shards)}), shards)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Write one shard. It crosses to a worker process."""
+
+    plan: Plan
+    store: Store
+    groups: dict[str, int]
+
+    def __call__(self, shard: str) -> Written:
+        decisions = decisions_of(self.store, self.groups[shard])
+        digest = self._digest(decisions)
+        refined, rejected = self.store.refined(shard), self.store.rejected(shard)
+        kept = int(decisions["keep"].sum())
+        dropped = decisions.height - kept
+        if (tokens := _tokens(refined, digest)) is not None and (others := _tokens(rejected, digest)) is not None:
+            return Written(kept, dropped, tokens, others)
+        raw = read_frame(self.store.raw(shard))
+        if not raw["id"].equals(decisions["id"]):
+            raise CorruptShardError(self.store.raw(shard), "its ids are not those that were decided on")
+        raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
+        frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
+        counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
+        for path, frame, count in zip((refined, rejected), frames, counts, strict=True):
+            save_frame(path, frame, {"refine.decisions": digest, "refine.tokens": str(count)})
+        return Written(kept, dropped, *counts)
+
+    def _digest(self, decisions: pl.DataFrame) -> str:
+        """Names what is written: the decisions, the rules' words and the signals that go with them."""
+        text = io.BytesIO()
+        decisions.write_csv(text)
+        said = (VERSION, self.plan.rules, self.plan.columns, [measured.key for measured in self.plan.stages])
+        return hashlib.blake2b(text.getvalue() + repr(said).encode(), digest_size=8).hexdigest()
+
+    def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
+        signals = of_shard(self.plan, self.store, shard, self.plan.columns).drop("id")
+        return raw.select(*CHAT, *ORIGIN).hstack(signals).filter(decisions["keep"])
+
+    def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
+        read = sorted({c for rule in self.plan.rules if isinstance(rule, Drop) for c in rule.columns()})
+        seen = of_shard(self.plan, self.store, shard, read).drop("id")
+        frame = raw.select(*CHAT, *ORIGIN).hstack(decisions.select("reason", "duplicate_of", "jaccard")).hstack(seen)
+        values = {
+            rule.reason: rule.columns() if isinstance(rule, Drop) else ["duplicate_of", "jaccard"]
+            for rule in self.plan.rules
+        }
+        frame = frame.with_columns(
+            rule=_by_reason({rule.reason: pl.lit(rule.where) for rule in self.plan.rules}),
+            values=_by_reason({reason: pl.struct(names).struct.json_encode() for reason, names in values.items()}),
+        )
+        columns = (*CHAT, "reason", "rule", "values", "duplicate_of", "jaccard", *ORIGIN)
+        return frame.select(columns).filter(~decisions["keep"])
+
+
+def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
+    """The value that belongs to a row's reason; null where it has none."""
+    return pl.coalesce(
+        pl.lit(None, pl.String), *(pl.when(pl.col("reason") == reason).then(value) for reason, value in values.items())
+    )
+
+
+def _tokens(path: Path, digest: str) -> int | None:
+    """The tokens in a file already written by these decisions; None where it must be written."""
+    try:
+        said = footer(path) if path.exists() else {}
+    except CorruptShardError:
+        return None
+    return int(said["refine.tokens"]) if said.get("refine.decisions") == digest else None
