@@ -121,7 +121,7 @@ def _claim(store: Store, said: dict[str, Any]) -> None:
     """Refuse a folder that holds something else; clear what an ingest that never ended left there."""
     if store.shard_list.exists():
         for key, there in read_json(store.source).items():
-            if said.get(key) != there:
+            if key != "source" and said.get(key) != there:  # the same content may lie elsewhere now
                 raise RunFolderError(
                     f"{store.folder} belongs to another run: its {key} is {there!r} and this one's is "
                     f"{said.get(key)!r}; choose another --out, or start it as it was"

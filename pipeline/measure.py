@@ -139,6 +139,23 @@ def _merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
     return parts and _marker(folder, "merge").exists() and all((folder / f"{k}.parquet").exists() for k in stage.pairs)
 
 
+def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
+    """Make sure that all signals are there.
+
+    Raises:
+        CorruptShardError: one is missing; it is measured again like a corrupt one.
+    """
+    for measured in plan.stages:
+        folder, stage = store.stage(measured.key), measured.stage
+        wanted = [folder / shard for shard in shards]
+        if isinstance(stage, GlobalStage):
+            wanted += [folder / "merged" / shard for shard in shards]
+            wanted += [folder / f"{kind}.parquet" for kind in stage.pairs]
+        for path in wanted:
+            if not path.exists():
+                raise CorruptShardError(path, "it is not there")
+
+
 def forget(path: Path, store: Store) -> None:
     """Remove a corrupt file of the run with what says that it is complete, so that it is made again."""
     path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import tomli_w
 import stages
 from pipeline import rules
 from pipeline.rules import Drop, KeepBest, Rule
-from stages.stage import GlobalStage, Stage, StageParameterError, parameters
+from stages.stage import RAW, GlobalStage, Stage, StageParameterError, parameters
 
 DEFAULT = Path(__file__).with_name("default.toml")
 """The default plan, which `refine plan` prints."""
@@ -82,6 +82,10 @@ class Plan:
         owner: dict[str, str] = {}
         for measured in self.stages:
             for column in measured.signals:
+                if column in RAW or column in RESERVED:
+                    raise PlanError(
+                        f"stage {measured.name!r} writes the column {column!r}, a name that shards have already"
+                    )
                 if column in owner:
                     raise PlanError(f"stages {owner[column]!r} and {measured.name!r} both write the column {column!r}")
                 owner[column] = measured.name

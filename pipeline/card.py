@@ -1,0 +1,89 @@
+"""The dataset card of a run: counts, plan and provenance, as Markdown that the hub and `datasets` read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_HEAD = """---
+configs:
+- config_name: default
+  data_files: refined/*.parquet
+- config_name: rejected
+  data_files: rejected/*.parquet
+tags:
+- chat
+- refine
+---
+"""
+
+
+def text(manifest: dict[str, Any]) -> str:
+    """The card's Markdown. What comes from the corpus (names) is shown as code, never as markup."""
+    counts, source, plan = manifest["counts"], manifest["source"], manifest["plan"]
+    share = counts["refined"] / counts["ingested"] if counts["ingested"] else 0.0
+    parts = [
+        _HEAD,
+        f"# {_plain(source['source'])}, refined\n",
+        (
+            f"{counts['refined']:,} of {counts['ingested']:,} conversations ({share:.1%}) were kept, with "
+            f"{counts['refined_tokens']:,} tokens (words and punctuation marks). {counts['rejected']:,} were dropped "
+            f"and lie in `rejected/` with the reason; {counts['quarantined']:,} could not be read and lie in "
+            "`quarantine/`.\n"
+        ),
+        "## What was dropped\n",
+        _table(
+            ("reason", "rule", "dropped", "fired", "unknown", "because"),
+            [
+                (_code(r["reason"]), _code(r["where"]), r["dropped"], r["fired"], r["nulls"], _plain(r["because"]))
+                for r in plan["rules"]
+            ],
+        ),
+        (
+            "A conversation is counted as dropped by the first rule that fired. Unknown: the rule met a signal that "
+            "could not be measured, and kept the conversation.\n"
+        ),
+        "## How it was measured\n",
+        _table(
+            ("stage", "digest", "parameters"),
+            [
+                (_code(s["use"]), _code(s["digest"]), _code(json.dumps(s["parameters"], default=str)))
+                for s in plan["stages"]
+            ],
+        ),
+        *(f"{_plain(note)}\n" for stage in plan["stages"] for note in stage["notes"]),
+        "## Where it comes from\n",
+        (
+            f"Records of shape {_code(source['shape'])}, source digest {_code(source['digest'])}, "
+            f"refine {manifest['refine']}. Invalid text was replaced in {counts['replaced']:,} conversations.\n"
+        ),
+        _table(("input", "content"), [_file(file) for file in source["files"]]),
+    ]
+    return "\n".join(parts)
+
+
+def _file(file: dict[str, Any]) -> tuple[str, str]:
+    if "hub" in file:
+        return _code(file["hub"]), _code(f"revision {file['revision']}, split {file['split']}")
+    return _code(file["name"]), _code(f"{file['bytes']} bytes, blake2b {file['blake2b']}")
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    if not rows:
+        return "Nothing.\n"
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _plain(said: object) -> str:
+    """Text without what Markdown or HTML would act on."""
+    kept = "".join(c if c.isprintable() else " " for c in str(said))
+    for mark in "\\`*_[]<>|&":
+        kept = kept.replace(mark, f"\\{mark}")
+    return kept
+
+
+def _code(said: object) -> str:
+    """Text as inline code inside a table cell."""
+    kept = "".join(c if c.isprintable() else " " for c in str(said))
+    return "`" + kept.replace("`", "'").replace("|", "\\|") + "`"

@@ -1,0 +1,160 @@
+"""`refine`: one function a command, and the one place where errors become sentences."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Refine chat corpora: measure every conversation, drop by rules, keep a reason for each drop.",
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="FILE", help="A plan in TOML; `refine plan` prints the default one.")
+]
+Drops = Annotated[
+    list[str] | None,
+    typer.Option("--drop", metavar="SQL", help='One more rule, such as "ppl > 800" or "noisy: ppl > 800"; repeatable.'),
+]
+
+
+@app.command(epilog="Example: refine run --stages heuristics --limit 200 --out my-run   (the embedded chitchat corpus)")
+def run(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
+            "HuggingFaceH4/ultrachat_200k. Without it: the embedded corpus `chitchat`.",
+        ),
+    ] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Only these stages of the plan, comma-separated, with the rules they suffice for."
+        ),
+    ] = None,
+    plan: PlanFile = None,
+    drop: Drops = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The run folder; an interrupted run goes on there. By default a new one in data/runs/."
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            help="The records' shape: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default."
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")] = None,
+    config: Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The revision of a hub dataset.")] = None,
+    shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a shard at most.")] = 5000,
+    max_unreadable: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of unreadable rows past which the run stops."),
+    ] = 0.01,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and whether it can be.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Refine a corpus: ingest, measure, decide, write."""
+    from pipeline import commands
+    from pipeline.ingest import Limits
+
+    asked = commands.Asked(
+        source=source, split=split, config=config, revision=revision, out=out, workers=workers, as_json=as_json
+    )
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=commands.shape(shape))
+    chosen = commands.plan(plan, stages, drop or [])
+    if dry_run:
+        commands.dry_run(asked, chosen, limits)
+    else:
+        commands.run(asked, chosen, limits)
+
+
+@app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
+def decide(folder: RunFolder, plan: PlanFile = None, drop: Drops = None, as_json: AsJson = False) -> None:
+    """Apply changed rules to a run in seconds, without measuring anything."""
+    from pipeline import commands
+
+    commands.decide(folder, plan, drop or [], as_json=as_json)
+
+
+@app.command(epilog="Example: refine show my-run --reason too_short -n 3")
+def show(
+    folder: RunFolder,
+    reason: Annotated[str | None, typer.Option(help="Only conversations dropped for this reason.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="One conversation, with all its signals.")] = None,  # noqa: A002
+    kept: Annotated[bool, typer.Option("--kept", help="Kept conversations instead of dropped ones.")] = False,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 5,
+    seed: Annotated[int, typer.Option(help="Which ones: the same seed, the same conversations.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Whole messages.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at what was dropped, and why."""
+    from pipeline import show as showing
+
+    showing.show(folder, showing.Wanted(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
+
+
+@app.command(epilog="Example: refine stages")
+def stages(
+    name: Annotated[
+        str | None, typer.Argument(metavar="STAGE", help="One stage, with its parameters and signals.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The stages there are, and the signals that rules can use."""
+    from pipeline import commands
+
+    commands.stages(name, as_json=as_json)
+
+
+@app.command(epilog="Example: refine plan > plan.toml")
+def plan() -> None:
+    """Print the default plan, to read it or to start one's own."""
+    sys.stdout.write(Path(__file__).with_name("default.toml").read_text(encoding="utf-8"))
+
+
+@app.command(epilog="Example: refine status")
+def status(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="The folder of a run; by default all in data/runs/.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How far runs are."""
+    from pipeline import commands
+
+    commands.status(folder, as_json=as_json)
+
+
+def main() -> None:
+    """The entry point: a user's error is one sentence on stderr, 1 as exit code; --debug shows the traceback."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("\nrefine: stopped; the same command with the same --out goes on where it was\n")
+        sys.exit(130)
+    except Exception as error:  # the one error boundary
+        if debug:
+            raise
+        from pipeline.terminal import sentence
+
+        sys.stderr.write(f"refine: {sentence(error)}\n")
+        sys.exit(1)

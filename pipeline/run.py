@@ -1,0 +1,195 @@
+"""A run from source to manifest: ingest, measure, decide, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import polars as pl
+
+from pipeline import VERSION, card, measure, rules
+from pipeline.engine import Engine
+from pipeline.ingest import Limits, ingest
+from pipeline.measure import Tell
+from pipeline.plan import Plan, dumps
+from pipeline.rules import Drop, KeepBest
+from pipeline.sources import Source
+from pipeline.store import CorruptShardError, RunFolderError, Store, read_json, save, save_json
+from pipeline.write import Written, save_decisions, write
+from stages.stage import parameters
+
+PACKAGES = ("polars", "pyarrow", "numpy", "numba", "datasketch", "fasttext-community", "kenlm-ex", "detoxify", "torch")
+"""Packages whose versions the manifest records, because a signal or a file may depend on them."""
+
+
+class AccountingError(AssertionError):
+    """Conversations were lost or doubled between source and output; a fault of refine, never of the user."""
+
+
+@dataclass
+class Run:
+    """A run under way: where its files lie, what it does, who does it and who is told."""
+
+    store: Store
+    plan: Plan
+    engine: Engine
+    tell: Tell
+    warn: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def carry_out(self, source: Source, limits: Limits) -> dict[str, Any]:
+        """Ingest, measure, decide and write what is missing, and return the manifest.
+
+        Raises:
+            SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
+        """
+        with self.store.locked():
+            return self._mending(lambda: self._carry_out(source, limits))
+
+    def decide_again(self) -> dict[str, Any]:
+        """Apply this run's plan to signals that are all there, and return the manifest.
+
+        Raises:
+            RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
+        """
+        with self.store.locked():
+            for measured in self.plan.stages:
+                if not self.store.stage(measured.key).exists():
+                    raise RunFolderError(
+                        f"{self.store.folder} holds no signals of stage {measured.name!r} with these parameters: start "
+                        f"`refine run --out {self.store.folder}` with this plan to measure them"
+                    )
+            try:
+                return self._decide(read_json(self.store.shard_list))
+            except CorruptShardError as error:
+                measure.forget(error.path, self.store)
+                raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
+
+    def _mending(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do the work; where a file of ours is corrupt, say so, remove it and do what is missing again."""
+        mended: set[str] = set()
+        while True:
+            try:
+                return work()
+            except CorruptShardError as error:
+                if str(error.path) in mended:  # it was made anew and is corrupt again: the disk's fault
+                    raise
+                mended.add(str(error.path))
+                self.warn(f"{error}; it is made again")
+                measure.forget(error.path, self.store)
+
+    def _carry_out(self, source: Source, limits: Limits) -> dict[str, Any]:
+        start = time.perf_counter()
+        shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
+        self.tell("ingest", shards["rows"], shards["rows"])
+        self.seconds["ingest"] = round(time.perf_counter() - start, 3)
+        self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
+        return self._decide(shards)
+
+    def _decide(self, shards: dict[str, Any]) -> dict[str, Any]:
+        start = time.perf_counter()
+        names = [shard["name"] for shard in shards["shards"]]
+        measure.complete(self.plan, self.store, names)
+        self.store.manifest.unlink(missing_ok=True)
+        text = dumps(self.plan)
+        save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
+        decisions, nulls = self._decisions(names)
+        save_decisions(self.store, decisions, [shard["rows"] for shard in shards["shards"]])
+        self.seconds["decide"] = round(time.perf_counter() - start, 3)
+        start = time.perf_counter()
+        written = self._write(names, shards)
+        self.seconds["write"] = round(time.perf_counter() - start, 3)
+        manifest = self._manifest(shards, decisions, nulls, written)
+        text = card.text(manifest)
+        save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))
+        save_json(self.store.manifest, manifest)
+        return manifest
+
+    def _decisions(self, names: list[str]) -> tuple[pl.DataFrame, dict[str, int]]:
+        plan = self.plan
+        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
+        read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
+        signals = pl.concat([measure.of_shard(plan, self.store, name, list(read)) for name in names])
+        kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
+        decided = rules.decide(signals, measure.pairs(plan, self.store, kinds), plan.rules, plan.order)
+        nulls = {rule.reason: int(signals.select(rule.condition().is_null().sum()).item()) for rule in drops}
+        return decided, nulls
+
+    def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
+        total, done, sums = shards["rows"] - shards["quarantined"], 0, [0, 0, 0, 0]
+        for written in write(self.plan, self.store, self.engine, names):
+            sums = [a + b for a, b in zip(sums, written, strict=True)]
+            done += written.refined + written.rejected
+            self.tell("write", done, total)
+        everything = Written(*sums)
+        if everything.refined + everything.rejected + shards["quarantined"] != shards["rows"]:
+            raise AccountingError(
+                f"{shards['rows']} conversations came in, and {everything.refined} refined + {everything.rejected} "
+                f"rejected + {shards['quarantined']} quarantined went out"
+            )
+        return everything
+
+    def _manifest(
+        self, shards: dict[str, Any], decisions: pl.DataFrame, nulls: dict[str, int], written: Written
+    ) -> dict[str, Any]:
+        first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
+        by_rule = {rule.reason: int(first.get(rule.reason, 0)) for rule in self.plan.rules}
+        fired = {rule.reason: int(decisions[rule.reason].sum()) for rule in self.plan.rules}
+        return {
+            "refine": VERSION,
+            "packages": _versions(),
+            "source": {key: shards[key] for key in ("source", "digest", "shape", "files")},
+            "plan": {
+                "stages": [
+                    {
+                        "use": each.name,
+                        "digest": each.stage.digest(),
+                        "parameters": parameters(each.stage),
+                        "notes": list(each.stage.notes()),
+                    }
+                    for each in self.plan.stages
+                ],
+                "rules": [
+                    {
+                        "reason": rule.reason,
+                        "where": rule.where,
+                        "because": rule.because,
+                        "fired": fired[rule.reason],
+                        "dropped": by_rule[rule.reason],
+                        "nulls": nulls.get(rule.reason, 0),
+                    }
+                    for rule in self.plan.rules
+                ],
+                "order": list(self.plan.order),
+                "left_out": list(self.plan.left_out),
+            },
+            "counts": {
+                "ingested": shards["rows"],
+                "refined": written.refined,
+                "rejected": written.rejected,
+                "quarantined": shards["quarantined"],
+                "replaced": shards["replaced"],
+                "refined_tokens": written.refined_tokens,
+                "rejected_tokens": written.rejected_tokens,
+            },
+            "by_rule": by_rule,
+            "seconds": self.seconds,
+        }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def summary(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints: ingested, refined, rejected, quarantined, by_rule, tokens and seconds."""
+    return {**manifest["counts"], "by_rule": manifest["by_rule"], "seconds": manifest["seconds"]}
