@@ -1,4 +1,4 @@
-"""What a word is, for duplicates: the lower-cased `\\w+` of Python's `re`, as a table that a compiled loop can read."""
+r"""What a word is, for duplicates: the lower-cased `\w+` of Python's `re`, as a table that a compiled loop can read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SPACELESS = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Han
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
-"""Scripts written without spaces, as the inside of a regular expression's character class.
+r"""Scripts written without spaces, as the inside of a regular expression's character class.
 
-There, `\\w+` takes a whole clause for one word, and one changed character changes five of a text's few shingles. Each of
-their characters is a word by itself instead.
+There, `\w+` takes a whole clause for one word, and one changed character changes five of a text's few shingles. Each
+of their characters is a word by itself instead.
 """
 
 WORD = re.compile(rf"[{SPACELESS}](?<=\w)|[^\W{SPACELESS}]+")
@@ -55,7 +55,7 @@ def table() -> NDArray[np.uint32]:
     """
     codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, sys.maxunicode + 1)])
     characters = codes.astype("<u4").tobytes().decode("utf-32-le")
-    lower = characters.replace("Σ", "σ").replace("İ", "i").lower()
+    lower = characters.replace("Σ", "\u03c3").replace("İ", "i").lower()
     entries = np.zeros(len(codes), np.uint32)
     for run in re.finditer(r"\w+", characters):
         entries[run.start() : run.end()] = 1
