@@ -1,0 +1,205 @@
+"""The language of a conversation, and of its turns where they are in another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from stages.replies import prose
+from stages.stage import Measure, MissingModelError, Stage
+
+_PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less
+_NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
+_MIN_SCORE = 0.5  # for a fastText model; CCNet's (cc_net/mine.py)
+_FASTTEXT_CODES = {"nb": "no", "nn": "no", "sh": "sr", "wuu": "zh", "yue": "zh"}
+
+Detect = Callable[[list[str]], list[tuple[str | None, float | None]]]
+"""The language of each piece (ISO 639-1) and its score; both null where the model does not stand by it."""
+
+
+@dataclass(frozen=True)
+class Language(Stage):
+    """Language, by turns: code, addresses, numbers and turns of few letters say nothing.
+
+    The default model is the one the package `eldc` carries (60 languages, Apache-2.0). Where it has no opinion that it
+    calls reliable there is none here: most text in a language it does not know, or in none, is null.
+
+    Args:
+        model: path of a fastText model such as lid.176.bin (176 languages), taken in place of the default one.
+        min_letters: a turn with fewer letters outside of code is not judged.
+
+    Signals:
+        language: the language most letters of the judged turns are in, ISO 639-1; short turns are judged together.
+        language_score: the model's mean score for it, 0 to 1. A probability with a fastText model (thresholds of the
+            field: datatrove and DCLM 0.65, CCNet 0.5); with the default model 0.7 and above is usual.
+        user_language, assistant_language: the same for the turns of one role.
+        judged_turns: turns that could be judged.
+        other_language_turns: share of them that is in another language than the conversation.
+        other_language: share of their letters.
+    """
+
+    summary: ClassVar[str] = "language of the conversation, of each role, and turns in another one"
+    reads: ClassVar[tuple[str, ...]] = ("messages",)
+    writes: ClassVar[pl.Schema] = pl.Schema(
+        {
+            "language": pl.String(),
+            "language_score": pl.Float64(),
+            "user_language": pl.String(),
+            "assistant_language": pl.String(),
+            "judged_turns": pl.Int64(),
+            "other_language_turns": pl.Float64(),
+            "other_language": pl.Float64(),
+        }
+    )
+    model: str = ""
+    min_letters: int = 25
+
+    def models(self) -> tuple[Path, ...]:
+        """The model's file.
+
+        Raises:
+            MissingModelError: it is not there, or the package that carries the default one is not.
+        """
+        if not self.model:
+            return (_eldc_file(),)
+        path = Path(self.model).expanduser()
+        if not path.is_file():
+            raise MissingModelError(
+                f"language: no fastText model at {path}: give the path of a lid.176.bin or lid.176.ftz, "
+                "or leave `model` out to use the one that comes with refine"
+            )
+        return (path,)
+
+    def open(self, folder: Path) -> Measure:
+        """Load the model."""
+        del folder
+        (path,) = self.models()
+        detect = _fasttext(path) if self.model else _eldc()
+        return lambda batch: _signals(batch["messages"], detect, self.min_letters)
+
+    def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Signals of a batch; see the class."""
+        return self.open(Path())(batch)
+
+
+def _eldc_file() -> Path:
+    try:
+        native = import_module("eldc._eldc")
+    except ImportError as error:
+        raise MissingModelError(
+            "language: the package eldc, which carries the default model, is not installed: type `pip install eldc`, "
+            "or set `model` to the path of a lid.176.bin"
+        ) from error
+    return Path(str(native.__file__))
+
+
+def _eldc() -> Detect:
+    eldc = import_module("eldc")
+    eldc.init()
+    detector = eldc.instance()
+    detector.set_scores(1)
+
+    def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
+        # eldc takes one text a call; 1.6 microseconds each, so the loop costs nothing that a column would save
+        found = map(detector.detect_details, pieces)
+        return [(each.language, each.scores[each.language]) if each.reliable else (None, None) for each in found]
+
+    return detect
+
+
+def _fasttext(path: Path) -> Detect:
+    import fasttext
+
+    model = fasttext.load_model(str(path))
+
+    def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
+        labels, scores = model.predict(pieces) if pieces else ([], [])
+        found: list[tuple[str | None, float | None]] = []
+        for label, score in zip(labels, scores, strict=True):
+            sure = len(label) > 0 and score[0] >= _MIN_SCORE
+            code = label[0].removeprefix("__label__") if sure else None
+            found.append((_FASTTEXT_CODES.get(code, code), min(1.0, float(score[0]))) if code else (None, None))
+        return found
+
+    return detect
+
+
+def _pieces(messages: pl.Series, min_letters: int) -> pl.DataFrame:
+    """Pieces of prose, one row each: `row`, `turn`, `role`, `piece`, `letters`.
+
+    Turns with too few letters are joined: together they say something of the conversation, though nothing of a turn
+    (`turn` and `role` are null there).
+    """
+    turns = (
+        pl.DataFrame({"messages": messages})
+        .with_row_index("row")
+        .filter(pl.col("messages").list.len() > 0)
+        .explode("messages")
+        .unnest("messages")
+        .with_row_index("turn")
+        .select(
+            "row",
+            "turn",
+            "role",
+            prose(pl.col("content").fill_null("")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " "),
+        )
+    )
+    enough = _letters("content") >= min_letters
+    short = turns.filter(~enough).group_by("row", maintain_order=True).agg(pl.col("content").str.join(" "))
+    return (
+        pl.concat([turns.filter(enough), short.filter(enough)], how="diagonal")
+        .with_columns(pl.col("content").str.extract_all(rf".{{1,{_PIECE}}}").alias("piece"))
+        .drop("content")
+        .explode("piece")
+        .with_columns(_letters("piece").alias("letters"))
+    )
+
+
+def _letters(column: str) -> pl.Expr:
+    return pl.col(column).str.count_matches(r"\p{L}").cast(pl.Int64)
+
+
+def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
+    """The language with most letters for each value of `by`, ties by the alphabet, and its mean score."""
+    weight = pl.col("letters")
+    return (
+        judged.group_by(by, "language")
+        .agg(weight.sum(), ((pl.col("score") * weight).sum() / weight.sum()).alias("score"))
+        .sort(by, "letters", "language", descending=[False, True, False])
+        .unique(by, keep="first", maintain_order=True)
+        .drop("letters")
+    )
+
+
+def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFrame:
+    pieces = _pieces(messages, min_letters)
+    found = pl.DataFrame(
+        detect(pieces["piece"].to_list()), schema={"language": pl.String, "score": pl.Float64}, orient="row"
+    )
+    judged = pl.concat([pieces.drop("piece"), found], how="horizontal").drop_nulls("language")
+    whole = _main(judged, "row")
+    of_turns = judged.drop_nulls("turn")
+    turns = _main(of_turns, "turn").join(of_turns.unique("turn").select("turn", "row"), on="turn")
+    other = pl.col("language") != pl.col("main")
+    main = whole.select("row", pl.col("language").alias("main"))
+    by_turn = turns.join(main, on="row").group_by("row")
+    by_letter = of_turns.join(main, on="row").group_by("row")
+    parts = [
+        whole.rename({"score": "language_score"}),
+        *[
+            _main(judged.filter(role=role), "row").select("row", pl.col("language").alias(f"{role}_language"))
+            for role in ("user", "assistant")
+        ],
+        by_turn.agg(pl.len().alias("judged_turns"), other.mean().alias("other_language_turns")),
+        by_letter.agg((pl.col("letters").filter(other).sum() / pl.col("letters").sum()).alias("other_language")),
+    ]
+    frame = pl.DataFrame({"row": pl.int_range(len(messages), dtype=pl.UInt32, eager=True)})
+    for part in parts:
+        frame = frame.join(part, on="row", how="left", maintain_order="left")
+    frame = frame.with_columns(pl.col("judged_turns").fill_null(0))
+    return frame.select(pl.col(name).cast(kind) for name, kind in Language.writes.items())

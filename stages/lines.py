@@ -1,0 +1,152 @@
+"""Line statistics of texts: Gopher, C4 and FineWeb. A line stands between newlines; blank lines are never counted.
+
+Blank lines count as duplicates of each other in some systems (datatrove#273): texts that set a blank line between
+paragraphs were dropped for it.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+TERMINAL = r"[.!?\"'”’…。！？」』।॥؟۔။።]$"  # noqa: RUF001 - end marks of other scripts are meant
+POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+"""Boilerplate that C4 drops lines for (tensorflow_datasets c4_utils.py)."""
+
+_ELLIPSIS = r"(?:\.\.\.|…)$"
+_BULLET = r"^[•‣◦·*-]"
+_SENTENCE_END = r"[.!?][\"'”’)\]]*(?:\s|$)"  # noqa: RUF001 - typographic quotes are meant
+_LONG_LINE = 200  # characters; mC4's paragraph
+_SHORT_LINE = 30  # characters; FineWeb
+_FEW_WORDS = 3  # C4
+_LONG_WORD = r"\S{1001}"  # C4
+
+LINE_SIGNALS = pl.Schema(
+    {
+        "n_lines": pl.Int64(),
+        "hash_ratio": pl.Float64(),
+        "ellipsis_ratio": pl.Float64(),
+        "bullet_lines": pl.Float64(),
+        "ellipsis_lines": pl.Float64(),
+        "dup_lines": pl.Float64(),
+        "dup_line_chars": pl.Float64(),
+        "dup_paras": pl.Float64(),
+        "dup_para_chars": pl.Float64(),
+        "punct_lines": pl.Float64(),
+        "short_lines": pl.Float64(),
+        "fineweb_dup_chars": pl.Float64(),
+        "newline_ratio": pl.Float64(),
+        "no_punct_lines": pl.Float64(),
+        "few_word_lines": pl.Float64(),
+        "long_lines": pl.Int64(),
+        "c4_lines": pl.Float64(),
+        "c4_sentences": pl.Int64(),
+        "lorem_ipsum": pl.Boolean(),
+        "curly_bracket": pl.Boolean(),
+        "javascript_lines": pl.Float64(),
+        "policy_lines": pl.Float64(),
+    }
+)
+
+
+def _pieces(texts: pl.Series, between: str) -> pl.DataFrame:
+    """The pieces of each text that are not blank, with `row`, `length` in characters and `copy` (seen before in it)."""
+    return (
+        pl.DataFrame({"piece": texts})
+        .with_row_index("row")
+        .with_columns(pl.col("piece").str.split(between))
+        .explode("piece")
+        .with_columns(pl.col("piece").str.strip_chars("\n"))
+        .with_columns(pl.col("piece").str.strip_chars().alias("bare"))
+        .filter(pl.col("bare") != "")
+        .with_columns(
+            pl.col("piece").str.len_chars().cast(pl.Int64).alias("length"),
+            pl.struct("row", "piece").is_first_distinct().not_().alias("copy"),
+        )
+    )
+
+
+def _line_columns() -> list[pl.Expr]:
+    bare = pl.col("bare")
+    terminal, ellipsis_ = bare.str.contains(TERMINAL), bare.str.contains(_ELLIPSIS)
+    few_words = bare.str.contains(rf"^\S+(?:\s+\S+){{{_FEW_WORDS - 1},}}").not_()
+    javascript = bare.str.contains("(?i)javascript")
+    policy = bare.str.contains(f"(?i){'|'.join(POLICY)}")
+    kept = terminal & ~ellipsis_ & ~few_words & ~javascript & ~policy & ~bare.str.contains(_LONG_WORD)
+    return [
+        terminal.alias("punct_lines"),
+        ellipsis_.alias("ellipsis_lines"),
+        (terminal & ~ellipsis_).not_().alias("no_punct_lines"),
+        bare.str.contains(_BULLET).alias("bullet_lines"),
+        few_words.alias("few_word_lines"),
+        javascript.alias("javascript_lines"),
+        policy.alias("policy_lines"),
+        kept.alias("c4_lines"),
+        pl.when(kept).then(pl.max_horizontal(bare.str.count_matches(_SENTENCE_END), 1)).otherwise(0).alias("sentences"),
+    ]
+
+
+_SHARES = (
+    "punct_lines",
+    "ellipsis_lines",
+    "no_punct_lines",
+    "bullet_lines",
+    "few_word_lines",
+    "javascript_lines",
+    "policy_lines",
+    "c4_lines",
+)
+
+
+def _by_row(pieces: pl.DataFrame, height: int, aggregates: list[pl.Expr]) -> pl.DataFrame:
+    rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
+    return rows.join(pieces.group_by("row").agg(aggregates), on="row", how="left", maintain_order="left").drop("row")
+
+
+def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
+    """Signals of `LINE_SIGNALS` for each text; shares are null where there is no line, ratios where there is no word.
+
+    Args:
+        texts: strings, no nulls.
+        words: `n_chars` and `n_words` of each text.
+    """
+    length, copy = pl.col("length"), pl.col("copy")
+    copied = length.filter(copy).sum()
+    lines = _pieces(texts, "\n").with_columns(_line_columns())
+    by_line = _by_row(
+        lines,
+        len(texts),
+        [
+            pl.len().cast(pl.Int64).alias("n_lines"),
+            *[pl.col(name).mean() for name in _SHARES],
+            (length <= _SHORT_LINE).mean().alias("short_lines"),
+            (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
+            copy.mean().alias("dup_lines"),
+            copied.alias("line_copies"),
+            pl.col("sentences").sum().cast(pl.Int64).alias("c4_sentences"),
+        ],
+    )
+    by_paragraph = _by_row(
+        _pieces(texts, "\n\n"), len(texts), [copy.mean().alias("dup_paras"), copied.alias("para_copies")]
+    )
+    counts = words.select("n_chars", "n_words")
+    frame = pl.concat([texts.to_frame("text"), counts, by_line, by_paragraph], how="horizontal")
+    return frame.select(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
+
+
+def _ratios() -> list[pl.Expr]:
+    text, chars = pl.col("text"), pl.col("n_chars")
+    newlines = text.str.count_matches("\n", literal=True)
+    ellipses = text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True)
+    has_words, has_lines = pl.when(pl.col("n_words") > 0), pl.when(pl.col("n_lines").is_not_null())
+    return [
+        pl.col("n_lines", "long_lines", "c4_sentences").fill_null(0),
+        pl.col("dup_lines", "dup_paras", "short_lines", *_SHARES),
+        has_words.then(text.str.count_matches("#", literal=True) / pl.col("n_words")).alias("hash_ratio"),
+        has_words.then(ellipses / pl.col("n_words")).alias("ellipsis_ratio"),
+        has_words.then(newlines / pl.col("n_words")).alias("newline_ratio"),
+        has_lines.then(pl.col("line_copies") / chars).alias("dup_line_chars"),
+        has_lines.then(pl.col("para_copies") / chars).alias("dup_para_chars"),
+        has_lines.then(pl.col("line_copies") / (chars - newlines.cast(pl.Int64))).alias("fineweb_dup_chars"),
+        text.str.contains("(?i)lorem ipsum").alias("lorem_ipsum"),
+        text.str.contains("{", literal=True).alias("curly_bracket"),
+    ]

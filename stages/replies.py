@@ -1,0 +1,121 @@
+"""What a reply says or shows: it declines, speaks of itself, carries code, stops in mid-sentence. Text expressions."""
+
+from __future__ import annotations
+
+import polars as pl
+
+_CANNOT = (
+    r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"
+    r"|(?: am|'m) (?:unable to|not (?:able|going) to))"
+)
+_DO_NOT = rf"(?:{_CANNOT}|do not|don't|(?: am|'m) not)"
+_HELP = (
+    r"(?:fulfill|assist|help|comply|provide|give|offer|generate|create|write|produce|engage|discuss|answer|respond"
+    r"|support|promote|endorse|encourage|condone|participate|continue|do (?:that|this)|share|recommend)"
+)
+_HELP_WITH_THAT = (
+    r"(?:fulfill|assist|comply|help (?:you )?with (?:that|this)|support|promote|endorse|encourage|condone|engage in)"
+)
+# An apology alone refuses nothing ("I'm sorry, I could not find a table"): the verb must be one of helping or telling.
+REFUSAL = "(?i)" + "|".join(
+    (
+        rf"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
+        rf"^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
+        rf"\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_DO_NOT}\b",
+        r"\bI(?: am|'m) (?:sorry|afraid),? (?:but )?(?:that|this|your request) (?:is|goes|violates)\b",
+        r"\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
+    )
+)
+"""A reply that declines: an apology and a verb of helping, a bare "I cannot assist", "As an AI ..., I cannot"."""
+
+_MODEL = r"(?:AI|artificial intelligence|(?:large )?language model|machine learning model)"
+_KIND = r"(?: (?:language )?(?:model|assistant|system|bot|program|chatbot))?"
+_MAKER = r"(?: (?:developed|created|trained) by \w+)?"
+SELF_REFERENCE = "(?i)" + "|".join(
+    (
+        rf"\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
+        rf"\bI(?: am|'m) (?:just |only |simply |merely |actually )?(?:an? )?(?:\w+ ){{0,2}}?{_MODEL}\b",
+        r"\bmy (?:training data|knowledge cutoff|programming)\b",
+        r"\b(?:trained|developed|created) by OpenAI\b",
+    )
+)
+"""A reply that speaks of itself as a model."""
+
+NO_FEELINGS = (
+    r"(?i)\bI (?:do not|don't|cannot|can't) (?:actually |really |personally )?(?:have|hold|possess|feel|experience)"
+    r"(?: any)?(?: personal| human| real| physical)?"
+    r"(?: thoughts,?| feelings,?| beliefs,?| experiences,?| preferences,?)?(?: and| or)?(?: personal)?"
+    r" (?:emotions|opinions)\b"
+)
+"""UltraChat 200k's own refinement drops dialogues whose assistant says "I do not have emotions" or "I don't have
+opinions" (dataset card); the same in other words is taken with it."""
+
+_FENCED = r"(?s)```.*?(?:```|\z)"
+_KEYWORD = (
+    r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
+    r"|namespace|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE)"
+)
+_CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
+    "|".join(
+        (
+            rf"{_KEYWORD} .*[;:{{(,)=\w]",
+            r"#include.*",
+            r"(?:if|for|while|elif|else|try|except|switch)\b.*[{:]",
+            r".*[;{}]",
+            r".*\)\s*(?:=>|->).*",
+            r"[\w.\[\]]+ ?(?:=|\+=|-=|:=) ?[^ ].*",
+            r"[\w.]+\(.*\)",
+            r"</?\w[^>]*>.*",
+            r"//.*",
+            r"@\w+.*",
+        )
+    )
+)
+
+# Words that no finished sentence ends with; most prepositions do end some ("what is it for").
+_DANGLING = (
+    r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with) the|if|(?:than|as|is|with) a|such as|including"
+    r"|your|their|our|every|und|der|le|les|el|los|que)$"
+)
+_LIST_OR_HEADING = r"^\s*(?:[-*•‣◦·#>|+]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)]\s|Step \d)"
+_PROSE_LINE = r"^(?:\S+\s+){7,}\S*[\p{L}\p{N}]$"
+_HANGING_MARK = r"[\p{L}\p{N}][,;(–—]$"  # noqa: RUF001 - dashes are meant
+_SENTENCE_END = r"[.!?。！？।؟](?:\s|[\"'”’)\]]|$)"  # noqa: RUF001 - other scripts' marks are meant
+_FRAGMENT = 5  # words: a shorter reply without an end mark is an answer, not a fragment
+
+
+def plain(content: pl.Expr) -> pl.Expr:
+    """Content with typographic apostrophes made plain, as the patterns expect it."""
+    return content.str.replace_all("’", "'", literal=True)  # noqa: RUF001 - the typographic apostrophe is meant
+
+
+def fenced_chars(content: pl.Expr) -> pl.Expr:
+    """Characters in fenced code blocks, fences included; an open fence reaches to the end."""
+    return content.str.len_chars().cast(pl.Int64) - content.str.replace_all(_FENCED, "").str.len_chars()
+
+
+def prose(content: pl.Expr) -> pl.Expr:
+    """Content without fenced blocks and without lines that look like code."""
+    return content.str.replace_all(_FENCED, "").str.replace_all(_CODE_LINES, "")
+
+
+def code_chars(content: pl.Expr) -> pl.Expr:
+    """Characters in fenced blocks and, outside of them, in lines that look like code."""
+    return content.str.len_chars().cast(pl.Int64) - prose(content).str.len_chars()
+
+
+def stops_short(content: pl.Expr) -> pl.Expr:
+    """Whether a reply stops in mid-sentence or inside a code fence.
+
+    It does where a fence stays open; or where the last line is prose (no list item, heading or table row) and ends with
+    a word that ends no sentence, with a comma or an open bracket; or where it is eight words or longer, ends with a
+    letter or digit, and the reply ends other sentences with a mark.
+    """
+    bare = content.str.strip_chars()
+    last = bare.str.extract(r"([^\n]*)$", 1)
+    open_fence = bare.str.count_matches(r"(?m)^\s*```") % 2 == 1
+    item = last.str.contains(_LIST_OR_HEADING)
+    hanging = last.str.contains(_DANGLING) | last.str.contains(_HANGING_MARK)
+    unmarked = last.str.contains(_PROSE_LINE) & (bare.str.count_matches(_SENTENCE_END) > 1)
+    long_enough = bare.str.count_matches(r"\S+") >= _FRAGMENT
+    return open_fence | (long_enough & ~item & (hanging | unmarked))

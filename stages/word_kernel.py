@@ -1,0 +1,303 @@
+"""Compiled loops over UTF-8 text: words, repetition within a text, overlap between the turns of a conversation.
+
+A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Longs = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+SYMBOL, SPACE, LETTER, DIGIT, SYLLABLE, JOINER = range(6)
+"""Classes of characters: SYLLABLE is a word of its own (Han, kana, Thai ...), JOINER binds what stands around it."""
+
+FIRST_ORDER, DUPLICATE_ORDER, LAST_ORDER = 2, 5, 10
+"""n-grams of 2 to 4 words are measured by the most frequent one, those of 5 to 10 by all copies, as Gopher does."""
+
+WIDTH = 7 + LAST_ORDER - FIRST_ORDER + 1
+"""Columns of `text_statistics`: characters, words, characters in words, tokens between white space, those with a
+letter, stop words, longest token; then one a repetition order."""
+
+OVERLAP_ORDER = 5
+USER, ASSISTANT = 1, 2
+
+_FNV = np.uint64(14695981039346656037)
+_PRIME = np.uint64(1099511628211)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT = np.uint64(29)
+_HALF = np.uint64(32)
+_TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0xC0, 0xE0, 0xF0  # what the first byte of a longer character begins with
+
+
+class Words(NamedTuple):
+    """Room for the words of one text: their hashes and their lengths in characters."""
+
+    hashes: Hashes
+    lengths: Longs
+
+
+class Table(NamedTuple):
+    """An open-addressed hash table; a slot is filled where its stamp is the current one, so nothing is ever cleared."""
+
+    keys: Hashes
+    stamps: Longs
+    values: Longs
+    firsts: Longs
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _decode(data: Bytes, at: int) -> tuple[int, int]:
+    first = int(data[at])
+    if first < _TWO_BYTES:
+        return first, 1
+    if first < _THREE_BYTES:
+        return ((first & 0x1F) << 6) | (int(data[at + 1]) & 0x3F), 2
+    if first < _FOUR_BYTES:
+        return ((first & 0x0F) << 12) | ((int(data[at + 1]) & 0x3F) << 6) | (int(data[at + 2]) & 0x3F), 3
+    high = ((first & 0x07) << 18) | ((int(data[at + 1]) & 0x3F) << 12)
+    return high | ((int(data[at + 2]) & 0x3F) << 6) | (int(data[at + 3]) & 0x3F), 4
+
+
+@njit(cache=True, nogil=True)
+def word_hash(data: Bytes) -> np.uint64:
+    """FNV-1a of a word's bytes."""
+    value = _FNV
+    for byte in data:
+        value = (value ^ np.uint64(byte)) * _PRIME
+    return value
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _combine(left: np.uint64, right: np.uint64) -> np.uint64:
+    mixed = (left ^ (left >> _SHIFT)) * _MIX + right
+    return (mixed ^ (mixed >> _SHIFT)) * _PRIME
+
+
+@njit(cache=True, nogil=True)
+def _characters(data: Bytes, start: int, stop: int) -> int:
+    count = 0
+    for at in range(start, stop):
+        count += (data[at] & _TWO_BYTES) != 0x80  # noqa: PLR2004 - a continuation byte
+    return count
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _in_word(kind: int) -> bool:
+    return kind in (LETTER, DIGIT)
+
+
+@njit(cache=True, nogil=True)
+def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
+    """Where the word that begins at `at` ends: a joiner belongs to it only between two of its characters."""
+    while at < stop:
+        code, size = _decode(data, at)
+        if not _in_word(classes[code]):
+            if classes[code] != JOINER or at + size >= stop:
+                break
+            following, _ = _decode(data, at + size)
+            if not _in_word(classes[following]):
+                break
+        at += size
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -> int:
+    """Fill `words` with those of the text between the bounds; returns how many there are."""
+    at, stop = bounds
+    count = 0
+    while at < stop:
+        code, size = _decode(data, at)
+        end = at + size
+        if _in_word(classes[code]):
+            end = _word_end(data, at, stop, classes)
+        if _in_word(classes[code]) or classes[code] == SYLLABLE:
+            words.hashes[count] = word_hash(data[at:end])
+            words.lengths[count] = _characters(data, at, end)
+            count += 1
+        at = end
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, int, int]:
+    """Pieces between white space: how many, how many with a letter, characters of the longest."""
+    at, stop = bounds
+    count = alphabetic = longest = length = 0
+    letter = False
+    while at < stop:
+        code, size = _decode(data, at)
+        kind = classes[code]
+        if kind == SPACE:
+            count += length > 0
+            alphabetic += letter
+            length = 0
+            letter = False
+        else:
+            length += 1
+            letter = letter or kind in (LETTER, SYLLABLE)
+            longest = max(longest, length)
+        at += size
+    return count + (length > 0), alphabetic + letter, longest
+
+
+@njit(cache=True, nogil=True)
+def _table_mask(count: int) -> int:
+    size = 16
+    while size < 2 * count:
+        size *= 2
+    return size - 1
+
+
+@njit(cache=True, nogil=True)
+def _new_table(count: int) -> Table:
+    size = _table_mask(count) + 1
+    longs = np.zeros((3, size), np.int64)
+    return Table(np.zeros(size, np.uint64), longs[0], longs[1], longs[2])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, bool]:
+    """The slot of a key, and whether it was there; where it was not, it is now, with value 0."""
+    slot = int(np.int64((key ^ (key >> _HALF)) & np.uint64(mask)))
+    while table.stamps[slot] == stamp and table.keys[slot] != key:
+        slot = (slot + 1) & mask
+    known = bool(table.stamps[slot] == stamp)
+    if not known:
+        table.stamps[slot] = stamp
+        table.keys[slot] = key
+        table.values[slot] = 0
+    return slot, known
+
+
+@njit(cache=True, nogil=True)
+def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
+    """Characters in the most frequent n-gram (the first of equals), as often as it stands; 0 when none repeats."""
+    mask = _table_mask(len(grams))
+    best = first = 0
+    for i in range(len(grams)):
+        slot, known = _slot(table, stamp, mask, grams[i])
+        if not known:
+            table.firsts[slot] = i
+        table.values[slot] += 1
+        count = table.values[slot]
+        if count > best or (count == best and table.firsts[slot] < first):
+            best = count
+            first = table.firsts[slot]
+    return 0 if best <= 1 else (lengths[first : first + order].sum() + order - 1) * best
+
+
+@njit(cache=True, nogil=True)
+def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
+    """Characters in n-grams seen before, each once: behind a copy the walk goes on after its last word."""
+    mask = _table_mask(len(grams))
+    characters = i = 0
+    while i < len(grams):
+        _, known = _slot(table, stamp, mask, grams[i])
+        if known:
+            characters += lengths[i : i + order].sum()
+        i += order if known else 1
+    return characters
+
+
+@njit(cache=True, nogil=True)
+def _stop_words(hashes: Hashes, stop_words: Hashes) -> int:
+    found = 0
+    for word in stop_words:
+        found += np.any(hashes == word)
+    return found
+
+
+@njit(cache=True, nogil=True)
+def text_statistics(data: Bytes, offsets: Longs, classes: Bytes, stop_words: Hashes) -> Floats:
+    """Word and repetition statistics of each text.
+
+    Args:
+        data: UTF-8 bytes of all texts.
+        offsets: where each text begins, and where the last ends.
+        classes: the class of every code point.
+        stop_words: hashes of the words whose presence is counted.
+
+    Returns:
+        one row a text, `WIDTH` columns; repetition is a share of the text's characters, 0 for an empty text.
+    """
+    out = np.zeros((len(offsets) - 1, WIDTH))
+    longest = np.diff(offsets).max() // 2 + 1  # a word and what parts it from the next take two bytes
+    words = Words(np.empty(longest, np.uint64), np.empty(longest, np.int64))
+    table = _new_table(longest)
+    room = np.empty(longest, np.uint64)
+    stamp = 0
+    for text in range(len(offsets) - 1):
+        bounds = (offsets[text], offsets[text + 1])
+        count = _split(data, bounds, classes, words)
+        lengths = words.lengths[:count]
+        characters = _characters(data, bounds[0], bounds[1])
+        tokens, alphabetic, longest_token = _tokens(data, bounds, classes)
+        out[text, :5] = characters, count, lengths.sum(), tokens, alphabetic
+        out[text, 5:7] = _stop_words(words.hashes[:count], stop_words), longest_token
+        room[:count] = words.hashes[:count]
+        for order in range(FIRST_ORDER, min(LAST_ORDER, count) + 1):
+            grams = room[: count - order + 1]
+            for i in range(len(grams)):
+                grams[i] = _combine(grams[i], words.hashes[i + order - 1])
+            stamp += 1
+            if order < DUPLICATE_ORDER:
+                repeated = _top_characters(grams, lengths, order, table, stamp)
+            else:
+                repeated = _duplicate_characters(grams, lengths, order, table, stamp)
+            out[text, 7 + order - FIRST_ORDER] = min(1.0, repeated / characters)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def turn_overlap(data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classes: Bytes) -> Floats:
+    """How much the assistant repeats itself and the user, by word 5-grams.
+
+    Args:
+        data: UTF-8 bytes of all messages.
+        offsets: where each message begins, and where the last ends.
+        first: the first message of each conversation, and one past the last.
+        roles: of each message: `USER`, `ASSISTANT`, or 0 for any other.
+        classes: the class of every code point.
+
+    Returns:
+        one row a conversation: the assistant's 5-grams, those an earlier reply had, those of replies after the first,
+        those an earlier turn of the user had; and the worst reply's share of characters in its own repeated 5-grams.
+    """
+    out = np.zeros((len(first) - 1, 5))
+    largest = np.diff(offsets[first]).max() // 2 + 1  # a word and what parts it from the next take two bytes
+    words = Words(np.empty(largest, np.uint64), np.empty(largest, np.int64))
+    seen, inner = _new_table(largest), _new_table(largest)
+    for conversation in range(len(first) - 1):
+        row = out[conversation]
+        mask = _table_mask((offsets[first[conversation + 1]] - offsets[first[conversation]]) // 2 + 1)
+        replied = False
+        for message in range(first[conversation], first[conversation + 1]):
+            bounds = (offsets[message], offsets[message + 1])
+            count = _split(data, bounds, classes, words) if roles[message] > 0 else 0
+            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each takes the place of its first word
+            for i in range(len(grams)):
+                for k in range(i + 1, i + OVERLAP_ORDER):
+                    grams[i] = _combine(grams[i], words.hashes[k])
+            if roles[message] == ASSISTANT and len(grams) > 0:
+                for gram in grams:
+                    slot, _ = _slot(seen, conversation + 1, mask, gram)
+                    row[1] += (seen.values[slot] & ASSISTANT) > 0
+                    row[3] += (seen.values[slot] & USER) > 0
+                row[0] += len(grams)
+                row[2] += len(grams) if replied else 0
+                repeated = _duplicate_characters(grams, words.lengths, OVERLAP_ORDER, inner, message + 1)
+                row[4] = max(row[4], repeated / _characters(data, bounds[0], bounds[1]))
+                replied = True
+            for gram in grams:  # only now: a reply does not repeat an earlier one by repeating itself
+                slot, _ = _slot(seen, conversation + 1, mask, gram)
+                seen.values[slot] |= roles[message]
+    return out
