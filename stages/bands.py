@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+Jaccard = TypeVar("Jaccard", float, NDArray[np.float64])
 
-def chance(jaccard: float | NDArray[np.float64], bands: int, rows: int) -> float | NDArray[np.float64]:
+
+def chance(jaccard: Jaccard, bands: int, rows: int) -> Jaccard:
     """Chance that a pair of this Jaccard shares a band and is compared: 1 - (1 - s**rows)**bands.
 
     Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.

@@ -137,7 +137,7 @@ def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names) -> dict[st
         "crowded": crowded,
         "bands": bands,
         "rows": rows,
-        "chance": {f"{s:g}": round(float(chance(s, bands, rows)), 5) for s in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)},
+        "chance": {f"{s:g}": round(chance(s, bands, rows), 5) for s in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)},
         "largest_clusters": [
             {"cluster": name, "cluster_size": int(sizes[row])}
             for name, row in zip(names.of(answer.largest()), answer.largest(), strict=True)
