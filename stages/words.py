@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 SPACE = 1
 """Table entry of white space (what `str.strip` strips); 0 stands for every other character outside words."""
+LETTERS = 0x40000
+"""No code point from here on is a letter, a digit or white space (Unicode 16)."""
 ALONE = 1 << 31
 """Flag of a character that is a word by itself."""
 
@@ -53,7 +55,7 @@ def table() -> NDArray[np.uint32]:
 
     Built from this Python's own `re` and `str.lower`, so that both always speak of the same Unicode version.
     """
-    codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, sys.maxunicode + 1)])
+    codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, LETTERS)])
     characters = codes.astype("<u4").tobytes().decode("utf-32-le")
     lower = characters.replace("Σ", "\u03c3").replace("İ", "i").lower()
     entries = np.zeros(len(codes), np.uint32)
