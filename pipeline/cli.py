@@ -158,3 +158,7 @@ def main() -> None:
 
         sys.stderr.write(f"refine: {sentence(error)}\n")
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -127,11 +127,16 @@ def _marker(folder: Path, step: str) -> Path:
 
 
 def _whole(path: Path, size: int) -> bool:
-    """Whether a shard's signals are there with all their rows; a broken file is measured again."""
-    try:
-        return path.exists() and rows(path) == size
-    except CorruptShardError:
+    """Whether a shard's signals are there.
+
+    Raises:
+        CorruptShardError: a file is there, and it is not whole.
+    """
+    if not path.exists():
         return False
+    if (found := rows(path)) != size:
+        raise CorruptShardError(path, f"it has {found} rows, expected {size}")
+    return True
 
 
 def _merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:

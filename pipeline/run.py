@@ -120,6 +120,7 @@ class Run:
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
         total, done, sums = shards["rows"] - shards["quarantined"], 0, [0, 0, 0, 0]
+        self.tell("write", 0, total)
         for written in write(self.plan, self.store, self.engine, names):
             sums = [a + b for a, b in zip(sums, written, strict=True)]
             done += written.refined + written.rejected

@@ -169,10 +169,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
     """Save a frame as Parquet with plain Arrow types, page checksums, and metadata in its footer."""
     table = plain_table(frame).replace_schema_metadata(dict(metadata or {}))
-    save(
-        path,
-        lambda aside: pq.write_table(table, aside, compression="zstd", write_page_checksum=True, store_schema=True),
-    )
+
+    def into(aside: Path) -> None:
+        with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
+            if table.num_rows:  # `datasets` cannot read a row group without rows
+                file.write_table(table)
+
+    save(path, into)
 
 
 def plain_table(frame: pl.DataFrame) -> pa.Table:

@@ -1,0 +1,75 @@
+"""What tests share: the real data where it is there, small corpora, and refine as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real test data; the test is skipped where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real test data (../shared/data) is not on this machine")
+    return SHARED / "data"
+
+
+def chat(i: int, turns: int = 2) -> dict[str, Any]:
+    """The i-th conversation of a small corpus in UltraChat's schema."""
+    words = ["river", "stone", "lamp", "cloud", "seven", "walks", "under", "green", "paper", "music", "quiet", "engine"]
+    said = [" ".join(words[(i * 7 + j * 5 + k * k) % 12] for k in range(4 + (i + j) % 9)) for j in range(turns)]
+    messages = [{"role": ("user", "assistant")[j % 2], "content": f"{text} {i}."} for j, text in enumerate(said)]
+    return {"prompt": messages[0]["content"], "prompt_id": f"p{i}", "messages": messages}
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write records (or raw lines) to a JSONL file."""
+
+    def write(records: Iterable[object], name: str = "corpus.jsonl") -> Path:
+        path = tmp_path / name
+        lines = [record if isinstance(record, bytes) else json.dumps(record).encode() for record in records]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        return path
+
+    return write
+
+
+Refine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def refine(tmp_path: Path) -> Refine:
+    """Start `refine` as a user does, in an empty folder."""
+
+    def start(*words: object, cwd: Path = tmp_path, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    return start
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but the lock and the manifest, whose timings differ."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in {".lock", "manifest.json", "shards.json"}
+    }
