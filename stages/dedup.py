@@ -41,7 +41,7 @@ class Dedup(GlobalStage):
             for reading, and for splitting train from test; `KeepBest` decides by pairs.
         cluster_size: conversations in the cluster, exact copies included.
         nearest_jaccard: Jaccard to the most similar other conversation; null where none reaches `floor`.
-        crowded: it shares a band key with more than `bucket` others and was compared with the leaders among those
+        dedup_crowded: it shares a band key with more than `bucket` others and was compared with the leaders among those
             only, so that near-duplicates of it may have been missed.
 
     Besides `dedup.parquet` and `prompt.parquet` (pairs; those of prompts are exact copies only, so it is empty) the
@@ -88,7 +88,7 @@ class Dedup(GlobalStage):
             "cluster": pl.String(),
             "cluster_size": pl.UInt32(),
             "nearest_jaccard": pl.Float32(),
-            "crowded": pl.Boolean(),
+            "dedup_crowded": pl.Boolean(),
         }
     )
     pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of", "prompt": "prompt_copy_of"})

@@ -110,7 +110,7 @@ class _Answer:
                 **self.prompts.columns("prompt_copy_of", "prompt_copies", ids, start, names),
                 **self.clusters.columns("cluster", "cluster_size", ids, start, names),
                 "nearest_jaccard": nearest.set(nearest == 0, None),
-                "crowded": self.crowded[here],
+                "dedup_crowded": self.crowded[here],
             }
         )
 
@@ -126,7 +126,7 @@ def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names) -> dict[st
     note = (
         f"dedup: {crowded} of {total} conversations share a band key with more than {stage.bucket} others and were "
         f"compared with the leaders among those only, so that near-duplicates of them may have been missed (they are "
-        f"marked in the column crowded; a larger bucket finds more and takes longer)"
+        f"marked in the column dedup_crowded; a larger bucket finds more and takes longer)"
     )
     sizes = answer.clusters.sizes
     return {

@@ -44,15 +44,15 @@ def _character(text: Any, at: Any) -> Any:
     """The code point at a byte, and the byte after it. Arrow strings are valid UTF-8."""
     first = text[at]
     if first < U8(0x80):
-        return U32(first), at + 1
+        return U32(first), at + U64(1)
     if first < U8(0xE0):
-        return (U32(first & U8(0x1F)) << U32(6)) | U32(text[at + 1] & U8(0x3F)), at + 2
-    second = U32(text[at + 1] & U8(0x3F))
-    third = U32(text[at + 2] & U8(0x3F))
+        return (U32(first & U8(0x1F)) << U32(6)) | U32(text[at + U64(1)] & U8(0x3F)), at + U64(2)
+    second = U32(text[at + U64(1)] & U8(0x3F))
+    third = U32(text[at + U64(2)] & U8(0x3F))
     if first < U8(0xF0):
-        return (U32(first & U8(0x0F)) << U32(12)) | (second << U32(6)) | third, at + 3
-    fourth = U32(text[at + 3] & U8(0x3F))
-    return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + 4
+        return (U32(first & U8(0x0F)) << U32(12)) | (second << U32(6)) | third, at + U64(3)
+    fourth = U32(text[at + U64(3)] & U8(0x3F))
+    return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + U64(4)
 
 
 @njit(cache=True, nogil=True)
@@ -92,14 +92,15 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
 @njit(cache=True, nogil=True)
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     """Where a text begins and ends without the white space around it."""
-    first, last, at = stop, stop, start
-    while at < stop:
+    first, last, at = U64(stop), U64(stop), U64(start)
+    while at < U64(stop):
         here = at
-        code, at = _character(text, at)
-        if table[code] != SPACE:
+        code, after = _character(text, at)
+        at = U64(after)
+        if table[U64(code)] != SPACE:
             first = min(first, here)
             last = at
-    return first, last
+    return np.int64(first), np.int64(last)
 
 
 @njit(cache=True, nogil=True)

@@ -145,7 +145,7 @@ def test_a_crowd_is_said(tmp_path: Path) -> None:
     assert everything.summary["crowded"] == 0
     assert everything.summary["notes"] == []
     found = run(tmp_path / "few", texts, Dedup(bucket=8))
-    assert found.merged["crowded"].to_list() == [True] * 300 + [False]
+    assert found.merged["dedup_crowded"].to_list() == [True] * 300 + [False]
     assert "300 of 301 conversations" in found.summary["notes"][0]
     assert found.summary["pairs_compared"] <= 25 * 8 * 300
     assert set(found.pairs().items()) <= set(everything.pairs().items())

@@ -1,0 +1,96 @@
+"""Make a corpus of any size with its truth, from real texts: paragraphs recombined, edited copies, hard negatives.
+
+    python tests/bench/dedup_corpus.py SOURCE OUT COUNT [SEED]    SOURCE/docs.parquet: id, text
+
+75 % of the texts are five paragraphs of about 60 words drawn from all of SOURCE; 20 % are copies of one of them with 0,
+1, 2, 4, 8 or 16 % of the words changed; 5 % are hard negatives, which share two or three paragraphs. OUT gets docs.parquet
+(id, text), truth.parquet (id, origin), pairs.parquet (row numbers i < j and the exact Jaccard of every pair at 0.5 or
+more of one origin) and info.json, in the form of the benchmark corpus. Pairs across origins are not in the truth: five
+paragraphs in common by chance do not happen at these sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+PARAGRAPHS, WORDS = 5, 60
+STRENGTHS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+
+def paragraphs(texts: list[str]) -> list[list[str]]:
+    """Pieces of about `WORDS` words."""
+    words = [text.split() for text in texts]
+    return [part[at : at + WORDS] for part in words for at in range(0, len(part) - WORDS + 1, WORDS)]
+
+
+def changed(draw: random.Random, words: list[str], share: float, pool: list[str]) -> list[str]:
+    """A copy with a share of its words replaced, dropped or doubled."""
+    copy = list(words)
+    for _ in range(round(share * len(words))):
+        at = draw.randrange(len(copy))
+        copy[at : at + 1] = draw.choice([[draw.choice(pool)], [], [copy[at], copy[at]]])
+    return copy
+
+
+def family(draw: random.Random, parts: list[list[str]], pool: list[str]) -> list[list[str]]:
+    """A text, and in the mean one third of a text made from it."""
+    chosen = draw.choices(parts, k=PARAGRAPHS)
+    first = list(itertools.chain(*chosen))
+    texts = [first]
+    while draw.random() < 0.25:
+        if draw.random() < 0.2:
+            shared = draw.sample(chosen, draw.choice([2, 3]))
+            texts.append(list(itertools.chain(*shared, *draw.choices(parts, k=PARAGRAPHS - len(shared)))))
+        else:
+            texts.append(changed(draw, first, draw.choice(STRENGTHS), pool))
+    return texts
+
+
+def shingles(words: list[str]) -> set[tuple[str, ...]]:
+    """Word 5-grams."""
+    from tests.dedup_reference import words as split
+
+    found = split(" ".join(words))
+    return {tuple(found[at : at + 5]) for at in range(max(1, len(found) - 4))}
+
+
+def pairs(texts: list[list[str]]) -> Iterator[tuple[int, int, float]]:
+    """Every pair of one family at a Jaccard of 0.5 or more."""
+    if len(texts) > 1:
+        sets = [shingles(words) for words in texts]
+        for i, j in itertools.combinations(range(len(texts)), 2):
+            if (jaccard := len(sets[i] & sets[j]) / len(sets[i] | sets[j])) >= 0.5:
+                yield i, j, jaccard
+
+
+def make(source: Path, out: Path, count: int, seed: int) -> None:
+    """Write the corpus, its rows in random order."""
+    texts = pl.read_parquet(source / "docs.parquet")["text"].to_list()
+    draw, parts = random.Random(seed), paragraphs(texts)
+    pool = sorted({word for part in parts[:2000] for word in part})
+    place, made, origins, found = draw.sample(range(count), count), [""] * count, [0] * count, []
+    done = 0
+    while done < count:
+        group = family(draw, parts, pool)[: count - done]
+        rows = place[done : done + len(group)]
+        for row, words in zip(rows, group, strict=True):
+            made[row], origins[row] = " ".join(words), rows[0]
+        found += [(*sorted((rows[i], rows[j])), jaccard) for i, j, jaccard in pairs(group)]
+        done += len(group)
+    out.mkdir(parents=True, exist_ok=True)
+    ids = pl.Series("id", [f"m{row:08}" for row in range(count)])
+    pl.DataFrame({"id": ids, "text": made}).write_parquet(out / "docs.parquet", row_group_size=20_000)
+    pl.DataFrame({"id": ids, "origin": ids.gather(origins)}).write_parquet(out / "truth.parquet")
+    pl.DataFrame(sorted(found), schema=["i", "j", "jaccard"], orient="row").write_parquet(out / "pairs.parquet")
+    (out / "info.json").write_text(json.dumps({"docs": count, "seed": seed}))
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else 7)
