@@ -129,7 +129,9 @@ class Plan:
             reason, colon, where = said.partition(":")
             named = bool(colon) and reason.strip().isidentifier()
             more.append(Drop(reason.strip(), where.strip(), "--drop") if named else Drop(said, said, "--drop"))
-        return replace(self, rules=(*self.rules, *more))
+        drops = [rule for rule in self.rules if isinstance(rule, Drop)]
+        bests = [rule for rule in self.rules if isinstance(rule, KeepBest)]
+        return replace(self, rules=(*drops, *more, *bests))
 
 
 def dumps(plan: Plan) -> str:

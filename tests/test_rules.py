@@ -1,0 +1,148 @@
+"""Rules decide on signals alone: the first that fires gives the reason, and the best of duplicates stays."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import rules
+from pipeline.rules import Drop, KeepBest, Pairs, RuleError, decide
+
+SIGNALS = pl.DataFrame({"id": ["a", "b", "c"], "x": [1, 5, None], "y": [0.5, None, 0.1]})
+
+
+def test_the_first_rule_that_fires_gives_the_reason() -> None:
+    """Every rule says whether it fires; the reason is the first one's."""
+    found = decide(SIGNALS, {}, [Drop("small", "x < 3"), Drop("low", "y < 0.7")])
+    assert found.select("keep", "reason", "small", "low").rows() == [
+        (False, "small", True, True),
+        (True, None, False, False),
+        (False, "low", False, True),
+    ]
+
+
+def test_null_is_not_a_reason() -> None:
+    """A signal that could not be measured drops nobody, neither by a condition nor by its negation."""
+    found = decide(SIGNALS, {}, [Drop("r", "x > 3"), Drop("s", "NOT (x > 3)")])
+    assert found["reason"].to_list() == ["s", "r", None]
+
+
+def test_without_rules_everything_is_kept() -> None:
+    """No rule, no reason."""
+    assert decide(SIGNALS, {}, [])["keep"].to_list() == [True] * 3
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> tuple[pl.DataFrame, Pairs, dict[tuple[int, int], float]]:
+    """Small corpora: exact groups, near pairs among their first members, an order with ties and nulls."""
+    n = draw(st.integers(1, 12))
+    group = [draw(st.sampled_from([*{*range(i + 1)}])) for i in range(n)]
+    group = [g if group[g] == g else i for i, g in enumerate(group)]  # a group is named by its first member
+    heads = sorted(set(group))
+    near: dict[tuple[int, int], float] = {}
+    for i, a in enumerate(heads):
+        for b in heads[i + 1 :]:
+            if draw(st.booleans()):
+                near[a, b] = draw(st.sampled_from([0.5, 0.74, 0.75, 0.9, 1.0]))
+    ids = [f"id{i:02d}" for i in range(n)]
+    signals = pl.DataFrame(
+        {
+            "id": ids,
+            "size": [draw(st.none() | st.integers(0, 3)) for _ in range(n)],
+            "bad": [draw(st.none() | st.booleans()) for _ in range(n)],
+        },
+        schema={"id": pl.String, "size": pl.Int64, "bad": pl.Boolean},
+    )
+    frame = pl.DataFrame(
+        [(ids[a], ids[b], j) for (a, b), j in near.items()],
+        schema={"id": pl.String, "other": pl.String, "jaccard": pl.Float32},
+        orient="row",
+    )
+    both = {}
+    for i in range(n):
+        for k in range(n):
+            a, b = sorted((group[i], group[k]))
+            both[i, k] = 1.0 if a == b else near.get((a, b), 0.0)
+    return signals, Pairs(pl.Series([ids[g] for g in group]), frame), both
+
+
+@given(corpora())
+def test_no_two_kept_are_duplicates_and_every_dropped_one_has_a_kept_one(
+    made: tuple[pl.DataFrame, Pairs, dict[tuple[int, int], float]],
+) -> None:
+    """Against the definition: best first, a row that pairs with a kept one is dropped, whatever became of the first."""
+    signals, pairs, jaccard = made
+    plan: list[rules.Rule] = [Drop("bad", "bad"), KeepBest("copy", "kind", 0.75)]
+    found = decide(signals, {"kind": pairs}, plan, ["size DESC"])
+    rows = list(signals.with_row_index("row").iter_rows(named=True))
+    best_first = sorted(rows, key=lambda r: (r["size"] is None, -(r["size"] or 0), r["id"]))
+    kept: list[int] = []
+    nearest: dict[int, float] = {}
+    for row in best_first:
+        if row["bad"] is True:
+            continue
+        nearest[row["row"]] = max((jaccard[row["row"], k] for k in kept), default=0.0)
+        if nearest[row["row"]] < 0.75:
+            kept.append(row["row"])
+    assert {i for i, keep in enumerate(found["keep"]) if keep} == set(kept)
+    for i, (reason, of, near) in enumerate(found.select("reason", "duplicate_of", "jaccard").rows()):
+        if reason == "copy":
+            other = int(of[2:])
+            assert other in kept
+            assert near == pytest.approx(jaccard[i, other])
+            assert near == pytest.approx(nearest[i])
+
+
+def test_two_kinds_of_duplicates_hold_together() -> None:
+    """A row dropped for one kind does not stand as the kept one of another kind."""
+    signals = pl.DataFrame({"id": ["a", "b", "c"], "size": [3, 2, 1]})
+    none = pl.DataFrame(schema={"id": pl.String, "other": pl.String, "jaccard": pl.Float32})
+    first = Pairs(pl.Series(["a", "a", "c"]), none)
+    second = Pairs(pl.Series(["a", "b", "b"]), none)
+    plan = [KeepBest("text", "one", 0.8), KeepBest("prompt", "two", 0.8)]
+    found = decide(signals, {"one": first, "two": second}, plan, ["size DESC"])
+    assert found.select("keep", "reason", "duplicate_of").rows() == [
+        (True, None, None),
+        (False, "text", "a"),
+        (True, None, None),
+    ]
+
+
+def test_many_copies_are_decided_in_time_linear_in_them() -> None:
+    """200,000 copies of one text are one walk, not 2e10 comparisons (the suite's time limit holds this)."""
+    n = 200_000
+    ids = pl.Series("id", range(n)).cast(pl.String)
+    none = pl.DataFrame(schema={"id": pl.String, "other": pl.String, "jaccard": pl.Float32})
+    found = decide(pl.DataFrame({"id": ids}), {"k": Pairs(pl.Series(["0"] * n), none)}, [KeepBest("copy", "k", 0.7)])
+    assert found["keep"].sum() == 1
+
+
+SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Drop("r", "ppl > 3"), "no stage writes the column 'ppl'; there are x, name"),
+        (Drop("r", "x + 1"), "is Int64, expected a condition"),
+        (Drop("r", "x >"), "is no SQL condition"),
+        (Drop("r", "name > 3 AND x"), "cannot be applied|is no|expected a condition"),
+        (KeepBest("r", "faces", 0.5), "no stage finds pairs 'faces'; there are dedup"),
+    ],
+)
+def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Rule, said: str) -> None:
+    """The sentence names the rule, what was found, and what there is."""
+    with pytest.raises(RuleError, match=said):
+        rules.check([rule], [], SCHEMA, ["dedup"])
+
+
+def test_reasons_and_orders_are_checked() -> None:
+    """A reason is given once; the order names columns there are."""
+    with pytest.raises(RuleError, match="two rules give the reason 'r'"):
+        rules.check([Drop("r", "x > 1"), Drop("r", "x > 2")], [], SCHEMA, [])
+    with pytest.raises(RuleError, match="no stage writes the column 'size'"):
+        rules.check([], ["size DESC"], SCHEMA, [])
+    with pytest.raises(RuleError, match="should be a column"):
+        rules.check([], ["x downwards"], SCHEMA, [])
