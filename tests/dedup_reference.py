@@ -59,8 +59,10 @@ class Run:
     summary: dict[str, Any]
 
     def pairs(self) -> dict[tuple[int, int], float]:
-        """Pairs as `pairs` gives them."""
-        return {(int(i), int(j)): value for i, j, value in self.near.iter_rows()}
+        """Pairs as `pairs` gives them; each is there once."""
+        found = {(int(i), int(j)): value for i, j, value in self.near.iter_rows()}
+        assert len(found) == len(self.near)
+        return found
 
     def rows(self, column: str) -> list[int]:
         """A column of ids, as row numbers."""

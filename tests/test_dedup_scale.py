@@ -1,0 +1,68 @@
+"""What the merge of dedup costs grows with the corpus as it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.dedup import Dedup
+
+PEAK = """
+import sys, threading, time
+from pathlib import Path
+from stages.dedup import Dedup
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+def merge(name):
+    folder = Path(name)
+    measured = sorted(folder.glob("measured/*.parquet"))
+    Dedup().merge(sorted(folder.glob("raw/*.parquet")), measured, folder)
+
+merge(sys.argv[1])
+before, peak, done = anonymous(), [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+merge(sys.argv[2])
+done.set()
+thread.join()
+print(peak[0] - before)
+"""
+
+
+def corpus(folder: Path, shards: int, rows: int = 25_000) -> Path:
+    """Shards of short random texts, measured; a tenth of them nearly equals another."""
+    random, stage = np.random.default_rng(len(folder.name)), Dedup()
+    (folder / "raw").mkdir(parents=True)
+    (folder / "measured").mkdir()
+    for at in range(shards):
+        words = random.integers(0, 1 << 30, (rows, 12))
+        words[: rows // 10, 1:] = words[rows // 2 : rows // 2 + rows // 10, 1:]
+        ids = [f"{at:05}-{row:09}" for row in range(rows)]
+        texts = [" ".join(map(str, text)) for text in words.tolist()]
+        batch = pl.DataFrame({"id": ids, "text": texts, "prompt": ids})
+        batch.write_parquet(folder / f"raw/{at:05}.parquet")
+        signals = batch.select("id").hstack(stage.measure(batch.select(stage.reads)))
+        signals.write_parquet(folder / f"measured/{at:05}.parquet")
+    return folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_memory_of_the_merge_is_bounded(tmp_path: Path) -> None:
+    """Six times the shards cost at most 200 bytes a conversation and 100 a pair more (shingles lie on disk)."""
+    small, large = corpus(tmp_path / "small", 2), corpus(tmp_path / "large", 12)
+    command = [sys.executable, "-c", PEAK, str(small), str(large)]
+    more = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    pairs = pl.scan_parquet(large / "dedup.parquet").select(pl.len()).collect().item()
+    assert pairs > 25_000
+    assert more < 200 * 300_000 + 100 * pairs
