@@ -23,6 +23,7 @@ CHAT_SIGNALS = pl.Schema(
         "last_role": pl.String(),
         "odd_roles": pl.Int64(),
         "empty_turns": pl.Int64(),
+        "empty_replies": pl.Int64(),
         "empty_last": pl.Boolean(),
         "truncated_last": pl.Boolean(),
         "refusals": pl.Int64(),
@@ -34,7 +35,7 @@ CHAT_SIGNALS = pl.Schema(
         "echoes": pl.Int64(),
         "self_overlap": pl.Float64(),
         "user_overlap": pl.Float64(),
-        "turn_repetition": pl.Float64(),
+        "reply_repetition": pl.Float64(),
         "code_share": pl.Float64(),
         "fenced_share": pl.Float64(),
         "prompt_chars": pl.Int64(),
@@ -93,6 +94,7 @@ def _aggregates() -> list[pl.Expr]:
         "assistant_turns": reply,
         "odd_roles": role.is_in(_KNOWN_ROLES).not_(),
         "empty_turns": turn & pl.col("empty"),
+        "empty_replies": reply & pl.col("empty"),
         "refusals": pl.col("refusal"),
         "ai_mentions": pl.col("ai"),
         "no_feelings": pl.col("no_feelings"),
@@ -119,20 +121,20 @@ def _aggregates() -> list[pl.Expr]:
 
 
 def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
-    """`self_overlap`, `user_overlap` and `turn_repetition` of each conversation; null where no reply has five words."""
+    """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null where no reply has five words."""
     first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
     code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
     roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
     found = pl.DataFrame(
         overlap_statistics(turns["content"], first, roles),
-        schema=["grams", "repeated", "later", "from_user", "worst"],
+        schema=["grams", "repeated", "later", "from_user", "inside"],
         orient="row",
     )
     some = pl.when(pl.col("grams") > 0)
     return found.select(
         pl.when(pl.col("later") > 0).then(pl.col("repeated") / pl.col("later")).alias("self_overlap"),
         some.then(pl.col("from_user") / pl.col("grams")).alias("user_overlap"),
-        some.then(pl.col("worst")).alias("turn_repetition"),
+        some.then(pl.col("inside")).alias("inside"),
     )
 
 
@@ -155,6 +157,7 @@ def chat_signals(messages: pl.Series, prompts: pl.Series) -> pl.DataFrame:
             pl.col("prompt").fill_null("").str.len_chars().alias("prompt_chars"),
             pl.col("prompt").fill_null("").str.count_matches(r"\S+").alias("prompt_words"),
             pl.col("code_share", "fenced_share").fill_nan(None),
+            (pl.col("inside") / pl.col("assistant_chars")).alias("reply_repetition"),
         )
         .with_columns(pl.col(counts).fill_null(0))
         .select(pl.col(name).cast(kind) for name, kind in CHAT_SIGNALS.items())

@@ -58,7 +58,7 @@ class Heuristics(Stage):
         alternates: no user message follows the user's, no reply the assistant's.
         first_role, last_role: role of the first turn, of the last message.
         odd_roles: messages of another role than user, assistant, system, tool, function.
-        empty_turns: turns of nothing but white space.
+        empty_turns, empty_replies: turns, and replies, of nothing but white space.
         empty_last: the last message is one.
         truncated_last: the last message is a reply and stops in mid-sentence or inside a code fence.
         prompt_chars, prompt_words: characters and words (between white space) of the first prompt.
@@ -73,7 +73,7 @@ class Heuristics(Stage):
         echoes: replies of 5 words or more that equal the user's turn before them.
         self_overlap: share of the 5-grams of later replies that an earlier reply had.
         user_overlap: share of the replies' 5-grams that an earlier turn of the user had.
-        turn_repetition: characters of a reply in 5-grams that the same reply had before; the worst reply.
+        reply_repetition: characters of replies in 5-grams that the same reply had before, a character of all replies.
     Code:
         code_share: characters in fences and in lines that look like code.
         fenced_share: characters in fences.
@@ -85,6 +85,8 @@ class Heuristics(Stage):
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Signals of a batch; see the class."""
+        if batch.is_empty():
+            return pl.DataFrame(schema=self.writes)
         text = batch["text"].fill_null("")
         words = word_signals(text)
         chat = chat_signals(batch["messages"], batch["prompt"])

@@ -16,6 +16,9 @@ from stages.stage import Measure, MissingModelError, Stage
 _PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
 _MIN_SCORE = 0.5  # for a fastText model; CCNet's (cc_net/mine.py)
+# eldc calls nothing reliable where a close relative scores almost the same, Hindi beside Marathi; at this score the
+# first is still right in 97 of 100 sentences.
+_SURE_SCORE = 0.8
 _FASTTEXT_CODES = {"nb": "no", "nn": "no", "sh": "sr", "wuu": "zh", "yue": "zh"}
 
 Detect = Callable[[list[str]], list[tuple[str | None, float | None]]]
@@ -26,8 +29,8 @@ Detect = Callable[[list[str]], list[tuple[str | None, float | None]]]
 class Language(Stage):
     """Language, by turns: code, addresses, numbers and turns of few letters say nothing.
 
-    The default model is the one the package `eldc` carries (60 languages, Apache-2.0). Where it has no opinion that it
-    calls reliable there is none here: most text in a language it does not know, or in none, is null.
+    The default model is the one the package `eldc` carries (60 languages, Apache-2.0). Where it is
+    not sure nothing is said: most text in a language it does not know, or in none, is null.
 
     Args:
         model: path of a fastText model such as lid.176.bin (176 languages), taken in place of the default one.
@@ -106,8 +109,11 @@ def _eldc() -> Detect:
 
     def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
         # eldc takes one text a call; 1.6 microseconds each, so the loop costs nothing that a column would save
-        found = map(detector.detect_details, pieces)
-        return [(each.language, each.scores[each.language]) if each.reliable else (None, None) for each in found]
+        found: list[tuple[str | None, float | None]] = []
+        for each in map(detector.detect_details, pieces):
+            score = each.scores.get(each.language, 0.0)
+            found.append((each.language, score) if each.reliable or score >= _SURE_SCORE else (None, None))
+        return found
 
     return detect
 
@@ -157,6 +163,7 @@ def _pieces(messages: pl.Series, min_letters: int) -> pl.DataFrame:
         .drop("content")
         .explode("piece")
         .with_columns(_letters("piece").alias("letters"))
+        .filter(pl.col("letters") >= min_letters)
     )
 
 

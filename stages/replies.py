@@ -8,7 +8,6 @@ _CANNOT = (
     r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"
     r"|(?: am|'m) (?:unable to|not (?:able|going) to))"
 )
-_DO_NOT = rf"(?:{_CANNOT}|do not|don't|(?: am|'m) not)"
 _HELP = (
     r"(?:fulfill|assist|help|comply|provide|give|offer|generate|create|write|produce|engage|discuss|answer|respond"
     r"|support|promote|endorse|encourage|condone|participate|continue|do (?:that|this)|share|recommend)"
@@ -21,8 +20,8 @@ REFUSAL = "(?i)" + "|".join(
     (
         rf"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
         rf"^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
-        rf"\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_DO_NOT}\b",
-        r"\bI(?: am|'m) (?:sorry|afraid),? (?:but )?(?:that|this|your request) (?:is|goes|violates)\b",
+        rf"\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_CANNOT} {_HELP}\b",
+        r"\byour request (?:goes against|violates)\b",
         r"\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
     )
 )
@@ -34,8 +33,8 @@ _MAKER = r"(?: (?:developed|created|trained) by \w+)?"
 SELF_REFERENCE = "(?i)" + "|".join(
     (
         rf"\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
-        rf"\bI(?: am|'m) (?:just |only |simply |merely |actually )?(?:an? )?(?:\w+ ){{0,2}}?{_MODEL}\b",
-        r"\bmy (?:training data|knowledge cutoff|programming)\b",
+        rf"\bI(?: am|'m) (?:just |only |simply |merely |actually )?an? (?:\w+ ){{0,2}}?{_MODEL}\b",
+        r"\bmy (?:training data|knowledge cutoff)\b",
         r"\b(?:trained|developed|created) by OpenAI\b",
     )
 )
@@ -74,14 +73,17 @@ _CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
 
 # Words that no finished sentence ends with; most prepositions do end some ("what is it for").
 _DANGLING = (
-    r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with) the|if|(?:than|as|is|with) a|such as|including"
-    r"|your|their|our|every|und|der|le|les|el|los|que)$"
+    r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with|on|at|from|by|as|is|than|a) (?:the|a|an|their|your)"
+    r"|if|such as|including|your|their|our|my|every|it's|und|der|les|los)$"
 )
 _LIST_OR_HEADING = r"^\s*(?:[-*•‣◦·#>|+]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)]\s|Step \d)"
-_PROSE_LINE = r"^(?:\S+\s+){7,}\S*[\p{L}\p{N}]$"
-_HANGING_MARK = r"[\p{L}\p{N}][,;(–—]$"  # noqa: RUF001 - dashes are meant
-_SENTENCE_END = r"[.!?。！？।؟](?:\s|[\"'”’)\]]|$)"  # noqa: RUF001 - other scripts' marks are meant
+_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S+[ \t]*$"  # of eight words or more
+_UNMARKED_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S*[\p{L}\p{N},][ \t]*$"
 _FRAGMENT = 5  # words: a shorter reply without an end mark is an answer, not a fragment
+_LONG_REPLY = 100  # words: a reply that long, well marked until then, was cut where it ends without a mark
+_MARKED_LINES = 4
+_NOT_PROSE = r"\S*(?:://|#\w)\S*$|[=;{}<>]"
+_PROSE_END = r"[.!?。！？।؟][\"'”’)\]]*$"  # noqa: RUF001 - other scripts' marks are meant
 
 
 def plain(content: pl.Expr) -> pl.Expr:
@@ -107,15 +109,17 @@ def code_chars(content: pl.Expr) -> pl.Expr:
 def stops_short(content: pl.Expr) -> pl.Expr:
     """Whether a reply stops in mid-sentence or inside a code fence.
 
-    It does where a fence stays open; or where the last line is prose (no list item, heading or table row) and ends with
-    a word that ends no sentence, with a comma or an open bracket; or where it is eight words or longer, ends with a
-    letter or digit, and the reply ends other sentences with a mark.
+    It does where a fence stays open and code stands at the end; where the last line is prose (no list item, heading,
+    table row) and ends with a word that ends no sentence; or where a long reply ends in prose without a mark though
+    every other line of prose in it, four at least, has one. Poems, lists and people who never set a mark are spared.
     """
     bare = content.str.strip_chars()
     last = bare.str.extract(r"([^\n]*)$", 1)
-    open_fence = bare.str.count_matches(r"(?m)^\s*```") % 2 == 1
-    item = last.str.contains(_LIST_OR_HEADING)
-    hanging = last.str.contains(_DANGLING) | last.str.contains(_HANGING_MARK)
-    unmarked = last.str.contains(_PROSE_LINE) & (bare.str.count_matches(_SENTENCE_END) > 1)
-    long_enough = bare.str.count_matches(r"\S+") >= _FRAGMENT
-    return open_fence | (long_enough & ~item & (hanging | unmarked))
+    prose_end = last.str.contains(_PROSE_END)
+    open_fence = (bare.str.count_matches("```", literal=True) % 2 == 1) & ~prose_end
+    words = bare.str.count_matches(r"\S+")
+    dangling = (words >= _FRAGMENT) & last.str.to_lowercase().str.contains(_DANGLING)
+    marked = bare.str.count_matches(_LINE) - bare.str.count_matches(_UNMARKED_LINE)
+    only_the_last = (bare.str.count_matches(_UNMARKED_LINE) == 1) & last.str.contains(_UNMARKED_LINE)
+    cut = (words >= _LONG_REPLY) & only_the_last & (marked >= _MARKED_LINES) & ~last.str.contains(_NOT_PROSE)
+    return open_fence | (~last.str.contains(_LIST_OR_HEADING) & (dangling | cut))

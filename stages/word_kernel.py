@@ -1,6 +1,7 @@
 """Compiled loops over UTF-8 text: words, repetition within a text, overlap between the turns of a conversation.
 
-A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error.
+A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error. All loops stand in
+this file: numba keeps a compiled loop until its own file changes, not one it calls into.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PRIME = np.uint64(1099511628211)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
-_TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0xC0, 0xE0, 0xF0  # what the first byte of a longer character begins with
+_CONTINUATION, _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0x80, 0xC0, 0xE0, 0xF0  # how the bytes of a character begin
 
 
 class Words(NamedTuple):
@@ -84,8 +85,8 @@ def _combine(left: np.uint64, right: np.uint64) -> np.uint64:
 @njit(cache=True, nogil=True)
 def _characters(data: Bytes, start: int, stop: int) -> int:
     count = 0
-    for at in range(start, stop):
-        count += (data[at] & _TWO_BYTES) != 0x80  # noqa: PLR2004 - a continuation byte
+    for byte in data[start:stop]:
+        count += (byte & _TWO_BYTES) != _CONTINUATION
     return count
 
 
@@ -212,7 +213,7 @@ def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Tabl
 def _stop_words(hashes: Hashes, stop_words: Hashes) -> int:
     found = 0
     for word in stop_words:
-        found += np.any(hashes == word)
+        found += int(np.any(hashes == word))
     return found
 
 
@@ -270,7 +271,7 @@ def turn_overlap(data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classe
 
     Returns:
         one row a conversation: the assistant's 5-grams, those an earlier reply had, those of replies after the first,
-        those an earlier turn of the user had; and the worst reply's share of characters in its own repeated 5-grams.
+        those an earlier turn of the user had; and the characters of replies in 5-grams the same reply had before.
     """
     out = np.zeros((len(first) - 1, 5))
     largest = np.diff(offsets[first]).max() // 2 + 1  # a word and what parts it from the next take two bytes
@@ -294,8 +295,7 @@ def turn_overlap(data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classe
                     row[3] += (seen.values[slot] & USER) > 0
                 row[0] += len(grams)
                 row[2] += len(grams) if replied else 0
-                repeated = _duplicate_characters(grams, words.lengths, OVERLAP_ORDER, inner, message + 1)
-                row[4] = max(row[4], repeated / _characters(data, bounds[0], bounds[1]))
+                row[4] += _duplicate_characters(grams, words.lengths, OVERLAP_ORDER, inner, message + 1)
                 replied = True
             for gram in grams:  # only now: a reply does not repeat an earlier one by repeating itself
                 slot, _ = _slot(seen, conversation + 1, mask, gram)

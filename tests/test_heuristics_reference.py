@@ -166,7 +166,7 @@ GAPS = st.sampled_from([" ", " ", " ", "\n", "\n\n", "\n\n\n", " \n", "\t", "\r\
 TEXTS = st.lists(st.tuples(VOCABULARY, GAPS), max_size=60).map(lambda pieces: "".join(a + b for a, b in pieces))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @example([""])
 @example(["\n\n \n", "a", "   "])
