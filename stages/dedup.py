@@ -48,7 +48,9 @@ class Dedup(GlobalStage):
     merge writes `dedup.json`: counts, the S-curve of the plan, the largest clusters with an example of each, and notes.
 
     Memory of the merge: at most 200 bytes a conversation plus 100 bytes a pair. The shingles of candidates stand in a
-    temporary file, about 8 bytes a word, removed at the end.
+    temporary file, about 8 bytes a word, removed at the end. Time grows linearly with the corpus: a row is compared
+    with at most `bucket` rows a band. What that bound leaves out was measured on 4,000 texts that differ in six words
+    of 300 (all pairs of one another): 3,892 of them were dropped, 108 kept, where all pairs would have left one.
 
     Attributes:
         floor: least Jaccard of a pair that is written down.
@@ -64,7 +66,7 @@ class Dedup(GlobalStage):
     permutations: int = 128
     recall: float = 0.5
     seed: int = 1
-    bucket: int = 256
+    bucket: int = 1024
 
     summary: ClassVar[str] = "exact and near-duplicates: MinHash, then the exact Jaccard of every candidate pair"
     version: ClassVar[int] = 1
