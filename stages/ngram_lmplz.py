@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -34,29 +36,28 @@ def train(
     Raises:
         LmplzError: it failed.
     """
-    said, tokens = out.with_name("lmplz.log"), 0
+    said = out.with_name("lmplz.log")
     fallback = [str(value) for value in FALLBACK]
     command = [str(lmplz), "-o", str(len(prune)), "--prune", *map(str, prune), "--discount_fallback", *fallback]
-    with said.open("wb") as log:
-        options = ["-S", memory, "-T", f"{out.parent}/", "--arpa", str(out)]
-        with subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stderr=log, stdout=log) as process:  # noqa: S603 - the user's own lmplz, no shell
-            tokens = _feed(process, lines)
-    words = said.read_text(errors="replace")
+    command += ["-S", memory, "-T", f"{out.parent}/", "--arpa", str(out)]
+    tokens = 0
+    with (
+        said.open("wb") as log,
+        suppress(BrokenPipeError),  # it ended early: its exit code and its words say why
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, stdout=log) as process,  # noqa: S603 - no shell
+    ):
+        for batch in lines:
+            tokens += int((batch.str.count_matches(r"[^ ]+") + 1).sum())
+            _send(batch, process)
+    words = said.read_text(errors="replace").strip().splitlines()
     if process.returncode:
-        raise LmplzError(f"{lmplz} ended with {process.returncode}: {words.strip().splitlines()[-1:]}")
-    orders = [line.split("order ")[1].split(":")[0] for line in words.splitlines() if line.startswith("Substituting")]
+        raise LmplzError(f"{lmplz} ended with {process.returncode}: {' '.join(words[-1:])}")
+    orders = [line.split("order ")[1].split(":")[0] for line in words if line.startswith("Substituting")]
     return arpa.sizes(out), tuple(int(order) + 1 for order in orders), tokens
 
 
-def _feed(process: subprocess.Popen[bytes], lines: Iterable[pl.Series]) -> int:
-    tokens = 0
-    if process.stdin is None:
-        return tokens
-    try:
-        for batch in lines:
-            tokens += int((batch.str.count_matches(r"[^ ]+") + 1).sum())
-            batch.to_frame().write_csv(process.stdin, include_header=False, quote_style="never")
-        process.stdin.close()
-    except BrokenPipeError:  # it ended early; its exit code and its words say why
-        pass
-    return tokens
+def _send(batch: pl.Series, process: subprocess.Popen[bytes]) -> None:
+    lines = io.BytesIO()
+    batch.to_frame().write_csv(lines, include_header=False, quote_style="never")
+    if process.stdin is not None:
+        process.stdin.write(lines.getbuffer())

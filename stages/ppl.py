@@ -34,7 +34,11 @@ class Perplexity(FittedStage, GlobalStage):
     Merged over the corpus:
         ppl_percentile: 0 (most expected) to 100; equal ones share their mean rank.
         ppl_bucket: "head", "middle", "tail", parted at the 30th and 60th percentile (CCNet, cc_net/perplexity.py:258).
-        ppl_z: see `stages.ppl_merge`.
+        ppl_z: standard deviations of ln ppl above the median of conversations about as long, robust (median distance);
+            null where fewer than 100 were scored.
+
+    Alone neither `ppl` nor a percentile nor `ppl_z` marks junk: a level holds for one corpus only, a percentile drops
+    its share of the cleanest, and in templated corpora the farthest out are the most human. Rules join level and place.
 
     Attributes:
         reference: train on this instead of the corpus: a text file (a line is a sentence), JSONL or Parquet with a

@@ -9,8 +9,8 @@ import polars as pl
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts written without spaces: a letter is a token, or every sentence would be one unknown word."""
 
-TOKEN = rf"[{_SPACELESS}]|[\w--[{_SPACELESS}]]{{1,64}}|[^\w\s\p{{Cc}}]"
-"""A word (cut after 64 letters), or one mark of punctuation; control characters are none, kenlm stops at NUL."""
+TOKEN = rf"[{_SPACELESS}]|[\w--[{_SPACELESS}]]+|[^\w\s\p{{Cc}}]"
+"""A word, or one mark of punctuation; control characters are neither, kenlm stops at NUL."""
 
 _NOT_LETTERS = r"[^\p{L}\p{M}\p{N}]+"
 
