@@ -76,10 +76,17 @@ _DANGLING = (
     r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with|on|at|from|by|as|is|than|a) (?:the|a|an|their|your)"
     r"|if|such as|including|your|their|our|my|every|it's|und|der|les|los)$"
 )
+# Words that end one seldom, and hardly where the reply ends its other sentences with a mark.
+_WEAK = (
+    r"\b(?:to|from|at|is|are|was|were|be|very|really|can|could|would|should|will|has|had|they|we|i|rather|than|who|which"
+    r"|how|i'm|you're|we're|they're)$"
+)
 _LIST_OR_HEADING = r"^\s*(?:[-*•‣◦·#>|+]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)]\s|Step \d)"
 _LINE = r"(?m)^(?:\S+[ \t]+){7,}\S+[ \t]*$"  # of eight words or more
 _UNMARKED_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S*[\p{L}\p{N},][ \t]*$"
 _FRAGMENT = 5  # words: a shorter reply without an end mark is an answer, not a fragment
+_SENTENCES = 15  # words: with a mark inside, a reply that long is written in sentences
+_MARK_INSIDE = r"[.!?][\"”]?\s"
 _LONG_REPLY = 100  # words: a reply that long, well marked until then, was cut where it ends without a mark
 _MARKED_LINES = 4
 _NOT_PROSE = r"\S*(?:://|#\w)\S*$|[=;{}<>]"
@@ -110,15 +117,18 @@ def stops_short(content: pl.Expr) -> pl.Expr:
     """Whether a reply stops in mid-sentence or inside a code fence.
 
     It does where a fence stays open and code stands at the end; where the last line is prose (no list item, heading,
-    table row) and ends with a word that ends no sentence; or where a long reply ends in prose without a mark though
-    every other line of prose in it, four at least, has one. Poems, lists and people who never set a mark are spared.
+    table row) and ends with a word that ends no sentence, or seldom one in a reply that is written in sentences; where
+    a long reply ends in prose without a mark though every other line of prose in it, four at least, has one. Poems,
+    lists and people who never set a mark are spared.
     """
     bare = content.str.strip_chars()
     last = bare.str.extract(r"([^\n]*)$", 1)
     prose_end = last.str.contains(_PROSE_END)
     open_fence = (bare.str.count_matches("```", literal=True) % 2 == 1) & ~prose_end
     words = bare.str.count_matches(r"\S+")
-    dangling = (words >= _FRAGMENT) & last.str.to_lowercase().str.contains(_DANGLING)
+    lower = plain(last).str.to_lowercase()
+    in_sentences = (words >= _SENTENCES) & last.str.contains(_MARK_INSIDE)
+    dangling = (words >= _FRAGMENT) & lower.str.contains(_DANGLING) | in_sentences & lower.str.contains(_WEAK)
     marked = bare.str.count_matches(_LINE) - bare.str.count_matches(_UNMARKED_LINE)
     only_the_last = (bare.str.count_matches(_UNMARKED_LINE) == 1) & last.str.contains(_UNMARKED_LINE)
     cut = (words >= _LONG_REPLY) & only_the_last & (marked >= _MARKED_LINES) & ~last.str.contains(_NOT_PROSE)

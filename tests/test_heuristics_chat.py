@@ -219,6 +219,7 @@ PARAGRAPH = "This is a line of prose that is well over eight words long and ends
     [
         "Maybe you could talk to them about the",
         "There are many reasons for this, and",
+        "I would not do that to a friend. If you break the window, your mother will know that it is",
         "Here you are:\n```python\nwith open('x') as f:\n    words = [",
         PARAGRAPH * 8 + "The last line goes on like the others for a while and then it stops without any",
     ],
@@ -245,6 +246,8 @@ def test_a_reply_cut_off_is_seen(content: str) -> None:
         "Kind regards,\nThe whole team of the little shop around the corner",
         "sure thing lets do that tomorrow then im free all day",
         "He said: “That is all there is.”",
+        "do what you want to",
+        "Well. I have to go now, it was a fine evening and I hope that you had somebody to chat with",
         PARAGRAPH * 8 + "Read more at the page of the society for the old trees of the town #trees",
     ],
 )
