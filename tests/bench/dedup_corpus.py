@@ -3,10 +3,10 @@
     python tests/bench/dedup_corpus.py SOURCE OUT COUNT [SEED]    SOURCE/docs.parquet: id, text
 
 75 % of the texts are five paragraphs of about 60 words drawn from all of SOURCE; 20 % are copies of one of them with 0,
-1, 2, 4, 8 or 16 % of the words changed; 5 % are hard negatives, which share two or three paragraphs. OUT gets
-docs.parquet (id, text), truth.parquet (id, origin), pairs.parquet (row numbers i < j and the exact Jaccard of every pair at 0.5 or
-more of one origin) and info.json, in the form of the benchmark corpus. Pairs across origins are not in the truth: five
-paragraphs in common by chance do not happen at these sizes.
+1, 2, 4, 8 or 16 % of the words changed; 5 % are hard negatives, which share two or three paragraphs. OUT gets, in the
+form of the benchmark corpus, docs.parquet (id, text), truth.parquet (id, origin), pairs.parquet (row numbers i < j and
+the exact Jaccard of every pair at 0.5 or more of one origin) and info.json. Pairs across origins are not in the truth:
+five paragraphs in common by chance do not happen at these sizes.
 """
 
 from __future__ import annotations
