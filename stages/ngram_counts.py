@@ -23,6 +23,8 @@ UNK, BOS, EOS = 0, 1, 2
 NONE = np.uint32(0xFFFFFFFF)
 """At a position or an index where there is no such n-gram."""
 
+_LARGE = 1 << 24
+
 CHUNK = 1 << 22
 """Positions or n-grams that are worked on at a time where a whole column need not be in memory."""
 
@@ -56,7 +58,9 @@ def column(folder: Path, name: str, size: int) -> Column:
     return np.memmap(folder / name, np.uint32, "w+", shape=(size,))
 
 
-def slices(size: int, step: int = CHUNK) -> Iterator[slice]:
+def slices(size: int, step: int | None = None) -> Iterator[slice]:
+    """Parts of `size` positions or n-grams, CHUNK at a time unless told."""
+    step = step or CHUNK
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
@@ -127,7 +131,7 @@ def _distinct(
 
 def _partitions(count: Column, size: int) -> Iterator[tuple[int, int]]:
     """Ranges of ranks that hold about `size` positions each; one n-gram is never divided."""
-    step = 1 if len(count) < 1 << 24 else 64  # sums of 8 bytes for each n-gram of a large corpus would not fit
+    step = 1 if len(count) < _LARGE else 64  # sums of 8 bytes for each n-gram of a large corpus would not fit
     at = np.arange(0, len(count), step)
     sums = np.cumsum(np.add.reduceat(count, at, dtype=np.int64)) if len(count) else np.empty(0, np.int64)
     low = before = 0

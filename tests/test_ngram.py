@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import ngram_counts
 from stages.ngram import NgramError, NoLineError, train
 from tests.ngram_reference import Entry, Gram, counted, lmplz_discounts, mitlm_discounts, model
 
@@ -64,7 +65,10 @@ def test_partitions_and_batches_make_no_difference(out: Path, lines: list[str], 
     """The file is the same to the byte however few positions are sorted at a time and however lines are batched."""
     train(batches(lines), out)
     whole = out.read_bytes()
-    train(batches(lines, size), out, partition=partition)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ngram_counts, "_LARGE", 70)  # ranges of 64 n-grams, as for a large corpus
+        patch.setattr(ngram_counts, "CHUNK", 10)
+        train(batches(lines, size), out, partition=partition)
     assert out.read_bytes() == whole
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 

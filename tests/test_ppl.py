@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
@@ -198,9 +199,10 @@ def test_a_reference_corpus_of_any_shape_gives_the_same_model(tmp_path: Path) ->
     frame.write_ndjson(tmp_path / "b.jsonl")
     frame.write_parquet(tmp_path / "c.parquet")
     messages.write_parquet(tmp_path / "d.parquet")
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress((tmp_path / "b.jsonl").read_bytes()))
     paths = shards(tmp_path / "raw", chats(5))
     models = set()
-    for name in ("a.txt", "b.jsonl", "c.parquet", "d.parquet"):
+    for name in ("a.txt", "b.jsonl", "c.parquet", "d.parquet", "e.jsonl.gz"):
         got = run(tmp_path / name.replace(".", "-"), paths, Perplexity(reference=str(tmp_path / name)))
         assert got["ppl"].null_count() == 0
         models.add((tmp_path / name.replace(".", "-") / "reference.arpa").read_bytes())
@@ -227,6 +229,9 @@ def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Pat
     pl.DataFrame({"body": ["x"]}).write_parquet(tmp_path / "e.parquet")
     with pytest.raises(StageParameterError, match="body"):
         Perplexity(reference=str(tmp_path / "e.parquet")).fit([], tmp_path)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(StageParameterError, match=r"broken\.parquet.*cannot be read"):
+        Perplexity(reference=str(tmp_path / "broken.parquet")).fit([], tmp_path)
     (tmp_path / "f.txt").write_text("\n")
     with pytest.raises(StageParameterError, match="no text"):
         Perplexity(reference=str(tmp_path / "f.txt")).fit([], tmp_path)
