@@ -1,0 +1,46 @@
+"""Our trainer against lmplz: `python tests/bench/ngram_lmplz.py LMPLZ CHAT.parquet ...` (UltraChat's columns).
+
+Every second line of a corpus is trained on by both and the others are scored: the largest difference of a sentence's
+log10 probability, and both perplexities.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+
+from stages.ngram import train
+from stages.ppl_lines import tokenise
+from stages.ppl_score import load
+
+
+def main() -> None:
+    """One line a corpus."""
+    lmplz, *corpora = map(Path, sys.argv[1:])
+    for corpus in corpora:
+        content = pl.read_parquet(corpus)["messages"].explode().struct.field("content")
+        lines = tokenise(content)
+        seen, held_out = lines[::2]["line"], lines[1::2]
+        scores, seconds, sizes = {}, {}, {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, use in (("ours", None), ("lmplz", lmplz)):
+                start = time.perf_counter()
+                model = train([seen], Path(folder) / f"{name}.arpa", lmplz=use)
+                seconds[name], sizes[name] = time.perf_counter() - start, model.sizes
+                score = load(model.path)
+                scores[name] = pl.Series([score(line) for line in held_out["line"]])
+        most = (scores["ours"] - scores["lmplz"]).abs().max()
+        ppl = {name: 10 ** (-one.sum() / held_out["n"].sum()) for name, one in scores.items()}
+        sys.stdout.write(
+            f"{corpus.stem}: {held_out.height} sentences, largest difference {most:.1e} log10, perplexity "
+            f"{ppl['ours']:.6f} and {ppl['lmplz']:.6f}, sizes {'equal' if sizes['ours'] == sizes['lmplz'] else sizes}, "
+            f"{seconds['ours']:.1f} s and {seconds['lmplz']:.1f} s\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
