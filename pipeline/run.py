@@ -93,6 +93,10 @@ class Run:
         start = time.perf_counter()
         names = [shard["name"] for shard in shards["shards"]]
         measure.complete(self.plan, self.store, names)
+        remarks = {each.name: list(each.stage.remarks(self.store.stage(each.key))) for each in self.plan.stages}
+        for name, said in remarks.items():
+            for remark in said:
+                self.warn(f"{name}: {remark}")
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -103,6 +107,7 @@ class Run:
         written = self._write(names, shards)
         self.seconds["write"] = round(time.perf_counter() - start, 3)
         manifest = self._manifest(shards, decisions, nulls, written)
+        manifest["remarks"] = {name: said for name, said in remarks.items() if said}
         text = card.text(manifest)
         save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))
         save_json(self.store.manifest, manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,10 @@ class Dedup(GlobalStage):
     def bands(self) -> tuple[int, int]:
         """Bands and rows a band."""
         return plan(self.floor, self.permutations, self.recall)
+
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """What the merge noted, such as buckets too large to compare all their rows."""
+        return tuple(json.loads((folder / "dedup.json").read_text(encoding="utf-8"))["notes"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Keys of each text and prompt, and band keys of each text."""

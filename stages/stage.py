@@ -21,10 +21,14 @@ RAW = pl.Schema(
         "prompt_id": pl.String(),  # repeats by nature
         "messages": MESSAGES,
         "text": pl.String(),  # the messages' contents joined by a newline
-        "source": pl.String(),
+        "source": pl.String(),  # the record's own, else the file or hub id it came from
+        "extra": pl.String(),  # the record's other fields as JSON, null where there are none
     }
 )
-"""Columns of a raw shard. No text is null; a list of messages may be empty, a content may be the empty string."""
+"""Columns of a raw shard. No text is null; a list of messages may be empty, a content may be the empty string.
+
+Roles are lower-case: "system", "user", "assistant", "tool", others as found; a plain document is one message of role
+"text"."""
 
 Measure = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -63,6 +67,11 @@ class Stage(ABC):
 
     def notes(self) -> tuple[str, ...]:
         """Sentences the user must read before and after a run, such as a second stage that cannot run here."""
+        return ()
+
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """Sentences about what measuring found that the user must read after it; `folder` is the stage's own."""
+        del folder
         return ()
 
     def open(self, folder: Path) -> Measure:
