@@ -83,7 +83,7 @@ class Perplexity(FittedStage, GlobalStage):
         return (*files(self.reference), *((lmplz,) if lmplz else ()))
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model of the reference, or of each half; `fit.json` says by what and how large.
+        """Train a model of the reference, or of each half; `models.json` says by what and how large.
 
         Raises:
             StageParameterError: the reference has no text.
@@ -97,10 +97,10 @@ class Perplexity(FittedStage, GlobalStage):
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
         said = json.dumps(trained, indent=1)
-        save(folder / "fit.json", lambda path: path.write_text(said))
+        save(folder / "models.json", lambda path: path.write_text(said))
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
-        """What `fit.json` says of a model, or None where there is no line to train it on."""
+        """What `models.json` says of a model, or None where there is no line to train it on."""
         failed: dict[str, Any] = {}
         options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
@@ -122,7 +122,7 @@ class Perplexity(FittedStage, GlobalStage):
         if self.model:
             model = ppl_score.load(Path(self.model))
             return partial(ppl_score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
-        fitted = folder / "fit.json"
+        fitted = folder / "models.json"
         if not fitted.exists():
             raise MissingModelError(f"no {fitted}: the models of ppl were never trained here; start the run again")
         names = [name for name, model in json.loads(fitted.read_text()).items() if model]

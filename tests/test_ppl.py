@@ -151,7 +151,7 @@ def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Perplexity().fit(shards(tmp_path / f"raw-{name}", made, rows), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["fit.json", "half0.arpa", "half1.arpa"]
+    assert names == ["models.json", "half0.arpa", "half1.arpa"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
 
@@ -167,7 +167,7 @@ def test_tiny_corpora_work(tmp_path: Path) -> None:
     pair: list[Chat] = [[("user", texts[side.index(half)])] for half in (0, 1)]
     two = run(tmp_path / "two", shards(tmp_path / "r2", pair), Perplexity())
     assert two["ppl"].null_count() == 0
-    said = json.loads((tmp_path / "two" / "fit.json").read_text())
+    said = json.loads((tmp_path / "two" / "models.json").read_text())
     assert said["half0"]["fallback"]
 
 
@@ -240,7 +240,7 @@ def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Pat
 def test_lmplz_is_used_where_it_is_and_a_broken_one_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its executable is part of the identity; where it fails this package's trainer takes over and `fit.json` tells."""
+    """Its executable is part of the identity; where it fails this package's trainer takes over and `models.json` tells."""
     before = Perplexity().digest()
     broken = tmp_path / "lmplz"
     broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
@@ -249,6 +249,6 @@ def test_lmplz_is_used_where_it_is_and_a_broken_one_does_no_harm(
     assert Perplexity().digest() != before
     got = run(tmp_path / "fit", shards(tmp_path / "raw", chats(40)), Perplexity())
     assert got["ppl"].null_count() == 0
-    said = json.loads((tmp_path / "fit" / "fit.json").read_text())
+    said = json.loads((tmp_path / "fit" / "models.json").read_text())
     assert said["half0"]["engine"] == "columns"
     assert "out of luck" in said["half0"]["lmplz"]

@@ -25,16 +25,18 @@ def main() -> None:
         content = pl.read_parquet(corpus)["messages"].explode().struct.field("content")
         lines = tokenise(content)
         seen, held_out = lines[::2]["line"], lines[1::2]
-        scores, seconds, sizes = {}, {}, {}
+        scores: dict[str, list[float]] = {}
+        seconds, sizes = {}, {}
         with tempfile.TemporaryDirectory() as folder:
             for name, use in (("ours", None), ("lmplz", lmplz)):
                 start = time.perf_counter()
                 model = train([seen], Path(folder) / f"{name}.arpa", lmplz=use)
                 seconds[name], sizes[name] = time.perf_counter() - start, model.sizes
                 score = load(model.path)
-                scores[name] = pl.Series([score(line) for line in held_out["line"]])
-        most = (scores["ours"] - scores["lmplz"]).abs().max()
-        ppl = {name: 10 ** (-one.sum() / held_out["n"].sum()) for name, one in scores.items()}
+                scores[name] = [score(line) for line in held_out["line"]]
+        most = max(abs(one - other) for one, other in zip(scores["ours"], scores["lmplz"], strict=True))
+        tokens = int(held_out["n"].sum())
+        ppl = {name: 10 ** (-sum(one) / tokens) for name, one in scores.items()}
         sys.stdout.write(
             f"{corpus.stem}: {held_out.height} sentences, largest difference {most:.1e} log10, perplexity "
             f"{ppl['ours']:.6f} and {ppl['lmplz']:.6f}, sizes {'equal' if sizes['ours'] == sizes['lmplz'] else sizes}, "
