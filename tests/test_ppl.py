@@ -151,7 +151,7 @@ def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Perplexity().fit(shards(tmp_path / f"raw-{name}", made, rows), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["models.json", "half0.arpa", "half1.arpa"]
+    assert names == ["half0.arpa", "half1.arpa", "models.json"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
 
@@ -240,7 +240,7 @@ def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Pat
 def test_lmplz_is_used_where_it_is_and_a_broken_one_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its executable is part of the identity; where it fails this package's trainer takes over and `models.json` tells."""
+    """Its executable is part of the identity; where it fails our trainer takes over and `models.json` tells."""
     before = Perplexity().digest()
     broken = tmp_path / "lmplz"
     broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
