@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -101,6 +102,8 @@ class Perplexity(FittedStage, GlobalStage):
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
         """What `models.json` says of a model, or None where there is no line to train it on."""
+        for left in out.parent.glob(f"{out.name}-*"):  # columns of a training that was killed
+            shutil.rmtree(left)
         failed: dict[str, Any] = {}
         options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
