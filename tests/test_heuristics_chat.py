@@ -247,6 +247,7 @@ def test_a_reply_cut_off_is_seen(content: str) -> None:
         "sure thing lets do that tomorrow then im free all day",
         "He said: “That is all there is.”",
         "do what you want to",
+        "A block of code begins with ``` at the start of a line, and ends likewise.",
         "Well. I have to go now, it was a fine evening and I hope that you had somebody to chat with",
         PARAGRAPH * 8 + "Read more at the page of the society for the old trees of the town #trees",
     ],

@@ -170,6 +170,7 @@ TEXTS = st.lists(st.tuples(VOCABULARY, GAPS), max_size=60).map(lambda pieces: ""
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @example([""])
 @example(["\n\n \n", "a", "   "])
+@example(["x y long longer long longer x y"])
 @example(["I am. " * 40, "a\n\nb\n\na\n\nb", "x" * 250 + ".\n" + "y" * 1001 + " z w."])
 def test_signals_of_the_text_equal_the_reference(texts: list[str]) -> None:
     """Every signal of the whole text is what a slow reading of its definition gives, for any mix of scripts."""

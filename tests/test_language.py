@@ -80,6 +80,16 @@ def test_short_turns_together_name_the_language() -> None:
     assert (found["language"], found["judged_turns"], found["other_language_turns"]) == ("en", 0, None)
 
 
+def test_short_turns_and_ends_are_no_other_language() -> None:
+    """Short turns count for the conversation only, and the few letters past a long turn's last thousand not at all."""
+    long = (ENGLISH + " ") * 13
+    short = ["¿Qué tal, amigo?", "Muy bien, gracias.", "¿Dónde está?"]
+    found = measure([ENGLISH, ENGLISH, *short], [long[:1000] + "son y ça"])
+    assert [(row["language"], row["other_language_turns"], row["other_language"]) for row in found] == [
+        ("en", 0, 0)
+    ] * 2
+
+
 def test_code_around_the_words_does_not_hide_them() -> None:
     """An answer that is mostly code is judged by its words."""
     found = measure(
