@@ -35,8 +35,8 @@ class Perplexity(FittedStage, GlobalStage):
     Merged over the corpus:
         ppl_percentile: 0 (most expected) to 100; equal ones share their mean rank.
         ppl_bucket: "head", "middle", "tail", parted at the 30th and 60th percentile (CCNet, cc_net/perplexity.py:258).
-        ppl_z: standard deviations of ln ppl above the median of conversations about as long, robust (median distance);
-            null where fewer than 100 were scored.
+        ppl_z: standard deviations of ln ppl above the median of conversations of the same source about as long, robust
+            (median distance); null where fewer than 100 were scored.
 
     Alone neither `ppl` nor a percentile nor `ppl_z` marks junk: a level holds for one corpus only, a percentile drops
     its share of the cleanest, and in templated corpora the farthest out are the most human. Rules join level and place.
@@ -135,8 +135,7 @@ class Perplexity(FittedStage, GlobalStage):
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Places in the corpus; 40 bytes of memory a conversation."""
-        del raw
-        ppl_merge.merge(measured, folder)
+        ppl_merge.merge(raw, measured, folder)
 
 
 def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:

@@ -13,7 +13,8 @@ HEAD, TAIL = 30, 60
 """Percentiles that part head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
 
 FEWEST = 100
-"""Conversations scored, below which no spread can be told and `ppl_z` is null."""
+"""Conversations scored that a spread can be told from: a smaller source is pooled with the other small ones, and where
+there are fewer altogether `ppl_z` is null."""
 
 SIGNALS = pl.Schema({"ppl_percentile": pl.Float64(), "ppl_bucket": pl.String(), "ppl_z": pl.Float64()})
 
@@ -22,12 +23,13 @@ _MAD = 1.4826  # times the median distance is the standard deviation, where valu
 _NARROW = 0.2  # of ln ppl: in a corpus that is all alike, a fifth more perplexity is no outlier
 
 
-def merge(measured: Sequence[Path], folder: Path) -> None:
-    """Write `merged/` for the measured shards."""
+def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
+    """Write `merged/` for the measured shards; `source` is read from the raw ones."""
     into = folder / "merged"
     into.mkdir(parents=True, exist_ok=True)
-    columns = pl.concat([pl.read_parquet(path, columns=["ppl", "ppl_tokens"]) for path in measured])
-    placed, start = place(columns), 0
+    sources = pl.concat([pl.read_parquet(path, columns=["source"]) for path in raw], rechunk=True)
+    signals = pl.concat([pl.read_parquet(path, columns=["ppl", "ppl_tokens"]) for path in measured])
+    placed, start = place(signals.hstack(sources.cast(pl.Categorical))), 0
     for path in measured:
         ids = pl.read_parquet(path, columns=["id"])
         save(into / path.name, ids.hstack(placed[start : start + ids.height]).write_parquet)
@@ -35,11 +37,11 @@ def merge(measured: Sequence[Path], folder: Path) -> None:
 
 
 def place(measured: pl.DataFrame) -> pl.DataFrame:
-    """The columns of SIGNALS from `ppl` and `ppl_tokens` of a whole corpus, same rows.
+    """The columns of SIGNALS from `ppl`, `ppl_tokens` and `source` of a whole corpus, same rows.
 
-    `ppl_z` says how many standard deviations ln ppl lies above (or below) the median of conversations about as long:
-    short ones vary more. Spread is told apart for each side, by the median distance to the median, so that neither
-    outliers nor a share of near-copies with next to no perplexity move it.
+    `ppl_z` says how many standard deviations ln ppl lies above (or below) the median of conversations of the same
+    source and about as long: sources differ a lot, and short ones vary more. Spread is told apart for each side, by the
+    median distance to the median, so that neither outliers nor near-copies with next to no perplexity move it.
     """
     ppl = pl.col("ppl")
     percentile = (ppl.rank("average") - 0.5) / ppl.count() * 100
@@ -52,17 +54,17 @@ def place(measured: pl.DataFrame) -> pl.DataFrame:
 
 
 def _z(measured: pl.DataFrame) -> pl.Series:
-    scored = measured["ppl"].len() - measured["ppl"].null_count()
-    if scored < FEWEST:
-        return pl.repeat(None, measured.height, dtype=pl.Float64, eager=True)
-    groups = max(1, min(_GROUPS, scored // _GROUP))
+    scored = pl.col("ppl").count()
+    pooled = pl.when(scored.over("source") >= FEWEST).then(pl.col("source"))
     length = pl.when(pl.col("ppl").is_not_null()).then(pl.col("ppl_tokens")).rank("min").cast(pl.Int64)
-    far = pl.col("far")
-    above, below = (far.filter(side).median().over("group") for side in (far > 0, far < 0))
-    spread = pl.when(far > 0).then(above).otherwise(-below)
+    groups = (scored // _GROUP).clip(1, _GROUPS)
+    alike, far = ["source", "group"], pl.col("far")
+    above, below = (far.filter(side).median().over(alike) for side in (far > 0, far < 0))
+    spread = pl.max_horizontal(pl.when(far > 0).then(above).otherwise(-below) * _MAD, pl.lit(_NARROW))
     return (
-        measured.select(of=pl.col("ppl").log(), group=(length - 1) * groups // scored)
-        .with_columns(far=pl.col("of") - pl.col("of").median().over("group"))
-        .select(far / pl.max_horizontal(spread * _MAD, pl.lit(_NARROW)))
+        measured.with_columns(source=pooled)
+        .with_columns(group=((length - 1) * groups // scored).over("source"), among=scored.over("source"))
+        .with_columns(far=pl.col("ppl").log() - pl.col("ppl").log().median().over(alike))
+        .select(pl.when(pl.col("among") >= FEWEST).then(far / spread))
         .to_series()
     )

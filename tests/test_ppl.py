@@ -30,9 +30,9 @@ def raw(chats: Sequence[Chat]) -> pl.DataFrame:
     messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
     texts = ["\n".join(content for _, content in chat) for chat in chats]
     ids = [f"c-{i}" for i in range(len(chats))]
+    schema = pl.Schema({"id": pl.String, "text": pl.String, "messages": MESSAGES, "source": pl.String})
     return pl.DataFrame(
-        {"id": ids, "text": texts, "messages": messages},
-        schema={"id": pl.String, "text": pl.String, "messages": MESSAGES},
+        {"id": ids, "text": texts, "messages": messages, "source": ["test"] * len(chats)}, schema=schema
     )
 
 
@@ -176,7 +176,9 @@ def test_tiny_corpora_work(tmp_path: Path) -> None:
 
 def test_percentiles_share_ties_and_part_the_corpus_as_ccnet() -> None:
     """Equal perplexities have their mean rank; below 30 is head, below 60 middle; null stays null."""
-    got = place(pl.DataFrame({"ppl": [4.0, 1.0, None, 2.0, 2.0], "ppl_tokens": [1, 1, None, 1, 1]}))
+    got = place(
+        pl.DataFrame({"ppl": [4.0, 1.0, None, 2.0, 2.0], "ppl_tokens": [1, 1, None, 1, 1], "source": ["s"] * 5})
+    )
     assert got["ppl_percentile"].to_list() == [87.5, 12.5, None, 50.0, 50.0]
     assert got["ppl_bucket"].to_list() == ["tail", "head", None, "middle", "middle"]
     assert got["ppl_z"].to_list() == [None] * 5
@@ -187,11 +189,25 @@ def test_z_finds_junk_and_leaves_a_clean_corpus_alone() -> None:
     choose = random.Random(3)
     lengths = [choose.randint(5, 2000) for _ in range(4000)]
     clean = [math.exp(choose.gauss(4, 2 / math.sqrt(math.log(n)))) for n in lengths]
-    z = place(pl.DataFrame({"ppl": clean, "ppl_tokens": lengths}))["ppl_z"]
+    z = place(pl.DataFrame({"ppl": clean, "ppl_tokens": lengths, "source": ["a"] * 4000}))["ppl_z"]
     assert z.abs().gt(4).sum() <= 4
     assert z.std() == pytest.approx(1, abs=0.1)
-    junk = place(pl.DataFrame({"ppl": [*clean, *[math.exp(10)] * 40], "ppl_tokens": lengths + lengths[:40]}))["ppl_z"]
-    assert junk[-40:].min() > 4  # type: ignore[operator]
+    junk = pl.DataFrame({"ppl": [*clean, *[math.exp(10)] * 40], "ppl_tokens": lengths + lengths[:40]})
+    assert place(junk.with_columns(source=pl.lit("a")))["ppl_z"][-40:].min() > 4  # type: ignore[operator]
+
+
+def test_sources_are_compared_each_with_itself() -> None:
+    """A source that is harder throughout has no outlier for that; small ones are pooled, too few of them are null."""
+    choose = random.Random(5)
+    ppl = [math.exp(choose.gauss(mean, 0.5)) for mean in (2, 6) for _ in range(300)] + [50.0] * 80
+    source = ["easy"] * 300 + ["hard"] * 300 + ["few"] * 50 + ["fewer"] * 30
+    frame = pl.DataFrame({"ppl": ppl, "ppl_tokens": [50] * 680, "source": source})
+    z = place(frame)["ppl_z"]
+    assert [z[:300].median(), z[300:600].median()] == pytest.approx([0, 0], abs=0.01)
+    assert [z[:300].std(), z[300:600].std()] == pytest.approx([1, 1], abs=0.25)
+    assert z[600:].null_count() == 80
+    pooled = place(pl.concat([frame, frame.tail(30).with_columns(source=pl.lit("third"))]))["ppl_z"]
+    assert pooled[600:].to_list() == [0.0] * 110
 
 
 def test_a_reference_corpus_of_any_shape_gives_the_same_model(tmp_path: Path) -> None:
