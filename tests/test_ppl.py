@@ -19,7 +19,7 @@ from stages.ngram import train
 from stages.ppl import Perplexity
 from stages.ppl_lines import halves, tokenise
 from stages.ppl_merge import place
-from stages.stage import MESSAGES, MissingModelError, StageParameterError
+from stages.stage import RAW, MissingModelError, StageParameterError
 from tests.test_ngram_lmplz import TEXT
 
 Chat = Sequence[tuple[str, str]]
@@ -30,7 +30,7 @@ def raw(chats: Sequence[Chat]) -> pl.DataFrame:
     messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
     texts = ["\n".join(content for _, content in chat) for chat in chats]
     ids = [f"c-{i}" for i in range(len(chats))]
-    schema = pl.Schema({"id": pl.String, "text": pl.String, "messages": MESSAGES, "source": pl.String})
+    schema = pl.Schema({name: RAW[name] for name in ("id", "text", "messages", "source")})
     return pl.DataFrame(
         {"id": ids, "text": texts, "messages": messages, "source": ["test"] * len(chats)}, schema=schema
     )
