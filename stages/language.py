@@ -34,7 +34,7 @@ class Language(Stage):
 
     Args:
         model: path of a fastText model such as lid.176.bin (176 languages), taken in place of the default one.
-        min_letters: a turn with fewer letters outside of code is not judged.
+        min_letters: a turn with fewer letters outside of code is not judged; a Han, kana or Hangul one counts as three.
 
     Signals:
         language: the language most letters of the judged turns are in, ISO 639-1; short turns are judged together.
@@ -168,7 +168,8 @@ def _pieces(messages: pl.Series, min_letters: int) -> pl.DataFrame:
 
 
 def _letters(column: str) -> pl.Expr:
-    return pl.col(column).str.count_matches(r"\p{L}").cast(pl.Int64)
+    dense = pl.col(column).str.count_matches(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
+    return (pl.col(column).str.count_matches(r"\p{L}") + 2 * dense).cast(pl.Int64)
 
 
 def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:

@@ -37,7 +37,14 @@ def measure(*conversations: list[str]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("text", "language"),
-    [(ENGLISH, "en"), (SPANISH, "es"), (GERMAN, "de"), (RUSSIAN, "ru"), ("日本語を話します。" * 4, "ja")],
+    [
+        (ENGLISH, "en"),
+        (SPANISH, "es"),
+        (GERMAN, "de"),
+        (RUSSIAN, "ru"),
+        ("私は日本語を話します。", "ja"),
+        ("我今天很高兴见到你。", "zh"),
+    ],
 )
 def test_a_language_is_named_by_its_code(text: str, language: str) -> None:
     """A conversation in one language has its ISO 639-1 code, a score between 0 and 1 and no turn in another one."""
