@@ -16,6 +16,7 @@ BUILTIN = {
     "dedup": "stages.dedup:Dedup",
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
+    "turns": "stages.turns:Turns",
 }
 
 
