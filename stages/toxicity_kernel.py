@@ -1,0 +1,332 @@
+"""Compiled kernels of the toxicity word model: text to windows of words, to hashed features, to logits.
+
+Texts come as Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; nothing here makes a Python object of
+a word. A window is one sentence or a few short ones, so that a toxic sentence is found inside a long answer and a long
+harmless answer does not add up to a toxic one.
+"""
+# ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+BITS = 20
+"""Features are hashed to 2**BITS weights (Weinberger et al. 2009)."""
+WINDOW_MIN, WINDOW_MAX = 20, 50
+"""Words: a window ends at the first sentence end after WINDOW_MIN words, and at WINDOW_MAX words whatever comes."""
+
+_WORD, _CHAR = np.float32(1.0), np.float32(0.6)  # weight of a word feature and of one of the many character n-grams
+_NGRAM_MIN, _NGRAM_MAX = 3, 5
+_LONGEST = 40  # bytes of a word; what is longer (base64, URLs) is cut in several
+_ROOM = 1 << 13  # features of a window: WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit
+
+_SEPARATOR, _LETTER, _DIGIT, _SYMBOL, _STOP, _APOSTROPHE, _MARK = range(7)
+_KIND = np.zeros(256, np.uint8)
+_KIND[ord("a") : ord("z") + 1] = _LETTER
+_KIND[128:] = _LETTER
+_KIND[ord("0") : ord("9") + 1] = _DIGIT
+_KIND[list(b"@$*|")] = _SYMBOL
+_KIND[list(b".?\n")] = _STOP
+_KIND[ord("'")] = _APOSTROPHE
+_KIND[ord("!")] = _MARK  # a sentence end, or an i inside a word
+_STAR, _BAR, _AT, _HASH = ord("*"), ord("|"), ord("@"), ord("#")
+_LEET = np.zeros(256, np.uint8)
+for _written, _meant in zip(b"013457@$!|", b"oieastasii", strict=True):
+    _LEET[_written] = _meant
+
+_ODD1, _ODD2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_SHIFT, _TOP = np.uint64(29), np.uint64(64 - BITS)
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+
+
+@njit(cache=True, inline="always")
+def _mix(state: Any, value: Any) -> Any:
+    state = (state ^ np.uint64(value)) * _ODD1
+    return state ^ (state >> _SHIFT)
+
+
+@njit(cache=True, inline="always")
+def _slot(state: Any) -> Any:
+    return np.int64((state * _ODD2) >> _TOP)
+
+
+@njit(cache=True)
+def _run(data: Any, start: Any, stop: Any) -> Any:
+    """Where the word that begins at `start` ends, and whether it mixes letters with signs that stand for letters."""
+    letters = signs = 0
+    end = start
+    while end < stop and end - start < _LONGEST:
+        kind = _KIND[data[end]]
+        inside = kind == _MARK and end + 1 < stop and _KIND[data[end + 1]] == _LETTER
+        if kind == _LETTER:
+            letters += 1
+        elif inside or kind in (_DIGIT, _SYMBOL):
+            signs += 1
+        elif kind != _APOSTROPHE:
+            break
+        end += 1
+    return end, letters > 0 and signs > 0
+
+
+@njit(cache=True)
+def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any) -> Any:
+    """Write the word as it is read: signs as the letters they stand for, digits as 0, a letter twice at most."""
+    last = repeats = 0
+    for i in range(start, stop):
+        byte = data[i]
+        kind = _KIND[byte]
+        if kind == _APOSTROPHE:
+            continue
+        if disguised and kind != _LETTER and _LEET[byte] != 0:
+            byte = _LEET[byte]
+        elif kind == _DIGIT:
+            byte = np.uint8(48)
+        elif kind not in (_LETTER, _DIGIT):
+            byte = np.uint8(42)
+        repeats = repeats + 1 if byte == last else 0
+        last = byte
+        if repeats < 2:  # noqa: PLR2004 - a letter twice at most
+            text[at] = byte
+            at += 1
+    return at
+
+
+@njit(cache=True)
+def _words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
+    """Split bytes into words.
+
+    Rows of `table`: start and end in `text`, start and end in `data`, a sentence ends here, it is a #tag or @name.
+    """
+    count = at = 0
+    i = start
+    while i < stop:
+        kind = _KIND[data[i]]
+        if kind in (_STOP, _MARK):
+            if count:
+                table[count - 1, 4] = 1
+            i += 1
+        elif kind in (_SEPARATOR, _APOSTROPHE) or data[i] in (_STAR, _BAR):
+            i += 1
+        else:
+            end, disguised = _run(data, i, stop)
+            last = end
+            if i > start and data[i - 1] == _STAR:  # *emphasis* is no disguise, f*** is
+                while data[last - 1] == _STAR:
+                    last -= 1
+            begin = at
+            at = _write(data, i, last, disguised, text, at)
+            table[count, 0], table[count, 1], table[count, 2], table[count, 3], table[count, 4] = begin, at, i, end, 0
+            table[count, 5] = data[i] == _AT or (i > start and data[i - 1] == _HASH)
+            count += 1
+            i = end
+    return count
+
+
+@njit(cache=True)
+def _join_spaced(table: Any, count: Any) -> Any:
+    """Three or more single letters in a row are one word written with spaces ("i d i o t")."""
+    kept = i = 0
+    while i < count:
+        j = i
+        while j < count and table[j, 1] - table[j, 0] == 1:
+            j += 1
+        if j - i >= 3:  # noqa: PLR2004 - "a b" is no word, "a b c" may be
+            table[kept, 0], table[kept, 2] = table[i, 0], table[i, 2]
+            table[kept, 1], table[kept, 3], table[kept, 4] = table[j - 1, 1], table[j - 1, 3], table[j - 1, 4]
+            i = j
+        else:
+            table[kept] = table[i]
+            i += 1
+        kept += 1
+    return kept
+
+
+@njit(cache=True)
+def _window_end(table: Any, begin: Any, count: Any) -> Any:
+    for i in range(begin, count):
+        words = i + 1 - begin
+        if words >= WINDOW_MAX:
+            return i + 1
+        rest = count - i - 1
+        if table[i, 4] == 1 and words >= WINDOW_MIN and (rest >= WINDOW_MIN // 2 or words + rest > WINDOW_MAX):
+            return i + 1
+    return count
+
+
+@njit(cache=True)
+def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: Any) -> Any:
+    """Character n-grams of a word with its borders."""
+    length = end - start + 2
+    for size in range(_NGRAM_MIN, _NGRAM_MAX + 1):
+        for q in range(length - size + 1):
+            state = np.uint64(11 + size)
+            for r in range(q, q + size):
+                state = _mix(state, 32 if r in (0, length - 1) else text[start + r - 1])
+            slots[at], values[at] = _slot(_mix(state, 5)), _CHAR
+            at += 1
+    return at
+
+
+@njit(cache=True)
+def _features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: Any) -> Any:
+    """Words, pairs of neighbours, pairs with one word between, character n-grams of the words `begin`..`end`."""
+    at = 0
+    before = before_that = np.uint64(0)
+    for i in range(begin, end):
+        if at + 3 + 3 * (table[i, 1] - table[i, 0] + 2) > _ROOM:
+            break
+        word = np.uint64(7)
+        for q in range(table[i, 0], table[i, 1]):
+            word = _mix(word, text[q])
+        slots[at], slots[at + 1] = _slot(_mix(word, 1)), _slot(_mix(_mix(before, word), 2))
+        values[at] = values[at + 1] = _WORD
+        at += 2
+        if i > begin + 1:
+            slots[at], values[at] = _slot(_mix(_mix(before_that, word), 4)), _WORD
+            at += 1
+        at = _characters(text, table[i, 0], table[i, 1], slots, values, at)
+        before_that, before = before, word
+    return at
+
+
+@njit(cache=True)
+def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
+    """Share of known words; tags and names are words of no language and do not count."""
+    found = counted = 0
+    for i in range(begin, end):
+        if table[i, 5]:
+            continue
+        counted += 1
+        word = np.uint64(7)
+        for q in range(table[i, 0], table[i, 1]):
+            word = _mix(word, text[q])
+        found += vocabulary[_slot(_mix(word, 1))]
+    return found / counted if counted else 1.0
+
+
+@njit(cache=True)
+def _logit(weights: Any, bias: Any, slots: Any, values: Any, count: Any) -> Any:
+    total = norm = 0.0
+    for i in range(count):
+        total += weights[slots[i]] * values[i]
+        norm += values[i] * values[i]
+    return bias + total / math.sqrt(max(norm, 1e-9)), norm
+
+
+@njit(cache=True, nogil=True)
+def score(
+    data: Any, offsets: Any, weights: Any, bias: Any, vocabulary: Any, where: Any, logits: Any, known: Any
+) -> Any:
+    """Score every window of every text.
+
+    Args:
+        data: uint8, the texts' bytes.
+        offsets: int64, n + 1.
+        weights: float32, 2**BITS.
+        bias: float.
+        vocabulary: uint8, 2**BITS: 1 where a word is known.
+        where: int64, room x 3, filled with: text, first byte, byte after the last.
+        logits: float32, room, filled.
+        known: float32, room, filled with the share of known words.
+
+    Returns:
+        How many windows there are.
+    """
+    longest = 0
+    for d in range(len(offsets) - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
+    slots, values = np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32)
+    made = 0
+    for d in range(len(offsets) - 1):
+        count = _join_spaced(table, _words(data, offsets[d], offsets[d + 1], text, table))
+        begin = 0
+        while begin < count:
+            end = _window_end(table, begin, count)
+            features = _features(text, table, begin, end, slots, values)
+            logits[made] = _logit(weights, bias, slots, values, features)[0]
+            known[made] = _known(text, table, begin, end, vocabulary)
+            where[made, 0], where[made, 1] = d, table[begin, 2] if begin else offsets[d]
+            where[made, 2] = (
+                table[end, 2] if end < count else offsets[d + 1]
+            )  # with the signs that follow: they have a tone
+            made += 1
+            begin = end
+    return made
+
+
+@njit(cache=True, nogil=True)
+def count_words(data: Any, offsets: Any, counts: Any) -> None:
+    """Add to `counts` (int64, 2**BITS) how often each word stands in the texts."""
+    longest = 0
+    for d in range(len(offsets) - 1):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
+    for d in range(len(offsets) - 1):
+        for i in range(_words(data, offsets[d], offsets[d + 1], text, table)):
+            word = np.uint64(7)
+            for q in range(table[i, 0], table[i, 1]):
+                word = _mix(word, text[q])
+            counts[_slot(_mix(word, 1))] += 1
+
+
+@njit(cache=True)
+def _step(weights: Any, squares: Any, slots: Any, values: Any, count: Any, gradient: Any, rate: Any) -> None:
+    for i in range(count):
+        slot = slots[i]
+        here = gradient * values[i]
+        squares[slot] += here * here
+        weights[slot] -= rate * here / math.sqrt(squares[slot])
+
+
+@njit(cache=True, nogil=True)
+def train(
+    data: Any, offsets: Any, labels: Any, order: Any, weights: Any, squares: Any, bias: Any, rate: Any, worst: Any
+) -> None:
+    """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step, in place.
+
+    Args:
+        data: uint8, the texts' bytes.
+        offsets: int64, n + 1.
+        labels: uint8, n, 1 is toxic.
+        order: int64, texts in the order they are seen.
+        weights: float32, 2**BITS.
+        squares: float32, 2**BITS, sums of squared gradients.
+        bias: float64, 1.
+        rate: float.
+        worst: a step learns from the text's worst window alone (multiple-instance learning), else from all.
+    """
+    longest = 0
+    for d in order:
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
+    slots, values = np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32)
+    for d in order:
+        count = _join_spaced(table, _words(data, offsets[d], offsets[d + 1], text, table))
+        begin, chosen, highest = 0, 0, -np.inf
+        while begin < count:
+            end = _window_end(table, begin, count)
+            features = _features(text, table, begin, end, slots, values)
+            logit, norm = _logit(weights, bias[0], slots, values, features)
+            if not worst:
+                gradient = (1 / (1 + math.exp(-logit)) - labels[d]) * (end - begin) / count
+                _step(weights, squares, slots, values, features, gradient / math.sqrt(norm), rate)
+                bias[0] -= 0.01 * gradient
+            elif logit > highest:
+                chosen, highest = begin, logit
+            begin = end
+        if worst and count:
+            end = _window_end(table, chosen, count)
+            features = _features(text, table, chosen, end, slots, values)
+            logit, norm = _logit(weights, bias[0], slots, values, features)
+            gradient = 1 / (1 + math.exp(-logit)) - labels[d]
+            _step(weights, squares, slots, values, features, gradient / math.sqrt(norm), rate)
+            bias[0] -= 0.01 * gradient

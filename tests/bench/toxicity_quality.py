@@ -1,0 +1,121 @@
+"""How well toxicity is found, and how often it is found where there is none: `python -m tests.bench.toxicity_quality`.
+
+Reads ../shared: ROC-AUC, precision and recall on surge and hatecheck (hatecheck also per functionality), and the share
+of messages and conversations flagged in each chat corpus, per role. `--texts CORPUS` prints what is flagged in one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from stages.stage import Measure
+from stages.toxicity import Toxicity
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+CHAT = (
+    "ultrachat_small sgd taskmaster4 gpteacher mtbench101 hh_rlhf_harmless_test oasst_100trees arena1k vicuna_identity"
+)
+
+
+def roc_auc(label: NDArray[np.int64], score: NDArray[np.float64]) -> float:
+    """Area under the ROC curve, ties counted half (Mann-Whitney)."""
+    positive = int(label.sum())
+    ranks = rankdata(score)[label == 1].sum()
+    return float((ranks - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
+
+
+def single(texts: pl.Series) -> pl.DataFrame:
+    """Texts as conversations of one user message."""
+    struct = pl.DataFrame({"content": texts}).select(pl.struct(pl.lit("user").alias("role"), "content").alias("m"))
+    return struct.select(pl.concat_list("m").alias("messages"))
+
+
+def labelled(measure: Measure, name: str) -> pl.DataFrame:
+    """A labelled set of shared/: `label`, `category`, `score` (0 where it was not read)."""
+    table = pl.read_parquet(SHARED / "toxicity" / f"{name}.parquet")
+    score = measure(single(table["text"]))["toxicity"]
+    return table.select(pl.col("label").cast(pl.Int64), "category", "text").with_columns(score=score.fill_null(0.0))
+
+
+def chat(measure: Measure, name: str) -> pl.DataFrame:
+    """Messages of a chat corpus of shared/, or of the embedded default: `row`, `role`, `content`, `score`."""
+    if name == "chitchat":
+        import chitchat_dataset
+
+        talks = [[said for turn in talk["messages"] for said in turn] for talk in chitchat_dataset.Dataset().values()]
+        said = [[{"role": "person", "content": one["text"]} for one in talk] for talk in talks]
+        table = pl.DataFrame({"messages": said})
+    else:
+        table = pl.read_parquet(SHARED / "chat" / f"{name}.parquet", columns=["messages"])
+    start = time.perf_counter()
+    scores = measure(table)["toxicity_turns"]
+    seconds = time.perf_counter() - start
+    rows = table.with_row_index("row").filter(pl.col("messages").list.len() > 0)
+    flat = rows.explode("messages").unnest("messages").with_columns(score=scores.explode(empty_as_null=False))
+    sys.stdout.write(f"{name}: {len(flat)} messages in {seconds:.1f} s, {len(flat) / seconds:.0f}/s\n")
+    return flat
+
+
+def quality(measure: Measure, threshold: float) -> None:
+    """Print the table of surge and hatecheck."""
+    for name in ("surge", "hatecheck"):
+        table = labelled(measure, name)
+        label, score = table["label"].to_numpy(), table["score"].to_numpy()
+        flagged = score > threshold
+        at = np.quantile(score[label == 1], 0.4)
+        sys.stdout.write(
+            f"{name}: ROC-AUC {roc_auc(label, score):.4f}; at > {threshold}: precision {label[flagged].mean():.3f}, "
+            f"recall {flagged[label == 1].mean():.3f}; recall 0.6 at >= {at:.3f}, "
+            f"precision {label[score >= at].mean():.3f}\n"
+        )
+    groups = pl.col("category").str.split("|").list.first()
+    per = table.group_by(groups).agg(
+        pl.len(),
+        hateful=pl.col("label").first(),
+        flagged=(pl.col("score") > threshold).mean(),
+        median=pl.median("score"),
+    )
+    with pl.Config(tbl_rows=50):
+        sys.stdout.write(f"{per.sort('hateful', 'category')}\n")
+
+
+def main() -> None:
+    """Print everything."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--texts")
+    parser.add_argument("--model", default="auto")
+    parser.add_argument("--only", nargs="*", default=[*CHAT.split(), "chitchat"])
+    given = parser.parse_args()
+    stage = Toxicity(model=given.model)
+    with tempfile.TemporaryDirectory() as folder:
+        stage.fit((), Path(folder))
+        measure = stage.open(Path(folder))
+    if given.texts:
+        table = chat(measure, given.texts).filter(pl.col("score").is_not_null()).sort("score", descending=True)
+        for row in table.head(110).iter_rows(named=True):
+            sys.stdout.write(f"{row['score']:.3f} {row['role']}: {row['content'][:300]!r}\n")
+        return
+    quality(measure, given.threshold)
+    for name in given.only:
+        flat = chat(measure, name).with_columns(hit=(pl.col("score") > given.threshold).fill_null(value=False))
+        roles = flat.group_by("role").agg(100 * pl.col("hit").mean()).sort("role").rows()
+        hits, talks = flat["hit"].to_numpy(), flat.group_by("row").agg(pl.col("hit").any())["hit"].to_numpy()
+        sys.stdout.write(
+            f"   flagged: messages {100 * hits.mean():.3f} % ({hits.sum()}), conversations {100 * talks.mean():.3f} %; "
+            f"{', '.join(f'{role} {share:.3f} %' for role, share in roles[:3])}; "
+            f"unread {100 * flat['score'].is_null().to_numpy().mean():.2f} %\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
