@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 Gram = tuple[str, ...]
 Discount = Callable[[Sequence[int]], tuple[float, float, float]]
 Entry = tuple[float, float]  # probability, weight of backing off
@@ -14,8 +16,9 @@ def lmplz_discounts(n: Sequence[int]) -> tuple[float, float, float]:
     """Those of lmplz with `--discount_fallback 0.5 1 1.5`; `n[j]` n-grams have adjusted count j."""
     if 0 in n[1:4]:
         return 0.5, 1.0, 1.5
-    y = n[1] / (n[1] + 2 * n[2])
-    d = tuple(j - (j + 1) * y * n[j + 1] / n[j] for j in (1, 2, 3))
+    single = np.float32  # as lmplz: at the edge of [0, j] the rounding decides
+    y = single(n[1]) / single(n[1] + 2 * n[2])
+    d = tuple(float(single(j) - single(j + 1) * y * single(n[j + 1]) / single(n[j])) for j in (1, 2, 3))
     return d if all(0 <= v <= j for j, v in enumerate(d, 1)) else (0.5, 1.0, 1.5)  # type: ignore[return-value]
 
 
@@ -58,17 +61,14 @@ def model(
     words = {gram[0] for gram in raw[0]}
     uniform = 1 / (len(words) + unknown)
     ids = {word: i for i, word in enumerate(dict.fromkeys(("<s>", "</s>", *" ".join(sentences).split())))}
-    last = max(raw[-1], key=lambda gram: [ids[word] for word in reversed(gram)])
+    ends = {gram for table in raw for gram in table if len(gram) == order or (gram[0] == "<s>" and len(gram) > 1)}
+    last = max(ends, key=lambda gram: [ids[word] for word in reversed(gram)])
     result: dict[Gram, Entry] = {("<s>",): (1.0, 1.0)}
     for n in range(order):
         of_counts = Counter(adjusted[n].values())
-        if (
-            quirk
-            and n < order - 1
-            and (suffix := last[-1 - n :]) == max(raw[n], key=lambda gram: [ids[word] for word in reversed(gram)])
-        ):
-            of_counts[adjusted[n][suffix]] -= 1
-            of_counts[raw[n][suffix]] += 1
+        if quirk and n < min(len(last), order - 1):
+            of_counts[adjusted[n][last[-1 - n :]]] -= 1
+            of_counts[raw[n][last[-1 - n :]]] += 1
         d = (0.0, *discounts([of_counts[j] for j in range(6)]))
         following: dict[Gram, list[Gram]] = defaultdict(list)
         for gram in adjusted[n]:
