@@ -6,13 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from stages.compiled import inner
 
 U32, U64 = np.uint32, np.uint64
 B32 = U64(32)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _jaccard(sets: Any, first: Any, first_end: Any, second: Any, second_end: Any, floor: Any) -> Any:
     """Jaccard of two sorted sets, or 0 as soon as it cannot reach `floor`."""
     a, b = first_end - first, second_end - second
@@ -31,7 +32,7 @@ def _jaccard(sets: Any, first: Any, first_end: Any, second: Any, second_end: Any
     return shared / (a + b - shared)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
     """Whether rows i < j were compared in an earlier band: in any bucket that they share, unless it was crowded."""
     for earlier in range(band):
@@ -42,33 +43,53 @@ def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any
     return False
 
 
-@njit(cache=True, nogil=True)
-def _longer(pairs: Any, jaccards: Any) -> Any:
-    more, more_jaccards = np.empty((2 * len(pairs), 2), U32), np.empty(2 * len(pairs), np.float32)
-    for k in range(len(pairs)):
-        more[k, 0], more[k, 1], more_jaccards[k] = pairs[k, 0], pairs[k, 1], jaccards[k]
-    return more, more_jaccards
-
-
-@njit(cache=True, nogil=True)
 def compare(
-    order: Any, bands: Any, band: Any, sets: Any, ends: Any, crowded: Any, leads: Any, floor: Any, near: Any, limit: Any
+    order: Any,
+    bands: Any,
+    band: Any,
+    sets: Any,
+    ends: Any,
+    crowded: Any,
+    leads: Any,
+    heads: Any,
+    floor: Any,
+    near: Any,
+    state: Any,
+    pairs: Any,
+    jaccards: Any,
 ) -> Any:
     """Compare the rows of each bucket of `order` (band key << 32 | row, sorted): rows and Jaccard of pairs at `floor`.
 
-    In a bucket of more than `limit` rows each is compared with at most `limit` leaders before it: the first row, and
-    then each that is under `near` with all leaders so far.
+    In a bucket of more rows than `heads` has room for each is compared with at most as many leaders before it: the
+    first row, and then each that is under `near` with all leaders so far.
+
+    Args:
+        order: uint64.
+        bands: uint32 [n, bands].
+        band: the one that `order` is of.
+        sets: uint64, sorted sets of shingles, one after the other.
+        ends: int64 [n + 1].
+        crowded: uint64 [n], bits of the bands whose bucket of the row is too large; filled.
+        leads: uint64 [n], bits of the bands in which the row leads such a bucket; filled.
+        heads: int64, room for leaders, kept from call to call.
+        floor: least Jaccard of a pair.
+        near: Jaccard to a leader from which on a row leads nobody.
+        state: int64 [4], zeros at first: where the bucket begins, the row in it that is next, its leaders, pairs
+            compared. Kept from call to call.
+        pairs: int64 [more than leaders, 2], filled.
+        jaccards: float32, filled.
+
+    Returns:
+        Pairs found. There may be more, for another call, as long as `state[0]` is not the length of `order`.
     """
-    pairs, jaccards, found = np.empty((1024, 2), U32), np.empty(1024, np.float32), 0
-    bit, compared = U64(1) << U64(band), 0
-    begin = 0
-    heads = np.empty(limit, np.int64)
+    limit, bit, found = len(heads), U64(1) << U64(band), 0
+    begin, at, led, compared = state[0], state[1], state[2], state[3]
     while begin < len(order):
         end = begin + 1
         while end < len(order) and order[end] >> B32 == order[begin] >> B32:
             end += 1
-        crowd, led = end - begin > limit, 0
-        for at in range(begin, end):
+        crowd = end - begin > limit
+        while at < end and found + limit <= len(pairs):
             j = np.int64(order[at] & U64(0xFFFFFFFF))
             alone = True
             for other in range(led if crowd else at - begin):
@@ -81,9 +102,7 @@ def compare(
                 alone = alone and jaccard < near
                 if met or jaccard < floor:
                     continue
-                if found == len(pairs):
-                    pairs, jaccards = _longer(pairs, jaccards)
-                pairs[found, 0], pairs[found, 1], jaccards[found] = i, j, jaccard
+                pairs[found, 0], pairs[found, 1], jaccards[found] = min(i, j), max(i, j), jaccard
                 found += 1
             if crowd:
                 crowded[j] |= bit
@@ -91,12 +110,15 @@ def compare(
                     heads[led] = j
                     led += 1
                     leads[j] |= bit
-        begin = end
-    return pairs[:found], jaccards[:found], compared
+            at += 1
+        if at < end:
+            break
+        begin, led = end, 0
+    state[0], state[1], state[2], state[3] = begin, at, led, compared
+    return found
 
 
-@njit(cache=True, nogil=True)
-def first_alike(keys: Any, slots: Any, first: Any) -> None:
+def first_alike(keys: Any, slots: Any, first: Any) -> Any:
     """For each row the first row of the same key, through an open hash table (`slots`: -1, a power of two of them)."""
     mask = U64(len(slots) - 1)
     for row in range(len(keys)):
@@ -106,10 +128,10 @@ def first_alike(keys: Any, slots: Any, first: Any) -> None:
         if slots[slot] < 0:
             slots[slot] = row
         first[row] = slots[slot]
+    return len(keys)
 
 
-@njit(cache=True, nogil=True)
-def unite(pairs: Any, parents: Any) -> None:
+def unite(pairs: Any, parents: Any) -> Any:
     """Union-find: afterwards the parent of each row is the first row of its component."""
     for k in range(len(pairs)):
         i, j = pairs[k, 0], pairs[k, 1]
@@ -122,3 +144,4 @@ def unite(pairs: Any, parents: Any) -> None:
         parents[max(i, j)] = min(i, j)
     for row in range(len(parents)):
         parents[row] = parents[parents[row]]
+    return len(parents)

@@ -1,7 +1,7 @@
 """Compiled loops over Arrow string buffers: words, shingles, MinHash signatures, band keys, sets of shingles.
 
-No Python object is made for a word or a shingle. Compiled functions that call each other stand in one file, because
-numba's cache on disk is renewed when the file of a function changes, not when a function that it calls does.
+No Python object is made for a word or a shingle. `stages.shingles` calls these loops through `stages.compiled`, which
+imports this module, and numba, only to compile it: nothing here allocates or raises, and each loop returns a number.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from stages.compiled import inner
 
 U8, U32, U64 = np.uint8, np.uint32, np.uint64
 
@@ -23,7 +24,7 @@ B16, B29, B32, B33 = U64(16), U64(29), U64(32), U64(33)
 S13, S16 = U32(13), U32(16)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mix64(h: Any) -> Any:
     """The finalizer of MurmurHash3 (64 bits)."""
     h = (h ^ (h >> B33)) * U64(0xFF51AFD7ED558CCD)
@@ -31,7 +32,7 @@ def _mix64(h: Any) -> Any:
     return h ^ (h >> B33)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mix32(h: Any) -> Any:
     """The finalizer of MurmurHash3 (32 bits), which datasketch 2.0 puts before its "affine32" permutations."""
     h = U32((h ^ (h >> S16)) * U32(0x85EBCA6B))
@@ -39,7 +40,7 @@ def _mix32(h: Any) -> Any:
     return h ^ (h >> S16)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _character(text: Any, at: Any) -> Any:
     """The code point at a byte, and the byte after it. Arrow strings are valid UTF-8."""
     first = text[at]
@@ -55,7 +56,7 @@ def _character(text: Any, at: Any) -> Any:
     return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + U64(4)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
     """Hashes of a text's words into `words`; how many there are.
 
@@ -89,7 +90,7 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
     return np.int64(count)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     """Where a text begins and ends without the white space around it."""
     first, last, at = U64(stop), U64(stop), U64(start)
@@ -103,7 +104,7 @@ def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     return np.int64(first), np.int64(last)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _key(words: Any, count: Any) -> Any:
     """128 bits that stand for a sequence of word hashes: equal for equal sequences, else different for all purposes."""
     key, check = KEY_SEED, WORD_SEED
@@ -115,8 +116,7 @@ def _key(words: Any, count: Any) -> Any:
     return _mix64(key ^ U64(count)), _mix64(check + U64(count))
 
 
-@njit(cache=True, nogil=True)
-def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> None:
+def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> Any:
     """Word hashes of texts, one after the other, and each text's key; without any word, the key of its bytes.
 
     Args:
@@ -140,9 +140,10 @@ def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any)
             keys[row, 0], keys[row, 1] = _key(words[begin:], last - first)
             keys[row, 0] ^= BYTES_SEED
         ends[row + 1] = begin + count
+    return ends[len(offsets) - 1]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _shingles(words: Any, count: Any, key: Any, width: Any, shingles: Any) -> Any:
     """Hashes of each run of `width` words; a text of fewer words is one shingle, its own key."""
     if count < width:
@@ -161,7 +162,7 @@ def _shingles(words: Any, count: Any, key: Any, width: Any, shingles: Any) -> An
     return count - width + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, signature: Any) -> None:
     """The least value of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
     for i in range(count):
@@ -174,8 +175,17 @@ def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, sign
         signature[k] = least
 
 
-@njit(cache=True, nogil=True)
-def sign(words: Any, ends: Any, keys: Any, width: Any, factors: Any, terms: Any, signatures: Any) -> None:
+def sign(
+    words: Any,
+    ends: Any,
+    keys: Any,
+    width: Any,
+    factors: Any,
+    terms: Any,
+    shingles: Any,
+    hashes: Any,
+    signatures: Any,
+) -> Any:
     """MinHash signatures of texts from their words: datasketch's, with the upper half of the shingle's hash.
 
     Args:
@@ -185,20 +195,18 @@ def sign(words: Any, ends: Any, keys: Any, width: Any, factors: Any, terms: Any,
         width: words a shingle.
         factors: uint32 [permutations], odd.
         terms: uint32 [permutations].
+        shingles: uint64, room for those of the longest text.
+        hashes: uint32, the same.
         signatures: uint32 [n, permutations], filled.
     """
-    longest = 1
-    for row in range(len(keys)):
-        longest = max(longest, ends[row + 1] - ends[row])
-    shingles, hashes = np.empty(longest, U64), np.empty(longest, U32)
     for row in range(len(keys)):
         begin = ends[row]
         count = _shingles(words[begin:], ends[row + 1] - begin, keys[row, 0], width, shingles)
         _sign(shingles, count, factors, terms, hashes, signatures[row])
+    return len(keys)
 
 
-@njit(cache=True, nogil=True)
-def fold(signatures: Any, rows: Any, bands: Any) -> None:
+def fold(signatures: Any, rows: Any, bands: Any) -> Any:
     """Keys of bands, uint32 [n, bands], from signatures, uint32 [n, permutations], `rows` of them a band."""
     for row in range(len(bands)):
         for band in range(bands.shape[1]):
@@ -207,9 +215,10 @@ def fold(signatures: Any, rows: Any, bands: Any) -> None:
                 folded = (folded ^ U64(signatures[row, k])) * KEY_FACTOR
                 folded ^= folded >> B29
             bands[row, band] = U32(_mix64(folded) >> B32)
+    return len(bands)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
     """Sort hashes in place and drop repeats; how many are left. They are uniform: by top bits, then by insertion."""
     bits = 1
@@ -240,19 +249,16 @@ def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
     return kept
 
 
-@njit(cache=True, nogil=True)
-def distinct(words: Any, ends: Any, keys: Any, width: Any, sets: Any, set_ends: Any) -> None:
-    """The set of each text's shingles, sorted: uint64, one after the other in `sets`, up to `set_ends` (int64 [n])."""
-    longest = 1
-    for row in range(len(keys)):
-        longest = max(longest, ends[row + 1] - ends[row])
-    shingles, spare, starts = np.empty(longest, U64), np.empty(longest, U64), np.empty(2 * longest + 3, np.int64)
+def distinct(words: Any, ends: Any, keys: Any, width: Any, spare: Any, starts: Any, sets: Any, set_ends: Any) -> Any:
+    """The set of each text's shingles, sorted: uint64, one after the other in `sets`, up to `set_ends` (int64 [n]).
+
+    `spare` (uint64) has room for the shingles of the longest text, `starts` (int64) for twice as many and three more,
+    `sets` for those of all texts, repeats included.
+    """
     filled = 0
     for row in range(len(keys)):
         begin = ends[row]
-        count = _shingles(words[begin:], ends[row + 1] - begin, keys[row, 0], width, shingles)
-        kept = _distinct(shingles, count, spare, starts)
-        for i in range(kept):
-            sets[filled + i] = shingles[i]
-        filled += kept
+        count = _shingles(words[begin:], ends[row + 1] - begin, keys[row, 0], width, sets[filled:])
+        filled += _distinct(sets[filled:], count, spare, starts)
         set_ends[row] = filled
+    return filled

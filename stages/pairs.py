@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages import join
+from stages.compiled import Kernels
 
+LOOPS = Kernels(
+    "stages.join",
+    {
+        "compare": "u8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
+        "first_alike": "u8** i4* i8*",
+        "unite": "i8** i8*",
+    },
+)
 ROW = np.uint64(0xFFFFFFFF)
 KEY = np.uint64(32)
 
@@ -48,9 +58,9 @@ class Sets:
 
 def first_alike(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """For each row of keys, [n, 2], the first row that equals it: a hash table, 8 to 16 bytes a row."""
-    slots = np.full(1 << max(4, (2 * len(keys)).bit_length()), -1, np.int32 if len(keys) < 1 << 31 else np.int64)
+    slots = np.full(1 << max(4, (2 * len(keys)).bit_length()), -1, np.int32)
     first = np.empty(len(keys), np.int64)
-    join.first_alike(keys, slots, first)
+    LOOPS.call("first_alike", keys, slots, first)
     return first
 
 
@@ -78,29 +88,52 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
             at most this many leaders, rows under `near` with each other.
     """
     crowded, leads = np.zeros(len(bands), np.uint64), np.zeros(len(bands), np.uint64)
-    rows, jaccards, compared = [np.empty((0, 2), np.uint32)], [np.empty(0, np.float32)], 0
-    with ThreadPoolExecutor(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ) as pool:
+    rows, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
+
+    def compare(part: NDArray[np.uint64], band: int) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        heads, state, found = np.empty(limit, np.int64), np.zeros(4, np.int64), list[Any]()
+        while state[0] < len(part):
+            pairs = np.empty((max(2 * limit, 1 << 12), 2), np.int64)
+            values = np.empty(len(pairs), np.float32)
+            given = (
+                part,
+                bands,
+                band,
+                sets.values,
+                sets.ends,
+                crowded,
+                leads,
+                heads,
+                floor,
+                near,
+                state,
+                pairs,
+                values,
+            )
+            count = LOOPS.call("compare", *given)
+            found.append((pairs[:count].copy(), values[:count].copy()))
+        return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found]), int(state[3])
+
+    with ThreadPoolExecutor(cores()) as pool:
         for band in range(bands.shape[1]):
-            work = [
-                pool.submit(join.compare, part, bands, band, sets.values, sets.ends, crowded, leads, floor, near, limit)
-                for part in _parts(_order(bands, band))
-            ]
-            for done in work:
-                found, jaccard, count = done.result()
+            for found, jaccard, count in pool.map(compare, _parts(_order(bands, band)), itertools.repeat(band)):
                 rows.append(found)
                 jaccards.append(jaccard)
                 compared += count
-    pairs, jaccard = np.concatenate(rows).astype(np.int64), np.concatenate(jaccards)
+    pairs, jaccard = np.concatenate(rows), np.concatenate(jaccards)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     return Near(pairs[order], jaccard[order], crowded > 0, compared)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def components(pairs: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """For each of n rows the first row that it hangs together with through pairs, itself where there is none."""
     parents = np.arange(n)
-    join.unite(pairs, parents)
+    LOOPS.call("unite", pairs, parents)
     return parents
 
 

@@ -9,11 +9,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages import minhash
 from stages.bands import permutations
+from stages.compiled import Kernels
 from stages.words import ready, table
 
 Keys = NDArray[np.uint64]
+LOOPS = Kernels(
+    "stages.minhash",
+    {
+        "split": "u1* i8* u4* u8* i8* u8**",
+        "sign": "u8* i8* u8** i8 u4* u4* u8* u4* u4**",
+        "fold": "u4** i8 u4**",
+        "distinct": "u8* i8* u8** i8 u8* i8* u8* i8*",
+    },
+)
 WIDTH = 5
 """Words a shingle, as in datatrove, text-dedup and Data-Juicer."""
 PART = 1 << 22
@@ -35,6 +44,10 @@ class Words:
     ends: NDArray[np.int64]
     keys: Keys
 
+    def longest(self) -> int:
+        """Words of the longest text, at least 1."""
+        return max(1, int(np.diff(self.ends).max(initial=0)))
+
 
 def split(texts: pl.Series) -> Iterator[Words]:
     """Words of a column of texts (no nulls), by parts of about `PART` bytes, in order."""
@@ -50,7 +63,7 @@ def split(texts: pl.Series) -> Iterator[Words]:
             np.empty(len(part), np.int64),
             np.empty((len(part) - 1, 2), np.uint64),
         )
-        minhash.split(text, part, table(), words.hashes, words.ends, words.keys)
+        LOOPS.call("split", text, part, table(), words.hashes, words.ends, words.keys)
         yield words
         begin = end
 
@@ -64,14 +77,16 @@ def sign(words: Words, count: int, seed: int) -> NDArray[np.uint32]:
     """MinHash signatures, uint32 [n, count]: equal to those of datasketch 2.0 with `hashfunc=shingle_hash`."""
     factors, terms = permutations(count, seed)
     signatures = np.empty((len(words.keys), count), np.uint32)
-    minhash.sign(words.hashes, words.ends, words.keys, WIDTH, factors, terms, signatures)
+    longest = words.longest()
+    shingles, hashes = np.empty(longest, np.uint64), np.empty(longest, np.uint32)
+    LOOPS.call("sign", words.hashes, words.ends, words.keys, WIDTH, factors, terms, shingles, hashes, signatures)
     return signatures
 
 
 def band_keys(signatures: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint32]:
     """One key a band, uint32 [n, bands]; a chance collision costs one comparison, nothing else."""
     keys = np.empty((len(signatures), bands), np.uint32)
-    minhash.fold(signatures, rows, keys)
+    LOOPS.call("fold", signatures, rows, keys)
     return keys
 
 
@@ -89,5 +104,6 @@ def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """
     most = np.maximum(np.diff(words.ends) - (WIDTH - 1), 1).sum()
     sets, ends = np.empty(most, np.uint64), np.empty(len(words.keys), np.int64)
-    minhash.distinct(words.hashes, words.ends, words.keys, WIDTH, sets, ends)
+    spare, starts = np.empty(words.longest(), np.uint64), np.empty(2 * words.longest() + 3, np.int64)
+    LOOPS.call("distinct", words.hashes, words.ends, words.keys, WIDTH, spare, starts, sets, ends)
     return sets[: ends[-1] if len(ends) else 0], ends
