@@ -17,6 +17,7 @@ BUILTIN = {
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
     "turns": "stages.turns:Turns",
+    "substrings": "stages.substrings:Substrings",
 }
 
 

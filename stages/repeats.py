@@ -11,19 +11,22 @@ Keys = NDArray[np.uint64]
 Shard = tuple[NDArray[np.int64], Keys]
 """Row numbers and keys of a shard, one pair each row and key; no row has a key twice."""
 
+AT_ONCE = 1 << 25
+"""Keys that are sorted at once: 256 MB."""
+
 
 class Repeats:
     """The keys that more than one row has.
 
     Args:
-        shards: gives the pairs of each shard, in order; called twice.
+        shards: gives the pairs of each shard, in order; called more than once.
         size: number of all pairs.
 
-    Memory is 8 bytes a pair, and 25 more for each beyond the first of its key, beside one shard.
+    Memory is that of `repeated`, and 24 bytes a repeated key.
     """
 
     def __init__(self, shards: Callable[[], Iterator[Shard]], size: int) -> None:
-        self.keys, self.counts = _repeated(shards(), size)
+        self.keys, self.counts = repeated(lambda: (keys for _, keys in shards()), size)
         self.firsts = np.full(len(self.keys), -1, np.int64)
         for rows, keys in shards():
             at, there = self._find(keys)
@@ -45,13 +48,40 @@ class Repeats:
         return at, self.keys[at] == keys
 
 
-def _repeated(shards: Iterator[Shard], size: int) -> tuple[Keys, NDArray[np.int64]]:
-    """Keys that come more than once, sorted, and how often."""
-    every, filled = np.empty(size, np.uint64), 0
-    for _, keys in shards:
-        every[filled : filled + len(keys)] = keys
-        filled += len(keys)
+def repeated(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE) -> tuple[Keys, NDArray[np.int64]]:
+    """Keys that come more than once, sorted, and how often.
+
+    The keys are uniform hashes: they are taken by their top bits, in as many passes as keep about `at_once` in memory,
+    8 bytes each and 17 more for each beyond the first of its kind.
+
+    Args:
+        shards: gives the keys of each shard; called once a pass.
+        size: number of all keys.
+        at_once: keys in memory.
+    """
+    bits = max(0, (size - 1) // at_once).bit_length()
+    found = [_repeated(shards(), size, part, bits) for part in range(1 << bits)]
+    return np.concatenate([keys for keys, _ in found]), np.concatenate([counts for _, counts in found])
+
+
+def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[Keys, NDArray[np.int64]]:
+    """Those whose top bits are `part`."""
+    if bits:
+        shift = np.uint64(64 - bits)
+        every = np.concatenate([np.empty(0, np.uint64), *(keys[keys >> shift == part] for keys in shards)])
+    else:
+        every, filled = np.empty(size, np.uint64), 0
+        for keys in shards:
+            every[filled : filled + len(keys)] = keys
+            filled += len(keys)
     every.sort()
-    again = every[1:][every[1:] == every[:-1]]
-    values, counts = np.unique(again, return_counts=True)
+    values, counts = np.unique(every[1:][every[1:] == every[:-1]], return_counts=True)
     return values, counts + 1
+
+
+def directory(keys: Keys) -> tuple[NDArray[np.int64], np.uint64]:
+    """Where each value of the top bits begins in sorted keys, about four keys a value, and how many bits are below."""
+    bits = max(1, (len(keys) // 4).bit_length())
+    shift = np.uint64(64 - bits)
+    tops = np.arange(1 << bits, dtype=np.uint64) << shift
+    return np.append(np.searchsorted(keys, tops), len(keys)), shift

@@ -1,0 +1,151 @@
+"""The merge of `stages.substrings`: which windows of words repeat over all shards, and what they cover."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.repeats import AT_ONCE, Keys, Shard, repeated
+from stages.shards import Names, Shards, save
+from stages.spans import COVER, READS, Found, Table, column, flat, spoken
+
+Result = TypeVar("Result")
+Number = TypeVar("Number", np.uint64, np.uint32)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge at work.
+
+    Attributes:
+        shards: what is merged.
+        width: words of a window.
+        at_once: keys that are in memory at once.
+    """
+
+    shards: Shards
+    width: int
+    at_once: int = AT_ONCE
+
+    def write(self, folder: Path) -> None:
+        """Write `merged/` for the measured shards."""
+        scratch = folder / "windows.tmp"
+        shutil.rmtree(scratch, ignore_errors=True)  # of a merge that was killed
+        scratch.mkdir(parents=True)
+        try:
+            anchors = self._anchors()
+            windows = self._windows(anchors, scratch)
+            covered = _each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))
+            found = np.concatenate([np.empty((0, len(COVER)), np.int64), *covered])
+        finally:
+            shutil.rmtree(scratch)
+        names = Names(self.shards, found[:, -1][found[:, -1] >= 0])
+        (folder / "merged").mkdir(parents=True, exist_ok=True)
+        for at, path in enumerate(self.shards.measured):
+            here = found[self.shards.starts[at] : self.shards.starts[at + 1]]
+            columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
+            save(folder / "merged" / path.name, columns.write_parquet)
+
+    def _anchors(self) -> Table:
+        """The anchors that more than one conversation has."""
+        lists = [column(path, "span_anchors").list.len().sum() for path in self.shards.measured]
+
+        def each() -> Iterator[Keys]:
+            return (flat(column(path, "span_anchors"))[0] for path in self.shards.measured)
+
+        return Table.of(repeated(each, int(sum(lists)), self.at_once)[0])
+
+    def _touched(self, at: int, anchors: Table) -> tuple[NDArray[np.int64], pl.Series]:
+        """Rows of a shard that have one of the anchors, numbered from 0, and their texts."""
+        rows = np.flatnonzero(anchors.among(*flat(column(self.shards.measured[at], "span_anchors"))))
+        if not len(rows):
+            return rows, pl.Series([], dtype=pl.String)
+        return rows, spoken(pl.read_parquet(self.shards.raw[at], columns=list(READS))[rows])
+
+    def _candidates(self, at: int, anchors: Table) -> Shard:
+        """Rows and windows of a shard that have one of the anchors, by window."""
+        rows, texts = self._touched(at, anchors)
+        keys, sizes = anchors.windows(texts, self.width)
+        numbers, order = np.repeat(rows + self.shards.starts[at], sizes), np.argsort(keys, kind="stable")
+        return numbers[order], keys[order]
+
+    def _windows(self, anchors: Table, scratch: Path) -> Found:
+        """The windows that more than one conversation has: by ranges of their hashes, which are parted on disk."""
+        words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
+        bits = max(0, (words - 1) // self.at_once).bit_length()
+        bounds = np.array([part << (64 - bits) for part in range(1 << bits)], np.uint64)
+        with ExitStack() as stack:
+            files = [stack.enter_context((scratch / f"{part}").open("wb")) for part in range(2 << bits)]
+            for rows, keys in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors)):
+                cuts = [*np.searchsorted(keys, bounds), len(keys)]
+                for part in range(1 << bits):
+                    here = slice(cuts[part], cuts[part + 1])
+                    files[2 * part].write(keys[here].tobytes())
+                    files[2 * part + 1].write(rows[here].astype(np.uint32).tobytes())
+        with ExitStack() as stack:
+            out = [stack.enter_context((scratch / name).open("wb")) for name in ("keys", "counts", "firsts")]
+            for part in range(1 << bits):
+                found = _groups(scratch / f"{2 * part}", scratch / f"{2 * part + 1}")
+                for file, values in zip(out, found, strict=True):
+                    values.tofile(file)
+        return Found(
+            Table.of(_mapped(scratch / "keys", np.uint64)),
+            _mapped(scratch / "counts", np.uint32),
+            _mapped(scratch / "firsts", np.uint32),
+        )
+
+    def _covered(self, at: int, anchors: Table, windows: Found) -> NDArray[np.int64]:
+        """What the windows cover of each row of a shard."""
+        rows, texts = self._touched(at, anchors)
+        start, end = self.shards.starts[at], self.shards.starts[at + 1]
+        found = np.tile(np.array([0, 0, 0, 1, -1]), (end - start, 1))
+        found[rows] = windows.cover(rows + start, texts, self.width)
+        return found
+
+
+def _each(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
+    """The results for each shard, in order; as many shards at once as there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+        for begin in range(0, count, cores):
+            yield from pool.map(work, range(begin, min(count, begin + cores)))
+
+
+def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
+    """Of windows and rows, in order of rows: windows of more than one row, sorted; how many have each; the first."""
+    keys = np.fromfile(keys_file, np.uint64)
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], np.fromfile(rows_file, np.uint32)[order]
+    begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(keys)), np.bool_), keys[1:] != keys[:-1]]))
+    counts = np.diff(np.append(begins, len(keys)))
+    begins, counts = begins[counts > 1], counts[counts > 1]
+    return keys[begins], counts.astype(np.uint32), rows[begins]
+
+
+def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
+    """A file of numbers; writable (a private copy), because numba would compile once more for one that is not."""
+    return np.memmap(path, kind, "c") if path.stat().st_size else np.empty(0, kind)
+
+
+def _columns(found: NDArray[np.int64], ids: pl.Series, words: pl.Series, names: Names) -> pl.DataFrame:
+    of = np.maximum(words.to_numpy(), 1)
+    there = np.flatnonzero(found[:, 4] >= 0)
+    source = pl.repeat(None, len(ids), dtype=pl.String, eager=True).scatter(there, names.of(found[there, 4]))
+    columns = {
+        "dup_span_share": pl.Series(found[:, 0] / of).cast(pl.Float32).set(words == 0, None),
+        "dup_span_earlier": pl.Series(found[:, 1] / of).cast(pl.Float32).set(words == 0, None),
+        "dup_span_words": pl.Series(found[:, 2]).cast(pl.UInt32),
+        "dup_span_copies": pl.Series(found[:, 3]).cast(pl.UInt32),
+        "dup_span_of": source,
+    }
+    return pl.DataFrame({"id": ids, **columns})
