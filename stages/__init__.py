@@ -18,6 +18,7 @@ BUILTIN = {
     "toxicity": "stages.toxicity:Toxicity",
     "turns": "stages.turns:Turns",
     "substrings": "stages.substrings:Substrings",
+    "contamination": "stages.contamination:Contamination",
 }
 
 

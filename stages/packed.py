@@ -1,0 +1,27 @@
+"""Files that may be packed: what they are, and their bytes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+PACKED = (".gz", ".zst")
+
+
+def suffix(path: Path) -> str:
+    """The ending that says what a file is, without that of its packing."""
+    endings = [ending.lower() for ending in path.suffixes if ending.lower() not in PACKED]
+    return endings[-1] if endings else ""
+
+
+def opened(path: Path) -> io.BufferedIOBase:
+    """The unpacked bytes of a file."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix == ".zst":
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+        return io.BufferedReader(reader)
+    return path.open("rb")
