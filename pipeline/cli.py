@@ -110,6 +110,46 @@ def show(
     showing.show(folder, showing.Wanted(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
 
 
+@app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")
+def dedup(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A Parquet or JSONL file (.gz, .zst), or a folder of them, as one corpus."),
+    ],
+    kept: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Where kept ids go, one a line; the kept rows, where OUT ends in .parquet."),
+    ] = None,
+    removed: Annotated[
+        Path | None, typer.Option(metavar="OUT.parquet", help="Where removed ids go: id, duplicate_of, jaccard.")
+    ] = None,
+    column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
+    id: Annotated[  # noqa: A002
+        str | None, typer.Option("--id", help="The column of ids. By default `id`; without it row numbers from 0.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Jaccard of word 5-grams from which on two texts are duplicates.")
+    ] = 0.7,
+    order: Annotated[
+        str, typer.Option(help='Which of two is kept: longest, first, or by a column, such as "score DESC".')
+    ] = "longest",
+    max_cluster: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="Stop when more than this share (1,000 at least) go for one text."
+        ),
+    ] = 0.05,
+    workers: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Show bands, S-curve, recall and clusters.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove near-duplicates from one file, without a run."""
+    from pipeline import dedup_file
+
+    wanted = dedup_file.Wanted(file, kept, removed, column, id, threshold, order, max_cluster, workers)
+    dedup_file.dedup(wanted, explain=explain, as_json=as_json)
+
+
 @app.command(epilog="Example: refine stages")
 def stages(
     name: Annotated[

@@ -16,11 +16,30 @@ from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
 from pipeline.rules import Pairs
 from pipeline.store import CorruptShardError, Store, read_frame, rows, save_frame, save_json
-from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, Stage, StageParameterError
+from stages.stage import (
+    FittedStage,
+    GlobalStage,
+    Measure,
+    MissingModelError,
+    Stage,
+    StageParameterError,
+    StageRefusedError,
+)
 
 
 class StageFailedError(Exception):
     """A stage raised an error, or gave other signals than it promises; the message names the stage and the shard."""
+
+
+_PROMISED = (
+    StageFailedError,
+    CorruptShardError,
+    MissingModelError,
+    StageParameterError,
+    StageRefusedError,
+    OSError,
+    MemoryError,
+)
 
 
 class Tell(Protocol):
@@ -70,7 +89,7 @@ def _named(name: str, on: Path) -> Iterator[None]:
     """Say which stage failed, and on what, when it raises an error that it does not promise."""
     try:
         yield
-    except (StageFailedError, CorruptShardError, MissingModelError, StageParameterError, OSError, MemoryError):
+    except _PROMISED:
         raise
     except Exception as error:
         said = (str(error).splitlines() or ["no message"])[0]

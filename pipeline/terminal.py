@@ -22,7 +22,7 @@ from pipeline.run import AccountingError
 from pipeline.sources import SourceError
 from pipeline.store import CorruptShardError, RunFolderError
 from stages import UnknownStageError
-from stages.stage import MissingModelError, StageParameterError
+from stages.stage import MissingModelError, StageParameterError, StageRefusedError
 
 USERS = (
     SourceError,
@@ -35,6 +35,7 @@ USERS = (
     UnknownStageError,
     MissingModelError,
     StageParameterError,
+    StageRefusedError,
 )
 """Errors whose message is the sentence that a user needs."""
 

@@ -145,3 +145,91 @@ def unite(pairs: Any, parents: Any) -> Any:
     for row in range(len(parents)):
         parents[row] = parents[parents[row]]
     return len(parents)
+
+
+def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
+    """Replace the keys of a band by where their bucket begins among the rows that share one, counted from 1; else 0.
+
+    Args:
+        order: uint64, band key << 32 | row, sorted.
+        band: the band.
+        bands: uint32 [n, bands], changed in this band for the rows of `order`.
+        shared: uint8 [n], set to 1 for rows that share the key.
+
+    Returns:
+        Rows that share a key of this band, plus 1.
+    """
+    begin, place = 0, 1
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order) and order[end] >> B32 == order[begin] >> B32:
+            end += 1
+        alone = end == begin + 1
+        for at in range(begin, end):
+            row = order[at] & U64(0xFFFFFFFF)
+            bands[row, band] = U32(0 if alone else place)
+            if not alone:
+                shared[row] = 1
+        place += 0 if alone else end - begin
+        begin = end
+    return place
+
+
+def walk(
+    order: Any,
+    bands: Any,
+    bases: Any,
+    slots: Any,
+    filled: Any,
+    sets: Any,
+    ends: Any,
+    threshold: Any,
+    stamps: Any,
+    kept_of: Any,
+    jaccards: Any,
+) -> Any:
+    """Take rows best first; keep each that reaches the threshold with no kept one that it shares a band key with.
+
+    Buckets hold kept rows only, so that a row meets few, however many duplicates there are.
+
+    Args:
+        order: int64, rows that share a band key, the best first.
+        bands: uint32 [n, bands], as `places` leaves them.
+        bases: int64 [bands], where the places of a band begin in `slots`.
+        slots: uint32, zeros; kept rows by bucket.
+        filled: uint32, zeros; at a bucket's beginning, how many it holds.
+        sets: uint64, sorted sets of shingles, one after the other.
+        ends: int64 [n + 1].
+        threshold: Jaccard.
+        stamps: uint32 [n], zeros; the turn in which a kept row was last met.
+        kept_of: int64 [n], each row's own number; for a row that is not kept, filled with the nearest kept one.
+        jaccards: float32 [n], filled with the Jaccard to that.
+
+    Returns:
+        Pairs compared.
+    """
+    compared = 0
+    for turn in range(len(order)):
+        j, nearest, most = order[turn], np.int64(-1), 0.0
+        for band in range(bands.shape[1]):
+            if bands[j, band] == 0:
+                continue
+            start = bases[band] + np.int64(bands[j, band])
+            for slot in range(start, start + np.int64(filled[start])):
+                i = np.int64(slots[slot])
+                if stamps[i] == turn + 1:
+                    continue
+                stamps[i] = turn + 1
+                compared += 1
+                jaccard = _jaccard(sets, ends[i], ends[i + 1], ends[j], ends[j + 1], max(threshold, most))
+                if jaccard >= threshold and (jaccard > most or (jaccard == most and i < nearest)):
+                    nearest, most = i, jaccard
+        if nearest >= 0:
+            kept_of[j], jaccards[j] = nearest, most
+            continue
+        for band in range(bands.shape[1]):
+            if bands[j, band] > 0:
+                start = bases[band] + np.int64(bands[j, band])
+                slots[start + np.int64(filled[start])] = j
+                filled[start] += 1
+    return compared

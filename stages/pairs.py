@@ -20,6 +20,8 @@ LOOPS = Kernels(
         "compare": "u8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
         "first_alike": "u8** i4* i8*",
         "unite": "i8** i8*",
+        "places": "u8* i8 u4** u1*",
+        "walk": "i8* u4** i8* u4* u4* u8* i8* f8 u4* i8* f4*",
     },
 )
 ROW = np.uint64(0xFFFFFFFF)
@@ -66,9 +68,9 @@ def first_alike(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def candidates(bands: NDArray[np.uint32]) -> NDArray[np.bool_]:
     """Whether each row, of band keys [n, bands], shares one with another row."""
-    found = np.zeros(len(bands), np.bool_)
+    found, everybody = np.zeros(len(bands), np.bool_), np.arange(len(bands))
     for band in range(bands.shape[1]):
-        order = _order(bands, band)
+        order = in_order(bands[:, band], everybody)
         same = order[1:] >> KEY == order[:-1] >> KEY
         rows = (order & ROW).astype(np.int64)
         found[rows[1:][same]] = True
@@ -88,6 +90,7 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
             at most this many leaders, rows under `near` with each other.
     """
     crowded, leads = np.zeros(len(bands), np.uint64), np.zeros(len(bands), np.uint64)
+    everybody = np.arange(len(bands))
     rows, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
 
     def compare(part: NDArray[np.uint64], band: int) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
@@ -116,7 +119,9 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
 
     with ThreadPoolExecutor(cores()) as pool:
         for band in range(bands.shape[1]):
-            for found, jaccard, count in pool.map(compare, _parts(_order(bands, band)), itertools.repeat(band)):
+            for found, jaccard, count in pool.map(
+                compare, _parts(in_order(bands[:, band], everybody)), itertools.repeat(band)
+            ):
                 rows.append(found)
                 jaccards.append(jaccard)
                 compared += count
@@ -137,10 +142,10 @@ def components(pairs: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return parents
 
 
-def _order(bands: NDArray[np.uint32], band: int) -> NDArray[np.uint64]:
-    """Rows by their key in a band: key << 32 | row, sorted."""
-    order = bands[:, band].astype(np.uint64) << KEY
-    order |= np.arange(len(bands), dtype=np.uint64)
+def in_order(keys: NDArray[np.uint32], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Some rows by their key in a band: key << 32 | row, sorted."""
+    order = keys[rows].astype(np.uint64) << KEY
+    order |= rows.astype(np.uint64)
     order.sort()
     return order
 

@@ -51,21 +51,39 @@ class Words:
 
 def split(texts: pl.Series) -> Iterator[Words]:
     """Words of a column of texts (no nulls), by parts of about `PART` bytes, in order."""
+    return map(words, parts(texts))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some texts of a column: UTF-8 bytes, and where each begins and the last ends, int64 [n + 1]."""
+
+    text: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+
+def parts(texts: pl.Series) -> Iterator[Part]:
+    """A column of texts (no nulls) by parts of about `PART` bytes, in order; a longer text is one part."""
     buffers = ready(texts).rechunk().to_arrow().buffers()
     offsets = np.frombuffer(buffers[1], np.int64)[: len(texts) + 1]
     text = np.frombuffer(buffers[2] or b"", np.uint8)
     begin = 0
     while begin < len(texts):
         end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART)) - 1)
-        part = offsets[begin : end + 1]
-        words = Words(
-            np.empty(part[-1] - part[0] + 1, np.uint64),
-            np.empty(len(part), np.int64),
-            np.empty((len(part) - 1, 2), np.uint64),
-        )
-        LOOPS.call("split", text, part, table(), words.hashes, words.ends, words.keys)
-        yield words
+        yield Part(text, offsets[begin : end + 1])
         begin = end
+
+
+def words(part: Part) -> Words:
+    """Words of some texts."""
+    offsets = part.offsets
+    found = Words(
+        np.empty(offsets[-1] - offsets[0] + 1, np.uint64),
+        np.empty(len(offsets), np.int64),
+        np.empty((len(offsets) - 1, 2), np.uint64),
+    )
+    LOOPS.call("split", part.text, offsets, table(), found.hashes, found.ends, found.keys)
+    return found
 
 
 def text_keys(texts: pl.Series) -> Keys:

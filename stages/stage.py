@@ -41,6 +41,10 @@ class StageParameterError(ValueError):
     """A stage's parameter has a value it cannot take; the message names the parameter, what was found and expected."""
 
 
+class StageRefusedError(Exception):
+    """A stage will not go on with what it found; the message says what that is, and how to allow it."""
+
+
 @dataclass(frozen=True)
 class Stage(ABC):
     """A measurement of conversations. The fields of the dataclass are its parameters.

@@ -1,0 +1,156 @@
+"""`refine dedup`: near-duplicates of one column of a file, without a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.columns import Columns, Texts
+from pipeline.dedup_found import Found, write_ids, write_removed, write_rows
+from pipeline.dedup_report import explained, said, summary
+from pipeline.sources import SourceError
+from stages.bands import plan
+from stages.greedy import PERMUTATIONS, Asked, keep
+from stages.pairs import cores
+from stages.shards import save
+from stages.stage import StageParameterError, StageRefusedError
+
+RECALL, MARGIN = 0.5, 5 / 7
+"""Weight of missed pairs in the choice of bands, and where they are placed below the threshold: 0.5 for 0.7."""
+SMALL = 1000
+"""A cluster of fewer texts stops nothing."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for; see the help of `refine dedup`."""
+
+    file: Path
+    kept: Path | None
+    removed: Path | None
+    column: str
+    id: str | None
+    threshold: float
+    order: str
+    max_cluster: float
+    workers: int
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before anything is read.
+
+        Raises:
+            StageParameterError: an option cannot have its value.
+        """
+        if not 0 < self.threshold <= 1:
+            raise StageParameterError(f"--threshold is {self.threshold:g}, expected a Jaccard above 0, up to 1")
+        if self.removed and self.removed.suffix != ".parquet":
+            raise StageParameterError(f"--removed is {self.removed}, expected a file that ends in .parquet")
+        for out in filter(None, (self.kept, self.removed)):
+            if not out.parent.is_dir():
+                raise StageParameterError(f"{out.parent} is not a folder: make it, or write {out.name} elsewhere")
+            if out.exists() and out.samefile(self.file):
+                raise StageParameterError(f"{out} is the file that is read: write elsewhere")
+
+    def asked(self) -> Asked:
+        """How duplicates are found."""
+        bands, rows = plan(max(0.1, round(MARGIN * self.threshold, 3)), PERMUTATIONS, RECALL)
+        return Asked(self.threshold, bands, rows, self.workers or cores())
+
+
+def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
+    """Find duplicates, write what was asked for, say what was found.
+
+    Raises:
+        SourceError: the file cannot be read, or lacks a column.
+        StageParameterError: an option cannot have its value.
+        StageRefusedError: one cluster is too large.
+    """
+    began, asked = time.perf_counter(), wanted.asked()
+    columns, name = _columns(wanted)
+    texts = Texts(columns, wanted.column)
+    out = wanted.kept or wanted.removed
+    with tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch:
+        kept = keep(texts, asked, lambda lengths: _rank(wanted.order, columns, lengths), Path(scratch))
+    found = Found(columns, texts, name, kept)
+    told = {**summary(asked, found), "order": wanted.order}
+    _guard(wanted, told)
+    if explain:
+        from pipeline.dedup_recall import injected
+
+        told["injected"] = injected(texts, asked)
+    _write(wanted, found)
+    told["seconds"] = round(time.perf_counter() - began, 3)
+    sys.stdout.write(
+        json.dumps(told, indent=2) + "\n" if as_json else said(told) + (explained(told) if explain else "")
+    )
+
+
+def _columns(wanted: Wanted) -> tuple[Columns, str | None]:
+    """The file, and its column of ids."""
+    columns = Columns.of(wanted.file)
+    schema = columns.schema()
+    there = ", ".join(schema) or "none"
+    if wanted.column not in schema:
+        hint = "; for conversations: refine run --stages dedup" if "messages" in schema else ""
+        raise SourceError(
+            f"{wanted.file} has no column {wanted.column!r}: name one with --column (there are {there}{hint})"
+        )
+    kind = schema[wanted.column]
+    if kind.is_nested() or kind.is_numeric():
+        raise SourceError(f"{wanted.file}: the column {wanted.column!r} is {kind}, expected text")
+    if wanted.id is not None and wanted.id not in schema:
+        raise SourceError(f"{wanted.file} has no column {wanted.id!r}: name one with --id (there are {there})")
+    name, _ = _term(wanted.order)
+    if name and name not in schema:
+        raise SourceError(f"{wanted.file} has no column {name!r} to order by; there are {there}, and longest, first")
+    return columns, wanted.id or ("id" if "id" in schema else None)
+
+
+def _term(order: str) -> tuple[str | None, bool]:
+    """A column to order by (none for "longest" and "first"), and whether the largest is the best."""
+    if order in {"longest", "first"}:
+        return None, order == "longest"
+    name, _, way = order.rpartition(" ") if order.upper().endswith((" ASC", " DESC")) else (order, "", "ASC")
+    return name, way.upper() == "DESC"
+
+
+def _rank(order: str, columns: Columns, lengths: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The rank of each text, 0 for the best; ties by row."""
+    name, down = _term(order)
+    if name is None:
+        return -lengths.astype(np.int64) if down else np.zeros(len(lengths), np.int64)
+    kind = columns.schema()[name]
+    schema = pl.Schema({name: pl.Float64() if kind == pl.Unknown else kind})
+    values = pl.concat([part[name] for part in columns.parts(schema)])
+    best_first = values.to_frame().with_row_index().sort(name, "index", descending=[down, False], nulls_last=True)
+    rank = np.empty(len(lengths), np.int64)
+    rank[best_first["index"].to_numpy()] = np.arange(len(lengths))
+    return rank
+
+
+def _guard(wanted: Wanted, told: dict[str, Any]) -> None:
+    for cluster in told["largest_clusters"][:1]:
+        size, total = cluster["texts"], told["texts"]
+        if size >= SMALL and size > wanted.max_cluster * total:
+            raise StageRefusedError(
+                f"{size:,} of {total:,} texts are duplicates of one, {cluster['id']!r} ({cluster['example']!r}), more "
+                f"than a share of {wanted.max_cluster:g}: look at them, and if they may go, allow it with "
+                f"--max-cluster {min(1, size / total + 0.005):.2f}"
+            )
+
+
+def _write(wanted: Wanted, found: Found) -> None:
+    if wanted.kept:
+        write = write_rows if wanted.kept.suffix == ".parquet" else write_ids
+        save(wanted.kept, lambda path: write(found, path))
+    if wanted.removed:
+        save(wanted.removed, lambda path: write_removed(found, path))
