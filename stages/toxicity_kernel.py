@@ -23,7 +23,7 @@ WINDOW_MIN, WINDOW_MAX = 20, 50
 _WORD, _CHAR = np.float32(1.0), np.float32(0.6)  # weight of a word feature and of one of the many character n-grams
 _NGRAM_MIN, _NGRAM_MAX = 3, 5
 _LONGEST = 40  # bytes of a word; what is longer (base64, URLs) is cut in several
-_ROOM = 1 << 13  # features of a window: WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit
+ROOM = 1 << 13  # features of a window: WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit
 
 _SEPARATOR, _LETTER, _DIGIT, _SYMBOL, _STOP, _APOSTROPHE, _MARK = range(7)
 _KIND = np.zeros(256, np.uint8)
@@ -100,7 +100,7 @@ def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any)
 
 
 @njit(cache=True)
-def _words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
+def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
     """Split bytes into words.
 
     Rows of `table`: start and end in `text`, start and end in `data`, a sentence ends here, it is a #tag or @name.
@@ -131,7 +131,7 @@ def _words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
 
 
 @njit(cache=True)
-def _join_spaced(table: Any, count: Any) -> Any:
+def join_spaced(table: Any, count: Any) -> Any:
     """Three or more single letters in a row are one word written with spaces ("i d i o t")."""
     kept = i = 0
     while i < count:
@@ -150,7 +150,7 @@ def _join_spaced(table: Any, count: Any) -> Any:
 
 
 @njit(cache=True)
-def _window_end(table: Any, begin: Any, count: Any) -> Any:
+def window_end(table: Any, begin: Any, count: Any) -> Any:
     for i in range(begin, count):
         words = i + 1 - begin
         if words >= WINDOW_MAX:
@@ -176,12 +176,12 @@ def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: An
 
 
 @njit(cache=True)
-def _features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: Any) -> Any:
+def features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: Any) -> Any:
     """Words, pairs of neighbours, pairs with one word between, character n-grams of the words `begin`..`end`."""
     at = 0
     before = before_that = np.uint64(0)
     for i in range(begin, end):
-        if at + 3 + 3 * (table[i, 1] - table[i, 0] + 2) > _ROOM:
+        if at + 3 + 3 * (table[i, 1] - table[i, 0] + 2) > ROOM:
             break
         word = np.uint64(7)
         for q in range(table[i, 0], table[i, 1]):
@@ -198,6 +198,15 @@ def _features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: A
 
 
 @njit(cache=True)
+def word_slot(text: Any, start: Any, end: Any) -> Any:
+    """The feature of a word alone."""
+    word = np.uint64(7)
+    for q in range(start, end):
+        word = _mix(word, text[q])
+    return _slot(_mix(word, 1))
+
+
+@njit(cache=True)
 def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
     """Share of known words; tags and names are words of no language and do not count."""
     found = counted = 0
@@ -205,15 +214,12 @@ def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
         if table[i, 5]:
             continue
         counted += 1
-        word = np.uint64(7)
-        for q in range(table[i, 0], table[i, 1]):
-            word = _mix(word, text[q])
-        found += vocabulary[_slot(_mix(word, 1))]
+        found += vocabulary[word_slot(text, table[i, 0], table[i, 1])]
     return found / counted if counted else 1.0
 
 
 @njit(cache=True)
-def _logit(weights: Any, bias: Any, slots: Any, values: Any, count: Any) -> Any:
+def logit_of(weights: Any, bias: Any, slots: Any, values: Any, count: Any) -> Any:
     total = norm = 0.0
     for i in range(count):
         total += weights[slots[i]] * values[i]
@@ -244,15 +250,15 @@ def score(
     for d in range(len(offsets) - 1):
         longest = max(longest, offsets[d + 1] - offsets[d])
     text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
-    slots, values = np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32)
+    slots, values = np.empty(ROOM, np.int64), np.empty(ROOM, np.float32)
     made = 0
     for d in range(len(offsets) - 1):
-        count = _join_spaced(table, _words(data, offsets[d], offsets[d + 1], text, table))
+        count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))
         begin = 0
         while begin < count:
-            end = _window_end(table, begin, count)
-            features = _features(text, table, begin, end, slots, values)
-            logits[made] = _logit(weights, bias, slots, values, features)[0]
+            end = window_end(table, begin, count)
+            held = features(text, table, begin, end, slots, values)
+            logits[made] = logit_of(weights, bias, slots, values, held)[0]
             known[made] = _known(text, table, begin, end, vocabulary)
             where[made, 0], where[made, 1] = d, table[begin, 2] if begin else offsets[d]
             where[made, 2] = (
@@ -261,72 +267,3 @@ def score(
             made += 1
             begin = end
     return made
-
-
-@njit(cache=True, nogil=True)
-def count_words(data: Any, offsets: Any, counts: Any) -> None:
-    """Add to `counts` (int64, 2**BITS) how often each word stands in the texts."""
-    longest = 0
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
-    for d in range(len(offsets) - 1):
-        for i in range(_words(data, offsets[d], offsets[d + 1], text, table)):
-            word = np.uint64(7)
-            for q in range(table[i, 0], table[i, 1]):
-                word = _mix(word, text[q])
-            counts[_slot(_mix(word, 1))] += 1
-
-
-@njit(cache=True)
-def _step(weights: Any, squares: Any, slots: Any, values: Any, count: Any, gradient: Any, rate: Any) -> None:
-    for i in range(count):
-        slot = slots[i]
-        here = gradient * values[i]
-        squares[slot] += here * here
-        weights[slot] -= rate * here / math.sqrt(squares[slot])
-
-
-@njit(cache=True, nogil=True)
-def train(
-    data: Any, offsets: Any, labels: Any, order: Any, weights: Any, squares: Any, bias: Any, rate: Any, worst: Any
-) -> None:
-    """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step, in place.
-
-    Args:
-        data: uint8, the texts' bytes.
-        offsets: int64, n + 1.
-        labels: uint8, n, 1 is toxic.
-        order: int64, texts in the order they are seen.
-        weights: float32, 2**BITS.
-        squares: float32, 2**BITS, sums of squared gradients.
-        bias: float64, 1.
-        rate: float.
-        worst: a step learns from the text's worst window alone (multiple-instance learning), else from all.
-    """
-    longest = 0
-    for d in order:
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
-    slots, values = np.empty(_ROOM, np.int64), np.empty(_ROOM, np.float32)
-    for d in order:
-        count = _join_spaced(table, _words(data, offsets[d], offsets[d + 1], text, table))
-        begin, chosen, highest = 0, 0, -np.inf
-        while begin < count:
-            end = _window_end(table, begin, count)
-            features = _features(text, table, begin, end, slots, values)
-            logit, norm = _logit(weights, bias[0], slots, values, features)
-            if not worst:
-                gradient = (1 / (1 + math.exp(-logit)) - labels[d]) * (end - begin) / count
-                _step(weights, squares, slots, values, features, gradient / math.sqrt(norm), rate)
-                bias[0] -= 0.01 * gradient
-            elif logit > highest:
-                chosen, highest = begin, logit
-            begin = end
-        if worst and count:
-            end = _window_end(table, chosen, count)
-            features = _features(text, table, chosen, end, slots, values)
-            logit, norm = _logit(weights, bias[0], slots, values, features)
-            gradient = 1 / (1 + math.exp(-logit)) - labels[d]
-            _step(weights, squares, slots, values, features, gradient / math.sqrt(norm), rate)
-            bias[0] -= 0.01 * gradient

