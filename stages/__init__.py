@@ -19,6 +19,7 @@ BUILTIN = {
     "turns": "stages.turns:Turns",
     "substrings": "stages.substrings:Substrings",
     "contamination": "stages.contamination:Contamination",
+    "against": "stages.against:Against",
 }
 
 
