@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from typing import TypeVar
 
 import numpy as np
@@ -47,7 +48,15 @@ def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
 
 @functools.cache
 def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32"."""
-    random = np.random.RandomState(seed)  # what datasketch draws its permutations from
-    factors = random.randint(0, 1 << 31, count, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
-    return factors, random.randint(0, 1 << 32, count, dtype=np.uint32)
+    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
+
+    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister; Python's own is the same one, and is there
+    without loading another library.
+    """
+    state = [seed]
+    for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
+        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
+    twister = random.Random()  # noqa: S311  no secrets
+    twister.setstate((3, (*state, 624), None))
+    draws = np.array([twister.getrandbits(32) for _ in range(2 * count)], np.uint32)
+    return draws[:count] << np.uint32(1) | np.uint32(1), draws[count:]

@@ -94,14 +94,14 @@ def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) ->
         ends = _sets(texts, shared.view(np.bool_), scratch / "sets", asked, pool)
     order = np.flatnonzero(shared)
     order = order[np.argsort(rank[chosen[order]], kind="stable")]
-    of, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
+    stands, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
     slots, filled = (_zeros(scratch / name, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, sets = np.zeros(len(first), np.uint32), _mapped(scratch / "sets", np.uint64)
-    given = (order, bands, bases[:-1], slots, filled, sets, ends, asked.threshold, stamps, of, jaccard)
+    given = (order, bands, bases[:-1], slots, filled, sets, ends, asked.threshold, stamps, stands, jaccard)
     compared = LOOPS.call("walk", *given)
-    copies = np.flatnonzero(chosen[first] != np.arange(len(first)))
-    of[copies] = of[chosen[first[copies]]]
-    jaccard[copies] = np.where(of[copies] == chosen[first[copies]], 1, jaccard[chosen[first[copies]]])
+    of = chosen[stands[first]]  # of a group of copies, the first was walked, and stands for the best
+    jaccard = jaccard[first]
+    jaccard[(stands[first] == first) & (of != np.arange(len(first)))] = 1
     return Kept(of, jaccard, first, compared)
 
 

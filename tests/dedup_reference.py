@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,33 @@ def run(folder: Path, texts: list[str], stage: Dedup | None = None, shards: int 
         pl.read_parquet(folder / "dedup.parquet"),
         json.loads((folder / "dedup.json").read_text()),
     )
+
+
+def greedy(
+    texts: list[str], threshold: float, rank: list[int], met: Callable[[int, int], bool]
+) -> list[tuple[int, float]]:
+    """The keep rule, one text after the other: for each the row kept for it, and the Jaccard to that.
+
+    A copy goes the way of the best of its copies.
+
+    Args:
+        texts: the corpus.
+        threshold: Jaccard of duplicates.
+        rank: of each text, the least is the best; ties by row.
+        met: whether two rows are compared at all.
+    """
+    sets, first = [shingles(text) for text in texts], {same(text): row for row, text in reversed([*enumerate(texts)])}
+    answer: dict[int, tuple[int, float]] = {}
+    best: dict[Any, int] = {}
+    for row in sorted(range(len(texts)), key=lambda row: (rank[row], row)):
+        if best.setdefault(same(texts[row]), row) != row:
+            other, value = answer[best[same(texts[row])]]
+            answer[row] = (other, value or 1.0)
+            continue
+        kept = [other for other in set(best.values()) if other in answer and answer[other][0] == other]
+        near = [
+            (jaccard(sets[row], sets[other]), -first[same(texts[other])], other) for other in kept if met(row, other)
+        ]
+        value, _, other = max((one for one in near if one[0] >= threshold), default=(0.0, 0, row))
+        answer[row] = (other, value)
+    return [answer[row] for row in range(len(texts))]
