@@ -93,7 +93,7 @@ def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) ->
         shared, bases = _places(bands, first, pool)
         ends = _sets(texts, shared.view(np.bool_), scratch / "sets", asked, pool)
     order = np.flatnonzero(shared)
-    order = order[np.argsort(rank[chosen[order]], kind="stable")]
+    order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     stands, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
     slots, filled = (_zeros(scratch / name, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, sets = np.zeros(len(first), np.uint32), _mapped(scratch / "sets", np.uint64)
