@@ -22,11 +22,13 @@ class Contamination(Stage):
     r"""Word n-grams that a conversation shares with the items of evaluation sets, by default 13-grams as for GPT-3.
 
     Source: Brown et al. 2020, appendix C. Words are those of `dedup` (lower-cased `\w+`). An item has parts: its
-    question, each of its answers or choices, each message of a dialogue; a part of fewer than `n` words is looked for
-    whole, one of fewer than `shortest` (8, the least N of GPT-3) is not: "Paris" is no contamination. n-grams of more
-    than `common` items are the sets' own phrases ("Choose the best answer from the following") and are left out. GPT-3
-    left out n-grams of more than 10 training documents; an item that leaked 11 times is none the less leaked, so that
-    here a phrase must be common among the items, and `contamination` says how much of an item is there.
+    question, each of its answers or choices, each message of a dialogue. A question of fewer than `n` words is looked
+    for whole; an answer so short, or a question of fewer than `shortest` words (8, the least N of GPT-3), is not:
+    "Paris" is no contamination, nor is "Is there anything else that I can help you with?".
+
+    n-grams of more than `common` items are the sets' own phrases ("Choose the best answer from the following") and are
+    left out. GPT-3 left out n-grams of more than 10 training documents; an item that leaked 11 times is none the less
+    leaked, so that here a phrase must be common among the items, and `contamination` says how much of an item is there.
 
     Signals, null where no `evals` is given:
         contaminated_ngrams: different n-grams of the conversation that stand in an item.
@@ -43,7 +45,7 @@ class Contamination(Stage):
         evals: a file of evaluation items, or a folder of such files: JSONL, JSON, Parquet, or text (an item a
             paragraph, or a line where there are no paragraphs).
         n: words of an n-gram; datatrove takes 12.
-        shortest: words of the shortest part that is looked for, whole.
+        shortest: words of the shortest question that is looked for, whole.
         common: most items that an n-gram may stand in.
     """
 

@@ -71,7 +71,7 @@ class Index:
 def _grams(
     parts: Sequence[Part], n: int, shortest: int
 ) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
-    """The part and hash of each gram, with repeats; the head of each part that is a short gram, and its words."""
+    """The part and hash of each gram, with repeats; the head of each part that is a short gram, and its words or 0."""
     sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
     for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
         found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
@@ -82,13 +82,11 @@ def _grams(
         heads.append(head)
         lengths.append(length)
     owners = np.repeat(np.arange(len(parts)), np.concatenate(sizes))
-    empty = np.empty(0, np.int64)
-    return (
-        owners,
-        np.concatenate(keys),
-        np.concatenate([empty.astype(np.uint64), *heads]),
-        np.concatenate([empty, *lengths]),
-    )
+    short, every = np.concatenate([np.empty(0, np.int64), *lengths]), np.concatenate(keys)
+    wanted = (short == 0) | np.array([part.asks for part in parts], np.bool_)
+    short[~wanted] = 0
+    head = np.concatenate([np.empty(0, np.uint64), *heads])
+    return owners[wanted[owners]], every[wanted[owners]], head, short
 
 
 def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:

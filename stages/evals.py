@@ -15,16 +15,20 @@ from stages.packed import opened, suffix
 from stages.stage import MissingModelError, StageParameterError
 
 # fmt: off
-KNOWN = frozenset({
+QUESTIONS = frozenset({
     "prompt", "question", "query", "input", "instruction", "problem", "text", "context", "passage", "article",
     "document", "story", "sentence", "sentence1", "sentence2", "premise", "hypothesis", "goal", "ctx", "turns",
-    "messages", "conversations", "conversation", "dialogue", "data", "answer", "answers", "output", "outputs",
-    "target", "targets", "response", "responses", "completion", "completions", "solution", "canonical_solution",
-    "reference", "references", "label", "labels", "choice", "choices", "options", "endings", "best_answer",
-    "correct_answers", "chosen", "rejected",
+    "messages", "conversations", "conversation", "dialogue", "data",
+})
+ANSWERS = frozenset({
+    "answer", "answers", "output", "outputs", "target", "targets", "response", "responses", "completion",
+    "completions", "solution", "canonical_solution", "reference", "references", "label", "labels", "choice",
+    "choices", "options", "endings", "best_answer", "correct_answers", "chosen", "rejected",
 })
 # fmt: on
-"""Columns that hold questions, answers and dialogues; the others of an item are not looked at."""
+"""Columns that hold questions and dialogues, and answers; the others of an item are not looked at."""
+ANSWERERS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
+"""Roles whose messages are answers."""
 NAMES = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
 """Columns that name an item."""
 
@@ -41,6 +45,9 @@ class Part(NamedTuple):
     name: str
     field: str
     text: str
+    asks: bool
+    """Whether it is a question or the like: a short answer ("Is there anything else I can help you with?") is no
+    evidence of anything."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,14 @@ class _Item:
 
     def parts(self, file: str) -> Iterator[Part]:
         if isinstance(self.record, str):
-            yield Part(file, self.number, f"row {self.number}", "text", self.record)
+            yield Part(file, self.number, f"row {self.number}", "text", self.record, asks=True)
             return
         name = next((str(self.record[key]) for key in NAMES if self.record.get(key) not in {None, ""}), None)
         for column in self.record:
-            if column.lower() in KNOWN:
+            if column.lower() in QUESTIONS | ANSWERS:
                 for field, text in _texts(column, self.record[column]):
-                    yield Part(file, self.number, name or f"row {self.number}", field, text)
+                    asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERERS
+                    yield Part(file, self.number, name or f"row {self.number}", field, text, asks)
 
 
 def files(evals: str) -> tuple[Path, ...]:
@@ -110,9 +118,10 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
             known = True
             yield part
     if columns and not known:
+        expected = ", ".join(sorted(QUESTIONS | ANSWERS))
         raise StageParameterError(
-            f"evaluation set {str(path)!r} has the columns {columns}: expected one of {', '.join(sorted(KNOWN))}; "
-            f"rename one, or name another file"
+            f"evaluation set {str(path)!r} has the columns {columns}: expected one of {expected}; rename one, or name "
+            f"another file"
         )
 
 

@@ -63,13 +63,13 @@ def test_the_nearest_is_that_of_all_pairs(
 def test_real_increments_are_found_with_their_jaccard(shared: Path, tmp_path: Path) -> None:
     """Half of a corpus against the other half: recall at 0.8 and more at least 0.99, and every Jaccard is exact."""
     messages = pl.read_parquet(shared / "chat" / "oasst_100trees.parquet")["messages"]
-    texts = messages.list.eval(pl.element().struct.field("content")).list.join("\n").to_list()
+    texts = messages.list.eval(pl.element().struct.field("content")).list.join("\n").to_list()[:220]
     old, new = texts[::2], texts[1::2]
     corpus = jsonl(tmp_path / "old.jsonl", [{"text": text} for text in old])
     found = measured(Against(corpus), new, tmp_path / "stage")["against_jaccard"].fill_null(0).to_list()
     olds = [shingles(text) for text in old]
     best = [max(jaccard(shingles(text), other) for other in olds) for text in new]
-    assert sum(b >= 0.8 for b in best) > 30
+    assert sum(b >= 0.8 for b in best) > 10
     assert sum(f == pytest.approx(b, abs=1e-6) for f, b in zip(found, best, strict=True) if b >= 0.8) >= 0.99 * sum(
         b >= 0.8 for b in best
     )
@@ -150,6 +150,17 @@ def test_an_increment_is_refined_against_a_run(refine: Refine, tmp_path: Path) -
     old = pl.read_parquet(tmp_path / "old" / "refined" / "*.parquet")
     assert rejected["prompt_id"].to_list() == [f"p{i}" for i in range(10, 20)]
     assert [json.loads(values)["against_id"] for values in rejected["values"]] == old["id"].to_list()[10:]
+
+
+def test_measuring_parts_is_measuring_the_whole(tmp_path: Path) -> None:
+    """A row's signals do not depend on its neighbours, nor on the order they come in; odd and huge texts do no harm."""
+    corpus = jsonl(tmp_path / "odd.jsonl", [{"text": text} for text in [*strategies.ODD, TEXT, "word " * 200_000]])
+    texts = [*strategies.ODD, TEXT, "word " * 200_000, "今" * 300_000, f"{TEXT} And more."]
+    stage, folder = Against(corpus), tmp_path / "stage"
+    whole = measured(stage, texts, folder)
+    assert pl.concat([measured(stage, texts[:9], folder), measured(stage, texts[9:], folder)]).equals(whole)
+    assert measured(stage, texts[::-1], folder).reverse().equals(whole)
+    assert whole["against_jaccard"][: len(strategies.ODD) + 2].to_list() == [1] * (len(strategies.ODD) + 2)
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:

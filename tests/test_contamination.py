@@ -28,7 +28,7 @@ def measured(stage: Contamination, texts: list[str]) -> pl.DataFrame:
 
 
 def grams(text: str, n: int, shortest: int) -> set[tuple[str, ...]]:
-    """The n-grams of a part of an item; all words of one that is shorter."""
+    """The n-grams of a part of an item; all words of a question that is shorter."""
     found = words(text)
     if len(found) < n:
         return {tuple(found)} if len(found) >= shortest else set()
@@ -37,7 +37,7 @@ def grams(text: str, n: int, shortest: int) -> set[tuple[str, ...]]:
 
 def reference(items: list[list[str]], text: str, stage: Contamination) -> tuple[int, float]:
     """Different n-grams found, and the largest share of a part, slowly."""
-    split = [[grams(part, stage.n, stage.shortest) for part in item] for item in items]
+    split = [[grams(part, stage.n, stage.n if k else stage.shortest) for k, part in enumerate(item)] for item in items]
     owners = defaultdict(set)
     for number, item in enumerate(split):
         for gram in set().union(*item):
@@ -140,6 +140,27 @@ def test_a_phrase_of_many_items_is_not_contamination(tmp_path: Path) -> None:
     found = measured(Contamination(str(path)), [phrase, questions[3]])
     assert found["contamination"].to_list() == [0, 1]
     assert measured(Contamination(str(path), common=12), [phrase])["contamination"][0] > 0
+
+
+def test_a_short_answer_is_no_evidence(tmp_path: Path) -> None:
+    """Of eight words or more a question is looked for whole; an assistant's set phrase is not."""
+    path = tmp_path / "set.jsonl"
+    asked, said = "How many legs do eleven spiders have together?", "Is there anything else I can help you with?"
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    path.write_text(json.dumps({"messages": turns}) + "\n" + json.dumps({"answer": said}))
+    assert measured(Contamination(str(path)), [asked, said])["contamination"].to_list() == [1, 0]
+    assert "1 of them have no text of 8 words" in Contamination(str(path)).notes()[0]
+
+
+def test_measuring_parts_is_measuring_the_whole(tmp_path: Path) -> None:
+    """A row's signals do not depend on its neighbours, nor on the order they come in."""
+    path = tmp_path / "odd.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in [*strategies.ODD, QUESTION, ANSWER]))
+    texts = [*strategies.ODD, ANSWER, "word " * 200_000, f"{QUESTION} {ANSWER}"]
+    stage = Contamination(str(path))
+    whole = measured(stage, texts)
+    assert pl.concat([measured(stage, texts[:9]), measured(stage, texts[9:])]).equals(whole)
+    assert measured(stage, texts[::-1]).reverse().equals(whole)
 
 
 def test_hostile_items_are_shown_on_one_short_line(tmp_path: Path) -> None:
