@@ -156,7 +156,7 @@ def _places(bands: NDArray[np.uint32], first: Rows, pool: ThreadPoolExecutor) ->
     shared, rows = np.zeros(len(bands), np.uint8), np.flatnonzero(first == np.arange(len(first)))
 
     def places(band: int) -> int:
-        return LOOPS.call("places", in_order(bands[:, band], rows), band, bands, shared)
+        return LOOPS.call("places", in_order(bands[:, band], rows), rows, band, bands, shared)
 
     counts = list(pool.map(places, range(bands.shape[1])))
     return shared, np.cumsum([0, *(count - 1 for count in counts)], dtype=np.int64)

@@ -45,6 +45,7 @@ def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any
 
 def compare(
     order: Any,
+    ranked: Any,
     bands: Any,
     band: Any,
     sets: Any,
@@ -58,13 +59,14 @@ def compare(
     pairs: Any,
     jaccards: Any,
 ) -> Any:
-    """Compare the rows of each bucket of `order` (band key << 32 | row, sorted): rows and Jaccard of pairs at `floor`.
+    """Compare the rows of each bucket of `order` (band key << 32 | rank, sorted): rows and Jaccard of pairs at `floor`.
 
     In a bucket of more rows than `heads` has room for each is compared with at most as many leaders before it: the
     first row, and then each that is under `near` with all leaders so far.
 
     Args:
         order: uint64.
+        ranked: int64 [n], the row of each rank.
         bands: uint32 [n, bands].
         band: the one that `order` is of.
         sets: uint64, sorted sets of shingles, one after the other.
@@ -90,10 +92,10 @@ def compare(
             end += 1
         crowd = end - begin > limit
         while at < end and found + limit <= len(pairs):
-            j = np.int64(order[at] & U64(0xFFFFFFFF))
+            j = ranked[order[at] & U64(0xFFFFFFFF)]
             alone = True
             for other in range(led if crowd else at - begin):
-                i = heads[other] if crowd else np.int64(order[begin + other] & U64(0xFFFFFFFF))
+                i = heads[other] if crowd else ranked[order[begin + other] & U64(0xFFFFFFFF)]
                 met = _met(bands, crowded, leads, i, j, band)
                 if met and not crowd:
                     continue
@@ -147,13 +149,14 @@ def unite(pairs: Any, parents: Any) -> Any:
     return len(parents)
 
 
-def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
+def places(order: Any, rows: Any, band: Any, bands: Any, shared: Any) -> Any:
     """Replace the keys of a band by where their bucket begins among the rows that share one, counted from 1; else 0.
 
     Args:
-        order: uint64, band key << 32 | row, sorted.
+        order: uint64, band key << 32 | place in `rows`, sorted.
+        rows: int64.
         band: the band.
-        bands: uint32 [n, bands], changed in this band for the rows of `order`.
+        bands: uint32 [n, bands], changed in this band for `rows`.
         shared: uint8 [n], set to 1 for rows that share the key.
 
     Returns:
@@ -166,7 +169,7 @@ def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
             end += 1
         alone = end == begin + 1
         for at in range(begin, end):
-            row = order[at] & U64(0xFFFFFFFF)
+            row = rows[order[at] & U64(0xFFFFFFFF)]
             bands[row, band] = U32(0 if alone else place)
             if not alone:
                 shared[row] = 1

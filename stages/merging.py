@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from stages.bands import chance
 from stages.pairs import Near, candidates, components, first_alike, near_pairs
 from stages.shards import Names, Rows, Shards, save
+from stages.stage import StageRefusedError
 
 if TYPE_CHECKING:
     from stages.dedup import Dedup
 
 PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
-LARGEST = 10
-"""Clusters that are listed with an example."""
+LARGEST, EXAMPLE = 10, 200
+"""Clusters that are listed with an example, and characters of that."""
+SMALL = 1000
+"""A cluster of fewer conversations stops no run."""
 
 
 def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
@@ -32,8 +35,10 @@ def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: P
     near = _near(stage, shards, firsts, folder / "shingles.tmp")
     pairs = firsts[near.rows]
     answer = _Answer.of(stage, near, pairs, firsts, _Groups(copy_of), _Groups(prompt_of))
+    examples = {int(row): shards.text(row)[:EXAMPLE] for row in answer.largest()}
     groups = (answer.copies, answer.prompts, answer.clusters)
     names = Names(shards, np.concatenate([pairs.ravel(), *(group.others() for group in groups), answer.largest()]))
+    _guard(stage, answer, names, examples)
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
         columns = answer.columns(shards.ids(at), int(shards.starts[at]), names)
@@ -41,16 +46,17 @@ def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: P
     found = {"id": names.of(pairs[:, 0]), "other": names.of(pairs[:, 1]), "jaccard": near.jaccard}
     save(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS).write_parquet)
     save(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS).write_parquet)
-    summary = json.dumps(_summary(stage, near, answer, names), indent=1)
+    summary = json.dumps(_summary(stage, near, answer, names, examples), indent=1)
     save(folder / "dedup.json", lambda path: path.write_text(summary))
 
 
 def _near(stage: Dedup, shards: Shards, firsts: Rows, scratch: Path) -> Near:
     """Pairs among the rows that are no copies, numbered among themselves."""
     bands = shards.bands(firsts, stage.bands()[0])
+    longest_first = np.argsort(-shards.words()[firsts].astype(np.int64), kind="stable")
     try:
         sets = shards.sets(firsts, candidates(bands), scratch)
-        return near_pairs(bands, sets, stage.floor, stage.cluster, stage.bucket)
+        return near_pairs(bands, longest_first, sets, stage.floor, stage.cluster, stage.bucket)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -120,7 +126,19 @@ class _Answer:
         return order[self.clusters.sizes[order] > 1]
 
 
-def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names) -> dict[str, Any]:
+def _guard(stage: Dedup, answer: _Answer, names: Names, examples: Mapping[int, str]) -> None:
+    for row in answer.largest()[:1]:
+        size, total = int(answer.clusters.sizes[row]), len(answer.clusters.sizes)
+        if size >= SMALL and size > stage.max_cluster * total:
+            raise StageRefusedError(
+                f"dedup: {size:,} of {total:,} conversations hang together as near-duplicates at a Jaccard of "
+                f"{stage.cluster:g} or more, more than a share of {stage.max_cluster:g}; the first is "
+                f"{names.of(np.array([row])).item()!r} ({examples[row][:80]!r}): look at them, and if they may be one "
+                f"cluster, allow it with max_cluster = {min(1, size / total + 0.005):.2f} for dedup in the plan"
+            )
+
+
+def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names, examples: Mapping[int, str]) -> dict[str, Any]:
     bands, rows = stage.bands()
     crowded, total = int(answer.crowded.sum()), len(answer.crowded)
     note = (
@@ -139,7 +157,7 @@ def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names) -> dict[st
         "rows": rows,
         "chance": {f"{s:g}": round(chance(s, bands, rows), 5) for s in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)},
         "largest_clusters": [
-            {"cluster": name, "cluster_size": int(sizes[row])}
+            {"cluster": name, "cluster_size": int(sizes[row]), "example": examples[row]}
             for name, row in zip(names.of(answer.largest()), answer.largest(), strict=True)
         ],
         "notes": [note] if crowded else [],

@@ -17,10 +17,10 @@ from stages.compiled import Kernels
 LOOPS = Kernels(
     "stages.join",
     {
-        "compare": "u8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
+        "compare": "u8* i8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
         "first_alike": "u8** i4* i8*",
         "unite": "i8** i8*",
-        "places": "u8* i8 u4** u1*",
+        "places": "u8* i8* i8 u4** u1*",
         "walk": "i8* u4** i8* u4* u4* u8* i8* f8 u4* i8* f4*",
     },
 )
@@ -78,11 +78,14 @@ def candidates(bands: NDArray[np.uint32]) -> NDArray[np.bool_]:
     return found
 
 
-def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float, limit: int) -> Near:
+def near_pairs(  # noqa: PLR0917  what is compared, and how, each once
+    bands: NDArray[np.uint32], ranked: NDArray[np.int64], sets: Sets, floor: float, near: float, limit: int
+) -> Near:
     """Compare the rows that share a band key, each pair once, on all cores; the same pairs whatever their number.
 
     Args:
         bands: uint32 [n, at most 64 bands].
+        ranked: int64 [n], all rows, those first that lead a crowded bucket first.
         sets: of every row that `candidates` finds.
         floor: least Jaccard of a pair, above 0.
         near: Jaccard to a leader from which on a row of a crowded bucket needs no leader of its own.
@@ -90,7 +93,6 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
             at most this many leaders, rows under `near` with each other.
     """
     crowded, leads = np.zeros(len(bands), np.uint64), np.zeros(len(bands), np.uint64)
-    everybody = np.arange(len(bands))
     rows, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
 
     def compare(part: NDArray[np.uint64], band: int) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
@@ -100,6 +102,7 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
             values = np.empty(len(pairs), np.float32)
             given = (
                 part,
+                ranked,
                 bands,
                 band,
                 sets.values,
@@ -120,7 +123,7 @@ def near_pairs(bands: NDArray[np.uint32], sets: Sets, floor: float, near: float,
     with ThreadPoolExecutor(cores()) as pool:
         for band in range(bands.shape[1]):
             for found, jaccard, count in pool.map(
-                compare, _parts(in_order(bands[:, band], everybody)), itertools.repeat(band)
+                compare, _parts(in_order(bands[:, band], ranked)), itertools.repeat(band)
             ):
                 rows.append(found)
                 jaccards.append(jaccard)
@@ -143,9 +146,9 @@ def components(pairs: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def in_order(keys: NDArray[np.uint32], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Some rows by their key in a band: key << 32 | row, sorted."""
+    """Some rows by their key in a band: key << 32 | place among the rows, sorted."""
     order = keys[rows].astype(np.uint64) << KEY
-    order |= rows.astype(np.uint64)
+    order |= np.arange(len(rows), dtype=np.uint64)
     order.sort()
     return order
 

@@ -52,6 +52,17 @@ class Shards:
             keys[self.starts[at] : self.starts[at + 1]] = pl.read_parquet(path, columns=columns).select(columns)
         return keys
 
+    def words(self) -> NDArray[np.uint32]:
+        """Words of each text, uint32 [n]."""
+        words = [pl.read_parquet(path, columns=["dedup_words"])["dedup_words"].to_numpy() for path in self.measured]
+        return np.concatenate([np.empty(0, np.uint32), *words])
+
+    def text(self, row: int) -> str:
+        """The text of a row."""
+        at = int(np.searchsorted(self.starts, row, side="right")) - 1
+        place = row - int(self.starts[at])
+        return str(pl.scan_parquet(self.raw[at]).select("text").slice(place, 1).collect().item())
+
     def bands(self, rows: Rows, width: int) -> NDArray[np.uint32]:
         """Band keys of the rows, in order, uint32 [rows, width]."""
         bands = np.empty((len(rows), width), np.uint32)

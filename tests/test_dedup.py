@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.rules import KeepBest, Pairs, decide
 from stages.bands import chance
 from stages.dedup import Dedup
-from stages.stage import StageParameterError
+from stages.stage import StageParameterError, StageRefusedError
 from tests.dedup_reference import SHARED, jaccard, pairs, run, same, shingles
 
 WORDS = ["the", "a", "Fox", "fox", "über", "中文字", "ΟΔΟΣ", "x_1", "42", "—", "!"]
@@ -123,7 +124,9 @@ def test_clusters_are_components(tmp_path: Path) -> None:
 def test_copies_of_one_text_are_a_star(tmp_path: Path) -> None:
     """100,000 copies of one text take seconds and no pair at all."""
     start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = run(tmp_path / "1", ["the very same text, again and again and again"] * 100_000, shards=4)
+    found = run(
+        tmp_path / "1", ["the very same text, again and again and again"] * 100_000, Dedup(max_cluster=1.0), shards=4
+    )
     assert found.merged["exact_copies"].unique().to_list() == [100_000]
     assert found.rows("dedup_copy_of") == [0] * 100_000
     assert found.near.is_empty()
@@ -151,6 +154,35 @@ def test_a_crowd_is_said(tmp_path: Path) -> None:
     assert set(found.pairs().items()) <= set(everything.pairs().items())
     assert found.rows("cluster") == [0] * 300 + [300]
     assert (found.merged["nearest_jaccard"][:300] >= 0.75).all()
+
+
+def test_a_crowd_leaves_one_with_the_longest_first(tmp_path: Path) -> None:
+    """The leaders of a crowded bucket are its longest texts: `KeepBest` in that order keeps no two of the crowd."""
+    draw, texts = random.Random(3), []
+    for _ in range(400):
+        text = [str(i) for i in range(300)]
+        for at in draw.sample(range(300), 2):
+            text[at : at + 1] = draw.choice([[f"x{draw.randrange(10_000)}"], ["y", text[at]]])
+        texts.append(" ".join(text))
+    found = run(tmp_path / "1", texts, Dedup(bucket=16))
+    assert found.summary["crowded"] == 400
+    signals = found.merged.select("id").hstack(found.measured.select("dedup_words"))
+    near = {"dedup": Pairs(found.merged["dedup_copy_of"], found.near)}
+    rules = decide(signals, near, [KeepBest("duplicate", "dedup", 0.7)], ["dedup_words DESC"])
+    assert rules["keep"].sum() == 1
+
+
+def test_a_monster_cluster_stops_the_run_unless_allowed(tmp_path: Path) -> None:
+    """Copies and near-duplicates count; the sentence says how many, names one, and how to allow it."""
+    same = [f"the very same words again and again and again, said by\x1b[2J {row % 2}" for row in range(1000)]
+    texts = [*same, *(f"{row} is a text of its own with number {row + 1}" for row in range(500))]
+    with pytest.raises(StageRefusedError, match=r"1,000 of 1,500 .* '000000' .*max_cluster = 0\.67") as refused:
+        run(tmp_path / "1", texts)
+    assert "\x1b" not in str(refused.value)
+    found = run(tmp_path / "2", texts, Dedup(max_cluster=0.67))
+    assert found.summary["largest_clusters"][0] == {"cluster": "000000", "cluster_size": 1000, "example": texts[0]}
+    assert run(tmp_path / "3", texts[1:]).merged["cluster_size"].max() == 999  # small corpora may be as they are
+    assert Dedup(max_cluster=0.67).digest() == Dedup().digest() != Dedup(bucket=5).digest()
 
 
 def test_recall_is_the_s_curve(tmp_path: Path) -> None:
@@ -194,7 +226,16 @@ def test_a_corpus_without_rows_merges(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"floor": 0.0}, {"cluster": 0.4}, {"permutations": 0}, {"recall": 2.0}, {"bucket": 1}, {"seed": -1}]
+    "parameters",
+    [
+        {"floor": 0.0},
+        {"cluster": 0.4},
+        {"permutations": 0},
+        {"recall": 2.0},
+        {"bucket": 1},
+        {"seed": -1},
+        {"max_cluster": 2.0},
+    ],
 )
 def test_wrong_parameters_are_refused(parameters: dict[str, float]) -> None:
     """A parameter that cannot be is refused with its name."""
