@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
@@ -125,10 +125,6 @@ class Dedup(GlobalStage):
     def bands(self) -> tuple[int, int]:
         """Bands and rows a band."""
         return plan(self.floor, self.permutations, self.recall)
-
-    def digest(self) -> str:
-        """As of every stage; what stops a run changes no signal."""
-        return super(Dedup, replace(self, max_cluster=0.0)).digest()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """What the merge noted, such as buckets too large to compare all their rows."""

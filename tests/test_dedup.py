@@ -182,7 +182,6 @@ def test_a_monster_cluster_stops_the_run_unless_allowed(tmp_path: Path) -> None:
     found = run(tmp_path / "2", texts, Dedup(max_cluster=0.67))
     assert found.summary["largest_clusters"][0] == {"cluster": "000000", "cluster_size": 1000, "example": texts[0]}
     assert run(tmp_path / "3", texts[1:]).merged["cluster_size"].max() == 999  # small corpora may be as they are
-    assert Dedup(max_cluster=0.67).digest() == Dedup().digest() != Dedup(bucket=5).digest()
 
 
 def test_recall_is_the_s_curve(tmp_path: Path) -> None:
