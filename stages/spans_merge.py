@@ -19,6 +19,9 @@ from stages.repeats import AT_ONCE, Keys, Shard, repeated
 from stages.shards import Names, Shards, save
 from stages.spans import COVER, READS, Found, Table, column, flat, spoken
 
+FILES = 8
+"""Bits by which windows are parted on disk, at most: 2 * 256 files are open at once."""
+
 Result = TypeVar("Result")
 Number = TypeVar("Number", np.uint64, np.uint32)
 
@@ -72,26 +75,27 @@ class Merge:
             return rows, pl.Series([], dtype=pl.String)
         return rows, spoken(pl.read_parquet(self.shards.raw[at], columns=list(READS))[rows])
 
-    def _candidates(self, at: int, anchors: Table) -> Shard:
-        """Rows and windows of a shard that have one of the anchors, by window."""
+    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
+        """Rows and windows of a shard that have one of the anchors, for each value of the windows' top bits."""
         rows, texts = self._touched(at, anchors)
         keys, sizes = anchors.windows(texts, self.width)
-        numbers, order = np.repeat(rows + self.shards.starts[at], sizes), np.argsort(keys, kind="stable")
-        return numbers[order], keys[order]
+        numbers = np.repeat(rows + self.shards.starts[at], sizes)
+        if not bits:
+            return [(numbers, keys)]
+        tops = (keys >> np.uint64(64 - bits)).astype(np.uint8)
+        cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
+        return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
     def _windows(self, anchors: Table, scratch: Path) -> Found:
         """The windows that more than one conversation has: by ranges of their hashes, which are parted on disk."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
-        bits = max(0, (words - 1) // self.at_once).bit_length()
-        bounds = np.array([part << (64 - bits) for part in range(1 << bits)], np.uint64)
+        bits = min(FILES, max(0, (words - 1) // self.at_once).bit_length())
         with ExitStack() as stack:
             files = [stack.enter_context((scratch / f"{part}").open("wb")) for part in range(2 << bits)]
-            for rows, keys in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors)):
-                cuts = [*np.searchsorted(keys, bounds), len(keys)]
-                for part in range(1 << bits):
-                    here = slice(cuts[part], cuts[part + 1])
-                    files[2 * part].write(keys[here].tobytes())
-                    files[2 * part + 1].write(rows[here].astype(np.uint32).tobytes())
+            for parts in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors, bits)):
+                for part, (rows, keys) in enumerate(parts):
+                    keys.tofile(files[2 * part])
+                    rows.astype(np.uint32).tofile(files[2 * part + 1])
         with ExitStack() as stack:
             out = [stack.enter_context((scratch / name).open("wb")) for name in ("keys", "counts", "firsts")]
             for part in range(1 << bits):
@@ -122,14 +126,14 @@ def _each(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
 
 
 def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
-    """Of windows and rows, in order of rows: windows of more than one row, sorted; how many have each; the first."""
+    """Of windows and rows: windows of more than one row, sorted; how many have each; the first."""
     keys = np.fromfile(keys_file, np.uint64)
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     keys, rows = keys[order], np.fromfile(rows_file, np.uint32)[order]
     begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(keys)), np.bool_), keys[1:] != keys[:-1]]))
     counts = np.diff(np.append(begins, len(keys)))
-    begins, counts = begins[counts > 1], counts[counts > 1]
-    return keys[begins], counts.astype(np.uint32), rows[begins]
+    firsts = np.minimum.reduceat(rows, begins) if len(rows) else rows
+    return keys[begins][counts > 1], counts[counts > 1].astype(np.uint32), firsts[counts > 1]
 
 
 def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
