@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same cases each time and no deadline: a test must not fail because the machine is busy.
+settings.register_profile("refine", deadline=None, derandomize=True)
+settings.load_profile("refine")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
