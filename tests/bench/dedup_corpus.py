@@ -1,6 +1,6 @@
 """Make a corpus of any size with its truth, from real texts: paragraphs recombined, edited copies, hard negatives.
 
-    python tests/bench/dedup_corpus.py SOURCE OUT COUNT [SEED]    SOURCE/docs.parquet: id, text
+    python -m tests.bench.dedup_corpus SOURCE OUT COUNT [SEED]    SOURCE/docs.parquet: id, text
 
 75 % of the texts are five paragraphs of about 60 words drawn from all of SOURCE; 20 % are copies of one of them with 0,
 1, 2, 4, 8 or 16 % of the words changed; 5 % are hard negatives, which share two or three paragraphs. OUT gets, in the
@@ -19,8 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 PARAGRAPHS, WORDS = 5, 60
+BLOCK = 100_000
+"""Rows made at once: a text and what is made from it stand in one block."""
+KNOWN = 100_000
+"""Rows of the largest corpus whose truth is computed: that takes ten times as long as the corpus itself."""
 STRENGTHS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 
@@ -70,25 +76,42 @@ def pairs(texts: list[list[str]]) -> Iterator[tuple[int, int, float]]:
                 yield i, j, jaccard
 
 
-def make(source: Path, out: Path, count: int, seed: int) -> None:
-    """Write the corpus, its rows in random order."""
-    texts = pl.read_parquet(source / "docs.parquet")["text"].to_list()
-    draw, parts = random.Random(seed), paragraphs(texts)
-    pool = sorted({word for part in parts[:2000] for word in part})
-    place, made, origins, found = draw.sample(range(count), count), [""] * count, [0] * count, []
+def block(
+    draw: random.Random, parts: list[list[str]], pool: list[str], start: int, count: int, *, truth: bool
+) -> tuple[pl.DataFrame, list[tuple[int, int, float]]]:
+    """Some rows of the corpus in random order, id, text, origin; and the pairs among them."""
+    place, made, origins = draw.sample(range(count), count), [""] * count, [0] * count
+    found: list[tuple[int, int, float]] = []
     done = 0
     while done < count:
         group = family(draw, parts, pool)[: count - done]
         rows = place[done : done + len(group)]
         for row, words in zip(rows, group, strict=True):
             made[row], origins[row] = " ".join(words), rows[0]
-        found += [(*sorted((rows[i], rows[j])), jaccard) for i, j, jaccard in pairs(group)]
+        for i, j, jaccard in pairs(group) if truth else ():
+            first, second = sorted((start + rows[i], start + rows[j]))
+            found.append((first, second, jaccard))
         done += len(group)
+    ids = pl.Series("id", [f"m{start + row:08}" for row in range(count)])
+    return pl.DataFrame({"id": ids, "text": made, "origin": ids.gather(origins)}), found
+
+
+def make(source: Path, out: Path, count: int, seed: int) -> None:
+    """Write the corpus, a block of rows at a time."""
+    texts = pl.read_parquet(source / "docs.parquet")["text"].to_list()
+    draw, parts = random.Random(seed), paragraphs(texts)
+    pool = sorted({word for part in parts[:2000] for word in part})
     out.mkdir(parents=True, exist_ok=True)
-    ids = pl.Series("id", [f"m{row:08}" for row in range(count)])
-    pl.DataFrame({"id": ids, "text": made}).write_parquet(out / "docs.parquet", row_group_size=20_000)
-    pl.DataFrame({"id": ids, "origin": ids.gather(origins)}).write_parquet(out / "truth.parquet")
-    pl.DataFrame(sorted(found), schema=["i", "j", "jaccard"], orient="row").write_parquet(out / "pairs.parquet")
+    known, origins = [], []
+    schema = pa.schema({"id": pa.large_string(), "text": pa.large_string()})
+    with pq.ParquetWriter(out / "docs.parquet", schema, compression="zstd") as writer:
+        for start in range(0, count, BLOCK):
+            rows, found = block(draw, parts, pool, start, min(BLOCK, count - start), truth=count <= KNOWN)
+            writer.write_table(rows.select("id", "text").to_arrow().cast(schema), row_group_size=20_000)
+            origins.append(rows.select("id", "origin"))
+            known += found
+    pl.concat(origins).write_parquet(out / "truth.parquet")
+    pl.DataFrame(sorted(known), schema=["i", "j", "jaccard"], orient="row").write_parquet(out / "pairs.parquet")
     (out / "info.json").write_text(json.dumps({"docs": count, "seed": seed}))
 
 
