@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
 
 from stages.earlier import batches, files
-from stages.stage import FittedStage, Measure, MissingModelError, StageParameterError
+from stages.packed import stamps
+from stages.stage import FittedStage, Measure, MissingModelError, Stage, StageParameterError
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Against(FittedStage):
 
     The rule `against_jaccard >= 0.75 AND against_id IS NOT NULL` drops what is there already and shows what it is like.
 
-    The index of the earlier corpus lies in the stage's folder: about 250 bytes a conversation and 8 a word on disk, of
-    which 16 bytes a conversation, and the ids, are in memory. A changed corpus is another stage, measured anew.
+    The index of the earlier corpus lies in the stage's folder: about 250 bytes a conversation and 8 a word on disk;
+    8 bytes a conversation and the ids are in memory. A changed corpus is another stage, measured anew.
 
     Attributes:
         corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
@@ -76,6 +78,10 @@ class Against(FittedStage):
         """The files of the earlier corpus."""
         return files(self.corpus)
 
+    def digest(self) -> str:
+        """As of every stage, but large files that have not changed are not read again: a run asks once a shard."""
+        return _digest(self, stamps(self.models()))
+
     def notes(self) -> tuple[str, ...]:
         """Whether there is anything to compare with."""
         return () if self.corpus else ("no `corpus` is given to compare with, so that its signals are all null",)
@@ -111,3 +117,9 @@ class Against(FittedStage):
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Without an earlier corpus nothing is known."""
         return pl.DataFrame(schema=self.writes).clear(batch.height)
+
+
+@lru_cache(maxsize=8)
+def _digest(stage: Against, files: tuple[tuple[str, int, int], ...]) -> str:
+    del files
+    return Stage.digest(stage)

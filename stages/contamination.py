@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import polars as pl
 
 from stages.evals import files, parts
+from stages.packed import stamps
 from stages.stage import Measure, Stage, StageParameterError
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class Contamination(Stage):
         """The files of the evaluation sets."""
         return files(self.evals)
 
+    def digest(self) -> str:
+        """As of every stage, but large files that have not changed are not read again: a run asks once a shard."""
+        return _digest(self, stamps(self.models()))
+
     def notes(self) -> tuple[str, ...]:
         """What is looked for."""
         if not self.evals:
@@ -120,3 +125,9 @@ def _index(stage: Contamination, digest: str) -> Index:
 
     del digest
     return Index.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
+
+
+@lru_cache(maxsize=8)
+def _digest(stage: Contamination, files: tuple[tuple[str, int, int], ...]) -> str:
+    del files
+    return Stage.digest(stage)

@@ -1,9 +1,10 @@
-"""Files that may be packed: what they are, and their bytes."""
+"""Files that may be packed: what they are, their bytes, and whether they have changed."""
 
 from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKED = (".gz", ".zst")
@@ -25,3 +26,9 @@ def opened(path: Path) -> io.BufferedIOBase:
         reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
         return io.BufferedReader(reader)
     return path.open("rb")
+
+
+def stamps(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of last change of files: while these are the same, they need not be read again."""
+    found = ((path, path.stat()) for path in paths)
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)

@@ -195,3 +195,18 @@ def test_without_a_corpus_nothing_is_known_and_said_so(tmp_path: Path) -> None:
     """Null is not "new"."""
     assert measured(Against(), ["text"], tmp_path).rows() == [(None, None, None)]
     assert "no `corpus` is given" in Against().notes()[0]
+
+
+def test_a_corpus_that_has_not_changed_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run asks for the digest at every shard: a corpus of gigabytes is not read each time."""
+    reads = []
+    opened = Path.open
+
+    def counted(self: Path, *words: Any, **more: Any) -> Any:
+        reads.append(self)
+        return opened(self, *words, **more)
+
+    stage = Against(jsonl(tmp_path / "old.jsonl", [{"text": TEXT}]))
+    monkeypatch.setattr(Path, "open", counted)
+    assert len({stage.digest() for _ in range(5)}) == 1
+    assert len(reads) == 1
