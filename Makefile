@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint bench clean
 
 setup: .venv/.ready
 
@@ -25,5 +25,15 @@ demo: setup
 	$(BIN)/refine run --out data/runs/demo
 	@echo "Look at data/runs/demo: README.md (the dataset card), refined/, rejected/; or type: $(BIN)/refine show data/runs/demo"
 
+# refine dedup beside its peers, which get a venv of their own: a table in Markdown
+bench: setup .venv-bench/.ready
+	$(BIN)/python -m tests.bench.dedup_table --peers .venv-bench/bin/python
+
+.venv-bench/.ready:
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	echo '*' > .venv-bench/.gitignore
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check rensa datasketch xxhash pyarrow numpy
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-bench
