@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.stage import MissingModelError, StageParameterError
+from stages.toxicity_encoder import one_thread
 
 RELEASED = {
     "unbiased": ("toxic_debiased-c7548aa0.ckpt", "roberta-base"),
@@ -138,7 +139,8 @@ class Reader:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
-            out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
+            with one_thread():
+                out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
         return out
 
 

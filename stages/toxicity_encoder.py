@@ -9,6 +9,8 @@ its 769 numbers lie beside this file.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,19 @@ PROBE = Path(__file__).with_name("toxicity_probe.npy")
 LONGEST = 80
 """Word pieces of a window that are read; 50 words are rarely more."""
 _BATCH = 32
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch: workers are processes, more threads only wait for each other and round differently."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def folder() -> Path | None:
@@ -71,7 +86,7 @@ class Encoder:
             width = max(len(tokens[i]) for i in rows)
             ids = torch.tensor([tokens[i] + [0] * (width - len(tokens[i])) for i in rows])
             mask = torch.tensor([[1] * len(tokens[i]) + [0] * (width - len(tokens[i])) for i in rows])
-            with torch.inference_mode():
+            with one_thread(), torch.inference_mode():
                 layers = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
             shares = (mask / mask.sum(1, keepdim=True))[..., None]
             out[rows] = torch.cat([(layer * shares).sum(1) for layer in layers[-2:]], 1).numpy()
