@@ -124,7 +124,13 @@ def _index(stage: Contamination, digest: str) -> Index:
     from stages.contamination_index import Index
 
     del digest
-    return Index.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
+    index = Index.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
+    if index.items[0] == index.items[1]:
+        raise StageParameterError(
+            f"evals {stage.evals!r} holds {index.items[0]} items, none of which has {stage.shortest} words of its own "
+            f"to look for: name other files"
+        )
+    return index
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,12 @@ NAMES = ("id", "source_id", "prompt_id")
 """Columns that name a conversation, the first that is there."""
 
 _LISTS = {"messages": "content", "conversations": "value"}  # of messages, and the field that holds what is said
-_ROWS = 20_000  # read at a time
+_KINDS: dict[str, pl.DataType] = {
+    **dict.fromkeys((*NAMES, "text"), pl.String()),
+    **{name: pl.List(pl.Struct({field: pl.String()})) for name, field in _LISTS.items()},
+    "data": pl.List(pl.String()),
+}
+_ROWS, _BYTES = 20_000, 1 << 24  # read at a time
 
 
 def files(corpus: str) -> tuple[Path, ...]:
@@ -51,41 +56,59 @@ def batches(corpus: str) -> Iterator[pl.DataFrame]:
         StageParameterError: a file cannot be read, or has no column that a conversation can be read from.
     """
     for path in files(corpus):
+        row = 1
         try:
-            frame = _frame(path)
-            schema = frame.collect_schema()
-            names = [pl.col(name).cast(pl.String) for name in NAMES if name in schema]
-            chosen = frame.select(text=_text(path, schema), name=pl.coalesce(pl.lit(None, pl.String), *names))
-            chosen = chosen.with_row_index("row", 1)
-            named = chosen.select("text", pl.coalesce("name", pl.format("{}:{}", pl.lit(path.name), "row")))
-            yield from named.collect_batches(chunk_size=_ROWS, maintain_order=True)
-        except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+            for frame in _frames(path):
+                yield (named := _named(path, frame, row))
+                row += named.height
+        except (pl.exceptions.PolarsError, OSError, EOFError, ValueError) as error:
             if isinstance(error, StageParameterError):
                 raise
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageParameterError(f"corpus {str(path)!r} cannot be read: {said}") from error
+            raise StageParameterError(f"corpus {str(path)!r} cannot be read near row {row}: {said}") from error
 
 
-def _frame(path: Path) -> pl.LazyFrame:
-    """The columns of a file that are needed. Of JSON the types are given, not guessed: an id may be a number."""
+def _named(path: Path, frame: pl.DataFrame, row: int) -> pl.DataFrame:
+    names = [pl.col(name).cast(pl.String) for name in NAMES if name in frame.columns]
+    rows = pl.format("{}:{}", pl.lit(path.name), pl.int_range(row, row + pl.len()))
+    return frame.select(text=_text(path, frame.schema), name=pl.coalesce(*names, rows))
+
+
+def _frames(path: Path) -> Iterator[pl.DataFrame]:
+    """The columns of a file that are needed, some rows at a time."""
     if suffix(path) == ".parquet":
-        return pl.scan_parquet(path)
+        scan = pl.scan_parquet(path)
+        there = [name for name in _KINDS if name in scan.collect_schema()] or list(scan.collect_schema())
+        yield from scan.select(there).collect_batches(chunk_size=_ROWS, maintain_order=True)
+        return
+    schema = None
+    for lines in _lines(path):
+        # The types are given, not guessed: an id may be a number. What is not UTF-8 is replaced, as ingest does.
+        text = lines.decode("utf-8", "replace").removeprefix("\ufeff").strip()
+        if text:
+            schema = schema or _schema(text)
+            yield pl.read_ndjson(text.encode(), schema=schema)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """A file as JSON Lines, whole ones of about 16 MB; of a file that is one array the records, a line each."""
     with opened(path) as file:
-        start = next((line.strip() for line in file if line.strip()), b"{}").removeprefix(b"\xef\xbb\xbf")
-    if start.startswith(b"["):
-        with opened(path) as file:
-            records = json.loads(file.read().decode("utf-8-sig", "replace"))
-        return pl.DataFrame(records, schema=_schema(records[:1]), strict=False).lazy()
-    return pl.scan_ndjson(path, schema=_schema([json.loads(start)]))
+        while lines := file.readlines(_BYTES):
+            if suffix(path) == ".json" and lines[0].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+                text = b"".join([*lines, *file]).decode("utf-8-sig", "replace")
+                records = "\n".join(json.dumps(record, ensure_ascii=False) for record in json.loads(text))
+                yield records.encode("utf-8", "surrogatepass")
+                return
+            yield b"".join(lines)
 
 
-def _schema(first: list[object]) -> pl.Schema:
-    """The types of the columns of a record that are needed."""
-    there = first[0] if first and isinstance(first[0], dict) else {}
-    kinds: dict[str, pl.DataType] = dict.fromkeys((*NAMES, "text"), pl.String())
-    kinds |= {name: pl.List(pl.Struct({field: pl.String()})) for name, field in _LISTS.items()}
-    kinds["data"] = pl.List(pl.String())
-    return pl.Schema({name: kind for name, kind in kinds.items() if name in there})
+def _schema(lines: str) -> pl.Schema:
+    """The types of the columns of the first record that are needed; of all columns where none is."""
+    first = json.loads(lines.partition("\n")[0])
+    if not isinstance(first, dict):
+        raise ValueError(f"a record is {type(first).__name__}, expected an object")  # noqa: TRY004  of the file
+    there = [name for name in _KINDS if name in first]
+    return pl.Schema({name: _KINDS[name] for name in there} or dict.fromkeys(first, pl.String()))
 
 
 def _text(path: Path, schema: pl.Schema) -> pl.Expr:

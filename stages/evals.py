@@ -59,7 +59,7 @@ class _Item:
         if isinstance(self.record, str):
             yield Part(file, self.number, f"row {self.number}", "text", self.record, asks=True)
             return
-        name = next((str(self.record[key]) for key in NAMES if self.record.get(key) not in {None, ""}), None)
+        name = next((str(self.record[key]) for key in NAMES if isinstance(self.record.get(key), str | int)), None)
         for column in self.record:
             if column.lower() in QUESTIONS | ANSWERS:
                 for field, text in _texts(column, self.record[column]):
@@ -150,13 +150,14 @@ def _whole(text: str) -> list[Any] | None:
     if isinstance(value, list):
         return value
     held = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+    held = [each for each in held if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
     return held[0] if held else [value]
 
 
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
     """The texts inside a value, with the field that each stands in."""
     if isinstance(value, str):
-        yield field, value
+        yield field, value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # half a pair in a JSON escape
     elif isinstance(value, list):
         for each in value:
             yield from _texts(field, each)

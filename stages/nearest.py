@@ -17,6 +17,7 @@ from stages import nearest_kernel
 from stages.bands import plan
 from stages.pairs import first_alike
 from stages.shingles import Words, band_keys, shingle_sets, sign, split
+from stages.stage import StageParameterError
 
 ROW = np.uint64(32)
 
@@ -50,6 +51,9 @@ def build(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     names = pl.concat([pl.Series("name", [], pl.String), *_written(batches, bands, aside)])
+    if not len(names):
+        shutil.rmtree(aside)
+        raise StageParameterError("the earlier corpus holds no conversation")
     names.to_frame("name").write_parquet(aside / "names.parquet")
     firsts = np.flatnonzero(first_alike(_read(aside / "keys", np.uint64).reshape(-1, 2)) == np.arange(len(names)))
     with (aside / "order").open("wb") as file:

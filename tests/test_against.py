@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import earlier
 from stages.against import Against
 from stages.stage import MissingModelError, StageParameterError
 from tests import strategies
@@ -118,6 +119,28 @@ def test_where_nothing_has_an_id_the_file_and_row_are_named(tmp_path: Path) -> N
     assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"][0] == "old.jsonl:2"
 
 
+def test_odd_bytes_of_an_earlier_corpus_are_read_as_ingest_reads_them(tmp_path: Path) -> None:
+    """A byte order mark, bytes that are not UTF-8, half a surrogate pair, no text: the others are still found."""
+    lines = [b'\xef\xbb\xbf{"id": 1, "text": "%s"}' % TEXT.encode(), b'{"id": 2, "text": "bad \xff byte"}']
+    lines += [b'{"id": 3, "text": "half \\ud800"}', b"", b'{"id": 4, "text": null}', b'{"id": "five", "text": "six"}']
+    (tmp_path / "odd.jsonl").write_bytes(b"\r\n".join(lines))
+    (tmp_path / "odd.json").write_bytes(b"[" + b",".join(line.lstrip(b"\xef\xbb\xbf") for line in lines if line) + b"]")
+    for name in ("odd.jsonl", "odd.json"):
+        found = measured(Against(str(tmp_path / name)), [TEXT, "bad \ufffd byte", "half ?", "six"], tmp_path / "stage")
+        assert found["against_id"].to_list() == ["1", "2", "3", "five"]
+
+
+def test_a_large_file_is_read_by_parts_and_rows_are_still_numbered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole lines of some bytes at a time."""
+    monkeypatch.setattr(earlier, "_BYTES", 100)
+    path = jsonl(tmp_path / "old.jsonl", [{"text": f"text number {i}"} for i in range(50)])
+    read = list(earlier.batches(path))
+    assert len(read) > 5
+    assert pl.concat(read).rows() == [(f"text number {i}", f"old.jsonl:{i + 1}") for i in range(50)]
+
+
 def test_a_crowd_is_compared_with_its_first_and_said_so(tmp_path: Path) -> None:
     """Beyond `bucket` rows of one band key the signal says that some may have been missed; exact copies are one row."""
     crowd = [f"{TEXT} {TEXT.upper()} " + f"{TEXT} {i}" for i in range(6)]
@@ -171,11 +194,17 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "run" / "source.json").write_text("{}")
     with pytest.raises(MissingModelError, match="is a run that is not complete"):
         Against(str(tmp_path / "run")).digest()
-    with pytest.raises(StageParameterError, match="has the columns none: expected `messages`"):
+    with pytest.raises(StageParameterError, match="has the columns x: expected `messages`"):
         measured(Against(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), [], tmp_path / "stage")
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n{"text"\n')
-    with pytest.raises(StageParameterError, match=r"b\.jsonl' cannot be read"):
+    with pytest.raises(StageParameterError, match=r"b\.jsonl' cannot be read near row 1"):
         measured(Against(str(tmp_path / "b.jsonl")), [], tmp_path / "stage")
+    (tmp_path / "e.jsonl").write_text("3\n")
+    with pytest.raises(StageParameterError, match="a record is int, expected an object"):
+        measured(Against(str(tmp_path / "e.jsonl")), [], tmp_path / "stage")
+    (tmp_path / "e.jsonl").write_text("\n")
+    with pytest.raises(StageParameterError, match="the earlier corpus holds no conversation"):
+        measured(Against(str(tmp_path / "e.jsonl")), [], tmp_path / "stage")
     (tmp_path / "c.parquet").write_bytes(b"PAR1")
     with pytest.raises(StageParameterError, match=r"c\.parquet' cannot be read"):
         measured(Against(str(tmp_path / "c.parquet")), [], tmp_path / "stage")

@@ -66,7 +66,15 @@ def test_hits_are_those_of_a_plain_search(
     path.write_text("\n".join(json.dumps({"prompt": item[0], "answers": item[1:]}) for item in items))
     n, shortest, common = sizes
     stage = Contamination(str(path), n, min(shortest, n), common)
-    found = measured(stage, texts)
+    if not any(grams(part, n, n if k else min(shortest, n)) for item in items for k, part in enumerate(item)):
+        with pytest.raises(StageParameterError, match="none of which has"):
+            stage.notes()
+        return
+    try:
+        found = measured(stage, texts)
+    except StageParameterError:  # every n-gram is common
+        assert all(reference(items, text, stage) == (0, 0) for item in items for text in item)
+        return
     for row, text in zip(found.iter_rows(named=True), texts, strict=True):
         count, share = reference(items, text, stage)
         assert row["contaminated_ngrams"] == count
@@ -189,6 +197,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": ')
     with pytest.raises(StageParameterError, match=r"bad\.jsonl' cannot be read"):
+        Contamination(str(bad)).notes()
+    bad.write_text("")
+    with pytest.raises(StageParameterError, match="holds 0 items, none of which has 8 words"):
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": "x"}\n3\n')
     with pytest.raises(StageParameterError, match="item 2 is int, expected an object or a text"):
