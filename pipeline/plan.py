@@ -6,6 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -32,7 +33,7 @@ class Measured:
     name: str
     stage: Stage
 
-    @property
+    @cached_property  # a digest may read models of many megabytes
     def key(self) -> str:
         """The name of its folder."""
         return f"{self.name.replace(':', '.')}-{self.stage.digest()}"

@@ -152,7 +152,7 @@ class Run:
                 "stages": [
                     {
                         "use": each.name,
-                        "digest": each.stage.digest(),
+                        "digest": each.key.rpartition("-")[2],
                         "parameters": parameters(each.stage),
                         "notes": list(each.stage.notes()),
                     }
