@@ -17,6 +17,9 @@ from stages.stage import Measure, Stage, StageParameterError
 if TYPE_CHECKING:
     from stages.contamination_index import Index
 
+HALF = 0.5
+"""The share of a part that is told of after a run; a rule has its own."""
+
 
 @dataclass(frozen=True)
 class Contamination(Stage):
@@ -99,6 +102,19 @@ class Contamination(Stage):
             else ""
         )
         return (f"looks for {items} items of {len(self.models())} evaluation files{left}",)
+
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """Which sets were found, and in how many conversations: the ten found most."""
+        if not self.evals:
+            return ()
+        hits = pl.scan_parquet(folder / "*.parquet").filter(pl.col("contamination") >= HALF).group_by("eval_set")
+        counts = hits.agg(items=pl.col("eval_item").n_unique(), conversations=pl.len()).collect()
+        found = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
+        return tuple(
+            f"{name}: half or more of a question, answer or message of {items} of its items stands in "
+            f"{conversations} conversations"
+            for name, items, conversations in found.iter_rows()
+        ) or ("no conversation has half of a question, answer or message of any item",)
 
     def open(self, folder: Path) -> Measure:
         """Read and index the evaluation sets, once a process.

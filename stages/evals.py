@@ -118,10 +118,9 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
             known = True
             yield part
     if columns and not known:
-        expected = ", ".join(sorted(QUESTIONS | ANSWERS))
         raise StageParameterError(
-            f"evaluation set {str(path)!r} has the columns {columns}: expected one of {expected}; rename one, or name "
-            f"another file"
+            f"evaluation set {str(path)!r} has the columns {columns}: expected one such as prompt, question, input, "
+            f"instruction, text, messages, answer, output or choices; rename one, or name another file"
         )
 
 

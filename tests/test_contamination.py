@@ -193,7 +193,9 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(MissingModelError, match="no evaluation sets at '/nowhere'"):
         Contamination("/nowhere").digest()
     (bad := tmp_path / "bad.jsonl").write_text('{"a": "x"}\n')
-    with pytest.raises(StageParameterError, match=r"bad\.jsonl' has the columns a: expected one of"):
+    with pytest.raises(
+        StageParameterError, match=r"bad\.jsonl' has the columns a: expected one such as prompt, question"
+    ):
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": ')
     with pytest.raises(StageParameterError, match=r"bad\.jsonl' cannot be read"):
@@ -241,6 +243,8 @@ def test_the_rejected_row_names_the_item(refine: Refine, jsonl: Any, tmp_path: P
     values = json.loads(rejected["values"][0])
     assert rejected.height == 1
     assert values == {"contamination": 1.0, "eval_item": f"q7: {QUESTION[:80]}", "eval_set": "physics.jsonl"}
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "physics.jsonl: half or more of a question, answer or message of 1 of its items stands in 1 conv" in said
 
 
 def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
