@@ -1,6 +1,6 @@
 """Compare `refine dedup` with its peers, and show how it grows: `make bench`.
 
-    python -m tests.bench.dedup_table [--peers PYTHON] [--rounds N] [--sizes N ...] [--grow N ...]
+    python -m tests.bench.dedup_table [--peers PYTHON] [--rounds N] [--sizes N ...] [--grow N ...] [--folder DIR]
 
 Each command starts as a process and ends with kept ids; CPU seconds are those of the whole process tree, start-up
 included, the median of the rounds, which take turns. Corpora: ../shared/bench where it is (20,000 texts), and corpora
@@ -12,6 +12,7 @@ names the Python of a venv with rensa and datasketch (datasketch is left out abo
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
@@ -48,20 +49,27 @@ class Cost:
     peak: int
 
 
+LAUNCH = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([status, used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss * 1024]))
+"""
+"""A process starts with the peak memory of the one that started it, so a small one starts it."""
+
+
 def cost(command: list[str]) -> Cost:
     """Run a command to its end.
 
     Raises:
         RuntimeError: it failed.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
-    _, status, used = os.wait4(process.pid, 0)
-    if process.returncode is None:
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{shlex.join(command)} ended with {process.returncode}")
-    return Cost(used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss * 1024)
+    done = subprocess.run([sys.executable, "-c", LAUNCH, *command], stdout=subprocess.PIPE, cwd=ROOT, check=True)
+    status, *used = json.loads(done.stdout)
+    if status:
+        raise RuntimeError(f"{shlex.join(command)} ended with {status}")
+    return Cost(*used)
 
 
 def scores(corpus: Path, kept_ids: list[str]) -> tuple[float, float, int]:
@@ -159,16 +167,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="*", default=[20_000, 100_000])
     parser.add_argument("--grow", type=int, nargs="*", default=[])
+    parser.add_argument("--folder", type=Path, help="where corpora are made, and found again")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = given.folder or Path(name)
         texts = source(folder)
         sys.stdout.write(f"{machine()}; texts of {texts.parent.name if SHARED.is_dir() else 'chitchat'}\n\n")
         if given.sizes:
             sys.stdout.write(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}\n")
         for count in given.sizes:
             corpus = SHARED if SHARED.is_dir() and count == 20_000 else folder / str(count)
-            if corpus != SHARED:
+            if not (corpus / "info.json").exists():
                 make(texts, corpus, count, 7)
             for line in compared(corpus, given.peers, given.rounds):
                 sys.stdout.write(f"{line}\n")
@@ -176,8 +185,9 @@ def main() -> None:
         if given.grow:
             sys.stdout.write(f"\n{GROWTH}\n|{'---|' * (GROWTH.count('|') - 1)}\n")
         for count in given.grow:
-            make(texts, folder / "grown", count, 7)
-            sys.stdout.write(f"{grown(folder / 'grown')}\n")
+            if not (folder / str(count) / "info.json").exists():
+                make(texts, folder / str(count), count, 7)
+            sys.stdout.write(f"{grown(folder / str(count))}\n")
             sys.stdout.flush()
 
 
