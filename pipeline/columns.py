@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -176,12 +176,13 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, object]:
 class Texts:
     """A column of texts, gone through more than once; kept in memory where that takes no more than `most` bytes.
 
-    What is null counts as the empty text.
+    What is null counts as the empty text. `tell` is called with the rows read so far.
     """
 
     columns: Columns
     name: str
     most: int = 1 << 28
+    tell: Callable[[int], None] | None = None
     _kept: list[pl.Series] = field(default_factory=list)
     _whole: bool = False
 
@@ -189,7 +190,7 @@ class Texts:
         if self._whole:
             yield from self._kept
             return
-        self._kept, size = [], 0.0
+        self._kept, size, done = [], 0.0, 0
         for part in self.columns.parts(pl.Schema({self.name: pl.String()})):
             texts = part[self.name].fill_null("")
             size += texts.estimated_size()
@@ -197,5 +198,8 @@ class Texts:
                 self._kept.append(texts)
             else:
                 self._kept = []
+            done += len(texts)
+            if self.tell:
+                self.tell(done)
             yield texts
         self._whole = size <= self.most

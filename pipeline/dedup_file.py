@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from stages.stage import StageParameterError, StageRefusedError
 
 RECALL, MARGIN = 0.5, 5 / 7
 """Weight of missed pairs in the choice of bands, and where they are placed below the threshold: 0.5 for 0.7."""
+PATIENCE = 3.0
+"""Seconds without a word."""
 SMALL = 1000
 """A cluster of fewer texts stops nothing."""
 
@@ -66,6 +70,27 @@ class Wanted:
         return Asked(self.threshold, bands, rows, self.workers or cores())
 
 
+class _Progress(contextlib.ExitStack):
+    """Rows read, on stderr, once that has taken some seconds: what is done before needs no progress, and no rich."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began, self._last, self._pass = time.monotonic(), 0, 1
+        self._told: Callable[[str, int, int], None] | None = None
+
+    def __call__(self, done: int) -> None:
+        """`done` rows are read."""
+        if done < self._last:
+            self._pass += 1
+        self._last = done
+        if self._told is None and time.monotonic() - self._began > PATIENCE:
+            from pipeline.terminal import Told
+
+            self._told = self.enter_context(Told())
+        if self._told:
+            self._told(("reading", "comparing")[self._pass > 1], done, 0)
+
+
 def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
     """Find duplicates, write what was asked for, say what was found.
 
@@ -76,10 +101,14 @@ def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
     """
     began, asked = time.perf_counter(), wanted.asked()
     columns, name = _columns(wanted)
-    texts = Texts(columns, wanted.column)
     out = wanted.kept or wanted.removed
-    with tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch:
+    with (
+        _Progress() as progress,
+        tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
+    ):
+        texts = Texts(columns, wanted.column, tell=progress)
         kept = keep(texts, asked, lambda lengths: _rank(wanted.order, columns, lengths), Path(scratch))
+    texts.tell = None
     found = Found(columns, texts, name, kept)
     told = {**summary(asked, found), "order": wanted.order}
     _guard(wanted, told)

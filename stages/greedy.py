@@ -41,7 +41,7 @@ class Asked:
 
     def ahead(self) -> int:
         """Parts in memory at once; of one worker's, one."""
-        return 1 if self.workers == 1 else self.workers + 1
+        return 1 if self.workers == 1 else 4 * self.workers
 
 
 @dataclass(frozen=True)
