@@ -239,3 +239,14 @@ def test_a_corpus_that_has_not_changed_is_hashed_once(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "open", counted)
     assert len({stage.digest() for _ in range(5)}) == 1
     assert len(reads) == 1
+
+
+def test_what_a_killed_fit_left_does_no_harm(tmp_path: Path) -> None:
+    """Half an index, or another one, is replaced as a whole."""
+    folder = tmp_path / "stage"
+    measured(Against(jsonl(tmp_path / "a.jsonl", [{"text": "another text"}])), [], folder)
+    (folder / "index.tmp").mkdir()
+    (folder / "index.tmp" / "sets").write_bytes(bytes(64))
+    found = measured(Against(jsonl(tmp_path / "b.jsonl", [{"text": TEXT}])), [TEXT, "another text"], folder)
+    assert found["against_jaccard"].to_list() == [1, None]
+    assert [path.name for path in folder.iterdir()] == ["index"]

@@ -125,3 +125,11 @@ def test_a_span_has_a_half() -> None:
     """One word is no span."""
     with pytest.raises(StageParameterError, match="substrings: span is 1, expected 2 words or more"):
         Substrings(1)
+
+
+def test_what_a_killed_merge_left_does_no_harm(tmp_path: Path) -> None:
+    """Scratch files of another merge are removed first, not read."""
+    made = [[{"role": "user", "content": "a b c"}], [{"role": "user", "content": "x a b c"}]]
+    (tmp_path / "windows.tmp").mkdir()
+    (tmp_path / "windows.tmp" / "0").write_bytes(bytes(64))
+    assert signals(Substrings(2), made, tmp_path)["dup_span_share"].to_list() == [1, 0.75]
