@@ -101,7 +101,8 @@ class Contamination(Stage):
             if lost
             else ""
         )
-        return (f"looks for {items} items of {len(self.models())} evaluation files{left}",)
+        count = len(self.models())
+        return (f"looks for {items} items of {count} evaluation file{'s' * (count != 1)}{left}",)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """Which sets were found, and in how many conversations: the ten found most."""
@@ -112,7 +113,7 @@ class Contamination(Stage):
         found = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
         return tuple(
             f"{name}: half or more of a question, answer or message of {items} of its items stands in "
-            f"{conversations} conversations"
+            f"{conversations} conversation{'s' * (conversations != 1)}"
             for name, items, conversations in found.iter_rows()
         ) or ("no conversation has half of a question, answer or message of any item",)
 
