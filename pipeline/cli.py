@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -133,6 +134,10 @@ def dedup(
     order: Annotated[
         str, typer.Option(help='Which of two is kept: longest, first, or by a column, such as "score DESC".')
     ] = "longest",
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An earlier corpus with the same column: texts near one of it go as well."),
+    ] = None,
     max_cluster: Annotated[
         float,
         typer.Option(
@@ -144,9 +149,10 @@ def dedup(
     as_json: AsJson = False,
 ) -> None:
     """Remove near-duplicates from one file, without a run."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else NumPy starts threads that wait in vain, 0.1 s of CPU
     from pipeline import dedup_file
 
-    wanted = dedup_file.Wanted(file, kept, removed, column, id, threshold, order, max_cluster, workers)
+    wanted = dedup_file.Wanted(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
 
 

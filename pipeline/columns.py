@@ -174,15 +174,21 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, object]:
 
 @dataclass
 class Texts:
-    """A column of texts, gone through more than once; kept in memory where that takes no more than `most` bytes.
+    """A column of texts of one or more corpora, gone through more than once; what is null counts as the empty text.
 
-    What is null counts as the empty text. `tell` is called with the rows read so far.
+    Attributes:
+        corpora: one after the other.
+        name: of the column.
+        most: bytes of texts that are kept in memory; more are read again.
+        tell: called with the rows read so far.
+        counts: rows of each corpus, once they have been gone through.
     """
 
-    columns: Columns
+    corpora: Sequence[Columns]
     name: str
     most: int = 1 << 28
     tell: Callable[[int], None] | None = None
+    counts: list[int] = field(default_factory=list)
     _kept: list[pl.Series] = field(default_factory=list)
     _whole: bool = False
 
@@ -190,16 +196,15 @@ class Texts:
         if self._whole:
             yield from self._kept
             return
-        self._kept, size, done = [], 0.0, 0
-        for part in self.columns.parts(pl.Schema({self.name: pl.String()})):
-            texts = part[self.name].fill_null("")
-            size += texts.estimated_size()
-            if size <= self.most:
-                self._kept.append(texts)
-            else:
-                self._kept = []
-            done += len(texts)
-            if self.tell:
-                self.tell(done)
-            yield texts
+        self._kept, self.counts, size = [], [], 0.0
+        for corpus in self.corpora:
+            self.counts.append(0)
+            for part in corpus.parts(pl.Schema({self.name: pl.String()})):
+                texts = part[self.name].fill_null("")
+                self.counts[-1] += len(texts)
+                size += texts.estimated_size()
+                self._kept = [*self._kept, texts] if size <= self.most else []
+                if self.tell:
+                    self.tell(sum(self.counts))
+                yield texts
         self._whole = size <= self.most

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.dedup_found import Found, write_ids, write_removed, write_rows
 from pipeline.dedup_report import explained, said, summary
 from pipeline.sources import SourceError
 from stages.bands import plan
-from stages.greedy import PERMUTATIONS, Asked, keep
+from stages.greedy import GIVEN, PERMUTATIONS, Asked, keep
 from stages.pairs import cores
 from stages.shards import save
 from stages.stage import StageParameterError, StageRefusedError
@@ -45,6 +45,7 @@ class Wanted:
     id: str | None
     threshold: float
     order: str
+    against: Path | None
     max_cluster: float
     workers: int
 
@@ -101,15 +102,22 @@ def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
     """
     began, asked = time.perf_counter(), wanted.asked()
     columns, name = _columns(wanted)
+    against = [_columns(replace(wanted, file=wanted.against, id=None, order="longest"))] if wanted.against else []
     out = wanted.kept or wanted.removed
     with (
         _Progress() as progress,
         tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
     ):
-        texts = Texts(columns, wanted.column, tell=progress)
-        kept = keep(texts, asked, lambda lengths: _rank(wanted.order, columns, lengths), Path(scratch))
+        texts = Texts([*(corpus for corpus, _ in against), columns], wanted.column, tell=progress)
+
+        def best(lengths: NDArray[np.uint32]) -> NDArray[np.int64]:
+            start = sum(texts.counts[:-1])
+            own = _rank(wanted.order, columns, lengths[start:])
+            return np.concatenate([np.full(start, GIVEN), own])
+
+        kept = keep(texts, asked, best, Path(scratch))
     texts.tell = None
-    found = Found(columns, texts, name, kept)
+    found = Found(columns, texts, [*(one for _, one in against), name], kept, sum(texts.counts[:-1]))
     told = {**summary(asked, found), "order": wanted.order}
     _guard(wanted, told)
     if explain:

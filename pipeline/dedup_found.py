@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,46 +15,70 @@ from pipeline.columns import Columns, Texts
 from pipeline.sources import SourceError
 from stages.greedy import Kept
 
+STEP = 1 << 20
+"""Row numbers made at once."""
+
 
 @dataclass(frozen=True)
 class Found:
-    """What was found, of which rows."""
+    """What was found, of which rows.
+
+    Attributes:
+        columns: the file that is read.
+        texts: the texts of what it is compared with, if anything, and its own.
+        ids: the column of ids of each of these corpora, none where they have row numbers.
+        kept: of all these texts.
+        start: where the file's own begin.
+    """
 
     columns: Columns
     texts: Texts
-    id: str | None
+    ids: Sequence[str | None]
     kept: Kept
+    start: int
 
-    def ids(self) -> Iterator[pl.Series]:
-        """Ids in parts; row numbers from 0 where there is no such column."""
-        if self.id is None:
-            step = 1 << 20
-            total = len(self.kept.of)
-            yield from (
-                pl.Series("id", np.arange(at, min(at + step, total))).cast(pl.String) for at in range(0, total, step)
-            )
-            return
-        for part in self.columns.parts(pl.Schema({self.id: pl.String()})):
-            yield part[self.id].rename("id").fill_null("")
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each row of the file is kept."""
+        return self.kept.mask()[self.start :]
+
+    def every_id(self) -> Iterator[pl.Series]:
+        """Ids of all texts, in parts; row numbers from 0 where there is no such column."""
+        for corpus, name, count in zip(self.texts.corpora, self.ids, self.texts.counts, strict=True):
+            if name is not None:
+                for part in corpus.parts(pl.Schema({name: pl.String()})):
+                    yield part[name].rename("id").fill_null("")
+                continue
+            for at in range(0, count, STEP):
+                yield pl.Series("id", np.arange(at, min(at + STEP, count))).cast(pl.String)
+
+    def own_ids(self) -> Iterator[pl.Series]:
+        """Ids of the file's rows, in parts."""
+        begin = 0
+        for ids in self.every_id():
+            begin += len(ids)
+            if begin > self.start:
+                yield ids.tail(begin - self.start)
 
     def of(self, rows: NDArray[np.int64]) -> pl.Series:
-        """Ids of rows, in ascending order without repeats."""
-        return gathered(self.ids(), rows)
+        """Ids of some of all texts; they ascend."""
+        return gathered(self.every_id(), rows)
 
 
 def write_ids(found: Found, path: Path) -> None:
-    mask, begin = found.kept.mask(), 0
+    mask, begin = found.mask(), 0
     with path.open("wb") as file:
-        for ids in found.ids():
+        for ids in found.own_ids():
             chosen = ids.filter(pl.Series(mask[begin : begin + len(ids)]))
             begin += len(ids)
             if chosen.str.contains_any(["\n", "\r"]).any():
-                raise SourceError(f"an id of the column {found.id!r} has a line break: write --kept to a .parquet file")
+                raise SourceError(
+                    f"an id of the column {found.ids[-1]!r} has a line break: write --kept to a .parquet file"
+                )
             chosen.to_frame().write_csv(file, include_header=False, quote_style="never")
 
 
 def write_removed(found: Found, path: Path) -> None:
-    rows = np.flatnonzero(~found.kept.mask())
+    rows = found.start + np.flatnonzero(~found.mask())
     others, at = np.unique(found.kept.of[rows], return_inverse=True)
     pl.DataFrame(
         {
@@ -74,7 +98,7 @@ def write_rows(found: Found, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns, mask = found.columns, found.kept.mask()
+    columns, mask = found.columns, found.mask()
     schema = columns.whole_schema()
     begin, writer = 0, None
     try:

@@ -16,17 +16,17 @@ LISTED = 5
 
 def summary(asked: Asked, found: Found) -> dict[str, Any]:
     """Counts, the plan, the largest clusters."""
-    kept, total = found.kept, len(found.kept.of)
-    mask = kept.mask()
-    sizes = np.bincount(kept.of, minlength=total)
+    kept, mask = found.kept, found.mask()
+    of, first = kept.of[found.start :], kept.first[found.start :]
+    sizes = np.bincount(of, minlength=len(kept.of))
     largest = np.argsort(-sizes, kind="stable")[:LISTED]
     largest = largest[sizes[largest] > 1]
     rows = np.unique(largest)
     ids = dict(zip(rows.tolist(), found.of(rows), strict=True))
     texts = dict(zip(rows.tolist(), gathered(iter(found.texts), rows), strict=True))
-    copies = int((~mask & (kept.first == kept.first[kept.of])).sum())
+    copies = int((~mask & (first == kept.first[of])).sum())
     return {
-        "texts": total,
+        "texts": len(mask),
         "kept": int(mask.sum()),
         "removed": int((~mask).sum()),
         "exact_copies_removed": copies,

@@ -67,15 +67,18 @@ class Kept:
 
 
 Best = Callable[[NDArray[np.uint32]], NDArray[np.int64]]
-"""From the words of each text its rank, int64 [n], 0 for the best; equal ones go by row."""
+"""From the words of each text its rank, int64 [n], the least for the best; equal ones go by row."""
+GIVEN = -(1 << 62)
+"""Rank of a text that is kept whatever it is like: what others are compared with."""
 
 
 def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) -> Kept:
     """Decide for each text.
 
-    No two texts that share a band key are kept at a Jaccard of `threshold` or more, and for each that is not kept the
-    nearest kept one is named. Memory: at most 100 bytes a text, besides the texts that are worked on; 100 bytes a
-    text (at 25 bands), 8 a word of those that share a band key and 8 for each key they share lie in `scratch`.
+    No two texts that share a band key are kept at a Jaccard of `threshold` or more (but for given ones), and for each
+    that is not kept the nearest kept one is named. Memory: at most 200 bytes a text, besides those that are worked on.
+    In `scratch` lie four bytes a band and text, 8 for each band key that a text shares, and 8 a word of texts that
+    share one.
 
     Args:
         texts: the column in parts, no nulls; gone through twice.
@@ -97,11 +100,14 @@ def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) ->
     stands, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
     slots, filled = (_zeros(scratch / name, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, sets = np.zeros(len(first), np.uint32), _mapped(scratch / "sets", np.uint64)
-    given = (order, bands, bases[:-1], slots, filled, sets, ends, asked.threshold, stamps, stands, jaccard)
-    compared = LOOPS.call("walk", *given)
+    given = np.count_nonzero(rank[chosen[order]] == GIVEN)
+    loop = (order, given, bands, bases[:-1], slots, filled, sets, ends, asked.threshold, stamps, stands, jaccard)
+    compared = LOOPS.call("walk", *loop)
     of = chosen[stands[first]]  # of a group of copies, the first was walked, and stands for the best
     jaccard = jaccard[first]
-    jaccard[(stands[first] == first) & (of != np.arange(len(first)))] = 1
+    jaccard[stands[first] == first] = 1
+    of[rank == GIVEN] = np.flatnonzero(rank == GIVEN)
+    jaccard[of == np.arange(len(of))] = 0
     return Kept(of, jaccard, first, compared)
 
 

@@ -180,6 +180,7 @@ def places(order: Any, rows: Any, band: Any, bands: Any, shared: Any) -> Any:
 
 def walk(
     order: Any,
+    given: Any,
     bands: Any,
     bases: Any,
     slots: Any,
@@ -197,6 +198,7 @@ def walk(
 
     Args:
         order: int64, rows that share a band key, the best first.
+        given: how many of them are kept whatever they are like.
         bands: uint32 [n, bands], as `places` leaves them.
         bases: int64 [bands], where the places of a band begin in `slots`.
         slots: uint32, zeros; kept rows by bucket.
@@ -214,7 +216,7 @@ def walk(
     compared = 0
     for turn in range(len(order)):
         j, nearest, most = order[turn], np.int64(-1), 0.0
-        for band in range(bands.shape[1]):
+        for band in range(bands.shape[1] if turn >= given else 0):
             if bands[j, band] == 0:
                 continue
             start = bases[band] + np.int64(bands[j, band])

@@ -22,7 +22,7 @@ from pipeline.columns import Columns, Texts
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
 from stages import shingles
-from stages.greedy import Asked, Kept, keep
+from stages.greedy import GIVEN, Asked, Kept, keep
 from tests.conftest import Refine
 from tests.dedup_reference import greedy, jaccard, run
 from tests.dedup_reference import shingles as slow_shingles
@@ -84,6 +84,55 @@ def test_a_run_keeps_the_same(tmp_path: Path) -> None:
     pairs = {"dedup": Pairs(stage.merged["dedup_copy_of"], stage.near)}
     rules = decide(signals, pairs, [KeepBest("duplicate", "dedup", 0.7)], ["dedup_words DESC"])
     assert rules["keep"].to_list() == decided(texts, Asked(0.7, 25, 5, 1)).mask().tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(0, 60))
+def test_what_is_given_stays_and_stands_for_others(seed: int, size: int) -> None:
+    """Every text of an earlier corpus counts, duplicates among them too; new ones near one of them go."""
+    texts = corpus(seed, size)
+    given = random.Random(seed).randrange(size + 1)
+    asked = Asked(0.6, 30, 4, 1)
+    rank = [GIVEN] * given + [-len(_words(text)) for text in texts[given:]]
+    found = decided(texts, asked, rank)
+    bands = keys(texts, asked)
+    alike = {
+        (i, j): any(a == b for a, b in zip(bands[i], bands[j], strict=True))
+        and jaccard(slow_shingles(texts[i]), slow_shingles(texts[j])) >= 0.6
+        for i in range(size)
+        for j in range(size)
+    }
+    kept = list(range(given))
+    for row in sorted(range(given, size), key=lambda row: (rank[row], row)):
+        if not any(alike[row, other] for other in kept):
+            kept.append(row)
+    assert np.flatnonzero(found.mask()).tolist() == sorted(kept)
+    for row in np.flatnonzero(~found.mask()).tolist():
+        assert row >= given
+        value = jaccard(slow_shingles(texts[row]), slow_shingles(texts[found.of[row]]))
+        assert found.mask()[found.of[row]]
+        assert found.jaccard[row] == pytest.approx(value, abs=1e-6)
+        assert value >= 0.6
+
+
+def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path: Path) -> None:
+    """Only rows of the new file are written; a removed one names what it repeats by the id that has in its corpus."""
+    written(frame[:150].rename({"name": "id"}), tmp_path / "old.parquet")
+    written(frame[150:], tmp_path / "new.jsonl")
+    words = ["dedup", "new.jsonl", "--against", "old.parquet", "--column", "body", "--id", "name", "--removed"]
+    done = refine(*words, "r.parquet", "--kept", "kept.txt", "--order", "score DESC", "--json")
+    assert done.returncode == 0, done.stderr
+    assert refine(*words, "r.parquet", "--kept", "kept.parquet", "--order", "score DESC").returncode == 0
+    rank = [GIVEN] * 150 + _rank(frame["score"][150:].to_list())
+    found = decided(frame["body"].to_list(), Asked(0.7, 25, 5, 1), rank)
+    mask, names = found.mask(), frame["name"]
+    assert (tmp_path / "kept.txt").read_text().split() == names[150:].filter(pl.Series(mask[150:])).to_list()
+    assert pl.read_parquet(tmp_path / "kept.parquet").equals(frame[150:].filter(pl.Series(mask[150:])))
+    removed = pl.read_parquet(tmp_path / "r.parquet")
+    assert removed["id"].to_list() == names.filter(pl.Series(~mask)).to_list()
+    assert removed["duplicate_of"].to_list() == names.gather(found.of[~mask]).to_list()
+    assert removed["duplicate_of"].is_in(names[:150].implode()).sum() > 10
+    assert json.loads(done.stdout)["texts"] == 150
 
 
 def test_a_crowd_leaves_one() -> None:
@@ -171,7 +220,7 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
     written(frame[100:], tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_bytes(b'\n{"body": "bad \xff"}\n\n{"name": "x"}\n')
     columns = Columns.of(tmp_path)
-    texts = Texts(columns, "body")
+    texts = Texts([columns], "body")
     for _ in range(2):
         assert pl.concat([*texts]).to_list() == [*frame["body"], "bad \ufffd", ""]
     assert len(pl.concat([*columns.parts(pl.Schema({"name": pl.String()}))])) == 302
@@ -261,7 +310,7 @@ def anonymous():
 
 def go(name):
     with tempfile.TemporaryDirectory() as scratch:
-        texts = Texts(Columns.of(Path(name)), "text", most=0)
+        texts = Texts([Columns.of(Path(name))], "text", most=0)
         return keep(texts, Asked(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
 
 go(sys.argv[1])
@@ -300,7 +349,7 @@ def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_pa
     written(frame, tmp_path / "a.parquet")
     written(frame.drop("body"), tmp_path / "b.parquet")
     with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
-        list(Texts(Columns.of(tmp_path), "body"))
+        list(Texts([Columns.of(tmp_path)], "body"))
 
 
 def test_jaccard_of_removed_is_exact() -> None:
