@@ -150,6 +150,15 @@ def test_a_phrase_of_many_items_is_not_contamination(tmp_path: Path) -> None:
     assert measured(Contamination(str(path), common=12), [phrase])["contamination"][0] > 0
 
 
+def test_of_equal_shares_the_part_with_more_is_named_then_the_first(tmp_path: Path) -> None:
+    """So that the rejected row says the same whatever the order in which things are found."""
+    path = tmp_path / "set.jsonl"
+    texts = [QUESTION, f"{ANSWER} And so on.", f"{ANSWER} And so on.", ANSWER]
+    path.write_text("\n".join(json.dumps({"id": f"q{i}", "prompt": text}) for i, text in enumerate(texts)))
+    found = measured(Contamination(str(path)), [" ".join(texts)])
+    assert found["eval_item"][0].startswith("q1: ")
+
+
 def test_a_short_answer_is_no_evidence(tmp_path: Path) -> None:
     """Of eight words or more a question is looked for whole; an assistant's set phrase is not."""
     path = tmp_path / "set.jsonl"
