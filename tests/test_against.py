@@ -119,6 +119,12 @@ def test_where_nothing_has_an_id_the_file_and_row_are_named(tmp_path: Path) -> N
     assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"][0] == "old.jsonl:2"
 
 
+def test_of_equally_similar_ones_the_first_is_named(tmp_path: Path) -> None:
+    """Whatever order they are compared in."""
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in ("One", "two", "three", "four")])
+    assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"].to_list() == ["old.jsonl:1"]
+
+
 def test_odd_bytes_of_an_earlier_corpus_are_read_as_ingest_reads_them(tmp_path: Path) -> None:
     """A byte order mark, bytes that are not UTF-8, half a surrogate pair, no text: the others are still found."""
     lines = [b'\xef\xbb\xbf{"id": 1, "text": "%s"}' % TEXT.encode(), b'{"id": 2, "text": "bad \xff byte"}']
