@@ -65,6 +65,11 @@ class Found:
 
 
 def write_ids(found: Found, path: Path) -> None:
+    """Write kept ids, one a line.
+
+    Raises:
+        SourceError: an id has a line break.
+    """
     mask, begin = found.mask(), 0
     with path.open("wb") as file:
         for ids in found.own_ids():
@@ -78,6 +83,7 @@ def write_ids(found: Found, path: Path) -> None:
 
 
 def write_removed(found: Found, path: Path) -> None:
+    """Write id, duplicate_of and jaccard (float32) of each removed row."""
     rows = found.start + np.flatnonzero(~found.mask())
     others, at = np.unique(found.kept.of[rows], return_inverse=True)
     pl.DataFrame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -203,4 +204,8 @@ def _mapped(path: Path, dtype: type[Number]) -> NDArray[Number]:
 
 
 def _zeros(path: Path, size: int) -> NDArray[np.uint32]:
-    return np.memmap(path, np.uint32, "w+", shape=(size,))
+    with path.open("wb") as file:
+        file.truncate(4 * size)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
+            os.posix_fallocate(file.fileno(), 0, 4 * size)
+    return np.memmap(path, np.uint32, "r+")
