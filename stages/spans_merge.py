@@ -48,8 +48,9 @@ class Merge:
         try:
             anchors = self._anchors()
             windows = self._windows(anchors, scratch)
-            covered = _each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))
-            found = np.concatenate([np.empty((0, len(COVER)), np.int64), *covered])
+            found = np.empty((len(self.shards), len(COVER)), np.int64)
+            for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))):
+                found[self.shards.starts[at] : self.shards.starts[at + 1]] = part
         finally:
             shutil.rmtree(scratch)
         names = Names(self.shards, found[:, -1][found[:, -1] >= 0])
@@ -89,7 +90,7 @@ class Merge:
     def _windows(self, anchors: Table, scratch: Path) -> Found:
         """The windows that more than one conversation has: by ranges of their hashes, which are parted on disk."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
-        bits = min(FILES, max(0, (words - 1) // self.at_once).bit_length())
+        bits = min(FILES, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
         with ExitStack() as stack:
             files = [stack.enter_context((scratch / f"{part}").open("wb")) for part in range(2 << bits)]
             for parts in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors, bits)):

@@ -38,8 +38,9 @@ class Substrings(GlobalStage):
     have equal anchors, so only windows under an anchor that two conversations have are looked at, by a hash of all
     their words. Any two of a billion different windows are taken for the same with a chance of 0.03.
 
-    Memory of the merge: 10 bytes for each anchor that repeats, 40 bytes a conversation, 3 bytes for each window that
-    repeats, and at most 1 GB to sort in; disk: 12 bytes a word in a conversation that shares an anchor, for a while.
+    Memory of the merge: 10 bytes for each anchor that repeats, 40 bytes a conversation, 2 bytes for each window that
+    repeats, a shard a core, and up to 4 billion words 700 MB at most to sort in; disk: 12 bytes for each word whose
+    window is under a repeated anchor, and 16 for each window that repeats, for a while.
 
     Attributes:
         span: words of the shortest span that counts.
