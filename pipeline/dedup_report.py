@@ -31,6 +31,7 @@ def summary(asked: Asked, found: Found) -> dict[str, Any]:
         "removed": int((~mask).sum()),
         "exact_copies_removed": copies,
         "pairs_compared": kept.compared,
+        "crowded": kept.crowded,
         "threshold": asked.threshold,
         "bands": asked.bands,
         "rows": asked.rows,
@@ -50,10 +51,15 @@ def _expected(asked: Asked) -> float:
 
 def said(told: dict[str, Any]) -> str:
     """The summary as a person reads it."""
+    crowd = (
+        f"{told['crowded']:,} texts share a band key with more than {Asked.most:,} kept ones and were compared with "
+        "the best of those only, so that duplicates of them may have been missed\n"
+    )
     exact, near = told["exact_copies_removed"], told["removed"] - told["exact_copies_removed"]
     return (
         f"{told['texts']:,} texts: {told['kept']:,} kept, {told['removed']:,} removed ({exact:,} exact copies, "
         f"{near:,} near-duplicates at Jaccard >= {told['threshold']:g}) in {told['seconds']:.1f} s\n"
+        f"{crowd if told['crowded'] else ''}"
     )
 
 

@@ -33,12 +33,14 @@ class Asked:
         bands: of the signature.
         rows: permutations a band.
         workers: threads.
+        most: kept texts that a text is compared with in one bucket, the best of them; more are said to be a crowd.
     """
 
     threshold: float
     bands: int
     rows: int
     workers: int
+    most: int = 10_000
 
     def ahead(self) -> int:
         """Parts in memory at once; of one worker's, one."""
@@ -54,12 +56,14 @@ class Kept:
         jaccard: float32 [n], to that one; 0 for what is kept.
         first: int64 [n], the first exact copy of each text, its own number where it is that.
         compared: pairs whose Jaccard was computed.
+        crowded: texts that shared a band key with more than `most` kept ones, so that a duplicate may have been missed.
     """
 
     of: Rows
     jaccard: NDArray[np.float32]
     first: Rows
     compared: int
+    crowded: int
 
     def mask(self) -> NDArray[np.bool_]:
         """Whether each text is kept."""
@@ -76,10 +80,11 @@ GIVEN = -(1 << 62)
 def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) -> Kept:
     """Decide for each text.
 
-    No two texts that share a band key are kept at a Jaccard of `threshold` or more (but for given ones), and for each
-    that is not kept the nearest kept one is named. Memory: at most 200 bytes a text, besides those that are worked on.
-    In `scratch` lie four bytes a band and text, 8 for each band key that a text shares, and 8 a word of texts that
-    share one.
+    No two texts that share a band key are kept at a Jaccard of `threshold` or more, but for given ones and crowds; for
+    each that is not kept the nearest kept one is named.
+
+    Memory: at most 200 bytes a text, besides those that are worked on. In `scratch` lie four bytes a band and text, 8
+    for each band key that a text shares, and 8 a word of texts that share one. Time grows linearly with the corpus.
 
     Args:
         texts: the column in parts, no nulls; gone through twice.
@@ -102,14 +107,16 @@ def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) ->
     slots, filled = (_zeros(scratch / name, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, sets = np.zeros(len(first), np.uint32), _mapped(scratch / "sets", np.uint64)
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
-    loop = (order, given, bands, bases[:-1], slots, filled, sets, ends, asked.threshold, stamps, stands, jaccard)
+    crowded = np.zeros(len(first), np.uint8)
+    how = (asked.threshold, asked.most)
+    loop = (order, given, bands, bases[:-1], slots, filled, sets, ends, *how, stamps, stands, jaccard, crowded)
     compared = LOOPS.call("walk", *loop)
     of = chosen[stands[first]]  # of a group of copies, the first was walked, and stands for the best
     jaccard = jaccard[first]
     jaccard[stands[first] == first] = 1
     of[rank == GIVEN] = np.flatnonzero(rank == GIVEN)
     jaccard[of == np.arange(len(of))] = 0
-    return Kept(of, jaccard, first, compared)
+    return Kept(of, jaccard, first, compared, int(crowded.sum()))
 
 
 def spread(

@@ -178,7 +178,7 @@ def places(order: Any, rows: Any, band: Any, bands: Any, shared: Any) -> Any:
     return place
 
 
-def walk(
+def walk(  # noqa: C901  cut in two, it would pass all its arrays on for each row
     order: Any,
     given: Any,
     bands: Any,
@@ -188,9 +188,11 @@ def walk(
     sets: Any,
     ends: Any,
     threshold: Any,
+    most: Any,
     stamps: Any,
     kept_of: Any,
     jaccards: Any,
+    crowded: Any,
 ) -> Any:
     """Take rows best first; keep each that reaches the threshold with no kept one that it shares a band key with.
 
@@ -206,31 +208,36 @@ def walk(
         sets: uint64, sorted sets of shingles, one after the other.
         ends: int64 [n + 1].
         threshold: Jaccard.
+        most: kept rows of a bucket that a row is compared with, the best of them.
         stamps: uint32 [n], zeros; the turn in which a kept row was last met.
         kept_of: int64 [n], each row's own number; for a row that is not kept, filled with the nearest kept one.
         jaccards: float32 [n], filled with the Jaccard to that.
+        crowded: uint8 [n], set to 1 for rows whose bucket held more than `most`.
 
     Returns:
         Pairs compared.
     """
     compared = 0
     for turn in range(len(order)):
-        j, nearest, most = order[turn], np.int64(-1), 0.0
+        j, nearest, nearness = order[turn], np.int64(-1), 0.0
         for band in range(bands.shape[1] if turn >= given else 0):
             if bands[j, band] == 0:
                 continue
             start = bases[band] + np.int64(bands[j, band])
-            for slot in range(start, start + np.int64(filled[start])):
+            held = np.int64(filled[start])
+            if held > most:
+                crowded[j] = 1
+            for slot in range(start, start + min(held, most)):
                 i = np.int64(slots[slot])
                 if stamps[i] == turn + 1:
                     continue
                 stamps[i] = turn + 1
                 compared += 1
-                jaccard = _jaccard(sets, ends[i], ends[i + 1], ends[j], ends[j + 1], max(threshold, most))
-                if jaccard >= threshold and (jaccard > most or (jaccard == most and i < nearest)):
-                    nearest, most = i, jaccard
+                jaccard = _jaccard(sets, ends[i], ends[i + 1], ends[j], ends[j + 1], max(threshold, nearness))
+                if jaccard >= threshold and (jaccard > nearness or (jaccard == nearness and i < nearest)):
+                    nearest, nearness = i, jaccard
         if nearest >= 0:
-            kept_of[j], jaccards[j] = nearest, most
+            kept_of[j], jaccards[j] = nearest, nearness
             continue
         for band in range(bands.shape[1]):
             if bands[j, band] > 0:

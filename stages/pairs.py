@@ -21,7 +21,7 @@ LOOPS = Kernels(
         "first_alike": "u8** i4* i8*",
         "unite": "i8** i8*",
         "places": "u8* i8* i8 u4** u1*",
-        "walk": "i8* i8 u4** i8* u4* u4* u8* i8* f8 u4* i8* f4*",
+        "walk": "i8* i8 u4** i8* u4* u4* u8* i8* f8 i8 u4* i8* f4* u1*",
     },
 )
 ROW = np.uint64(0xFFFFFFFF)

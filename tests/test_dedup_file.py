@@ -150,6 +150,21 @@ def test_a_crowd_leaves_one() -> None:
     assert found.jaccard[1:].min() >= 0.7
 
 
+def test_a_bound_on_comparisons_is_said() -> None:
+    """Texts of one template that are no duplicates: with a bound a text meets the best of them only, and is counted."""
+    draw, texts = random.Random(2), []
+    for _ in range(400):
+        text = [str(i) for i in range(200)]
+        for at in draw.sample(range(200), 8):
+            text[at] = f"x{draw.randrange(10**7)}"
+        texts.append(" ".join(text))
+    free, bound = decided(texts, Asked(0.7, 25, 5, 1)), decided(texts, Asked(0.7, 25, 5, 1, most=5))
+    assert free.crowded == 0
+    assert bound.crowded > 300
+    assert bound.compared < 400 * 25 * 5 < free.compared * 2
+    assert set(np.flatnonzero(free.mask())) <= set(np.flatnonzero(bound.mask()))
+
+
 def test_parts_and_threads_change_nothing() -> None:
     """1 MB texts, empty ones, odd characters: one part or many, one thread or three."""
     texts = [*corpus(9, 80), "", "x " * 500_000, "中" * 300_000, "\0", " ", "Σ İ", "x " * 500_000]
