@@ -15,8 +15,9 @@ import polars as pl
 from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
 from pipeline.rules import Pairs
-from pipeline.store import CorruptShardError, Store, read_frame, rows, save_frame, save_json
+from pipeline.store import Store, read_frame, rows, save_frame, save_json
 from stages.stage import (
+    CorruptInputError,
     FittedStage,
     GlobalStage,
     Measure,
@@ -33,7 +34,7 @@ class StageFailedError(Exception):
 
 _PROMISED = (
     StageFailedError,
-    CorruptShardError,
+    CorruptInputError,
     MissingModelError,
     StageParameterError,
     StageRefusedError,
@@ -105,7 +106,7 @@ def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, f
     Raises:
         StageFailedError: a stage raised an error, or broke its contract.
         MissingModelError: a model that a stage needs is not there.
-        CorruptShardError: a raw shard cannot be read.
+        CorruptInputError: a raw shard cannot be read.
     """
     seconds = {}
     for measured in plan.stages:
@@ -149,12 +150,12 @@ def _whole(path: Path, size: int) -> bool:
     """Whether a shard's signals are there.
 
     Raises:
-        CorruptShardError: a file is there, and it is not whole.
+        CorruptInputError: a file is there, and it is not whole.
     """
     if not path.exists():
         return False
     if (found := rows(path)) != size:
-        raise CorruptShardError(path, f"it has {found} rows, expected {size}")
+        raise CorruptInputError(path, f"it has {found} rows, expected {size}")
     return True
 
 
@@ -167,7 +168,7 @@ def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
     """Make sure that all signals are there.
 
     Raises:
-        CorruptShardError: one is missing; it is measured again like a corrupt one.
+        CorruptInputError: one is missing; it is measured again like a corrupt one.
     """
     for measured in plan.stages:
         folder, stage = store.stage(measured.key), measured.stage
@@ -177,7 +178,7 @@ def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
             wanted += [folder / f"{kind}.parquet" for kind in stage.pairs]
         for path in wanted:
             if not path.exists():
-                raise CorruptShardError(path, "it is not there")
+                raise CorruptInputError(path, "it is not there")
 
 
 def forget(path: Path, store: Store) -> None:
@@ -193,13 +194,13 @@ def of_shard(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl
     """Signals of a shard: `id` and the columns asked for, rows as in the raw shard.
 
     Raises:
-        CorruptShardError: a signal file cannot be read, or is of other conversations.
+        CorruptInputError: a signal file cannot be read, or is of other conversations.
     """
     found = read_frame(store.raw(shard), ["id"])
     for path, names in _files(plan, store, shard, set(columns)):
         part = read_frame(path, ["id", *names])
         if not part["id"].equals(found["id"]):
-            raise CorruptShardError(path, "its ids are not those of the raw shard")
+            raise CorruptInputError(path, "its ids are not those of the raw shard")
         found = found.hstack(part.drop("id"))
     return found.select("id", *columns)
 
@@ -217,7 +218,7 @@ def pairs(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]:
     """Duplicates of the kinds that rules name, as the stages found them.
 
     Raises:
-        CorruptShardError: a file of pairs cannot be read.
+        CorruptInputError: a file of pairs cannot be read.
     """
     found = {}
     for kind in dict.fromkeys(kinds):

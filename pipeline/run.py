@@ -17,9 +17,9 @@ from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
 from pipeline.rules import Drop, KeepBest
 from pipeline.sources import Source
-from pipeline.store import CorruptShardError, RunFolderError, Store, read_json, save, save_json
+from pipeline.store import RunFolderError, Store, read_json, save, save_json
 from pipeline.write import Written, save_decisions, write
-from stages.stage import parameters
+from stages.stage import CorruptInputError, parameters
 
 PACKAGES = ("polars", "pyarrow", "numpy", "numba", "datasketch", "fasttext-community", "kenlm-ex", "detoxify", "torch")
 """Packages whose versions the manifest records, because a signal or a file may depend on them."""
@@ -64,7 +64,7 @@ class Run:
                     )
             try:
                 return self._decide(read_json(self.store.shard_list))
-            except CorruptShardError as error:
+            except CorruptInputError as error:
                 measure.forget(error.path, self.store)
                 raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
 
@@ -74,7 +74,7 @@ class Run:
         while True:
             try:
                 return work()
-            except CorruptShardError as error:
+            except CorruptInputError as error:
                 if str(error.path) in mended:  # it was made anew and is corrupt again: the disk's fault
                     raise
                 mended.add(str(error.path))

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.stage import CorruptInputError
+
 
 class RunFolderError(Exception):
     """A run folder is not what was expected: it belongs to another source, is in use, or is no run at all."""
-
-
-class CorruptShardError(Exception):
-    """A Parquet file of the run cannot be read; `path` names it."""
-
-    def __init__(self, path: Path, why: object) -> None:
-        super().__init__(f"{path} is corrupt: {why}")
-        self.path, self.why = path, str(why)
-
-    def __reduce__(self) -> tuple[type[CorruptShardError], tuple[Path, str]]:
-        return type(self), (self.path, self.why)  # it crosses from a worker process
 
 
 @dataclass(frozen=True)
@@ -95,37 +87,70 @@ class Store:
         """
         if not self.shard_list.exists():
             raise RunFolderError(f"{self.folder} holds no complete ingest: start `refine run` with --out {self.folder}")
-        return [shard["name"] for shard in read_json(self.shard_list)["shards"]]
+        names = [str(shard["name"]) for shard in read_json(self.shard_list)["shards"]]
+        if strange := [name for name in names if not re.fullmatch(r"\d{5,}\.parquet", name)]:
+            raise RunFolderError(f"{self.shard_list} names a shard {strange[0]!r}: remove it and start the run again")
+        return names
+
+    def claimed(self) -> bool:
+        """Whether this is a run folder of ours."""
+        return self.source.is_file()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold this folder alone, and clear what an interrupted run left half-written.
 
         Raises:
-            RunFolderError: another process holds it.
+            RunFolderError: another process holds it, or it is a folder of something else; nothing is touched then.
         """
+        self._check()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunFolderError(
-                    f"{self.folder} is in use by another refine process: wait for it, or choose another --out"
-                ) from error
-            for leftover in self.folder.rglob(".*.tmp"):
+        lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise RunFolderError(
+                f"{self.folder} is in use by another refine process: wait for it, or choose another --out"
+            ) from error
+        try:
+            for part in PARTS:
+                for leftover in self.folder.glob(f"{part}/**/.*.tmp"):
+                    leftover.unlink(missing_ok=True)
+            for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             yield
+        finally:
+            os.close(lock)
+
+    def _check(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RunFolderError(f"{self.folder} is a file, expected a folder for the run: choose another --out")
+        if not self.folder.exists() or self.claimed():
+            links = [part for part in PARTS if (self.folder / part).is_symlink()]
+            if links:
+                raise RunFolderError(f"{self.folder / links[0]} is a link, and a run writes only below its own folder")
+            return
+        others = sorted(path.name for path in self.folder.iterdir() if path.name != ".lock")
+        if others:
+            raise RunFolderError(
+                f"{self.folder} is not a run folder: it holds {', '.join(others[:3])}; choose another --out"
+            )
 
     def in_use(self) -> bool:
         """Whether a process holds this folder now."""
         try:
             with (self.folder / ".lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         return False
+
+
+PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
+"""The folders of a run."""
 
 
 def save(path: Path, write: Callable[[Path], object]) -> None:
@@ -200,7 +225,7 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
     """Read columns of a Parquet file of the run, checking page checksums.
 
     Raises:
-        CorruptShardError: the file cannot be read whole.
+        CorruptInputError: the file cannot be read whole.
     """
     try:
         table = pq.read_table(
@@ -209,7 +234,7 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptShardError(path, str(error).splitlines()[0]) from error
+        raise CorruptInputError(path, str(error).splitlines()[0]) from error
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
     return frame
@@ -219,12 +244,12 @@ def footer(path: Path) -> dict[str, str]:
     """The metadata of a Parquet file's footer.
 
     Raises:
-        CorruptShardError: the footer cannot be read.
+        CorruptInputError: the footer cannot be read.
     """
     try:
         metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptShardError(path, str(error).splitlines()[0]) from error
+        raise CorruptInputError(path, str(error).splitlines()[0]) from error
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
 
@@ -232,9 +257,9 @@ def rows(path: Path) -> int:
     """The number of rows of a Parquet file, from its footer.
 
     Raises:
-        CorruptShardError: the footer cannot be read.
+        CorruptInputError: the footer cannot be read.
     """
     try:
         return int(pq.read_metadata(path).num_rows)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptShardError(path, str(error).splitlines()[0]) from error
+        raise CorruptInputError(path, str(error).splitlines()[0]) from error

@@ -20,16 +20,16 @@ from pipeline.plan import PlanError
 from pipeline.rules import RuleError
 from pipeline.run import AccountingError
 from pipeline.sources import SourceError
-from pipeline.store import CorruptShardError, RunFolderError
+from pipeline.store import RunFolderError
 from stages import UnknownStageError
-from stages.stage import MissingModelError, StageParameterError, StageRefusedError
+from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
 
 USERS = (
     SourceError,
     PlanError,
     RuleError,
     RunFolderError,
-    CorruptShardError,
+    CorruptInputError,
     StageFailedError,
     WorkerKilledError,
     UnknownStageError,

@@ -18,7 +18,8 @@ from pipeline.engine import Engine
 from pipeline.measure import of_shard
 from pipeline.plan import Plan
 from pipeline.rules import Drop
-from pipeline.store import CorruptShardError, Store, footer, plain_table, read_frame, save, save_frame
+from pipeline.store import Store, footer, plain_table, read_frame, save, save_frame
+from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
 """UltraChat's columns; they come first."""
@@ -56,13 +57,13 @@ def decisions_of(store: Store, group: int) -> pl.DataFrame:
     """The decisions of one shard.
 
     Raises:
-        CorruptShardError: the file cannot be read.
+        CorruptInputError: the file cannot be read.
     """
     try:
         with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
             frame = pl.from_arrow(file.read_row_group(group))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptShardError(store.decisions, str(error).splitlines()[0]) from error
+        raise CorruptInputError(store.decisions, str(error).splitlines()[0]) from error
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
     return frame
 
@@ -90,7 +91,7 @@ class _Task:
             return Written(kept, dropped, tokens, others)
         raw = read_frame(self.store.raw(shard))
         if not raw["id"].equals(decisions["id"]):
-            raise CorruptShardError(self.store.raw(shard), "its ids are not those that were decided on")
+            raise CorruptInputError(self.store.raw(shard), "its ids are not those that were decided on")
         raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
         frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
         counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
@@ -136,6 +137,6 @@ def _tokens(path: Path, digest: str) -> int | None:
     """The tokens in a file already written by these decisions; None where it must be written."""
     try:
         said = footer(path) if path.exists() else {}
-    except CorruptShardError:
+    except CorruptInputError:
         return None
     return int(said["refine.tokens"]) if said.get("refine.decisions") == digest else None

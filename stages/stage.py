@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -35,6 +36,17 @@ Measure = Callable[[pl.DataFrame], pl.DataFrame]
 
 class MissingModelError(Exception):
     """A model file or package that a stage needs is not there; the message says which one and how to get it."""
+
+
+class CorruptInputError(Exception):
+    """A file of the run that a stage reads cannot be read; `path` names it."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        super().__init__(f"{path} is corrupt: {why}")
+        self.path, self.why = path, str(why)
+
+    def __reduce__(self) -> tuple[type[CorruptInputError], tuple[Path, str]]:
+        return type(self), (self.path, self.why)  # it crosses from a worker process
 
 
 class StageParameterError(ValueError):
@@ -96,12 +108,16 @@ class Stage(ABC):
         raise NotImplementedError(f"{type(self).__name__} implements neither measure nor open")
 
     def digest(self) -> str:
-        """16 hex digits that name this measurement: class, version, parameters and the content of its models."""
+        """16 hex digits that name this measurement: class, version, parameters and the content of its models.
+
+        The source of a user's own stage counts too, since nobody raises a version while trying things out.
+        """
         state = hashlib.blake2b(digest_size=8)
         state.update(f"{type(self).__module__}:{type(self).__qualname__}:{self.version}".encode())
         for field in fields(self):
             state.update(f"\0{field.name}={getattr(self, field.name)!r}".encode())
-        for model in self.models():
+        own = () if type(self).__module__.startswith("stages.") else _source(type(self))
+        for model in (*own, *self.models()):
             with model.open("rb") as file:
                 state.update(b"\0" + hashlib.file_digest(file, "blake2b").digest())
         return state.hexdigest()
@@ -144,6 +160,12 @@ class GlobalStage(Stage):
                 rows, same order.
             folder: the stage's own folder.
         """
+
+
+def _source(kind: type[Stage]) -> tuple[Path, ...]:
+    """The file that a class is written in; none where it was typed in."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return (Path(file),) if file else ()
 
 
 def parameters(stage: Stage) -> dict[str, Any]:
