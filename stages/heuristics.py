@@ -36,7 +36,8 @@ class Heuristics(Stage):
         dup_line_chars, dup_para_chars: characters in them a character of the text. At most 0.2.
         top_2gram, top_3gram, top_4gram: characters in the most frequent n-gram that stands twice or more. At most
             0.20, 0.18, 0.16.
-        dup_5gram ... dup_10gram: characters in n-grams seen before. At most 0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
+        dup_5gram, dup_6gram, dup_7gram, dup_8gram, dup_9gram, dup_10gram: characters in n-grams seen before. At most
+            0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
     Lines (FineWeb, https://arxiv.org/abs/2406.17557):
         n_lines: lines.
         punct_lines: share that ends with a terminal mark. FineWeb: at least 0.12.
