@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -88,7 +89,10 @@ def run(
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
 def decide(folder: RunFolder, plan: PlanFile = None, drop: Drops = None, as_json: AsJson = False) -> None:
-    """Apply changed rules to a run in seconds, without measuring anything."""
+    """Apply changed rules to a run in seconds, without measuring anything.
+
+    --drop adds to the run's plan in place of what an earlier --drop added; without options the plan holds again.
+    """
     from pipeline import commands
 
     commands.decide(folder, plan, drop or [], as_json=as_json)
@@ -188,15 +192,26 @@ def status(
     commands.status(folder, as_json=as_json)
 
 
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM; no library takes it for its own."""
+
+
+def _stop(_number: int, _frame: object) -> None:
+    raise _Stopped
+
+
 def main() -> None:
     """The entry point: a user's error is one sentence on stderr, 1 as exit code; --debug shows the traceback."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
-    except KeyboardInterrupt:
-        sys.stderr.write("\nrefine: stopped; the same command with the same --out goes on where it was\n")
-        sys.exit(130)
+    except _Stopped:
+        sys.stderr.write("\nrefine: stopped; what is complete is kept, and a run goes on with the same --out\n")
+        sys.stderr.flush()
+        os._exit(130)  # at once: workers end with this process
     except Exception as error:  # the one error boundary
         if debug:
             raise

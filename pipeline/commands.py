@@ -46,7 +46,9 @@ class Asked:
 
     def folder(self, name: str) -> Path:
         """The run folder; a new one where none is named."""
-        if self.out:
+        if self.out is not None:
+            if str(self.out) in {"", "."}:
+                raise RunFolderError("--out is empty or the folder you are in: name a folder for the run")
             return self.out
         word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "run"
         made = RUNS / f"{word}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
@@ -73,14 +75,16 @@ def run(asked: Asked, chosen: Plan, limits: Limits) -> None:
     source = asked.found()
     chosen = _able(chosen)
     store = Store(asked.folder(source.name))
-    engine = Local(asked.workers or os.cpu_count() or 1)
+    engine = Local(asked.workers or len(os.sched_getaffinity(0)))
     with Told() as told:
         for note in _notes(chosen):
             told.warn(note)
         try:
             manifest = Run(store, chosen, engine, told, told.warn).carry_out(source, limits)
-        finally:
+        except Exception:
             engine.close()
+            raise
+        engine.close()
     _finish(store, manifest, as_json=asked.as_json)
 
 
@@ -101,6 +105,7 @@ def _notes(chosen: Plan) -> list[str]:
 def dry_run(asked: Asked, chosen: Plan, limits: Limits) -> None:
     """Say what a run would do, and exit with 1 where it cannot."""
     source = asked.found()
+    Store(asked.folder(source.name)).check()
     first = next(iter(source.rows()), None)
     found = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
     can, rows = True, []
@@ -212,7 +217,11 @@ def status(folder: Path | None, *, as_json: bool) -> None:
 def _state(store: Store) -> dict[str, Any]:
     shards = read_json(store.shard_list) if store.shard_list.exists() else None
     manifest = read_json(store.manifest) if store.manifest.exists() else None
-    done = {path.name: len(list(path.glob("*.parquet"))) for path in sorted(store.stage("").glob("*"))}
+    names = {shard["name"] for shard in shards["shards"]} if shards else set()
+    done = {
+        path.name: sum(file.name in names for file in path.glob("*.parquet"))
+        for path in sorted(store.stage("").glob("*"))
+    }
     total = len(shards["shards"]) if shards else "?"
     state = "running" if store.in_use() else "complete" if manifest else "interrupted"
     return {

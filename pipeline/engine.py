@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -70,6 +71,7 @@ class Local:
 
 def _begin() -> None:
     """Give this worker one thread, since the workers are the parallelism, and let it end with the run's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run's process answers it
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read when a library starts its threads, which is later
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -86,13 +88,20 @@ class _Task:
 
 
 @contextlib.contextmanager
-def _named(name: str, on: Path) -> Iterator[None]:
-    """Say which stage failed, and on what, when it raises an error that it does not promise."""
+def _named(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
+    """Say which stage failed, and on what, when it raises an error that it does not promise.
+
+    Where it failed because one of the files that it `read` is corrupt, that one is named.
+    """
     try:
         yield
     except _PROMISED:
         raise
     except Exception as error:
+        if "No space left on device" in str(error):  # polars and Arrow have errors of their own for it
+            raise OSError(errno.ENOSPC, "No space left on device", str(on)) from error
+        for path in read:
+            read_frame(path)
         said = (str(error).splitlines() or ["no message"])[0]
         raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {said}") from error
 
@@ -101,7 +110,7 @@ def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, f
     """Measure with every stage of a plan what has not been measured.
 
     Returns:
-        Seconds by stage.
+        Seconds by stage, of those that had anything to do.
 
     Raises:
         StageFailedError: a stage raised an error, or broke its contract.
@@ -111,12 +120,13 @@ def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, f
     seconds = {}
     for measured in plan.stages:
         start = time.perf_counter()
-        _one(measured, store, engine, tell)
-        seconds[measured.name] = round(time.perf_counter() - start, 3)
+        if _one(measured, store, engine, tell):
+            seconds[measured.name] = round(time.perf_counter() - start, 3)
     return seconds
 
 
-def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> None:
+def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
+    """Measure with one stage; whether there was anything to do."""
     name, stage, folder, shards = measured.name, measured.stage, store.stage(measured.key), store.shards()
     raw = [store.raw(shard) for shard in shards]
     size = {shard: rows(path) for shard, path in zip(shards, raw, strict=True)}
@@ -124,21 +134,26 @@ def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(stage, FittedStage) and not _marker(folder, "fit").exists():
         tell(f"{name}: fit", 0, total)
-        with _named(name, store.raw("")):
+        with _named(name, store.raw(""), raw):
             stage.fit(raw, folder)
         save_json(_marker(folder, "fit"), {"shards": len(shards)})
+        tell(f"{name}: fit", total, total)
     missing = [shard for shard in shards if not _whole(folder / shard, size[shard])]
     done = total - sum(size[shard] for shard in missing)
     tell(name, done, total)
     for shard in engine.map(_Task(name, stage, store.raw(""), folder), missing):
         done += size[shard]
         tell(name, done, total)
-    if isinstance(stage, GlobalStage) and (missing or not _merged(stage, folder, size)):
+    merging = isinstance(stage, GlobalStage) and (bool(missing) or not _merged(stage, folder, size))
+    if isinstance(stage, GlobalStage) and merging:
         tell(f"{name}: merge", 0, total)
         _marker(folder, "merge").unlink(missing_ok=True)
-        with _named(name, folder):
-            stage.merge(raw, [folder / shard for shard in shards], folder)
+        measured_shards = [folder / shard for shard in shards]
+        with _named(name, folder, (*raw, *measured_shards)):
+            stage.merge(raw, measured_shards, folder)
         save_json(_marker(folder, "merge"), {"shards": len(shards)})
+        tell(f"{name}: merge", total, total)
+    return merging or bool(missing)
 
 
 def _marker(folder: Path, step: str) -> Path:
@@ -188,6 +203,8 @@ def forget(path: Path, store: Store) -> None:
         store.shard_list.unlink(missing_ok=True)
     for folder in (path.parent, path.parent.parent):
         _marker(folder, "merge").unlink(missing_ok=True)
+        if not re.fullmatch(r"\d+\.parquet", path.name):  # a model or the like, that a fit made
+            _marker(folder, "fit").unlink(missing_ok=True)
 
 
 def of_shard(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:

@@ -96,6 +96,13 @@ class Plan:
         if rule := next((rule for rule in self.rules if rule.reason in RESERVED), None):
             raise PlanError(f"a rule cannot have the reason {rule.reason!r}: decisions have a column of that name")
         rules.check(self.rules, self.order, self.signals, list(self.pairs))
+        for rule in self.rules:
+            floor = getattr(self.pairs[rule.pairs].stage, "floor", 0.0) if isinstance(rule, KeepBest) else 0.0
+            if isinstance(rule, KeepBest) and rule.at_least < floor:
+                raise PlanError(
+                    f"rule {rule.reason!r}: at_least is {rule.at_least:g}, and its stage writes down pairs of "
+                    f"{floor:g} or more only: raise at_least, or lower the stage's floor"
+                )
         return self
 
     def picked(self, names: Sequence[str]) -> Plan:
@@ -105,6 +112,8 @@ class Plan:
             PlanError: a stage is named twice.
             UnknownStageError: a stage is neither in the plan nor anywhere else.
         """
+        if not names:
+            raise PlanError(f"--stages names no stage; there are {', '.join(stages.names())}")
         there = {measured.name: measured for measured in self.stages}
         if doubled := next((name for name in names if list(names).count(name) > 1), None):
             raise PlanError(f"--stages names {doubled!r} twice")
@@ -124,13 +133,13 @@ class Plan:
         )
 
     def with_drops(self, conditions: Sequence[str]) -> Plan:
-        """The plan with more rules, each an SQL condition, optionally as "reason: condition"."""
+        """The plan with these rules in place of earlier --drop rules, each SQL, optionally as "reason: condition"."""
         more = []
         for said in conditions:
             reason, colon, where = said.partition(":")
             named = bool(colon) and reason.strip().isidentifier()
-            more.append(Drop(reason.strip(), where.strip(), "--drop") if named else Drop(said, said, "--drop"))
-        drops = [rule for rule in self.rules if isinstance(rule, Drop)]
+            more.append(Drop(reason.strip(), where.strip(), ADDED) if named else Drop(said, said, ADDED))
+        drops = [rule for rule in self.rules if isinstance(rule, Drop) and rule.because != ADDED]
         bests = [rule for rule in self.rules if isinstance(rule, KeepBest)]
         return replace(self, rules=(*drops, *more, *bests))
 
@@ -154,6 +163,9 @@ def dumps(plan: Plan) -> str:
     }
     return tomli_w.dumps(said)
 
+
+ADDED = "--drop"
+"""Why a rule is there that was added on the command line; the next `refine decide` starts without it."""
 
 RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Drop:
         try:
             return pl.sql_expr(self.where)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise RuleError(f"rule {self.reason!r}: {self.where!r} is no SQL condition ({error})") from error
+            raise RuleError(f"rule {self.reason!r}: {self.where!r} is no SQL condition ({_first(error)})") from error
 
     def columns(self) -> list[str]:
         """The signals it reads, in order of their names."""
@@ -76,33 +77,66 @@ def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs
         RuleError: a column that no stage writes, a condition that is no boolean, an unknown kind of pairs, or a reason
             that is given twice.
     """
-    there = ", ".join(signals) or "none"
     seen: set[str] = set()
     for rule in rules:
+        if not rule.reason.strip() or not rule.reason.isprintable():
+            raise RuleError(f"a rule's reason is {rule.reason!r}, expected a word or a few")
         if rule.reason in seen:
             raise RuleError(f"two rules give the reason {rule.reason!r}: give each its own")
         seen.add(rule.reason)
         if isinstance(rule, KeepBest):
-            if rule.pairs not in pairs:
-                raise RuleError(
-                    f"rule {rule.reason!r}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}"
-                )
-            continue
-        for column in rule.columns():
-            if column not in signals:
-                raise RuleError(f"rule {rule.reason!r}: no stage writes the column {column!r}; there are {there}")
-        _check_boolean(rule, signals)
+            _check_pairs(rule, pairs)
+        else:
+            _check_condition(rule, signals)
     for term in order:
         if _ordered(term)[0] not in signals:
-            raise RuleError(f"order of keep_best: no stage writes the column {_ordered(term)[0]!r}; there are {there}")
+            column = _ordered(term)[0]
+            raise RuleError(f"order of keep_best: no stage writes the column {column!r}; {_there(column, signals)}")
 
 
-def _check_boolean(rule: Drop, signals: pl.Schema) -> None:
+def _first(error: BaseException) -> str:
+    """An error of polars without the lines that follow the first."""
+    return (str(error).splitlines() or ["no message"])[0]
+
+
+def _there(column: str, signals: pl.Schema) -> str:
+    """What columns there are: all of a few, or the nearest of many."""
+    if len(signals) <= 20:  # noqa: PLR2004  what a reader takes in
+        return f"there are {', '.join(signals) or 'none'}"
+    lower = {name.lower(): name for name in signals}
+    near = [lower[name] for name in difflib.get_close_matches(column.lower(), lower, n=5, cutoff=0.5)]
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    return f"{hint}`refine stages` lists all {len(signals)}"
+
+
+def _check_pairs(rule: KeepBest, pairs: Sequence[str]) -> None:
+    if rule.pairs not in pairs:
+        raise RuleError(
+            f"rule {rule.reason!r}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}"
+        )
+    if not 0 < rule.at_least <= 1:
+        raise RuleError(f"rule {rule.reason!r}: at_least is {rule.at_least}, expected a Jaccard above 0, at most 1")
+
+
+def _check_condition(rule: Drop, signals: pl.Schema) -> None:
+    """A condition reads signals that are there, and is true or false of one conversation by itself."""
+    condition = rule.condition()
+    for column in rule.columns():
+        if column not in signals:
+            raise RuleError(f"rule {rule.reason!r}: no stage writes the column {column!r}; {_there(column, signals)}")
+    if not rule.columns():
+        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} reads no signal: expected a condition on one or more")
+    if any(word in condition.meta.serialize(format="json") for word in ('"Agg"', '"Over"', '"Len"')):
+        raise RuleError(
+            f"rule {rule.reason!r}: {rule.where!r} looks at all conversations at once, expected a condition on each; "
+            "percentiles and the like are for a stage's merge"
+        )
     try:
-        kind = pl.DataFrame(schema=signals).select(rule.condition().alias("where")).schema["where"]
-    except pl.exceptions.PolarsError as error:
-        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({error})") from error
-    if kind != pl.Boolean:
+        found = pl.DataFrame(schema=signals).clear(2).select(condition.alias("where"))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({_first(error)})") from error
+    if found.height != 2 or found.schema["where"] != pl.Boolean:  # noqa: PLR2004  the rows that went in
+        kind = found.schema["where"]
         raise RuleError(f"rule {rule.reason!r}: {rule.where!r} is {kind}, expected a condition that is true or false")
 
 
@@ -134,26 +168,41 @@ def decide(
     """
     drops = [rule for rule in rules if isinstance(rule, Drop)]
     bests = [rule for rule in rules if isinstance(rule, KeepBest)]
-    decided = signals.select("id", *(rule.condition().fill_null(value=False).alias(rule.reason) for rule in drops))
-    alive = ~decided.select(pl.any_horizontal(pl.lit(value=False), *(rule.reason for rule in drops)).alias("x"))["x"]
+    ordered: list[Rule] = [*drops, *bests]
+    names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
+    decided = signals.select(
+        "id", *(_fires(signals, rule).alias(name) for rule, name in zip(drops, names, strict=False))
+    )
+    alive = ~decided.select(x=pl.any_horizontal(pl.lit(value=False), *names[: len(drops)]))["x"]
     best_first = _best_first(signals, alive, order)
     verdicts = _walk(best_first, [(rule, pairs[rule.pairs]) for rule in bests], signals["id"])
     decided = decided.join(verdicts, on="id", how="left", maintain_order="left")
-    decided = decided.with_columns((pl.col("best").fill_null("") == rule.reason).alias(rule.reason) for rule in bests)
-    names = [*(rule.reason for rule in drops), *(rule.reason for rule in bests)]
-    reason = pl.coalesce(pl.lit(None, pl.String), *(pl.when(name).then(pl.lit(name)) for name in names))
-    return decided.with_columns(reason=reason, keep=reason.is_null()).select(
-        "id", "keep", "reason", "duplicate_of", "jaccard", *names
+    decided = decided.with_columns(
+        (pl.col("best").fill_null("") == rule.reason).alias(name)
+        for rule, name in zip(bests, names[len(drops) :], strict=True)
     )
+    said = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
+    reason = pl.coalesce(pl.lit(None, pl.String), *said)
+    columns = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
+    kept = ("id", "keep", "reason", "duplicate_of", "jaccard")
+    return decided.with_columns(reason=reason, keep=reason.is_null()).select(*kept, *names).rename(columns)
+
+
+def _fires(signals: pl.DataFrame, rule: Drop) -> pl.Series:
+    """Where a rule's condition is true."""
+    try:
+        return signals.select(where=rule.condition())["where"].fill_null(value=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({_first(error)})") from error
 
 
 def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -> list[int]:
     """Rows that are alive, the best first; null counts as worst, ties go by id."""
     terms = [_ordered(term) for term in order]
-    ranked = signals.select("id", *dict.fromkeys(column for column, _ in terms)).with_row_index("row").filter(alive)
-    by = [*(column for column, _ in terms), "id"]
+    columns = {f"by{i}": signals[column] for i, (column, _) in enumerate(terms)}
+    ranked = pl.DataFrame({"id": signals["id"], **columns}).with_row_index("row").filter(alive)
     down = [*(largest for _, largest in terms), False]
-    return ranked.sort(by, descending=down, nulls_last=True)["row"].to_list()
+    return ranked.sort([*columns, "id"], descending=down, nulls_last=True)["row"].to_list()
 
 
 def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], ids: pl.Series) -> pl.DataFrame:

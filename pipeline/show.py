@@ -44,6 +44,8 @@ def show(folder: Path, wanted: Wanted, *, as_json: bool) -> None:
     store = Store(folder)
     if not store.manifest.exists():
         raise RunFolderError(f"{folder} is not a complete run: start `refine run --out {folder}` to complete it")
+    if wanted.kept and (wanted.reason or wanted.id):
+        raise RunFolderError("--kept goes with neither --reason nor --id: a kept conversation has no reason")
     found = [_whole(store, wanted.id)] if wanted.id else list(_sample(store, wanted))
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=True, default=str) + "\n")
@@ -67,6 +69,8 @@ def _sample(store: Store, wanted: Wanted) -> Iterator[dict[str, Any]]:
     )
     if wanted.reason is not None and not wanted.kept:
         ids = ids.filter(pl.col("reason") == wanted.reason)
+    if ids.is_empty():
+        raise RunFolderError(f"{store.folder}: no conversation was {'kept' if wanted.kept else 'dropped'} so")
     drawn = ids.sample(min(wanted.n, ids.height), seed=wanted.seed, shuffle=True).sort("id")
     for (shard,), some in drawn.group_by(["shard"], maintain_order=True):
         yield from read_frame(path(str(shard))).filter(pl.col("id").is_in(some["id"].to_list())).to_dicts()
@@ -75,14 +79,19 @@ def _sample(store: Store, wanted: Wanted) -> Iterator[dict[str, Any]]:
 def _whole(store: Store, identity: str) -> dict[str, Any]:
     """One conversation with its decision, all its signals, and the kept one that it is a duplicate of."""
     plan = planning.load(store.plan)
-    for group, shard in enumerate(store.shards()):
+    for shard in store.shards():
         raw = read_frame(store.raw(shard)).filter(pl.col("id") == identity)
         if raw.is_empty():
             continue
-        decision = decisions_of(store, group).filter(pl.col("id") == identity).to_dicts()[0]
+        decision = decisions_of(store, shard).filter(pl.col("id") == identity).to_dicts()[0]
         signals = of_shard(plan, store, shard, list(plan.signals)).filter(pl.col("id") == identity).drop("id")
         fired = [rule.reason for rule in plan.rules if decision.pop(rule.reason)]
         return {**raw.drop("text").to_dicts()[0], **decision, "fired": fired, "signals": signals.to_dicts()[0]}
+    for path in sorted(store.quarantine("").glob("*.parquet")):
+        if found := read_frame(path).filter(pl.col("id") == identity).to_dicts():
+            raise RunFolderError(
+                f"{identity} could not be read: {found[0]['file']}, row {found[0]['row']}: {found[0]['reason']}"
+            )
     raise RunFolderError(f"{store.folder} holds no conversation {identity!r}; ids look like {_example(store)}")
 
 

@@ -103,7 +103,7 @@ class Store:
         Raises:
             RunFolderError: another process holds it, or it is a folder of something else; nothing is touched then.
         """
-        self._check()
+        self.check()
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -123,7 +123,12 @@ class Store:
         finally:
             os.close(lock)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse a folder that cannot be a run's.
+
+        Raises:
+            RunFolderError: it is a file, or a folder of something else.
+        """
         if self.folder.exists() and not self.folder.is_dir():
             raise RunFolderError(f"{self.folder} is a file, expected a folder for the run: choose another --out")
         if not self.folder.exists() or self.claimed():

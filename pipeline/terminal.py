@@ -116,13 +116,16 @@ class Told:
         """`done` of `total` rows of a step; a total of 0 is unknown."""
         if self._bars:
             if step not in self._tasks:
-                self._tasks[step] = self._bars.add_task(step, total=total or None)
-            self._bars.update(self._tasks[step], completed=done, total=total or None)
+                self._tasks[step] = self._bars.add_task(step, total=None)
+            known = total or None if ":" not in step or done else None  # a fit or a merge cannot say how far it is
+            self._bars.update(self._tasks[step], completed=done, total=known)
             return
         now = time.monotonic()
         first = step not in self._begun
+        if first and ":" in step:  # a fit or a merge, which cannot say how far it is
+            self._console.print(f"{step} of {total:,} rows ...")
         began, base = self._begun.setdefault(step, (now, done))
-        if not first and (done >= total > 0 or now - self._said > 10):  # noqa: PLR2004  a line in ten seconds
+        if not first and ":" not in step and (done >= total > 0 or now - self._said > 10):  # noqa: PLR2004  a line in ten seconds
             self._said = now
             rate = (done - base) / max(now - began, 1e-9)
             left = f", {(total - done) / rate:,.0f} s left" if rate and total > done else ""

@@ -53,15 +53,15 @@ def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) 
     save(store.decisions, into)
 
 
-def decisions_of(store: Store, group: int) -> pl.DataFrame:
-    """The decisions of one shard.
+def decisions_of(store: Store, shard: str) -> pl.DataFrame:
+    """The decisions of one shard, the row group of its number.
 
     Raises:
         CorruptInputError: the file cannot be read.
     """
     try:
         with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
-            frame = pl.from_arrow(file.read_row_group(group))
+            frame = pl.from_arrow(file.read_row_group(int(Path(shard).stem)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptInputError(store.decisions, str(error).splitlines()[0]) from error
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
@@ -70,7 +70,7 @@ def decisions_of(store: Store, group: int) -> pl.DataFrame:
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[Written]:
     """Write the refined and rejected shards whose decisions have changed, in the order of the shards."""
-    return engine.map(_Task(plan, store, {shard: i for i, shard in enumerate(shards)}), shards)
+    return engine.map(_Task(plan, store), shards)
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ class _Task:
 
     plan: Plan
     store: Store
-    groups: dict[str, int]
 
     def __call__(self, shard: str) -> Written:
-        decisions = decisions_of(self.store, self.groups[shard])
+        decisions = decisions_of(self.store, shard)
         digest = self._digest(decisions)
         refined, rejected = self.store.refined(shard), self.store.rejected(shard)
         kept = int(decisions["keep"].sum())
@@ -134,9 +133,13 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
 
 
 def _tokens(path: Path, digest: str) -> int | None:
-    """The tokens in a file already written by these decisions; None where it must be written."""
-    try:
-        said = footer(path) if path.exists() else {}
-    except CorruptInputError:
+    """The tokens in a file already written by these decisions; None where it must be written.
+
+    Raises:
+        CorruptInputError: the file is there and cannot be read whole.
+    """
+    said = footer(path) if path.exists() else {}
+    if said.get("refine.decisions") != digest:
         return None
-    return int(said["refine.tokens"]) if said.get("refine.decisions") == digest else None
+    read_frame(path)  # its checksums: a flipped bit in what was written must not stay
+    return int(said["refine.tokens"])

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from stages.stage import Stage
+from stages.stage import RAW, GlobalStage, Stage, StageParameterError
 
 BUILTIN = {
     "heuristics": "stages.heuristics:Heuristics",
@@ -47,13 +47,38 @@ def find(use: str) -> type[Stage]:
             f"unknown stage {use!r}: {hint}there are {', '.join(known)}, or your own class as 'my_module:MyStage'"
         )
     module, _, name = known.get(use, use).partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UnknownStageError(f"stage {use!r}: expected module:Class, such as my_module:MyStage")
     here = str(Path.cwd())
     if here not in sys.path:  # a user's own stage usually stands in the folder that refine is started in
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UnknownStageError(f"stage {use!r} cannot be loaded: {error}") from error
+    except Exception as error:  # a user's module may raise anything
+        said = (str(error).splitlines() or [""])[0]
+        raise UnknownStageError(f"stage {use!r} cannot be loaded: {type(error).__name__}: {said}") from error
     if not (isinstance(found, type) and issubclass(found, Stage)):
         raise UnknownStageError(f"stage {use!r}: {module}.{name} is not a subclass of stages.stage.Stage")
+    _check(use, found)
     return found
+
+
+def _check(use: str, kind: type[Stage]) -> None:
+    """Refuse a class that does not say what it reads and writes."""
+    for name in ("summary", "writes", *(("merges",) if issubclass(kind, GlobalStage) else ())):
+        if not hasattr(kind, name):
+            raise UnknownStageError(f"stage {use!r}: the class has no `{name}`; see stages.stage.Stage")
+    if getattr(kind, "__abstractmethods__", None):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise UnknownStageError(f"stage {use!r}: the class does not implement {missing}")
+    if strange := [column for column in kind.reads if column not in RAW or column == "id"]:
+        there = ", ".join(name for name in RAW if name != "id")
+        raise UnknownStageError(f"stage {use!r} reads {', '.join(strange)}; a stage can read {there}")
+    try:
+        hash(kind())
+    except StageParameterError:
+        raise
+    except Exception as error:
+        raise UnknownStageError(
+            f"stage {use!r}: {error}; each parameter needs a default, and values that can be hashed"
+        ) from error
