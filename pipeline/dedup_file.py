@@ -23,7 +23,7 @@ from pipeline.sources import SourceError
 from stages.bands import plan
 from stages.greedy import GIVEN, PERMUTATIONS, Asked, keep
 from stages.pairs import cores
-from stages.shards import save
+from stages.saved import save
 from stages.stage import StageParameterError, StageRefusedError
 
 RECALL, MARGIN = 0.5, 5 / 7

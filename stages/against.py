@@ -12,7 +12,8 @@ import polars as pl
 
 from stages.earlier import batches, files
 from stages.packed import stamps
-from stages.stage import FittedStage, Measure, MissingModelError, Stage, StageParameterError
+from stages.saved import fitted, seal
+from stages.stage import FittedStage, Measure, Stage, StageParameterError
 
 
 @dataclass(frozen=True)
@@ -97,17 +98,17 @@ class Against(FittedStage):
             from stages.nearest import Bands, build
 
             build(batches(self.corpus), Bands(self.floor, self.permutations, self.recall, self.seed), folder / "index")
+            seal(folder, (f"index/{path.name}" for path in (folder / "index").iterdir()))
 
     def open(self, folder: Path) -> Measure:
         """Map the index, once a process.
 
         Raises:
-            MissingModelError: it is gone.
+            CorruptInputError: it is gone, or another.
         """
         if not self.corpus:
             return self.measure
-        if not (folder / "index").is_dir():
-            raise MissingModelError(f"no {folder / 'index'}: the earlier corpus was never indexed; start the run again")
+        fitted(folder)
         from stages.nearest import Bands, Index
 
         index = Index.open(folder / "index", Bands(self.floor, self.permutations, self.recall, self.seed), self.bucket)

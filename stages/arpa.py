@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+
+from stages.saved import save
 
 LOWEST = -99.0
 """What stands for log10 of 0."""
@@ -27,22 +30,26 @@ def write_lines(
     lines = pl.DataFrame({"p": np.minimum(probs, 0), "gram": grams})
     if backoffs is not None:
         lines = lines.with_columns(b=backoffs)
-    with file.open("ab") as out:
-        lines.write_csv(out, include_header=False, separator="\t", quote_style="never")
+    text = io.BytesIO()
+    lines.write_csv(text, include_header=False, separator="\t", quote_style="never")
+    with file.open("ab") as out:  # not by polars, whose error on a full disk has no number
+        out.write(text.getbuffer())
 
 
 def join(sections: Sequence[Path], sizes: Sequence[int], out: Path) -> None:
     """One ARPA file of the sections of all orders, written aside and renamed."""
-    aside = out.with_name(out.name + ".aside")
-    with aside.open("wb") as file:
-        file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % pair for pair in enumerate(sizes, 1)))
-        for order, section in enumerate(sections, 1):
-            file.write(b"\n\\%d-grams:\n" % order)
-            if section.exists():
-                with section.open("rb") as lines:
-                    shutil.copyfileobj(lines, file, 1 << 20)
-        file.write(b"\n\\end\\\n")
-    aside.replace(out)
+
+    def into(aside: Path) -> None:
+        with aside.open("wb") as file:
+            file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % pair for pair in enumerate(sizes, 1)))
+            for order, section in enumerate(sections, 1):
+                file.write(b"\n\\%d-grams:\n" % order)
+                if section.exists():
+                    with section.open("rb") as lines:
+                        shutil.copyfileobj(lines, file, 1 << 20)
+            file.write(b"\n\\end\\\n")
+
+    save(out, into)
 
 
 def sizes(path: Path) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import polars as pl
 
 from stages.evals import files, parts
 from stages.packed import stamps
+from stages.saved import read_frame
 from stages.stage import Measure, Stage, StageParameterError
 
 if TYPE_CHECKING:
@@ -108,8 +109,10 @@ class Contamination(Stage):
         """Which sets were found, and in how many conversations: the ten found most."""
         if not self.evals:
             return ()
-        hits = pl.scan_parquet(folder / "*.parquet").filter(pl.col("contamination") >= HALF).group_by("eval_set")
-        counts = hits.agg(items=pl.col("eval_item").n_unique(), conversations=pl.len()).collect()
+        columns = ("contamination", "eval_set", "eval_item")
+        shards = (read_frame(path, columns) for path in sorted(folder.glob("*.parquet")))
+        hits = pl.concat(shard.filter(pl.col("contamination") >= HALF) for shard in shards).group_by("eval_set")
+        counts = hits.agg(items=pl.col("eval_item").n_unique(), conversations=pl.len())
         found = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
         return tuple(
             f"{name}: half or more of a question, answer or message of {items} of its items stands in "

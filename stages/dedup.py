@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from stages.bands import plan
+from stages.saved import read_json
 from stages.stage import GlobalStage, StageParameterError
 
 
@@ -128,7 +128,7 @@ class Dedup(GlobalStage):
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """What the merge noted, such as buckets too large to compare all their rows."""
-        return tuple(json.loads((folder / "dedup.json").read_text(encoding="utf-8"))["notes"])
+        return tuple(read_json(folder / "dedup.json")["notes"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Keys of each text and prompt, and band keys of each text."""

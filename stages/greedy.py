@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.pairs import LOOPS, first_alike, in_order
+from stages.saved import zeros
 from stages.shingles import Part, band_keys, parts, shingle_sets, sign, words
 
 Rows = NDArray[np.int64]
@@ -104,7 +104,7 @@ def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) ->
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     stands, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
-    slots, filled = (_zeros(scratch / name, int(bases[-1]) + 1) for name in ("slots", "filled"))
+    slots, filled = (zeros(scratch / name, np.uint32, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, sets = np.zeros(len(first), np.uint32), _mapped(scratch / "sets", np.uint64)
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
     crowded = np.zeros(len(first), np.uint8)
@@ -208,11 +208,3 @@ def _chosen(texts: Iterable[pl.Series], wanted: NDArray[np.bool_]) -> Iterator[p
 def _mapped(path: Path, dtype: type[Number]) -> NDArray[Number]:
     """A scratch file as an array; the system takes its memory back when it needs it."""
     return np.memmap(path, dtype, "r+") if path.stat().st_size else np.empty(0, dtype)
-
-
-def _zeros(path: Path, size: int) -> NDArray[np.uint32]:
-    with path.open("wb") as file:
-        file.truncate(4 * size)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a signal later
-            os.posix_fallocate(file.fileno(), 0, 4 * size)
-    return np.memmap(path, np.uint32, "r+")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from stages.bands import chance
 from stages.pairs import Near, candidates, components, first_alike, near_pairs
-from stages.shards import Names, Rows, Shards, save
+from stages.saved import save_frame, save_json
+from stages.shards import Names, Rows, Shards
 from stages.stage import StageRefusedError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: P
     shards = Shards.of(raw, measured)
     copy_of, prompt_of = first_alike(shards.keys("text")), first_alike(shards.keys("prompt"))
     firsts = np.flatnonzero(copy_of == np.arange(len(shards)))
-    near = _near(stage, shards, firsts, folder / "shingles.tmp")
+    near = _near(stage, shards, firsts, folder / f".shingles.{os.getpid()}.tmp")
     pairs = firsts[near.rows]
     answer = _Answer.of(stage, near, pairs, firsts, _Groups(copy_of), _Groups(prompt_of))
     examples = {int(row): shards.text(row)[:EXAMPLE] for row in answer.largest()}
@@ -41,13 +42,11 @@ def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: P
     _guard(stage, answer, names, examples)
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
-        columns = answer.columns(shards.ids(at), int(shards.starts[at]), names)
-        save(folder / "merged" / path.name, columns.write_parquet)
+        save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), names))
     found = {"id": names.of(pairs[:, 0]), "other": names.of(pairs[:, 1]), "jaccard": near.jaccard}
-    save(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS).write_parquet)
-    save(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS).write_parquet)
-    summary = json.dumps(_summary(stage, near, answer, names, examples), indent=1)
-    save(folder / "dedup.json", lambda path: path.write_text(summary))
+    save_frame(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS))
+    save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
+    save_json(folder / "dedup.json", _summary(stage, near, answer, names, examples))
 
 
 def _near(stage: Dedup, shards: Shards, firsts: Rows, scratch: Path) -> Near:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages import nearest_kernel
 from stages.bands import plan
 from stages.pairs import first_alike
+from stages.saved import read_frame, save_frame, scratch
 from stages.shingles import Words, band_keys, shingle_sets, sign, split
 from stages.stage import StageParameterError
 
@@ -46,24 +47,25 @@ def build(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> None:
     Memory: 24 bytes a text while exact copies are found, then 8, beside a batch; disk: 250 bytes a text with 25 bands,
     and 8 a word.
     """
-    aside = folder.with_name(f"{folder.name}.tmp")
-    for left in (aside, folder):  # of a fit that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    aside.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of another fit
+    with scratch(folder.parent, folder.name) as aside:
+        _build(batches, bands, aside)
+        aside.rename(folder)
+
+
+def _build(batches: Iterator[pl.DataFrame], bands: Bands, aside: Path) -> None:
     names = pl.concat([pl.Series("name", [], pl.String), *_written(batches, bands, aside)])
     if not len(names):
-        shutil.rmtree(aside)
         raise StageParameterError("the earlier corpus holds no conversation")
-    names.to_frame("name").write_parquet(aside / "names.parquet")
+    save_frame(aside / "names.parquet", names.to_frame("name"))
     firsts = np.flatnonzero(first_alike(_read(aside / "keys", np.uint64).reshape(-1, 2)) == np.arange(len(names)))
     with (aside / "order").open("wb") as file:
         for band in range(bands.shape()[0]):
             order = _read(aside / f"band{band}", np.uint32)[firsts].astype(np.uint64) << ROW | firsts.astype(np.uint64)
             order.sort()
-            order.tofile(file)
+            file.write(order.data)
     for kind in ("keys", *(f"band{band}" for band in range(bands.shape()[0]))):
         (aside / kind).unlink(missing_ok=True)
-    aside.rename(folder)
 
 
 def _written(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> Iterator[pl.Series]:
@@ -73,7 +75,7 @@ def _written(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> Ite
         def append(kind: str, values: NDArray[Any]) -> None:
             if kind not in files:
                 files[kind] = stack.enter_context((folder / kind).open("wb"))
-            values.tofile(files[kind])
+            files[kind].write(np.ascontiguousarray(values).data)
 
         files: dict[str, IO[bytes]] = {}
         for batch in batches:
@@ -118,7 +120,7 @@ class Index:
         """Map an index; what a text does not ask for is not read."""
         order = _read(folder / "order", np.uint64).reshape(bands.shape()[0], -1)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(_read(folder / "sizes", np.int64))])
-        names = pl.read_parquet(folder / "names.parquet")["name"]
+        names = read_frame(folder / "names.parquet", ["name"])["name"]
         return cls(bands, limit, order, _read(folder / "sets", np.uint64), ends, names)
 
     def nearest(self, texts: pl.Series) -> pl.DataFrame:

@@ -7,7 +7,6 @@ by first appearance, so that discounts and probabilities are lmplz's own, not on
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import polars as pl
 from stages import ngram_lmplz
 from stages.kneser_ney import Corpus, Estimation
 from stages.ngram_counts import NONE, Column, slices
+from stages.saved import save, scratch
 
 _NO_LINE = "there is no line to train a language model on: it needs at least one"
 
@@ -79,14 +79,13 @@ def train(
         LmplzError: `lmplz` was given and failed.
     """
     limits = thresholds(order, prune)
-    with tempfile.TemporaryDirectory(prefix=out.name + "-", dir=out.parent) as name:
-        folder = Path(name)
+    with scratch(out.parent, out.name) as folder:
         if lmplz:
             aside = folder / "arpa"
             sizes, fallback, tokens = ngram_lmplz.train(lmplz, lines, aside, limits)
             if not tokens:
                 raise NoLineError(_NO_LINE)
-            aside.replace(out)
+            save(out, aside.replace)
             return Model(out, "lmplz", sizes, fallback, tokens)
         corpus, sentences = _number(lines, folder / "words")
         found = Estimation(corpus, limits, folder, partition).run(out)
@@ -122,7 +121,7 @@ def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Corpus, int]:
             known = pl.concat([known, fresh.with_columns(ids)])
             numbered = tokens.join(known, on="word", how="left", maintain_order="left")["id"]
             sentences += len(batch)
-            file.write(numbered.to_numpy().tobytes())
+            file.write(numbered.to_numpy().data)
     if not sentences:
         raise NoLineError(_NO_LINE)
     words = np.memmap(path, np.uint32, "r")

@@ -7,6 +7,7 @@ position of the corpus knows the rank of the n-gram that ends there, so an n-gra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from stages.saved import zeros
 
 Column = np.ndarray[Any, np.dtype[np.uint32]]
 
@@ -52,10 +55,12 @@ class Ngrams:
 
 
 def column(folder: Path, name: str, size: int) -> Column:
-    """A column of zeros in a new file; the file is as long as what is written to it."""
-    if not size:
-        return np.empty(0, np.uint32)
-    return np.memmap(folder / name, np.uint32, "w+", shape=(size,))
+    """A column of zeros in a new file.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    return zeros(folder / name, np.uint32, size)
 
 
 def slices(size: int, step: int | None = None) -> Iterator[slice]:
@@ -100,6 +105,8 @@ def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[
         ending[where] = rank + np.uint32(size)
         extensions[low:high] = np.bincount(parents - np.uint32(low), minlength=high - low)
         size = end
+    for name in names:  # what is beyond was never written; its room on disk is given back
+        os.truncate(folder / f"{name}{order}", size * ending.itemsize)
     return Ngrams(order, parent[:size], at[:size], count[:size], ending), extensions
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +13,7 @@ import polars as pl
 from stages import ngram, ngram_lmplz, ppl_merge, ppl_score
 from stages.ppl_lines import halves, tokenise
 from stages.ppl_reference import batches, files
-from stages.shards import save
+from stages.saved import fitted, read_frame, read_json, save_json, seal
 from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
 
 
@@ -97,13 +95,11 @@ class Perplexity(FittedStage, GlobalStage):
         trained = {name: self._train(lines, folder / f"{name}.arpa") for name, lines in sources.items()}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
-        said = json.dumps(trained, indent=1)
-        save(folder / "models.json", lambda path: path.write_text(said))
+        save_json(folder / "models.json", trained)
+        seal(folder, ["models.json", *(f"{name}.arpa" for name, model in trained.items() if model)])
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
         """What `models.json` says of a model, or None where there is no line to train it on."""
-        for left in out.parent.glob(f"{out.name}-*"):  # columns of a training that was killed
-            shutil.rmtree(left)
         failed: dict[str, Any] = {}
         options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
@@ -120,15 +116,14 @@ class Perplexity(FittedStage, GlobalStage):
         """Load the models, once a process.
 
         Raises:
-            MissingModelError: a model that `fit` left is gone, or is none.
+            MissingModelError: `model` is gone, or is none.
+            CorruptInputError: a model that `fit` left is gone, or another.
         """
         if self.model:
             model = ppl_score.load(Path(self.model))
             return partial(ppl_score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
-        fitted = folder / "models.json"
-        if not fitted.exists():
-            raise MissingModelError(f"no {fitted}: the models of ppl were never trained here; start the run again")
-        names = [name for name, model in json.loads(fitted.read_text()).items() if model]
+        fitted(folder)
+        names = [name for name, model in read_json(folder / "models.json").items() if model]
         loaded = {name: ppl_score.load(folder / f"{name}.arpa") for name in names}
         scorers = [loaded.get("reference") or loaded.get(f"half{1 - half}") for half in (0, 1)]
         return partial(ppl_score.measure, scorers=scorers, turn_tokens=self.turn_tokens)
@@ -140,7 +135,7 @@ class Perplexity(FittedStage, GlobalStage):
 
 def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
     for path in raw:
-        shard = pl.read_parquet(path, columns=["text", "messages"])
+        shard = read_frame(path, ["text", "messages"])
         mine = shard.filter(halves(shard["text"]) == half)
         yield tokenise(mine["messages"].explode(empty_as_null=False).struct.field("content"))["line"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.shards import save
+from stages.saved import read_frame, save_frame
 
 HEAD, TAIL = 30, 60
 """Percentiles that part head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
@@ -27,12 +27,12 @@ def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
     """Write `merged/` for the measured shards; `source` is read from the raw ones."""
     into = folder / "merged"
     into.mkdir(parents=True, exist_ok=True)
-    sources = pl.concat([pl.read_parquet(path, columns=["source"]) for path in raw], rechunk=True)
-    signals = pl.concat([pl.read_parquet(path, columns=["ppl", "ppl_tokens"]) for path in measured])
+    sources = pl.concat([read_frame(path, ["source"]) for path in raw], rechunk=True)
+    signals = pl.concat([read_frame(path, ["ppl", "ppl_tokens"]) for path in measured])
     placed, start = place(signals.hstack(sources.cast(pl.Categorical))), 0
     for path in measured:
-        ids = pl.read_parquet(path, columns=["id"])
-        save(into / path.name, ids.hstack(placed[start : start + ids.height]).write_parquet)
+        ids = read_frame(path, ["id"])
+        save_frame(into / path.name, ids.hstack(placed[start : start + ids.height]))
         start += ids.height
 
 

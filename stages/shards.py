@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.pairs import Sets
+from stages.saved import read_frame, rows
 from stages.shingles import shingle_sets, split
 
 Rows = NDArray[np.int64]
@@ -33,8 +33,12 @@ class Shards:
 
     @classmethod
     def of(cls, raw: Sequence[Path], measured: Sequence[Path]) -> Shards:
-        """Count the rows of each."""
-        sizes = [pl.scan_parquet(path).select(pl.len()).collect().item() for path in measured]
+        """Count the rows of each.
+
+        Raises:
+            CorruptInputError: a footer cannot be read; so do all other methods for a shard that they cannot read.
+        """
+        sizes = [rows(path) for path in measured]
         return cls(raw, measured, np.cumsum([0, *sizes], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -42,32 +46,32 @@ class Shards:
 
     def ids(self, at: int) -> pl.Series:
         """Ids of a shard."""
-        return pl.read_parquet(self.measured[at], columns=["id"])["id"]
+        return read_frame(self.measured[at], ["id"])["id"]
 
     def keys(self, kind: str) -> NDArray[np.uint64]:
         """The 128 bits that stand for a text or a prompt, uint64 [n, 2]."""
         columns = [f"{kind}_key", f"{kind}_check"]
         keys = np.empty((len(self), 2), np.uint64)
         for at, path in enumerate(self.measured):
-            keys[self.starts[at] : self.starts[at + 1]] = pl.read_parquet(path, columns=columns).select(columns)
+            keys[self.starts[at] : self.starts[at + 1]] = read_frame(path, columns)
         return keys
 
     def words(self) -> NDArray[np.uint32]:
         """Words of each text, uint32 [n]."""
-        words = [pl.read_parquet(path, columns=["dedup_words"])["dedup_words"].to_numpy() for path in self.measured]
+        words = [read_frame(path, ["dedup_words"])["dedup_words"].to_numpy() for path in self.measured]
         return np.concatenate([np.empty(0, np.uint32), *words])
 
     def text(self, row: int) -> str:
         """The text of a row."""
         at = int(np.searchsorted(self.starts, row, side="right")) - 1
-        place = row - int(self.starts[at])
-        return str(pl.scan_parquet(self.raw[at]).select("text").slice(place, 1).collect().item())
+        place = int(row - self.starts[at])
+        return str(read_frame(self.raw[at], ["text"])["text"][place])
 
     def bands(self, rows: Rows, width: int) -> NDArray[np.uint32]:
         """Band keys of the rows, in order, uint32 [rows, width]."""
         bands = np.empty((len(rows), width), np.uint32)
         for at, here in self._chosen(rows):
-            keys = pl.read_parquet(self.measured[at], columns=["band_keys"])["band_keys"]
+            keys = read_frame(self.measured[at], ["band_keys"])["band_keys"]
             bands[here] = keys.gather(rows[here] - self.starts[at]).explode().to_numpy().reshape(-1, width)
         return bands
 
@@ -78,7 +82,7 @@ class Shards:
             for at, here in self._chosen(rows):
                 chosen, filled = rows[here][wanted[here]] - self.starts[at], []
                 if len(chosen):
-                    for words in split(pl.read_parquet(self.raw[at], columns=["text"])["text"].gather(chosen)):
+                    for words in split(read_frame(self.raw[at], ["text"])["text"].gather(chosen)):
                         values, ends = shingle_sets(words)
                         file.write(values.data)
                         filled.append(np.diff(ends, prepend=0))
@@ -114,12 +118,3 @@ class Names:
     def of(self, rows: Rows) -> pl.Series:
         """Ids of rows that were asked for."""
         return self._ids.gather(np.searchsorted(self._rows, rows))
-
-
-def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside a file, then rename: a file that exists is whole."""
-    aside = path.with_name(f"{path.name}.tmp")
-    write(aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stages import span_kernel
 from stages.repeats import Keys, directory
+from stages.saved import read_frame
 from stages.shingles import split
 
 READS = ("text", "messages")
@@ -105,7 +106,7 @@ class Found:
 
 def column(path: Path, name: str) -> pl.Series:
     """A column of a Parquet file."""
-    return pl.read_parquet(path, columns=[name])[name]
+    return read_frame(path, [name])[name]
 
 
 def flat(lists: pl.Series) -> tuple[Keys, NDArray[np.int64]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,7 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.repeats import AT_ONCE, Keys, Shard, repeated
-from stages.shards import Names, Shards, save
+from stages.saved import read_frame, save_frame, scratch
+from stages.shards import Names, Shards
 from stages.spans import COVER, READS, Found, Table, column, flat, spoken
 
 FILES = 8
@@ -42,23 +42,18 @@ class Merge:
 
     def write(self, folder: Path) -> None:
         """Write `merged/` for the measured shards."""
-        scratch = folder / "windows.tmp"
-        shutil.rmtree(scratch, ignore_errors=True)  # of a merge that was killed
-        scratch.mkdir(parents=True)
-        try:
+        with scratch(folder, "windows") as aside:
             anchors = self._anchors()
-            windows = self._windows(anchors, scratch)
+            windows = self._windows(anchors, aside)
             found = np.empty((len(self.shards), len(COVER)), np.int64)
             for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))):
                 found[self.shards.starts[at] : self.shards.starts[at + 1]] = part
-        finally:
-            shutil.rmtree(scratch)
         names = Names(self.shards, found[:, -1][found[:, -1] >= 0])
         (folder / "merged").mkdir(parents=True, exist_ok=True)
         for at, path in enumerate(self.shards.measured):
             here = found[self.shards.starts[at] : self.shards.starts[at + 1]]
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
-            save(folder / "merged" / path.name, columns.write_parquet)
+            save_frame(folder / "merged" / path.name, columns)
 
     def _anchors(self) -> Table:
         """The anchors that more than one conversation has."""
@@ -74,7 +69,7 @@ class Merge:
         rows = np.flatnonzero(anchors.among(*flat(column(self.shards.measured[at], "span_anchors"))))
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
-        return rows, spoken(pl.read_parquet(self.shards.raw[at], columns=list(READS))[rows])
+        return rows, spoken(read_frame(self.shards.raw[at], READS)[rows])
 
     def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
         """Rows and windows of a shard that have one of the anchors, for each value of the windows' top bits."""
@@ -87,26 +82,26 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: Table, scratch: Path) -> Found:
+    def _windows(self, anchors: Table, aside: Path) -> Found:
         """The windows that more than one conversation has: by ranges of their hashes, which are parted on disk."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(FILES, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
         with ExitStack() as stack:
-            files = [stack.enter_context((scratch / f"{part}").open("wb")) for part in range(2 << bits)]
+            files = [stack.enter_context((aside / f"{part}").open("wb")) for part in range(2 << bits)]
             for parts in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors, bits)):
                 for part, (rows, keys) in enumerate(parts):
-                    keys.tofile(files[2 * part])
-                    rows.astype(np.uint32).tofile(files[2 * part + 1])
+                    files[2 * part].write(keys.data)
+                    files[2 * part + 1].write(rows.astype(np.uint32).data)
         with ExitStack() as stack:
-            out = [stack.enter_context((scratch / name).open("wb")) for name in ("keys", "counts", "firsts")]
+            out = [stack.enter_context((aside / name).open("wb")) for name in ("keys", "counts", "firsts")]
             for part in range(1 << bits):
-                found = _groups(scratch / f"{2 * part}", scratch / f"{2 * part + 1}")
+                found = _groups(aside / f"{2 * part}", aside / f"{2 * part + 1}")
                 for file, values in zip(out, found, strict=True):
-                    values.tofile(file)
+                    file.write(values.data)
         return Found(
-            Table.of(_mapped(scratch / "keys", np.uint64)),
-            _mapped(scratch / "counts", np.uint32),
-            _mapped(scratch / "firsts", np.uint32),
+            Table.of(_mapped(aside / "keys", np.uint64)),
+            _mapped(aside / "counts", np.uint32),
+            _mapped(aside / "firsts", np.uint32),
         )
 
     def _covered(self, at: int, anchors: Table, windows: Found) -> NDArray[np.int64]:

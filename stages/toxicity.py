@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages import toxicity_detoxify, toxicity_encoder, toxicity_words
+from stages.saved import fitted, save, seal
 from stages.stage import FittedStage, Measure, StageParameterError
 
 if TYPE_CHECKING:
@@ -118,20 +117,19 @@ class Toxicity(FittedStage):
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Put the word model into the folder, trained now where the user's cache has none; the corpus is not read."""
         del raw
-        trained, target = toxicity_words.trained(), folder / _FILE
-        if target.exists():
-            return
+        trained = toxicity_words.trained()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            copy = Path(aside) / _FILE
-            try:
-                os.link(trained, copy)
-            except OSError:  # another file system
-                shutil.copyfile(trained, copy)
-            copy.replace(target)
+        # Not a link: damage to the run's file would be damage to the one that all runs take.
+        save(folder / _FILE, lambda aside: shutil.copyfile(trained, aside))
+        seal(folder, [_FILE])
 
     def open(self, folder: Path) -> Measure:
-        """Load the word model, and whatever reads the uncertain windows again."""
+        """Load the word model, and whatever reads the uncertain windows again.
+
+        Raises:
+            CorruptInputError: the word model that `fit` left is gone, or another.
+        """
+        fitted(folder)
         words = toxicity_words.WordModel.load(folder / _FILE)
         checkpoint = toxicity_detoxify.checkpoint(self.model)
         place = toxicity_encoder.folder()

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.saved import save
 from stages.stage import MissingModelError
 
 RECIPE = 1
@@ -73,9 +74,12 @@ class WordModel:
     def save(self, path: Path) -> None:
         """Write the model aside, then rename it to `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as aside:
-            np.savez(aside, weights=self.weights, bias=np.float64(self.bias), vocabulary=self.vocabulary)
-        Path(aside.name).replace(path)
+
+        def into(aside: Path) -> None:
+            with aside.open("wb") as file:
+                np.savez(file, weights=self.weights, bias=np.float64(self.bias), vocabulary=self.vocabulary)
+
+        save(path, into)
 
     @classmethod
     def load(cls, path: Path) -> WordModel:
@@ -144,9 +148,18 @@ def trained() -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:  # two runs that start together train it once
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
+        if not _whole(path):
             train(comments()).save(path)
     return path
+
+
+def _whole(path: Path) -> bool:
+    """Whether a model is there and can be read; a flipped byte shows in the sums that the file carries."""
+    try:
+        WordModel.load(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def place() -> Path:

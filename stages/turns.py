@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +84,11 @@ class Turns(GlobalStage):
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Count over all shards; see the class."""
-        from stages.shards import save
+        from stages.saved import save_json
         from stages.turns_merge import merge
 
         listed = {kind: [self._listed(kind, *one) for one in found] for kind, found in merge(raw, measured, folder)}
-        shown = json.dumps(listed, indent=1, ensure_ascii=False)
-        save(folder / "turns.json", lambda path: path.write_text(shown, encoding="utf-8"))
+        save_json(folder / "turns.json", listed)
 
     def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null where they are too short)."""

@@ -10,7 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.repeats import Repeats, Shard
-from stages.shards import Shards, save
+from stages.saved import read_frame, save_frame
+from stages.shards import Shards
 
 LARGEST = 10
 """Answers and openings that are listed."""
@@ -25,13 +26,12 @@ def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterat
     repeats = {kind: _repeats(shards, reader) for kind, reader in (("answers", _answers), ("openings", _openings))}
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
-        columns = _columns(shards, at, repeats["answers"], repeats["openings"])
-        save(folder / "merged" / path.name, columns.write_parquet)
+        save_frame(folder / "merged" / path.name, _columns(shards, at, repeats["answers"], repeats["openings"]))
     yield from ((kind, [_listed(shards, found, at) for at in _largest(found)]) for kind, found in repeats.items())
 
 
 def _answers(shards: Shards, at: int) -> Shard:
-    given = pl.read_parquet(shards.measured[at], columns=["answer_keys"])["answer_keys"]
+    given = read_frame(shards.measured[at], ["answer_keys"])["answer_keys"]
     sizes = given.list.len().fill_null(0).to_numpy().astype(np.int64)
     start = int(shards.starts[at])
     keys = given.explode().drop_nulls().to_numpy() if sizes.any() else np.empty(0, np.uint64)
@@ -39,7 +39,7 @@ def _answers(shards: Shards, at: int) -> Shard:
 
 
 def _openings(shards: Shards, at: int) -> Shard:
-    keys = pl.read_parquet(shards.measured[at], columns=["opening_key"])["opening_key"]
+    keys = read_frame(shards.measured[at], ["opening_key"])["opening_key"]
     there = keys.is_not_null().to_numpy()
     return int(shards.starts[at]) + np.flatnonzero(there), keys.drop_nulls().to_numpy()
 
@@ -88,6 +88,5 @@ def _largest(found: Repeats) -> NDArray[np.int64]:
 def _listed(shards: Shards, found: Repeats, at: int) -> Listed:
     row = int(found.firsts[at])
     shard = int(np.searchsorted(shards.starts, row, side="right")) - 1
-    first = pl.scan_parquet(shards.raw[shard]).slice(row - int(shards.starts[shard]), 1).select("id", "messages")
-    frame = first.collect()
+    frame = read_frame(shards.raw[shard], ["id", "messages"]).slice(row - int(shards.starts[shard]), 1)
     return int(found.keys[at]), int(found.counts[at]), str(frame["id"][0]), frame.select("messages")

@@ -251,8 +251,8 @@ def test_what_a_killed_fit_left_does_no_harm(tmp_path: Path) -> None:
     """Half an index, or another one, is replaced as a whole."""
     folder = tmp_path / "stage"
     measured(Against(jsonl(tmp_path / "a.jsonl", [{"text": "another text"}])), [], folder)
-    (folder / "index.tmp").mkdir()
-    (folder / "index.tmp" / "sets").write_bytes(bytes(64))
+    (folder / ".index.1.scratch").mkdir()
+    (folder / ".index.1.scratch" / "sets").write_bytes(bytes(64))
     found = measured(Against(jsonl(tmp_path / "b.jsonl", [{"text": TEXT}])), [TEXT, "another text"], folder)
     assert found["against_jaccard"].to_list() == [1, None]
-    assert [path.name for path in folder.iterdir()] == ["index"]
+    assert sorted(path.name for path in folder.iterdir()) == ["fitted.json", "index"]

@@ -151,10 +151,10 @@ def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
     """
     made = chats(60)
     for name, rows in (("a", 7), ("b", 60)):
-        (tmp_path / name / "half0.arpa-killed").mkdir(parents=True)
+        (tmp_path / name / ".half0.arpa.1.scratch").mkdir(parents=True)
         Perplexity().fit(shards(tmp_path / f"raw-{name}", made, rows), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["half0.arpa", "half1.arpa", "models.json"]
+    assert names == ["fitted.json", "half0.arpa", "half1.arpa", "models.json"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
 
 

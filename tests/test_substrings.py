@@ -32,7 +32,7 @@ def signals(stage: Substrings, made: Made, folder: Path, parts: int = 1, at_once
         measured = shard.select("id").hstack(stage.measure(shard.select(stage.reads)))
         save_frame(folder / raw[-1].name, measured)
     Merge(Shards.of(raw, [folder / path.name for path in raw]), stage.span, at_once).write(folder)
-    assert not list(folder.glob("*.tmp"))
+    assert sorted(path.name for path in folder.iterdir() if not path.suffix) == ["merged", "raw"]
     return pl.concat([read_frame(folder / "merged" / path.name) for path in raw]).drop("id")
 
 
@@ -130,6 +130,7 @@ def test_a_span_has_a_half() -> None:
 def test_what_a_killed_merge_left_does_no_harm(tmp_path: Path) -> None:
     """Scratch files of another merge are removed first, not read."""
     made = [[{"role": "user", "content": "a b c"}], [{"role": "user", "content": "x a b c"}]]
-    (tmp_path / "windows.tmp").mkdir()
-    (tmp_path / "windows.tmp" / "0").write_bytes(bytes(64))
+    (tmp_path / ".windows.1.scratch").mkdir()
+    (tmp_path / ".windows.1.scratch" / "0").write_bytes(bytes(64))
     assert signals(Substrings(2), made, tmp_path)["dup_span_share"].to_list() == [1, 0.75]
+    assert not (tmp_path / ".windows.1.scratch").exists()

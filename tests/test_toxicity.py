@@ -191,7 +191,7 @@ def test_fit_takes_the_model_from_the_cache(tmp_path: Path, monkeypatch: pytest.
     stage = Toxicity(model="none")
     for _ in range(2):
         stage.fit([Path("no such shard")], tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["words.npz"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["fitted.json", "words.npz"]
 
 
 def test_notes_say_that_only_the_first_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
