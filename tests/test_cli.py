@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -237,3 +238,110 @@ def test_status_tells_how_far_runs_are(refine: Refine, jsonl: Jsonl, tmp_path: P
     assert json.loads(refine("status", "--json").stdout)[0]["state"] == "complete"
     (made / "manifest.json").unlink()
     assert json.loads(refine("status", "--json").stdout)[0]["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise RuntimeError('no')", "cannot be loaded: RuntimeError: no"),
+        ("def", "cannot be loaded: SyntaxError"),
+        ("class Mine(Stage):\n    summary = 's'", "the class has no `writes`"),
+        (
+            "class Mine(Stage):\n    summary = 's'\n    writes = {}\n    reads = ('nope',)",
+            "reads nope; a stage can read",
+        ),
+        (
+            "@dataclass(frozen=True)\nclass Mine(Stage):\n    size: int\n    summary = 's'\n    writes = {}",
+            "needs a default",
+        ),
+        ("class Mine(GlobalStage):\n    summary = 's'\n    writes = merges = {}", "does not implement merge"),
+    ],
+)
+def test_a_users_broken_stage_is_one_sentence(refine: Refine, tmp_path: Path, code: str, said: str) -> None:
+    """It is never called a fault of refine, and no shard is blamed."""
+    head = "from dataclasses import dataclass\nfrom stages.stage import GlobalStage, Stage\n"
+    (tmp_path / "mine.py").write_text(head + code + "\n")
+    done = refine("run", "--stages", "mine:Mine", "--limit", 5)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "fault of refine" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("use", ["../../x:Y", ".x:Y", ":Y", "x:"])
+def test_a_stage_is_named_by_identifiers(refine: Refine, use: str) -> None:
+    """A name can never become a path."""
+    assert "expected module:Class" in refine("run", "--stages", use).stderr
+
+
+def test_a_changed_stage_of_the_user_is_measured_again(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Nobody raises a version while trying things out."""
+    source = jsonl([chat(i) for i in range(30)])
+    code = "import polars as pl\nfrom stages.stage import Stage\nclass Mine(Stage):\n    summary = 's'\n"
+    code += "    writes = pl.Schema({'a': pl.Int64()})\n    def measure(self, batch):\n"
+    code += "        return batch.select(a=pl.col('text').str.len_chars().cast(pl.Int64) * FACTOR)\n"
+    rejected = []
+    for factor in ("1", "00"):
+        (tmp_path / "mine.py").write_text(code.replace("FACTOR", factor))
+        done = refine("run", source, "--stages", "mine:Mine", "--drop", "a < 5", "--out", "r", "--json")
+        rejected.append(json.loads(done.stdout)["rejected"])
+    assert rejected == [0, 30]
+
+
+def test_a_folder_of_something_else_is_not_touched(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Not even files that look like leftovers, and no lock is put there."""
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    for name in ("sub/.precious.tmp", ".x.1.tmp", "doc.txt"):
+        (home / name).write_text("mine")
+    before = sorted(path.name for path in home.rglob("*"))
+    done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", home)
+    assert done.returncode == 1
+    assert "is not a run folder: it holds" in done.stderr
+    assert sorted(path.name for path in home.rglob("*")) == before
+    assert refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", "home/doc.txt").returncode == 1
+
+
+def test_a_run_never_writes_through_a_link(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """A lock or a folder that is a link to something outside is refused, and what it points to stays."""
+    source = jsonl([chat(i) for i in range(9)])
+    (tmp_path / "victim").write_text("important")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").symlink_to("../victim")
+    assert refine("run", source, "--plan", TOY, "--out", "a").returncode == 1
+    assert (tmp_path / "victim").read_text() == "important"
+    assert refine("run", source, "--plan", TOY, "--out", "b").returncode == 0
+    shutil.rmtree(tmp_path / "b" / "refined")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "b" / "refined").symlink_to("../elsewhere")
+    assert "is a link" in refine("run", source, "--plan", TOY, "--out", "b").stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_it_goes_on(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C to the whole group, as a terminal sends it: one sentence, 130, and no tracebacks of workers."""
+    source = jsonl([chat(i) for i in range(4000)])
+    words = ["run", source, "--stages", "tests.toy_stages:Slow", "--out", "r", "--shard-rows", "40", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("r/signals/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "refine: stopped; what is complete is kept" in said
+    assert "Traceback" not in said
+    assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"

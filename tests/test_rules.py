@@ -130,6 +130,13 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
         (Drop("r", "x >"), "is no SQL condition"),
         (Drop("r", "name > 3 AND x"), "cannot be applied|is no|expected a condition"),
         (KeepBest("r", "faces", 0.5), "no stage finds pairs 'faces'; there are dedup"),
+        (KeepBest("r", "dedup", 7.0), "at_least is 7.0, expected a Jaccard"),
+        (KeepBest("r", "dedup", float("nan")), "at_least is nan, expected a Jaccard"),
+        (Drop("r", "1 = 1"), "reads no signal"),
+        (Drop("r", "COUNT(*) > 3"), "reads no signal"),
+        (Drop("r", "x > AVG(x)"), "looks at all conversations at once"),
+        (Drop("r", "SUM(x) OVER (PARTITION BY name) > 3"), "looks at all conversations at once"),
+        (Drop("", "x > 3"), "a rule's reason is ''"),
     ],
 )
 def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Rule, said: str) -> None:
@@ -146,3 +153,20 @@ def test_reasons_and_orders_are_checked() -> None:
         rules.check([], ["size DESC"], SCHEMA, [])
     with pytest.raises(RuleError, match="should be a column"):
         rules.check([], ["x downwards"], SCHEMA, [])
+
+
+@pytest.mark.parametrize("reason", ["^.*$", "*", "row", "id2", "it's"])
+def test_a_reason_is_a_name_and_never_a_pattern(reason: str) -> None:
+    """Polars reads "*" and "^...$" as patterns of columns."""
+    signals = pl.DataFrame({"id": ["a", "b"], "row": [1, 5]})
+    found = decide(signals, {}, [Drop(reason, "row > 3")], ["row DESC"])
+    assert found["reason"].to_list() == [None, reason]
+    assert found[:, 5].to_list() == [False, True]
+
+
+def test_an_error_of_a_condition_is_one_line() -> None:
+    """What only data brings out names the rule too."""
+    signals = pl.DataFrame({"id": ["a"], "name": ["x"]})
+    with pytest.raises(RuleError, match=r"rule 'r': .* cannot be applied") as found:
+        decide(signals, {}, [Drop("r", "CAST(name AS INT) > 3")])
+    assert "\n" not in str(found.value)

@@ -187,3 +187,59 @@ def test_a_limit_reads_the_first_rows_and_ids_stay(refine: Refine, jsonl: Jsonl,
     run(refine, source, tmp_path / "some", "--limit", limit)
     ids = [pl.read_parquet(tmp_path / name / "raw" / "*.parquet")["id"].to_list() for name in ("all", "some")]
     assert ids[0][:limit] == ids[1]
+
+
+@pytest.mark.parametrize("folder", ["refined", "rejected"])
+def test_a_flipped_bit_in_an_output_shard_is_named_and_mended(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str
+) -> None:
+    """The footer alone is not trusted."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    run(refine, source, out)
+    before = contents(out)
+    path = out / folder / "00003.parquet"
+    good = bytearray(path.read_bytes())
+    good[len(good) // 4] ^= 0x10
+    path.write_bytes(bytes(good))
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40)
+    assert "00003.parquet is corrupt" in done.stderr.replace("\n", "")
+    assert contents(out) == before
+
+
+def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """`refined/*.parquet` holds what the manifest counts, whatever lay there before."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    said = run(refine, source, out)
+    (out / "refined" / "00099.parquet").write_bytes((out / "refined" / "00003.parquet").read_bytes())
+    run(refine, source, out)
+    assert pl.read_parquet(out / "refined" / "*.parquet").height == said["refined"]
+
+
+def test_a_run_that_keeps_nothing_says_so(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """An empty corpus is hardly what a user wanted."""
+    done = refine("run", jsonl(corpus()), "--plan", TOY, "--out", tmp_path / "r", "--drop", "words > 0")
+    assert done.returncode == 0
+    assert "nothing is kept" in done.stderr
+
+
+def test_decide_starts_from_the_plan_each_time(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """--drop rules do not pile up, the same command can be given twice, and none gives the plan's own outcome."""
+    out = tmp_path / "r"
+    plain = run(refine, jsonl(corpus()), out)
+    for where in ("words > 40", "words > 40", "words > 30"):
+        said = json.loads(refine("decide", out, "--drop", where, "--json").stdout)
+        assert list(said["by_rule"]) == ["too_short", "far_too_long", where, "duplicate"]
+    assert json.loads(refine("decide", out, "--json").stdout)["by_rule"] == plain["by_rule"]
+
+
+@pytest.mark.parametrize("where", ["1 = 1", "words >", "wrds > 3", "words > AVG(words)", "CAST(copy_of AS INT) > 3"])
+def test_a_rule_that_fails_leaves_the_run_as_it_was(refine: Refine, jsonl: Jsonl, tmp_path: Path, where: str) -> None:
+    """The manifest stays, and so do plan and decisions."""
+    out = tmp_path / "r"
+    run(refine, jsonl(corpus(60)), out)
+    before = contents(out)
+    done = refine("decide", out, "--drop", where)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (out / "manifest.json").exists()
+    assert contents(out) == before

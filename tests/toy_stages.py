@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,15 @@ class Killed(Words):
         del batch
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
+
+
+@dataclass(frozen=True)
+class Slow(Words):
+    """It takes its time."""
+
+    def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
+        time.sleep(0.3)
+        return Words.measure(self, batch)
 
 
 @dataclass(frozen=True)
