@@ -16,6 +16,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Refine chat corpora: measure every conversation, drop by rules, keep a reason for each drop.",
+    epilog="Example: refine run --stages dedup --limit 200 --out first-run",
 )
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]

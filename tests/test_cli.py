@@ -61,10 +61,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, ""])
 def test_every_help_text_has_an_example_that_runs(refine: Refine, made: Path, command: str) -> None:
     """The line after "Example:" is run as it stands."""
-    text = " ".join(refine(command, "--help").stdout.split())
+    text = " ".join(refine(*filter(None, [command]), "--help").stdout.split())
     found = re.search(r"Example: refine (.*?)(?: \(|$)", text)
     assert found, text
     words = found[1].split(" > ")[0]
