@@ -22,8 +22,9 @@ class Dedup(GlobalStage):
 
     Words are the `\w+` of Python's `re` on lower-cased text; in scripts written without spaces (Han, kana, Thai, Lao,
     Khmer, Myanmar) each character is a word. Two texts are exact copies when they have the same words in the same
-    order; texts without any word when they have the same characters but for white space around them. A text of fewer
-    than five words is one shingle: it is a duplicate of its exact copies only.
+    order; texts without any word when they have the same characters but for white space around them, so that empty ones
+    are copies of each other. A text of fewer than five words is one shingle: it is a duplicate of its exact copies
+    only.
 
     Exact copies are collapsed first, into a star around the first one. Signatures are those of datasketch 2.0 (same
     seed and scheme, its `hashfunc` set to `stages.shingles.shingle_hash`); `floor`, `permutations` and `recall` give
@@ -36,8 +37,9 @@ class Dedup(GlobalStage):
         band_keys: keys of the bands of the text's signature.
         dedup_copy_of: id of the first conversation that is an exact copy of this one; its own where it is alone.
         exact_copies: conversations that are exact copies of this one, itself included.
-        prompt_copy_of: id of the first conversation with the same first prompt, compared like whole texts.
-        prompt_copies: conversations with this first prompt, itself included.
+        prompt_copy_of: id of the first conversation with the same first prompt, compared like whole texts; its own
+            where it has none (a plain document, no message of the user's, or an empty one).
+        prompt_copies: conversations with this first prompt, itself included; 1 where it has none.
         cluster: id of the first conversation of those that hang together by pairs at a Jaccard of `cluster` or more:
             for reading, and for splitting train from test; `KeepBest` decides by pairs.
         cluster_size: conversations in the cluster, exact copies included.
@@ -74,7 +76,7 @@ class Dedup(GlobalStage):
     max_cluster: float = 0.05
 
     summary: ClassVar[str] = "exact and near-duplicates: MinHash, then the exact Jaccard of every candidate pair"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("text", "prompt")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {

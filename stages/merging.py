@@ -16,6 +16,7 @@ from stages.bands import chance
 from stages.pairs import Near, candidates, components, first_alike, near_pairs
 from stages.saved import save_frame, save_json
 from stages.shards import Names, Rows, Shards
+from stages.shingles import text_keys
 from stages.stage import StageRefusedError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ SMALL = 1000
 def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
     """Write `merged/`, `dedup.parquet`, `prompt.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    copy_of, prompt_of = first_alike(shards.keys("text")), first_alike(shards.keys("prompt"))
+    copy_of, prompt_of = first_alike(shards.keys("text")), _prompts(shards.keys("prompt"))
     firsts = np.flatnonzero(copy_of == np.arange(len(shards)))
     near = _near(stage, shards, firsts, folder / f".shingles.{os.getpid()}.tmp")
     pairs = firsts[near.rows]
@@ -47,6 +48,13 @@ def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: P
     save_frame(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS))
     save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
     save_json(folder / "dedup.json", _summary(stage, near, answer, names, examples))
+
+
+def _prompts(keys: NDArray[np.uint64]) -> Rows:
+    """For each row the first with the same prompt: itself where it has none, for no prompt is not the same prompt."""
+    first, none = first_alike(keys), np.flatnonzero((keys == text_keys(pl.Series([""]))).all(axis=1))
+    first[none] = none
+    return first
 
 
 def _near(stage: Dedup, shards: Shards, firsts: Rows, scratch: Path) -> Near:

@@ -65,6 +65,14 @@ def test_pairs_are_those_of_brute_force(seed: int, size: int) -> None:
     assert cut.summary == whole.summary
 
 
+def test_no_prompt_is_not_the_same_prompt(tmp_path: Path) -> None:
+    """Plain documents, whose prompt is empty, are no copies by prompt; empty texts are copies of each other."""
+    found = run(tmp_path, ["\na story", "\nan essay", " \na letter", "Hi\nyes", "hi!\nno", "", " "]).merged
+    assert found["prompt_copies"].to_list() == [1, 1, 1, 2, 2, 1, 1]
+    assert (found["prompt_copy_of"] == found["id"]).to_list() == [True, True, True, True, False, True, True]
+    assert found["exact_copies"].to_list() == [1, 1, 1, 1, 1, 2, 2]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(
@@ -82,7 +90,8 @@ def test_copies_are_those_with_the_same_words(texts: list[str]) -> None:
     assert found.rows("dedup_copy_of") == [firsts.setdefault(same(text), row) for row, text in enumerate(texts)]
     assert found.merged["exact_copies"].to_list() == [count[same(text)] for text in texts]
     prompts = Counter(same(text.split("\n")[0]) for text in texts)
-    assert found.merged["prompt_copies"].to_list() == [prompts[same(text.split("\n")[0])] for text in texts]
+    copies = [prompts[same(prompt)] if prompt.strip() else 1 for prompt in (text.split("\n")[0] for text in texts)]
+    assert found.merged["prompt_copies"].to_list() == copies
 
 
 def test_short_and_wordless_texts_are_neither_equal_nor_dropped(tmp_path: Path) -> None:
