@@ -121,7 +121,12 @@ def _eldc() -> Detect:
 def _fasttext(path: Path) -> Detect:
     import fasttext
 
-    model = fasttext.load_model(str(path))
+    try:
+        model = fasttext.load_model(str(path))
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise MissingModelError(
+            f"language: {path} is no fastText model ({error}): give the path of a lid.176.bin or lid.176.ftz"
+        ) from error
 
     def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
         labels, scores = model.predict(pieces) if pieces else ([], [])

@@ -72,12 +72,13 @@ class Perplexity(FittedStage, GlobalStage):
     def models(self) -> tuple[Path, ...]:
         """The model; else the reference, and the `lmplz` on the PATH, whose models differ from ours in last digits."""
         if self.model:
-            if not Path(self.model).is_file():
+            model = Path(self.model).expanduser()
+            if not model.is_file():
                 raise MissingModelError(
                     f"no language model at {self.model!r}: give ppl the path of a KenLM .arpa or .bin as `model`, or "
                     f"leave it out to train on the corpus itself"
                 )
-            return (Path(self.model),)
+            return (model,)
         lmplz = ngram_lmplz.find()
         return (*files(self.reference), *((lmplz,) if lmplz else ()))
 
@@ -120,7 +121,7 @@ class Perplexity(FittedStage, GlobalStage):
             CorruptInputError: a model that `fit` left is gone, or another.
         """
         if self.model:
-            model = ppl_score.load(Path(self.model))
+            model = ppl_score.load(Path(self.model).expanduser())
             return partial(ppl_score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
         fitted(folder)
         names = [name for name, model in read_json(folder / "models.json").items() if model]

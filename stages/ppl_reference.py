@@ -28,7 +28,7 @@ def files(reference: str) -> tuple[Path, ...]:
     """
     if not reference:
         return ()
-    path = Path(reference)
+    path = Path(reference).expanduser()
     found = sorted(one for one in ([path] if path.is_file() else path.rglob("*")) if _kind(one) in _SCANS)
     if not found:
         raise MissingModelError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stages import toxicity_detoxify, toxicity_encoder, toxicity_words
 from stages.saved import fitted, save, seal
-from stages.stage import FittedStage, Measure, StageParameterError
+from stages.stage import FittedStage, Measure, MissingModelError, StageParameterError
 
 if TYPE_CHECKING:
     from stages.toxicity_words import Windows, WordModel
@@ -201,8 +201,15 @@ def _sigmoid(logit: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[
 
 
 def _files(config: str) -> tuple[Path, ...]:
-    names = ("config.json", "tokenizer.json")
-    return tuple(Path(config) / name for name in names if (Path(config) / name).exists()) if config else ()
+    if not config:
+        return ()
+    found = tuple(Path(config).expanduser() / name for name in ("config.json", "tokenizer.json"))
+    if missing := [path for path in found if not path.is_file()]:
+        raise MissingModelError(
+            f"toxicity: no {missing[0]}: give `config` a folder with the config.json and tokenizer.json of the "
+            f"checkpoint's architecture, or leave it out to take the hub's"
+        )
+    return found
 
 
 def _conversations(messages: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:

@@ -64,12 +64,12 @@ def checkpoint(model: str) -> Path | None:
         return next(found, None)
     if model in RELEASED:
         return cached(model) or _downloaded(model)
-    if not Path(model).is_file():
+    if not Path(model).expanduser().is_file():
         raise MissingModelError(
             f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASED)}: "
             "give the path of a Detoxify checkpoint (.ckpt)"
         )
-    return Path(model)
+    return Path(model).expanduser()
 
 
 def _downloaded(name: str) -> Path:
@@ -111,7 +111,7 @@ class Reader:
 
         arguments, classes, weights = _contents(path)
         if config:  # not as `huggingface_config_path`: with that, Detoxify forgets how many classes there are
-            arguments["model_type"] = config
+            arguments["model_type"] = str(Path(config).expanduser())
         try:
             network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
         except OSError as error:
