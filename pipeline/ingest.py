@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,10 @@ from typing import Any
 import polars as pl
 
 from pipeline import shapes
-from pipeline.sources import Row, Source, SourceError, Unreadable
-from pipeline.store import RunFolderError, Store, read_json, save_frame, save_json
+from pipeline.claim import claim, claimed, listed, sweep
+from pipeline.rows import Row, SourceError, Unreadable, shown
+from pipeline.sources import Source
+from pipeline.store import Store, save_frame, save_json
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -22,6 +23,8 @@ QUARANTINE = pl.Schema(
 """Columns of a quarantine shard. `row` counts from 1 in its file; `record` is the row as found, at most 1 MB of it."""
 
 RECORD_LIMIT = 1_000_000
+TELLING = 1_000
+"""Rows from which on the share of unreadable ones says something before the source has ended."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Limits:
     rows: int = 5_000
     """Rows of a shard at most."""
     characters: int = 200_000_000
-    """Characters of text in a shard, about: it ends after the row that passes this."""
+    """Characters of all columns of a shard and its quarantine, about: it ends after the row that passes this."""
     limit: int | None = None
     """Rows of the source that are read; all by default."""
     unreadable: float = 0.01
@@ -84,27 +87,37 @@ def ingest(
         SourceError: the source cannot be read, is empty, has no known shape, or too many unreadable rows.
         RunFolderError: the folder belongs to another source.
     """
-    said = {"source": source.name, "digest": source.digest(), **asdict(limits)}
+    store.check()
+    before = claimed(store)
+    source = source.again(before)
+    said = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
     del said["unreadable"]  # it decides whether the run goes on, not what is in it
-    _claim(store, said)
-    if store.shard_list.exists():
-        return read_json(store.shard_list)
+    done = listed(store)
+    claim(store, said, before, complete=done is not None)
+    if done is None:
+        save_json(store.source, said)
+        done = _read_all(source, store, limits, said["digest"], tell)
+        save_json(store.shard_list, done)
+    sweep(store, done["shards"])
+    return done
+
+
+def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: Callable[[int], None]) -> dict[str, Any]:
     start = time.perf_counter()
-    save_json(store.source, said)
     rows = source.rows()
     shape, rows = _shape(rows, limits.shape, source.name)
     count, shards = _Count(), []
-    for number, shard in enumerate(_shards(islice(rows, limits.limit), said["digest"], shape, limits, count)):
+    for number, shard in enumerate(_shards(islice(rows, limits.limit), digest, shape, limits, count)):
         name = f"{number:05d}.parquet"
         _save(store, name, shard)
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
         tell(count.rows)
-        if count.rows >= 10_000:  # noqa: PLR2004  a share of fewer rows says little
+        if count.rows >= TELLING:
             count.check(limits.unreadable, source.name)
     count.check(limits.unreadable, source.name)
-    done = {
+    return {
         "source": source.name,
-        "digest": said["digest"],
+        "digest": digest,
         "shape": shape,
         "files": source.files(),
         "rows": count.rows,
@@ -113,27 +126,6 @@ def ingest(
         "seconds": round(time.perf_counter() - start, 3),
         "shards": shards,
     }
-    save_json(store.shard_list, done)
-    return done
-
-
-def _claim(store: Store, said: dict[str, Any]) -> None:
-    """Refuse a folder that holds something else; clear what an ingest that never ended left there."""
-    if store.shard_list.exists():
-        for key, there in read_json(store.source).items():
-            if key != "source" and said.get(key) != there:  # the same content may lie elsewhere now
-                raise RunFolderError(
-                    f"{store.folder} belongs to another run: its {key} is {there!r} and this one's is "
-                    f"{said.get(key)!r}; choose another --out, or start it as it was"
-                )
-        return
-    others = [path.name for path in store.folder.glob("*") if not path.name.startswith(".")]
-    if others and not store.source.exists():
-        raise RunFolderError(
-            f"{store.folder} is not a run folder: it holds {', '.join(sorted(others)[:3])}; choose another --out"
-        )
-    for folder in (store.raw(""), store.quarantine("")):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Iterator[Row]]:
@@ -176,10 +168,9 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
         else:
             text = "\n".join(message["content"] for message in read.messages)
             count.replaced += row.replaced
-            shard.conversations.append(
-                (identity, *read[:4], text, read.source or row.file, read.extra)  # in the order of RAW
-            )
-            shard.characters += len(text)
+            kept = (identity, *read[:4], text, read.source or row.file, read.extra)  # in the order of RAW
+            shard.conversations.append(kept)
+            shard.characters += _characters(kept) + sum(len(message["role"]) for message in read.messages)
         if len(shard) >= limits.rows or shard.characters >= limits.characters:
             yield shard
             shard = _Shard()
@@ -197,7 +188,13 @@ def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Coun
     count.quarantined += 1
     count.first = count.first or f"{row.file}, row {row.number}: {reason}"
     record = row.value.record if isinstance(row.value, Unreadable) else shapes.as_json(row.value)
-    shard.quarantined.append((identity, row.file, row.number, reason, record[:RECORD_LIMIT]))
+    put = (identity, row.file, row.number, shown(reason), shown(record[:RECORD_LIMIT]))
+    shard.quarantined.append(put)
+    shard.characters += _characters(put)
+
+
+def _characters(row: tuple[Any, ...]) -> int:
+    return sum(len(value) for value in row if isinstance(value, str))
 
 
 def _save(store: Store, name: str, shard: _Shard) -> None:

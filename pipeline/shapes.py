@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from pipeline.rows import shown
+
 ROLES = {
     "human": "user",
     "prompter": "user",
@@ -170,5 +172,9 @@ def as_json(value: object) -> str:
     """Any value of a record as JSON; what JSON has no word for is shown as text."""
     try:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except orjson.JSONEncodeError:  # an integer of more than 64 bits
-        return json.dumps(value, default=str, ensure_ascii=False)
+    except (orjson.JSONEncodeError, RecursionError):  # an integer of more than 64 bits, a surrogate, nesting
+        pass
+    try:
+        return shown(json.dumps(value, default=str, ensure_ascii=False))
+    except (RecursionError, ValueError, TypeError):
+        return json.dumps(f"{_kind(value)} that JSON cannot hold")
