@@ -36,8 +36,8 @@ def flip(path: Path) -> None:
     if path.suffix == ".parquet":
         group = pq.read_metadata(path).row_group(0)
         columns = [group.column(i) for i in range(group.num_columns)]
-        places = [column.data_page_offset + column.total_compressed_size // 2 for column in columns]
-        places = [min(place, len(content) - 1) for place in places]
+        begins = [column.dictionary_page_offset or column.data_page_offset for column in columns]
+        places = [begin + column.total_compressed_size - 1 for begin, column in zip(begins, columns, strict=True)]
     for place in places:
         content[place] ^= 0x5A
     path.write_bytes(bytes(content))
