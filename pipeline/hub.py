@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline.rows import Row, SourceError, why
@@ -31,6 +32,9 @@ class Hub:
 
     def asked(self) -> dict[str, Any]:
         return {"hub": self.name, "split": self.split, "config": self.config, "revision": self.revision}
+
+    def paths(self) -> Sequence[Path]:
+        return ()
 
     def again(self, before: Mapping[str, Any]) -> Hub:
         """Pinned to the commit that a run began with, where that run was asked for the same: no network is needed."""

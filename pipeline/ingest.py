@@ -14,7 +14,7 @@ from pipeline import shapes
 from pipeline.claim import claim, claimed, listed, sweep
 from pipeline.rows import Row, SourceError, Unreadable, shown
 from pipeline.sources import Source
-from pipeline.store import Store, save_frame, save_json
+from pipeline.store import RunFolderError, Store, save_frame, save_json
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -23,6 +23,7 @@ QUARANTINE = pl.Schema(
 """Columns of a quarantine shard. `row` counts from 1 in its file; `record` is the row as found, at most 1 MB of it."""
 
 RECORD_LIMIT = 1_000_000
+REASON_LIMIT = 1_000
 TELLING = 1_000
 """Rows from which on the share of unreadable ones says something before the source has ended."""
 
@@ -88,6 +89,11 @@ def ingest(
         RunFolderError: the folder belongs to another source.
     """
     store.check()
+    if inside := [path for path in source.paths() if path.resolve().is_relative_to(store.folder.resolve())]:
+        raise RunFolderError(
+            f"{store.folder} is where {shown(str(inside[0]))} of {source.name} lies, and a run would write over it: "
+            "choose another --out"
+        )
     before = claimed(store)
     source = source.again(before)
     said = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
@@ -139,7 +145,7 @@ def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Ite
             shape = shapes.recognise(list(row.value))
             if shape is None:
                 raise SourceError(
-                    f"{row.file}: a record with {', '.join(map(str, row.value)) or 'no fields'} has none of the known "
+                    f"{row.file}: a record with {_fields(row.value)} has none of the known "
                     f"shapes: {shapes.expected()}; rename the fields, or say one with --shape"
                 )
             return shape, _again(seen, rows)
@@ -148,6 +154,11 @@ def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Ite
     first = seen[0].value
     why = first.reason if isinstance(first, Unreadable) else "the record is not an object"
     raise SourceError(f"{name}: none of the first {len(seen)} rows is a record; the first: {why}")
+
+
+def _fields(record: dict[Any, Any]) -> str:
+    names = [shown(str(name)[:100]) for name in islice(record, 20)]
+    return ", ".join(names) + (" ..." if len(record) > len(names) else "") if names else "no fields"
 
 
 def _again(seen: list[Row], rows: Iterator[Row]) -> Iterator[Row]:
@@ -186,9 +197,10 @@ def _read(row: Row, shape: str) -> shapes.Conversation:
 
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
     count.quarantined += 1
+    reason = shown(reason[:REASON_LIMIT])
     count.first = count.first or f"{row.file}, row {row.number}: {reason}"
     record = row.value.record if isinstance(row.value, Unreadable) else shapes.as_json(row.value)
-    put = (identity, row.file, row.number, shown(reason), shown(record[:RECORD_LIMIT]))
+    put = (identity, row.file, row.number, reason, shown(record[:RECORD_LIMIT]))
     shard.quarantined.append(put)
     shard.characters += _characters(put)
 

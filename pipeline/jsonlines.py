@@ -23,8 +23,6 @@ def rows(path: Path, label: str) -> Iterator[Row]:
     Raises:
         SourceError: the file cannot be read, or begins like an array and is none.
     """
-    import zstandard
-
     number = 0
     try:
         with _opened(path) as file:
@@ -34,7 +32,7 @@ def rows(path: Path, label: str) -> Iterator[Row]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _line(label, number, line)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(
             f"{label} cannot be read after line {number} ({why(error)}): mend or remove the file"
         ) from error
@@ -44,10 +42,10 @@ def _opened(path: Path) -> io.BufferedIOBase:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rb")
     if path.name.endswith(".zst"):
-        import zstandard
+        import pyarrow as pa
 
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader)
+        file = path.open("rb")  # pyarrow takes no path that is not UTF-8
+        return io.BufferedReader(pa.input_stream(file, compression="zstd"))  # zstandard's takes a cut for the end
     return path.open("rb")
 
 

@@ -25,7 +25,7 @@ def rows(path: Path, label: str) -> Iterator[Row]:
     """
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:  # it takes no path that is not UTF-8
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group]):
                     for value in _records(batch):

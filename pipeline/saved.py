@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ class Saved:
     split: str | None
     _hashes: Hashes = field(default_factory=Hashes, compare=False, repr=False)
 
+    def paths(self) -> Sequence[Path]:
+        return (self.folder,)
+
     def again(self, _before: Mapping[str, Any]) -> Saved:
         return self
 
@@ -34,10 +37,10 @@ class Saved:
         return {}
 
     def digest(self) -> str:
-        return self._hashes.digest(self._paths(), self.split or "")
+        return self._hashes.digest(self._files(), self.split or "")
 
     def files(self) -> list[dict[str, Any]]:
-        found = self._paths()
+        found = self._files()
         return [self._hashes.described(path, shown(path.relative_to(self.folder).as_posix())) for path in found]
 
     def rows(self) -> Iterator[Row]:
@@ -74,7 +77,7 @@ class Saved:
             )
         return self.folder
 
-    def _paths(self) -> list[Path]:
+    def _files(self) -> list[Path]:
         """The files of the split that is meant; others in the folder are caches."""
         part = self._part()
         files = self._said(part / "state.json", "_data_files")["_data_files"]

@@ -146,7 +146,7 @@ def _name(record: Record, *keys: str) -> str | None:
     for key in keys:
         value = record.get(key)
         if value is not None and value != "":
-            return value if isinstance(value, str) else str(value)
+            return value if isinstance(value, str) else as_json(value) if isinstance(value, list | dict) else str(value)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,9 @@ class Source(Protocol):
     def name(self) -> str:
         """How a user would say it."""
 
+    def paths(self) -> Sequence[Path]:
+        """Files and folders that are read."""
+
     def again(self, before: Mapping[str, Any]) -> Source:
         """This source as a run read it whose source.json is `before`."""
 
@@ -66,6 +69,9 @@ class Embedded:
 
         return Path(chitchat_dataset.__file__).with_name("dataset.json")
 
+    def paths(self) -> Sequence[Path]:
+        return (self.path(),)
+
     def again(self, _before: Mapping[str, Any]) -> Embedded:
         return self
 
@@ -94,13 +100,16 @@ class Files:
     """Parquet and JSON Lines files, one or a folder of them, in the order of their names."""
 
     name: str
-    paths: tuple[Path, ...]
+    found: tuple[Path, ...]
     root: Path
     _hashes: Hashes = field(default_factory=Hashes, compare=False, repr=False)
 
     def label(self, path: Path) -> str:
         """A file's name as messages and quarantine show it."""
         return shown(path.relative_to(self.root).as_posix() if path != self.root else path.name)
+
+    def paths(self) -> Sequence[Path]:
+        return self.found
 
     def again(self, _before: Mapping[str, Any]) -> Files:
         return self
@@ -109,15 +118,15 @@ class Files:
         return {}
 
     def digest(self) -> str:
-        return self._hashes.digest(self.paths)
+        return self._hashes.digest(self.found)
 
     def files(self) -> list[dict[str, Any]]:
-        return [self._hashes.described(path, self.label(path)) for path in self.paths]
+        return [self._hashes.described(path, self.label(path)) for path in self.found]
 
     def rows(self) -> Iterator[Row]:
         from pipeline import jsonlines, parquet
 
-        for path in self.paths:
+        for path in self.found:
             reader = parquet if path.name.endswith(".parquet") else jsonlines
             yield from reader.rows(path, self.label(path))
 
