@@ -90,6 +90,8 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
         frame = pl.from_arrow(table.select(wanted) if wanted else table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error
+    del table
+    pa.default_memory_pool().release_unused()  # Arrow would keep what was unpacked
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
     return frame
 
