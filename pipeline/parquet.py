@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.rows import Row, SourceError, Unreadable, why
+from pipeline.shapes import as_json
 
 ROWS = 1_000
 """Rows of a batch at most."""
@@ -51,15 +52,25 @@ def _records(batch: pa.RecordBatch) -> Iterator[Any]:
 
 def _record(row: pa.RecordBatch) -> Any:  # noqa: ANN401  any JSON
     """A batch of one row as a record; Parquet checks neither its text nor its dates."""
-    values = {}
+    values, faults = {}, []
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
             values[name] = _value(column)
         except UnicodeDecodeError as error:
-            return Unreadable(f"the record's text is not UTF-8 ({error.reason})", repr(error.object[:1000]))
+            faults.append(f"the record's text is not UTF-8 ({error.reason})")
+            values[name] = repr(error.object[:1000])
         except Exception as error:  # noqa: BLE001  the same
-            return Unreadable(f"{name} cannot be read ({why(error)})", "")
-    return values
+            faults.append(f"{name} cannot be read ({why(error)})")
+            values[name] = _told(column)
+    return Unreadable(faults[0], as_json(values)) if faults else values
+
+
+def _told(column: pa.Array) -> str:
+    """A column that Python cannot hold as Arrow shows it."""
+    try:
+        return str(column)
+    except Exception as error:  # noqa: BLE001  the same
+        return why(error)
 
 
 def _value(column: pa.Array) -> Any:  # noqa: ANN401  any JSON

@@ -80,11 +80,14 @@ def test_a_date_inside_a_message_that_python_cannot_hold_costs_its_row(tmp_path:
     """And no other."""
     kind = pa.list_(pa.struct({"role": pa.string(), "content": pa.string(), "at": pa.timestamp("us")}))
     values = [[{"role": "user", "content": "hi", "at": at}] for at in (0, 2**60, 1)]
-    pq.write_table(pa.table({"messages": pa.array(values, kind)}), tmp_path / "c.parquet")
+    names = pa.array(["first", "second", "third"])
+    pq.write_table(pa.table({"name": names, "messages": pa.array(values, kind)}), tmp_path / "c.parquet")
     assert take(tmp_path / "c.parquet", tmp_path / "r", unreadable=0.5).height == 2
     row = pl.read_parquet(tmp_path / "r" / "quarantine" / "*.parquet").to_dicts()[0]
     assert row["row"] == 2
     assert row["reason"].startswith("messages cannot be read")
+    assert json.loads(row["record"])["name"] == "second"
+    assert "hi" in json.loads(row["record"])["messages"]
 
 
 def test_nesting_and_surrogates_in_other_fields_do_no_harm(jsonl: Jsonl, tmp_path: Path) -> None:
