@@ -67,6 +67,7 @@ class Toxicity(FittedStage):
     """Above it a message counts as toxic in `toxicity_share`."""
 
     summary: ClassVar[str] = "toxicity of each message: words, then MiniLM or Detoxify over what is uncertain"
+    version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
