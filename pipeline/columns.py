@@ -109,12 +109,9 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
             yield stack.enter_context(io.BufferedReader(gzip.GzipFile(fileobj=file)))
         elif path.suffix == ".zst":
-            import zstandard
+            import pyarrow as pa
 
-            try:
-                yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True))
-            except zstandard.ZstdError as error:
-                raise OSError(str(error)) from error
+            yield io.BufferedReader(pa.input_stream(file, compression="zstd"))  # zstandard's takes a cut for the end
         else:
             yield file
 

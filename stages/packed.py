@@ -21,10 +21,10 @@ def opened(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     if path.suffix == ".zst":
-        import zstandard
+        import pyarrow as pa
 
-        reader = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(reader)
+        # zstandard's own reader takes a file that is cut short for one that ends
+        return io.BufferedReader(pa.input_stream(path.open("rb"), compression="zstd"))
     return path.open("rb")
 
 
