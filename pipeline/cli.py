@@ -65,7 +65,7 @@ def run(
     split: Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")] = None,
     config: Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="The revision of a hub dataset.")] = None,
-    shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a shard at most.")] = 5000,
+    shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a shard at most.")] = 2000,
     max_unreadable: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of unreadable rows past which the run stops."),

@@ -32,7 +32,7 @@ TELLING = 1_000
 class Limits:
     """How a source is cut into shards, and how much of it may be unreadable."""
 
-    rows: int = 5_000
+    rows: int = 2_000
     """Rows of a shard at most."""
     characters: int = 200_000_000
     """Characters of all columns of a shard and its quarantine, about: it ends after the row that passes this."""

@@ -17,7 +17,8 @@ import polars as pl
 from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
 from pipeline.rules import Pairs
-from pipeline.store import Store, read_frame, rows, save_frame, save_json
+from pipeline.store import Store, save_frame, save_json
+from stages.saved import read_frame, rows
 from stages.stage import (
     CorruptInputError,
     FittedStage,

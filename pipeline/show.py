@@ -15,9 +15,10 @@ from rich.text import Text
 
 from pipeline import plan as planning
 from pipeline.measure import of_shard
-from pipeline.store import RunFolderError, Store, read_frame, read_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe
 from pipeline.write import decisions_of
+from stages.saved import read_frame
 
 CUT = 400
 """Characters of a message that are shown without --full."""

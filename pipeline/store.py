@@ -7,7 +7,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from stages.saved import plain_table
 from stages.stage import CorruptInputError
 
 
@@ -117,6 +119,8 @@ class Store:
             for part in PARTS:
                 for leftover in self.folder.glob(f"{part}/**/.*.tmp"):
                     leftover.unlink(missing_ok=True)
+            for scratch in self.folder.glob("signals/**/.*.scratch"):
+                shutil.rmtree(scratch)
             for leftover in self.folder.glob(".*.tmp"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -208,43 +212,6 @@ def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | No
     save(path, into)
 
 
-def plain_table(frame: pl.DataFrame) -> pa.Table:
-    """A frame as an Arrow table of plain types, because polars' own large ones show as `LargeList` in `datasets`."""
-    table = frame.to_arrow()
-    return table.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in table.schema]))
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
-    return kind
-
-
-def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read columns of a Parquet file of the run, checking page checksums.
-
-    Raises:
-        CorruptInputError: the file cannot be read whole.
-    """
-    try:
-        table = pq.read_table(
-            path, columns=None if columns is None else list(columns), page_checksum_verification=True, partitioning=None
-        )
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptInputError(path, str(error).splitlines()[0]) from error
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
-    return frame
-
-
 def footer(path: Path) -> dict[str, str]:
     """The metadata of a Parquet file's footer.
 
@@ -256,15 +223,3 @@ def footer(path: Path) -> dict[str, str]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptInputError(path, str(error).splitlines()[0]) from error
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
-
-
-def rows(path: Path) -> int:
-    """The number of rows of a Parquet file, from its footer.
-
-    Raises:
-        CorruptInputError: the footer cannot be read.
-    """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptInputError(path, str(error).splitlines()[0]) from error

@@ -48,11 +48,9 @@ def save_json(path: Path, value: object) -> None:
 
 def save_frame(path: Path, frame: pl.DataFrame) -> None:
     """Save a frame as Parquet of plain Arrow types, with page checksums by which a flipped byte is found."""
-    import pyarrow as pa  # 0.1 s to load, which naming a stage must not cost
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as pq  # 0.1 s to load, which naming a stage must not cost
 
-    table = frame.to_arrow()
-    table = table.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in table.schema]))
+    table = plain_table(frame)
 
     def into(aside: Path) -> None:
         with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
@@ -62,12 +60,21 @@ def save_frame(path: Path, frame: pl.DataFrame) -> None:
     save(path, into)
 
 
+def plain_table(frame: pl.DataFrame) -> pa.Table:
+    """A frame as an Arrow table of plain types, because polars' own large ones show as `LargeList` in `datasets`."""
+    import pyarrow as pa
+
+    table = frame.to_arrow()
+    return table.cast(pa.schema([pa.field(field.name, _plain(field.type)) for field in table.schema]))
+
+
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """An Arrow type that every reader knows, for polars' own large ones."""
     import pyarrow as pa
 
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
     if pa.types.is_large_list(kind):
         return pa.list_(_plain(kind.value_type))
     if pa.types.is_struct(kind):

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import stages
-from pipeline.store import read_frame, save_frame
+from pipeline.store import save_frame
 from stages import ngram, saved
 from stages.against import Against
 from stages.ppl import Perplexity
+from stages.saved import read_frame
 from stages.stage import CorruptInputError, FittedStage, GlobalStage, Stage
 from stages.toxicity import Toxicity
 from tests import strategies

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
 import stages
-from pipeline.store import read_frame, save_frame
+from pipeline.store import save_frame
+from stages.saved import read_frame
 from stages.stage import FittedStage, GlobalStage, Measure, Stage
 from tests import strategies
 from tests.conftest import chat

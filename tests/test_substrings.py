@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.store import read_frame, save_frame
+from pipeline.store import save_frame
+from stages.saved import read_frame
 from stages.shards import Shards
 from stages.spans_merge import Merge
 from stages.stage import StageParameterError

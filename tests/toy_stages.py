@@ -11,7 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.store import read_frame, save_frame, save_json
+from pipeline.store import save_frame, save_json
+from stages.saved import read_frame
 from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, Stage
 
 
