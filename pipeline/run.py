@@ -17,9 +17,9 @@ from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
 from pipeline.rules import Drop, KeepBest
 from pipeline.sources import Source
-from pipeline.store import RunFolderError, Store, read_json, save, save_json
+from pipeline.store import RunFolderError, Store, read_json, save_json
 from pipeline.write import Written, save_decisions, write
-from stages.saved import rows
+from stages.saved import rows, save
 from stages.stage import CorruptInputError, parameters
 
 PACKAGES = (

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.saved import plain_table
+from stages.saved import plain_table, save
 from stages.stage import CorruptInputError
 
 
@@ -160,25 +160,6 @@ class Store:
 
 PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
 """The folders of a run."""
-
-
-def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, sync it and rename it, so that a file that exists is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def save_json(path: Path, value: object) -> None:

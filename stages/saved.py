@@ -28,7 +28,8 @@ _BLOCK = 1 << 20
 
 
 def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, sync it and rename it: a file that exists is whole."""
+    """Write a file aside, sync it and rename it, so that a file that exists is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the name by which a run clears what a kill left
     try:
         write(aside)
@@ -38,6 +39,11 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must last too
+    finally:
+        os.close(folder)
 
 
 def save_json(path: Path, value: object) -> None:
