@@ -1,0 +1,70 @@
+"""The contexts of a whole stream, made once and kept: in memory, or in files where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer.model import Network
+from trainer.scan import CHUNK, How, Report, Scanner, Text
+
+LARGE = 1 << 30
+"""Bytes of contexts past which they lie in files."""
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """c^1 ... c^L of every token of a stream.
+
+    Attributes:
+        layers: L tensors [N, D_i], float32.
+        report: how they were computed.
+    """
+
+    layers: list[Tensor]
+    report: Report
+
+    @classmethod
+    def of(cls, network: Network, text: Text, folder: Path, how: How = "auto", large: int = LARGE) -> Contexts:
+        """Scan a stream.
+
+        Args:
+            network: its context block, embedding and norm as they are now.
+            text: the stream.
+            folder: where files go, if there are more than `large` bytes and the stream is not on an accelerator; whoever
+                owns the folder removes it.
+            how: see `Scanner`.
+            large: bytes past which contexts lie in files.
+        """
+        widths = network.shape.context_widths[1:]
+        on_disk = 4 * len(text) * sum(widths) > large and text.ids.device.type == "cpu"
+        layers = []
+        for i, width in enumerate(widths):
+            if on_disk:
+                name = str(folder / f"{i}.contexts")
+                layers.append(torch.from_file(name, shared=True, size=len(text) * width).view(len(text), width))
+            else:
+                layers.append(torch.empty(len(text), width, device=text.ids.device))
+        scanner = Scanner(network, how)
+        for a, b, states in scanner.along(text):
+            for layer, state in zip(layers, states, strict=True):
+                layer[a:b] = state
+        return cls(layers, scanner.report)
+
+    def rows(self, a: int, b: int) -> list[Tensor]:
+        """Of tokens a to b: L tensors [b - a, D_i]."""
+        return [layer[a:b] for layer in self.layers]
+
+    def picked(self, positions: Tensor) -> list[Tensor]:
+        """Of these tokens: L tensors [rows, D_i]."""
+        return [layer[positions] for layer in self.layers]
+
+    def chunks(self) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """(a, b, states) for consecutive chunks of the stream."""
+        for a in range(0, len(self.layers[0]), CHUNK):
+            b = min(a + CHUNK, len(self.layers[0]))
+            yield a, b, self.rows(a, b)

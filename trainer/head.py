@@ -1,0 +1,90 @@
+"""Cross-entropy over a large vocabulary without keeping the logits: made, used for loss and gradient, and overwritten.
+
+The logits of some rows at a time stay in the processor's cache; the gradient to z (and to the head, where that is
+trained) is taken while they are there. Nothing V-wide outlives a slice, and a frozen head costs no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SLICE = 1 << 19
+"""Logits that are held at a time on a processor: 2 MB, half of what its cache takes."""
+SLICE_DEVICE = 1 << 27
+"""The same on an accelerator."""
+
+
+def slice_rows(vocabulary: int, device: torch.device) -> int:
+    """Rows whose logits are made at a time."""
+    return max((SLICE if device.type == "cpu" else SLICE_DEVICE) // vocabulary, 16)
+
+
+def _logits(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return z @ weight.T if bias is None else torch.addmm(bias, z, weight.T)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of rows; gradients are made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:  # noqa: ANN401
+        trained = weight.requires_grad
+        dz = torch.empty_like(z)
+        dweight = torch.zeros_like(weight) if trained else None
+        dbias = torch.zeros_like(bias) if trained and bias is not None else None
+        total = z.new_zeros((), dtype=torch.float64)
+        step = slice_rows(len(weight), z.device)
+        for a in range(0, len(z), step):
+            part, wanted = z[a : a + step], targets[a : a + step, None]
+            logits = _logits(part, weight, bias)
+            top = logits.amax(dim=1, keepdim=True)
+            total -= (logits.gather(1, wanted) - top).sum()
+            chances = logits.sub_(top).exp_()
+            sums = chances.sum(dim=1, keepdim=True)
+            total += sums.log().sum()
+            chances.div_(sums).scatter_add_(1, wanted, chances.new_full((1, 1), -1.0).expand(len(part), 1))
+            torch.mm(chances, weight, out=dz[a : a + step])
+            if dweight is not None:
+                dweight.addmm_(chances.T, part)
+            if dbias is not None:
+                dbias += chances.sum(dim=0)
+        ctx.save_for_backward(dz, dweight, dbias)
+        ctx.rows = len(z)
+        return (total / len(z)).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        dz, dweight, dbias = ctx.saved_tensors
+        scale = grads[0] / ctx.rows
+        return (dz * scale, None if dweight is None else dweight * scale, None if dbias is None else dbias * scale, None)
+
+
+def cross_entropy(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    """Mean of -ln softmax(z W^T + b)[target] over rows.
+
+    Args:
+        z: [rows, E].
+        weight: [V, E]; gets a gradient where it requires one.
+        bias: [V], or None; trained together with the weight, or not at all.
+        targets: [rows] int64.
+    """
+    found: Tensor = _CrossEntropy.apply(z, weight, bias, targets)
+    return found
+
+
+@torch.no_grad()
+def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row: -ln softmax(z W^T + b)[target] in nats (float32), and whether the target has the largest logit."""
+    nats, right = z.new_empty(len(z)), torch.empty(len(z), dtype=torch.bool, device=z.device)
+    step = slice_rows(len(weight), z.device)
+    for a in range(0, len(z), step):
+        wanted = targets[a : a + step]
+        logits = _logits(z[a : a + step], weight, bias)
+        right[a : a + step] = logits.argmax(dim=1) == wanted
+        picked = logits.gather(1, wanted[:, None])[:, 0]
+        top = logits.amax(dim=1, keepdim=True)
+        nats[a : a + step] = logits.sub_(top).exp_().sum(dim=1).log_() + top[:, 0] - picked
+    return nats, right

@@ -1,0 +1,250 @@
+"""Phase 1: the context block learns contexts that differ between tokens and hold still between passes.
+
+Pass 1 is the sequential scan. Every later pass k gives each token, in parallel, the context that pass k-1 gave its
+predecessor (with noise), and takes one optimiser step on
+
+    (1 - w) * mean (C^(k) - C^(k-1))^2  +  w * diversity,   diversity = -||X - mean row||_F / (a power of the rows)
+
+Nothing of the next token enters. The convergence of the recurrence proves nothing about learning (a random block of
+constant width is contractive already): what is reported beside it, effective rank and variance, tells collapse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trainer.model import Network
+from trainer.scan import Report, Scanner, Text, inputs
+
+EPS = 1e-10
+
+
+class NotFiniteError(Exception):
+    """Training met NaN or infinity; the message says where."""
+
+
+@dataclass(frozen=True)
+class Phase1:
+    """Settings of phase 1; the defaults are those of the original's last state (49da23b).
+
+    Attributes:
+        passes: most passes, the sequential one included; 0 skips the phase: a random frozen block.
+        least: passes before it may stop; at pass 2 the weights have not changed, and all tokens are converged.
+        chunk: tokens of one loss; 0 for all of them in one.
+        weight: w, of diversity against stillness.
+        noise: standard deviation of what is added to the contexts carried over.
+        rate: learning rate of Adam.
+        clip: largest L2 norm of a gradient.
+        threshold: mean squared change of a context below which its token is converged.
+        share: of converged tokens from which on the phase is over.
+        diversity: "rows" divides the norm by the rows of the loss, so that its strength falls with them (the
+            original's); "rms" by sqrt(rows * width): the standard deviation of a component, whatever the rows.
+        weighted: chunks count by their rows; else all alike, a short last one too (the original's).
+        trials: scans of the validation stream for the forgetting check.
+    """
+
+    passes: int = 40
+    least: int = 5
+    chunk: int = 8000
+    weight: float = 0.5
+    noise: float = 0.1
+    rate: float = 0.002
+    clip: float = 1.0
+    threshold: float = 0.03
+    share: float = 0.95
+    diversity: Literal["rows", "rms"] = "rows"
+    weighted: bool = False
+    trials: int = 4
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass measured: token-weighted means of the parts, and the share of tokens that held still."""
+
+    number: int
+    loss: float
+    cvfp: float
+    diversity: float
+    converged: float
+
+    def record(self) -> dict[str, Any]:
+        """The line in the metrics."""
+        return {
+            "phase": 1,
+            "pass": self.number,
+            "loss": self.loss,
+            "cvfp": self.cvfp,
+            "diversity": self.diversity,
+            "converged": self.converged,
+        }
+
+
+def diversity(contexts: Tensor, kind: Literal["rows", "rms"]) -> Tensor:
+    """How far apart the rows lie, as a loss: -||X - mean row||_F, divided as `Phase1.diversity` says. [rows, C] -> []."""
+    rows, width = contexts.shape
+    spread = torch.linalg.vector_norm(contexts - contexts.mean(dim=0))
+    return -spread / (rows if kind == "rows" else math.sqrt(rows * width))
+
+
+@dataclass
+class State:
+    """Where phase 1 stands after a pass: enough to go on bit for bit."""
+
+    number: int
+    contexts: Tensor  # [N, C], those of the pass, with the response to its noise
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    converged: float = 0.0
+
+
+def begin(network: Network, text: Text, settings: Phase1, seed: int) -> tuple[State, Report]:
+    """Pass 1, the scan from c = 0 without noise; and how it was done."""
+    scanner = Scanner(network)
+    contexts = torch.empty(len(text), network.shape.context, device=text.ids.device)
+    for a, b, states in scanner.along(text):
+        contexts[a:b] = states[-1]
+    optimiser = torch.optim.Adam(network.context.parameters(), lr=settings.rate)
+    generator = torch.Generator(device=text.ids.device).manual_seed(seed)
+    return State(1, contexts, optimiser, generator), scanner.report
+
+
+def finished(state: State, settings: Phase1) -> bool:
+    """Whether no pass is left to do."""
+    done = state.number >= settings.least and state.converged >= settings.share
+    return state.number >= settings.passes or done
+
+
+def run(
+    network: Network, text: Text, settings: Phase1, state: State, tell: Callable[[Pass, State], None]
+) -> None:
+    """All passes that are left.
+
+    Args:
+        network: its context block is trained in place.
+        text: the training stream.
+        settings: of the phase.
+        state: after the last pass that was done; changed in place.
+        tell: called after each pass.
+
+    Raises:
+        NotFiniteError: a loss is NaN or infinite; the network is as the pass found it.
+    """
+    while not finished(state, settings):
+        done = one_pass(network, text, settings, state)
+        state.number, state.converged = done.number, done.converged
+        tell(done, state)
+
+
+def one_pass(network: Network, text: Text, settings: Phase1, state: State) -> Pass:
+    """One pass over all tokens and one optimiser step; `state.contexts` becomes those of the pass."""
+    parameters = list(network.context.parameters())
+    rows = len(text)
+    sums = torch.zeros(4, dtype=torch.float64, device=text.ids.device)
+    state.optimiser.zero_grad()
+    chunks = list(_chunks(rows, settings.chunk))
+    last = state.contexts[-1].clone()  # the context before the first token is the last one of the pass before
+    for a, b in chunks:
+        before = state.contexts[a:b]
+        shifted = torch.cat((last[None], before[:-1]))
+        last = before[-1].clone()
+        shifted = _shift(shifted, text, a, b, settings, state.generator)
+        with torch.no_grad():
+            u = inputs(network, text, text.span(a, b))
+        now = network.context(shifted, u)[-1]
+        change = (now - before).square().mean(dim=1)
+        apart = diversity(now, settings.diversity)
+        loss = (1 - settings.weight) * change.mean() + settings.weight * apart
+        share = (b - a) / rows if settings.weighted else 1 / len(chunks)
+        (loss * share).backward()
+        with torch.no_grad():
+            still = (change < settings.threshold).sum()
+            sums += torch.stack((loss, change.mean(), apart, still / (b - a))).double() * (b - a)
+            state.contexts[a:b] = now
+    torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+    means = (sums / rows).tolist()
+    if not all(map(math.isfinite, means)):
+        raise NotFiniteError(f"phase 1, pass {state.number + 1}: the loss is {means[0]}")
+    state.optimiser.step()
+    return Pass(state.number + 1, *means)
+
+
+def _shift(
+    shifted: Tensor, text: Text, a: int, b: int, settings: Phase1, generator: torch.Generator
+) -> Tensor:
+    """Contexts as the predecessors left them: none before a conversation's first token, and noise on the rest."""
+    if len(text.starts) > 1:
+        shifted = shifted.masked_fill(text.fresh(a, b)[:, None], 0.0)
+    if settings.noise:
+        noise = torch.empty_like(shifted).normal_(generator=generator)
+        shifted = shifted.add_(noise, alpha=settings.noise)
+    return shifted
+
+
+def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
+    size = size or rows
+    for a in range(0, rows, size):
+        yield a, min(a + size, rows)
+
+
+@torch.no_grad()
+def forgetting(network: Network, text: Text, trials: int) -> tuple[list[float], str, Tensor]:
+    """How fast the recurrence forgets its start: the validation stream, scanned again from where it ended.
+
+    Returns:
+        The mean squared difference between one scan and the next; "CONVERGED", "CONVERGING" or "DIVERGING" by the slope
+        of a straight line through them, as the original says; the contexts of the last scan [N, C]. With resets at
+        conversation borders there is nothing to forget but in the first conversation.
+    """
+    history, before, first = [], None, None
+    found = torch.empty(len(text), network.shape.context, device=text.ids.device)
+    for _ in range(trials):
+        scanner = Scanner(network)
+        for a, b, states in scanner.along(text, first):
+            found[a:b] = states[-1]
+        if before is not None:
+            history.append(float((found - before).square().mean()))
+        before, first = found.clone(), found[-1]
+    return history, _verdict(history), found
+
+
+def _verdict(history: list[float]) -> str:
+    if len(history) < 2:  # noqa: PLR2004  a line needs two points
+        return "UNKNOWN"
+    y = torch.tensor(history, dtype=torch.float64)
+    x = torch.arange(len(y), dtype=torch.float64)
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+    if slope < -0.001:  # noqa: PLR2004  the original's limits
+        return "CONVERGING"
+    if slope > 0.001:  # noqa: PLR2004
+        return "DIVERGING"
+    return "CONVERGED" if float(y.std(correction=0)) < 0.01 else "UNKNOWN"  # noqa: PLR2004
+
+
+@torch.no_grad()
+def effective_rank(contexts: Tensor, seed: int = 0, most: int = 10_000) -> float:
+    """exp of the entropy of the singular values' shares, of the uncentred matrix [rows, C]; at most min(rows, C).
+
+    Roy and Vetterli, "The effective rank" (2007), on at most `most` rows drawn by seed. Computed from the Gram matrix in
+    float64, which costs a hundredth of a singular value decomposition.
+    """
+    if len(contexts) > most:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(len(contexts), generator=generator)[:most]
+        contexts = contexts[drawn.to(contexts.device)]
+    wide = contexts.double()
+    gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    shares = values / values.sum()
+    return float(torch.exp(-(shares * torch.log(shares + EPS)).sum()))
+
+
+@torch.no_grad()
+def variance(contexts: Tensor) -> float:
+    """Mean over components of their variance between tokens; near 0 the contexts have collapsed into one. [N, C] -> 1."""
+    return float(contexts.var(dim=0, correction=0).mean())

@@ -1,0 +1,330 @@
+"""Phase 2: next-token training of the token block and, where untied, the head, over contexts of the frozen context block.
+
+Inputs are ids x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Two ways to get the contexts:
+
+- cached (the original's last state): the embedding and its norm stand still, so contexts are constants. They are scanned
+  once for the whole training and kept, on disk where they are large.
+- live (the user's experiments): the embedding norm learns as well, through the token block's current token alone; the
+  frozen context block sees its slow change, so contexts are scanned anew batch by batch, carried over from the batch
+  before, and the validation stream after every epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.contexts import Contexts
+from trainer.head import cross_entropy, score
+from trainer.model import Network
+from trainer.phase1 import NotFiniteError
+from trainer.scan import Scanner, Text, inputs
+
+@dataclass(frozen=True)
+class Phase2:
+    """Settings of phase 2; the defaults are those of the original's last state (49da23b).
+
+    Attributes:
+        live: whether the embedding norm is trained and contexts follow it; else they are cached.
+        train_embedding: whether the token block's embedding (and so a tied head) is trained. With cached contexts the
+            network needs one of its own for it (`Shape.own_embedding`).
+        epochs: passes over the training stream at most, with an evaluation after each; unless `steps` says otherwise.
+        steps: optimiser steps at most, whatever the size of the stream; 0 for as many as `epochs` give.
+        evaluations: with `steps`: how often the validation stream is evaluated, evenly spaced.
+        patience: evaluations in a row without an improvement after which it stops; 0 never stops early.
+        batch: consecutive tokens of a step.
+        shuffle: whether batches are random tokens of the stream, drawn anew each epoch, instead of consecutive ones.
+        rate: learning rate.
+        warmup: steps over which it rises from 0.
+        decay: whether it then falls to 0 along a cosine by the last step; needs `steps`.
+        weight_decay: decoupled (AdamW), on matrices only.
+        dropout: share of the token block's output that is zeroed before the head, in training.
+        clip: largest L2 norm of a gradient.
+        restore: whether the weights of the best evaluation are what is left; else those of the last, whose epoch is not
+            the one reported (the original's).
+    """
+
+    live: bool = False
+    train_embedding: bool = False
+    epochs: int = 10
+    steps: int = 0
+    evaluations: int = 10
+    patience: int = 1
+    batch: int = 512
+    shuffle: bool = False
+    rate: float = 0.001
+    warmup: int = 0
+    decay: bool = False
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    clip: float = 1.0
+    restore: bool = False
+
+
+    def __post_init__(self) -> None:
+        """Check what cannot go together.
+
+        Raises:
+            ValueError: `live` with `steps` or `shuffle`, whose contexts would have to be carried over from elsewhere.
+        """
+        if self.live and (self.steps or self.shuffle):
+            raise ValueError("live contexts are carried from batch to batch: they go with epochs in order, not steps")
+
+    def total(self, rows: int) -> int:
+        """Steps at most, for a stream of so many targets."""
+        return self.steps or self.epochs * self.per_epoch(rows)
+
+    def per_epoch(self, rows: int) -> int:
+        """Steps of an epoch; the last batch may be short."""
+        return math.ceil(rows / self.batch)
+
+    def evaluated(self, rows: int) -> list[int]:
+        """The steps after which the validation stream is evaluated."""
+        if not self.steps:
+            return [self.per_epoch(rows) * (i + 1) for i in range(self.epochs)]
+        times = min(self.evaluations, self.steps)
+        return sorted({round(self.steps * (i + 1) / times) for i in range(times)})
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step < self.warmup:
+            return self.rate * (step + 1) / self.warmup
+        if self.decay and self.steps:
+            through = (step - self.warmup) / max(self.steps - self.warmup, 1)
+            return self.rate * 0.5 * (1 + math.cos(math.pi * min(through, 1.0)))
+        return self.rate
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of a stream: [N - 1] nats of each target (float32), and which were the likeliest."""
+
+    nats: Tensor
+    right: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean nats a token."""
+        return float(self.nats.double().mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of targets that had the largest logit."""
+        return float(self.right.double().mean())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the token-weighted mean loss of the batches since the one before, and what validation says."""
+
+    number: int
+    step: int
+    train_loss: float
+    loss: float
+    accuracy: float
+    best: bool
+
+    def record(self) -> dict[str, Any]:
+        """The line in the metrics."""
+        return {
+            "phase": 2,
+            "evaluation": self.number,
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "validation_loss": self.loss,
+            "validation_accuracy": self.accuracy,
+            "best": self.best,
+        }
+
+
+@dataclass
+class State:
+    """Where phase 2 stands after an evaluation: enough to go on bit for bit."""
+
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    seed: int
+    step: int = 0
+    evaluations: int = 0
+    best: float = math.inf
+    best_evaluation: int = 0
+    worse: int = 0  # evaluations since the best one
+    weights: dict[str, Tensor] = field(default_factory=dict)  # of the best evaluation, where they are restored
+
+    def over(self, settings: Phase2, rows: int) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= settings.total(rows) or 0 < settings.patience <= self.worse
+
+
+def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
+    """Names and tensors that phase 2 trains; all others are frozen.
+
+    Raises:
+        ValueError: the embedding would be trained under contexts that are constants.
+    """
+    parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
+    if settings.live:
+        parts.append(("embed_norm", network.embed_norm))
+    if settings.train_embedding:
+        if network.own_embedding is None and not settings.live:
+            raise ValueError("cached contexts are constants: train_embedding needs own_embedding, or live contexts")
+        parts.append(("embedding" if network.own_embedding is None else "own_embedding", network.token_embedding))
+    return {f"{name}.{key}": p for name, part in parts if part is not None for key, p in part.named_parameters()}
+
+
+def begin(network: Network, settings: Phase2, seed: int) -> State:
+    """The state before the first step; gradients are switched on for what is trained and off for the rest."""
+    chosen = trained(network, settings)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    device = next(network.parameters()).device
+    groups = [
+        {"params": [p for p in chosen.values() if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in chosen.values() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=settings.rate, fused=True)
+    return State(optimiser, torch.Generator(device=device).manual_seed(seed), seed)
+
+
+def run(
+    network: Network,
+    text: Text,
+    validation: Text,
+    settings: Phase2,
+    state: State,
+    contexts: tuple[Contexts, Contexts] | None,
+    tell: Callable[[Evaluation, State], None],
+) -> None:
+    """All steps that are left.
+
+    Args:
+        network: trained in place; at the end it holds the best weights, where `settings.restore` says so.
+        text: the training stream.
+        validation: what chooses the weights, and nothing else.
+        settings: of the phase.
+        state: after the last evaluation; changed in place.
+        contexts: of both streams; None with `settings.live`.
+        tell: called after each evaluation.
+
+    Raises:
+        NotFiniteError: a loss is NaN or infinite.
+    """
+    rows = len(text) - 1
+    while not state.over(settings, rows):
+        until = next(step for step in settings.evaluated(rows) if step > state.step)
+        steps = _live(network, text, settings, state) if contexts is None else _cached(network, text, settings, state, contexts[0])
+        loss = _train(network, settings, state, steps, until)
+        scores = evaluate(network, validation, contexts and contexts[1])
+        if not math.isfinite(loss + scores.loss):
+            raise NotFiniteError(f"phase 2, at step {state.step}: the loss is {loss}, on validation {scores.loss}")
+        _judge(network, settings, state, scores)
+        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, state.worse == 0), state)
+    if settings.restore and state.weights:
+        network.load_state_dict(state.weights, strict=False)
+
+
+def _train(
+    network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], until: int
+) -> float:
+    """Steps up to `until`; the token-weighted mean of their losses. Nothing waits for the device in here."""
+    chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
+    total, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
+    weight, bias = network.output
+    for z, targets in steps:
+        loss = cross_entropy(_drop(z, settings, state.generator), weight, bias, targets)
+        state.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(chosen, settings.clip)
+        for group in state.optimiser.param_groups:
+            group["lr"] = settings.rate_at(state.step)
+        state.optimiser.step()
+        total += loss.detach().double() * len(targets)
+        seen += len(targets)
+        state.step += 1
+        if state.step == until:
+            break
+    return float(total) / seen
+
+
+def _drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
+    if not settings.dropout:
+        return z
+    kept = torch.empty_like(z).bernoulli_(1 - settings.dropout, generator=generator)
+    return z * kept / (1 - settings.dropout)
+
+
+def _cached(
+    network: Network, text: Text, settings: Phase2, state: State, contexts: Contexts
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """z^L and targets of one batch after the other, from the step where the state stands."""
+    rows = len(text) - 1
+    while True:
+        epoch, done = divmod(state.step, settings.per_epoch(rows))
+        order = None
+        if settings.shuffle:
+            generator = torch.Generator().manual_seed((state.seed << 20) + epoch)
+            order = torch.randperm(rows, generator=generator).to(text.ids.device)
+        for a in range(done * settings.batch, rows, settings.batch):
+            b = min(a + settings.batch, rows)
+            at = text.span(a, b) if order is None else order[a:b]
+            states = contexts.rows(a, b) if order is None else contexts.picked(at)
+            z = network.token(states, inputs(network, text, at, network.token_embedding))
+            yield z, text.ids[at + 1]
+
+
+def _live(network: Network, text: Text, settings: Phase2, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same with contexts that follow the embedding norm: scanned batch by batch, carried along the epoch."""
+    rows, n = len(text) - 1, network.shape.inputs
+    scanner = Scanner(network)
+    while True:
+        c = torch.zeros(network.shape.context, device=text.ids.device)
+        behind = torch.zeros(n - 1, network.shape.embedding, device=text.ids.device)
+        for a in range(0, rows, settings.batch):
+            b = min(a + settings.batch, rows)
+            at = text.span(a, b)
+            e = network.normed(network.token_embedding(text.ids[at]))
+            known = torch.cat((behind, e.detach()))  # the past keeps the value that it had when it was current
+            age = text.age(at)
+            past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
+            u = torch.cat([*past, e], dim=1)
+            states = scanner.step(c, u.detach(), text.fresh(a, b))
+            c, behind = states[-1][-1].clone(), known[len(known) - n + 1 :]
+            yield network.token(states, u), text.ids[at + 1]
+
+
+@torch.no_grad()
+def evaluate(network: Network, text: Text, contexts: Contexts | None = None) -> Scores:
+    """Nats and hits of every target of a stream, from c = 0.
+
+    Args:
+        network: as it is.
+        text: [N] tokens; N - 1 targets.
+        contexts: of this stream, where they are known; else it is scanned.
+    """
+    rows = len(text) - 1
+    nats = torch.empty(rows, device=text.ids.device)
+    right = torch.empty(rows, dtype=torch.bool, device=text.ids.device)
+    weight, bias = network.output
+    chunks = Scanner(network).along(text) if contexts is None else contexts.chunks()
+    for a, end, states in chunks:
+        b = min(end, rows)
+        at = text.span(a, b)
+        z = network.token([each[: b - a] for each in states], inputs(network, text, at, network.token_embedding))
+        nats[a:b], right[a:b] = score(z, weight, bias, text.ids[at + 1])
+    return Scores(nats, right)
+
+
+def _judge(network: Network, settings: Phase2, state: State, scores: Scores) -> None:
+    """Count the evaluation, and keep the weights of the best one."""
+    state.evaluations += 1
+    if scores.loss < state.best:
+        state.best, state.best_evaluation, state.worse = scores.loss, state.evaluations, 0
+        if settings.restore:
+            state.weights = {name: p.detach().clone() for name, p in trained(network, settings).items()}
+    else:
+        state.worse += 1

@@ -1,0 +1,218 @@
+"""Contexts along a text: c_t = F(c_{t-1}, u_t) from c = 0, exactly, by a sequential scan or by parallel sweeps.
+
+A sweep applies F to all tokens at once, each with the context that the sweep before gave its predecessor. After k sweeps
+a token is exact as far as its last k tokens go, so for a block that forgets (a small perturbation shrinks from token to
+token) some twenty sweeps reach float noise; a block that does not is noticed, and scanned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.model import NORM_EPS, ContextBlock, Network
+
+Floats = NDArray[np.float32]
+
+How = Literal["auto", "sequential", "sweeps"]
+
+CHUNK = 4096
+"""Tokens whose inputs are made at a time."""
+SWEEPS = 96
+"""Sweeps of a chunk after which it is scanned instead."""
+TOLERANCE = 1e-5
+"""Largest change of any component in the last sweep, by default; contexts have components up to 5, whose float32 noise
+after some layers is 4e-6."""
+LOOK = 8
+"""Sweeps between two looks at the change: a look waits for the device. A change that did not halve since is given up."""
+
+
+@dataclass
+class Report:
+    """How contexts were computed: the methods used, the sweeps of the slowest chunk, the largest last change."""
+
+    sequential: int = 0
+    swept: int = 0
+    sweeps: int = 0
+    change: float = 0.0
+
+    def said(self) -> str:
+        """One phrase for the record."""
+        if not self.swept:
+            return "sequential scan"
+        back = f"; {self.sequential:,} tokens by sequential scan, where sweeps did not settle" if self.sequential else ""
+        return f"parallel sweeps ({self.sweeps} at most, last change {self.change:.1e}){back}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stream of token ids on a device, and where contexts start anew.
+
+    Attributes:
+        ids: [N] int64.
+        starts: sorted positions whose preceding context and token history are empty; position 0 is always one.
+    """
+
+    ids: Tensor
+    starts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def fresh(self, a: int, b: int) -> Tensor:
+        """[b - a] bool: which positions start anew."""
+        marks = torch.zeros(b - a, dtype=torch.bool, device=self.ids.device)
+        low, high = torch.searchsorted(self.starts, torch.tensor([a, b], device=self.ids.device))
+        marks[self.starts[low:high] - a] = True
+        return marks
+
+    def span(self, a: int, b: int) -> Tensor:
+        """Positions a to b."""
+        return torch.arange(a, b, device=self.ids.device)
+
+    def age(self, positions: Tensor) -> Tensor:
+        """[rows] int64: tokens between a position and the start that it belongs to."""
+        return positions - self.starts[torch.searchsorted(self.starts, positions, right=True) - 1]
+
+
+def inputs(network: Network, text: Text, positions: Tensor, embedding: nn.Embedding | None = None) -> Tensor:
+    """u_t at these positions: [rows, nE], oldest token first; tokens before a start are zero vectors, not normed ones.
+
+    Args:
+        network: its embedding norm is used.
+        text: the tokens.
+        positions: [rows] int64, in any order.
+        embedding: another embedding than the context block's.
+    """
+    embedding = embedding or network.embedding
+    n = network.shape.inputs
+    if n == 1:
+        return network.normed(embedding(text.ids[positions]))
+    age = text.age(positions)
+    columns = []
+    for back in range(n - 1, -1, -1):
+        e = network.normed(embedding(text.ids[(positions - back).clamp(min=0)]))
+        columns.append(e.masked_fill((age < back)[:, None], 0.0))
+    return torch.cat(columns, dim=1)
+
+
+class Scanner:
+    """A context block, ready to be scanned along texts. Its weights are read once: make another when they change."""
+
+    def __init__(self, network: Network, how: How = "auto", tolerance: float = TOLERANCE) -> None:
+        self.network, self.tolerance = network, tolerance
+        device = next(network.parameters()).device
+        self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
+        self.report = Report()
+        self._packed = _pack(network.context) if device.type == "cpu" else None
+
+    @torch.no_grad()
+    def along(self, text: Text, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """(a, b, L tensors [b - a, D_i]) for consecutive chunks of the text.
+
+        Args:
+            text: the tokens.
+            first: [C]; the context before the first token, instead of zero.
+        """
+        c = torch.zeros(self.network.shape.context, device=text.ids.device) if first is None else first.clone()
+        for a in range(0, len(text), CHUNK):
+            b = min(a + CHUNK, len(text))
+            fresh = text.fresh(a, b)
+            if first is not None and a == 0:
+                fresh[0] = False
+            states = self.step(c, inputs(self.network, text, text.span(a, b)), fresh)
+            c = states[-1][-1].clone()
+            yield a, b, states
+
+    @torch.no_grad()
+    def step(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
+        """Contexts of consecutive tokens: L tensors [rows, D_i], from the context c [C] before the first of them."""
+        if not self.sequential:
+            found = self._sweep(c, u, fresh)
+            if found is not None:
+                self.report.swept += len(u)
+                return found
+        self.report.sequential += len(u)
+        return self._scan(c, u, fresh)
+
+    def _sweep(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor] | None:
+        """Sweep until the largest change is within the tolerance; None where it does not get there."""
+        first = torch.where(fresh[0], torch.zeros_like(c), c)
+        last = c.new_zeros(len(u), self.network.shape.context)
+        keep = (~fresh[1:, None]).to(c.dtype)
+        before = float("inf")
+        for sweep in range(1, SWEEPS + 1):
+            states = self.network.context(torch.cat((first[None], last[:-1] * keep)), u)
+            if sweep % LOOK == 0 or sweep >= len(u):
+                change = float((states[-1] - last).abs().max())
+                if change <= self.tolerance:
+                    self.report.sweeps = max(self.report.sweeps, sweep)
+                    self.report.change = max(self.report.change, change)
+                    return states
+                if sweep > LOOK and not change < before / 2:
+                    return None
+                before = change
+            last = states[-1]
+        return None
+
+    def _scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
+        block = self.network.context
+        if self._packed is not None:
+            return self._packed.scan(c, u, fresh)
+        outs: list[list[Tensor]] = [[] for _ in block.layers]
+        for t in range(len(u)):
+            states = block(torch.where(fresh[t], torch.zeros_like(c), c)[None], u[t : t + 1])
+            c = states[-1][0]
+            for out, state in zip(outs, states, strict=True):
+                out.append(state)
+        return [torch.cat(out) for out in outs]
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """The weights of a context block as the compiled scan wants them."""
+
+    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the token part of its matrix, its bias
+    weights: tuple[Floats, ...]
+    residuals: tuple[Floats, ...]
+    norms: tuple[Floats, ...]
+
+    def scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
+        from trainer.scan_kernel import scan
+
+        given = [bias[None] if part is None else torch.addmm(bias, u, part.T) for part, bias in self.token]
+        out = [torch.empty(len(u), len(bias)) for _, bias in self.token]
+        scan(
+            c.clone().numpy(),
+            fresh.numpy(),
+            tuple(each.numpy() for each in given),
+            self.weights,
+            self.residuals,
+            self.norms,
+            np.float32(NORM_EPS),
+            tuple(each.numpy() for each in out),
+        )
+        return out
+
+
+@torch.no_grad()
+def _pack(block: ContextBlock) -> _Packed:
+    token: list[tuple[Tensor | None, Tensor]] = []
+    weights, residuals, norms = [], [], []
+    for layer, takes in zip(block.layers, block.takes, strict=True):
+        matrix, bias = layer.linear.weight, layer.linear.bias
+        main = layer.residual.in_features if layer.residual is not None else len(bias)
+        token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
+        weights.append(matrix[:, :main].T.contiguous().numpy())
+        projected = matrix.new_zeros(0, len(bias))
+        if layer.residual is not None:
+            projected = torch.cat((layer.residual.weight.T, layer.residual.bias[None]))
+        residuals.append(projected.numpy())
+        norms.append(torch.stack((layer.norm.weight, layer.norm.bias)).numpy())
+    return _Packed(token, tuple(weights), tuple(residuals), tuple(norms))

@@ -1,0 +1,191 @@
+"""Training pool, validation and test set: whole groups of near-duplicates on one side; or fixed samples, as presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.tokens import Keys, Rows, mixed
+
+SPREAD = 3.0
+"""Standard deviation of a token's loss in nats, about: the standard error of ln PPL is this / sqrt(tokens)."""
+PART = 4
+"""A group of more than 1 / PART of a set's wanted size, and than twice the median group, is not drawn for it."""
+SALT = 0x5EED
+"""Keeps the order of the split apart from the order of training under the same seed."""
+
+
+class SplitError(ValueError):
+    """A corpus cannot be split as asked; the message says what it holds and what it takes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Conversations by side.
+
+    Attributes:
+        pool: int64, ascending; what is trained on.
+        validation: int64, ascending; it selects the checkpoint, nothing else, where there is a test set.
+        test: int64, ascending; empty where the validation set is the one reported.
+        notes: sentences for the record and the user, such as how little a small test set says.
+    """
+
+    pool: Rows
+    validation: Rows
+    test: Rows
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reported(self) -> Rows:
+        """The conversations that the final number is of."""
+        return self.test if len(self.test) else self.validation
+
+
+def split(
+    tokens: Rows,
+    groups: Rows,
+    keys: Keys,
+    *,
+    test_tokens: int = 100_000,
+    validation_tokens: int = 20_000,
+    share: float = 0.2,
+    seed: int = 0,
+) -> Split:
+    """Split a corpus by groups, drawn in the order of a hash of their members' keys and the seed.
+
+    The test set is filled first, until it has `test_tokens`, or as far as `share` of the corpus allows; the validation
+    set after it, with a share smaller by the ratio of the two sizes. Other conversations do not move a group in the
+    order. A group larger than a quarter of the set's size, and than twice the median group, is not drawn for it, so that
+    no set is one cluster: it stays in the pool, and the notes say so. Conversations without tokens are on no side.
+
+    Args:
+        tokens: int64 [K], of each conversation.
+        groups: int64 [K], the same number for conversations that must be on one side.
+        keys: uint64 [K], what names each conversation wherever it stands, such as a hash of its text.
+        test_tokens: tokens of the test set at least.
+        validation_tokens: of the validation set at least.
+        share: of the corpus's tokens that the test set may take.
+        seed: of the split; it is not the seed of a training.
+
+    Raises:
+        SplitError: the corpus is too small, or a parameter cannot have its value.
+    """
+    if test_tokens < 1 or validation_tokens < 1 or not 0 < share <= 0.5:  # noqa: PLR2004
+        raise SplitError(
+            f"the split asks for {test_tokens:,} test and {validation_tokens:,} validation tokens and a share of "
+            f"{share:g}, expected 1 token or more of each and a share above 0, up to 0.5"
+        )
+    found = _Groups.of(tokens, groups, keys, seed)
+    less = share * min(1.0, validation_tokens / test_tokens)
+    test = found.drawn("test", test_tokens, share)
+    validation = found.drawn("validation", validation_tokens, less, test.chosen)
+    side = np.where(test.chosen, 2, np.where(validation.chosen, 1, 0))[found.of_row]
+    side[np.asarray(tokens) == 0] = -1
+    pool, selecting, tested = (np.flatnonzero(side == one) for one in range(3))
+    made = Split(pool, selecting, tested, (*test.notes, *validation.notes))
+    sides = [np.unique(np.asarray(groups)[rows]) for rows in (made.pool, made.validation, made.test)]
+    assert len(np.unique(np.concatenate(sides))) == sum(map(len, sides)), "a group is on two sides"  # noqa: S101
+    return made
+
+
+def fixed(conversations: int, *, validation: range, training: int | None = None) -> Split:
+    """A split by position: the validation set is the reported one, as in the experiments of 2025-11 (no test set).
+
+    Args:
+        conversations: of the corpus.
+        validation: positions, counted from 0: 500 to 509 or 1000 to 1049 in those experiments.
+        training: the first that many are the pool; all before the validation set by default.
+
+    Raises:
+        SplitError: the corpus has too few conversations, or training would reach into the validation set.
+    """
+    where = f"samples {validation.start:,} to {validation.stop - 1:,}, counted from 0"
+    if conversations < validation.stop:
+        raise SplitError(
+            f"the corpus has {conversations:,} conversations and the validation set is {where}: expected "
+            f"{validation.stop:,} or more; take a larger corpus, or a split by clusters"
+        )
+    count = validation.start if training is None else training
+    if not 0 < count <= validation.start:
+        raise SplitError(
+            f"the first {count:,} samples were to be trained on and the validation set is {where}: expected 1 to "
+            f"{validation.start:,}"
+        )
+    return Split(np.arange(count), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Groups chosen for a set, bool [G], and what is to be said of it."""
+
+    chosen: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of conversations: the group of each row, and tokens and conversations of each group, in drawing order."""
+
+    of_row: Rows
+    tokens: Rows
+    rows: Rows
+    order: Rows
+
+    @classmethod
+    def of(cls, tokens: Rows, groups: Rows, keys: Keys, seed: int) -> _Groups:
+        _, of_row = np.unique(groups, return_inverse=True)
+        count = int(of_row.max(initial=-1)) + 1
+        least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
+        np.minimum.at(least, of_row, mixed(np.asarray(keys, np.uint64), seed ^ SALT))  # a new member seldom changes it
+        sizes = np.zeros(count, np.int64)
+        np.add.at(sizes, of_row, tokens)
+        full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
+        order = np.argsort(least, kind="stable")
+        return cls(of_row, sizes, full, order[sizes[order] > 0])
+
+    def drawn(self, name: str, wanted: int, share: float, taken: NDArray[np.bool_] | None = None) -> _Drawn:
+        """The first groups in order with `wanted` tokens, or with as many as the share allows."""
+        total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if taken is None else taken
+        allowed = int(share * total)
+        aim = min(wanted, allowed)
+        order = self.order[~used[self.order]]
+        most = max(aim / PART, 2 * float(np.median(self.tokens[self.order])) if len(self.order) else 0.0)
+        giant = self.tokens[order] > most
+        order = order[~giant]
+        sums = np.cumsum(self.tokens[order])
+        count = int(np.searchsorted(sums, wanted)) + 1
+        if count > len(sums) or sums[count - 1] > allowed:
+            count = int(np.searchsorted(sums, allowed, side="right"))
+        if count == 0:
+            raise SplitError(
+                f"the corpus has {len(self.order):,} groups of near-duplicates with {total:,} tokens, too few to set "
+                f"a {name} set of {aim:,} tokens apart: take a larger corpus, or allow a larger share"
+            )
+        chosen = np.zeros(len(self.tokens), np.bool_)
+        chosen[order[:count]] = True
+        notes = (self._small(name, chosen, wanted, share, total), self._giants(name, used, most))
+        return _Drawn(chosen, tuple(filter(None, notes)))
+
+    def _small(self, name: str, chosen: NDArray[np.bool_], wanted: int, share: float, total: int) -> str:
+        """What a set of fewer tokens than wanted is worth, if it is one."""
+        got = int(self.tokens[chosen].sum())
+        error = SPREAD / math.sqrt(got)
+        said = (
+            f"the {name} set has {got:,} tokens of {int(self.rows[chosen].sum()):,} conversations and not the "
+            f"{wanted:,} wanted, because it may take {share:.0%} of the corpus's {total:,}: the standard error of its "
+            f"ln PPL is about {error:.3f} nats, {math.expm1(error):.1%} of PPL"
+        )
+        return said if got < wanted else ""
+
+    def _giants(self, name: str, used: NDArray[np.bool_], most: float) -> str:
+        """Which groups were not drawn, if any."""
+        giants = np.flatnonzero((self.tokens > most) & ~used)
+        said = (
+            f"not drawn for the {name} set, because one would be most of it: groups of near-duplicates of more than "
+            f"{int(most):,} tokens ({len(giants):,}, with {int(self.tokens[giants].sum()):,} tokens in "
+            f"{int(self.rows[giants].sum()):,} conversations)"
+        )
+        return said if len(giants) else ""
