@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint browser bench clean
 
 setup: .venv/.ready
 
@@ -18,7 +18,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# Debian's chromium, for the tests of a report's page; where it cannot be had they skip, and say so
+browser:
+	@command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+		chromium chromium-driver; } >/dev/null 2>&1; } || echo "no chromium: the tests of a report's page are skipped"
+
+test: lint browser
 	$(BIN)/pytest -n 2
 
 demo: setup

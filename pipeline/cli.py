@@ -29,6 +29,45 @@ Drops = Annotated[
     typer.Option("--drop", metavar="SQL", help='One more rule, such as "ppl > 800" or "noisy: ppl > 800"; repeatable.'),
 ]
 
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. Without it: "
+        "the embedded corpus `chitchat`.",
+    ),
+]
+PresetName = Annotated[
+    str, typer.Option("--preset", help="house, or one of the user's experiments: e1, e2, e3a, e3b, e4a, e4b.")
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="bpe (trained on the training pool), bpe:N, gpt2, or a tokenizer.json."),
+]
+EmbeddingsFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="ppmi (PPMI-SVD of the training pool), ppmi-budget (of each budget's own tokens), gpt2, random, a .npy "
+        "file, or a file of GPT-2's weights.",
+    ),
+]
+TestTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of the test set, where the corpus allows.")]
+ExperimentOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="The experiment's folder; an interrupted one goes on there. By default a new one in data/experiments/.",
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or another device of torch's.")]
+Split = Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")]
+Config = Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")]
+Revision = Annotated[str | None, typer.Option(help="The revision of a hub dataset.")]
+RecordShape = Annotated[str | None, typer.Option(help="The records' shape; recognised by default.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
+
 
 @app.command(epilog="Example: refine run --stages heuristics --limit 200 --out my-run   (the embedded chitchat corpus)")
 def run(
@@ -116,6 +155,29 @@ def show(
     showing.show(folder, showing.Wanted(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
 
 
+@app.command(epilog="Example: refine report my-run --out my-report")
+def report(
+    folder: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of the report; by default reports/ and the run's name."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")] = False,
+    min_kept: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The least share kept that the checks let pass.")
+    ] = 0.05,
+    max_kept: Annotated[
+        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The largest share kept that they let pass.")
+    ] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run on one page: heatmaps, distributions, examples and checks."""
+    from pipeline.report import command
+    from pipeline.report.checks import Bounds
+
+    command.report(folder, out, Bounds(min_kept, max_kept), fail=check, as_json=as_json)
+
+
 @app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")
 def dedup(
     file: Annotated[
@@ -159,6 +221,83 @@ def dedup(
 
     wanted = dedup_file.Wanted(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
+
+
+@app.command(epilog="Example: refine train --budget 20000 --out my-training   (the embedded chitchat corpus)")
+def train(
+    source: Source = None,
+    budget: Annotated[
+        int | None, typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default the preset's largest.")
+    ] = None,
+    preset: PresetName = "house",
+    seed: Annotated[int, typer.Option(help="Of the conversations' order, the weights and the noise.")] = 0,
+    device: Device = "cpu",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Processor threads; 0: one a core. The same number gives the same numbers.")
+    ] = 0,
+    tokenizer: Tokenizer = None,
+    embeddings: EmbeddingsFrom = None,
+    test_tokens: TestTokens = 100_000,
+    baselines: Annotated[bool, typer.Option(help="Train and score the baselines on the same split.")] = True,
+    out: ExperimentOut = None,
+    split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
+    shape: RecordShape = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one CVFP language model on a corpus, beside its baselines."""
+    from pipeline import training
+    from trainer.prepared import Wanted
+
+    wanted = Wanted(tokenizer, embeddings, test_tokens)
+    asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
+    training.train(asked, budget, seed, threads, baselines=baselines)
+
+
+@app.command(epilog="Example: refine scale --points points.csv --predict 1000000")
+def scale(
+    source: Source = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Fit a table of yours instead: CSV with columns tokens, ppl and perhaps corpus, seed."
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(metavar="TOKENS", help="Training tokens, comma-separated; by default the preset's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each budget.")] = 3,
+    predict: Annotated[
+        list[float] | None, typer.Option(metavar="TOKENS", help="Predict PPL at this budget; repeatable.")
+    ] = None,
+    preset: PresetName = "house",
+    device: Device = "cpu",
+    workers: Annotated[int, typer.Option(min=0, help="Trainings at a time, one thread each; 0: one a core.")] = 0,
+    tokenizer: Tokenizer = None,
+    embeddings: EmbeddingsFrom = None,
+    test_tokens: TestTokens = 100_000,
+    out: ExperimentOut = None,
+    split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
+    shape: RecordShape = None,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on nested budgets with several seeds, and fit the scaling law PPL = A * tokens^alpha, with intervals."""
+    if points is not None:
+        from pipeline import points as fitting
+
+        fitting.points(points, predict=predict or [], as_json=as_json)
+        return
+    from pipeline import training
+    from trainer.prepared import Wanted
+
+    wanted = Wanted(tokenizer, embeddings, test_tokens)
+    asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
+    training.scale(asked, training.numbers(budgets), seeds, workers, predict or [])
 
 
 @app.command(epilog="Example: refine stages")

@@ -17,18 +17,21 @@ from rich.text import Text
 from pipeline.engine import WorkerKilledError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError
+from pipeline.report.folder import ReportError
 from pipeline.rules import RuleError
 from pipeline.run import AccountingError
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError
 from stages import UnknownStageError
 from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
+from trainer.errors import TrainerError
 
 USERS = (
     SourceError,
     PlanError,
     RuleError,
     RunFolderError,
+    ReportError,
     CorruptInputError,
     StageFailedError,
     WorkerKilledError,
@@ -36,6 +39,7 @@ USERS = (
     MissingModelError,
     StageParameterError,
     StageRefusedError,
+    TrainerError,
 )
 """Errors whose message is the sentence that a user needs."""
 

@@ -61,12 +61,14 @@ class Estimation:
         prune: for each order, the count up to which an n-gram is left out; the first one is 0.
         folder: an empty one, for columns and sections.
         partition: positions sorted at a time.
+        types: words that can occur, </s> among them, seen or not; by default those seen and <unk>, as lmplz has it.
     """
 
     corpus: Corpus
     prune: tuple[int, ...]
     folder: Path
     partition: int
+    types: int | None = None
 
     def run(self, out: Path) -> Estimate:
         """Count, discount, interpolate and write one order after the other.
@@ -113,7 +115,8 @@ class Estimation:
         """Probabilities of this order; the order below gets its backoffs and is written."""
         if below is None:
             everything = np.arange(len(counts))
-            return _Order(grams, everything, everything.astype(np.uint32), _words(counts, discounts), holds_last)
+            probs = _words(counts, discounts, self.types or len(counts) - 1)  # <unk> is a word here, <s> is not
+            return _Order(grams, everything, everything.astype(np.uint32), probs, holds_last)
         limit = self.prune[grams.order - 1]
         kept = np.flatnonzero(grams.count > limit)
         slot = column(self.folder, f"slot{grams.order}", len(grams))
@@ -162,12 +165,12 @@ def _counts_of_counts(counts: Column, of_last: Column) -> npt.NDArray[np.int64]:
     return n
 
 
-def _words(counts: Column, discounts: Discounts) -> Floats:
+def _words(counts: Column, discounts: Discounts, types: int) -> Floats:
     """Probabilities of words: interpolated with a uniform share, which is all that <unk> has; <s> has probability 1."""
     taken = discounts.of(counts)
     denominator = np.float32(counts.sum(dtype=np.int64))
     weight = np.float32(taken.sum(dtype=np.float64)) / denominator
-    uniform = np.float32(1) / np.float32(len(counts) - 1)  # <unk> is a word here, <s> is not
+    uniform = np.float32(1) / np.float32(types)
     probs = (counts.astype(np.float32) - taken) / denominator + weight * uniform
     probs[BOS] = 1
     return probs.astype(np.float32)

@@ -59,6 +59,7 @@ def train(
     order: int = 5,
     prune: Sequence[int] = (0, 0, 1),
     partition: int = 1 << 23,
+    types: int | None = None,
     lmplz: Path | None = None,
 ) -> Model:
     """Train a model and write it to `out` as ARPA: the same bytes for the same lines in the same order.
@@ -71,14 +72,20 @@ def train(
         prune: as lmplz's `--prune`: n-grams that occur this often or less are left out, one value for each order, the
             last one for all that follow, none lower than the one before, the first one 0.
         partition: tokens that are sorted at a time, about 60 bytes each.
+        types: where the words that can occur are known, their number, </s> included: the uniform share is over these,
+            and each that was not seen has the probability of <unk>, so that all of them sum to one. By default it is
+            over the words seen and <unk>, as with lmplz, which has no such option.
         lmplz: an executable that is used instead: the same n-grams, log10 values that differ by less than 1e-6.
 
     Raises:
         NoLineError: there is no line.
-        NgramError: a line holds <s>, </s> or <unk> as a token, or a parameter is out of range.
+        NgramError: a line holds <s>, </s> or <unk> as a token, a parameter is out of range, or `types` is given to
+            lmplz or fewer than the words seen.
         LmplzError: `lmplz` was given and failed.
     """
     limits = thresholds(order, prune)
+    if types is not None and lmplz:
+        raise NgramError("lmplz cannot be told how many words there are: leave `types` or `lmplz` away")
     with scratch(out.parent, out.name) as folder:
         if lmplz:
             aside = folder / "arpa"
@@ -88,7 +95,10 @@ def train(
             save(out, aside.replace)
             return Model(out, "lmplz", sizes, fallback, tokens)
         corpus, sentences = _number(lines, folder / "words")
-        found = Estimation(corpus, limits, folder, partition).run(out)
+        seen = len(corpus.vocabulary) - 2  # with </s>, without <unk> and <s>
+        if types is not None and types < seen:
+            raise NgramError(f"types is {types:,}, and {seen:,} words occur, </s> included")
+        found = Estimation(corpus, limits, folder, partition, types).run(out)
         return Model(out, "columns", found.sizes, found.fallback, len(corpus.words) - sentences)
 
 

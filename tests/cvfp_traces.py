@@ -13,7 +13,7 @@ import torch
 from trainer.model import Network, Shape
 from trainer.phase1 import Phase1
 from trainer.phase2 import Phase2
-from trainer.scan import Text
+from trainer.scan import Tape
 
 VARIANTS = ("11-27_untied", "11-27_untied_earlystop", "v1_n2_tied", "v2_nocache", "v2_cached")
 
@@ -52,9 +52,9 @@ class Trace:
         with np.load(self.folder / f"{file}.npz") as arrays:
             return np.asarray(arrays[name])
 
-    def text(self, which: str) -> Text:
+    def text(self, which: str) -> Tape:
         ids = torch.from_numpy(self.array("phase1", f"{which}_ids"))
-        return Text(ids, torch.zeros(1, dtype=torch.int64))
+        return Tape(ids, torch.zeros(1, dtype=torch.int64))
 
     def network(self) -> Network:
         r = self.result

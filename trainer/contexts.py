@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.model import Network
-from trainer.scan import CHUNK, How, Report, Scanner, Text
+from trainer.scan import CHUNK, How, Report, Scanner, Tape
 
 LARGE = 1 << 30
 """Bytes of contexts past which they lie in files."""
@@ -29,28 +29,28 @@ class Contexts:
     report: Report
 
     @classmethod
-    def of(cls, network: Network, text: Text, folder: Path, how: How = "auto", large: int = LARGE) -> Contexts:
+    def of(cls, network: Network, tape: Tape, folder: Path, how: How = "auto", large: int = LARGE) -> Contexts:
         """Scan a stream.
 
         Args:
             network: its context block, embedding and norm as they are now.
-            text: the stream.
-            folder: where files go, if there are more than `large` bytes and the stream is not on an accelerator; whoever
-                owns the folder removes it.
+            tape: the stream.
+            folder: where files go, if there are more than `large` bytes and the stream is on a processor; whoever owns
+                the folder removes it.
             how: see `Scanner`.
             large: bytes past which contexts lie in files.
         """
         widths = network.shape.context_widths[1:]
-        on_disk = 4 * len(text) * sum(widths) > large and text.ids.device.type == "cpu"
+        on_disk = 4 * len(tape) * sum(widths) > large and tape.ids.device.type == "cpu"
         layers = []
         for i, width in enumerate(widths):
             if on_disk:
                 name = str(folder / f"{i}.contexts")
-                layers.append(torch.from_file(name, shared=True, size=len(text) * width).view(len(text), width))
+                layers.append(torch.from_file(name, shared=True, size=len(tape) * width).view(len(tape), width))
             else:
-                layers.append(torch.empty(len(text), width, device=text.ids.device))
+                layers.append(torch.empty(len(tape), width, device=tape.ids.device))
         scanner = Scanner(network, how)
-        for a, b, states in scanner.along(text):
+        for a, b, states in scanner.along(tape):
             for layer, state in zip(layers, states, strict=True):
                 layer[a:b] = state
         return cls(layers, scanner.report)

@@ -59,7 +59,12 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         dz, dweight, dbias = ctx.saved_tensors
         scale = grads[0] / ctx.rows
-        return (dz * scale, None if dweight is None else dweight * scale, None if dbias is None else dbias * scale, None)
+        return (
+            dz * scale,
+            None if dweight is None else dweight * scale,
+            None if dbias is None else dbias * scale,
+            None,
+        )
 
 
 def cross_entropy(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ def cross_entropy(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
         bias: [V], or None; trained together with the weight, or not at all.
         targets: [rows] int64.
     """
-    found: Tensor = _CrossEntropy.apply(z, weight, bias, targets)
+    found: Tensor = _CrossEntropy.apply(z, weight, bias, targets)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -83,8 +88,9 @@ def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tu
     for a in range(0, len(z), step):
         wanted = targets[a : a + step]
         logits = _logits(z[a : a + step], weight, bias)
-        right[a : a + step] = logits.argmax(dim=1) == wanted
         picked = logits.gather(1, wanted[:, None])[:, 0]
         top = logits.amax(dim=1, keepdim=True)
+        hit = picked == top[:, 0]  # of equal logits the first counts; only rows that may be hits are looked at again
+        right[a : a + step] = hit.index_put((hit,), logits[hit].argmax(dim=1) == wanted[hit])
         nats[a : a + step] = logits.sub_(top).exp_().sum(dim=1).log_() + top[:, 0] - picked
     return nats, right

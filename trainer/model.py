@@ -12,6 +12,7 @@ Token layer i reads context layer i of the same step ("scheme E" of the original
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.errors import TrainerError
+
 NORM_EPS = 1e-5
 
 
-class ShapeError(ValueError):
+class ShapeError(TrainerError):
     """A network cannot have this shape; the message says which field and what it can be."""
 
 
@@ -123,10 +126,8 @@ class Layer(nn.Module):
         if other is not None:
             joined = torch.cat((main, other) if self.main_first else (other, main), dim=-1)
         moved = functional.relu(self.linear(joined))
-        if self.residual is not None:
-            carried = self.residual(main)
-        else:
-            carried = main[..., main.shape[-1] - moved.shape[-1] :]
+        last = main[..., main.shape[-1] - moved.shape[-1] :]
+        carried = last if self.residual is None else self.residual(main)
         out: Tensor = self.norm(carried + moved)
         return out
 
@@ -144,10 +145,16 @@ class ContextBlock(nn.Module):
         )
         self.takes = takes
 
+    def stack(self) -> Iterator[tuple[Layer, bool]]:
+        """The layers, and whether each takes the tokens."""
+        for layer, token in zip(self.layers, self.takes, strict=True):
+            assert isinstance(layer, Layer)  # noqa: S101  a ModuleList forgets the type
+            yield layer, token
+
     def forward(self, c: Tensor, u: Tensor) -> list[Tensor]:
         """[rows, C] and [rows, nE] -> L tensors [rows, D_i]."""
         states = []
-        for layer, token in zip(self.layers, self.takes, strict=True):
+        for layer, token in self.stack():
             c = layer(c, u if token else None)
             states.append(c)
         return states

@@ -19,13 +19,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trainer.errors import TrainerError
 from trainer.model import Network
-from trainer.scan import Report, Scanner, Text, inputs
+from trainer.scan import Report, Scanner, Tape, inputs
 
 EPS = 1e-10
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(TrainerError):
     """Training met NaN or infinity; the message says where."""
 
 
@@ -86,10 +87,11 @@ class Pass:
 
 
 def diversity(contexts: Tensor, kind: Literal["rows", "rms"]) -> Tensor:
-    """How far apart the rows lie, as a loss: -||X - mean row||_F, divided as `Phase1.diversity` says. [rows, C] -> []."""
+    """How far apart the rows [rows, C] lie, as a loss: -||X - mean row||_F, divided as `Phase1.diversity` says."""
     rows, width = contexts.shape
     spread = torch.linalg.vector_norm(contexts - contexts.mean(dim=0))
-    return -spread / (rows if kind == "rows" else math.sqrt(rows * width))
+    divided: Tensor = spread / -(rows if kind == "rows" else math.sqrt(rows * width))
+    return divided
 
 
 @dataclass
@@ -103,14 +105,14 @@ class State:
     converged: float = 0.0
 
 
-def begin(network: Network, text: Text, settings: Phase1, seed: int) -> tuple[State, Report]:
-    """Pass 1, the scan from c = 0 without noise; and how it was done."""
+def begin(network: Network, tape: Tape, settings: Phase1, seed: int, *, scanned: bool = True) -> tuple[State, Report]:
+    """Pass 1, the scan from c = 0 without noise; and how it was done. Without `scanned` the caller has the contexts."""
     scanner = Scanner(network)
-    contexts = torch.empty(len(text), network.shape.context, device=text.ids.device)
-    for a, b, states in scanner.along(text):
+    contexts = torch.empty(len(tape) if scanned else 0, network.shape.context, device=tape.ids.device)
+    for a, b, states in scanner.along(tape) if scanned else ():
         contexts[a:b] = states[-1]
     optimiser = torch.optim.Adam(network.context.parameters(), lr=settings.rate)
-    generator = torch.Generator(device=text.ids.device).manual_seed(seed)
+    generator = torch.Generator(device=tape.ids.device).manual_seed(seed)
     return State(1, contexts, optimiser, generator), scanner.report
 
 
@@ -120,14 +122,12 @@ def finished(state: State, settings: Phase1) -> bool:
     return state.number >= settings.passes or done
 
 
-def run(
-    network: Network, text: Text, settings: Phase1, state: State, tell: Callable[[Pass, State], None]
-) -> None:
+def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Callable[[Pass, State], None]) -> None:
     """All passes that are left.
 
     Args:
         network: its context block is trained in place.
-        text: the training stream.
+        tape: the training stream.
         settings: of the phase.
         state: after the last pass that was done; changed in place.
         tell: called after each pass.
@@ -136,16 +136,16 @@ def run(
         NotFiniteError: a loss is NaN or infinite; the network is as the pass found it.
     """
     while not finished(state, settings):
-        done = one_pass(network, text, settings, state)
+        done = one_pass(network, tape, settings, state)
         state.number, state.converged = done.number, done.converged
         tell(done, state)
 
 
-def one_pass(network: Network, text: Text, settings: Phase1, state: State) -> Pass:
+def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pass:
     """One pass over all tokens and one optimiser step; `state.contexts` becomes those of the pass."""
     parameters = list(network.context.parameters())
-    rows = len(text)
-    sums = torch.zeros(4, dtype=torch.float64, device=text.ids.device)
+    rows = len(tape)
+    sums = torch.zeros(4, dtype=torch.float64, device=tape.ids.device)
     state.optimiser.zero_grad()
     chunks = list(_chunks(rows, settings.chunk))
     last = state.contexts[-1].clone()  # the context before the first token is the last one of the pass before
@@ -153,9 +153,10 @@ def one_pass(network: Network, text: Text, settings: Phase1, state: State) -> Pa
         before = state.contexts[a:b]
         shifted = torch.cat((last[None], before[:-1]))
         last = before[-1].clone()
-        shifted = _shift(shifted, text, a, b, settings, state.generator)
+        fresh = tape.fresh(a, b) if len(tape.starts) > 1 else None  # one stream wraps around, as the original has it
+        shifted = _shift(shifted, fresh, settings, state.generator)
         with torch.no_grad():
-            u = inputs(network, text, text.span(a, b))
+            u = inputs(network, tape, tape.span(a, b))
         now = network.context(shifted, u)[-1]
         change = (now - before).square().mean(dim=1)
         apart = diversity(now, settings.diversity)
@@ -174,12 +175,10 @@ def one_pass(network: Network, text: Text, settings: Phase1, state: State) -> Pa
     return Pass(state.number + 1, *means)
 
 
-def _shift(
-    shifted: Tensor, text: Text, a: int, b: int, settings: Phase1, generator: torch.Generator
-) -> Tensor:
+def _shift(shifted: Tensor, fresh: Tensor | None, settings: Phase1, generator: torch.Generator) -> Tensor:
     """Contexts as the predecessors left them: none before a conversation's first token, and noise on the rest."""
-    if len(text.starts) > 1:
-        shifted = shifted.masked_fill(text.fresh(a, b)[:, None], 0.0)
+    if fresh is not None:
+        shifted = shifted.masked_fill(fresh[:, None], 0.0)
     if settings.noise:
         noise = torch.empty_like(shifted).normal_(generator=generator)
         shifted = shifted.add_(noise, alpha=settings.noise)
@@ -193,7 +192,7 @@ def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 @torch.no_grad()
-def forgetting(network: Network, text: Text, trials: int) -> tuple[list[float], str, Tensor]:
+def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], str, Tensor]:
     """How fast the recurrence forgets its start: the validation stream, scanned again from where it ended.
 
     Returns:
@@ -202,10 +201,10 @@ def forgetting(network: Network, text: Text, trials: int) -> tuple[list[float], 
         conversation borders there is nothing to forget but in the first conversation.
     """
     history, before, first = [], None, None
-    found = torch.empty(len(text), network.shape.context, device=text.ids.device)
+    found = torch.empty(len(tape), network.shape.context, device=tape.ids.device)
     for _ in range(trials):
         scanner = Scanner(network)
-        for a, b, states in scanner.along(text, first):
+        for a, b, states in scanner.along(tape, first):
             found[a:b] = states[-1]
         if before is not None:
             history.append(float((found - before).square().mean()))
@@ -228,10 +227,10 @@ def _verdict(history: list[float]) -> str:
 
 @torch.no_grad()
 def effective_rank(contexts: Tensor, seed: int = 0, most: int = 10_000) -> float:
-    """exp of the entropy of the singular values' shares, of the uncentred matrix [rows, C]; at most min(rows, C).
+    """Exp of the entropy of the singular values' shares, of the uncentred matrix [rows, C]; at most min(rows, C).
 
-    Roy and Vetterli, "The effective rank" (2007), on at most `most` rows drawn by seed. Computed from the Gram matrix in
-    float64, which costs a hundredth of a singular value decomposition.
+    Roy and Vetterli, "The effective rank" (2007), on at most `most` rows drawn by seed. Computed from the Gram matrix
+    in float64, which costs a hundredth of a singular value decomposition.
     """
     if len(contexts) > most:
         generator = torch.Generator().manual_seed(seed)
@@ -246,5 +245,5 @@ def effective_rank(contexts: Tensor, seed: int = 0, most: int = 10_000) -> float
 
 @torch.no_grad()
 def variance(contexts: Tensor) -> float:
-    """Mean over components of their variance between tokens; near 0 the contexts have collapsed into one. [N, C] -> 1."""
+    """Mean over components of their variance between tokens; near 0 the contexts [N, C] have collapsed into one."""
     return float(contexts.var(dim=0, correction=0).mean())

@@ -1,9 +1,9 @@
-"""Phase 2: next-token training of the token block and, where untied, the head, over contexts of the frozen context block.
+"""Phase 2: next-token training of the token block and, where untied, the head, over the frozen block's contexts.
 
 Inputs are ids x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Two ways to get the contexts:
 
-- cached (the original's last state): the embedding and its norm stand still, so contexts are constants. They are scanned
-  once for the whole training and kept, on disk where they are large.
+- cached (the original's last state): the embedding and its norm stand still, so contexts are constants. They are
+  scanned once for the whole training and kept, on disk where they are large.
 - live (the user's experiments): the embedding norm learns as well, through the token block's current token alone; the
   frozen context block sees its slow change, so contexts are scanned anew batch by batch, carried over from the batch
   before, and the validation stream after every epoch.
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.contexts import Contexts
+from trainer.errors import TrainerError
 from trainer.head import cross_entropy, score
 from trainer.model import Network
 from trainer.phase1 import NotFiniteError
-from trainer.scan import Scanner, Text, inputs
+from trainer.scan import Scanner, Tape, inputs
+
 
 @dataclass(frozen=True)
 class Phase2:
@@ -41,7 +43,7 @@ class Phase2:
         shuffle: whether batches are random tokens of the stream, drawn anew each epoch, instead of consecutive ones.
         rate: learning rate.
         warmup: steps over which it rises from 0.
-        decay: whether it then falls to 0 along a cosine by the last step; needs `steps`.
+        decay: whether it then falls to 0 along a cosine by the last step.
         weight_decay: decoupled (AdamW), on matrices only.
         dropout: share of the token block's output that is zeroed before the head, in training.
         clip: largest L2 norm of a gradient.
@@ -65,15 +67,14 @@ class Phase2:
     clip: float = 1.0
     restore: bool = False
 
-
     def __post_init__(self) -> None:
         """Check what cannot go together.
 
         Raises:
-            ValueError: `live` with `steps` or `shuffle`, whose contexts would have to be carried over from elsewhere.
+            TrainerError: `live` with `steps` or `shuffle`, whose contexts would have to be carried over from elsewhere.
         """
         if self.live and (self.steps or self.shuffle):
-            raise ValueError("live contexts are carried from batch to batch: they go with epochs in order, not steps")
+            raise TrainerError("live contexts are carried from batch to batch: they go with epochs in order, not steps")
 
     def total(self, rows: int) -> int:
         """Steps at most, for a stream of so many targets."""
@@ -90,12 +91,12 @@ class Phase2:
         times = min(self.evaluations, self.steps)
         return sorted({round(self.steps * (i + 1) / times) for i in range(times)})
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+    def rate_at(self, step: int, total: int) -> float:
+        """Learning rate of a step, counted from 0, of `total`."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
-        if self.decay and self.steps:
-            through = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        if self.decay:
+            through = (step - self.warmup) / max(total - self.warmup, 1)
             return self.rate * 0.5 * (1 + math.cos(math.pi * min(through, 1.0)))
         return self.rate
 
@@ -155,6 +156,7 @@ class State:
     best_evaluation: int = 0
     worse: int = 0  # evaluations since the best one
     weights: dict[str, Tensor] = field(default_factory=dict)  # of the best evaluation, where they are restored
+    scores: Scores | None = None  # of the best evaluation
 
     def over(self, settings: Phase2, rows: int) -> bool:
         """Whether no step is left to do."""
@@ -165,14 +167,14 @@ def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
     """Names and tensors that phase 2 trains; all others are frozen.
 
     Raises:
-        ValueError: the embedding would be trained under contexts that are constants.
+        TrainerError: the embedding would be trained under contexts that are constants.
     """
     parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
     if settings.live:
         parts.append(("embed_norm", network.embed_norm))
     if settings.train_embedding:
         if network.own_embedding is None and not settings.live:
-            raise ValueError("cached contexts are constants: train_embedding needs own_embedding, or live contexts")
+            raise TrainerError("cached contexts are constants: train_embedding needs own_embedding, or live contexts")
         parts.append(("embedding" if network.own_embedding is None else "own_embedding", network.token_embedding))
     return {f"{name}.{key}": p for name, part in parts if part is not None for key, p in part.named_parameters()}
 
@@ -183,18 +185,22 @@ def begin(network: Network, settings: Phase2, seed: int) -> State:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
     device = next(network.parameters()).device
+    return State(optimiser(list(chosen.values()), settings), torch.Generator(device=device).manual_seed(seed), seed)
+
+
+def optimiser(chosen: list[nn.Parameter], settings: Phase2) -> torch.optim.Optimizer:
+    """AdamW over these parameters; only matrices decay."""
     groups = [
-        {"params": [p for p in chosen.values() if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in chosen.values() if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in chosen if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in chosen if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.rate, fused=True)
-    return State(optimiser, torch.Generator(device=device).manual_seed(seed), seed)
+    return torch.optim.AdamW(groups, lr=settings.rate, fused=True)
 
 
-def run(
+def run(  # noqa: PLR0917  a network, its data, how far it is
     network: Network,
-    text: Text,
-    validation: Text,
+    tape: Tape,
+    validation: Tape,
     settings: Phase2,
     state: State,
     contexts: tuple[Contexts, Contexts] | None,
@@ -204,7 +210,7 @@ def run(
 
     Args:
         network: trained in place; at the end it holds the best weights, where `settings.restore` says so.
-        text: the training stream.
+        tape: the training stream.
         validation: what chooses the weights, and nothing else.
         settings: of the phase.
         state: after the last evaluation; changed in place.
@@ -214,44 +220,51 @@ def run(
     Raises:
         NotFiniteError: a loss is NaN or infinite.
     """
-    rows = len(text) - 1
+    rows = len(tape) - 1
     while not state.over(settings, rows):
         until = next(step for step in settings.evaluated(rows) if step > state.step)
-        steps = _live(network, text, settings, state) if contexts is None else _cached(network, text, settings, state, contexts[0])
-        loss = _train(network, settings, state, steps, until)
+        steps = (
+            _live(network, tape, settings) if contexts is None else _cached(network, tape, settings, state, contexts[0])
+        )
+        loss = _train(network, settings, state, steps, (until, settings.total(rows)))
         scores = evaluate(network, validation, contexts and contexts[1])
         if not math.isfinite(loss + scores.loss):
             raise NotFiniteError(f"phase 2, at step {state.step}: the loss is {loss}, on validation {scores.loss}")
-        _judge(network, settings, state, scores)
+        judge(settings, state, scores, network)
         tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, state.worse == 0), state)
     if settings.restore and state.weights:
         network.load_state_dict(state.weights, strict=False)
 
 
 def _train(
-    network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], until: int
+    network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], ends: tuple[int, int]
 ) -> float:
-    """Steps up to `until`; the token-weighted mean of their losses. Nothing waits for the device in here."""
+    """Steps up to the first of `ends`, the second being the last of all; the token-weighted mean of their losses.
+
+    Nothing waits for the device in here.
+    """
+    until, total = ends
     chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
-    total, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
+    summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     weight, bias = network.output
     for z, targets in steps:
-        loss = cross_entropy(_drop(z, settings, state.generator), weight, bias, targets)
+        loss = cross_entropy(drop(z, settings, state.generator), weight, bias, targets)
         state.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(chosen, settings.clip)
         for group in state.optimiser.param_groups:
-            group["lr"] = settings.rate_at(state.step)
+            group["lr"] = settings.rate_at(state.step, total)
         state.optimiser.step()
-        total += loss.detach().double() * len(targets)
+        summed += loss.detach().double() * len(targets)
         seen += len(targets)
         state.step += 1
         if state.step == until:
             break
-    return float(total) / seen
+    return float(summed) / seen
 
 
-def _drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
+def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
+    """Dropout of the token block's output, in training."""
     if not settings.dropout:
         return z
     kept = torch.empty_like(z).bernoulli_(1 - settings.dropout, generator=generator)
@@ -259,72 +272,72 @@ def _drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
 
 
 def _cached(
-    network: Network, text: Text, settings: Phase2, state: State, contexts: Contexts
+    network: Network, tape: Tape, settings: Phase2, state: State, contexts: Contexts
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """z^L and targets of one batch after the other, from the step where the state stands."""
-    rows = len(text) - 1
+    rows = len(tape) - 1
     while True:
         epoch, done = divmod(state.step, settings.per_epoch(rows))
         order = None
         if settings.shuffle:
             generator = torch.Generator().manual_seed((state.seed << 20) + epoch)
-            order = torch.randperm(rows, generator=generator).to(text.ids.device)
+            order = torch.randperm(rows, generator=generator).to(tape.ids.device)
         for a in range(done * settings.batch, rows, settings.batch):
             b = min(a + settings.batch, rows)
-            at = text.span(a, b) if order is None else order[a:b]
+            at = tape.span(a, b) if order is None else order[a:b]
             states = contexts.rows(a, b) if order is None else contexts.picked(at)
-            z = network.token(states, inputs(network, text, at, network.token_embedding))
-            yield z, text.ids[at + 1]
+            z = network.token(states, inputs(network, tape, at, network.token_embedding))
+            yield z, tape.ids[at + 1]
 
 
-def _live(network: Network, text: Text, settings: Phase2, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tensor, Tensor]]:
     """The same with contexts that follow the embedding norm: scanned batch by batch, carried along the epoch."""
-    rows, n = len(text) - 1, network.shape.inputs
+    rows, n = len(tape) - 1, network.shape.inputs
     scanner = Scanner(network)
     while True:
-        c = torch.zeros(network.shape.context, device=text.ids.device)
-        behind = torch.zeros(n - 1, network.shape.embedding, device=text.ids.device)
+        c = torch.zeros(network.shape.context, device=tape.ids.device)
+        behind = torch.zeros(n - 1, network.shape.embedding, device=tape.ids.device)
         for a in range(0, rows, settings.batch):
             b = min(a + settings.batch, rows)
-            at = text.span(a, b)
-            e = network.normed(network.token_embedding(text.ids[at]))
+            at = tape.span(a, b)
+            e = network.normed(network.token_embedding(tape.ids[at]))
             known = torch.cat((behind, e.detach()))  # the past keeps the value that it had when it was current
-            age = text.age(at)
+            age = tape.age(at)
             past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
             u = torch.cat([*past, e], dim=1)
-            states = scanner.step(c, u.detach(), text.fresh(a, b))
+            states = scanner.step(c, u.detach(), tape.fresh(a, b))
             c, behind = states[-1][-1].clone(), known[len(known) - n + 1 :]
-            yield network.token(states, u), text.ids[at + 1]
+            yield network.token(states, u), tape.ids[at + 1]
 
 
 @torch.no_grad()
-def evaluate(network: Network, text: Text, contexts: Contexts | None = None) -> Scores:
+def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> Scores:
     """Nats and hits of every target of a stream, from c = 0.
 
     Args:
         network: as it is.
-        text: [N] tokens; N - 1 targets.
+        tape: [N] tokens; N - 1 targets.
         contexts: of this stream, where they are known; else it is scanned.
     """
-    rows = len(text) - 1
-    nats = torch.empty(rows, device=text.ids.device)
-    right = torch.empty(rows, dtype=torch.bool, device=text.ids.device)
+    rows = len(tape) - 1
+    nats = torch.empty(rows, device=tape.ids.device)
+    right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)
     weight, bias = network.output
-    chunks = Scanner(network).along(text) if contexts is None else contexts.chunks()
+    chunks = Scanner(network).along(tape) if contexts is None else contexts.chunks()
     for a, end, states in chunks:
         b = min(end, rows)
-        at = text.span(a, b)
-        z = network.token([each[: b - a] for each in states], inputs(network, text, at, network.token_embedding))
-        nats[a:b], right[a:b] = score(z, weight, bias, text.ids[at + 1])
+        at = tape.span(a, b)
+        z = network.token([each[: b - a] for each in states], inputs(network, tape, at, network.token_embedding))
+        nats[a:b], right[a:b] = score(z, weight, bias, tape.ids[at + 1])
     return Scores(nats, right)
 
 
-def _judge(network: Network, settings: Phase2, state: State, scores: Scores) -> None:
-    """Count the evaluation, and keep the weights of the best one."""
+def judge(settings: Phase2, state: State, scores: Scores, network: Network | None = None) -> None:
+    """Count the evaluation; keep its scores, and the network's weights, where it is the best so far."""
     state.evaluations += 1
     if scores.loss < state.best:
-        state.best, state.best_evaluation, state.worse = scores.loss, state.evaluations, 0
-        if settings.restore:
+        state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
+        if settings.restore and network is not None:
             state.weights = {name: p.detach().clone() for name, p in trained(network, settings).items()}
     else:
         state.worse += 1

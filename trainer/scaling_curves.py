@@ -7,14 +7,17 @@ saturating one. Arrays: x, ln_ppl [n]; theta [p]; jacobians [n, p].
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from trainer.scaling_points import PARAMETERS, Floats, Space
 
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.985, 0.997)
 """Floors to start from, as shares of the lowest PPL."""
-STEEPEST, FLATTEST = 20.0, 1e-4
+STEEPEST, FLATTEST = 10.0, 1e-4
 """The exponents a search may reach; at these ends the data say nothing about alpha."""
+EDGE = 300.0
+"""Logarithms beyond which a search is lost."""
 SAME = 1e-9
 """Of two fits whose squared errors differ by less than this share of the total, the simpler one is taken."""
 
@@ -22,7 +25,8 @@ SAME = 1e-9
 def ln_curve(theta: Floats, x: Floats) -> Floats:
     """Ln PPL [n] of the curve at x."""
     power = theta[0] + theta[1] * x
-    return np.log(floor(theta) + np.exp(power)) if floor(theta) else power
+    made: Floats = np.logaddexp(np.log(floor(theta)), power) if floor(theta) else power
+    return made
 
 
 def floor(theta: Floats) -> float:
@@ -37,9 +41,19 @@ def is_constant(theta: Floats) -> bool:
 
 def jacobian(theta: Floats, x: Floats, space: Space = "log") -> Floats:
     """Derivatives [n, p] of ln PPL (space "log") or of PPL ("linear") by theta."""
-    power = np.exp(theta[0] + theta[1] * x)
-    columns = np.stack([power, power * x, np.ones_like(x)][: len(theta)], axis=1)
-    return columns if space == "linear" else columns / (floor(theta) + power)[:, None]
+    power, whole = (
+        theta[0] + theta[1] * x,
+        ln_curve(theta, x),
+    )  # in logarithms: far from the points neither fits a number
+    less = np.zeros_like(x) if space == "linear" else whole
+    share = _exp(power - less)
+    return np.stack([share, share * x, _exp(-less)][: len(theta)], axis=1)
+
+
+def _exp(value: npt.ArrayLike) -> Floats:
+    """The exponential, held inside of what a number can be."""
+    made: Floats = np.exp(np.clip(value, -EDGE, EDGE))
+    return made
 
 
 def in_space(ln_ppl: Floats, space: Space) -> Floats:
@@ -55,15 +69,15 @@ def squared_error(theta: Floats, x: Floats, ln_ppl: Floats, space: Space) -> flo
 def line(x: Floats, ln_ppl: Floats) -> Floats:
     """Unweighted least squares of ln PPL on ln tokens: (ln A, alpha)."""
     centred = x - x.mean()
-    alpha = float(centred @ ln_ppl / (centred @ centred))
+    alpha = float(centred @ (ln_ppl - ln_ppl.mean()) / (centred @ centred)) if np.ptp(ln_ppl) else 0.0
     return np.array([ln_ppl.mean() - alpha * x.mean(), alpha])
 
 
 def saturating(x: Floats, ln_ppl: Floats, space: Space = "log") -> Floats:
     """Least squares of P_inf + A tokens^alpha with P_inf >= 0 and alpha < 0: (ln A, alpha, P_inf).
 
-    The best of one search a start, the plain power law (P_inf = 0) and a constant (alpha = 0, P_inf = 0, which is what is
-    left of the law where PPL does not fall). Of fits as good as one another the simplest is taken.
+    The best of one search a start, the plain power law (P_inf = 0) and a constant (alpha = 0, P_inf = 0, which is what
+    is left of the law where PPL does not fall). Of fits as good as one another the simplest is taken.
     """
     flat = np.array([np.log(in_space(ln_ppl, space).mean()) if space == "linear" else ln_ppl.mean(), 0.0, 0.0])
     known = [flat, *_without_floor(x, ln_ppl, space)]
@@ -80,7 +94,7 @@ def _without_floor(x: Floats, ln_ppl: Floats, space: Space) -> list[Floats]:
     straight = line(x, ln_ppl)
     if space == "linear":
         made = least_squares(
-            lambda t: np.exp(ln_ppl) - np.exp(t[0] + t[1] * (x - x.mean())),
+            lambda t: np.exp(ln_ppl) - _exp(t[0] + t[1] * (x - x.mean())),
             [straight @ [1.0, x.mean()], straight[1]],
             method="lm",
         ).x
@@ -90,8 +104,9 @@ def _without_floor(x: Floats, ln_ppl: Floats, space: Space) -> list[Floats]:
 
 def _starts(x: Floats, ln_ppl: Floats) -> list[Floats]:
     """(ln P_inf, ln of the power part at mean x, ln -alpha), one a share of the lowest PPL of a budget."""
-    budgets = np.unique(x)
-    ppl = np.array([np.exp(ln_ppl[x == budget].mean()) for budget in budgets])
+    rounded = np.round(x, 6)
+    budgets = np.unique(rounded)
+    ppl = np.array([np.exp(ln_ppl[rounded == budget].mean()) for budget in budgets])
     made = []
     for share in SHARES:
         level = share * ppl.min()
@@ -106,9 +121,9 @@ def _search(start: Floats, x: Floats, ln_ppl: Floats, space: Space) -> Floats:
     z, target = x - x.mean(), in_space(ln_ppl, space)
 
     def parts(u: Floats) -> tuple[float, float, Floats]:
-        level = float(np.exp(np.clip(u[0], -700, 700)))
+        level = float(_exp(u[0]))
         alpha = -float(np.exp(np.clip(u[2], np.log(FLATTEST), np.log(STEEPEST))))
-        return level, alpha, np.exp(np.clip(u[1] + alpha * z, -700, 700))
+        return level, alpha, _exp(u[1] + alpha * z)
 
     def off(u: Floats) -> Floats:
         level, _, power = parts(u)

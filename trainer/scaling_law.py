@@ -12,10 +12,16 @@ from trainer.scaling_points import PARAMETERS, Floats, Kind, Points, ScalingErro
 from trainer.scaling_seeds import Spread, spread
 from trainer.scaling_spread import Interval, Part, Quantity, half_width
 
+ANYTHING = float(np.log(1000.0))
+"""Half an interval of ln PPL from which on a prediction says nothing."""
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a new training at `tokens` would reach; `low`, `high` are None where nothing tells how far off it would be."""
+    """What a new training at `tokens` would reach; `low` and `high` are None where that could be anything.
+
+    That is: where no scatter is known, or the interval spans a factor of a million.
+    """
 
     tokens: float
     value: float
@@ -28,9 +34,9 @@ class Prediction:
 class Law:
     """PPL = floor + exp(ln_A) * tokens^alpha, fitted to `points`; made by `fit`.
 
-    `r2` is in ln PPL over all points, None where all are equal. Where an interval is None, `why_no_interval` says why; else
-    `basis` says what it rests on. `fitted` [n] is PPL and `relative_error` [n] fitted / measured - 1, in the order of the
-    points. `notes` are sentences that a reader must have beside the numbers.
+    `r2` is in ln PPL over all points, None where all are equal. Where an interval is None, `why_no_interval` says why;
+    else `basis` says what it rests on. `fitted` [n] is PPL and `relative_error` [n] fitted / measured - 1, in the order
+    of the points. `notes` are sentences that a reader must have beside the numbers.
     """
 
     kind: Kind
@@ -106,7 +112,9 @@ class Law:
     def _predict(self, budget: float) -> Prediction:
         found = self.ln_ppl(budget)
         half = None if self.why_no_interval else half_width(self.level, self._of_new(found))
-        low, high = (None, None) if half is None else (_exp(found.value - half), _exp(found.value + half))
+        low = high = None
+        if half is not None and half < ANYTHING:
+            low, high = _exp(found.value - half), _exp(found.value + half)
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
         return Prediction(budget, _exp(found.value), low, high, extrapolates)
 
@@ -125,12 +133,12 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
 
     Args:
         points: What was measured.
-        kind: "power" is ordinary least squares of ln PPL on ln tokens; "saturating" has a floor P_inf >= 0 beside it, and
-            alpha <= 0.
+        kind: "power" is ordinary least squares of ln PPL on ln tokens; "saturating" has a floor P_inf >= 0 beside it,
+            and alpha <= 0.
         level: How often the intervals hold, between 0 and 1.
-        space: For the saturating law, what is made small: errors of ln PPL ("log", the default: the noise of a mean loss
-            in nats has about the same size at every budget, and both laws are then judged alike) or of PPL ("linear",
-            which lets the smallest budgets weigh most).
+        space: For the saturating law, what is made small: errors of ln PPL ("log", the default: the noise of a mean
+            loss in nats has about the same size at every budget, and both laws are then judged alike) or of PPL
+            ("linear", which lets the smallest budgets weigh most).
 
     Raises:
         ScalingError: Fewer budgets than the law needs, a seed without a budget that others have, a level out of range.
@@ -143,6 +151,7 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
     fitted = np.exp(curves.ln_curve(theta, x))
     why = _why_none(theta, seen)
     ends = [None if why else seen.quantity(one).interval(level) for one in np.eye(len(theta))]
+    floor_interval = _clipped(ends[-1], 0.0, np.inf) if kind == "saturating" else None
     return Law(
         kind=kind,
         space=space,
@@ -153,12 +162,12 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
         r2=1 - curves.squared_error(theta, x, y, "log") / total if total > 0 else None,
         alpha_interval=ends[1] if kind == "power" else _clipped(ends[1], -np.inf, 0.0),
         ln_A_interval=ends[0],
-        floor_interval=_clipped(ends[-1], 0.0, np.inf) if kind == "saturating" else None,
+        floor_interval=floor_interval,
         why_no_interval=why,
         basis="" if why else _basis(seen),
         fitted=fitted,
         relative_error=fitted / points.ppl - 1,
-        notes=_notes(points, theta),
+        notes=_notes(points, theta, floor_interval),
         points=points,
         spread=seen,
     )
@@ -171,8 +180,8 @@ def _check(points: Points, kind: Kind, level: float, space: Space) -> None:
         raise ScalingError(f"the level is {level:g}: give a number between 0 and 1, such as 0.95")
     if points.budgets() < PARAMETERS[kind]:
         raise ScalingError(
-            f"a {kind} law needs points at {PARAMETERS[kind]} token budgets or more, and there is "
-            f"{points.budgets()}: train at more budgets"
+            f"a {kind} law needs points at {PARAMETERS[kind]} token budgets or more, not {points.budgets()}: "
+            "train at more budgets"
         )
 
 
@@ -189,7 +198,9 @@ def _clipped(interval: Interval | None, low: float, high: float) -> Interval | N
 def _why_none(theta: Floats, seen: Spread) -> str:
     """Why there is no interval; empty where there is one."""
     if curves.is_constant(theta):
-        return "PPL does not fall with tokens: neither alpha nor the floor of a saturating law follows from these points"
+        return (
+            "PPL does not fall with tokens: neither alpha nor the floor of a saturating law follows from these points"
+        )
     if -theta[1] >= curves.STEEPEST * 0.999:
         return "PPL drops once and is flat from there: the saturating law's alpha does not follow from these points"
     if len(seen.per_seed) == 1 and seen.left < 1:
@@ -211,7 +222,7 @@ def _basis(seen: Spread) -> str:
     )
 
 
-def _notes(points: Points, theta: Floats) -> tuple[str, ...]:
+def _notes(points: Points, theta: Floats, floor_interval: Interval | None) -> tuple[str, ...]:
     made = []
     if points.budgets() == len(theta):
         kind = "power" if len(theta) == PARAMETERS["power"] else "saturating"
@@ -220,6 +231,8 @@ def _notes(points: Points, theta: Floats) -> tuple[str, ...]:
         made.append(f"PPL does not fall with tokens (alpha {theta[1]:.3g}): more of this data does not help")
     elif len(theta) > PARAMETERS["power"] and curves.floor(theta) == 0:
         made.append("the best floor is 0: the saturating law is the power law here (its intervals still allow a floor)")
-    if points.seed is None and len(np.unique(points.tokens)) < len(points.tokens):
+    elif floor_interval is not None and floor_interval[0] == 0:
+        made.append("these points cannot tell whether there is a floor: its interval begins at 0")
+    if points.seed is None and points.budgets() < len(points.tokens):
         made.append("some budgets have several points and no seed is named: they are taken as independent trainings")
     return tuple(made)

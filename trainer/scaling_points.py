@@ -8,6 +8,8 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import TrainerError
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -15,11 +17,13 @@ Kind = Literal["power", "saturating"]
 Space = Literal["log", "linear"]
 PARAMETERS: dict[Kind, int] = {"power": 2, "saturating": 3}
 
+RANGE = {"tokens": (1.0, 1e18), "ppl": (1.0, 1e15)}
+"""What can be: no text has a perplexity below 1, and beyond the upper ends a number is a slip."""
 NEAR = 1.1
-"""Budgets whose tokens differ by less than this factor are the same step: whole conversations do not end at a round number."""
+"""Budgets whose tokens differ by less than this factor are the same: conversations do not end at round numbers."""
 
 
-class ScalingError(ValueError):
+class ScalingError(TrainerError):
     """Points, or a wish, that no scaling law can serve; the message is the sentence that a user needs."""
 
 
@@ -28,15 +32,15 @@ class Points:
     """Perplexities at token budgets; what can be converted to arrays is, and checked.
 
     Args:
-        tokens: [n] training tokens, finite and positive.
-        ppl: [n] perplexity on the test set, finite and positive.
-        seed: [n] whole numbers, or None where each point is a training of its own. The points of one seed are prefixes of
-            one order of the conversations: they share noise and are never taken as independent.
-        resampled: [n, B] ln PPL of each point on the same B bootstrap resamples of the test conversations; column b is the
-            same resample for all points, and for all corpora that are compared. None where there is none.
+        tokens: [n] training tokens, 1 or more.
+        ppl: [n] perplexity on the test set, 1 or more.
+        seed: [n] whole numbers, or None where each point is a training of its own. The points of one seed are prefixes
+            of one order of the conversations: they share noise and are never taken as independent.
+        resampled: [n, B] ln PPL of each point on the same B bootstrap resamples of the test conversations; column b is
+            the same resample for all points, and for all corpora that are compared. None where there is none.
 
     Raises:
-        ScalingError: lengths that differ, a value that is not finite and positive, a budget twice for a seed.
+        ScalingError: lengths that differ, a value outside `RANGE`, a budget twice for a seed.
     """
 
     tokens: Floats
@@ -59,6 +63,11 @@ class Points:
     def x(self) -> Floats:
         """Ln tokens [n]."""
         return np.log(self.tokens)
+
+    @property
+    def steps(self) -> Floats:
+        """Ln tokens [n], equal where tokens are but for rounding."""
+        return np.round(self.x, 6)
 
     @property
     def y(self) -> Floats:
@@ -95,12 +104,12 @@ class Points:
 
     def budgets(self) -> int:
         """How many different budgets there are."""
-        return self.ladder().shape[1] if len(self.seeds) > 1 else len(np.unique(self.tokens))
+        return self.ladder().shape[1] if len(self.seeds) > 1 else len(np.unique(self.steps))
 
     def without_largest(self) -> tuple[Self, Self]:
         """The points without the largest budget, and the points of that budget."""
         ladder = self.ladder()
-        held = ladder[:, -1] if len(ladder) > 1 else np.flatnonzero(self.tokens == self.tokens.max())
+        held = ladder[:, -1] if len(ladder) > 1 else np.flatnonzero(self.steps == self.steps.max())
         return self._only(np.setdiff1d(np.arange(len(self.tokens)), held)), self._only(held)
 
     def _only(self, which: npt.NDArray[np.intp]) -> Self:
@@ -116,9 +125,12 @@ def _numbers(given: npt.ArrayLike, name: str) -> Floats:
         raise ScalingError(f"{name} are not all numbers ({error}): give one number a point") from None
     if made.ndim != 1 or not len(made):
         raise ScalingError(f"{name} have shape {made.shape}: give one number a point, at least one")
-    wrong = np.flatnonzero(~(np.isfinite(made) & (made > 0)))
+    low, high = RANGE[name]
+    wrong = np.flatnonzero(~((made >= low) & (made <= high)))
     if len(wrong):
-        raise ScalingError(f"{name} of point {wrong[0] + 1} is {made[wrong[0]]:g}: give a finite number above 0")
+        raise ScalingError(
+            f"{name} of point {wrong[0] + 1} is {made[wrong[0]]:g}: give a number from {low:g} to {high:g}"
+        )
     return made
 
 

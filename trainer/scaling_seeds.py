@@ -36,8 +36,8 @@ class Spread:
 def spread(points: Points, theta: Floats, space: Space) -> Spread:
     """Linearise the fit at theta: one step from the common parameters to those of each seed and each resample.
 
-    For the power law the step is exact: it ends at the seed's own least squares. For the saturating law with its floor at 0
-    the floor stays a parameter of the step, so that the intervals still allow one.
+    For the power law the step is exact: it ends at the seed's own least squares. For the saturating law with its floor
+    at 0 the floor stays a parameter of the step, so that the intervals still allow one.
     """
     ladder = points.ladder()
     steps = [_Step(points, row, theta, space) for row in ladder]
@@ -73,4 +73,5 @@ class _Step:
         """How the parameters [p, B] move with the resamples of the test conversations."""
         assert points.resampled is not None  # noqa: S101  the caller asked
         seen = points.resampled[self.row]
-        return self.inverse @ ((seen - seen.mean(axis=1, keepdims=True)) * self.unit[:, None])
+        made: Floats = self.inverse @ ((seen - seen.mean(axis=1, keepdims=True)) * self.unit[:, None])
+        return made

@@ -20,8 +20,8 @@ class Quantity:
     """A number that comes from the points, linearised around its value, with what it would have been elsewhere.
 
     `per_seed` [S]: from each seed alone. `around`: its variance and degrees of freedom from the scatter around the law,
-    used where there is one seed; None where nothing is left to scatter. `moved` [S, B]: from each seed on each resample of
-    the test conversations, or None.
+    used where there is one seed; None where nothing is left to scatter. `moved` [S, B]: from each seed on each resample
+    of the test conversations, or None.
     """
 
     value: float
@@ -39,8 +39,8 @@ class Quantity:
     def of_test(self) -> Part | None:
         """Variance that all seeds share because they are read on the same finite test set.
 
-        It is the mean covariance of two different seeds over the resamples. Each seed's own answer to a resample is left
-        out: it is part of the scatter between seeds already.
+        It is the mean covariance of two different seeds over the resamples. Each seed's own answer to a resample is
+        left out: it is part of the scatter between seeds already.
         """
         if self.moved is None:
             return None
@@ -52,12 +52,9 @@ class Quantity:
         return float(whole), resamples - 1
 
     def __add__(self, other: Quantity) -> Quantity:
-        """The sum of two quantities of the same points, or of points paired by seed."""
-        around = None
-        if self.around and other.around:  # a bound: their covariance is not known
-            around = (np.sqrt(self.around[0]) + np.sqrt(other.around[0])) ** 2, self.around[1]
+        """The sum of two quantities of the same seeds; `around` is lost, as their covariance is not known."""
         moved = None if self.moved is None or other.moved is None else self.moved + other.moved
-        return Quantity(self.value + other.value, self.per_seed + other.per_seed, around, moved)
+        return Quantity(self.value + other.value, self.per_seed + other.per_seed, None, moved)
 
     def shifted(self, by: float) -> Self:
         """The quantity plus a number."""
@@ -78,9 +75,9 @@ class Quantity:
 def half_width(level: float, parts: list[Part | None]) -> float | None:
     """Half of an interval from independent parts of variance: the parts' own half widths, added in quadrature.
 
-    Graybill and Wang (1980), JASA 75, 869-873. Satterthwaite's degrees of freedom are not used: with 3 seeds and a test-set
-    part of a tenth to a third of the seeds' variance they cover 92 to 93 % where 95 % are promised, with 2 seeds 87 to 89 %.
-    Quadrature covers 95 to 98 %, and is the plain t interval where there is one part.
+    Graybill and Wang (1980), JASA 75, 869-873. Satterthwaite's degrees of freedom are not used: with 3 seeds and a
+    test-set part of a tenth to a third of the seeds' variance they cover 92 to 93 % where 95 % are promised, with 2
+    seeds 87 to 89 %. Quadrature covers 95 to 98 %, and is the plain t interval where there is one part.
     """
     total = 0.0
     for part in parts:

@@ -1,8 +1,8 @@
 """Contexts along a text: c_t = F(c_{t-1}, u_t) from c = 0, exactly, by a sequential scan or by parallel sweeps.
 
-A sweep applies F to all tokens at once, each with the context that the sweep before gave its predecessor. After k sweeps
-a token is exact as far as its last k tokens go, so for a block that forgets (a small perturbation shrinks from token to
-token) some twenty sweeps reach float noise; a block that does not is noticed, and scanned.
+A sweep applies F to all tokens at once, each with the context that the sweep before gave its predecessor. After k
+sweeps a token is exact as far as its last k tokens go. So for a block that forgets (a small perturbation shrinks from
+token to token) some tens of sweeps reach float noise; a block that does not is noticed, and scanned.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ TOLERANCE = 1e-5
 """Largest change of any component in the last sweep, by default; contexts have components up to 5, whose float32 noise
 after some layers is 4e-6."""
 LOOK = 8
-"""Sweeps between two looks at the change: a look waits for the device. A change that did not halve since is given up."""
+"""Sweeps between two looks at the change: a look waits for the device."""
+PATIENCE = 32
+"""Sweeps after which a change that did not fall by a quarter between two looks is given up."""
 
 
 @dataclass
@@ -46,12 +48,14 @@ class Report:
         """One phrase for the record."""
         if not self.swept:
             return "sequential scan"
-        back = f"; {self.sequential:,} tokens by sequential scan, where sweeps did not settle" if self.sequential else ""
+        back = (
+            f"; {self.sequential:,} tokens by sequential scan, where sweeps did not settle" if self.sequential else ""
+        )
         return f"parallel sweeps ({self.sweeps} at most, last change {self.change:.1e}){back}"
 
 
 @dataclass(frozen=True)
-class Text:
+class Tape:
     """A stream of token ids on a device, and where contexts start anew.
 
     Attributes:
@@ -81,23 +85,23 @@ class Text:
         return positions - self.starts[torch.searchsorted(self.starts, positions, right=True) - 1]
 
 
-def inputs(network: Network, text: Text, positions: Tensor, embedding: nn.Embedding | None = None) -> Tensor:
+def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedding | None = None) -> Tensor:
     """u_t at these positions: [rows, nE], oldest token first; tokens before a start are zero vectors, not normed ones.
 
     Args:
         network: its embedding norm is used.
-        text: the tokens.
+        tape: the tokens.
         positions: [rows] int64, in any order.
         embedding: another embedding than the context block's.
     """
     embedding = embedding or network.embedding
     n = network.shape.inputs
     if n == 1:
-        return network.normed(embedding(text.ids[positions]))
-    age = text.age(positions)
+        return network.normed(embedding(tape.ids[positions]))
+    age = tape.age(positions)
     columns = []
     for back in range(n - 1, -1, -1):
-        e = network.normed(embedding(text.ids[(positions - back).clamp(min=0)]))
+        e = network.normed(embedding(tape.ids[(positions - back).clamp(min=0)]))
         columns.append(e.masked_fill((age < back)[:, None], 0.0))
     return torch.cat(columns, dim=1)
 
@@ -113,20 +117,20 @@ class Scanner:
         self._packed = _pack(network.context) if device.type == "cpu" else None
 
     @torch.no_grad()
-    def along(self, text: Text, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
+    def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
         """(a, b, L tensors [b - a, D_i]) for consecutive chunks of the text.
 
         Args:
-            text: the tokens.
+            tape: the tokens.
             first: [C]; the context before the first token, instead of zero.
         """
-        c = torch.zeros(self.network.shape.context, device=text.ids.device) if first is None else first.clone()
-        for a in range(0, len(text), CHUNK):
-            b = min(a + CHUNK, len(text))
-            fresh = text.fresh(a, b)
+        c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
+        for a in range(0, len(tape), CHUNK):
+            b = min(a + CHUNK, len(tape))
+            fresh = tape.fresh(a, b)
             if first is not None and a == 0:
                 fresh[0] = False
-            states = self.step(c, inputs(self.network, text, text.span(a, b)), fresh)
+            states = self.step(c, inputs(self.network, tape, tape.span(a, b)), fresh)
             c = states[-1][-1].clone()
             yield a, b, states
 
@@ -154,8 +158,8 @@ class Scanner:
                 if change <= self.tolerance:
                     self.report.sweeps = max(self.report.sweeps, sweep)
                     self.report.change = max(self.report.change, change)
-                    return states
-                if sweep > LOOK and not change < before / 2:
+                    return list(states)
+                if sweep > PATIENCE and not change < 0.75 * before:
                     return None
                 before = change
             last = states[-1]
@@ -205,7 +209,7 @@ class _Packed:
 def _pack(block: ContextBlock) -> _Packed:
     token: list[tuple[Tensor | None, Tensor]] = []
     weights, residuals, norms = [], [], []
-    for layer, takes in zip(block.layers, block.takes, strict=True):
+    for layer, takes in block.stack():
         matrix, bias = layer.linear.weight, layer.linear.bias
         main = layer.residual.in_features if layer.residual is not None else len(bias)
         token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))

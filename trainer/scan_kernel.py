@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def scan(
+def scan(  # noqa: PLR0917  compiled: arguments by position
     first: Floats,
     reset: NDArray[np.bool_],
     given: tuple[Floats, ...],
@@ -29,9 +29,9 @@ def scan(
     Args:
         first: [C]; the context before the first token; holds the last one on return.
         reset: [rows]; whether the context before a token is zero instead.
-        given: L arrays; what layer i adds before its ReLU: [rows, D_i] where it takes the token, else its bias [1, D_i].
+        given: L arrays; what layer i adds before its ReLU: [rows, D_i] where it takes tokens, else its bias [1, D_i].
         weights: L arrays [D_{i-1}, D_i]; the context part of each layer's matrix, transposed.
-        residuals: L arrays; the residual projection, transposed, with its bias as a last row [D_{i-1} + 1, D_i]; without
+        residuals: L arrays; the residual projection, transposed, with its bias as a last row [D_{i-1} + 1, D_i]; no
             rows where the residual is the context itself.
         norms: L arrays [2, D_i]; scale and shift of each layer's norm.
         eps: of the norms.
@@ -58,7 +58,9 @@ def scan(
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _product(added: Floats, row: int, x: Floats, matrix: Floats, rows: int, out: Floats) -> None:
+def _product(  # noqa: PLR0917  the same
+    added: Floats, row: int, x: Floats, matrix: Floats, rows: int, out: Floats
+) -> None:
     """added[row] + x @ matrix[:rows], four rows at a time: `out` is loaded and stored a quarter as often.
 
     Slices of arrays are counted references, which cost more than the arithmetic; hence the indices.
@@ -80,7 +82,9 @@ def _product(added: Floats, row: int, x: Floats, matrix: Floats, rows: int, out:
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _norm(moved: Floats, carried: Floats, norm: Floats, eps: np.float32, out: Floats, row: int, state: Floats) -> None:
+def _norm(  # noqa: PLR0917  the same
+    moved: Floats, carried: Floats, norm: Floats, eps: np.float32, out: Floats, row: int, state: Floats
+) -> None:
     """LN(carried + relu(moved)) into `state` and out[row]."""
     width = out.shape[1]
     total = np.float32(0)

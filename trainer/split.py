@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.errors import TrainerError
 from trainer.tokens import Keys, Rows, mixed
 
 SPREAD = 3.0
@@ -18,7 +19,7 @@ SALT = 0x5EED
 """Keeps the order of the split apart from the order of training under the same seed."""
 
 
-class SplitError(ValueError):
+class SplitError(TrainerError):
     """A corpus cannot be split as asked; the message says what it holds and what it takes."""
 
 
@@ -58,8 +59,8 @@ def split(
 
     The test set is filled first, until it has `test_tokens`, or as far as `share` of the corpus allows; the validation
     set after it, with a share smaller by the ratio of the two sizes. Other conversations do not move a group in the
-    order. A group larger than a quarter of the set's size, and than twice the median group, is not drawn for it, so that
-    no set is one cluster: it stays in the pool, and the notes say so. Conversations without tokens are on no side.
+    order. A group larger than a quarter of the set's size, and than twice the median group, is not drawn for it, so
+    that no set is one cluster: it stays in the pool, and the notes say so. Conversations without tokens are on no side.
 
     Args:
         tokens: int64 [K], of each conversation.

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from trainer.errors import TrainerError
 from trainer.vocabulary import Vocabulary
 
 Rows = NDArray[np.int64]
@@ -22,7 +23,7 @@ STEP = 1 << 22
 ARRAYS = ("ids", "starts", "bytes", "widths")
 
 
-class StreamError(ValueError):
+class StreamError(TrainerError):
     """A stream does not hold what was asked of it; the message says what it holds."""
 
 
@@ -163,7 +164,7 @@ class Stream:
             begin, size = ends[here] - sizes[here], sizes[here]
             shift = np.repeat(self.starts[rows[here]] - begin, size)
             at = np.arange(begin[0], begin[0] + len(shift))
-            ids[at[0] : at[0] + len(at)] = self.ids[at + shift]
+            ids[begin[0] : begin[0] + len(at)] = self.ids[at + shift]
         if self.separated:
             ids[-1] = self.end
         return _of(ids, ends - sizes, self.widths, self.end, separated=self.separated)
@@ -212,7 +213,7 @@ def load(folder: Path) -> Stream:
         said = json.loads((folder / "stream.json").read_bytes())
         arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
         return Stream(**arrays, end=int(said["end"]), separated=bool(said["separated"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise StreamError(f"{folder} holds no whole token stream ({error}): make it again") from error
 
 

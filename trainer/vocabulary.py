@@ -16,12 +16,16 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from trainer.errors import TrainerError
+
 END = "<|endoftext|>"
 """GPT-2's end-of-text token, and that of trained vocabularies."""
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
 """End-of-text tokens that are looked for in a tokenizer.json, in this order."""
 LONGEST = 128
 """Bytes of a trained token at most, as of GPT-2's longest: one run of a letter must not fill the vocabulary."""
+RUN = 256
+"""Characters after which a word is cut for training, whose time grows with the square of the longest word."""
 CHUNK, MOST_TEXTS = 1 << 22, 4096
 """Characters and texts that are encoded at once; a longer text is a chunk of its own."""
 PROBE = (
@@ -30,7 +34,7 @@ PROBE = (
 """A text that a vocabulary must give back unchanged; else bits per byte would be of another text."""
 
 
-class VocabularyError(ValueError):
+class VocabularyError(TrainerError):
     """A vocabulary is not there, or cannot be used; the message says which one and what to do."""
 
 
@@ -158,7 +162,8 @@ def train(texts: pl.Series, size: int = 8192, *, most: int = 1 << 26) -> Vocabul
         min_frequency=2,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(drawn, trainer)
+    cut = drawn.str.replace_all(rf"\S{{{RUN}}}", "$0 ").str.replace_all(rf"\s{{{RUN}}}", "")
+    tokenizer.train_from_iterator(cut, trainer)
     return _ended(tokenizer, f"bpe{tokenizer.get_vocab_size()}", END)
 
 

@@ -1,0 +1,140 @@
+"""Bars: a frame in, a chart out. They are neither saved nor shown here, and no text becomes an expression."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import altair as alt
+import polars as pl
+
+from pipeline.report import theme
+from pipeline.report.binned import Axis
+from pipeline.report.charts import Drawn
+from pipeline.report.signals import largest
+
+FULL: Any = "container"
+"""As wide as the page lets it; a PNG has a width of its own."""
+SHORT = "format(datum.value, '~s')"
+"""Each number by itself: 0 and 1k, where an axis would write 0k and 1k."""
+_NUMBER: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
+_ENDS: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
+FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
+
+
+def waterfall(steps: pl.DataFrame) -> Drawn:
+    """The way from what came in to what is kept, one bar a step.
+
+    Args:
+        steps: step, kind, begin, end, n (conversations), text, tip, pick.
+    """
+    order = steps["step"].to_list()
+    base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", "tip", "pick")).encode(
+        y=alt.Y("step:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=150))
+    )
+    colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
+    along = alt.Scale(domain=[0, largest(steps["n"], 1.0)], nice=False)
+    bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}, cursor="pointer").encode(
+        x=alt.X("begin:Q", title="conversations", scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
+        x2="end:Q",
+        color=alt.Color("kind:N", scale=colours, legend=None),
+    )
+    chart = alt.layer(bars, *_ends(steps, along))
+    return chart.properties(width=FULL, autosize=FIT, height=30 * len(order))
+
+
+def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
+    """The number of each bar: in it, where it fits, else on the paper before or after it."""
+    low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
+    most = largest(steps["n"], 1.0)
+    low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
+    ends = steps.select(
+        *("step", "text", "tip", "pick"),
+        at=pl.when(high > most * 0.7, high - low < most * 0.3).then(low).otherwise(high),
+        where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(high - low < most * 0.3).then(pl.lit("before")),
+        ink=pl.when(pl.col("kind") == "kept").then(pl.lit(theme.PAPER)).otherwise(pl.lit(theme.INK)),
+    )
+    said = alt.Chart(ends).encode(
+        y=alt.Y("step:N", sort=steps["step"].to_list()), x=alt.X("at:Q", scale=along), text="text:N"
+    )
+    within = said.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **_NUMBER)
+    outside = [  # named, because the page's style sheet recolours what stands on paper
+        said.transform_filter(f"datum.where == '{where}'")
+        .mark_text(align=align, dx=dx, color=theme.INK, **_NUMBER)
+        .properties(name=where)
+        for where, align, dx in _ENDS
+    ]
+    return [within.encode(color=alt.Color("ink:N", scale=None)), *outside]
+
+
+def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: Axis) -> Drawn:
+    """How a signal is distributed: all conversations, the kept ones in front, and the thresholds of rules.
+
+    Args:
+        bins: low, high, raw, refined (conversations), tip, pick.
+        marks: the thresholds.
+        title: of the axis: the signal and its unit.
+        kind: of the axis; "whole" has a tick in the middle of a bin.
+    """
+    data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", "tip", "pick")
+    edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
+    x = _along(edges, title, kind)
+    heights = alt.Scale(type="sqrt", nice=False)
+    axis = alt.Axis(labelExpr=SHORT, tickCount=3, grid=True)
+    base = alt.Chart(data).encode(x=x, x2="high:Q", y2="zero:Q")
+    layers: list[alt.Chart] = [
+        base.mark_bar(color=colour, cursor="pointer", binSpacing=0, stroke=None, x2Offset=-0.5).encode(
+            y=alt.Y(f"{column}:Q", title="conversations", scale=heights, axis=axis)
+        )
+        for column, colour in (("raw", theme.DROPPED), ("refined", theme.KEPT))
+    ]
+    if marks:
+        lines = alt.Chart(pl.DataFrame({"at": [float(mark) for mark in marks]}))
+        layers.append(lines.mark_rule(color=theme.MARK, strokeDash=[4, 3], strokeWidth=1.6).encode(x="at:Q"))
+    return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
+
+
+def _along(edges: list[float], title: str, kind: Axis) -> alt.X:
+    """The axis of a signal."""
+    scale: dict[str, Any] = {"type": "linear", "zero": False}
+    ticks: dict[str, Any] = {"tickCount": 5}
+    if kind == "log":
+        scale = {"type": "log"} if edges[0] > 0 else {"type": "symlog"}
+        ticks = {"values": decades(edges[0], edges[-1])}
+    elif kind == "whole":
+        ticks = {"values": [edge + 0.5 for edge in edges[:-1]][:: len(edges) // 8 + 1]}
+    return alt.X(
+        "low:Q",
+        title=title,
+        scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False, clamp=True, **scale),
+        axis=alt.Axis(
+            labelExpr=SHORT if edges[-1] > 1 else alt.Undefined, labelOverlap=True, labelFlush=kind != "whole", **ticks
+        ),
+    )
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: powers of ten, or 1, 2, 5 where those would be too few."""
+    steps = [step * 10.0**power for power in range(-3, 13) for step in (1, 2, 5)]
+    least = low if low > 0 else 1.0
+    tens = [tick for tick in steps[::3] if least <= tick <= high]
+    found = tens if len(tens) > 2 else [tick for tick in steps if least <= tick <= high]  # noqa: PLR2004
+    return [0.0, *found] if low <= 0 else found
+
+
+def shares(mix: pl.DataFrame, title: str) -> Drawn:
+    """The share of each kind of conversation, raw above refined.
+
+    Args:
+        mix: y (label), corpus ("raw" or "refined"), share, tip, pick.
+        title: what the kinds are.
+    """
+    colours = alt.Scale(domain=["raw", "refined"], range=[theme.RAW, theme.KEPT])
+    labels = list(dict.fromkeys(mix["y"].to_list()))
+    base = alt.Chart(mix.select("y", "corpus", "share", "tip", "pick")).mark_bar(cornerRadius=2, cursor="pointer")
+    drawn: Drawn = base.encode(
+        y=alt.Y("y:N", sort=labels, title=title, axis=alt.Axis(labelOverlap=False)),
+        yOffset=alt.YOffset("corpus:N", sort=["raw", "refined"]),
+        x=alt.X("share:Q", title="share of its corpus", axis=alt.Axis(format=".0%", grid=True, tickCount=4)),
+        color=alt.Color("corpus:N", scale=colours, legend=alt.Legend(title=None, symbolType="square")),
+    )
+    return drawn.properties(width=FULL, autosize=FIT, height=26 * len(labels))

@@ -1,0 +1,100 @@
+"""Heatmaps: a frame in, a chart out. They are neither saved nor shown here, and no text becomes an expression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from pipeline.report import theme
+
+Drawn = alt.Chart | alt.LayerChart | alt.FacetChart
+"""What a figure function returns."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """An axis of a heatmap: its title and its labels in order; in a label "|" begins another line."""
+
+    title: str
+    labels: tuple[str, ...]
+    upright: bool = False
+    """Below a heatmap labels stand on end, because they are long."""
+
+
+@dataclass(frozen=True)
+class Colour:
+    """What colours say: the same scale for panels that are compared."""
+
+    title: str
+    domain: tuple[float, float]
+    log: bool = False
+    diverging: bool = False
+    form: str = "~s"
+    """How the legend writes numbers, in d3's words."""
+
+    def place(self, value: float) -> float:
+        """Where a value is on the scale, from 0 to 1."""
+        low, high = self.domain
+        if self.log:
+            return (log(value) - log(low)) / max(log(high) - log(low), 1e-9)
+        return (value - low) / max(high - low, 1e-9)
+
+    def dark(self, value: float | None) -> bool:
+        """Whether a cell of this value is so dark that its number must be light."""
+        if value is None:
+            return False
+        place = self.place(value)
+        return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  seen on the colours
+
+    def channel(self) -> Any:  # noqa: ANN401  an altair channel, whose class is made at run time
+        """The colours as a channel."""
+        scale = alt.Scale(
+            type="log" if self.log else "linear",
+            domain=list(self.domain),
+            range=list(theme.DIVERGING if self.diverging else theme.SEQUENTIAL),
+            interpolate="lab",
+            clamp=True,
+            nice=False,
+        )
+        return alt.Color("value:Q", scale=scale, legend=alt.Legend(title=self.title, format=self.form, tickCount=3))
+
+
+def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[int, int] = (36, 26)) -> Drawn:
+    """A heatmap with a number in each cell.
+
+    Args:
+        cells: x, y (labels), value (the colour; null where there is nothing), text (in the cell), tip (a sentence),
+            and pick (which conversations a click shows) where there are any.
+        x: the axis below.
+        y: the axis on the left.
+        colour: the scale.
+        size: width and height of a cell, in pixels.
+    """
+    dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
+    pick = ["pick"] if "pick" in cells.columns else []
+    value, text = pl.col("value").cast(pl.Float64).round_sig_figs(4), pl.col("text").fill_null("")
+    base = alt.Chart(cells.select("x", "y", value, text, "tip", *pick, ink=dark)).encode(x=_across(x), y=_down(y))
+    cursor: Any = "pointer" if pick else "default"
+    empty = base.mark_rect(fill=theme.EMPTY, cornerRadius=2, cursor=cursor)
+    filled = base.transform_filter("isValid(datum.value)").mark_rect(cornerRadius=2, cursor=cursor)
+    inks = alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER])
+    number = base.mark_text(fontSize=10, cursor=cursor, baseline="middle").encode(
+        text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
+    )
+    whole: Drawn = alt.layer(empty, filled.encode(color=colour.channel()), number).resolve_scale(color="independent")
+    return whole.properties(width=alt.Step(size[0]), height=alt.Step(size[1]))
+
+
+def _across(side: Side) -> alt.X:
+    angle = -50 if side.upright else 0
+    axis = alt.Axis(labelAngle=angle, labelExpr="split(datum.label, '|')", labelOverlap=False, labelFontSize=10)
+    return alt.X("x:N", sort=list(side.labels), scale=alt.Scale(padding=0.03), title=side.title, axis=axis)
+
+
+def _down(side: Side) -> alt.Y:
+    axis = alt.Axis(labelOverlap=False, titlePadding=10)
+    return alt.Y("y:N", sort=list(side.labels), scale=alt.Scale(padding=0.04), title=side.title, axis=axis)

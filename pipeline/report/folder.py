@@ -1,0 +1,71 @@
+"""The folder of a report: written aside and renamed, and never one that is not ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+MARK = "report.json"
+"""The file by which a report's folder is known; its `files` names all others."""
+
+
+class ReportError(Exception):
+    """A report cannot be written where it was asked for; the message says what is there."""
+
+
+def write(out: Path, into: Callable[[Path], None]) -> None:
+    """Have a report written into an empty folder aside, then put it in the place of an older one.
+
+    Raises:
+        ReportError: `out` is a file, a link, or a folder that holds what no report of ours wrote.
+    """
+    check(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        into(aside)
+        check(out)  # drawing takes seconds, in which someone may have put a file there
+        if out.exists():
+            out.rename(old)
+        aside.rename(out)
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check(out: Path) -> None:
+    """Refuse a folder that is not a report's.
+
+    Raises:
+        ReportError: see `write`.
+    """
+    other = "choose another folder with --out"
+    if out.name in {"", ".."}:
+        raise ReportError(f"--out is {str(out)!r}, expected a folder for the report: {other}")
+    if out.is_symlink():
+        raise ReportError(f"{out} is a link, and a report is only written into a folder of its own: {other}")
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ReportError(f"{out} is a file, expected a folder for the report: {other}")
+    ours = _ours(out)
+    foreign = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    foreign = [name for name in foreign if name not in ours]
+    if foreign:
+        raise ReportError(f"{out} is not a report folder of refine: it holds {', '.join(foreign[:3])}; {other}")
+
+
+def _ours(out: Path) -> set[str]:
+    """The files that the report lying there says it consists of."""
+    try:
+        said = json.loads((out / MARK).read_text(encoding="utf-8"))
+        return {MARK, *map(str, said["files"])} if "refine_report" in said else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -1,0 +1,58 @@
+"""Scaling laws as a figure: points with their spread, each law with its interval, and extrapolation marked as such."""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+
+from pipeline.report import theme
+from pipeline.report.bars import FIT, FULL, SHORT, decades
+from pipeline.report.charts import Drawn
+
+
+def laws(points: pl.DataFrame, curves: pl.DataFrame) -> Drawn:
+    """Loss against training tokens, both logarithmic, one colour an arm.
+
+    Args:
+        points: arm ("raw" or "refined"), tokens, loss (one row a training).
+        curves: arm, tokens, loss, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
+    """
+    spans = pl.concat([points["tokens"], curves["tokens"]]).to_list() or [1.0, 10.0]
+    ticks = alt.Axis(labelExpr=SHORT, grid=True, values=decades(min(spans), max(spans)))
+    x = alt.X("tokens:Q", title="training tokens", scale=alt.Scale(type="log", nice=False, padding=8), axis=ticks)
+    low, high = _extent(points, curves)
+    scale = alt.Scale(type="log", domain=[low, high], nice=False)
+    axis = alt.Axis(grid=True, tickCount=5, format=".2~f")
+    y = alt.Y("loss:Q", title="loss (nats per token)", scale=scale, axis=axis)
+    law = alt.Chart(_joined(curves)).encode(x=x, detail="extrapolated:N")
+    dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
+    band = law.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(legend=False))
+    line = law.mark_line(strokeWidth=2).encode(y=y, color=_arms(legend=True), strokeDash=dash)
+    dots = alt.Chart(points).mark_point(filled=True, size=46, opacity=0.85)
+    dots = dots.encode(x=x, y=y, color=_arms(legend=False))
+    whole: Drawn = alt.layer(band, line, dots).resolve_legend(color="independent")
+    return whole.properties(width=FULL, autosize=FIT, height=320)
+
+
+def _arms(*, legend: bool) -> alt.Color:
+    """The two arms by colour; one layer has the legend, the others none."""
+    scale = alt.Scale(domain=["raw", "refined"], range=[theme.DROPPED, theme.KEPT])
+    return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None, symbolType="stroke") if legend else None)
+
+
+def _joined(curves: pl.DataFrame) -> pl.DataFrame:
+    """Curves whose extrapolation begins where the rest ends."""
+    known = curves.filter(~pl.col("extrapolated")).sort("tokens")
+    joints = known.group_by("arm", maintain_order=True).last().select(curves.columns)
+    further = curves.filter("extrapolated")["arm"].unique().implode()
+    joints = joints.filter(pl.col("arm").is_in(further)).with_columns(extrapolated=pl.lit(value=True))
+    return pl.concat([curves, joints]).sort("arm", "tokens", "extrapolated")
+
+
+def _extent(points: pl.DataFrame, curves: pl.DataFrame) -> tuple[float, float]:
+    """The losses that the axis spans, with a little room."""
+    values = pl.concat([points["loss"], curves["low"], curves["high"]]).drop_nulls()
+    low, high = values.min(), values.max()
+    if not isinstance(low, float) or not isinstance(high, float):
+        return 1.0, 10.0
+    return low * 0.98, high * 1.02

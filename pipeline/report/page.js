@@ -1,0 +1,192 @@
+// The page's own script. Text of the corpus only ever becomes text nodes.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const night = window.matchMedia("screen and (prefers-color-scheme: dark)");
+  const byId = (id) => document.getElementById(id);
+
+  function element(name, className, text) {
+    const made = document.createElement(name);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  // Charts --------------------------------------------------------------------------------------------------------
+
+  // On dark paper little is dark and much is light: ranges of colours that have a counterpart give way to it.
+  function turned(spec) {
+    if (!night.matches) return spec;
+    const copy = JSON.parse(JSON.stringify(spec));
+    const walk = (node) => {
+      if (node === null || typeof node !== "object") return;
+      if (Array.isArray(node.range) && Object.hasOwn(data.night, node.range[0])) node.range = data.night[node.range[0]];
+      for (const [key, value] of Object.entries(node)) if (key !== "datasets") walk(value);
+    };
+    walk(copy);
+    return copy;
+  }
+
+  const options = {
+    mode: "vega-lite", renderer: "svg", ast: true, actions: false, defaultStyle: false, tooltip: false, config: data.config,
+  };
+  const views = new Map();
+
+  async function draw(place) {
+    const old = views.get(place);
+    if (old) old.finalize();
+    const made = await window.vegaEmbed(place, turned(data.charts[Number(place.dataset.chart)]), options);
+    views.set(place, made);
+    place.dataset.drawn = "";
+    made.view.addEventListener("mousemove", (event, item) => point(event, item && item.datum));
+    made.view.addEventListener("mouseout", () => point(null, null));
+    made.view.addEventListener("click", (event, item) => {
+      if (item && item.datum && typeof item.datum.pick === "string") open(item.datum);
+    });
+  }
+
+  const tip = byId("tip");
+  function point(event, datum) {
+    tip.hidden = !(datum && datum.tip);
+    if (tip.hidden) return;
+    tip.textContent = datum.tip;
+    const { width, height } = tip.getBoundingClientRect();
+    const left = Math.min(event.clientX + 14, window.innerWidth - width - 8);
+    const above = event.clientY + 18 + height > window.innerHeight;
+    tip.style.left = `${Math.max(left, 8)}px`;
+    tip.style.top = `${above ? event.clientY - height - 12 : event.clientY + 18}px`;
+  }
+
+  // What is in sight comes first; the rest follows while nothing else is to do, so that print finds everything drawn.
+  const places = [...document.querySelectorAll("[data-chart]")];
+  let waiting = [...places];
+  let busy = false;
+  const idle = window.requestIdleCallback || ((then) => setTimeout(then, 1));
+  const sight = new IntersectionObserver((seen) => {
+    const near = seen.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+    if (near.length) waiting = [...near.filter((place) => waiting.includes(place)),
+      ...waiting.filter((place) => !near.includes(place))];
+    if (!busy) next();
+  }, { rootMargin: "300px" });
+  places.forEach((place) => sight.observe(place));
+
+  async function next() {
+    const place = waiting.shift();
+    busy = Boolean(place);
+    if (!place) {
+      document.documentElement.dataset.drawn = "";
+      return;
+    }
+    sight.unobserve(place);
+    await draw(place);
+    idle(next);
+  }
+  night.addEventListener("change", async () => {
+    for (const place of views.keys()) await draw(place);
+  });
+
+  // Conversations -------------------------------------------------------------------------------------------------
+
+  function card(one) {
+    const made = element("article", "one");
+    const head = element("header");
+    const reason = one.kept ? "kept" : `dropped: ${one.reason || "without a reason"}`;
+    head.append(element("span", one.kept ? "badge" : "badge dropped", reason));
+    head.append(element("span", "id", one.id), element("span", "id", one.source));
+    made.append(head);
+    if (one.reason) {
+      const also = one.also.length ? `; these fire as well: ${one.also.join(", ")}` : "";
+      made.append(element("p", "why", `${one.rule}${also}`));
+    }
+    if (one.duplicate_of) made.append(instead(one));
+    made.append(element("p", "why", one.values.map(([name, value]) => `${name} ${value}`).join(" · ")));
+    one.messages.forEach(([role, text, cut]) => made.append(message(role, text, cut)));
+    if (one.more) made.append(element("p", "more", `${one.more.toLocaleString("en")} more messages: ${data.command} ${one.id}`));
+    return made;
+  }
+
+  function instead(one) {
+    const line = element("p", "why", `kept instead (Jaccard ${one.jaccard}): `);
+    const there = data.examples.some((other) => other.id === one.duplicate_of);
+    const link = element(there ? "button" : "span", there ? "link id" : "id", one.duplicate_of);
+    if (there) {
+      link.type = "button";
+      link.addEventListener("click", () => find(one.duplicate_of));
+    }
+    line.append(link);
+    return line;
+  }
+
+  function message(role, text, cut) {
+    const made = element("div", "message");
+    const said = element("p", "", text);
+    said.dir = "auto";
+    if (cut) said.append(element("i", "", ` … ${cut.toLocaleString("en")} more characters`));
+    made.append(element("b", "", role), said);
+    return made;
+  }
+
+  function list(place, found, step = 10) {
+    place.replaceChildren();
+    const more = element("button", "", "Show more");
+    more.type = "button";
+    let shown = 0;
+    const add = () => {
+      more.remove();
+      found.slice(shown, shown + step).forEach((one) => place.append(card(one)));
+      shown += step;
+      if (shown < found.length) place.append(more);
+    };
+    more.addEventListener("click", add);
+    add();
+  }
+
+  const sets = data.examples.map((one) => new Set(one.in));
+  function open(datum) {
+    const asked = datum.pick.split(" ").filter(Boolean);
+    const found = data.examples.filter((_, i) => asked.every((token) => sets[i].has(token)));
+    byId("cell-title").textContent = datum.tip;
+    byId("cell-found").textContent = found.length ?
+      `${found.length.toLocaleString("en")} of them ${found.length === 1 ? "is an example" : "are examples"} on this page.` :
+      "None of them is an example on this page.";
+    list(byId("cell-list"), found);
+    point(null, null);
+    if (!byId("cell").open) byId("cell").showModal();
+    byId("cell").scrollTop = 0;
+  }
+  byId("cell").addEventListener("click", (event) => {
+    if (event.target === byId("cell")) byId("cell").close();
+  });
+
+  if (!byId("examples")) return;
+  const state = byId("state");
+  const reasons = [...new Set(data.examples.filter((one) => !one.kept).map((one) => one.reason))];
+  [["", "kept and dropped"], ["kept", "kept"], ["dropped", "dropped"], ...reasons.map((r) => [`=${r}`, `dropped: ${r}`])]
+    .forEach(([value, text]) => {
+      const option = element("option", "", text);
+      option.value = value;
+      state.append(option);
+    });
+  const texts = data.examples.map((one) => `${one.id}\n${one.messages.map((m) => m[1]).join("\n")}`.toLowerCase());
+
+  function search() {
+    const words = byId("words").value.trim().toLowerCase();
+    const wanted = state.value;
+    const found = data.examples.filter((one, i) => texts[i].includes(words) &&
+      (!wanted || (wanted[0] === "=" ? one.reason === wanted.slice(1) : one.kept === (wanted === "kept"))));
+    byId("found").textContent = `${found.length.toLocaleString("en")} of ${data.examples.length.toLocaleString("en")} examples`;
+    list(byId("list"), found);
+  }
+
+  function find(words) {
+    byId("cell").close();
+    byId("words").value = words;
+    state.value = "";
+    search();
+    byId("examples").scrollIntoView();
+  }
+  byId("words").addEventListener("input", search);
+  state.addEventListener("change", search);
+  byId("find").addEventListener("submit", (event) => event.preventDefault());
+  search();
+})();

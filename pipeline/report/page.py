@@ -1,0 +1,127 @@
+"""A page from its parts: one file that asks the network for nothing and runs no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import vl_convert
+
+from pipeline import VERSION
+from pipeline.report import bars, theme
+from pipeline.report.parts import Figure, Page, Panel, Table
+
+HERE = Path(__file__).parent
+WIDTH, SMALL = 560, 250
+"""Width in a PNG of what fills its place on the page, and of small multiples."""
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""The version whose specifications altair writes."""
+
+
+_NAMED = "window.vegaEmbed = vegaEmbed;"
+"""What the script of the libraries leaves behind for the page's own."""
+
+
+def html(page: Page) -> str:
+    """The page. Text of the corpus is in it as escaped markup or as JSON, never as script or style."""
+    scripts = [library(), (HERE / "page.js").read_text(encoding="utf-8")]
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    data = {
+        "config": theme.CONFIG,
+        "night": theme.NIGHT,
+        "charts": [spec(panel) for figure in figures(page) for panel in figure.panels],
+        "examples": page.examples.rows if page.examples else [],
+        "command": page.examples.command if page.examples else "",
+    }
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "script-src " + " ".join(_hash(script) for script in scripts),
+            f"style-src {_hash(style)}",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    template = environment.get_template("page.html")
+    return template.render(
+        page=page, policy=policy, style=style, scripts=scripts, data=embedded(data), cell=_cell, version=VERSION
+    )
+
+
+def figures(page: Page) -> list[Figure]:
+    """All figures of a page, in its order."""
+    return [figure for section in page.sections for figure in section.figures]
+
+
+def embedded(value: object) -> str:
+    """JSON that can stand inside a script element: no text in it ends the element or begins a comment."""
+    said = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for c in "<>&\u2028\u2029":
+        said = said.replace(c, f"\\u{ord(c):04x}")
+    return said
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a picture, its panels side by side; small multiples four in a row."""
+    width = SMALL if figure.small else WIDTH
+    specs: list[dict[str, Any]] = []
+    data: dict[str, Any] = {}
+    for panel in figure.panels:
+        one = {**spec(panel), "title": panel.title}
+        data |= one.pop("datasets", {})
+        one.pop("autosize", None)
+        specs.append({**one, "width": width} if one.get("width") == bars.FULL else one)
+    whole = {
+        "concat": specs,
+        "columns": 4 if figure.small else 3,
+        "spacing": 28,
+        "datasets": data,
+        "config": {**theme.CONFIG, "background": "#ffffff"},
+        "title": {"text": figure.title, "fontSize": 16, "offset": 16},
+        "padding": 16,
+    }
+    return bytes(vl_convert.vegalite_to_png(whole, vl_version=VEGA_LITE, scale=1.5))
+
+
+def spec(panel: Panel) -> dict[str, Any]:
+    """A chart as Vega-Lite reads it, without what is the same for all of them."""
+    made: dict[str, Any] = panel.chart.to_dict()
+    return {key: value for key, value in made.items() if key not in {"$schema", "config"}}
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed with the interpreter that needs no eval, as one script.
+
+    Raises:
+        ValueError: the script contains what would end a script element.
+    """
+    script = str(vl_convert.javascript_bundle(_NAMED, vl_version=VEGA_LITE))
+    if "</script" in script.lower() or "<!--" in script:
+        raise ValueError("the scripts of vl-convert cannot stand inside a page")
+    return script
+
+
+def _hash(text: str) -> str:
+    """What a content security policy knows a script or style by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _cell(table: Table, column: int) -> str:
+    """The class of a column's cells: numbers stand on the right."""
+    numbers = all(isinstance(row[column], int | float) for row in table.rows)
+    return "number" if table.rows and numbers else "text"

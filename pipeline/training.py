@@ -1,0 +1,280 @@
+"""`refine train` and `refine scale`: from a corpus to prepared data, trainings, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from pipeline import corpus as corpora
+from pipeline.engine import Local
+from pipeline.store import RunFolderError, save_json
+from pipeline.terminal import console, safe, table
+from trainer import experiment, presets
+from trainer import prepared as preparing
+from trainer.experiment import Job
+from trainer.prepared import Prepared, Wanted
+from trainer.presets import Preset, PresetError
+
+HOME = Path("data/experiments")
+"""Where experiments lie by default, in the folder that refine is started in."""
+CLAIM = "experiment.json"
+"""The file that says whose folder it is."""
+NAMES = {
+    "cvfp": "CVFP",
+    "random_block": "random frozen block",
+    "gru": "GRU of the same size",
+    "kneser_ney": "Kneser-Ney 5-gram",
+    "unigram": "unigram",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for; see the help of `refine train` and `refine scale`."""
+
+    source: str | None
+    split: str | None
+    config: str | None
+    revision: str | None
+    shape: str | None
+    limit: int | None
+    preset: str
+    wanted: Wanted
+    out: Path | None
+    device: str
+    as_json: bool
+
+    def checked(self) -> Preset:
+        """The preset, when the device and what the preset takes from outside are there: said before any work.
+
+        Raises:
+            PresetError: there is no such preset or device.
+            EmbeddingsError: embeddings from outside the corpus are missing.
+        """
+        import torch
+
+        found = presets.find(self.preset)
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).splitlines()[0]
+            raise PresetError(
+                f"--device {self.device} is not there ({said}): take cpu, or install torch for it"
+            ) from error
+        return found
+
+    def folder(self, name: str) -> Path:
+        """The experiment's folder, claimed; a new one where none is named.
+
+        Raises:
+            RunFolderError: it is a folder of something else.
+        """
+        word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "corpus"
+        out = self.out or HOME / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CLAIM).is_file())):
+            raise RunFolderError(f"{out} is not an experiment's folder: choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+
+
+def numbers(said: str | None) -> list[int] | None:
+    """Budgets as a user writes them: "10000,20_000,1e5".
+
+    Raises:
+        PresetError: one is not a whole number of 2 or more.
+    """
+    if said is None:
+        return None
+    found = []
+    for word in said.split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not (value >= 2 and value == int(value)):  # noqa: PLR2004  an input and a target
+            raise PresetError(f"--budgets has {word.strip()!r}, expected whole numbers of tokens, such as 10000,1e5")
+        found.append(int(value))
+    return found
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(safe(line) + "\n")
+    sys.stderr.flush()
+
+
+def prepare(asked: Asked) -> tuple[Path, Preset, Prepared]:
+    """The experiment's folder, the preset for its vocabulary, and the data, made or found."""
+    preset = asked.checked()
+    given = preparing.outside(preset, asked.wanted)
+    if asked.out is not None:
+        asked.folder("")
+    source = corpora.read(
+        asked.source,
+        split=asked.split,
+        config=asked.config,
+        revision=asked.revision,
+        shape=asked.shape,
+        limit=asked.limit,
+    )
+    folder = asked.folder(source.name)
+    for note in source.notes:
+        say(f"refine: {note}")
+    say(f"corpus {source.name}: {len(source.frame):,} conversations")
+    claimed = {"corpus": source.name, "digest": source.digest, "preset": preset.name}
+    save_json(folder / CLAIM, claimed)
+    texts = source.frame[preset.text.column]
+    groups = None if preset.validation is not None else corpora.groups(texts)
+    data = preparing.prepare(source.frame, source.keys(), groups, preset, asked.wanted, folder / "data", given)
+    for line in preparing.told(data.said):
+        say(line)
+    for flaw in preset.flaws:
+        say(f"as the user ran it: {flaw}")
+    return folder, preset.sized(int(data.said["vocabulary"])), data
+
+
+def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
+    """One training and its baselines on the same split."""
+    import torch
+
+    threads = threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    folder, preset, data = prepare(asked)
+    count = budget or data.budgets(preset, None)[-1]
+    data.budgets(preset, [count])
+    kinds = experiment.KINDS if baselines else experiment.KINDS[:1]
+    first = Job("cvfp", count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
+    records = {}
+    for kind in kinds:
+        job = replace(first, kind=kind)
+        where = folder / "trainings" / job.name
+        if (where / "record.json").exists():
+            records[kind] = experiment.read(where)
+        elif kind == "cvfp":
+            say(f"\n{NAMES[kind]}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
+            records[kind] = experiment.train(job, data, where, _line)
+        else:
+            say(f"{NAMES[kind]} ...")
+            records[kind] = experiment.carry_out(folder / "trainings", {job.name: job}, job.name)
+    _finish(asked, folder / "trainings" / first.name, records, data)
+
+
+def _line(line: dict[str, Any]) -> None:
+    """One line of the metrics as a person reads it."""
+    if "converged" in line:
+        say(
+            f"pass {line['pass']:>3}  loss {line['loss']:+.5f}  CVFP {line['cvfp']:.5f}  diversity "
+            f"{line['diversity']:+.5f}  converged {line['converged']:6.1%}  {line['tokens_per_s']:,.0f} tokens/s"
+        )
+    elif "effective_rank" in line:
+        say(
+            f"contexts: effective rank {line['effective_rank_share']:.1%} of the width, variance {line['variance']:.3f}"
+            f" between tokens; start forgotten: {line['verdict'].lower()}"
+        )
+        if line["collapsed"]:
+            say("refine: the contexts have COLLAPSED into one: what follows is a model without context")
+    elif "validation_loss" in line:
+        best = "  best" if line["best"] else ""
+        say(
+            f"step {line['step']:>6}  train {line['train_loss']:.4f}  validation {line['validation_loss']:.4f} nats, "
+            f"accuracy {line['validation_accuracy']:.2%}  {line['tokens_per_s']:,.0f} tokens/s{best}"
+        )
+    else:
+        say(f"contexts by {line.get('how') or line.get('contexts')}")
+
+
+def _finish(asked: Asked, where: Path, records: dict[str, dict[str, Any]], data: Prepared) -> None:
+    if asked.as_json:
+        found = {"folder": str(where), "data": data.said, **records}
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    one = records["cvfp"]
+    rows: list[tuple[object, ...]] = [
+        (
+            NAMES[kind],
+            f"{r['nats']:.4f}",
+            f"{r['bits_per_byte']:.4f}",
+            f"{r['ppl']:,.2f}",
+            "-" if r["accuracy"] is None else f"{r['accuracy']:.2%}",
+        )
+        for kind, r in records.items()
+    ]
+    what = f"\nTest set: {one['test_tokens']:,} tokens of {one['test_conversations']:,} conversations"
+    out = console()
+    out.print(table(what, ("", "nats a token", "bits a byte", "PPL", "accuracy"), rows, frozenset({1, 2, 3, 4})))
+    out.print(Text(safe("\n".join(verdicts(records)))))
+    out.print(Text(safe(f"\n{where}: record.json, metrics.jsonl, scores.npz, weights.safetensors")))
+
+
+def verdicts(records: dict[str, dict[str, Any]]) -> list[str]:
+    """What must be said beside the numbers: who beats the network, and a budget of steps that may be too small."""
+    one, said = records["cvfp"], []
+    better = [NAMES[kind] for kind, r in records.items() if r["nats"] < one["nats"]]
+    if better:
+        said.append(f"CVFP loses to {', '.join(better)}")
+    elif len(records) > 1:
+        said.append("CVFP beats every baseline here")
+    block = records.get("random_block")
+    if block and block["nats"] >= one["nats"]:
+        said.append(f"phase 1 is worth {block['nats'] - one['nats']:.4f} nats against a random block, one seed")
+    if one["best_evaluation"] == one["evaluations"]:
+        said.append("the last evaluation was the best: more steps might still help")
+    if one["collapsed"]:
+        said.append("the contexts collapsed into one")
+    return said
+
+
+def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
+    """Budgets x seeds -> the law, for the network and its baselines."""
+    from pipeline import points
+    from pipeline.points_file import Corpora
+    from trainer.scaling import Points
+
+    folder, preset, data = prepare(asked)
+    counts = data.budgets(preset, budgets)
+    kinds = experiment.KINDS
+    jobs = [
+        Job(kind, count, seed, str(folder / "data"), data.digest, preset, asked.device)
+        for kind in kinds
+        for count in counts
+        for seed in range(seeds)
+        if kind in {"cvfp", "kneser_ney"} or seed == 0  # the others show where they stand; one seed of each
+    ]
+    engine = Local(workers or len(os.sched_getaffinity(0)) if asked.device == "cpu" else 1)
+    done = 0
+
+    def tell(job: Job, record: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        say(f"{done}/{len(jobs)}  {NAMES[job.kind]}, {job.budget:,} tokens, seed {job.seed}: PPL {record['ppl']:,.2f}")
+
+    try:
+        folders = experiment.run(folder / "trainings", jobs, engine.map, tell)
+    finally:
+        engine.close()
+    frame, resampled = experiment.points(folders)
+    frame.write_csv(folder / "points.csv")
+    found: Corpora = {}
+    for kind in kinds:
+        rows = [i for i, one in enumerate(frame["kind"]) if one == kind]
+        part = frame[rows]
+        many = part["seed"].n_unique() > 1
+        found[NAMES[kind]] = Points(
+            part["tokens"].to_numpy(),
+            part["ppl"].to_numpy(),
+            part["seed"].to_numpy() if many else None,
+            resampled[rows],
+        )
+    save_json(folder / "law.json", points.as_dict(found, predict))
+    points.show(found, predict=predict, as_json=asked.as_json)
+    if not asked.as_json:
+        console().print(Text(safe(f"\n{folder}: points.csv, law.json, trainings/")))

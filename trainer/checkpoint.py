@@ -1,0 +1,68 @@
+"""Checkpoints: one safetensors file, written aside and renamed, that holds all that a training needs to go on.
+
+Nothing in it can run: tensors, and a JSON text in the header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trainer.errors import TrainerError
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint cannot be used; the message says which file and what to do."""
+
+
+def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+    """Write a checkpoint; a reader finds the one before or this one, whole.
+
+    Args:
+        path: the file.
+        tensors: by name; they may share memory.
+        said: what else to keep, as JSON.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(apart, aside, {"said": json.dumps(said)})
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint, and what was said beside them.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint of ours, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = json.loads((file.metadata() or {})["said"])
+            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): remove it, and the training begins anew") from error
+
+
+def of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as tensors by name."""
+    state = optimiser.state_dict()["state"]
+    return {f"optimiser.{i}.{key}": torch.as_tensor(value) for i, each in state.items() for key, value in each.items()}
+
+
+def to_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `of_optimiser` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimiser."):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,172 @@
+"""Budgets x seeds -> trainings -> points of a law. A training that lies in its folder is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trainer import prepared as preparing
+from trainer.prepared import Prepared
+from trainer.presets import Preset
+
+T = TypeVar("T")
+KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
+"""The network, and its baselines: a random frozen context block, a GRU of the same size, counts."""
+RESAMPLES = 1000
+"""Bootstrap resamples of the test conversations."""
+VERSION = 1
+"""Raised when the same settings would train another network than before."""
+
+
+class Each(Protocol):
+    """Applies a task to names, here or in worker processes, and gives the results in order."""
+
+    def __call__(self, task: Callable[[str], T], names: Sequence[str], /) -> Iterator[T]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, or one baseline.
+
+    Attributes:
+        kind: one of `KINDS`.
+        budget: training tokens.
+        seed: of order, weights and noise.
+        data: the folder of the prepared data.
+        digest: of these data.
+        preset: how.
+        device: where.
+        threads: of the processor; results are the same for the same number.
+    """
+
+    kind: str
+    budget: int
+    seed: int
+    data: str
+    digest: str
+    preset: Preset
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits of all that decides the result."""
+        settings = asdict(replace(self.preset, name="", about="", flaws=(), budgets=(), samples=()))
+        state = [VERSION, self.kind, self.budget, self.seed, self.digest, self.device, self.threads, settings]
+        return hashlib.blake2b(json.dumps(state, default=str).encode(), digest_size=8).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """The training's folder."""
+        return f"{self.kind}-{self.budget:010d}-{self.seed}-{self.identity}"
+
+
+def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict[str, Any]], None]) -> list[Path]:
+    """Do what is not done yet, the longest first, and return the folders of all jobs, in their order.
+
+    Args:
+        folder: where trainings lie.
+        jobs: what is wanted.
+        each: where they are carried out.
+        tell: called with each job's record, those that were there already included.
+    """
+    todo = {job.name: job for job in jobs}
+    done = {name for name in todo if (folder / name / "record.json").exists()}
+    for name in done:
+        tell(todo[name], read(folder / name))
+    left = sorted(todo.keys() - done, key=lambda name: (-todo[name].budget, KINDS.index(todo[name].kind), name))
+    for name, record in zip(left, each(partial(carry_out, folder, todo), left), strict=True):
+        tell(todo[name], record)
+    return [folder / job.name for job in jobs]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record of a finished training."""
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    return record
+
+
+def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
+    """One training or baseline, from prepared data to its record; runs in a worker process."""
+    import torch
+
+    job = jobs[name]
+    torch.set_num_threads(job.threads)
+    data = preparing.load(Path(job.data))
+    where = folder / name
+    return train(job, data, where) if job.kind in {"cvfp", "random_block"} else _baseline(job, data, where)
+
+
+def train(
+    job: Job, data: Prepared, where: Path, tell: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """A network; phase 1 is skipped for a random block."""
+    from trainer.training import Training
+
+    given, preset = _given(job, data), job.preset
+    if job.kind == "random_block":
+        preset = replace(preset, phase1=replace(preset.phase1, passes=0))
+    training = Training(preset, given, job.seed, where, identity=job.identity, device=job.device, tell=tell)
+    return training.run()
+
+
+def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported where it is used
+    from trainer.training import Data
+
+    stream = data.budget(job.preset, job.budget, job.seed)
+    return Data(stream, data.validation, data.test, data.embedded(job.preset, stream, job.seed))
+
+
+def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
+    from trainer import baselines
+    from trainer.training import reported, write
+
+    given, size = _given(job, data), int(data.said["vocabulary"])
+    where.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {}
+    if job.kind == "gru":
+        nats, right, said = baselines.gru(given, job.preset, job.seed, job.device)
+    else:
+        model = baselines.kneser_ney if job.kind == "kneser_ney" else baselines.unigram
+        nats = model(given.train, given.test, size)
+        right = np.full(len(nats), np.nan)  # counts are asked for a target's chance, not for the likeliest id
+    record = reported(nats, right, given.test) | said
+    record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
+    record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]
+    write(where, record, [], nats, given.test)
+    return record
+
+
+def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+    """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
+
+    Returns:
+        A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
+        float64 [n, `RESAMPLES`]: conversations are drawn with replacement, the same ones for every training, because
+        tokens of one conversation are not independent.
+    """
+    records = [read(folder) for folder in folders]
+    columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
+    frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
+    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders)
+
+
+def resampled(folders: Sequence[Path], seed: int = 0) -> NDArray[np.float64]:
+    """Ln PPL of each training on bootstrap resamples of the test conversations: [n, `RESAMPLES`]."""
+    scores = [np.load(folder / "scores.npz") for folder in folders]
+    nats, targets = np.stack([s["nats"] for s in scores]), scores[0]["targets"].astype(np.float64)
+    generator, count = np.random.default_rng(seed), len(targets)
+    found = np.empty((len(folders), RESAMPLES))
+    for b in range(RESAMPLES):
+        drawn = np.bincount(generator.integers(0, count, count), minlength=count)
+        found[:, b] = nats @ drawn / (targets @ drawn)
+    return found

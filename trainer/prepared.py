@@ -1,0 +1,284 @@
+"""The data of an experiment, made once: vocabulary, split, streams of ids, embeddings. Trainings read nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trainer import embeddings as tables
+from trainer import split as splitting
+from trainer import tokens, vocabulary
+from trainer.embeddings import Embeddings
+from trainer.presets import Preset
+from trainer.split import Split
+from trainer.tokens import Stream
+from trainer.vocabulary import Vocabulary
+
+BYTES_A_TOKEN = 5
+"""Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
+SCRATCH = "ppmi-budget"
+"""The kind of embeddings that each training makes of its own budget alone."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a corpus becomes the data of an experiment, where it differs from the preset.
+
+    Attributes:
+        tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or a tokenizer.json.
+        embeddings: "ppmi" (of the training pool), "ppmi-budget" (of each budget's own tokens), "gpt2" (the hub's), a
+            file of GPT-2's weights, "random", or a .npy file.
+        test_tokens: of the test set at least, where the corpus allows.
+        validation_tokens: of the set that chooses the weights.
+        split_seed: of the split; not that of a training.
+    """
+
+    tokenizer: str | None = None
+    embeddings: str | None = None
+    test_tokens: int = 100_000
+    validation_tokens: int = 10_000
+    split_seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What trainings are given.
+
+    Attributes:
+        folder: where it lies.
+        pool: the training pool, from which budgets are drawn.
+        validation: chooses the weights.
+        test: what is reported; the validation stream itself in the user's experiments.
+        table: float32 [V, E]; None where each training makes its own.
+        keys: uint64 [K] of the pool's conversations.
+        said: what a record tells of all this.
+    """
+
+    folder: Path
+    pool: Stream
+    validation: Stream
+    test: Stream
+    table: NDArray[np.float32] | None
+    keys: NDArray[np.uint64]
+    said: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of all that trainings see."""
+        return str(self.said["digest"])
+
+    def budget(self, preset: Preset, count: int, seed: int) -> Stream:
+        """The training stream of a budget: drawn by seed, or the first tokens in the corpus's order.
+
+        Raises:
+            StreamError: the pool is smaller.
+        """
+        return self.pool.draw(count, seed, self.keys) if preset.shuffled else self.pool.prefix(count)
+
+    def embedded(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
+        """The embeddings of a training: those of the experiment, or made of its own stream."""
+        if self.table is not None:
+            return self.table
+        made = tables.ppmi_svd(train.ids, train.starts, self.said["vocabulary"], preset.shape.embedding, seed=seed)
+        return made.table
+
+    def budgets(self, preset: Preset, asked: list[int] | None) -> list[int]:
+        """Budgets in tokens: those asked for, or those of the preset that the pool holds.
+
+        Raises:
+            StreamError: one is larger than the pool, or none fits.
+        """
+        if asked:
+            for count in asked:
+                self.pool.prefix(count)
+            return sorted(set(asked))
+        if preset.samples:
+            return [self.pool.conversations(count).tokens for count in preset.samples]
+        fitting = [count for count in preset.budgets if count <= self.pool.tokens]
+        if not fitting:
+            raise tokens.StreamError(
+                f"the smallest budget of preset {preset.name} is {min(preset.budgets):,} tokens, and the training pool "
+                f"has {self.pool.tokens:,}: name smaller budgets, or take a larger corpus"
+            )
+        return fitting
+
+
+def prepare(  # noqa: PLR0917  a corpus, a preset, a place
+    conversations: pl.DataFrame,
+    keys: NDArray[np.uint64],
+    groups: NDArray[np.int64] | None,
+    preset: Preset,
+    wanted: Wanted,
+    folder: Path,
+    given: Embeddings | None = None,
+) -> Prepared:
+    """Make the data of an experiment in a folder, or load what lies there.
+
+    Args:
+        conversations: with the columns "first" and "text".
+        keys: what names each conversation.
+        groups: near-duplicate clusters; None for presets that split by position.
+        preset: which text, which tokenizer, which embeddings.
+        wanted: what differs from it.
+        folder: the experiment's own.
+        given: what `outside` found.
+
+    Raises:
+        SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
+    """
+    identity = _identity(keys, groups, preset, wanted, given)
+    if (folder / "prepared.json").exists():
+        there = load(folder)
+        if there.said["identity"] == identity:
+            return there
+        shutil.rmtree(folder)
+    texts = conversations[preset.text.column]
+    made = _split(texts, keys, groups, preset, wanted)
+    words = _vocabulary(texts.gather(made.pool), preset, wanted)
+    pool, validation, test = (
+        tokens.encode(conversations[rows.tolist()], words, preset.text)
+        for rows in (made.pool, made.validation, made.reported)
+    )
+    table = _embeddings(pool, words, preset, wanted, given)
+    said = {
+        "identity": identity,
+        "tokenizer": words.name,
+        "vocabulary": words.size,
+        "embeddings": table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
+        "embeddings_tokens": table.tokens_seen if table else None,
+        "notes": list(made.notes),
+        "pool": _size(pool),
+        "validation": _size(validation),
+        "test": _size(test),
+    }
+    said["digest"] = _digest(pool, validation, test, table)
+    folder.mkdir(parents=True, exist_ok=True)
+    words.save(folder / "tokenizer.json")
+    for name, stream in (("pool", pool), ("validation", validation), ("test", test)):
+        stream.save(folder / name)
+    np.save(folder / "keys.npy", keys[made.pool])
+    if table is not None:
+        np.save(folder / "embeddings.npy", table.table)
+    aside = folder / ".prepared.json.tmp"
+    aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    aside.replace(folder / "prepared.json")
+    return load(folder)
+
+
+def load(folder: Path) -> Prepared:
+    """What `prepare` left in a folder."""
+    said = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    pool, validation, test = (tokens.load(folder / name) for name in ("pool", "validation", "test"))
+    table = np.load(folder / "embeddings.npy") if (folder / "embeddings.npy").exists() else None
+    return Prepared(folder, pool, validation, test, table, np.load(folder / "keys.npy"), said)
+
+
+def _split(
+    texts: pl.Series,
+    keys: NDArray[np.uint64],
+    groups: NDArray[np.int64] | None,
+    preset: Preset,
+    wanted: Wanted,
+) -> Split:
+    if preset.validation is not None or groups is None:
+        return splitting.fixed(len(texts), validation=preset.validation or range(0))
+    estimated = (texts.str.len_bytes().to_numpy().astype(np.int64) + BYTES_A_TOKEN - 1) // BYTES_A_TOKEN
+    return splitting.split(
+        estimated,
+        groups,
+        keys,
+        test_tokens=wanted.test_tokens,
+        validation_tokens=wanted.validation_tokens,
+        seed=wanted.split_seed,
+    )
+
+
+def _vocabulary(pool: pl.Series, preset: Preset, wanted: Wanted) -> Vocabulary:
+    name = wanted.tokenizer or preset.tokenizer
+    if name == "gpt2":
+        return vocabulary.gpt2()
+    kind, _, size = name.partition(":")
+    if kind == "bpe":
+        if size and not size.isdecimal():
+            raise vocabulary.VocabularyError(
+                f"the tokenizer is {name!r}, expected bpe:N with a number, such as bpe:8192"
+            )
+        return vocabulary.train(pool, int(size) if size else preset.vocabulary)
+    return vocabulary.load(Path(name).expanduser())
+
+
+def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
+    """Embeddings that do not come from the corpus: GPT-2's, or a file's; None where they will be made.
+
+    Raises:
+        EmbeddingsError: they are not there. A preset never falls back to others.
+    """
+    kind = wanted.embeddings or preset.embeddings
+    if kind in {"ppmi", SCRATCH, "random"}:
+        return None
+    path = Path(kind).expanduser()
+    if kind == "gpt2":
+        return tables.gpt2()
+    return tables.from_file(path) if kind.endswith(".npy") else tables.gpt2(path)
+
+
+def _embeddings(
+    pool: Stream, words: Vocabulary, preset: Preset, wanted: Wanted, given: Embeddings | None
+) -> Embeddings | None:
+    kind, width = wanted.embeddings or preset.embeddings, preset.shape.embedding
+    if kind == SCRATCH:
+        return None
+    if kind == "ppmi":
+        return tables.ppmi_svd(pool.ids, pool.starts, words.size, width)
+    if kind == "random":
+        return tables.random(words.size, width)
+    if given is None or given.table.shape != (words.size, width):
+        found = "none" if given is None else f"{given.table.shape[0]:,} x {given.table.shape[1]}"
+        raise tables.EmbeddingsError(
+            f"the embeddings {kind} are {found}, and preset {preset.name} with tokenizer {words.name} needs "
+            f"{words.size:,} x {width}: choose others with --embeddings, or another --tokenizer"
+        )
+    return given
+
+
+def _size(stream: Stream) -> dict[str, int]:
+    return {"tokens": stream.tokens, "conversations": len(stream), "bytes": int(stream.bytes.sum())}
+
+
+def _identity(
+    keys: NDArray[np.uint64], groups: NDArray[np.int64] | None, preset: Preset, wanted: Wanted, given: Embeddings | None
+) -> str:
+    """What the data are made of, as 16 hex digits: another corpus or another option makes them anew."""
+    shaped = replace(preset, phase1=type(preset.phase1)(), phase2=type(preset.phase2)(), name="", about="")
+    state = hashlib.blake2b(f"{shaped}{wanted}".encode(), digest_size=8)
+    state.update(np.ascontiguousarray(keys).tobytes())
+    state.update(b"" if groups is None else np.ascontiguousarray(groups).tobytes())
+    state.update(b"" if given is None else np.ascontiguousarray(given.table).tobytes())
+    return state.hexdigest()
+
+
+def _digest(pool: Stream, validation: Stream, test: Stream, table: Embeddings | None) -> str:
+    state = hashlib.blake2b(digest_size=8)
+    for stream in (pool, validation, test):
+        for array in (stream.ids, stream.starts):
+            state.update(np.ascontiguousarray(array).tobytes())
+    state.update(b"" if table is None else table.table.tobytes())
+    return state.hexdigest()
+
+
+def told(said: Mapping[str, Any]) -> list[str]:
+    """What a user reads of the data, a line each."""
+    sets = ", ".join(
+        f"{name} {said[name]['tokens']:,} tokens of {said[name]['conversations']:,} conversations"
+        for name in ("pool", "validation", "test")
+    )
+    return [f"tokenizer {said['tokenizer']}; {said['embeddings']}", sets, *said["notes"]]

@@ -1,0 +1,164 @@
+"""Presets: everything that decides a training besides its data and seed. Phases are data.
+
+`house` is what the project trains with. The others are the user's experiments of November 2025, flaws included, so that
+they can be repeated to the number (docs of each flaw: `Preset.flaws`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from trainer.errors import TrainerError
+from trainer.model import Shape
+from trainer.phase1 import Phase1
+from trainer.phase2 import Phase2
+from trainer.tokens import Text
+
+
+class PresetError(TrainerError):
+    """There is no such preset, or it cannot be used so; the message says what there is."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a network is trained on a corpus.
+
+    Attributes:
+        name: as the command line says it.
+        about: one line for people.
+        shape: of the network; its vocabulary is set by the tokenizer.
+        phase1: how contexts are learned.
+        phase2: how the next token is.
+        text: which text of a conversation, and how conversations stand together.
+        reset: whether contexts begin anew at each conversation.
+        shuffled: whether a seed draws the order of conversations; else it stays that of the corpus.
+        tokenizer: "bpe" (trained on the training pool) or "gpt2".
+        vocabulary: ids of a trained tokenizer.
+        embeddings: "ppmi", "gpt2" or "random".
+        validation: positions of the conversations that choose the epoch and are reported as well, as the user did it;
+            None for a split by near-duplicate clusters with a test set of its own.
+        samples: budgets in conversations, of presets that count so.
+        budgets: budgets in tokens.
+        flaws: what is known to be wrong with it, for the record.
+    """
+
+    name: str
+    about: str
+    shape: Shape
+    phase1: Phase1
+    phase2: Phase2
+    text: Text = field(default_factory=Text)
+    reset: bool = True
+    shuffled: bool = True
+    tokenizer: str = "bpe"
+    vocabulary: int = 8192
+    embeddings: str = "ppmi"
+    validation: range | None = None
+    samples: tuple[int, ...] = ()
+    budgets: tuple[int, ...] = (10_000, 20_000, 50_000, 100_000, 200_000, 400_000)
+    flaws: tuple[str, ...] = ()
+
+    def sized(self, vocabulary: int) -> Preset:
+        """This preset for a vocabulary of so many ids."""
+        return replace(self, shape=replace(self.shape, vocabulary=vocabulary))
+
+
+HOUSE = Preset(
+    name="house",
+    about="constant width, untied head, every known flaw mended; chosen by measurement (tests/bench/house.py)",
+    shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, weight_std=0.1),
+    phase1=Phase1(passes=10, least=3, diversity="rms", weighted=True),
+    phase2=Phase2(epochs=12, patience=0, shuffle=True, rate=0.002, weight_decay=4.0, restore=True),
+)
+
+_BOTH = (
+    "the validation set chooses the epoch and is the number reported",
+    "no near-duplicates are removed between training and validation",
+    "only the first message of a conversation is text",
+    "contexts and targets run across conversations, with nothing between them",
+    "optimiser steps grow with the corpus, so the exponent measures training progress too",
+    "the reported epoch's weights are not kept",
+)
+_NOVEMBER_27 = Preset(
+    name="e1",
+    about="E1 of 2025-11-27: 3 layers of 768, one token, untied head",
+    shape=Shape(vocabulary=50257, layers=3),
+    phase1=Phase1(passes=10, least=3, chunk=0, trials=10),
+    phase2=Phase2(live=True, rate=0.002, patience=2),
+    text=Text(part="first", truncate=128, separated=False),
+    reset=False,
+    shuffled=False,
+    tokenizer="gpt2",
+    embeddings="gpt2",
+    validation=range(500, 510),
+    samples=(50, 100, 200, 500),
+    budgets=(),
+    flaws=(
+        *_BOTH,
+        "690 tokens of validation: PPL within 11 % at best",
+        "the strength of diversity falls with the corpus",
+    ),
+)
+_NOVEMBER_28 = replace(
+    _NOVEMBER_27,
+    text=Text(part="first", separated=False),
+    validation=range(1000, 1050),
+    samples=(500, 1000),
+    flaws=(*_BOTH, "9,050 tokens of validation: PPL within 3 % at best", "two budgets: a line through two points"),
+)
+_V1 = replace(_NOVEMBER_28, phase1=Phase1(passes=10, least=3, chunk=4096, trials=10))
+_V2 = replace(
+    _NOVEMBER_28,
+    phase1=Phase1(passes=40, least=5, chunk=8000, trials=10),
+    phase2=Phase2(live=True, rate=0.001, batch=1024, patience=1),
+)
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        HOUSE,
+        _NOVEMBER_27,
+        replace(
+            _NOVEMBER_27,
+            name="e2",
+            about="E2 of 2025-11-27: 6 layers of 768, one token, untied head",
+            shape=Shape(vocabulary=50257, layers=6),
+        ),
+        replace(
+            _V1,
+            name="e3a",
+            about="E3-A of 2025-11-28: 6 layers of 768, two tokens, tied head",
+            shape=Shape(vocabulary=50257, layers=6, inputs=2, tied=True),
+        ),
+        replace(
+            _V1,
+            name="e3b",
+            about="E3-B of 2025-11-28: 3 layers of 1536, two tokens, tied head",
+            shape=Shape(vocabulary=50257, layers=3, context=1536, inputs=2, tied=True),
+        ),
+        replace(
+            _V2,
+            name="e4a",
+            about="E4-A of 2025-11-28: 6 layers falling to 768, one token, tied head",
+            shape=Shape(vocabulary=50257, layers=6, widths="reduced", tied=True),
+        ),
+        replace(
+            _V2,
+            name="e4b",
+            about="E4-B of 2025-11-28: 3 layers falling to 1536, one token, tied head",
+            shape=Shape(vocabulary=50257, layers=3, context=1536, widths="reduced", tied=True),
+        ),
+    )
+}
+"""All presets by name."""
+
+
+def find(name: str) -> Preset:
+    """A preset by its name.
+
+    Raises:
+        PresetError: there is none; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise PresetError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]
