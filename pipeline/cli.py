@@ -227,7 +227,8 @@ def dedup(
 def train(
     source: Source = None,
     budget: Annotated[
-        int | None, typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default the preset's largest.")
+        int | None,
+        typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default 100,000, or the preset's largest."),
     ] = None,
     preset: PresetName = "house",
     seed: Annotated[int, typer.Option(help="Of the conversations' order, the weights and the noise.")] = 0,
@@ -292,12 +293,12 @@ def scale(
 
         fitting.points(points, predict=predict or [], as_json=as_json)
         return
-    from pipeline import training
+    from pipeline import scaling, training
     from trainer.prepared import Wanted
 
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    training.scale(asked, training.numbers(budgets), seeds, workers, predict or [])
+    scaling.scale(asked, training.numbers(budgets), seeds, workers, predict or [])
 
 
 @app.command(epilog="Example: refine stages")

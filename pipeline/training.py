@@ -15,7 +15,6 @@ from typing import Any
 from rich.text import Text
 
 from pipeline import corpus as corpora
-from pipeline.engine import Local
 from pipeline.store import RunFolderError, save_json
 from pipeline.terminal import console, safe, table
 from trainer import experiment, presets
@@ -26,6 +25,8 @@ from trainer.presets import Preset, PresetError
 
 HOME = Path("data/experiments")
 """Where experiments lie by default, in the folder that refine is started in."""
+BUDGET = 100_000
+"""Training tokens of `refine train`, where none are named and the preset counts none."""
 CLAIM = "experiment.json"
 """The file that says whose folder it is."""
 NAMES = {
@@ -149,7 +150,7 @@ def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baseline
     threads = threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     folder, preset, data = prepare(asked)
-    count = budget or data.budgets(preset, None)[-1]
+    count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
     data.budgets(preset, [count])
     kinds = experiment.KINDS if baselines else experiment.KINDS[:1]
     first = Job("cvfp", count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
@@ -231,50 +232,3 @@ def verdicts(records: dict[str, dict[str, Any]]) -> list[str]:
     if one["collapsed"]:
         said.append("the contexts collapsed into one")
     return said
-
-
-def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
-    """Budgets x seeds -> the law, for the network and its baselines."""
-    from pipeline import points
-    from pipeline.points_file import Corpora
-    from trainer.scaling import Points
-
-    folder, preset, data = prepare(asked)
-    counts = data.budgets(preset, budgets)
-    kinds = experiment.KINDS
-    jobs = [
-        Job(kind, count, seed, str(folder / "data"), data.digest, preset, asked.device)
-        for kind in kinds
-        for count in counts
-        for seed in range(seeds)
-        if kind in {"cvfp", "kneser_ney"} or seed == 0  # the others show where they stand; one seed of each
-    ]
-    engine = Local(workers or len(os.sched_getaffinity(0)) if asked.device == "cpu" else 1)
-    done = 0
-
-    def tell(job: Job, record: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        say(f"{done}/{len(jobs)}  {NAMES[job.kind]}, {job.budget:,} tokens, seed {job.seed}: PPL {record['ppl']:,.2f}")
-
-    try:
-        folders = experiment.run(folder / "trainings", jobs, engine.map, tell)
-    finally:
-        engine.close()
-    frame, resampled = experiment.points(folders)
-    frame.write_csv(folder / "points.csv")
-    found: Corpora = {}
-    for kind in kinds:
-        rows = [i for i, one in enumerate(frame["kind"]) if one == kind]
-        part = frame[rows]
-        many = part["seed"].n_unique() > 1
-        found[NAMES[kind]] = Points(
-            part["tokens"].to_numpy(),
-            part["ppl"].to_numpy(),
-            part["seed"].to_numpy() if many else None,
-            resampled[rows],
-        )
-    save_json(folder / "law.json", points.as_dict(found, predict))
-    points.show(found, predict=predict, as_json=asked.as_json)
-    if not asked.as_json:
-        console().print(Text(safe(f"\n{folder}: points.csv, law.json, trainings/")))

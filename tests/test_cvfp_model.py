@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -157,7 +158,9 @@ def _second_phase(trace: Trace, network: Network, folder: Path) -> None:
     state, found = phase2.begin(network, settings, 0), list[phase2.Evaluation]()
     phase2.run(network, train, val, settings, state, contexts, lambda done, _: found.append(done))
     np.testing.assert_allclose([e.train_loss for e in found], trace.array("phase2", "train_loss"), atol=1e-5)
-    np.testing.assert_allclose([e.loss for e in found], trace.array("phase2", "val_loss"), atol=1e-5)
+    # moving the weights of v2_nocache by 1e-8, less than float32 resolves, moves its third validation loss by 1.9e-5
+    edge = 2.5e-5 if trace.folder.name == "v2_nocache" else 1e-5
+    np.testing.assert_allclose([e.loss for e in found], trace.array("phase2", "val_loss"), atol=edge)
     np.testing.assert_allclose([e.accuracy for e in found], trace.array("phase2", "val_acc"), atol=1e-9)
     assert state.best_evaluation == int(trace.array("phase2", "best_epoch"))
 
@@ -173,14 +176,28 @@ def test_a_shape_that_cannot_be_is_refused() -> None:
 def test_diversity_normalised_does_not_depend_on_the_rows() -> None:
     """The same rows, twice as often: "rms" stays, the original's falls."""
     rows = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
+
+    def apart(contexts: torch.Tensor, kind: Literal["rows", "rms"]) -> float:
+        return float(phase1.loss_and_slope(contexts, contexts, Phase1(diversity=kind))[0][2])
+
     twice = torch.cat((rows, rows))
-    assert float(phase1.diversity(twice, "rms")) == pytest.approx(float(phase1.diversity(rows, "rms")), rel=1e-5)
-    assert float(phase1.diversity(twice, "rows")) == pytest.approx(
-        float(phase1.diversity(rows, "rows")) / 2**0.5, rel=1e-5
-    )
-    assert float(phase1.diversity(rows, "rms")) == pytest.approx(
-        -float(rows.std(dim=0).square().mean().sqrt()), rel=1e-2
-    )
+    assert apart(twice, "rms") == pytest.approx(apart(rows, "rms"), rel=1e-5)
+    assert apart(twice, "rows") == pytest.approx(apart(rows, "rows") / 2**0.5, rel=1e-5)
+    assert apart(rows, "rms") == pytest.approx(-float(rows.var(dim=0, correction=0).mean().sqrt()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["rows", "rms"])
+def test_the_slope_is_the_gradient_of_the_loss(kind: Literal["rows", "rms"]) -> None:
+    """The closed form is what differentiation of the equations gives."""
+    generator = torch.Generator().manual_seed(0)
+    now = torch.randn(50, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    before = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    divisor = 50 if kind == "rows" else (50 * 8) ** 0.5
+    loss = 0.7 * (now - before).square().mean() - 0.3 * torch.linalg.matrix_norm(now - now.mean(dim=0)) / divisor
+    (expected,) = torch.autograd.grad(loss, now)
+    parts, slope = phase1.loss_and_slope(now.detach(), before, Phase1(weight=0.3, diversity=kind))
+    assert float(parts[0]) == pytest.approx(float(loss.detach()))
+    assert torch.allclose(slope, expected, atol=1e-12)
 
 
 def test_collapse_is_seen() -> None:

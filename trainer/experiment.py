@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -42,10 +43,11 @@ class Job:
         budget: training tokens.
         seed: of order, weights and noise.
         data: the folder of the prepared data.
-        digest: of these data.
+        digest: of these data; of an arm, of all that this training sees, so that arms share what is the same for them.
         preset: how.
         device: where.
         threads: of the processor; results are the same for the same number.
+        arm: the name of the rows that are trained on, in the folder of the data; all by default.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Job:
     preset: Preset
     device: str = "cpu"
     threads: int = 1
+    arm: str = ""
 
     @property
     def identity(self) -> str:
@@ -101,7 +104,7 @@ def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
 
     job = jobs[name]
     torch.set_num_threads(job.threads)
-    data = preparing.load(Path(job.data))
+    data = preparing.load(Path(job.data), job.arm)
     where = folder / name
     return train(job, data, where) if job.kind in {"cvfp", "random_block"} else _baseline(job, data, where)
 
@@ -130,7 +133,7 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     from trainer import baselines
     from trainer.training import reported, write
 
-    given, size = _given(job, data), int(data.said["vocabulary"])
+    given, size, began = _given(job, data), int(data.said["vocabulary"]), time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = {}
     if job.kind == "gru":
@@ -141,6 +144,7 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
         right = np.full(len(nats), np.nan)  # counts are asked for a target's chance, not for the likeliest id
     record = reported(nats, right, given.test) | said
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
+    record["seconds"] = {"baseline": time.perf_counter() - began}
     record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]
     write(where, record, [], nats, given.test)
     return record
@@ -160,10 +164,12 @@ def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
     return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders)
 
 
-def resampled(folders: Sequence[Path], seed: int = 0) -> NDArray[np.float64]:
-    """Ln PPL of each training on bootstrap resamples of the test conversations: [n, `RESAMPLES`]."""
+def resampled(
+    folders: Sequence[Path], seed: int = 0, rows: NDArray[np.bool_] | slice = slice(None)
+) -> NDArray[np.float64]:
+    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`]."""
     scores = [np.load(folder / "scores.npz") for folder in folders]
-    nats, targets = np.stack([s["nats"] for s in scores]), scores[0]["targets"].astype(np.float64)
+    nats, targets = np.stack([s["nats"] for s in scores])[:, rows], scores[0]["targets"][rows].astype(np.float64)
     generator, count = np.random.default_rng(seed), len(targets)
     found = np.empty((len(folders), RESAMPLES))
     for b in range(RESAMPLES):

@@ -24,6 +24,8 @@ from trainer.model import Network
 from trainer.scan import Report, Scanner, Tape, inputs
 
 EPS = 1e-10
+BLOCK = 1024
+"""Tokens that go through the block at a time: their activations stay in the processor's cache."""
 
 
 class NotFiniteError(TrainerError):
@@ -86,12 +88,30 @@ class Pass:
         }
 
 
-def diversity(contexts: Tensor, kind: Literal["rows", "rms"]) -> Tensor:
-    """How far apart the rows [rows, C] lie, as a loss: -||X - mean row||_F, divided as `Phase1.diversity` says."""
-    rows, width = contexts.shape
-    spread = torch.linalg.vector_norm(contexts - contexts.mean(dim=0))
-    divided: Tensor = spread / -(rows if kind == "rows" else math.sqrt(rows * width))
-    return divided
+@torch.no_grad()
+def loss_and_slope(now: Tensor, before: Tensor, settings: Phase1) -> tuple[Tensor, Tensor]:
+    """The loss of one chunk and its gradient, in closed form: that of ||X - mean row|| has no term for the mean row.
+
+    Args:
+        now: C^(k) [rows, C].
+        before: C^(k-1) [rows, C].
+        settings: weight, kind of diversity, threshold.
+
+    Returns:
+        Loss, CVFP, diversity and share of converged tokens [4]; the gradient of the loss with respect to `now`.
+    """
+    rows, width = now.shape
+    moved = now - before
+    change = moved.square().mean(dim=1)
+    centred = now - now.mean(dim=0)
+    spread = torch.linalg.vector_norm(centred)
+    divisor = rows if settings.diversity == "rows" else math.sqrt(rows * width)
+    cvfp, apart = change.mean(), -spread / divisor
+    loss = (1 - settings.weight) * cvfp + settings.weight * apart
+    still = (change < settings.threshold).to(now.dtype).mean()
+    slope = moved.mul_(2 * (1 - settings.weight) / width).div_(rows)
+    slope.sub_(centred.mul_(settings.weight / divisor).div_(spread.clamp(min=EPS)))
+    return torch.stack((loss, cvfp, apart, still)), slope
 
 
 @dataclass
@@ -155,24 +175,28 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
         last = before[-1].clone()
         fresh = tape.fresh(a, b) if len(tape.starts) > 1 else None  # one stream wraps around, as the original has it
         shifted = _shift(shifted, fresh, settings, state.generator)
-        with torch.no_grad():
-            u = inputs(network, tape, tape.span(a, b))
-        now = network.context(shifted, u)[-1]
-        change = (now - before).square().mean(dim=1)
-        apart = diversity(now, settings.diversity)
-        loss = (1 - settings.weight) * change.mean() + settings.weight * apart
+        blocks = list(_outputs(network, tape, a, shifted))
         share = (b - a) / rows if settings.weighted else 1 / len(chunks)
-        (loss * share).backward()
-        with torch.no_grad():
-            still = (change < settings.threshold).sum()
-            sums += torch.stack((loss, change.mean(), apart, still / (b - a))).double() * (b - a)
-            state.contexts[a:b] = now
+        now = torch.cat([block.detach() for block in blocks])
+        parts, slope = loss_and_slope(now, before, settings)
+        torch.autograd.backward(blocks, (slope * share).split(BLOCK))  # type: ignore[no-untyped-call]
+        sums += parts.double() * (b - a)
+        state.contexts[a:b] = now
     torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
     means = (sums / rows).tolist()
     if not all(map(math.isfinite, means)):
         raise NotFiniteError(f"phase 1, pass {state.number + 1}: the loss is {means[0]}")
     state.optimiser.step()
     return Pass(state.number + 1, *means)
+
+
+def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor) -> Iterator[Tensor]:
+    """F(S, u) of the tokens from a on, block by block."""
+    for start in range(0, len(shifted), BLOCK):
+        part = shifted[start : start + BLOCK]
+        with torch.no_grad():
+            u = inputs(network, tape, tape.span(a + start, a + start + len(part)))
+        yield network.context(part, u)[-1]
 
 
 def _shift(shifted: Tensor, fresh: Tensor | None, settings: Phase1, generator: torch.Generator) -> Tensor:

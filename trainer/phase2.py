@@ -35,14 +35,14 @@ class Phase2:
         live: whether the embedding norm is trained and contexts follow it; else they are cached.
         train_embedding: whether the token block's embedding (and so a tied head) is trained. With cached contexts the
             network needs one of its own for it (`Shape.own_embedding`).
-        epochs: passes over the training stream at most, with an evaluation after each; unless `steps` says otherwise.
-        steps: optimiser steps at most, whatever the size of the stream; 0 for as many as `epochs` give.
-        evaluations: with `steps`: how often the validation stream is evaluated, evenly spaced.
+        epochs: passes over the training stream at most.
+        steps: optimiser steps at least, so that a small stream is passed over more often; 0 for no such bound.
+        evaluations: how often the validation stream is evaluated, evenly spaced; 0 for once an epoch.
         patience: evaluations in a row without an improvement after which it stops; 0 never stops early.
         batch: consecutive tokens of a step.
         shuffle: whether batches are random tokens of the stream, drawn anew each epoch, instead of consecutive ones.
         rate: learning rate.
-        warmup: steps over which it rises from 0.
+        warmup: share of the steps over which it rises from 0.
         decay: whether it then falls to 0 along a cosine by the last step.
         weight_decay: decoupled (AdamW), on matrices only.
         dropout: share of the token block's output that is zeroed before the head, in training.
@@ -55,12 +55,12 @@ class Phase2:
     train_embedding: bool = False
     epochs: int = 10
     steps: int = 0
-    evaluations: int = 10
+    evaluations: int = 0
     patience: int = 1
     batch: int = 512
     shuffle: bool = False
     rate: float = 0.001
-    warmup: int = 0
+    warmup: float = 0.0
     decay: bool = False
     weight_decay: float = 0.0
     dropout: float = 0.0
@@ -71,14 +71,15 @@ class Phase2:
         """Check what cannot go together.
 
         Raises:
-            TrainerError: `live` with `steps` or `shuffle`, whose contexts would have to be carried over from elsewhere.
+            TrainerError: `live` with anything else than whole epochs in order: its contexts are carried from batch to
+                batch, and would have to come from elsewhere.
         """
-        if self.live and (self.steps or self.shuffle):
-            raise TrainerError("live contexts are carried from batch to batch: they go with epochs in order, not steps")
+        if self.live and (self.steps or self.evaluations or self.shuffle):
+            raise TrainerError("live contexts are carried along an epoch: leave steps, evaluations and shuffle away")
 
     def total(self, rows: int) -> int:
         """Steps at most, for a stream of so many targets."""
-        return self.steps or self.epochs * self.per_epoch(rows)
+        return max(self.epochs * self.per_epoch(rows), self.steps)
 
     def per_epoch(self, rows: int) -> int:
         """Steps of an epoch; the last batch may be short."""
@@ -86,18 +87,18 @@ class Phase2:
 
     def evaluated(self, rows: int) -> list[int]:
         """The steps after which the validation stream is evaluated."""
-        if not self.steps:
-            return [self.per_epoch(rows) * (i + 1) for i in range(self.epochs)]
-        times = min(self.evaluations, self.steps)
-        return sorted({round(self.steps * (i + 1) / times) for i in range(times)})
+        total = self.total(rows)
+        if not self.evaluations:
+            return sorted({*range(self.per_epoch(rows), total, self.per_epoch(rows)), total})
+        return sorted({math.ceil(total * (i + 1) / self.evaluations) for i in range(self.evaluations)})
 
     def rate_at(self, step: int, total: int) -> float:
         """Learning rate of a step, counted from 0, of `total`."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
+        warm = self.warmup * total
+        if step < warm:
+            return self.rate * (step + 1) / (warm + 1)
         if self.decay:
-            through = (step - self.warmup) / max(total - self.warmup, 1)
-            return self.rate * 0.5 * (1 + math.cos(math.pi * min(through, 1.0)))
+            return self.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
         return self.rate
 
 

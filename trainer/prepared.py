@@ -61,6 +61,7 @@ class Prepared:
         table: float32 [V, E]; None where each training makes its own.
         keys: uint64 [K] of the pool's conversations.
         said: what a record tells of all this.
+        rows: int64, which of the pool's conversations are trained on: those of one arm; None for all.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class Prepared:
     table: NDArray[np.float32] | None
     keys: NDArray[np.uint64]
     said: dict[str, Any]
+    rows: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
@@ -79,9 +81,15 @@ class Prepared:
     def budget(self, preset: Preset, count: int, seed: int) -> Stream:
         """The training stream of a budget: drawn by seed, or the first tokens in the corpus's order.
 
+        Conversations that two arms share stand in the same order in both.
+
         Raises:
             StreamError: the pool is smaller.
         """
+        if self.rows is not None:
+            order = self.rows[tokens.permutation(seed, len(self.rows), self.keys[self.rows])]
+            ends = np.cumsum(self.pool.lengths()[order] + int(self.pool.separated))
+            return self.pool.take(order[: int(np.searchsorted(ends, count)) + 1]).prefix(count)
         return self.pool.draw(count, seed, self.keys) if preset.shuffled else self.pool.prefix(count)
 
     def embedded(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
@@ -120,6 +128,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     wanted: Wanted,
     folder: Path,
     given: Embeddings | None = None,
+    split: Split | None = None,
 ) -> Prepared:
     """Make the data of an experiment in a folder, or load what lies there.
 
@@ -131,18 +140,19 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         wanted: what differs from it.
         folder: the experiment's own.
         given: what `outside` found.
+        split: instead of one that is made of `groups` here.
 
     Raises:
         SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
     """
-    identity = _identity(keys, groups, preset, wanted, given)
+    identity = _identity(keys, groups, preset, wanted, given, split)
     if (folder / "prepared.json").exists():
         there = load(folder)
         if there.said["identity"] == identity:
             return there
         shutil.rmtree(folder)
     texts = conversations[preset.text.column]
-    made = _split(texts, keys, groups, preset, wanted)
+    made = split or _split(texts, keys, groups, preset, wanted)
     words = _vocabulary(texts.gather(made.pool), preset, wanted)
     pool, validation, test = (
         tokens.encode(conversations[rows.tolist()], words, preset.text)
@@ -174,12 +184,13 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     return load(folder)
 
 
-def load(folder: Path) -> Prepared:
-    """What `prepare` left in a folder."""
+def load(folder: Path, arm: str = "") -> Prepared:
+    """What `prepare` left in a folder; of one arm, whose rows lie there under this name."""
     said = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     pool, validation, test = (tokens.load(folder / name) for name in ("pool", "validation", "test"))
     table = np.load(folder / "embeddings.npy") if (folder / "embeddings.npy").exists() else None
-    return Prepared(folder, pool, validation, test, table, np.load(folder / "keys.npy"), said)
+    rows = np.load(folder / f"{arm}.npy") if arm else None
+    return Prepared(folder, pool, validation, test, table, np.load(folder / "keys.npy"), said, rows)
 
 
 def _split(
@@ -254,8 +265,13 @@ def _size(stream: Stream) -> dict[str, int]:
     return {"tokens": stream.tokens, "conversations": len(stream), "bytes": int(stream.bytes.sum())}
 
 
-def _identity(
-    keys: NDArray[np.uint64], groups: NDArray[np.int64] | None, preset: Preset, wanted: Wanted, given: Embeddings | None
+def _identity(  # noqa: PLR0917  what `prepare` takes
+    keys: NDArray[np.uint64],
+    groups: NDArray[np.int64] | None,
+    preset: Preset,
+    wanted: Wanted,
+    given: Embeddings | None,
+    split: Split | None,
 ) -> str:
     """What the data are made of, as 16 hex digits: another corpus or another option makes them anew."""
     shaped = replace(preset, phase1=type(preset.phase1)(), phase2=type(preset.phase2)(), name="", about="")
@@ -263,6 +279,8 @@ def _identity(
     state.update(np.ascontiguousarray(keys).tobytes())
     state.update(b"" if groups is None else np.ascontiguousarray(groups).tobytes())
     state.update(b"" if given is None else np.ascontiguousarray(given.table).tobytes())
+    for rows in () if split is None else (split.pool, split.validation, split.test):
+        state.update(rows.tobytes() + b"|")
     return state.hexdigest()
 
 

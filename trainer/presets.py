@@ -55,7 +55,7 @@ class Preset:
     embeddings: str = "ppmi"
     validation: range | None = None
     samples: tuple[int, ...] = ()
-    budgets: tuple[int, ...] = (10_000, 20_000, 50_000, 100_000, 200_000, 400_000)
+    budgets: tuple[int, ...] = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
     flaws: tuple[str, ...] = ()
 
     def sized(self, vocabulary: int) -> Preset:
@@ -66,9 +66,20 @@ class Preset:
 HOUSE = Preset(
     name="house",
     about="constant width, untied head, every known flaw mended; chosen by measurement (tests/bench/house.py)",
-    shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, weight_std=0.1),
+    shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, inputs=2, weight_std=0.05),
     phase1=Phase1(passes=10, least=3, diversity="rms", weighted=True),
-    phase2=Phase2(epochs=12, patience=0, shuffle=True, rate=0.002, weight_decay=4.0, restore=True),
+    phase2=Phase2(
+        epochs=8,
+        steps=400,
+        evaluations=8,
+        patience=0,
+        shuffle=True,
+        rate=0.003,
+        warmup=0.05,
+        decay=True,
+        weight_decay=4.0,
+        restore=True,
+    ),
 )
 
 _BOTH = (

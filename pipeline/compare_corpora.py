@@ -1,0 +1,221 @@
+"""The two corpora of a comparison: which are meant, what they share, and what they consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline import corpus as corpora
+from pipeline import shapes, sources
+from pipeline.corpus import Corpus
+from pipeline.rows import SourceError
+from pipeline.store import RunFolderError, Store, read_json
+from trainer.arms import Union, distinct
+
+RUNS = Path("data/runs")
+"""Where the latest run is looked for, in the folder that refine is started in."""
+PARTS = ("raw", "refined")
+"""Words that name a part of the run."""
+WORDS = (10, 30, 100, 300, 1000)
+"""Edges of the bands of words a conversation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two corpora, the first one the one that the other is measured against.
+
+    Attributes:
+        corpora: by the arm's name.
+        run: the run that both are parts of; None for any others.
+        union: their conversations; `groups` are in it, unless only statistics were asked for.
+        notes: sentences that a reader must have.
+    """
+
+    corpora: Mapping[str, Corpus]
+    run: Store | None
+    union: Union
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The two arms."""
+        first, second = self.corpora
+        return first, second
+
+    @property
+    def subset(self) -> bool:
+        """Whether the second is a part of the first."""
+        first, second = (self.union.members[name] for name in self.names)
+        return not bool((second & ~first).any())
+
+
+def latest(run: Path | None) -> Store:
+    """The run that "raw" and "refined" are parts of: the one named, or the complete one that ended last.
+
+    Raises:
+        RunFolderError: there is none, or it is not complete, or nothing was kept.
+    """
+    if run is None:
+        done = sorted(RUNS.glob("*/manifest.json"), key=lambda path: (path.stat().st_mtime, str(path)))
+        if not done:
+            raise RunFolderError(
+                f"there is no complete run in {RUNS}, whose raw and refined corpora would be compared: `refine run` "
+                "makes one, --run names another, or name two corpora"
+            )
+        return Store(done[-1].parent)
+    store = Store(run)
+    if not store.claimed():
+        raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
+    if store.in_use() or not store.manifest.is_file():
+        raise RunFolderError(f"{run} is not finished: let `refine run --out {run}` end first")
+    return store
+
+
+def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool) -> Pair:
+    """Read both corpora and find what they share.
+
+    Args:
+        first: "raw" or "refined" of the run, or a corpus as `pipeline.corpus.read` takes it.
+        second: the same.
+        run: the run; the latest one by default.
+        limit: rows of each that are read.
+        grouped: whether near-duplicates are looked for, as a split needs them.
+
+    Raises:
+        SourceError, RunFolderError: one cannot be read, is empty, or they share no schema.
+    """
+    if first == second:
+        raise SourceError(f"both corpora are {first}: name two, such as raw and refined")
+    store = latest(run) if first in PARTS or second in PARTS else None
+    _check_shapes(first, second, store)
+    read = {_arm(said, first, second): _read(said, store, limit) for said in (first, second)}
+    frame, members = united(*(one.frame for one in read.values()))
+    keys = distinct(corpora.keys(frame["text"]))
+    groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
+    made = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
+    both = store if {first, second} == set(PARTS) else None
+    notes = tuple(note for one in read.values() for note in one.notes)
+    found = Pair(read, both, made, notes)
+    return Pair(read, both, made, (*notes, *_overlap(found)))
+
+
+def _arm(said: str, *both: str) -> str:
+    """An arm's name: what the user said, short where that tells the two apart."""
+    short = [Path(one.rstrip("/")).name or one for one in both]
+    return short[both.index(said)] if len(set(short)) == len(short) else said
+
+
+def _read(said: str, store: Store | None, limit: int | None) -> Corpus:
+    if said not in PARTS or store is None:
+        return corpora.read(said, limit=limit)
+    if said == "refined" and not read_json(store.manifest)["counts"]["refined"]:
+        raise SourceError(
+            f"the refined corpus of {store.folder} is empty, every conversation was dropped: `refine show "
+            f"{store.folder}` says why, `refine decide {store.folder}` takes other rules"
+        )
+    return corpora.read_part(store, "raw" if said == "raw" else "refined", limit)
+
+
+def _check_shapes(first: str, second: str, store: Store | None) -> None:
+    """Refuse a conversation against a plain document.
+
+    Raises:
+        SourceError: the two share no schema.
+    """
+    found = {said: _shape(said, store) for said in (first, second)}
+    plain = [said for said, shape in found.items() if shape == "text"]
+    if len(plain) == 1 and None not in found.values():
+        told = " and ".join(f"{said} is of shape {shape}" for said, shape in found.items())
+        raise SourceError(f"{told}: plain documents and conversations share no schema; compare two of one kind")
+
+
+def _shape(said: str, store: Store | None) -> str | None:
+    """The shape of a corpus's records, by its first; None where that is not known before it is read."""
+    if said in PARTS and store is not None:
+        return str(read_json(store.shard_list)["shape"])
+    if sources.is_run(folder := Path(said).expanduser()):
+        return str(read_json(Store(folder).shard_list)["shape"]) if Store(folder).shard_list.exists() else None
+    first = next(iter(sources.find(said, split=None, config=None, revision=None).rows()), None)
+    return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
+
+
+def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """The conversations of both, each once, those of `a` first; and which of them each has: bool [K], bool [K].
+
+    A conversation is in both where id and text are the same; of the rest, the n-th copy of a text in one is the n-th
+    copy in the other.
+    """
+    rows_a, rows_b = (frame.select("id", "text").with_row_index("row") for frame in (a, b))
+    same = rows_b.join(rows_a.unique(["id", "text"], keep="first"), on=["id", "text"], how="inner")
+    same = same.unique("row_right", keep="first", maintain_order=True)
+    left_a, left_b = (
+        rows.join(same.select(pl.col(name).alias("row")), on="row", how="anti", maintain_order="left").with_columns(
+            nth=pl.int_range(pl.len()).over("text")
+        )
+        for rows, name in ((rows_a, "row_right"), (rows_b, "row"))
+    )
+    alike = left_b.join(left_a, on=["text", "nth"], how="inner")
+    pairs = pl.concat([same.select("row", "row_right"), alike.select("row", "row_right")])
+    alone = rows_b.join(pairs, on="row", how="anti", maintain_order="left")["row"]
+    frame = pl.concat([a, b[alone.to_list()]])
+    in_a, in_b = np.arange(len(frame)) < len(a), np.arange(len(frame)) >= len(a)
+    in_b[pairs["row_right"].to_numpy()] = True
+    return frame, (in_a, in_b)
+
+
+def _overlap(found: Pair) -> tuple[str, ...]:
+    """What to say of two corpora that are no part of one another."""
+    (a, b), members = found.names, found.union.members
+    shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
+    if not alone:
+        return ()
+    said = (
+        f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "
+        f"({shared:,} are); the test sets are drawn from each of the two, and both arms are scored on both"
+    )
+    return (said,)
+
+
+def statistics(found: Pair) -> dict[str, dict[str, Any]]:
+    """Conversations, words, bytes and the median length of each arm, and what it shares with the other."""
+    frame = found.union.frame
+    words, size = words_of(frame), frame["text"].str.len_bytes()
+    shared = np.logical_and.reduce(list(found.union.members.values()))
+    told = {}
+    for name, mask in found.union.members.items():
+        here = pl.Series(mask)
+        told[name] = {
+            "conversations": int(mask.sum()),
+            "words": int(words.filter(here).sum()),
+            "bytes": int(size.filter(here).sum()),
+            "median_words": float(np.median(words.filter(here).to_numpy())),
+            "longest_words": int(words.filter(here).to_numpy().max()),
+            "copies": int(mask.sum()) - frame["text"].filter(here).n_unique(),
+            "shared": int(shared.sum()),
+            "digest": found.corpora[name].digest,
+        }
+    return told
+
+
+def words_of(frame: pl.DataFrame) -> pl.Series:
+    """Words of each conversation: runs of characters that are not white space."""
+    return frame["text"].str.count_matches(r"\S+")
+
+
+def lengths(found: Pair) -> pl.DataFrame:
+    """The mix of lengths: y (band of words), and for each arm its conversations and share, a row a band."""
+    edges = [0, *WORDS]
+    said = [f"{low:,} to {high - 1:,}" for low, high in zip(edges, WORDS, strict=False)] + [f"{WORDS[-1]:,} or more"]
+    said[0] = f"fewer than {WORDS[0]}"
+    band = np.searchsorted(WORDS, words_of(found.union.frame).to_numpy(), side="right")
+    columns: dict[str, Any] = {"y": said}
+    for name, mask in found.union.members.items():
+        counts = np.bincount(band[mask], minlength=len(said))
+        columns |= {f"{name} conversations": counts, f"{name} share": counts / max(counts.sum(), 1)}
+    return pl.DataFrame(columns)

@@ -1,0 +1,108 @@
+"""The `house` preset on the trainer benchmark, beside its baselines: the table that the preset was chosen by.
+
+    python -m tests.bench.house IDS.npz [--budgets 10000,20000,40000,80000,160000,200000] [--seeds 1]
+
+IDS.npz is ../shared/bench/cvfp/ids.npz: train and val ids, where samples start, and embeddings that were made from
+2.96 M tokens of the same documents, which helps the networks and not the count models. Two ways, PPL on the 20,001
+targets of val in both:
+
+- given: the file's embeddings; val chooses the epoch.
+- honest: embeddings from the training ids alone; the last ids before the budget's end choose the epoch (20,000 of them,
+  a fifth of the budget where that is less). So many fewer are trained on, while the count models have all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer import baselines
+from trainer.embeddings import ppmi_svd
+from trainer.presets import PRESETS, Preset
+from trainer.tokens import Stream
+from trainer.training import Data, Training
+
+HELD = 20_000
+SIZE = 8192
+Arrays = dict[str, NDArray[Any]]
+
+
+def say(line: str) -> None:
+    """A line of the table, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def stream(ids: NDArray[Any], starts: NDArray[Any], a: int, b: int) -> Stream:
+    """Ids a to b; a sample that is cut at a starts there."""
+    inside = np.unique(np.append(starts[(starts >= a) & (starts < b)] - a, 0)).astype(np.int64)
+    widths = np.ones(SIZE, np.int32)
+    return Stream(ids[a:b].astype(np.int32), inside, np.zeros(len(inside), np.int64), widths, 0, separated=False)
+
+
+def given(arrays: Arrays, budget: int) -> Data:
+    train = stream(arrays["train"], arrays["train_starts"], 0, budget)
+    val = stream(arrays["val"], arrays["val_starts"], 0, len(arrays["val"]))
+    return Data(train, val, val, arrays["embeddings"])
+
+
+def honest(arrays: Arrays, budget: int, width: int) -> Data:
+    kept = budget - min(HELD, budget // 5)
+    train = stream(arrays["train"], arrays["train_starts"], 0, kept)
+    held = stream(arrays["train"], arrays["train_starts"], kept, budget)
+    table = ppmi_svd(train.ids, train.starts, SIZE, width).table
+    return Data(train, held, stream(arrays["val"], arrays["val_starts"], 0, len(arrays["val"])), table)
+
+
+def ppl(preset: Preset, data: Data, seed: int) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        return float(Training(preset, data, seed, Path(folder), identity="bench").run()["ppl"])
+
+
+def row(arrays: Arrays, preset: Preset, budget: int, seed: int) -> dict[str, float]:
+    one, other = given(arrays, budget), honest(arrays, budget, preset.shape.embedding)
+    random = replace(preset, phase1=replace(preset.phase1, passes=0))
+    nats = baselines.gru(one, preset, seed, "cpu")[0]
+    return {
+        "CVFP, given": ppl(preset, one, seed),
+        "random block, given": ppl(random, one, seed),
+        "GRU, given": math.exp(nats.mean()),
+        "CVFP, honest": ppl(preset, other, seed),
+        "Kneser-Ney 5-gram": math.exp(baselines.kneser_ney(one.train, one.test, SIZE).mean()),
+        "unigram": math.exp(baselines.unigram(one.train, one.test, SIZE).mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ids", type=Path)
+    parser.add_argument("--budgets", default="10000,20000,40000,80000,160000,200000")
+    parser.add_argument("--seeds", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with np.load(asked.ids) as file:
+        arrays = {name: file[name] for name in file.files}
+    head = True
+    for budget in map(int, asked.budgets.split(",")):
+        for seed in range(asked.seeds):
+            begun = time.process_time()
+            found = row(arrays, PRESETS["house"], budget, seed)
+            if head:
+                say(f"| tokens | seed | {' | '.join(found)} | CPU s |\n|{' --- |' * (len(found) + 3)}")
+                head = False
+            shown = " | ".join(f"{value:.1f}" for value in found.values())
+            say(f"| {budget:,} | {seed} | {shown} | {time.process_time() - begun:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
