@@ -101,7 +101,7 @@ def numbers(said: str | None) -> list[int] | None:
             value = float(word)
         except ValueError:
             value = math.nan
-        if not (value >= 2 and value == int(value)):  # noqa: PLR2004  an input and a target
+        if not (2 <= value < math.inf and value.is_integer()):  # noqa: PLR2004  an input and a target
             raise PresetError(f"--budgets has {word.strip()!r}, expected whole numbers of tokens, such as 10000,1e5")
         found.append(int(value))
     return found

@@ -19,7 +19,10 @@ from tests.conftest import ROOT, Refine, chat
 
 TOY = ROOT / "tests" / "toy.toml"
 Jsonl = Callable[..., Path]
-COMMANDS = ["run", "decide", "show", "report", "train", "scale", "dedup", "stages", "plan", "status"]
+COMMANDS = [
+    *("run", "decide", "show", "report", "train", "scale", "compare", "ablate"),
+    *("dedup", "stages", "plan", "status"),
+]
 
 
 def test_help_answers_in_half_a_second(refine: Refine) -> None:

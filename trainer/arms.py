@@ -176,7 +176,7 @@ def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
     Copies would else stand next to each other in every order, and a small budget would hold all of them or none.
     """
-    number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key"))["key"].to_numpy()
+    number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key")).to_series().to_numpy()
     copies = number > 0
     made = keys.copy()
     made[copies] = mixed(keys[copies] + number[copies].astype(np.uint64), 1)

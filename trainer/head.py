@@ -40,22 +40,31 @@ class _CrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of rows; gradients are made in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(  # noqa: PLR0917  what autograd passes
+        ctx: Any,  # noqa: ANN401
+        z: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
         trained = weight.requires_grad
         dz = torch.empty_like(z)
         dweight = torch.zeros_like(weight) if trained else None
         dbias = torch.zeros_like(bias) if trained and bias is not None else None
+        low = weight.to(dtype)
         total = z.new_zeros((), dtype=torch.float64)
         step = slice_rows(len(weight), z.device)
         spare = z.new_empty(min(step, len(z)), len(weight))
         for a in range(0, len(z), step):
             part, wanted = z[a : a + step], targets[a : a + step, None]
-            nats, chances, _ = _scored(_logits(part, weight, bias), wanted, spare[: len(part)])
+            logits = _logits(part.to(dtype), low, None if bias is None else bias.to(dtype)).to(z.dtype)
+            nats, chances, _ = _scored(logits, wanted, spare[: len(part)])
             total += nats.sum()
             chances.scatter_add_(1, wanted, chances.new_full((1, 1), -1.0).expand(len(part), 1))
-            torch.mm(chances, weight, out=dz[a : a + step])
+            dz[a : a + step] = chances.to(dtype) @ low
             if dweight is not None:
-                dweight.addmm_(chances.T, part)
+                dweight += chances.T.to(dtype) @ part.to(dtype)
             if dbias is not None:
                 dbias += chances.sum(dim=0)
         ctx.save_for_backward(dz, dweight, dbias)
@@ -71,10 +80,13 @@ class _CrossEntropy(torch.autograd.Function):
             None if dweight is None else dweight * scale,
             None if dbias is None else dbias * scale,
             None,
+            None,
         )
 
 
-def cross_entropy(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+def cross_entropy(
+    z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Mean of -ln softmax(z W^T + b)[target] over rows.
 
     Args:
@@ -82,8 +94,9 @@ def cross_entropy(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
         weight: [V, E]; gets a gradient where it requires one.
         bias: [V], or None; trained together with the weight, or not at all.
         targets: [rows] int64.
+        dtype: of the products; softmax, loss and sums are float32 in any case.
     """
-    found: Tensor = _CrossEntropy.apply(z, weight, bias, targets)  # type: ignore[no-untyped-call]
+    found: Tensor = _CrossEntropy.apply(z, weight, bias, targets, dtype)  # type: ignore[no-untyped-call]
     return found
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class Phase2:
         weight_decay: decoupled (AdamW), on matrices only.
         dropout: share of the token block's output that is zeroed before the head, in training.
         clip: largest L2 norm of a gradient.
+        precision: "float32", or "bfloat16" for the products of the head and the token block in training; weights,
+            softmax and loss stay float32, and evaluation is float32 throughout.
         restore: whether the weights of the best evaluation are what is left; else those of the last, whose epoch is not
             the one reported (the original's).
     """
@@ -65,6 +67,7 @@ class Phase2:
     weight_decay: float = 0.0
     dropout: float = 0.0
     clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     restore: bool = False
 
     def __post_init__(self) -> None:
@@ -249,7 +252,9 @@ def _train(
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     weight, bias = network.output
     for z, targets in steps:
-        loss = cross_entropy(drop(z, settings, state.generator), weight, bias, targets)
+        loss = cross_entropy(
+            drop(z, settings, state.generator), weight, bias, targets, getattr(torch, settings.precision)
+        )
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(chosen, settings.clip)
@@ -287,8 +292,9 @@ def _cached(
             b = min(a + settings.batch, rows)
             at = tape.span(a, b) if order is None else order[a:b]
             states = contexts.rows(a, b) if order is None else contexts.picked(at)
-            z = network.token(states, inputs(network, tape, at, network.token_embedding))
-            yield z, tape.ids[at + 1]
+            with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                z = network.token(states, inputs(network, tape, at, network.token_embedding))
+            yield z.float(), tape.ids[at + 1]
 
 
 def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tensor, Tensor]]:

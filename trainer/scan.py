@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -69,12 +70,16 @@ class Tape:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def fresh(self, a: int, b: int) -> Tensor:
-        """[b - a] bool: which positions start anew."""
-        marks = torch.zeros(b - a, dtype=torch.bool, device=self.ids.device)
-        low, high = torch.searchsorted(self.starts, torch.tensor([a, b], device=self.ids.device))
-        marks[self.starts[low:high] - a] = True
+    @cached_property
+    def marks(self) -> Tensor:
+        """[N] bool: which positions start anew. Made once, so that no loop waits for the device to look it up."""
+        marks = torch.zeros(len(self), dtype=torch.bool, device=self.ids.device)
+        marks[self.starts] = True
         return marks
+
+    def fresh(self, a: int, b: int) -> Tensor:
+        """[b - a] bool: which of positions a to b start anew."""
+        return self.marks[a:b]
 
     def span(self, a: int, b: int) -> Tensor:
         """Positions a to b."""
@@ -129,6 +134,7 @@ class Scanner:
             b = min(a + CHUNK, len(tape))
             fresh = tape.fresh(a, b)
             if first is not None and a == 0:
+                fresh = fresh.clone()
                 fresh[0] = False
             states = self.step(c, inputs(self.network, tape, tape.span(a, b)), fresh)
             c = states[-1][-1].clone()

@@ -87,6 +87,7 @@ class Training:
         device: "cpu", "cuda" or another of torch's.
         tell: called with each line of the metrics.
         interval: seconds between checkpoints.
+        compiled: whether torch compiles the two blocks, which takes a minute first.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Training:
         device: str = "cpu",
         tell: Tell = lambda _line: None,
         interval: float = INTERVAL,
+        compiled: bool = False,
     ) -> None:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
         self.identity, self.device, self.tell, self.interval = identity, device, tell, interval
@@ -107,6 +109,9 @@ class Training:
         self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
         self.network.set_embedding(torch.from_numpy(data.embeddings))
         self.network.to(device)
+        if compiled:
+            self.network.context.compile()
+            self.network.token.compile()
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
         self.lines: list[dict[str, Any]] = []
         self.clock = _Clock()

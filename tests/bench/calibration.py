@@ -1,0 +1,188 @@
+"""How honest `refine compare` is: the same corpus twice must not differ, and a spoiled corpus must.
+
+    python -m tests.bench.calibration [--times 120] [--workers 2]
+
+A/A: each time 1,500 conversations of the embedded default are drawn and cut into two random halves, which go the whole
+way of a comparison: split by clusters, vocabulary, embeddings, trainings on nested budgets with paired seeds, laws,
+verdict. Said is how often the 95 % intervals of delta-alpha hold 0, and how often a verdict finds a difference there.
+
+Known effect: a corpus of which 30 % are copies and 20 % have their words shuffled, with boilerplate in all, against its
+clean original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline import compare_result
+from pipeline import corpus as corpora
+from pipeline.compare_corpora import Pair, united
+from pipeline.compare_data import leaks
+from pipeline.compare_design import Design
+from pipeline.compare_result import Scored
+from pipeline.compare_verdict import Verdict, alpha_said, efficiency_said, ratio_said, verdict
+from pipeline.corpus import Corpus
+from pipeline.engine import Local
+from trainer import arms as arming
+from trainer import experiment
+from trainer.arms import Union, distinct
+from trainer.prepared import Wanted
+from trainer.presets import HOUSE, Preset
+
+TINY = replace(
+    HOUSE,
+    name="tiny",
+    about="as small as it may be, for calibration",
+    shape=replace(HOUSE.shape, vocabulary=512, embedding=32, context=32, layers=2),
+    phase1=replace(HOUSE.phase1, passes=3, least=2),
+    phase2=replace(HOUSE.phase2, epochs=1, steps=110, batch=256, evaluations=6, rate=0.01, weight_decay=1.0),
+    vocabulary=512,
+    budgets=(1000, 2400, 5600, 13400, 32000),
+)
+"""1.5 decades of tokens, half a second a training."""
+WANTED = Wanted(test_tokens=6_000, validation_tokens=1_500)
+SIZE = 1_500
+"""Conversations that are halved."""
+SEEDS = 3
+BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A comparison of two arms."""
+
+    scored: tuple[Scored, ...]
+    verdict: Verdict
+
+    def holds(self) -> list[bool | None]:
+        """Whether the interval of delta-alpha holds 0 on each test set; None where there is none."""
+        found = [one.differences["power"].delta_alpha_interval for one in self.scored]
+        return [None if both is None else both[0] <= 0 <= both[1] for both in found]
+
+
+def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Wanted = WANTED) -> Outcome:
+    """The whole way of a comparison, in this process."""
+    with tempfile.TemporaryDirectory(prefix="refine-calibration-") as scratch:
+        folder = Path(scratch)
+        arms = arming.prepare(pair.union, preset, wanted, folder / "data")
+        texts = pair.union.frame["text"]
+        trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
+        arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
+        design = Design(preset.budgets, seeds, ())
+        jobs = design.jobs(arms, pair.names, "cpu")
+        every = [job for wanted_ in jobs.values() for job in wanted_]
+        experiment.run(folder / "trainings", every, Local(1).map, lambda _job, _record: None)
+        scored = [
+            compare_result.scored(test, arms, jobs, folder / "trainings")
+            for test in compare_result.test_sets(pair, arms)
+        ]
+        checks = compare_result.checks(pair, arms, design, jobs, folder / "trainings")
+        return Outcome(tuple(scored), verdict(scored, pair.names, design.lacks(), checks))
+
+
+def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) -> Pair:
+    """Two frames as a pair of corpora; clusters are looked for where the column `group` does not say them."""
+    frame, members = united(first, second)
+    made = frame["group"].to_numpy() if "group" in frame.columns else corpora.groups(frame["text"])
+    union = Union(frame, distinct(corpora.keys(frame["text"])), made, dict(zip(names, members, strict=True)))
+    read = {name: Corpus(name, name, one) for name, one in zip(names, (first, second), strict=True)}
+    return Pair(read, None, union, ())
+
+
+@lru_cache(maxsize=1)
+def default() -> pl.DataFrame:
+    """The embedded default, with its clusters as the column `group`."""
+    frame = corpora.read(None).frame
+    return frame.with_columns(group=pl.Series(corpora.groups(frame["text"])))
+
+
+def halves(seed: int, size: int = SIZE) -> Pair:
+    """Two random halves of some conversations; a crowd of near-duplicates may be in both."""
+    frame = default()
+    rows = np.random.default_rng(seed).permutation(len(frame))[:size]
+    return paired(frame[rows[: size // 2].tolist()], frame[rows[size // 2 :].tolist()], ("a", "b"))
+
+
+def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
+    """A clean corpus with boilerplate in all, 20 % with their words shuffled, and copies, so that 30 % are copies."""
+    rng = np.random.default_rng(seed)
+    shuffled = set(rng.permutation(len(clean))[: len(clean) // 5].tolist())
+    texts = [
+        " ".join(rng.permutation(text.split()).tolist()) if i in shuffled else text
+        for i, text in enumerate(clean["text"])
+    ]
+    made = clean.with_columns(
+        text=pl.Series(f"{text}\n{BOILERPLATE}" for text in texts), id=pl.format("{}-spoiled", "id")
+    )
+    copies = made.sample(int(len(made) * 0.3 / 0.7), with_replacement=True, seed=seed)
+    number = pl.int_range(pl.len()).cast(pl.String)
+    return pl.concat([made, copies.with_columns(id=pl.format("{}-copy-{}", "id", number))])
+
+
+def one(name: str) -> tuple[list[bool | None], str, str, list[float]]:
+    """An A/A comparison: what `holds`, what the verdict says of exponent and level, and each delta-alpha."""
+    found = compared(halves(int(name)))
+    return (
+        found.holds(),
+        found.verdict.exponent,
+        found.verdict.level,
+        [each.differences["power"].delta_alpha for each in found.scored],
+    )
+
+
+def coverage(times: int, workers: int) -> None:
+    """Print the coverage of A/A comparisons, as they are done."""
+    engine, holds, verdicts = Local(workers), list[bool](), list[bool]()
+    try:
+        for done, (held, exponent, level, _) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
+            holds += [each for each in held if each is not None]
+            verdicts.append(bool(exponent or level))
+            if done % 10 == 0 or done == times:
+                sys.stdout.write(
+                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta-alpha hold 0; "
+                    f"{np.mean(verdicts):.3f} of verdicts find a difference\n"
+                )
+                sys.stdout.flush()
+    finally:
+        engine.close()
+
+
+def known(seed: int = 0, size: int = 700) -> Outcome:
+    """A clean corpus against the same one spoiled."""
+    frame = default().drop("group")
+    rows = np.random.default_rng(seed).permutation(len(frame))[:size]
+    clean = frame[rows.tolist()]
+    return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")))
+
+
+def said(outcome: Outcome) -> Sequence[str]:
+    """The difference on each test set, and the verdict."""
+    found = [(each.test.name, each.differences["power"]) for each in outcome.scored]
+    lines = [
+        f"{name}: delta-alpha {alpha_said(one)}, PPL {ratio_said(one)}, a token is worth {efficiency_said(one)}"
+        for name, one in found
+    ]
+    return [*lines, outcome.verdict.sentence]
+
+
+def main() -> None:
+    """Print both."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--times", type=int, default=120)
+    asked.add_argument("--workers", type=int, default=2)
+    given = asked.parse_args()
+    sys.stdout.write("\n".join(("Known effect:", *said(known()), "", "A/A:", "")))
+    coverage(given.times, given.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Tokens a second of both phases on a device, against its own limits, and the loss beside the processor's.
+
+    python -m tests.bench.gpu [--device cuda] [--width 768] [--layers 6] [--vocabulary 50257] [--compile]
+
+The limits are measured here, not looked up: the rate of a large matrix product and of a large copy. A phase
+cannot be faster than its multiply-adds at the first, nor than writing and reading its activations at the second.
+The same seed is trained on the processor on the first tokens, and the losses must agree within the stated tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.model import Network, Shape
+from trainer.presets import PRESETS, Preset
+from trainer.tokens import Stream
+from trainer.training import Data, Training
+
+TOLERANCE = {"float32": 0.005, "bfloat16": 0.02}
+"""Largest difference of the loss, in nats, between the device and the processor."""
+
+
+def say(line: str) -> None:
+    """A line of the table."""
+    sys.stdout.write(line + "\n")
+
+
+def seconds(device: str, work: Callable[[], object], times: int = 5) -> float:
+    """The best of some runs, the device waited for."""
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+
+    work()
+    found = []
+    for _ in range(times):
+        wait()
+        begun = time.perf_counter()
+        work()
+        wait()
+        found.append(time.perf_counter() - begun)
+    return min(found)
+
+
+def limits(device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Multiply-adds a second of a large product, and bytes a second of a large copy."""
+    side = 8192 if device.startswith("cuda") else 2048
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    big = torch.empty(1 << (28 if device.startswith("cuda") else 24), device=device)
+    copied = torch.empty_like(big)
+    return side**3 / seconds(device, lambda: a @ a), 2 * 4 * len(big) / seconds(device, lambda: copied.copy_(big))
+
+
+def text(tokens: int, vocabulary: int, seed: int) -> Stream:
+    """Ids with Zipf's frequencies, in which a token tells something about the next."""
+    generator = np.random.default_rng(seed)
+    ids = np.minimum(generator.zipf(1.2, tokens), vocabulary - 1).astype(np.int32)
+    ids[1::2] = (ids[::2][: len(ids[1::2])] * 7 + 1) % vocabulary
+    starts = np.arange(0, tokens, 500)
+    return Stream(ids, starts, np.zeros(len(starts), np.int64), np.ones(vocabulary, np.int32), 0, separated=False)
+
+
+def bound(shape: Shape, rates: list[tuple[float, float]]) -> list[float]:
+    """Tokens a second at most, of a parallel pass and of phase 2's batches, at these multiply-adds and bytes a second.
+
+    Forward and backward are three products a weight, two at a frozen head. A layer's input, sum and output are written
+    and read in both directions; the logits of a token are written and read twice.
+    """
+    with torch.device("meta"):
+        counts = Network(shape, None).parameter_counts()
+    head = shape.vocabulary * shape.embedding
+    products = [3 * counts["context_block"], 3 * counts["token_block"] + (2 if shape.tied else 3) * head]
+    widths = [3 * sum(shape.context_widths[1:]), 3 * sum(shape.token_widths[1:]) + shape.vocabulary]
+    pairs = zip(products, widths, rates, strict=True)
+    return [min(fast / product, wide / (4 * 4 * width)) for product, width, (fast, wide) in pairs]
+
+
+def trained(preset: Preset, data: Data, device: str, *, compiled: bool) -> tuple[dict[str, float], float]:
+    """Tokens a second of each phase, and the test loss."""
+    lines: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = Training(
+            preset, data, 0, Path(folder), identity="gpu", device=device, tell=lines.append, compiled=compiled
+        )
+        record = run.run()
+    rates = {
+        f"phase {phase}": [x["tokens_per_s"] for x in lines if x["phase"] == phase and "tokens_per_s" in x][-1]
+        for phase in (1, 2)
+    }
+    return rates, float(record["nats"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocabulary", type=int, default=50257)
+    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--compare", type=int, default=5_000, help="tokens of the comparison with the processor")
+    parser.add_argument("--compile", action="store_true")
+    asked = parser.parse_args()
+    shape = Shape(asked.vocabulary, asked.width, asked.width, asked.layers, 2, weight_std=0.05)
+    base = replace(
+        PRESETS["house"],
+        shape=shape,
+        phase2=replace(PRESETS["house"].phase2, steps=0, epochs=2, evaluations=2, batch=4096),
+    )
+    table = np.random.default_rng(0).normal(0, 0.14, (asked.vocabulary, asked.width)).astype(np.float32)
+    held = text(5_000, asked.vocabulary, 1)
+    say(f"{torch.__version__}, {torch.cuda.get_device_name() if asked.device.startswith('cuda') else asked.device}")
+    say(
+        "| precision | phase 1 tokens/s | of its limit | phase 2 tokens/s | of its limit | loss against the processor |"
+    )
+    say("| --- | --- | --- | --- | --- | --- |")
+    failed = False
+    for precision, tolerance in TOLERANCE.items():
+        preset = replace(base, phase2=replace(base.phase2, precision=precision))  # type: ignore[arg-type]
+        rates, _ = trained(
+            preset,
+            Data(text(asked.tokens, asked.vocabulary, 0), held, held, table),
+            asked.device,
+            compiled=asked.compile,
+        )
+        small = Data(text(asked.compare, asked.vocabulary, 0), held, held, table)
+        there = trained(preset, small, asked.device, compiled=False)[1]
+        here = trained(base, small, "cpu", compiled=False)[1]
+        first = limits(asked.device, torch.float32)
+        ideal = bound(shape, [first, limits(asked.device, getattr(torch, precision))])
+        off = abs(there - here)
+        failed |= not off <= tolerance or not math.isfinite(off)
+        say(
+            f"| {precision} | {rates['phase 1']:,.0f} | {rates['phase 1'] / ideal[0]:.0%} | {rates['phase 2']:,.0f} | "
+            f"{rates['phase 2'] / ideal[1]:.0%} | {off:.4f} nats, {tolerance} allowed |"
+        )
+    say(f"limits: {first[0] / 1e12:.2f} T multiply-adds/s in float32, {first[1] / 1e9:,.0f} GB/s copied")
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The one sentence of a comparison: it concludes where all test sets agree, and never from too little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.compare_design import Design
+from pipeline.compare_verdict import Verdict, verdict
+from pipeline.report.checks import Check
+from tests.compare_corpus import simulated
+
+NAMES = ("raw", "refined")
+TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
+
+
+def said(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: int) -> Verdict:
+    """The verdict on simulated arms, one test set for each (delta of alpha, shift of ln PPL)."""
+    found = [simulated(delta, shift, seed=i, **more) for i, (delta, shift) in enumerate(arms)]
+    return verdict(found, NAMES, lacks, [Check(failed, passed=False, found="")] if failed else [])
+
+
+def test_a_steeper_law_on_both_test_sets_is_said_with_its_numbers() -> None:
+    """And the level at the largest common budget, and what a token is worth."""
+    found = said((-0.05, -0.1), (-0.05, -0.1))
+    assert (found.concludes, found.exponent, found.level) == (True, "steeper", "lower")
+    assert found.sentence.startswith(
+        "The exponent of refined is steeper than that of raw: delta-alpha is \N{MINUS SIGN}0.0"
+    )
+    assert "on set0-test and" in found.sentence
+    assert "the PPL of refined is lower: \N{MINUS SIGN}9" in found.sentence
+    assert "one of its tokens is worth 1." in found.sentence
+    assert said((0.05, 0.1), (0.05, 0.1)).exponent == "flatter"
+
+
+def test_a_level_alone_is_no_exponent() -> None:
+    """Refined is better by the same factor at every budget."""
+    found = said((0.0, -0.1), (0.0, -0.1))
+    assert (found.concludes, found.exponent, found.level) == (True, "", "lower")
+    assert found.sentence.startswith("No difference of the exponents of raw and refined can be concluded")
+    assert said((0.0, 0.1), (0.0, 0.1)).level == "higher"
+
+
+def test_no_difference_is_said_to_be_none() -> None:
+    """The same corpus twice."""
+    found = said((0.0, 0.0), (0.0, 0.0))
+    assert (found.concludes, found.exponent, found.level) == (False, "", "")
+    assert "nor can one of their PPL" in found.sentence
+
+
+def test_test_sets_that_disagree_allow_no_conclusion() -> None:
+    """On one alone, or on each in its own way."""
+    one = said((-0.05, 0.0), (0.0, 0.0))
+    assert one.exponent == ""
+    assert "since it differs on set0-test alone" in one.sentence
+    both = said((-0.05, -0.1), (0.05, 0.1))
+    assert (both.concludes, both.exponent, both.level) == (False, "", "")
+    assert "on which test sets or laws disagree" in both.sentence
+
+
+@pytest.mark.parametrize(
+    ("design", "why"),
+    [
+        (Design(TOKENS, 2, quick=True), "--quick trains too few budgets and seeds"),
+        (Design(TOKENS[:4], 3), "4 budgets where 5 are needed and 0.90 decades of tokens where 1.5 are needed"),
+        (Design(TOKENS, 1), "1 seed where 3 are needed"),
+        (Design((10_000, 11_000, 12_000, 13_000, 14_000), 3), "0.15 decades of tokens where 1.5 are needed"),
+    ],
+)
+def test_too_small_a_design_never_concludes(design: Design, why: str) -> None:
+    """However clear the numbers look: they are given for what they are worth."""
+    found = said((-0.3, -0.5), (-0.3, -0.5), lacks=design.lacks())
+    assert (found.concludes, found.exponent, found.level) == (False, "", "")
+    assert found.sentence.startswith("Nothing is concluded, because ")
+    assert why in found.sentence
+    assert "for what it is worth" in found.sentence
+
+
+def test_the_full_design_lacks_nothing() -> None:
+    """Six budgets over 1.5 decades, three seeds."""
+    assert Design(TOKENS, 3).lacks() == ""
+
+
+def test_a_failed_check_forbids_a_conclusion() -> None:
+    """But for the one that concerns both arms alike."""
+    found = said((-0.3, -0.5), (-0.3, -0.5), failed="train/test leakage 0")
+    assert (found.concludes, found.sentence) == (
+        False,
+        "Nothing can be concluded, because a check failed: train/test leakage 0.",
+    )
+    assert said((-0.3, -0.5), (-0.3, -0.5), failed="more steps would not help").concludes
+
+
+def test_no_interval_is_no_conclusion() -> None:
+    """Two budgets and one seed leave nothing to scatter."""
+    found = said((-0.3, -0.5), (-0.3, -0.5), seeds=1, budgets=2)
+    assert (found.concludes, found.sentence) == (
+        False,
+        "Nothing can be concluded: delta-alpha has no interval on set0-test, set1-test.",
+    )
+
+
+def test_equal_arms_are_seldom_said_to_differ() -> None:
+    """Simulated points: intervals of delta-alpha hold 0 in 90 to 99 % of comparisons; both test sets share the noise."""
+    holds = []
+    for seed in range(300):
+        found = simulated(0.0, seed=seed, noise=0.01).differences["power"].delta_alpha_interval
+        assert found is not None
+        holds.append(found[0] <= 0 <= found[1])
+    assert 0.90 <= np.mean(holds) <= 0.99
