@@ -52,6 +52,7 @@ def kneser_ney(train: Stream, test: Stream, size: int, *, order: int = 5) -> Nat
         ngram.train(_sentences(train), path, order=order, prune=(0,), types=types)
         settings = kenlm.Config()
         settings.show_progress = False
+        settings.arpa_complain = kenlm.ARPALoadComplain.NONE
         model = kenlm.Model(str(path), settings)
         found = [_scored(model, ids, whole=whole) for ids, whole in _conversations(test)]
     nats = np.concatenate(found)

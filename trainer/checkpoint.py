@@ -27,11 +27,11 @@ def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
 
     Args:
         path: the file.
-        tensors: by name; they may share memory.
+        tensors: by name; no two share memory.
         said: what else to keep, as JSON.
     """
     aside = path.with_name(f".{path.name}.tmp")
-    apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    apart = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(apart, aside, {"said": json.dumps(said)})
     with aside.open("rb") as file:
         os.fsync(file.fileno())

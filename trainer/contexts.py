@@ -12,8 +12,16 @@ from torch import Tensor
 from trainer.model import Network
 from trainer.scan import CHUNK, How, Report, Scanner, Tape
 
-LARGE = 1 << 30
-"""Bytes of contexts past which they lie in files."""
+LARGE = 1 << 28
+"""Bytes of contexts past which they lie in files, whose pages the system can take back."""
+
+
+def room(rows: int, width: int, device: torch.device, path: Path, large: int = LARGE) -> Tensor:
+    """An uninitialised [rows, width], float32: in memory, or past `large` bytes and on a processor in a file."""
+    if device.type != "cpu" or 4 * rows * width <= large:
+        return torch.empty(rows, width, device=device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return torch.from_file(str(path), shared=True, size=rows * width).view(rows, width)
 
 
 @dataclass(frozen=True)
@@ -35,20 +43,15 @@ class Contexts:
         Args:
             network: its context block, embedding and norm as they are now.
             tape: the stream.
-            folder: where files go, if there are more than `large` bytes and the stream is on a processor; whoever owns
-                the folder removes it.
+            folder: where files go, if contexts are larger than `large`; whoever owns the folder removes it.
             how: see `Scanner`.
-            large: bytes past which contexts lie in files.
+            large: bytes, of all layers, past which contexts lie in files.
         """
         widths = network.shape.context_widths[1:]
-        on_disk = 4 * len(tape) * sum(widths) > large and tape.ids.device.type == "cpu"
-        layers = []
-        for i, width in enumerate(widths):
-            if on_disk:
-                name = str(folder / f"{i}.contexts")
-                layers.append(torch.from_file(name, shared=True, size=len(tape) * width).view(len(tape), width))
-            else:
-                layers.append(torch.empty(len(tape), width, device=tape.ids.device))
+        each = large // len(widths)
+        layers = [
+            room(len(tape), width, tape.ids.device, folder / f"{i}.contexts", each) for i, width in enumerate(widths)
+        ]
         scanner = Scanner(network, how)
         for a, b, states in scanner.along(tape):
             for layer, state in zip(layers, states, strict=True):

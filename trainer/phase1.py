@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from trainer.contexts import room
 from trainer.errors import TrainerError
 from trainer.model import Network
 from trainer.scan import Report, Scanner, Tape, inputs
@@ -125,10 +127,21 @@ class State:
     converged: float = 0.0
 
 
-def begin(network: Network, tape: Tape, settings: Phase1, seed: int, *, scanned: bool = True) -> tuple[State, Report]:
-    """Pass 1, the scan from c = 0 without noise; and how it was done. Without `scanned` the caller has the contexts."""
+def begin(
+    network: Network, tape: Tape, settings: Phase1, seed: int, *, folder: Path = Path(), scanned: bool = True
+) -> tuple[State, Report]:
+    """Pass 1, the scan from c = 0 without noise; and how it was done.
+
+    Args:
+        network: its context block is what will be trained.
+        tape: the training stream.
+        settings: of the phase.
+        seed: of the noise.
+        folder: where contexts lie, if they are large.
+        scanned: False where the caller has contexts to put in; nothing is computed then.
+    """
     scanner = Scanner(network)
-    contexts = torch.empty(len(tape) if scanned else 0, network.shape.context, device=tape.ids.device)
+    contexts = room(len(tape), network.shape.context, tape.ids.device, folder / "pass.contexts")
     for a, b, states in scanner.along(tape) if scanned else ():
         contexts[a:b] = states[-1]
     optimiser = torch.optim.Adam(network.context.parameters(), lr=settings.rate)

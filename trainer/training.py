@@ -168,11 +168,19 @@ class Training:
         settings, text = self.preset.phase1, self.tapes[0]
         if not settings.passes:
             return
-        state, report = phase1.begin(self.network, text, settings, self.seed, scanned="contexts" not in tensors)
+        state, report = phase1.begin(
+            self.network,
+            text,
+            settings,
+            self.seed,
+            folder=self.folder / ".contexts-0",
+            scanned="contexts" not in tensors,
+        )
         if "contexts" in tensors:
             checkpoint.to_optimiser(state.optimiser, tensors)
             state.generator.set_state(tensors["generator"])
-            state.number, state.converged, state.contexts = said["number"], said["converged"], tensors["contexts"]
+            state.number, state.converged = said["number"], said["converged"]
+            state.contexts.copy_(tensors["contexts"])
         else:
             self._say({"phase": 1, "pass": 1, "how": report.said()})
 

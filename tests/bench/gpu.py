@@ -40,7 +40,7 @@ def seconds(device: str, work: Callable[[], object], times: int = 5) -> float:
 
     def wait() -> None:
         if device.startswith("cuda"):
-            torch.cuda.synchronize()  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
 
     work()
     found = []
