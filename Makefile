@@ -29,7 +29,9 @@ test: lint browser
 
 demo: setup
 	$(BIN)/refine run --out data/runs/demo
-	@echo "Look at data/runs/demo: README.md (the dataset card), refined/, rejected/; or type: $(BIN)/refine show data/runs/demo"
+	$(BIN)/refine report data/runs/demo
+	@echo "Look at reports/demo/index.html, and at data/runs/demo: README.md (the dataset card), refined/, rejected/"
+	@echo "Then: $(BIN)/refine show data/runs/demo; $(BIN)/refine compare raw refined --run data/runs/demo --quick"
 
 # refine dedup beside its peers, which get a venv of their own: a table in Markdown
 bench: setup .venv-bench/.ready

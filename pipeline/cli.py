@@ -301,6 +301,108 @@ def scale(
     scaling.scale(asked, training.numbers(budgets), seeds, workers, predict or [])
 
 
+Budgets = Annotated[
+    str | None,
+    typer.Option(metavar="TOKENS", help="Training tokens, comma-separated; by default half of the preset's."),
+]
+LatestRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", metavar="RUN", help="The run that raw and refined are of; by default the latest in data/runs/."
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer budgets and seeds, in minutes; it never concludes.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="DIR",
+        help="Where trainings lie; by default a folder in data/experiments/ for these corpora and options, so that the "
+        "same command goes on where it stopped.",
+    ),
+]
+Workers = Annotated[int, typer.Option(min=0, help="Trainings at a time, one thread each; 0: one a core.")]
+ReportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the report; by default one in reports/.")
+]
+CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")]
+
+
+@app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out my-comparison")
+def compare(
+    raw: Annotated[
+        str,
+        typer.Argument(metavar="RAW", help="raw or refined (of the run), or a file, a folder, a run, a hub id."),
+    ] = "raw",
+    refined: Annotated[str, typer.Argument(metavar="REFINED", help="What it is compared with; the same.")] = "refined",
+    run: LatestRun = None,
+    budgets: Budgets = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and corpus; by default 3.")
+    ] = None,
+    preset: PresetName = "house",
+    quick: Quick = False,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, sizes and mixes in seconds.")
+    ] = True,
+    out: ReportOut = None,
+    work: Work = None,
+    workers: Workers = 0,
+    device: Device = "cpu",
+    tokenizer: Tokenizer = None,
+    embeddings: EmbeddingsFrom = None,
+    test_tokens: TestTokens = 100_000,
+    limit: Limit = None,
+    check: CheckFails = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
+    from pipeline import compare as comparing
+    from pipeline.compare_data import How
+    from pipeline.training import numbers
+    from trainer.prepared import Wanted
+
+    counts = numbers(budgets)
+    wanted = Wanted(tokenizer, embeddings, test_tokens)
+    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
+    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]))
+    comparing.compare(asked)
+
+
+@app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")
+def ablate(
+    folder: RunFolder,
+    budgets: Budgets = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and arm; by default 3.")
+    ] = None,
+    preset: PresetName = "house",
+    quick: Quick = False,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, what each rule drops.")
+    ] = True,
+    out: ReportOut = None,
+    work: Work = None,
+    workers: Workers = 0,
+    device: Device = "cpu",
+    tokenizer: Tokenizer = None,
+    embeddings: EmbeddingsFrom = None,
+    test_tokens: TestTokens = 100_000,
+    check: CheckFails = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say which rule of a run moved the exponent: each left out in turn, and each alone."""
+    from pipeline import ablate as ablating
+    from pipeline.compare_data import How
+    from pipeline.training import numbers
+    from trainer.prepared import Wanted
+
+    counts = numbers(budgets)
+    wanted = Wanted(tokenizer, embeddings, test_tokens)
+    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
+    ablating.ablate(folder, how, out, train=train, fail=check, as_json=as_json)
+
+
 @app.command(epilog="Example: refine stages")
 def stages(
     name: Annotated[

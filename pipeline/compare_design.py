@@ -1,12 +1,13 @@
-"""What a comparison trains: budgets, seeds and baselines; what that costs; and the trainings themselves, with progress."""
+"""What a comparison trains: budgets, seeds and baselines; what that costs; the trainings, with progress."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,9 @@ from trainer.presets import Preset
 
 SIZES, DECADES, SEEDS = 5, 1.5, 3
 """The least from which anything is concluded: budgets, log10 of the largest over the smallest, seeds."""
-QUICK_SIZES, QUICK_SEEDS = 4, 2
+QUICK_SIZES, QUICK_SEEDS = 4, 1
+PART = 2
+"""A default budget is the preset's over this: two corpora with baselines are to take half an hour on two cores."""
 BASELINES = ("random_block", "gru", "kneser_ney", "unigram")
 CHEAP = ("kneser_ney", "unigram")
 """Baselines of counts: both arms have them, and no estimate of time is needed."""
@@ -81,7 +84,7 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
     """The trainings that were asked for, where all arms' pools hold them.
 
     Raises:
-        ArmsError: a budget is larger than an arm's pool, or too few of the preset's fit; the message proposes others.
+        ArmsError: a budget is larger than a pool, or too few of the default ones fit; the message proposes others.
     """
     largest, preset = arms.largest(), arms.preset
     if asked is not None:
@@ -93,23 +96,22 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
         if len(budgets) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError(f"--budgets names {len(budgets)}, and a law needs 2 or more, a conclusion {SIZES}")
     else:
-        budgets = tuple(count for count in preset.budgets if count <= largest)
+        budgets = tuple(count for count in default(preset) if count <= largest)
         spanned = math.log10(budgets[-1] / budgets[0]) if budgets else 0.0
         if len(budgets) < SIZES or spanned < DECADES:
             raise ArmsError(
-                f"the corpus is too small for the budgets of preset {preset.name} ({_listed(preset)}): {_smallest(arms)}; "
-                f"{proposal(largest)}"
+                f"the corpus is too small for the default budgets ({_listed(preset)}): "
+                f"{_smallest(arms)}; {proposal(largest)}"
             )
     if quick:
-        kinds = tuple(kind for kind in BASELINES if kind != "gru")
-        return Design(budgets[:QUICK_SIZES], min(seeds or QUICK_SEEDS, QUICK_SEEDS), kinds, quick=True)
+        return Design(budgets[:QUICK_SIZES], min(seeds or QUICK_SEEDS, QUICK_SEEDS), CHEAP, quick=True)
     return Design(budgets, seeds or SEEDS)
 
 
 def proposal(largest: int) -> str:
     """The largest budgets that a pool holds, as a user would say them: six of them, each twice the one before."""
-    top = int(f"{largest:.1e}".split("e")[0].replace(".", "")) * 10 ** (len(str(largest)) - 2)
-    top = top if top <= largest else largest
+    unit = 10 ** max(len(str(largest)) - 2, 0)  # two digits are enough for a budget
+    top = largest // unit * unit
     counts = [max(top // 2**i, 2) for i in range(5, -1, -1)]
     if counts[0] < 100:  # noqa: PLR2004  a conversation or two
         return "take a larger corpus"
@@ -122,7 +124,12 @@ def _smallest(arms: Arms) -> str:
 
 
 def _listed(preset: Preset) -> str:
-    return ", ".join(f"{count:,}" for count in preset.budgets)
+    return ", ".join(f"{count:,}" for count in default(preset))
+
+
+def default(preset: Preset) -> tuple[int, ...]:
+    """The budgets of a comparison where none are asked for."""
+    return tuple(count // PART for count in preset.budgets)
 
 
 @dataclass
@@ -130,23 +137,26 @@ class Cost:
     """What trainings cost on this machine, by the seconds that the smallest of each kind took.
 
     Attributes:
-        fixed: seconds of a training whatever its budget, by kind.
-        rate: seconds a training token, by kind.
+        seconds: of each kind: of the evaluated test set, of a training token in phase 1, of a step of phase 2.
         workers: trainings at a time.
     """
 
-    fixed: dict[str, float] = field(default_factory=dict)
-    rate: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     workers: int = 1
 
-    def learn(self, kind: str, tokens: int, seconds: dict[str, float]) -> None:
-        """Take the seconds of a finished training into account; the test set costs the same at every budget."""
-        self.fixed[kind] = seconds.get("test", 0.0)
-        self.rate[kind] = (sum(seconds.values()) - self.fixed[kind]) / tokens
+    def learn(self, job: Job, spent: Mapping[str, float]) -> None:
+        """Take the seconds of a finished training into account."""
+        steps = max(job.preset.phase2.total(job.budget - 1), 1)
+        stepping = spent.get("phase 2", 0.0) + spent.get("baseline", 0.0)
+        self.seconds[job.kind] = (spent.get("test", 0.0), spent.get("phase 1", 0.0) / job.budget, stepping / steps)
 
     def of(self, jobs: Sequence[Job]) -> float:
-        """Seconds on one core."""
-        return sum(self.fixed.get(job.kind, 0.0) + self.rate.get(job.kind, 0.0) * job.budget for job in jobs)
+        """Seconds on one core; baselines of counts take next to none."""
+        total = 0.0
+        for job in jobs:
+            test, token, step = self.seconds.get(job.kind, (1.0, 0.0, 0.0))
+            total += test + token * job.budget + step * job.preset.phase2.total(job.budget - 1)
+        return total
 
     def minutes(self, jobs: Sequence[Job]) -> float:
         """Minutes on this machine: no less than the longest training takes."""
@@ -184,16 +194,15 @@ def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None
     first = {job.kind: job for job in sorted(jobs, key=lambda job: (-job.budget, -job.seed))}
     probes = [job for kind, job in first.items() if kind not in CHEAP]
     for job, where in zip(probes, experiment.run(folder, probes, engine.map, lambda _job, _record: None), strict=True):
-        cost.learn(job.kind, job.budget, experiment.read(where)["seconds"])
+        cost.learn(job, experiment.read(where)["seconds"])
 
 
 def _told(total: int) -> Any:  # noqa: ANN401  what experiment.run calls
-    def tell(job: Job, record: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        say(f"{done}/{total}  {job.kind}, {job.budget:,} tokens, seed {job.seed}: PPL {record['ppl']:,.2f}")
+    counter = itertools.count(1)
 
-    done = 0
+    def tell(job: Job, record: dict[str, Any]) -> None:
+        say(f"{next(counter)}/{total}  {job.kind}, {job.budget:,} tokens, seed {job.seed}: PPL {record['ppl']:,.2f}")
+
     return tell
 
 

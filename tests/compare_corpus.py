@@ -1,4 +1,4 @@
-"""What tests of comparisons share: a run over real conversations, a preset that trains in a blink, and simulated arms."""
+"""What tests of comparisons share: a run over real conversations, a preset of a blink, and simulated arms."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from pipeline import compare as comparing
 from pipeline.compare_data import How
@@ -25,7 +26,7 @@ BLINK = replace(
     phase1=replace(HOUSE.phase1, passes=2, least=1),
     phase2=replace(HOUSE.phase2, epochs=1, steps=12, batch=128, evaluations=2),
     vocabulary=300,
-    budgets=(200, 500, 1200, 3000, 7000),
+    budgets=(400, 1000, 2400, 6000, 14000),
 )
 WANTED = Wanted(test_tokens=3000, validation_tokens=500)
 LIMIT = 400
@@ -76,7 +77,5 @@ def simulated(
         points[name] = Points(
             np.tile(np.exp(x), seeds), np.exp(y.ravel()), np.repeat(np.arange(seeds), budgets) if seeds > 1 else None
         )
-    import polars as pl
-
     test = TestSet(f"set{seed}-test", "simulated", np.ones(1, np.bool_), 100_000)
     return Scored(test, pl.DataFrame(), points, *laws(points))

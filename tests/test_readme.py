@@ -33,8 +33,6 @@ def commands() -> list[str]:
 def test_every_command_can_be_typed(command: str) -> None:
     """Its options and arguments are those of the command line."""
     words = shlex.split(command.replace("RUN", "my-run").replace(" ID", " x"))[1:]
-    if words[0] == "compare":  # announced as the next part to come
-        return
     sub = get_command(app).commands[words[0]]  # type: ignore[attr-defined]  # a group has commands
     sub.make_context(words[0], list(words[1:]), resilient_parsing=False).close()
 

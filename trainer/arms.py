@@ -179,7 +179,7 @@ def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key")).to_series().to_numpy()
     copies = number > 0
     made = keys.copy()
-    made[copies] = mixed(keys[copies] + number[copies].astype(np.uint64), 1)
+    made[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
     return made
 
 

@@ -121,19 +121,20 @@ def decades(low: float, high: float) -> list[float]:
     return [0.0, *found] if low <= 0 else found
 
 
-def shares(mix: pl.DataFrame, title: str) -> Drawn:
+def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Drawn:
     """The share of each kind of conversation, raw above refined.
 
     Args:
-        mix: y (label), corpus ("raw" or "refined"), share, tip, pick.
+        mix: y (label), corpus, share, tip, pick.
         title: what the kinds are.
+        corpora: their names, in the order of the bars.
     """
-    colours = alt.Scale(domain=["raw", "refined"], range=[theme.RAW, theme.KEPT])
+    colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])
     labels = list(dict.fromkeys(mix["y"].to_list()))
     base = alt.Chart(mix.select("y", "corpus", "share", "tip", "pick")).mark_bar(cornerRadius=2, cursor="pointer")
     drawn: Drawn = base.encode(
         y=alt.Y("y:N", sort=labels, title=title, axis=alt.Axis(labelOverlap=False)),
-        yOffset=alt.YOffset("corpus:N", sort=["raw", "refined"]),
+        yOffset=alt.YOffset("corpus:N", sort=list(corpora)),
         x=alt.X("share:Q", title="share of its corpus", axis=alt.Axis(format=".0%", grid=True, tickCount=4)),
         color=alt.Color("corpus:N", scale=colours, legend=alt.Legend(title=None, symbolType="square")),
     )

@@ -10,12 +10,13 @@ from pipeline.report.bars import FIT, FULL, SHORT, decades
 from pipeline.report.charts import Drawn
 
 
-def laws(points: pl.DataFrame, curves: pl.DataFrame) -> Drawn:
+def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Drawn:
     """Loss against training tokens, both logarithmic, one colour an arm.
 
     Args:
-        points: arm ("raw" or "refined"), tokens, loss (one row a training).
+        points: arm, tokens, loss (one row a training).
         curves: arm, tokens, loss, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
+        arms: the names of the two.
     """
     spans = pl.concat([points["tokens"], curves["tokens"]]).to_list() or [1.0, 10.0]
     ticks = alt.Axis(labelExpr=SHORT, grid=True, values=decades(min(spans), max(spans)))
@@ -26,17 +27,19 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame) -> Drawn:
     y = alt.Y("loss:Q", title="loss (nats per token)", scale=scale, axis=axis)
     law = alt.Chart(_joined(curves)).encode(x=x, detail="extrapolated:N")
     dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
-    band = law.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(legend=False))
-    line = law.mark_line(strokeWidth=2).encode(y=y, color=_arms(legend=True), strokeDash=dash)
+    band = law.mark_area(opacity=0.16).encode(
+        y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(arms, legend=False)
+    )
+    line = law.mark_line(strokeWidth=2).encode(y=y, color=_arms(arms, legend=True), strokeDash=dash)
     dots = alt.Chart(points).mark_point(filled=True, size=46, opacity=0.85)
-    dots = dots.encode(x=x, y=y, color=_arms(legend=False))
+    dots = dots.encode(x=x, y=y, color=_arms(arms, legend=False))
     whole: Drawn = alt.layer(band, line, dots).resolve_legend(color="independent")
     return whole.properties(width=FULL, autosize=FIT, height=320)
 
 
-def _arms(*, legend: bool) -> alt.Color:
+def _arms(names: tuple[str, ...], *, legend: bool) -> alt.Color:
     """The two arms by colour; one layer has the legend, the others none."""
-    scale = alt.Scale(domain=["raw", "refined"], range=[theme.DROPPED, theme.KEPT])
+    scale = alt.Scale(domain=list(names), range=[theme.DROPPED, theme.KEPT])
     return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None, symbolType="stroke") if legend else None)
 
 

@@ -41,7 +41,7 @@
     made.view.addEventListener("mousemove", (event, item) => point(event, item && item.datum));
     made.view.addEventListener("mouseout", () => point(null, null));
     made.view.addEventListener("click", (event, item) => {
-      if (item && item.datum && typeof item.datum.pick === "string") open(item.datum);
+      if (data.command && item && item.datum && typeof item.datum.pick === "string") open(item.datum);
     });
   }
 

@@ -81,6 +81,7 @@ def main() -> None:
     taken[f"{len(passes)} parallel passes"] = clock.lap()
     phase1.forgetting(network, validation, Phase1().trials)
     taken["validation check"] = clock.lap()
+    del state
     with tempfile.TemporaryDirectory() as folder:
         contexts = tuple(Contexts.of(network, each, Path(folder)) for each in (text, validation))
     taken["contexts"] = clock.lap()

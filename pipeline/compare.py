@@ -1,0 +1,165 @@
+"""`refine compare`: two corpora in; whether the second is worth more, a page and every number out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from pipeline import compare_corpora, compare_data, compare_design, compare_result
+from pipeline.compare_corpora import Pair
+from pipeline.compare_data import How, word
+from pipeline.compare_design import Cost, Design
+from pipeline.compare_result import Scored
+from pipeline.compare_verdict import Verdict, verdict
+from pipeline.report import folder as folders
+from pipeline.report.checks import Check
+from pipeline.report.command import REPORTS, build
+from pipeline.terminal import console, safe, table
+from pipeline.training import say
+from trainer.arms import Arms
+from trainer.experiment import Job
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks for; see the help of `refine compare`."""
+
+    first: str
+    second: str
+    run: Path | None
+    out: Path | None
+    limit: int | None
+    train: bool
+    how: How
+    fail: bool
+    as_json: bool
+    words: tuple[str, ...]
+    """The command as it was typed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Everything that was found out by training."""
+
+    arms: Arms
+    design: Design
+    cost: Cost
+    jobs: Mapping[tuple[str, str], Sequence[Job]]
+    folder: Path
+    scored: Sequence[Scored]
+    checks: Sequence[Check]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A comparison: the corpora, and what training said of them where there was any."""
+
+    pair: Pair
+    trained: Trained | None
+    checks: Sequence[Check]
+    sentence: str
+    command: str
+
+
+def compare(asked: Asked) -> None:
+    """Compare two corpora, write the report, and exit with 1 where a check failed and that was asked for.
+
+    Raises:
+        SourceError, RunFolderError, ReportError, TrainerError: see there.
+    """
+    import json
+    import shlex
+
+    from pipeline.report import compared
+
+    if asked.out is not None:
+        folders.check(asked.out)
+    asked.how.checked()
+    pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train)
+    place = asked.out or REPORTS / f"{name_of(pair)}-compare"
+    folders.check(place)
+    for note in pair.notes:
+        say(f"refine: {note}")
+    command = shlex.join(("refine", *asked.words))
+    found = _compared(pair, asked, command)
+    made = build(compared.page(found), place)
+    if asked.as_json:
+        sys.stdout.write(json.dumps({"report": str(place / "index.html"), **made}, indent=2) + "\n")
+    else:
+        _show(found, place)
+    if asked.fail and any(one.passed is False for one in found.checks):
+        sys.exit(1)
+
+
+def name_of(pair: Pair) -> str:
+    """What the comparison's folders are named by."""
+    return word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
+
+
+def _compared(pair: Pair, asked: Asked, command: str) -> Compared:
+    if not asked.train:
+        said = "Nothing was trained (--no-train), so that nothing is concluded: sizes and mixes of both corpora only."
+        return Compared(pair, None, compare_result.corpora(pair), said, command)
+    folder = asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()])
+    trained = train(pair, asked.how, folder)
+    return Compared(pair, trained, trained.checks, trained.verdict.sentence, command)
+
+
+def train(pair: Pair, how: How, folder: Path) -> Trained:
+    """Make the data, do the trainings that are missing, and read what they say."""
+    arms = compare_data.arms(pair.union, how, folder)
+    budgets = None if how.budgets is None else list(how.budgets)
+    design = compare_design.design(arms, budgets, how.seeds, quick=how.quick)
+    jobs = design.jobs(arms, pair.names, how.device)
+    trainings = folder / "trainings"
+    cost = compare_design.carry_out(
+        trainings, [job for wanted in jobs.values() for job in wanted], how.workers, how.device
+    )
+    scored = [compare_result.scored(test, arms, jobs, trainings) for test in compare_result.test_sets(pair, arms)]
+    checks = compare_result.checks(pair, arms, design, jobs, trainings)
+    said = verdict(scored, pair.names, design.lacks(), checks)
+    return Trained(arms, design, cost, jobs, folder, scored, checks, said)
+
+
+def _show(found: Compared, place: Path) -> None:
+    out = console()
+    if found.trained is not None:
+        for one in found.trained.scored:
+            _show_test(one, found.pair.names)
+    else:
+        out.print(_corpora(found.pair))
+    names = {True: "pass", False: "FAIL", None: "n/a"}
+    rows: list[tuple[object, ...]] = [(names[one.passed], one.name, one.found) for one in found.checks]
+    out.print(table("\nChecks", ("", "check", "found"), rows))
+    out.print(Text(safe(f"\n{found.sentence}")))
+    out.print(Text(safe(f"\n{place / 'index.html'}")), soft_wrap=True)
+
+
+def _corpora(pair: Pair) -> Any:  # noqa: ANN401  a rich table
+    told = compare_corpora.statistics(pair)
+    keys = ("conversations", "words", "bytes", "median_words", "copies", "shared")
+    rows: list[tuple[object, ...]] = [(name, *(f"{one[key]:,.0f}" for key in keys)) for name, one in told.items()]
+    head = ("", *(key.replace("_", " ") for key in keys))
+    return table("Corpora", head, rows, frozenset(range(1, len(head))))
+
+
+def _show_test(one: Scored, names: tuple[str, str]) -> None:
+    """Laws, difference and baselines on one test set."""
+    from pipeline.report.compared_numbers import baselines, difference_rows, law_rows
+
+    out, test = console(), one.test
+    what = f"\n{test.name}: {test.tokens:,} tokens of {test.conversations:,} conversations, {test.says}"
+    out.print(Text(safe(what), style="bold"))
+    head, rows = law_rows(one)
+    out.print(table("", head, list(rows), frozenset(range(2, len(head)))))
+    head, rows = difference_rows(one)
+    against = f"{names[1]} against {names[0]}; a token's worth is in tokens of {names[0]}"
+    out.print(table(f"\n{against}", head, list(rows), frozenset(range(1, len(head)))))
+    head, rows = baselines(one)
+    out.print(table("\nPPL by training tokens", head, list(rows), frozenset(range(2, len(head)))))

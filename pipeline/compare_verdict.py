@@ -1,0 +1,174 @@
+"""The one sentence of a comparison: what may be concluded, or that nothing may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.compare_result import Scored
+from pipeline.report.checks import Check
+from trainer.scaling import Difference, Kind
+
+Interval = tuple[float, float]
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said.
+
+    Attributes:
+        sentence: one, for people.
+        concludes: whether anything is concluded, about the exponent or the level.
+        exponent: "steeper", "flatter", or "" where nothing is concluded: of the second arm.
+        level: "lower", "higher", or "": its PPL at the largest common budget.
+    """
+
+    sentence: str
+    concludes: bool
+    exponent: str = ""
+    level: str = ""
+
+
+def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
+    """What may be concluded, from intervals on all test sets alike.
+
+    The exponent is said to differ where the 95 % interval of delta-alpha leaves out 0 on the same side on every test
+    set, and no saturating law says the opposite; the level, where that of the PPL ratio at the largest common budget
+    leaves out 1 so.
+
+    Args:
+        found: both arms on each test set.
+        names: of the arms.
+        lacks: why the design is too small for any conclusion; empty where it is not.
+        checks: those that failed forbid a conclusion.
+    """
+    failed = [one.name for one in checks if one.passed is False]
+    indication = _indication(found, names)
+    if lacks:
+        return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
+    if failed:
+        return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
+    missing = [one.test.name for one in found if _alpha(one, "power") is None]
+    if missing or not found:
+        where = ", ".join(missing) or "any test set"
+        return Verdict(f"Nothing can be concluded: delta-alpha has no interval on {where}.", concludes=False)
+    exponent = _exponent(found)
+    level = _agreed([_side(_ratio(one)) for one in found], ("lower", "higher"))
+    said = "; ".join(filter(None, (_of_exponent(found, names, exponent), _of_level(found, names, level), _bend(found))))
+    return Verdict(f"{said}.", bool(exponent or level), exponent, level)
+
+
+def _alpha(one: Scored, kind: Kind) -> Interval | None:
+    found = one.differences.get(kind)
+    return None if found is None else found.delta_alpha_interval
+
+
+def _ratio(one: Scored) -> Interval | None:
+    return one.differences["power"].ln_ratio_interval
+
+
+def _side(interval: Interval | None) -> int:
+    """Which side of 0 an interval lies on; 0 where it holds 0, or is not there."""
+    if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
+        return 0
+    return -1 if interval[1] < 0 else 1
+
+
+def _agreed(sides: Sequence[int], words: tuple[str, str]) -> str:
+    """The word for the side that all are on; empty where they are not."""
+    if not sides or 0 in sides or len(set(sides)) > 1:
+        return ""
+    return words[0] if sides[0] < 0 else words[1]
+
+
+def _exponent(found: Sequence[Scored]) -> str:
+    sides = [_side(_alpha(one, "power")) for one in found]
+    against = [_side(_alpha(one, "saturating")) for one in found]
+    if any(side and other == -side for side, other in zip(sides, against, strict=True)):
+        return ""
+    return _agreed(sides, ("steeper", "flatter"))
+
+
+def _of_exponent(found: Sequence[Scored], names: tuple[str, str], exponent: str) -> str:
+    second, each = names[1], _each(found, lambda one: alpha_said(one.differences["power"]))
+    if exponent:
+        return f"The exponent of {second} is {exponent} than that of {names[0]}: delta-alpha is {each}"
+    apart = [one.test.name for one in found if _side(_alpha(one, "power"))]
+    if len(apart) == len(found):
+        return (
+            f"Nothing can be concluded about the exponent, on which test sets or laws disagree: delta-alpha is {each}"
+        )
+    if apart:
+        only = f"it differs on {', '.join(apart)} alone"
+        return f"Nothing can be concluded about the exponent, since {only}: delta-alpha is {each}"
+    return f"No difference of the exponents of {names[0]} and {second} can be concluded: delta-alpha is {each}"
+
+
+def _of_level(found: Sequence[Scored], names: tuple[str, str], level: str) -> str:
+    each = _each(found, lambda one: ratio_said(one.differences["power"]))
+    at = f"at {found[0].differences['power'].budget:,.0f} tokens"
+    if not level:
+        if {_side(_ratio(one)) for one in found} == {-1, 1}:
+            return f"{at} test sets disagree on whose PPL is lower: {names[1]} lies {each} from {names[0]}"
+        return f"none of their PPL {at} either, where {names[1]} lies {each} from {names[0]}"
+    worth = _each(found, lambda one: efficiency_said(one.differences["power"]))
+    return f"{at} the PPL of {names[1]} is {level}: {each}, so that one of its tokens is worth {worth} of {names[0]}'s"
+
+
+def _bend(found: Sequence[Scored]) -> str:
+    bent = [
+        f"{arm} on {one.test.name}"
+        for one in found
+        for arm, held in one.held_out.items()
+        if held.preferred == "saturating" and held.clear
+    ]
+    if not bent:
+        return ""
+    return f"alpha is the mean slope over these budgets, since the points bend ({', '.join(bent)})"
+
+
+def _indication(found: Sequence[Scored], names: tuple[str, str]) -> str:
+    """What the numbers look like, where nothing may be concluded from them."""
+    there = [one for one in found if "power" in one.differences]
+    if not there:
+        return ""
+    each = _each(there, lambda one: alpha_said(one.differences["power"]))
+    return f" (delta-alpha of {names[1]}, for what it is worth: {each})"
+
+
+def _each(found: Sequence[Scored], said: Callable[[Scored], str]) -> str:
+    return " and ".join(f"{said(one)} on {one.test.name}" for one in found)
+
+
+def alpha_said(found: Difference) -> str:
+    """Delta-alpha with its interval."""
+    return signed(found.delta_alpha, ".4f") + _between(found.delta_alpha_interval, lambda x: signed(x, ".4f"))
+
+
+def ratio_said(found: Difference) -> str:
+    """How far PPL lies from the first arm's at the largest common budget, with its interval."""
+    return change(found.ln_ratio) + _between(found.ln_ratio_interval, change)
+
+
+def efficiency_said(found: Difference) -> str:
+    """How many tokens of the first arm one of the second is worth, with its interval."""
+    if found.efficiency is None:
+        return "no known number"
+    return f"{found.efficiency:.2f}" + _between(found.efficiency_interval, lambda x: f"{x:.2f}")
+
+
+def change(ln_ratio: float) -> str:
+    """A ratio as a change in per cent."""
+    return signed(100 * math.expm1(min(ln_ratio, 700.0)), ".1f") + "\N{NO-BREAK SPACE}%"
+
+
+def signed(value: float, form: str) -> str:
+    """A number with its sign, a real minus; 0 has none."""
+    said = f"{value:+{form}}"
+    return said.replace("-", MINUS) if said.strip("+-0.") else said[1:]
+
+
+def _between(interval: Interval | None, said: Callable[[float], str]) -> str:
+    return "" if interval is None else f" ({said(interval[0])} to {said(interval[1])})"

@@ -1,0 +1,175 @@
+"""The page of an ablation: what each rule does to the exponent and to PPL, by itself and on top of all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import polars as pl
+
+from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said
+from pipeline.report import theme
+from pipeline.report.bars import FIT, FULL
+from pipeline.report.charts import Drawn
+from pipeline.report.compared_numbers import Rows, finite
+from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
+from pipeline.report.shown import labels, visible
+from trainer.scaling import Difference
+
+if TYPE_CHECKING:
+    from pipeline.ablate import Ablated
+
+HOW = {"alone": "Each rule alone, against raw", "on top": "Each rule on top of all others"}
+
+
+def page(found: Ablated) -> Page:
+    """The report of an ablation."""
+    run = found.pair.run
+    name = visible(run.folder.resolve().name, 60) if run is not None else ""
+    figures = tuple(figure for figure in (_figure(found, key) for key in ("delta_alpha", "ln_ratio")) if figure)
+    head, rows = rows_of(found)
+    members = found.pair.union.members
+    return Page(
+        title=f"Which rule moved the exponent of {name}?",
+        kicker=f"refine ablate · {name}",
+        headline=visible(found.sentence),
+        tiles=tuple(Tile(f"{int(mask.sum()):,}", f"conversations in {arm}") for arm, mask in members.items()),
+        warnings=(),
+        checks=tuple(found.checks),
+        sections=(
+            Section(
+                "rules",
+                "What each rule does",
+                "A rule alone: the corpus that only this rule has cleaned, against raw. On top: the refined corpus "
+                "against what all other rules leave. PPL is that at the largest budget.",
+                figures,
+                (Table(head, tuple(rows)),),
+                missing=tuple(f"{visible(said)}." for said in found.skipped),
+            ),
+            Section(
+                "origin",
+                "How to repeat it",
+                "Trainings that two arms share are done once; the same command goes on where it stopped.",
+                texts=(("The command that makes this again", visible("\n".join([found.command, *_plan(found)]))),),
+            ),
+        ),
+        numbers=numbers(found),
+    )
+
+
+def _plan(found: Ablated) -> list[str]:
+    if found.design is None or found.arms is None:
+        return []
+    budgets = ", ".join(f"{budget:,}" for budget in found.design.budgets)
+    return [f"# preset {found.arms.preset.name}; budgets {budgets} tokens; {found.design.seeds} seeds"]
+
+
+def rows_of(found: Ablated) -> tuple[tuple[str, ...], Rows]:
+    """A row a contrast and test set."""
+    head = ("rule", "how", "drops", "adds", "test set", "delta alpha", "PPL differs by", "a token's worth")
+    rows: Rows = []
+    for one in found.contrasts:
+        begin = (visible(one.reason, 40), one.how, one.dropped, one.added)
+        scored = found.scored.get((one.reason, one.how), ())
+        differences = [(each.test.name, each.differences["power"]) for each in scored if "power" in each.differences]
+        rows += [(*begin, visible(test, 40), *_said(power)) for test, power in differences] or [
+            (*begin, "-", "-", "-", "-")
+        ]
+    return head, rows
+
+
+def _said(power: Difference) -> tuple[str, str, str]:
+    """A contrast's numbers; both arms may hold the same conversations at every budget."""
+    if power.delta_alpha == 0 and power.ln_ratio == 0:
+        return "0, the same trainings", "0", "1"
+    return alpha_said(power), ratio_said(power), efficiency_said(power)
+
+
+def numbers(found: Ablated) -> dict[str, Any]:
+    """Everything for a script."""
+    keys = ("delta_alpha", "delta_ln_A", "ln_ratio", "efficiency")
+    told = [
+        {
+            **{key: getattr(one, key) for key in ("reason", "how", "first", "second", "dropped", "added")},
+            "test_sets": {
+                each.test.name: {
+                    name: finite(getattr(each.differences["power"], name))
+                    for key in keys
+                    for name in (key, f"{key}_interval")
+                }
+                for each in found.scored.get((one.reason, one.how), ())
+                if "power" in each.differences
+            },
+        }
+        for one in found.contrasts
+    ]
+    design = found.design
+    return {
+        "command": found.command,
+        "verdict": found.sentence,
+        "contrasts": told,
+        "skipped": list(found.skipped),
+        "budgets": list(design.budgets) if design else [],
+        "seeds": design.seeds if design else 0,
+    }
+
+
+def _figure(found: Ablated, key: str) -> Figure | None:
+    """Differences with their intervals, a panel for each way; None where nothing was trained."""
+    if not found.scored:
+        return None
+    panels = []
+    for how, title in HOW.items():
+        rows = [
+            (one.reason, each.test.name, getattr(power, key), *(getattr(power, f"{key}_interval") or (None, None)))
+            for one in found.contrasts
+            if one.how == how
+            for each in found.scored[one.reason, how]
+            if (power := each.differences.get("power"))
+        ]
+        schema = {"rule": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+        frame = pl.DataFrame(rows, schema=schema, orient="row")
+        if len(frame):
+            panels.append(Panel(title, intervals(frame, _TITLES[key]), frame))
+    what = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}[key]
+    says = "Points with 95 % intervals; left of the line is better (steeper, or a lower PPL)."
+    return Figure(f"rules-{key.replace('_', '-')}", what, says, tuple(panels)) if panels else None
+
+
+_TITLES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
+
+
+def intervals(rows: pl.DataFrame, title: str) -> Drawn:
+    """Values with their intervals, one row a rule, a colour a test set, and a line at 0.
+
+    Args:
+        rows: rule, test, value, low, high.
+        title: of the axis.
+    """
+    names = dict(
+        zip(
+            rows["rule"].unique(maintain_order=True),
+            labels(rows["rule"].unique(maintain_order=True).to_list()),
+            strict=True,
+        )
+    )
+    data = rows.with_columns(
+        pl.col("rule").replace(names),
+        tip=pl.format("{} on {}: {}", "rule", "test", pl.col("value").round(4)),
+    )
+    tests = data["test"].unique(maintain_order=True).to_list()
+    base = alt.Chart(data).encode(
+        y=alt.Y("rule:N", sort=list(names.values()), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150)),
+        yOffset=alt.YOffset("test:N", sort=tests),
+    )
+    colour = alt.Color(
+        "test:N",
+        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT][: len(tests)]),
+        legend=alt.Legend(title=None),
+    )
+    axis = alt.Axis(grid=True, tickCount=5)
+    spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", color=colour)
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", color=colour)
+    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
+    whole: Drawn = alt.layer(zero, spans, dots)
+    return whole.properties(width=FULL, autosize=FIT, height=34 * len(names))

@@ -1,0 +1,276 @@
+"""`refine compare`: from two corpora to a verdict, resumed, the same for any number of workers; and a user's errors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import compare as comparing
+from pipeline import compare_corpora
+from pipeline.report.folder import ReportError
+from pipeline.rows import SourceError
+from pipeline.store import RunFolderError, read_json
+from pipeline.training import CLAIM
+from tests.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
+from tests.conftest import Refine, chat
+from tests.report_corpus import refine as start
+from trainer import presets
+from trainer.arms import ArmsError
+from trainer.split import SplitError
+
+
+@pytest.fixture(autouse=True)
+def blink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset of tests is one of those there are."""
+    monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
+
+
+@pytest.fixture(scope="module")
+def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="module")
+def made(my_run: Path) -> Path:
+    """A comparison of the run's two corpora, trained once for the tests of this module."""
+    here = my_run.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "blink", BLINK)
+        comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
+    return here
+
+
+def trainings(here: Path) -> dict[str, bytes]:
+    """What each training measured: the scores of every test conversation, and its metrics without timings."""
+    return {path.parent.name: path.read_bytes() for path in sorted((here / "work" / "trainings").glob("*/scores.npz"))}
+
+
+def test_a_comparison_says_all_of_it(made: Path) -> None:
+    """Both test sets with both laws, differences, held-out, baselines and every training; checks pass; a verdict."""
+    found = report(made)
+    assert found["verdict"] == found["headline"]
+    assert found["budgets"] == [200, 500, 1200, 3000, 7000]
+    assert (found["seeds"], found["quick"], found["subset"]) == (3, False, True)
+    assert list(found["test_sets"]) == ["raw-test", "refined-test"]
+    low, high = found["delta_alpha_interval"]
+    assert low < found["delta_alpha"] < high
+    for test in found["test_sets"].values():
+        assert [(law["corpus"], law["law"]) for law in test["laws"]] == [
+            (arm, kind) for arm in ("raw", "refined") for kind in ("power", "saturating")
+        ]
+        assert {one["law"] for one in test["differences"]} == {"power", "saturating"}
+        assert {one["corpus"] for one in test["held_out"]} == {"raw", "refined"}
+        kinds = {(one["arm"], one["kind"]) for one in test["trainings"]}
+        assert {("raw", "random_block"), ("raw", "gru"), ("refined", "kneser_ney"), ("raw", "unigram")} <= kinds
+    first = next(one for one in found["test_sets"]["raw-test"]["differences"] if one["law"] == "power")
+    assert found["delta_alpha"] == pytest.approx(first["delta_alpha"])
+    assert not [one["name"] for one in found["checks"] if one["passed"] is False]
+    assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
+        one["name"] for one in found["checks"] if one["passed"]
+    }
+
+
+def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:
+    """Fewer conversations and tokens, scored in the same pass."""
+    raw, refined = report(made)["test_sets"].values()
+    assert 0 < refined["conversations"] < raw["conversations"]
+    assert 0 < refined["tokens"] < raw["tokens"]
+    assert raw["trainings"][0]["ppl"] != refined["trainings"][0]["ppl"]
+
+
+def test_the_page_shows_laws_and_corpora(made: Path) -> None:
+    """A picture a figure, and the sections a reader looks for."""
+    page = (made / "report" / "index.html").read_text()
+    for title in ("The difference", "Scaling laws", "Baselines", "Every training", "The experiment", "The corpora"):
+        assert f"<h2>{title}</h2>" in page
+    assert {"laws-power", "laws-saturating"} <= set(report(made)["figures"])
+    assert (made / "report" / "laws-power.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_path: Path) -> None:
+    """What is there is not trained again, what is missing is, and the report is the same to the byte."""
+    shutil.copytree(made / "work", tmp_path / "work")
+    gone = sorted((tmp_path / "work" / "trainings").iterdir())[:3]
+    for folder in gone:
+        shutil.rmtree(folder)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("*/record.json")}
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work")))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert trainings(tmp_path) == trainings(made)
+    numbers, again = ({**report(here), "folder": ""} for here in (made, tmp_path))
+    assert numbers == again
+
+
+def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path) -> None:
+    """One process or two: every training's scores are the same to the byte."""
+    asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500, 1200), seeds=1)
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    found = trainings(tmp_path)
+    assert len(found) > 6
+    assert found.items() <= trainings(made).items()
+    assert report(tmp_path)["concludes"] is False
+
+
+def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
+    """Fewer sizes and seeds, no baseline that is trained by steps; it says so."""
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work", quick=True)))
+    found = report(tmp_path)
+    assert found["verdict"].startswith("Nothing is concluded, because --quick trains too few budgets and seeds")
+    assert (found["concludes"], found["quick"], found["seeds"]) == (False, True, 1)
+    assert len(found["budgets"]) == len(BLINK.budgets) - 1
+    assert {"cvfp", "kneser_ney", "unigram"} == {one["kind"] for one in found["test_sets"]["raw-test"]["trainings"]}
+
+
+def halves(here: Path) -> tuple[str, str]:
+    """Two files of real conversations, a third of them in both."""
+    texts = [json.loads(line) for line in (here / "all.jsonl").read_text().splitlines()]
+    for name, part in (("a", texts[: 2 * len(texts) // 3]), ("b", texts[len(texts) // 3 :])):
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in part))
+    return str(here / "a.jsonl"), str(here / "b.jsonl")
+
+
+def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Path) -> None:
+    """It is said that one is no subset of the other, and both arms are scored on both; what they share counts once."""
+    frame = compare_corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
+    lines = [{"messages": [{"role": "user", "content": text}]} for text in frame["text"] if text.strip()]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    a, b = halves(tmp_path)
+    asks = how(work=tmp_path / "work", budgets=(200, 500, 1200), seeds=1)
+    comparing.compare(asked(a, b, None, tmp_path, asks))
+    found = report(tmp_path)
+    assert list(found["test_sets"]) == ["a.jsonl-test", "b.jsonl-test"]
+    assert found["subset"] is False
+    assert "b.jsonl is not a subset of a.jsonl" in found["notes"][0]
+    assert found["corpora"]["a.jsonl"]["shared"] > len(lines) / 4
+    assert [one["passed"] for one in found["checks"] if "subset" in one["name"]] == [None]
+
+
+def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Seconds; nothing is concluded, no experiment is begun, and the last line is where the page is."""
+    done = refine("compare", "--no-train", "--run", my_run, "--out", "page", "--check")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == "page/index.html"
+    assert "Nothing was trained" in done.stdout
+    found = read_json(tmp_path / "page" / "report.json")
+    assert found["corpora"]["raw"]["conversations"] == LIMIT
+    assert found["corpora"]["refined"]["conversations"] < LIMIT
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_latest_complete_run_is_meant(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Of those in data/runs/; one that is not finished is none."""
+    assert "there is no complete run in data/runs" in refine("compare", "--no-train").stderr
+    shutil.copytree(my_run, tmp_path / "data" / "runs" / "done")
+    shutil.copytree(my_run, tmp_path / "data" / "runs" / "later")
+    (tmp_path / "data" / "runs" / "later" / "manifest.json").unlink()
+    done = refine("compare", "--no-train", "--json")
+    assert json.loads(done.stdout)["run"] == "data/runs/done"
+
+
+def broken(run: Path, here: Path, **counts: int) -> Path:
+    """A copy of a run whose manifest counts otherwise, or that has none."""
+    copy = here / "copy"
+    shutil.copytree(run, copy)
+    if not counts:
+        (copy / "manifest.json").unlink()
+        return copy
+    said = read_json(copy / "manifest.json")
+    said["counts"] |= counts
+    (copy / "manifest.json").write_text(json.dumps(said))
+    return copy
+
+
+def test_bad_corpora_get_a_sentence(my_run: Path, tmp_path: Path) -> None:
+    """An unfinished run, an empty refined corpus, the same one twice, plain text against conversations."""
+    with pytest.raises(RunFolderError, match="is not finished: let `refine run --out"):
+        pair("raw", "refined", broken(my_run, tmp_path))
+    shutil.rmtree(tmp_path / "copy")
+    with pytest.raises(SourceError, match="is empty, every conversation was dropped"):
+        pair("raw", "refined", broken(my_run, tmp_path, refined=0))
+    with pytest.raises(SourceError, match="both corpora are raw: name two"):
+        pair("raw", "raw", my_run)
+    (tmp_path / "notes.jsonl").write_text(json.dumps({"text": "a plain document"}) + "\n")
+    with pytest.raises(SourceError, match=r"plain documents and conversations share no schema"):
+        pair("raw", str(tmp_path / "notes.jsonl"), my_run)
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        pair("raw", "refined", tmp_path)
+
+
+def pair(first: str, second: str, run: Path | None) -> Any:
+    return compare_corpora.pair(first, second, run, None, grouped=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"preset": "house"}, r"too small for the default budgets .* take a larger corpus, or --budgets \d+,"),
+        ({"budgets": (200, 10_000_000)}, r"a budget of 10,000,000 tokens was asked for, .* or --budgets \d+,\d+,"),
+        ({"budgets": (200,)}, "a law needs 2 or more"),
+    ],
+)
+def test_too_large_budgets_get_a_proposal_that_fits(
+    my_run: Path, tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    """The largest that the smaller pool holds."""
+    asks = replace(how(work=tmp_path / "work"), **more)
+    with pytest.raises(ArmsError, match=said) as found:
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    if "or --budgets " in str(found.value):
+        counts = [int(one) for one in str(found.value).rpartition("--budgets ")[2].split(",")]
+        assert len(counts) == 6
+        asks = how(work=tmp_path / "work", budgets=tuple(counts), preset=asks.preset)
+        from pipeline.compare_data import arms
+        from pipeline.compare_design import design
+
+        both = compare_corpora.pair("raw", "refined", my_run, None, grouped=True)
+        assert design(arms(both.union, asks, tmp_path / "again"), counts, None, quick=False).budgets == tuple(counts)
+
+
+def test_a_corpus_of_a_few_is_too_small(tmp_path: Path) -> None:
+    """The split says how many there are."""
+    for name, some in (("a", range(3)), ("b", range(3, 6))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in some))
+    first, second = (str(tmp_path / f"{name}.jsonl") for name in "ab")
+    with pytest.raises(SplitError, match="take a larger corpus"):
+        comparing.compare(asked(first, second, None, tmp_path, how(work=tmp_path / "work")))
+
+
+def test_folders_of_something_else_are_not_touched(my_run: Path, tmp_path: Path) -> None:
+    """Neither the report's nor that of the trainings."""
+    for name in ("report", "work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious.txt").write_text("mine")
+    with pytest.raises(ReportError, match="is not a report folder of refine: it holds precious"):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how()))
+    (tmp_path / "report" / "precious.txt").unlink()
+    with pytest.raises(RunFolderError, match="is not an experiment's folder"):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work")))
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["precious.txt"]
+
+
+def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --work they lie in a folder named by corpora and options; others have another."""
+    monkeypatch.chdir(tmp_path)
+    once = how().folder("my-run", ["1", "2"])
+    assert (once.parent, (once / CLAIM).is_file()) == (Path("data/experiments"), True)
+    assert once == how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"])
+    assert once != how(wanted=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"])
+    assert once != how().folder("my-run", ["1", "3"])
+
+
+def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path) -> None:
+    """A refined corpus that is not part of its raw one, with --check."""
+    copy = broken(my_run, tmp_path, refined=1)
+    shutil.rmtree(copy / "raw")
+    shutil.copytree(my_run / "refined", copy / "raw")
+    shutil.copy(my_run / "raw" / "shards.json", copy / "raw")
+    shutil.rmtree(copy / "refined")
+    shutil.copytree(my_run / "raw", copy / "refined")
+    done = start(tmp_path, "compare", "raw", "refined", "--run", "copy", "--no-train", "--check", "--out", "page")
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout or "is not" in done.stderr, done.stderr
