@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# One thread for torch in each of pytest's workers and in what they start: two that share two cores wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same cases each time and no deadline: a test must not fail because the machine is busy.
 settings.register_profile("refine", deadline=None, derandomize=True)
 settings.load_profile("refine")
