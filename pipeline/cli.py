@@ -223,7 +223,7 @@ def dedup(
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
 
 
-@app.command(epilog="Example: refine train --budget 20000 --out my-training   (the embedded chitchat corpus)")
+@app.command(epilog="Example: refine train --budget 5000 --no-baselines --out my-training   (the embedded chitchat corpus)")
 def train(
     source: Source = None,
     budget: Annotated[
