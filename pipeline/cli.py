@@ -223,7 +223,9 @@ def dedup(
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
 
 
-@app.command(epilog="Example: refine train --budget 5000 --no-baselines --out my-training   (the embedded chitchat corpus)")
+@app.command(
+    epilog="Example: refine train --budget 2000 --threads 1 --test-tokens 20000 --no-baselines --out trained   (the embedded corpus)"
+)
 def train(
     source: Source = None,
     budget: Annotated[
@@ -328,7 +330,7 @@ ReportOut = Annotated[
 CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")]
 
 
-@app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out my-comparison")
+@app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")
 def compare(
     raw: Annotated[
         str,

@@ -56,8 +56,9 @@ def test_no_heavy_module_is_imported_for_help() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `my-run`, as the examples of the help texts suppose."""
+    """A folder with a run `my-run` and a table `points.csv`, as the examples of the help texts suppose."""
     folder = tmp_path_factory.mktemp("examples")
+    (folder / "points.csv").write_text("tokens,ppl\n1000,900\n2000,700\n4000,520\n8000,410\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = ["run", "--stages", "heuristics", "--limit", "200", "--out", "my-run"]
     subprocess.run([sys.executable, "-m", "pipeline.cli", *words], cwd=folder, env=env, check=True, capture_output=True)
