@@ -223,9 +223,7 @@ def dedup(
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
 
 
-@app.command(
-    epilog="Example: refine train --budget 2000 --threads 1 --test-tokens 20000 --no-baselines --out trained   (the embedded corpus)"
-)
+@app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")
 def train(
     source: Source = None,
     budget: Annotated[

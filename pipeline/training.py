@@ -147,7 +147,7 @@ def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baseline
     """One training and its baselines on the same split."""
     import torch
 
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     folder, preset, data = prepare(asked)
     count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
