@@ -16,7 +16,7 @@ from pipeline.engine import Local
 from pipeline.training import numbers
 from tests.conftest import ROOT, Refine, contents
 from tests.test_cvfp_training import SIZE, SMALL, data, stream
-from trainer import baselines, experiment, gru, vocabulary
+from trainer import baselines, experiment, gru
 from trainer.experiment import Job, resampled
 from trainer.phase2 import Phase2
 from trainer.prepared import Wanted, prepare
@@ -85,13 +85,11 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
 
 def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
     """In this process or in two others: the same records but for the seconds; done twice, nothing is done again."""
-    words = vocabulary.train(pl.Series([c["prompt"] for c in chats(40)]), 300)
     given = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
     wanted = Wanted(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
     preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
     keys = np.arange(90, dtype=np.uint64)
     made = prepare(given, keys, np.arange(90), preset, wanted, tmp_path / "data")
-    assert made.said["vocabulary"] <= words.size
     preset = preset.sized(made.said["vocabulary"])
     jobs = [
         Job(kind, count, seed, str(tmp_path / "data"), made.digest, preset)
