@@ -146,6 +146,8 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
     """
     identity = _identity(keys, groups, preset, wanted, given, split)
+    trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys know nothing of case and punctuation
+    identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
     if (folder / "prepared.json").exists():
         there = load(folder)
         if there.said["identity"] == identity:
