@@ -22,7 +22,7 @@ from trainer.presets import Preset
 
 SIZES, DECADES, SEEDS = 5, 1.5, 3
 """The least from which anything is concluded: budgets, log10 of the largest over the smallest, seeds."""
-QUICK_SIZES, QUICK_SEEDS = 4, 1
+QUICK_SIZES, QUICK_SEEDS = 3, 1
 PART = 2
 """A default budget is the preset's over this: two corpora with baselines are to take half an hour on two cores."""
 BASELINES = ("random_block", "gru", "kneser_ney", "unigram")

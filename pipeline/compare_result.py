@@ -120,7 +120,8 @@ def laws(
         except ScalingError as error:
             notes.append(f"{arm}: {error}")
     notes += [f"{arm}, {kind} law: {note}" for (arm, kind), law in fits.items() for note in law.notes]
-    notes += [f"{kind} law: {note}" for kind, found in differences.items() for note in found.notes]
+    both = " and ".join(f"{letter} {arm}" for letter, arm in zip("ab", points, strict=False))
+    notes += [f"{kind} law, {both}: {note}" for kind, found in differences.items() for note in found.notes]
     return fits, foretold, differences, tuple(dict.fromkeys(notes))
 
 

@@ -58,11 +58,20 @@ def report(here: Path) -> dict[str, Any]:
 def simulated(
     delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
 ) -> Scored:
-    """Two arms on a test set, of which the second's alpha lies `delta` and whose level lies `shift` away.
+    """Two arms on a test set: `points` with their laws."""
+    found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
+    test = TestSet(f"set{seed}-test", "simulated", np.ones(1, np.bool_), 100_000)
+    return Scored(test, pl.DataFrame(), found, *laws(found))
+
+
+def points(
+    delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
+) -> dict[str, Points]:
+    """Simulated trainings of two arms.
 
     Args:
-        delta: of alpha.
-        shift: of ln PPL at the largest budget.
+        delta: how far the second's alpha lies from the first's.
+        shift: how far its ln PPL lies at the largest budget.
         seeds: of both.
         budgets: over 1.5 decades.
         noise: standard deviation of ln PPL.
@@ -70,12 +79,9 @@ def simulated(
     """
     rng = np.random.default_rng(seed)
     x = np.linspace(np.log(1e4), np.log(1e4) + 1.5 * np.log(10), budgets)
-    points = {}
+    found = {}
     for name, alpha, level in (("raw", -0.3, 0.0), ("refined", -0.3 + delta, shift)):
-        truth = np.log(90) + level + alpha * (x - x[-1])
-        y = truth + rng.normal(0, noise, (seeds, budgets))
-        points[name] = Points(
-            np.tile(np.exp(x), seeds), np.exp(y.ravel()), np.repeat(np.arange(seeds), budgets) if seeds > 1 else None
-        )
-    test = TestSet(f"set{seed}-test", "simulated", np.ones(1, np.bool_), 100_000)
-    return Scored(test, pl.DataFrame(), points, *laws(points))
+        y = np.log(90) + level + alpha * (x - x[-1]) + rng.normal(0, noise, (seeds, budgets))
+        names = np.repeat(np.arange(seeds), budgets) if seeds > 1 else None
+        found[name] = Points(np.tile(np.exp(x), seeds), np.exp(y.ravel()), names)
+    return found

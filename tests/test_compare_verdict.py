@@ -8,7 +8,8 @@ import pytest
 from pipeline.compare_design import Design
 from pipeline.compare_verdict import Verdict, verdict
 from pipeline.report.checks import Check
-from tests.compare_corpus import simulated
+from tests.compare_corpus import points, simulated
+from trainer.scaling import difference
 
 NAMES = ("raw", "refined")
 TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
@@ -104,7 +105,8 @@ def test_equal_arms_are_seldom_said_to_differ() -> None:
     """Simulated points of one law: intervals of delta-alpha hold 0 in 90 to 99 % of comparisons."""
     holds = []
     for seed in range(300):
-        found = simulated(0.0, seed=seed, noise=0.01).differences["power"].delta_alpha_interval
+        arms = points(0.0, seed=seed, noise=0.01)
+        found = difference(arms["raw"], arms["refined"]).delta_alpha_interval
         assert found is not None
         holds.append(found[0] <= 0 <= found[1])
     assert 0.90 <= np.mean(holds) <= 0.99

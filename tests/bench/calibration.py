@@ -1,10 +1,13 @@
 """How honest `refine compare` is: the same corpus twice must not differ, and a spoiled corpus must.
 
-    python -m tests.bench.calibration [--times 120] [--workers 2]
+    python -m tests.bench.calibration [--times 104] [--workers 2]
 
 A/A: each time 1,500 conversations of the embedded default are drawn and cut into two random halves, which go the whole
 way of a comparison: split by clusters, vocabulary, embeddings, trainings on nested budgets with paired seeds, laws,
 verdict. Said is how often the 95 % intervals of delta-alpha hold 0, and how often a verdict finds a difference there.
+
+On 2026-11-25: 96.2 % of 208 intervals of 104 comparisons (two test sets each) hold 0, 1.9 % of verdicts find a
+difference.
 
 Known effect: a corpus of which 30 % are copies and 20 % have their words shuffled, with boilerplate in all, against its
 clean original.
@@ -156,12 +159,12 @@ def coverage(times: int, workers: int) -> None:
         engine.close()
 
 
-def known(seed: int = 0, size: int = 700) -> Outcome:
-    """A clean corpus against the same one spoiled."""
+def known(seed: int = 0, size: int = 130, seeds: int = 5) -> Outcome:
+    """A clean corpus against the same one spoiled; not much larger than the largest budget, so that copies count."""
     frame = default().drop("group")
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
     clean = frame[rows.tolist()]
-    return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")))
+    return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")), seeds=seeds)
 
 
 def said(outcome: Outcome) -> Sequence[str]:
@@ -177,7 +180,7 @@ def said(outcome: Outcome) -> Sequence[str]:
 def main() -> None:
     """Print both."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--times", type=int, default=120)
+    asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
     given = asked.parse_args()
     sys.stdout.write("\n".join(("Known effect:", *said(known()), "", "A/A:", "")))
