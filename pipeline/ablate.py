@@ -29,6 +29,7 @@ from pipeline.rules import Drop, KeepBest
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import console, safe, table
 from pipeline.training import say
+from pipeline.trainings import carry_out, named
 from trainer.arms import Arms, Union
 
 Mask = NDArray[np.bool_]
@@ -156,7 +157,12 @@ class _Decided:
 def _trained(found: Ablated, members: Mapping[str, Mask], how: How) -> Ablated:
     """Train all arms, each stream of tokens once."""
     pair = found.pair
-    folder = how.folder(name_of(pair), [one.digest for one in pair.corpora.values()])
+    with how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
+        return _done(found, members, how, folder)
+
+
+def _done(found: Ablated, members: Mapping[str, Mask], how: How, folder: Path) -> Ablated:
+    pair = found.pair
     union = Union(pair.union.frame, pair.union.keys, pair.union.groups, members)
     arms = compare_data.arms(union, how, folder)
     budgets = None if how.budgets is None else list(how.budgets)
@@ -164,7 +170,8 @@ def _trained(found: Ablated, members: Mapping[str, Mask], how: How) -> Ablated:
     design = Design(planned.budgets, planned.seeds, (), planned.quick)
     jobs = design.jobs(arms, list(members), how.device)
     trainings = folder / "trainings"
-    compare_design.carry_out(trainings, [job for wanted in jobs.values() for job in wanted], how.workers, how.device)
+    every = [job for wanted in jobs.values() for job in wanted]
+    carry_out(trainings, every, how.workers, how.device, named(jobs))
     tests = compare_result.test_sets(pair, arms)
     scored = {
         (one.reason, one.how): [

@@ -52,7 +52,9 @@ EmbeddingsFrom = Annotated[
         "file, or a file of GPT-2's weights.",
     ),
 ]
-TestTokens = Annotated[int, typer.Option(min=1, metavar="N", help="Tokens of the test set, where the corpus allows.")]
+TestTokens = Annotated[
+    int, typer.Option(min=1, max=1_000_000_000, metavar="N", help="Tokens of the test set, where the corpus allows.")
+]
 ExperimentOut = Annotated[
     Path | None,
     typer.Option(
@@ -231,10 +233,18 @@ def train(
         typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default 100,000, or the preset's largest."),
     ] = None,
     preset: PresetName = "house",
-    seed: Annotated[int, typer.Option(help="Of the conversations' order, the weights and the noise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=2**32 - 1,
+            help="Of the conversations' order, the weights and the noise; the user's experiments were run with 42.",
+        ),
+    ] = 0,
     device: Device = "cpu",
     threads: Annotated[
-        int, typer.Option(min=0, help="Processor threads; 0: one a core. The same number gives the same numbers.")
+        int,
+        typer.Option(min=0, max=1024, help="Processor threads; 0: one a core. The same number gives the same numbers."),
     ] = 0,
     tokenizer: Tokenizer = None,
     embeddings: EmbeddingsFrom = None,
@@ -290,7 +300,10 @@ def scale(
     """Train on nested budgets with several seeds, and fit the scaling law PPL = A * tokens^alpha, with intervals."""
     if points is not None:
         from pipeline import points as fitting
+        from trainer.scaling import ScalingError
 
+        if source is not None or budgets is not None or out is not None:
+            raise ScalingError("--points fits a table and trains nothing: leave SOURCE, --budgets and --out away")
         fitting.points(points, predict=predict or [], as_json=as_json)
         return
     from pipeline import scaling, training

@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline import compare_corpora, compare_data, compare_design, compare_result
 from pipeline.compare_corpora import Pair
 from pipeline.compare_data import How, word
-from pipeline.compare_design import Cost, Design
+from pipeline.compare_design import Design
 from pipeline.compare_result import Scored
 from pipeline.compare_verdict import Verdict, verdict
 from pipeline.report import folder as folders
@@ -21,6 +21,7 @@ from pipeline.report.checks import Check
 from pipeline.report.command import REPORTS, build
 from pipeline.terminal import console, safe, table
 from pipeline.training import say
+from pipeline.trainings import Cost, carry_out, named
 from trainer.arms import Arms
 from trainer.experiment import Job
 
@@ -106,8 +107,8 @@ def _compared(pair: Pair, asked: Asked, command: str) -> Compared:
     if not asked.train:
         said = "Nothing was trained (--no-train), so that nothing is concluded: sizes and mixes of both corpora only."
         return Compared(pair, None, compare_result.corpora(pair), said, command)
-    folder = asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()])
-    trained = train(pair, asked.how, folder)
+    with asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
+        trained = train(pair, asked.how, folder)
     return Compared(pair, trained, trained.checks, trained.verdict.sentence, command)
 
 
@@ -118,9 +119,8 @@ def train(pair: Pair, how: How, folder: Path) -> Trained:
     design = compare_design.design(arms, budgets, how.seeds, quick=how.quick)
     jobs = design.jobs(arms, pair.names, how.device)
     trainings = folder / "trainings"
-    cost = compare_design.carry_out(
-        trainings, [job for wanted in jobs.values() for job in wanted], how.workers, how.device
-    )
+    every = [job for wanted in jobs.values() for job in wanted]
+    cost = carry_out(trainings, every, how.workers, how.device, named(jobs))
     scored = [compare_result.scored(test, arms, jobs, trainings) for test in compare_result.test_sets(pair, arms)]
     checks = compare_result.checks(pair, arms, design, jobs, trainings)
     said = verdict(scored, pair.names, design.lacks(), checks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import numpy as np
 import polars as pl
 
 from pipeline import corpus as corpora
-from pipeline.store import RunFolderError, read_json, save_json
-from pipeline.training import CLAIM, HOME, say
+from pipeline import experiment_folder
+from pipeline.experiment_folder import HOME
+from pipeline.store import read_json, save_json
+from pipeline.training import device, say
 from trainer import arms as arming
 from trainer import prepared as preparing
 from trainer import presets
 from trainer.arms import Arms, Union
 from trainer.prepared import Wanted
-from trainer.presets import Preset, PresetError
+from trainer.presets import Preset
 
 
 class LeakError(AssertionError):
@@ -51,36 +54,30 @@ class How:
     work: Path | None = None
 
     def checked(self) -> Preset:
-        """The preset, when the device is there.
+        """The preset, when the device is there and the folder of the trainings can be one.
 
         Raises:
             PresetError: there is no such preset or device.
+            RunFolderError: the folder is of something else.
         """
-        import torch
-
         found = presets.find(self.preset)
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            said = str(error).splitlines()[0]
-            raise PresetError(
-                f"--device {self.device} is not there ({said}): take cpu, or install torch for it"
-            ) from error
+        device(self.device)
+        if self.work is not None:
+            experiment_folder.check(self.work, "--work")
         return found
 
-    def folder(self, name: str, digests: Sequence[str]) -> Path:
-        """The folder of the trainings, claimed.
+    @contextmanager
+    def folder(self, name: str, digests: Sequence[str]) -> Iterator[Path]:
+        """The folder of the trainings, held alone.
 
         Raises:
-            RunFolderError: it is a folder of something else.
+            RunFolderError: it is another process's, of other corpora, or of something else.
         """
+        corpora = hashlib.blake2b(str(sorted(digests)).encode(), digest_size=8).hexdigest()
         state = hashlib.blake2b(f"{sorted(digests)}{self.preset}{self.wanted}".encode(), digest_size=4)
         out = self.work or HOME / f"{word(name)}-{self.preset}-{state.hexdigest()}"
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CLAIM).is_file())):
-            raise RunFolderError(f"{out} is not an experiment's folder: choose another --work")
-        out.mkdir(parents=True, exist_ok=True)
-        save_json(out / CLAIM, {"corpora": name, "digests": list(digests), "preset": self.preset})
-        return out
+        with experiment_folder.claimed(out, {"corpus": name, "digest": corpora}, "--work") as folder:
+            yield folder
 
 
 def word(name: str) -> str:

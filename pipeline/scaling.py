@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +14,16 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from pipeline import points
-from pipeline.engine import Local
 from pipeline.points_file import Corpora
 from pipeline.store import save_json
 from pipeline.terminal import console, safe, table
-from pipeline.training import NAMES, Asked, prepare, say
+from pipeline.training import NAMES, Asked, prepared
+from pipeline.trainings import carry_out
 from trainer import experiment
 from trainer.experiment import Job
 from trainer.prepared import Prepared
 from trainer.presets import Preset
-from trainer.scaling import Points
-
-SEEDED = frozenset({"cvfp", "kneser_ney"})
-"""What is done for every seed; of the others one seed shows where they stand."""
+from trainer.scaling import Points, ScalingError
 
 
 def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
@@ -37,13 +32,33 @@ def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, pre
     Raises:
         TrainerError: a budget is larger than the pool, training met NaN, or the points carry no law.
     """
-    folder, preset, data = prepare(asked)
-    jobs = wanted(folder, preset, data, data.budgets(preset, budgets), seeds=seeds, device=asked.device)
-    engine = Local((workers or len(os.sched_getaffinity(0))) if asked.device == "cpu" else 1)
-    try:
-        folders = experiment.run(folder / "trainings", jobs, engine.map, teller(len(jobs)))
-    finally:
-        engine.close()
+    if any(not (math.isfinite(count) and count > 0) for count in predict):
+        raise ScalingError("--predict takes numbers of tokens above 0, such as 1000000")
+    if budgets is not None and len(set(budgets)) < 2:  # noqa: PLR2004  a line needs two points
+        raise ScalingError("--budgets names one size, and a law needs 2 or more, an interval 3: name more")
+    with prepared(asked) as (folder, preset, data):
+        _scale(asked, folder, preset, data, budgets, seeds, workers, predict)
+
+
+def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
+    asked: Asked,
+    folder: Path,
+    preset: Preset,
+    data: Prepared,
+    budgets: list[int] | None,
+    seeds: int,
+    workers: int,
+    predict: list[float],
+) -> None:
+    counts = data.budgets(preset, budgets)
+    if len(counts) < 2:  # noqa: PLR2004
+        raise ScalingError(
+            f"of the budgets of preset {preset.name} only {counts[0]:,} tokens fit the training pool of "
+            f"{data.pool.tokens:,}, and a law needs 2 or more: name others with --budgets, or take a larger corpus"
+        )
+    jobs = wanted(folder, preset, data, counts, seeds=seeds, device=asked.device)
+    carry_out(folder / "trainings", jobs, workers, asked.device)
+    folders = [folder / "trainings" / job.name for job in jobs]
     frame, resampled = experiment.points(folders)
     frame.write_csv(folder / "points.csv")
     corpora = laws(frame, resampled)
@@ -56,50 +71,40 @@ def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, pre
     points.show({network: corpora[network]}, predict=predict, as_json=False)
     out = console()
     out.print(standing(frame))
+    out.print(Text(safe(ahead(frame))))
     out.print(Text(safe(f"\n{folder}: points.csv, law.json (baselines' laws too), trainings/")))
 
 
 def wanted(folder: Path, preset: Preset, data: Prepared, budgets: list[int], *, seeds: int, device: str) -> list[Job]:
-    """The trainings and baselines of an experiment: all budgets of each kind, the network first."""
+    """The trainings and baselines of an experiment: all budgets of each kind, the network first.
+
+    The network has every seed, and so have counts where a seed draws another order; of the others one seed shows where
+    they stand.
+    """
     return [
         Job(kind, count, seed, str(folder / "data"), data.digest, preset, device)
         for kind in experiment.KINDS
         for count in budgets
         for seed in range(seeds)
-        if kind in SEEDED or seed == 0
+        if seed == 0 or kind == "cvfp" or (kind == "kneser_ney" and preset.shuffled)
     ]
 
 
-def teller(total: int) -> Callable[[Job, dict[str, Any]], None]:
-    """Says each training as it is done, and how long the rest will take by the tokens that are left."""
-    begun, done = time.monotonic(), 0
-
-    def tell(job: Job, record: dict[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        took = time.monotonic() - begun
-        say(
-            f"{done}/{total}  {NAMES[job.kind]}, {job.budget:,} tokens, seed {job.seed}: PPL {record['ppl']:,.2f}"
-            f"  ({took:,.0f} s)"
-        )
-
-    return tell
-
-
-def laws(frame: pl.DataFrame, resampled: NDArray[np.float64]) -> Corpora:
+def laws(frame: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
     """The points of each kind of model, by its name; with one seed a point is a training of its own."""
     found: Corpora = {}
     for kind in frame["kind"].unique(maintain_order=True):
         rows = np.flatnonzero((frame["kind"] == kind).to_numpy())
         part = frame[rows.tolist()]
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
-        found[NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, resampled[rows])
+        moved = None if resampled is None else resampled[rows]
+        found[NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
     return found
 
 
 def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
-    """PPL of every model at every budget, the mean of ln PPL over seeds; and who is ahead."""
-    mean = frame.group_by("kind", "tokens", maintain_order=True).agg(pl.col("nats").mean().exp().alias("ppl"))
+    """PPL of every model at every budget, each of seed 0: the same tokens in the same order; and who is ahead."""
+    mean = frame.filter(pl.col("seed") == 0)
     kinds = mean["kind"].unique(maintain_order=True).to_list()
     rows: list[tuple[object, ...]] = []
     for (budget,), part in mean.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
@@ -107,4 +112,16 @@ def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
         best = NAMES[min(ppl, key=lambda kind: ppl[kind])]
         rows.append((f"{budget:,}", *(f"{ppl[kind]:,.2f}" for kind in kinds), best))
     head = ("tokens", *(NAMES[kind] for kind in kinds), "lowest")
-    return table("\nPPL beside the baselines, on the same test set", head, rows, frozenset(range(len(kinds) + 1)))
+    return table(
+        "\nPPL beside the baselines, seed 0, on the same test set", head, rows, frozenset(range(len(kinds) + 1))
+    )
+
+
+def ahead(frame: pl.DataFrame) -> str:
+    """Which baselines are below the network, and at how many budgets: one sentence."""
+    first = frame.filter(pl.col("seed") == 0)
+    network = first.filter(pl.col("kind") == "cvfp").select("tokens", own="nats")
+    beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
+    lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
+    said = [f"{NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
+    return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"

@@ -7,6 +7,8 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -15,20 +17,17 @@ from typing import Any
 from rich.text import Text
 
 from pipeline import corpus as corpora
-from pipeline.store import RunFolderError, save_json
+from pipeline import experiment_folder
+from pipeline.experiment_folder import HOME
 from pipeline.terminal import console, safe, table
-from trainer import experiment, presets
+from trainer import arms, experiment, presets
 from trainer import prepared as preparing
 from trainer.experiment import Job
 from trainer.prepared import Prepared, Wanted
 from trainer.presets import Preset, PresetError
 
-HOME = Path("data/experiments")
-"""Where experiments lie by default, in the folder that refine is started in."""
 BUDGET = 100_000
 """Training tokens of `refine train`, where none are named and the preset counts none."""
-CLAIM = "experiment.json"
-"""The file that says whose folder it is."""
 NAMES = {
     "cvfp": "CVFP",
     "random_block": "random frozen block",
@@ -55,36 +54,34 @@ class Asked:
     as_json: bool
 
     def checked(self) -> Preset:
-        """The preset, when the device and what the preset takes from outside are there: said before any work.
+        """The preset, when the device is there: said before any work.
 
         Raises:
             PresetError: there is no such preset or device.
-            EmbeddingsError: embeddings from outside the corpus are missing.
         """
-        import torch
-
         found = presets.find(self.preset)
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            said = str(error).splitlines()[0]
-            raise PresetError(
-                f"--device {self.device} is not there ({said}): take cpu, or install torch for it"
-            ) from error
+        device(self.device)
         return found
 
     def folder(self, name: str) -> Path:
-        """The experiment's folder, claimed; a new one where none is named.
-
-        Raises:
-            RunFolderError: it is a folder of something else.
-        """
+        """The experiment's folder; a new one where none is named."""
         word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "corpus"
-        out = self.out or HOME / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CLAIM).is_file())):
-            raise RunFolderError(f"{out} is not an experiment's folder: choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        return out
+        return self.out or HOME / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+
+
+def device(name: str) -> None:
+    """Compute something on a device of torch's.
+
+    Raises:
+        PresetError: it cannot be.
+    """
+    import torch
+
+    try:
+        float(torch.ones(1, device=name) + 1)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PresetError(f"--device {name} is not there ({said}): take cpu, or install torch for it") from error
 
 
 def numbers(said: str | None) -> list[int] | None:
@@ -113,12 +110,18 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def prepare(asked: Asked) -> tuple[Path, Preset, Prepared]:
-    """The experiment's folder, the preset for its vocabulary, and the data, made or found."""
+@contextmanager
+def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
+    """The experiment's folder, held alone; the preset for its vocabulary; and the data, made or found.
+
+    Raises:
+        RunFolderError: the folder is another process's, another corpus's, or of something else.
+        SourceError, TrainerError: the corpus, the preset or an option does not serve.
+    """
     preset = asked.checked()
     given = preparing.outside(preset, asked.wanted)
     if asked.out is not None:
-        asked.folder("")
+        experiment_folder.check(asked.out, "--out")
     source = corpora.read(
         asked.source,
         split=asked.split,
@@ -127,20 +130,20 @@ def prepare(asked: Asked) -> tuple[Path, Preset, Prepared]:
         shape=asked.shape,
         limit=asked.limit,
     )
-    folder = asked.folder(source.name)
     for note in source.notes:
         say(f"refine: {note}")
     say(f"corpus {source.name}: {len(source.frame):,} conversations")
-    claimed = {"corpus": source.name, "digest": source.digest, "preset": preset.name}
-    save_json(folder / CLAIM, claimed)
-    texts = source.frame[preset.text.column]
-    groups = None if preset.validation is not None else corpora.groups(texts)
-    data = preparing.prepare(source.frame, source.keys(), groups, preset, asked.wanted, folder / "data", given)
-    for line in preparing.told(data.said):
-        say(line)
-    for flaw in preset.flaws:
-        say(f"as the user ran it: {flaw}")
-    return folder, preset.sized(int(data.said["vocabulary"])), data
+    claim = {"corpus": source.name, "digest": source.digest}
+    with experiment_folder.claimed(asked.folder(source.name), claim, "--out") as folder:
+        texts = source.frame[preset.text.column]
+        groups = None if preset.validation is not None else corpora.groups(texts)
+        keys = arms.distinct(source.keys())  # else copies would stand next to each other in every order
+        data = preparing.prepare(source.frame, keys, groups, preset, asked.wanted, folder / "data", given)
+        for line in preparing.told(data.said):
+            say(line)
+        for flaw in preset.flaws:
+            say(f"as the user ran it: {flaw}")
+        yield folder, preset.sized(int(data.said["vocabulary"])), data
 
 
 def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
@@ -149,7 +152,21 @@ def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baseline
 
     threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    folder, preset, data = prepare(asked)
+    with prepared(asked) as (folder, preset, data):
+        _train(asked, folder, preset, data, budget, seed, threads, baselines=baselines)
+
+
+def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
+    asked: Asked,
+    folder: Path,
+    preset: Preset,
+    data: Prepared,
+    budget: int | None,
+    seed: int,
+    threads: int,
+    *,
+    baselines: bool,
+) -> None:
     count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
     data.budgets(preset, [count])
     kinds = experiment.KINDS if baselines else experiment.KINDS[:1]

@@ -54,7 +54,7 @@ class Trace:
 
     def text(self, which: str) -> Tape:
         ids = torch.from_numpy(self.array("phase1", f"{which}_ids"))
-        return Tape(ids, torch.zeros(1, dtype=torch.int64))
+        return Tape(ids, torch.zeros(1, dtype=torch.int64), wraps=True)
 
     def network(self) -> Network:
         r = self.result

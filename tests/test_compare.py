@@ -12,10 +12,10 @@ import pytest
 
 from pipeline import compare as comparing
 from pipeline import compare_corpora
+from pipeline.experiment_folder import CLAIM
 from pipeline.report.folder import ReportError
 from pipeline.rows import SourceError
 from pipeline.store import RunFolderError, read_json
-from pipeline.training import CLAIM
 from tests.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
 from tests.conftest import Refine, chat
 from tests.report_corpus import refine as start
@@ -258,11 +258,22 @@ def test_folders_of_something_else_are_not_touched(my_run: Path, tmp_path: Path)
 def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --work they lie in a folder named by corpora and options; others have another."""
     monkeypatch.chdir(tmp_path)
-    once = how().folder("my-run", ["1", "2"])
-    assert (once.parent, (once / CLAIM).is_file()) == (Path("data/experiments"), True)
-    assert once == how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"])
-    assert once != how(wanted=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"])
-    assert once != how().folder("my-run", ["1", "3"])
+    with how().folder("my-run", ["1", "2"]) as once:
+        assert (once.parent, (once / CLAIM).is_file()) == (Path("data/experiments"), True)
+        with (
+            pytest.raises(RunFolderError, match="is in use by another refine process"),
+            how().folder("my-run", ["1", "2"]),
+        ):
+            pass
+    with how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"]) as again:
+        assert again == once
+    with how(wanted=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"]) as other:
+        assert other != once
+    with (
+        pytest.raises(RunFolderError, match="is the experiment of another corpus"),
+        how(work=once).folder("my-run", ["1", "3"]),
+    ):
+        pass
 
 
 def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path) -> None:

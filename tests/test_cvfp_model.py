@@ -119,7 +119,7 @@ def test_first_pass_numbers_are_those_of_the_logs() -> None:
     network = Network(replace(PRESETS["e2"].shape, vocabulary=2000), seed=42)
     network.set_embedding(torch.randn(2000, 768, generator=torch.Generator().manual_seed(0)) * 0.14)
     ids = torch.randint(0, 2000, (1500,), generator=torch.Generator().manual_seed(1))
-    text = Tape(ids, torch.zeros(1, dtype=torch.int64))
+    text = Tape(ids, torch.zeros(1, dtype=torch.int64), wraps=True)
     settings = replace(PRESETS["e2"].phase1, passes=2)
     state, _ = phase1.begin(network, text, settings, 0)
     rank = phase1.effective_rank(state.contexts) / 768
@@ -214,7 +214,7 @@ def test_chunks_count_by_their_rows_where_that_is_asked() -> None:
     """One loss over all rows has the gradient of weighted chunks' stillness; the original's equal weights differ."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, 50, (130,), generator=generator)
-    text = Tape(ids, torch.zeros(1, dtype=torch.int64))
+    text = Tape(ids, torch.zeros(1, dtype=torch.int64), wraps=True)
     grads = {}
     for chunk, weighted in ((0, True), (100, True), (100, False)):
         network = Network(Shape(50, 16, 16, 2), seed=0)

@@ -118,7 +118,7 @@ def test_one_batch_overfits() -> None:
     """Two hundred tokens are learnt by heart: the loss of the training stream goes to nearly nothing."""
     network = Network(Shape(SIZE, 16, 32, 2), seed=0)
     network.set_embedding(torch.randn(SIZE, 16, generator=torch.Generator().manual_seed(0)))
-    text = Tape(torch.from_numpy(stream(5).ids.astype(np.int64)), torch.zeros(1, dtype=torch.int64))
+    text = Tape(torch.from_numpy(stream(5).ids.astype(np.int64)), torch.zeros(1, dtype=torch.int64), wraps=True)
     settings = Phase2(epochs=400, patience=0, batch=256, rate=0.01)
     state, contexts = phase2.begin(network, settings, 0), Contexts.of(network, text, Path())
     phase2.run(network, text, text, settings, state, (contexts, contexts), lambda *_: None)
@@ -130,7 +130,7 @@ def test_targets_are_shifted_by_one() -> None:
     ids = torch.arange(1, 31)
     network = Network(Shape(40, 40, 8, 1, tied=True), seed=0)
     network.set_embedding(torch.eye(40))
-    text = Tape(ids, torch.zeros(1, dtype=torch.int64))
+    text = Tape(ids, torch.zeros(1, dtype=torch.int64), wraps=True)
 
     def scored(shift: int) -> float:
         network.token.forward = lambda states, u: torch.roll(u, shift, dims=1)  # type: ignore[method-assign]  # noqa: ARG005

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
 from trainer import tokens, vocabulary
-from trainer.split import SplitError, fixed, split
+from trainer.split import SplitError, fixed, small, split
 from trainer.tokens import Stream, StreamError, Text
 from trainer.vocabulary import END, Vocabulary, VocabularyError
 
@@ -349,8 +349,10 @@ def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
     made = split(sizes, np.arange(100), keys)
     assert sizes[made.test].sum() == 2000
     assert sizes[made.validation].sum() == 400
-    assert "2,000 tokens of 20 conversations" in made.notes[0]
-    assert "0.067 nats, 6.9% of PPL" in made.notes[0]
+    assert small("test", 100_000, 20) == ""
+    said = small("test", 2000, 20)
+    assert "2,000 tokens of 20 conversations" in said
+    assert "0.067 nats, 6.9% of PPL" in said
 
 
 def test_conversations_without_tokens_are_on_no_side() -> None:

@@ -104,6 +104,8 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
         engine.close()
         tables.append(experiment.points(folders))
     assert tables[0][0].equals(tables[1][0])
+    assert tables[0][1] is not None
+    assert tables[1][1] is not None
     assert np.array_equal(tables[0][1], tables[1][1])
     told: list[str] = []
     experiment.run(tmp_path / "1", jobs, lambda *_: iter(()), lambda job, _: told.append(job.name))
@@ -206,6 +208,7 @@ def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "scores.npz", nats=nats + shift, targets=targets)
     found = resampled([tmp_path / name for name in "abc"])
+    assert found is not None
     assert np.array_equal(found[0], found[1])
     np.testing.assert_allclose(found[2] - found[0], 1.0)
     assert found[0].std() == pytest.approx(nats.std() / 50 / np.sqrt(200), rel=0.1)

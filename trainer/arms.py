@@ -192,8 +192,8 @@ def scored(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
     size, targets = int(test.bytes[mask].sum()), 0
     rows: list[dict[str, Any]] = []
     for folder in folders:
-        record, scores = experiment.read(folder), np.load(folder / "scores.npz")
-        nats, targets = float(scores["nats"][mask].sum()), int(scores["targets"][mask].sum())
+        record, (each, counts) = experiment.read(folder), experiment.scores(folder)
+        nats, targets = float(each[mask].sum()), max(int(counts[mask].sum()), 1)
         of = {key: record[key] for key in ("kind", "tokens", "seed")}
         mean = nats / targets
         rows.append(
@@ -206,7 +206,7 @@ def points(folders: Sequence[Path], test: Stream, mask: Mask) -> Points:
     """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
     frame = scored(folders, test, mask)
     seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
-    moved = experiment.resampled(folders, rows=mask) if mask.sum() > 1 else None
+    moved = experiment.resampled(folders, rows=mask)
     return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
 
 

@@ -30,12 +30,20 @@ def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
         tensors: by name; no two share memory.
         said: what else to keep, as JSON.
     """
-    aside = path.with_name(f".{path.name}.tmp")
+    new = aside(path)
+    new.touch()
+    mode = new.stat().st_mode & 0o777  # what this user's files have; safetensors would leave 0600
     apart = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(apart, aside, {"said": json.dumps(said)})
-    with aside.open("rb") as file:
+    save_file(apart, new, {"said": json.dumps(said)})
+    new.chmod(mode)
+    with new.open("rb") as file:
         os.fsync(file.fileno())
-    aside.replace(path)
+    new.replace(path)
+
+
+def aside(path: Path) -> Path:
+    """Where a checkpoint is written before it has its name."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

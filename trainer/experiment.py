@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trainer import prepared as preparing
+from trainer.errors import TrainerError
 from trainer.prepared import Prepared
 from trainer.presets import Preset
 
@@ -24,7 +27,7 @@ KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
 """The network, and its baselines: a random frozen context block, a GRU of the same size, counts."""
 RESAMPLES = 1000
 """Bootstrap resamples of the test conversations."""
-VERSION = 1
+VERSION = 2
 """Raised when the same settings would train another network than before."""
 
 
@@ -92,10 +95,40 @@ def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict
     return [folder / job.name for job in jobs]
 
 
+class DamagedError(TrainerError):
+    """What a finished training left cannot be read; the message says where and what to do."""
+
+
 def read(folder: Path) -> dict[str, Any]:
-    """The record of a finished training."""
-    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    """The record of a finished training.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        float(record["ppl"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(_damaged(folder, "record.json", error)) from None
     return record
+
+
+def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Nats and targets of each test conversation of a finished training.
+
+    Raises:
+        DamagedError: they cannot be read.
+    """
+    try:
+        with np.load(folder / "scores.npz", allow_pickle=False) as found:
+            return found["nats"], found["targets"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedError(_damaged(folder, "scores.npz", error)) from None
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    return f"{folder / name} cannot be read ({said}): remove {folder}, and that training is done again"
 
 
 def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
@@ -150,13 +183,13 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     return record
 
 
-def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
     """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
 
     Returns:
         A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
         float64 [n, `RESAMPLES`]: conversations are drawn with replacement, the same ones for every training, because
-        tokens of one conversation are not independent.
+        tokens of one conversation are not independent; None where there are fewer than two.
     """
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
@@ -166,13 +199,19 @@ def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
 
 def resampled(
     folders: Sequence[Path], seed: int = 0, rows: NDArray[np.bool_] | slice = slice(None)
-) -> NDArray[np.float64]:
-    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`]."""
-    scores = [np.load(folder / "scores.npz") for folder in folders]
-    nats, targets = np.stack([s["nats"] for s in scores])[:, rows], scores[0]["targets"][rows].astype(np.float64)
+) -> NDArray[np.float64] | None:
+    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`].
+
+    None where fewer than two conversations have a target: then they say nothing of how much they vary.
+    """
+    found = [scores(folder) for folder in folders]
+    nats, targets = np.stack([one for one, _ in found])[:, rows], found[0][1][rows].astype(np.float64)
+    nats, targets = nats[:, targets > 0], targets[targets > 0]
+    if len(targets) < 2:  # noqa: PLR2004
+        return None
     generator, count = np.random.default_rng(seed), len(targets)
-    found = np.empty((len(folders), RESAMPLES))
+    moved = np.empty((len(folders), RESAMPLES))
     for b in range(RESAMPLES):
         drawn = np.bincount(generator.integers(0, count, count), minlength=count)
-        found[:, b] = nats @ drawn / (targets @ drawn)
-    return found
+        moved[:, b] = nats @ drawn / (targets @ drawn)
+    return moved

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainer.head import cross_entropy, score
 from trainer.model import Network
+from trainer.phase1 import NotFiniteError
 from trainer.phase2 import Phase2, Scores, State, drop, judge, optimiser
 from trainer.scan import Tape
 
@@ -72,6 +73,9 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
 
     The stream is cut into lanes that are read side by side; the state is carried along each and truncated in time at a
     step. Conversations are told apart by the end-of-text token, as a recurrent network learns it.
+
+    Raises:
+        NotFiniteError: training met NaN or infinity.
     """
     model = Recurrent(network, seed).to(tape.ids.device)
     state = State(optimiser(model.trained(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed)
@@ -95,6 +99,8 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
             state.optimiser.zero_grad()
             state.step += 1
         scores = evaluate(model, validation)
+        if not math.isfinite(scores.loss):
+            raise NotFiniteError(f"the GRU baseline, step {state.step}: the validation loss is {scores.loss}")
         judge(settings, state, scores)
         if state.worse == 0:
             best = {name: t.detach().clone() for name, t in model.state_dict().items()}

@@ -186,7 +186,7 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
         before = state.contexts[a:b]
         shifted = torch.cat((last[None], before[:-1]))
         last = before[-1].clone()
-        fresh = tape.fresh(a, b) if len(tape.starts) > 1 else None  # one stream wraps around, as the original has it
+        fresh = None if tape.wraps else tape.fresh(a, b)
         shifted = _shift(shifted, fresh, settings, state.generator)
         blocks = list(_outputs(network, tape, a, shifted))
         share = (b - a) / rows if settings.weighted else 1 / len(chunks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from trainer import embeddings as tables
 from trainer import split as splitting
 from trainer import tokens, vocabulary
 from trainer.embeddings import Embeddings
+from trainer.errors import TrainerError
 from trainer.presets import Preset
 from trainer.split import Split
 from trainer.tokens import Stream
@@ -25,8 +27,14 @@ from trainer.vocabulary import Vocabulary
 
 BYTES_A_TOKEN = 5
 """Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
+LEAST, MOST = 257, 1 << 20
+"""Ids of a vocabulary that is trained."""
 SCRATCH = "ppmi-budget"
 """The kind of embeddings that each training makes of its own budget alone."""
+
+
+class PreparedError(TrainerError):
+    """Prepared data are damaged; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
@@ -145,17 +153,17 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     Raises:
         SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
     """
-    identity = _identity(keys, groups, preset, wanted, given, split)
+    words = _named(preset, wanted)
+    identity = _identity(keys, groups, preset, wanted, words, given, split)
     trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys know nothing of case and punctuation
     identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
-    if (folder / "prepared.json").exists():
-        there = load(folder)
-        if there.said["identity"] == identity:
-            return there
-        shutil.rmtree(folder)
+    there = _found(folder)
+    if there is not None and there.said["identity"] == identity:
+        return there
+    shutil.rmtree(folder, ignore_errors=True)  # of other data, or of an attempt that was stopped
     texts = conversations[preset.text.column]
     made = split or _split(texts, keys, groups, preset, wanted)
-    words = _vocabulary(texts.gather(made.pool), preset, wanted)
+    words = words or vocabulary.train(texts.gather(made.pool), _size_of_bpe(preset, wanted))
     pool, validation, test = (
         tokens.encode(conversations[rows.tolist()], words, preset.text)
         for rows in (made.pool, made.validation, made.reported)
@@ -167,7 +175,8 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         "vocabulary": words.size,
         "embeddings": table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
         "embeddings_tokens": table.tokens_seen if table else None,
-        "notes": list(made.notes),
+        "table": list(table.table.shape) if table else None,
+        "notes": [*filter(None, [splitting.small("test", test.tokens, len(test))]), *made.notes],
         "pool": _size(pool),
         "validation": _size(validation),
         "test": _size(test),
@@ -181,18 +190,44 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     if table is not None:
         np.save(folder / "embeddings.npy", table.table)
     aside = folder / ".prepared.json.tmp"
-    aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(said, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(folder / "prepared.json")
     return load(folder)
 
 
 def load(folder: Path, arm: str = "") -> Prepared:
-    """What `prepare` left in a folder; of one arm, whose rows lie there under this name."""
-    said = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    pool, validation, test = (tokens.load(folder / name) for name in ("pool", "validation", "test"))
-    table = np.load(folder / "embeddings.npy") if (folder / "embeddings.npy").exists() else None
-    rows = np.load(folder / f"{arm}.npy") if arm else None
-    return Prepared(folder, pool, validation, test, table, np.load(folder / "keys.npy"), said, rows)
+    """What `prepare` left in a folder; of one arm, whose rows lie there under this name.
+
+    Raises:
+        PreparedError: something is missing there, or damaged.
+    """
+    try:
+        said = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+        pool, validation, test = (tokens.load(folder / name) for name in ("pool", "validation", "test"))
+        table = np.load(folder / "embeddings.npy", allow_pickle=False) if said["table"] else None
+        rows = np.load(folder / f"{arm}.npy", allow_pickle=False) if arm else None
+        keys = np.load(folder / "keys.npy", allow_pickle=False)
+        whole = (table is None or list(table.shape) == said["table"]) and len(keys) == len(pool)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, tokens.StreamError) as error:
+        raise PreparedError(
+            f"the data in {folder} are damaged ({error}): remove that folder, and start again"
+        ) from None
+    if not whole:
+        raise PreparedError(
+            f"the data in {folder} are damaged (their sizes differ): remove that folder, and start again"
+        )
+    return Prepared(folder, pool, validation, test, table, keys, said, rows)
+
+
+def _found(folder: Path) -> Prepared | None:
+    """What lies in a folder and is whole; damaged data are made again."""
+    try:
+        return load(folder)
+    except PreparedError:
+        return None
 
 
 def _split(
@@ -215,18 +250,29 @@ def _split(
     )
 
 
-def _vocabulary(pool: pl.Series, preset: Preset, wanted: Wanted) -> Vocabulary:
+def _named(preset: Preset, wanted: Wanted) -> Vocabulary | None:
+    """GPT-2's vocabulary, or a file's; None where one is trained on the pool."""
     name = wanted.tokenizer or preset.tokenizer
     if name == "gpt2":
         return vocabulary.gpt2()
-    kind, _, size = name.partition(":")
-    if kind == "bpe":
-        if size and not size.isdecimal():
-            raise vocabulary.VocabularyError(
-                f"the tokenizer is {name!r}, expected bpe:N with a number, such as bpe:8192"
-            )
-        return vocabulary.train(pool, int(size) if size else preset.vocabulary)
+    if name.partition(":")[0] == "bpe":
+        _size_of_bpe(preset, wanted)
+        return None
     return vocabulary.load(Path(name).expanduser())
+
+
+def _size_of_bpe(preset: Preset, wanted: Wanted) -> int:
+    """Ids of the vocabulary that is trained."""
+    name = wanted.tokenizer or preset.tokenizer
+    size = name.partition(":")[2]
+    if not size:
+        return preset.vocabulary
+    if not size.isascii() or not size.isdecimal() or not LEAST <= int(size[:12]) <= MOST:
+        raise vocabulary.VocabularyError(
+            f"the tokenizer is {name!r}, expected bpe:N with a number from {LEAST} (256 bytes and the end) to "
+            f"{MOST:,}, such as bpe:8192"
+        )
+    return int(size)
 
 
 def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
@@ -272,6 +318,7 @@ def _identity(  # noqa: PLR0917  what `prepare` takes
     groups: NDArray[np.int64] | None,
     preset: Preset,
     wanted: Wanted,
+    words: Vocabulary | None,
     given: Embeddings | None,
     split: Split | None,
 ) -> str:
@@ -280,6 +327,7 @@ def _identity(  # noqa: PLR0917  what `prepare` takes
     state = hashlib.blake2b(f"{shaped}{wanted}".encode(), digest_size=8)
     state.update(np.ascontiguousarray(keys).tobytes())
     state.update(b"" if groups is None else np.ascontiguousarray(groups).tobytes())
+    state.update(b"" if words is None else words.digest().encode())
     state.update(b"" if given is None else np.ascontiguousarray(given.table).tobytes())
     for rows in () if split is None else (split.pool, split.validation, split.test):
         state.update(rows.tobytes() + b"|")

@@ -62,10 +62,13 @@ class Tape:
     Attributes:
         ids: [N] int64.
         starts: sorted positions whose preceding context and token history are empty; position 0 is always one.
+        wraps: whether phase 1 gives position 0 the last context of the pass before, as the original has it for its one
+            stream without borders.
     """
 
     ids: Tensor
     starts: Tensor
+    wraps: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -13,6 +13,8 @@ from trainer.tokens import Keys, Rows, mixed
 
 SPREAD = 3.0
 """Standard deviation of a token's loss in nats, about: the standard error of ln PPL is this / sqrt(tokens)."""
+FAIR = 100_000
+"""Tokens of a test set whose PPL is known to about 1 %; of a smaller one its standard error is said."""
 PART = 4
 """A group of more than 1 / PART of a set's wanted size, and than twice the median group, is not drawn for it."""
 SALT = 0x5EED
@@ -118,6 +120,24 @@ def fixed(conversations: int, *, validation: range, training: int | None = None)
     return Split(np.arange(count), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
 
 
+def small(name: str, tokens: int, conversations: int, fair: int = FAIR) -> str:
+    """What a set of few tokens is worth, as a sentence; nothing to say of a large one.
+
+    Args:
+        name: of the set.
+        tokens: that it has.
+        conversations: that they are of.
+        fair: tokens from which on nothing is said.
+    """
+    if tokens >= fair:
+        return ""
+    error = SPREAD / math.sqrt(max(tokens, 1))
+    return (
+        f"the {name} set has {tokens:,} tokens of {conversations:,} conversations, fewer than {fair:,}: the standard "
+        f"error of its ln PPL is about {error:.3f} nats, {math.expm1(error):.1%} of PPL"
+    )
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """Groups chosen for a set, bool [G], and what is to be said of it."""
@@ -163,30 +183,19 @@ class _Groups:
         if count == 0:
             raise SplitError(
                 f"the corpus has {len(self.order):,} groups of near-duplicates with {total:,} tokens, too few to set "
-                f"a {name} set of {aim:,} tokens apart: take a larger corpus, or allow a larger share"
+                f"a {name} set of {aim:,} tokens apart: take a larger corpus"
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
-        notes = (self._small(name, chosen, wanted, share, total), self._giants(name, used, most))
-        return _Drawn(chosen, tuple(filter(None, notes)))
-
-    def _small(self, name: str, chosen: NDArray[np.bool_], wanted: int, share: float, total: int) -> str:
-        """What a set of fewer tokens than wanted is worth, if it is one."""
-        got = int(self.tokens[chosen].sum())
-        error = SPREAD / math.sqrt(got)
-        said = (
-            f"the {name} set has {got:,} tokens of {int(self.rows[chosen].sum()):,} conversations and not the "
-            f"{wanted:,} wanted, because it may take {share:.0%} of the corpus's {total:,}: the standard error of its "
-            f"ln PPL is about {error:.3f} nats, {math.expm1(error):.1%} of PPL"
-        )
-        return said if got < wanted else ""
+        note = self._giants(name, used, most)
+        return _Drawn(chosen, (note,) if note else ())
 
     def _giants(self, name: str, used: NDArray[np.bool_], most: float) -> str:
         """Which groups were not drawn, if any."""
         giants = np.flatnonzero((self.tokens > most) & ~used)
         said = (
             f"not drawn for the {name} set, because one would be most of it: groups of near-duplicates of more than "
-            f"{int(most):,} tokens ({len(giants):,}, with {int(self.tokens[giants].sum()):,} tokens in "
+            f"about {int(most):,} tokens ({len(giants):,}, with about {int(self.tokens[giants].sum()):,} tokens in "
             f"{int(self.rows[giants].sum()):,} conversations)"
         )
         return said if len(giants) else ""

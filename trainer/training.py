@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -40,9 +41,8 @@ Tell = Callable[[dict[str, Any]], None]
 def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
     """A stream on a device; contexts start anew at each conversation, or only at the beginning."""
     starts = stream.starts[stream.starts < stream.tokens - 1] if reset else np.zeros(1, np.int64)
-    return Tape(
-        torch.from_numpy(stream.ids.astype(np.int64)).to(device), torch.from_numpy(starts.astype(np.int64)).to(device)
-    )
+    ids, first = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (stream.ids, starts))
+    return Tape(ids, first, wraps=not reset)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Training:
             state = self._phase2(tensors, said)
         except NotFiniteError as error:
             kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else ""
-            raise NotFiniteError(f"{error}{kept}: try a smaller rate or another seed") from error
+            raise NotFiniteError(f"{error}{kept}: try another seed, or another preset") from error
         return self._finish(state)
 
     @property
@@ -152,8 +152,8 @@ class Training:
         self.lines, self.clock.seconds = said["lines"], said["seconds"]
         return {name: t.to(self.device) if name != "generator" else t for name, t in tensors.items()}, said
 
-    def _save(self, tensors: dict[str, Tensor], said: dict[str, Any], *, now: bool = False) -> None:
-        if not now and time.monotonic() - self._saved < self.interval:
+    def _save(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+        if time.monotonic() - self._saved < self.interval:
             return
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         said |= {"identity": self.identity, "lines": self.lines, "seconds": self.clock.seconds}
@@ -176,11 +176,11 @@ class Training:
             folder=self.folder / ".contexts-0",
             scanned="contexts" not in tensors,
         )
-        if "contexts" in tensors:
+        if "contexts" in tensors:  # resumed
             checkpoint.to_optimiser(state.optimiser, tensors)
             state.generator.set_state(tensors["generator"])
             state.number, state.converged = said["number"], said["converged"]
-            state.contexts.copy_(tensors["contexts"])
+            state.contexts.copy_(tensors.pop("contexts"))
         else:
             self._say({"phase": 1, "pass": 1, "how": report.said()})
 
@@ -223,7 +223,8 @@ class Training:
         contexts = None
         if not settings.live:
             contexts = self._contexts(0), self._contexts(1)
-            self._say({"phase": 2, "contexts": contexts[0].report.said()})
+            if not tensors:
+                self._say({"phase": 2, "contexts": contexts[0].report.said()})
 
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
             self.clock.lap("phase 2")
@@ -274,7 +275,8 @@ class Training:
             "identity": self.identity,
         }
         write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
-        self.checkpoint.unlink(missing_ok=True)
+        for path in (self.checkpoint, checkpoint.aside(self.checkpoint)):
+            path.unlink(missing_ok=True)
         for which in range(2):
             shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
         return record
@@ -327,5 +329,8 @@ def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nat
 
 def _text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(text, encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     aside.replace(path)

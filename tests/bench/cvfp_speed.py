@@ -69,7 +69,7 @@ def main() -> None:
         table = torch.from_numpy(arrays["embeddings"])
     start = torch.zeros(1, dtype=torch.int64)
     rows = asked.tokens
-    text, validation = Tape(train[:rows], start), Tape(val, start)
+    text, validation = Tape(train[:rows], start, wraps=True), Tape(val, start, wraps=True)
     network = Network(Shape(8192, 128, 128, 3, 1, "reduced", tied=True), seed=asked.seed)
     network.set_embedding(table)
     phase1.begin(network, Tape(train[:64], start), Phase1(), 0)  # the kernel is compiled before the clock runs
