@@ -316,7 +316,10 @@ def scale(
 
 Budgets = Annotated[
     str | None,
-    typer.Option(metavar="TOKENS", help="Training tokens, comma-separated; by default half of the preset's."),
+    typer.Option(
+        metavar="TOKENS",
+        help="Training tokens, comma-separated; by default 3,125 to 100,000, each twice the one before.",
+    ),
 ]
 LatestRun = Annotated[
     Path | None,

@@ -36,7 +36,7 @@ class How:
     Attributes:
         preset: its name.
         wanted: tokenizer, embeddings and sizes of the sets.
-        budgets: training tokens; half of the preset's by default.
+        budgets: training tokens; the preset's over `PART` by default.
         seeds: trainings of a budget.
         quick: fewer of both, and no conclusion.
         device: where.

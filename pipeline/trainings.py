@@ -91,9 +91,11 @@ def carry_out(
 
 
 def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None:
-    """Time the smallest training of each kind; these are trainings of the comparison, not thrown away."""
-    first = {job.kind: job for job in sorted(jobs, key=lambda job: (-job.budget, -job.seed))}
-    probes = [job for kind, job in first.items() if kind not in CHEAP]
+    """Time the smallest training of each kind, as many at once as later; they are trainings of the experiment."""
+    ascending = sorted((job for job in jobs if job.kind not in CHEAP), key=lambda job: (job.budget, job.seed))
+    first = {job.kind: job for job in reversed(ascending)}
+    others = [job for job in ascending if job is not first[job.kind]]
+    probes = [*first.values(), *others[: max(cost.workers - len(first), 0)]]
     for job, where in zip(probes, experiment.run(folder, probes, engine.map, lambda _job, _record: None), strict=True):
         cost.learn(job, experiment.read(where)["seconds"])
 

@@ -26,7 +26,7 @@ BLINK = replace(
     phase1=replace(HOUSE.phase1, passes=2, least=1),
     phase2=replace(HOUSE.phase2, epochs=1, steps=12, batch=128, evaluations=2),
     vocabulary=300,
-    budgets=(400, 1000, 2400, 6000, 14000),
+    budgets=(640, 1600, 3840, 9600, 22400),
 )
 WANTED = Wanted(test_tokens=3000, validation_tokens=500)
 LIMIT = 400
