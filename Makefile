@@ -30,8 +30,10 @@ test: lint browser
 demo: setup
 	$(BIN)/refine run --out data/runs/demo
 	$(BIN)/refine report data/runs/demo
-	@echo "Look at reports/demo/index.html, and at data/runs/demo: README.md (the dataset card), refined/, rejected/"
-	@echo "Then: $(BIN)/refine show data/runs/demo; $(BIN)/refine compare raw refined --run data/runs/demo --quick"
+	$(BIN)/refine compare raw refined --run data/runs/demo --quick --out reports/demo-compare
+	@echo "Look at reports/demo/index.html, reports/demo-compare/index.html, and data/runs/demo: README.md (the dataset"
+	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/demo"
+	@echo "and, in about half an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/demo"
 
 # refine dedup beside its peers, which get a venv of their own: a table in Markdown
 bench: setup .venv-bench/.ready

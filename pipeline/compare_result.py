@@ -110,8 +110,8 @@ def laws(
     for kind in KINDS:
         try:
             fits |= {(arm, kind): fit(one, kind) for arm, one in points.items()}
-            first, second = list(points.values())[:2]
-            differences[kind] = difference(first, second, kind)
+            (first, of_first), (second, of_second) = list(points.items())[:2]
+            differences[kind] = difference(of_first, of_second, kind, names=(first, second))
         except ScalingError as error:
             notes.append(f"{kind} law: {error}")
     for arm, one in points.items():
@@ -120,8 +120,7 @@ def laws(
         except ScalingError as error:
             notes.append(f"{arm}: {error}")
     notes += [f"{arm}, {kind} law: {note}" for (arm, kind), law in fits.items() for note in law.notes]
-    both = " and ".join(f"{letter} {arm}" for letter, arm in zip("ab", points, strict=False))
-    notes += [f"{kind} law, {both}: {note}" for kind, found in differences.items() for note in found.notes]
+    notes += [f"{kind} law: {note}" for kind, found in differences.items() for note in found.notes]
     return fits, foretold, differences, tuple(dict.fromkeys(notes))
 
 
@@ -186,9 +185,7 @@ def _reached(records: Mapping[tuple[str, int, int], Mapping[str, Any]]) -> Check
 
 
 def _same_test(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path) -> Check:
-    targets = {
-        np.load(folder / job.name / "scores.npz")["targets"].tobytes() for wanted in jobs.values() for job in wanted
-    }
+    targets = {experiment.scores(folder / job.name)[1].tobytes() for wanted in jobs.values() for job in wanted}
     many = sum(map(len, jobs.values()))
     return Check(
         "all are scored on the same test conversations", len(targets) == 1, f"{many:,} trainings and baselines"

@@ -71,7 +71,7 @@ class _Told:
         first, *others = corpora.items()
         for name, given in others:
             for kind in self._both(first[0], name):
-                found = difference(first[1], given, kind)
+                found = difference(first[1], given, kind, names=(first[0] or "a", name or "b"))
                 self.differences.append((first[0], name, found))
                 self._note(f"{name} against {first[0]}, {kind} law", found.notes)
 

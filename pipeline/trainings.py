@@ -96,6 +96,8 @@ def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None
     first = {job.kind: job for job in reversed(ascending)}
     others = [job for job in ascending if job is not first[job.kind]]
     probes = [*first.values(), *others[: max(cost.workers - len(first), 0)]]
+    if any(not (folder / job.name / "record.json").exists() for job in probes):
+        say(f"timing the smallest trainings of the experiment first: {len(probes)} of {len(jobs)}")
     for job, where in zip(probes, experiment.run(folder, probes, engine.map, lambda _job, _record: None), strict=True):
         cost.learn(job, experiment.read(where)["seconds"])
 

@@ -29,7 +29,7 @@ SMALL = replace(
     PRESETS["house"],
     shape=Shape(SIZE, 16, 24, 2, 2),
     phase1=replace(PRESETS["house"].phase1, passes=5, chunk=200, share=1.1),
-    phase2=replace(PRESETS["house"].phase2, epochs=4, batch=64, dropout=0.1),
+    phase2=replace(PRESETS["house"].phase2, epochs=4, batch=64, dropout=0.1, decay_tokens=0),
 )
 
 
@@ -101,6 +101,15 @@ def test_a_seed_decides_everything(tmp_path: Path) -> None:
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["token.layers.0.linear.weight"], c["token.layers.0.linear.weight"])
+
+
+def test_weight_decay_goes_with_the_root_of_the_tokens() -> None:
+    """Of the house preset 4 at 40,000; no stream is so short that a step would be undone; 0 leaves it as it is."""
+    house = PRESETS["house"].phase2
+    found = {tokens: house.sized(tokens).weight_decay for tokens in (10_000, 40_000, 160_000, 2)}
+    assert found == {10_000: 8.0, 40_000: 4.0, 160_000: 2.0, 2: 32.0}
+    assert house.rate * found[2] < 0.1
+    assert Phase2(weight_decay=3.0).sized(5).weight_decay == 3.0
 
 
 def test_it_learns_what_is_there(tmp_path: Path) -> None:

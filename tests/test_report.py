@@ -239,13 +239,11 @@ def test_a_section_of_other_numbers_can_be_added(tmp_path: Path) -> None:
         {
             "arm": ["raw", "refined"] * 3,
             "tokens": [1e4, 1e4, 1e5, 1e5, 1e6, 1e6],
-            "loss": [6.0, 5.8, 5.0, 4.7, 4.0, 3.6],
+            "ppl": [600.0, 580.0, 250.0, 240.0, 104.0, 96.0],
         }
     )
-    curves = points.with_columns(
-        low=pl.col("loss") - 0.1, high=pl.col("loss") + 0.1, extrapolated=pl.col("tokens") > 1e5
-    )
-    figure = Figure("laws", "Scaling laws", "Loss by training tokens.", (Panel("", laws(points, curves), points),))
+    curves = points.with_columns(low=pl.col("ppl") - 10, high=pl.col("ppl") + 10, extrapolated=pl.col("tokens") > 1e5)
+    figure = Figure("laws", "Scaling laws", "PPL by training tokens.", (Panel("", laws(points, curves), points),))
     page = Page(
         "a and b",
         "refine compare",

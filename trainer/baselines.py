@@ -101,7 +101,7 @@ def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArr
     network = Network(preset.sized(len(data.embeddings)).shape, seed)
     network.set_embedding(torch.from_numpy(data.embeddings))
     train, validation, test = (tape(each, device, reset=False) for each in (data.train, data.validation, data.test))
-    model, state = recurrent.train(network, train, validation, preset.phase2, seed)
+    model, state = recurrent.train(network, train, validation, preset.phase2.sized(len(train)), seed)
     scores = recurrent.evaluate(model, test)
     said = {"hidden": model.width, "steps": state.step, "evaluations": state.evaluations}
     said["best_evaluation"] = state.best_evaluation

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,9 @@ from trainer.head import cross_entropy, score
 from trainer.model import Network
 from trainer.phase1 import NotFiniteError
 from trainer.scan import Scanner, Tape, inputs
+
+MOST_DECAY = 8.0
+"""Where a stream is so short that its weight decay would undo each step."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Phase2:
         warmup: share of the steps over which it rises from 0.
         decay: whether it then falls to 0 along a cosine by the last step.
         weight_decay: decoupled (AdamW), on matrices only.
+        decay_tokens: training tokens at which weight_decay holds. At others it goes with the inverse of their square
+            root, since more steps an epoch decay more (Wang and Aitchison 2024, "How to set AdamW's weight decay as you
+            scale model and dataset size", has the inverse; the root is what was measured here, see `HOUSE`), up to
+            `MOST_DECAY` times. 0: it holds everywhere.
         dropout: share of the token block's output that is zeroed before the head, in training.
         clip: largest L2 norm of a gradient.
         precision: "float32", or "bfloat16" for the products of the head and the token block in training; weights,
@@ -65,6 +72,7 @@ class Phase2:
     warmup: float = 0.0
     decay: bool = False
     weight_decay: float = 0.0
+    decay_tokens: int = 0
     dropout: float = 0.0
     clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -79,6 +87,13 @@ class Phase2:
         """
         if self.live and (self.steps or self.evaluations or self.shuffle):
             raise TrainerError("live contexts are carried along an epoch: leave steps, evaluations and shuffle away")
+
+    def sized(self, tokens: int) -> Phase2:
+        """These settings for so many training tokens."""
+        if not self.decay_tokens:
+            return self
+        decay = self.weight_decay * min(math.sqrt(self.decay_tokens / max(tokens, 1)), MOST_DECAY)
+        return replace(self, weight_decay=decay, decay_tokens=0)
 
     def total(self, rows: int) -> int:
         """Steps at most, for a stream of so many targets."""

@@ -78,6 +78,7 @@ HOUSE = Preset(
         warmup=0.05,
         decay=True,
         weight_decay=4.0,
+        decay_tokens=40_000,
         restore=True,
     ),
 )

@@ -43,11 +43,13 @@ class Difference:
     notes: tuple[str, ...]
 
 
-def difference(a: Points, b: Points, kind: Kind = "power", level: float = 0.95) -> Difference:
+def difference(
+    a: Points, b: Points, kind: Kind = "power", level: float = 0.95, names: tuple[str, str] = ("a", "b")
+) -> Difference:
     """How b's law differs from a's, with intervals: over pairs of one seed where both have the same seeds.
 
     With other seeds, or one, both sides' own variances are added. The finite test set's part is that of the difference:
-    what a resample does to both corpora alike does not count.
+    what a resample does to both corpora alike does not count. Notes call the corpora by `names`.
 
     Raises:
         ScalingError: What `fit` raises; both have resamples of the test conversations, but not equally many.
@@ -55,7 +57,9 @@ def difference(a: Points, b: Points, kind: Kind = "power", level: float = 0.95) 
     arms = fit(a, kind, level), fit(b, kind, level)
     paired = arms[0].seeds == arms[1].seeds and len(arms[0].seeds) > 1
     why = tuple(
-        f"no intervals: {name}'s law has none" for name, law in zip("ab", arms, strict=True) if law.why_no_interval
+        f"no intervals: the law of {name} has none"
+        for name, law in zip(names, arms, strict=True)
+        if law.why_no_interval
     )
 
     def less(of_a: Quantity, of_b: Quantity) -> tuple[float, Interval | None]:
@@ -69,7 +73,7 @@ def difference(a: Points, b: Points, kind: Kind = "power", level: float = 0.95) 
     measured = off[0] is not None and off[1] is not None
     levels = [_plus(law.ln_ppl(budget), rest if measured else None) for law, rest in zip(arms, off, strict=True)]
     ratio = less(*levels)
-    worth = _worth(arms[0], budget, ratio[0], levels[1], off[0] if measured else None)
+    worth = _worth(arms[0], budget, ratio[0], levels[1], off[0] if measured else None, names)
     return Difference(
         kind=kind,
         level=level,
@@ -87,16 +91,16 @@ def difference(a: Points, b: Points, kind: Kind = "power", level: float = 0.95) 
         extrapolates=worth.extrapolates,
         a=arms[0],
         b=arms[1],
-        notes=(*why, *worth.notes, *_unlike(a, b)),
+        notes=(*why, *worth.notes, *_unlike(a, b, names)),
     )
 
 
-def _unlike(a: Points, b: Points) -> tuple[str, ...]:
+def _unlike(a: Points, b: Points, names: tuple[str, str]) -> tuple[str, ...]:
     """What to say where the corpora were not measured at the same budgets."""
     apart = np.abs(a.x[:, None] - b.x) > np.log(NEAR)
     if not (apart.all(axis=0).any() or apart.all(axis=1).any()):
         return ()
-    return ("a and b have different budgets: their alphas also differ for that, where the points bend",)
+    return (f"{names[0]} and {names[1]} have different budgets: their alphas also differ for that, where points bend",)
 
 
 def _off_the_law(law: Law, budget: float) -> Quantity | None:
@@ -130,22 +134,27 @@ class _Worth:
     notes: tuple[str, ...] = ()
 
 
-def _worth(law: Law, budget: float, ln_ratio: float, level_b: Quantity, off: Quantity | None) -> _Worth:
+def _worth(  # noqa: PLR0917
+    law: Law, budget: float, ln_ratio: float, level_b: Quantity, off: Quantity | None, names: tuple[str, str]
+) -> _Worth:
     """How many tokens of a make its law move by ln_ratio from where it is at a budget, over the budget."""
+    a, b = names
     if law.alpha >= 0:
-        said = "a's PPL does not fall with tokens: no number of its tokens is worth b's"
+        said = f"the PPL of {a} does not fall with tokens: no number of its tokens is worth one of {b}"
         return _Worth(None, None, extrapolates=False, notes=(said,))
     theta, x = law.spread.theta, np.array([np.log(budget)])
     ppl = float(np.exp(curves.ln_curve(theta, x)[0] + ln_ratio))
     if ppl <= law.floor:
-        said = f"b's PPL at {budget:,.0f} tokens is below the floor of a's law, which no number of a's tokens passes"
+        said = f"the PPL of {b} at {budget:,.0f} tokens is below the floor of {a}, which no number of its tokens passes"
         return _Worth(float("inf"), None, extrapolates=True, notes=(said,))
     there = np.array([(np.log(ppl - law.floor) - law.ln_A) / law.alpha])
     slope = law.alpha * (ppl - law.floor) / ppl
     extrapolates = not np.log(law.tokens[0]) - 1e-9 <= there[0] <= np.log(law.tokens[1]) + 1e-9
     efficiency = float(np.exp(np.clip((there - x)[0], -700, 700)))
     if law.alpha_interval is not None and law.alpha_interval[1] >= 0:
-        said = "a's alpha may be 0 (its interval says so): how many of its tokens b's are worth has no interval"
+        said = (
+            f"alpha of {a} may be 0 (its interval says so): how many of its tokens one of {b} is worth has no interval"
+        )
         return _Worth(efficiency, None, extrapolates, (said,))
     of_a = _plus(law.spread.quantity(curves.jacobian(theta, there)[0]), off).times(1 / slope)
     of_b = level_b.times(1 / slope)

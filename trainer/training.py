@@ -211,7 +211,7 @@ class Training:
         self.clock.lap("phase 1")
 
     def _phase2(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> phase2.State:
-        settings = self.preset.phase2
+        settings = self.preset.phase2.sized(self.data.train.tokens)
         state = phase2.begin(self.network, settings, self.seed)
         if tensors:
             checkpoint.to_optimiser(state.optimiser, tensors)

@@ -138,9 +138,7 @@ def _fitted(trained: Trained, kind: Kind) -> bool:
 def _figure(trained: Trained, kind: Kind) -> Figure:
     panels = []
     for one in trained.scored:
-        rows = (
-            one.rows.filter(pl.col("kind") == "cvfp").select("arm", "tokens", loss="nats").cast({"tokens": pl.Float64})
-        )
+        rows = one.rows.filter(pl.col("kind") == "cvfp").select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
         curves = pl.concat(curve(arm, one.laws[arm, kind]) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))
@@ -154,7 +152,7 @@ def _figure(trained: Trained, kind: Kind) -> Figure:
 
 
 def curve(arm: str, law: Law) -> pl.DataFrame:
-    """A law as points of a line: arm, tokens, loss, low, high, extrapolated; loss is in nats a token."""
+    """A law as points of a line: arm, tokens, ppl, low, high, extrapolated."""
     low, high = law.tokens
     inside = np.geomspace(low, high, STEPS)
     outside = np.geomspace(high, high * BEYOND, STEPS // 2)[1:]
@@ -163,9 +161,9 @@ def curve(arm: str, law: Law) -> pl.DataFrame:
         {
             "arm": [arm] * len(made),
             "tokens": [one.tokens for one in made],
-            "loss": [float(np.log(one.value)) for one in made],
-            "low": [None if one.low is None else float(np.log(one.low)) for one in made],
-            "high": [None if one.high is None else float(np.log(one.high)) for one in made],
+            "ppl": [one.value for one in made],
+            "low": [one.low for one in made],
+            "high": [one.high for one in made],
             "extrapolated": [i >= STEPS for i in range(len(made))],
         },
         schema_overrides={"low": pl.Float64, "high": pl.Float64},

@@ -11,11 +11,11 @@ from pipeline.report.charts import Drawn
 
 
 def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Drawn:
-    """Loss against training tokens, both logarithmic, one colour an arm.
+    """PPL against training tokens, both logarithmic, so that a power law is straight; one colour an arm.
 
     Args:
-        points: arm, tokens, loss (one row a training).
-        curves: arm, tokens, loss, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
+        points: arm, tokens, ppl (one row a training).
+        curves: arm, tokens, ppl, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
         arms: the names of the two.
     """
     spans = pl.concat([points["tokens"], curves["tokens"]]).to_list() or [1.0, 10.0]
@@ -23,8 +23,8 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
     x = alt.X("tokens:Q", title="training tokens", scale=alt.Scale(type="log", nice=False, padding=8), axis=ticks)
     low, high = _extent(points, curves)
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
-    axis = alt.Axis(grid=True, tickCount=5, format=".2~f")
-    y = alt.Y("loss:Q", title="loss (nats per token)", scale=scale, axis=axis)
+    axis = alt.Axis(labelExpr=SHORT, grid=True, values=_ticks(low, high))
+    y = alt.Y("ppl:Q", title="PPL", scale=scale, axis=axis)
     law = alt.Chart(_joined(curves)).encode(x=x, detail="extrapolated:N")
     dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
     band = law.mark_area(opacity=0.16).encode(
@@ -52,10 +52,17 @@ def _joined(curves: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([curves, joints]).sort("arm", "tokens", "extrapolated")
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Ticks of an axis of PPL, which seldom spans a decade."""
+    steps = [step * 10.0**power for power in range(-1, 8) for step in (1, 1.5, 2, 3, 4, 5, 7)]
+    found = [tick for tick in steps if low <= tick <= high]
+    return found if len(found) <= 8 else decades(low, high)  # noqa: PLR2004
+
+
 def _extent(points: pl.DataFrame, curves: pl.DataFrame) -> tuple[float, float]:
-    """The losses that the axis spans, with a little room."""
-    values = pl.concat([points["loss"], curves["low"], curves["high"]]).drop_nulls()
+    """What the axis spans, with a little room."""
+    values = pl.concat([points["ppl"], *(curves[name] for name in ("ppl", "low", "high"))]).drop_nulls()
     low, high = values.min(), values.max()
     if not isinstance(low, float) or not isinstance(high, float):
         return 1.0, 10.0
-    return low * 0.98, high * 1.02
+    return low * 0.95, high * 1.05

@@ -47,7 +47,9 @@ TINY = replace(
     about="as small as it may be, for calibration",
     shape=replace(HOUSE.shape, vocabulary=512, embedding=32, context=32, layers=2),
     phase1=replace(HOUSE.phase1, passes=3, least=2),
-    phase2=replace(HOUSE.phase2, epochs=1, steps=110, batch=256, evaluations=6, rate=0.01, weight_decay=1.0),
+    phase2=replace(
+        HOUSE.phase2, epochs=1, steps=110, batch=256, evaluations=6, rate=0.01, weight_decay=1.0, decay_tokens=0
+    ),
     vocabulary=512,
     budgets=(1000, 2400, 5600, 13400, 32000),
 )
