@@ -90,7 +90,10 @@ def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool,
     for said in skipped:
         say(f"refine: {said}")
     command = shlex.join(("refine", *sys.argv[1:]))
-    found = Ablated(pair, contrasts, skipped, {}, None, None, (), "Nothing was trained (--no-train).", command)
+    none = (
+        "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
+    )
+    found = Ablated(pair, contrasts, skipped, {}, None, None, (), none, command)
     if train and contrasts:
         found = _trained(found, members, how)
     made = build(ablated.page(found), place)

@@ -327,7 +327,9 @@ LatestRun = Annotated[
         "--run", metavar="RUN", help="The run that raw and refined are of; by default the latest in data/runs/."
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer budgets and seeds, in minutes; it never concludes.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Three budgets and one seed unless named, in minutes; it never concludes.")
+]
 Work = Annotated[
     Path | None,
     typer.Option(
@@ -368,12 +370,16 @@ def compare(
     tokenizer: Tokenizer = None,
     embeddings: EmbeddingsFrom = None,
     test_tokens: TestTokens = 100_000,
+    split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     limit: Limit = None,
     check: CheckFails = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
     from pipeline import compare as comparing
+    from pipeline.compare_corpora import Hub
     from pipeline.compare_data import How
     from pipeline.training import numbers
     from trainer.prepared import Wanted
@@ -381,7 +387,8 @@ def compare(
     counts = numbers(budgets)
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
-    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]))
+    hub = Hub(split, config, revision)
+    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]), hub)
     comparing.compare(asked)
 
 
@@ -468,7 +475,9 @@ def main() -> None:
     try:
         app()
     except _Stopped:
-        sys.stderr.write("\nrefine: stopped; what is complete is kept, and a run goes on with the same --out\n")
+        sys.stderr.write(
+            "\nrefine: stopped; what is complete is kept, and the same command goes on (a run with the same --out)\n"
+        )
         sys.stderr.flush()
         os._exit(130)  # at once: workers end with this process
     except Exception as error:  # the one error boundary

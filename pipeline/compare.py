@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from pipeline import compare_corpora, compare_data, compare_design, compare_result
-from pipeline.compare_corpora import Pair
+from pipeline.compare_corpora import Hub, Pair
 from pipeline.compare_data import How, word
 from pipeline.compare_design import Design
 from pipeline.compare_result import Scored
@@ -41,6 +41,7 @@ class Asked:
     as_json: bool
     words: tuple[str, ...]
     """The command as it was typed."""
+    hub: Hub = field(default_factory=Hub)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +79,14 @@ def compare(asked: Asked) -> None:
     import shlex
 
     from pipeline.report import compared
+    from pipeline.report.finished import finished
 
     if asked.out is not None:
         folders.check(asked.out)
     asked.how.checked()
-    pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train)
+    pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train, hub=asked.hub)
+    if pair.run is not None:
+        finished(pair.run.folder)  # the page shows the run's signals: what is missing is said before any training
     place = asked.out or REPORTS / f"{name_of(pair)}-compare"
     folders.check(place)
     for note in pair.notes:

@@ -26,6 +26,15 @@ WORDS = (10, 30, 100, 300, 1000)
 """Edges of the bands of words a conversation."""
 
 
+@dataclass(frozen=True)
+class Hub:
+    """Which part of a dataset of the hub is meant, or of a saved one."""
+
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """Two corpora, the first one the one that the other is measured against.
@@ -68,7 +77,7 @@ def latest(run: Path | None) -> Store:
                 f"there is no complete run in {RUNS}, whose raw and refined corpora would be compared: `refine run` "
                 "makes one, --run names another, or name two corpora"
             )
-        return Store(done[-1].parent)
+        run = done[-1].parent
     store = Store(run)
     if not store.claimed():
         raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
@@ -77,14 +86,15 @@ def latest(run: Path | None) -> Store:
     return store
 
 
-def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool) -> Pair:
+def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: Hub = Hub()) -> Pair:
     """Read both corpora and find what they share.
 
     Args:
         first: "raw" or "refined" of the run, or a corpus as `pipeline.corpus.read` takes it.
         second: the same.
         run: the run; the latest one by default.
-        limit: rows of each that are read.
+        limit: rows of each that are read; of a run, rows that it took in.
+        hub: which part of datasets of the hub, or of saved ones.
         grouped: whether near-duplicates are looked for, as a split needs them.
 
     Raises:
@@ -92,9 +102,11 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
     """
     if first == second:
         raise SourceError(f"both corpora are {first}: name two, such as raw and refined")
+    if run is not None and first not in PARTS and second not in PARTS:
+        raise SourceError("--run names the run that raw and refined are of, and neither is compared: leave it away")
     store = latest(run) if first in PARTS or second in PARTS else None
-    _check_shapes(first, second, store)
-    read = {_arm(said, first, second): _read(said, store, limit) for said in (first, second)}
+    _check_shapes(first, second, store, hub)
+    read = {_arm(said, first, second): _read(said, store, limit, hub) for said in (first, second)}
     frame, members = united(*(one.frame for one in read.values()))
     keys = distinct(corpora.keys(frame["text"]))
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
@@ -111,9 +123,9 @@ def _arm(said: str, *both: str) -> str:
     return short[both.index(said)] if len(set(short)) == len(short) else said
 
 
-def _read(said: str, store: Store | None, limit: int | None) -> Corpus:
+def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
     if said not in PARTS or store is None:
-        return corpora.read(said, limit=limit)
+        return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, limit=limit)
     if said == "refined" and not read_json(store.manifest)["counts"]["refined"]:
         raise SourceError(
             f"the refined corpus of {store.folder} is empty, every conversation was dropped: `refine show "
@@ -122,26 +134,27 @@ def _read(said: str, store: Store | None, limit: int | None) -> Corpus:
     return corpora.read_part(store, "raw" if said == "raw" else "refined", limit)
 
 
-def _check_shapes(first: str, second: str, store: Store | None) -> None:
+def _check_shapes(first: str, second: str, store: Store | None, hub: Hub) -> None:
     """Refuse a conversation against a plain document.
 
     Raises:
         SourceError: the two share no schema.
     """
-    found = {said: _shape(said, store) for said in (first, second)}
+    found = {said: _shape(said, store, hub) for said in (first, second)}
     plain = [said for said, shape in found.items() if shape == "text"]
     if len(plain) == 1 and None not in found.values():
         told = " and ".join(f"{said} is of shape {shape}" for said, shape in found.items())
         raise SourceError(f"{told}: plain documents and conversations share no schema; compare two of one kind")
 
 
-def _shape(said: str, store: Store | None) -> str | None:
+def _shape(said: str, store: Store | None, hub: Hub) -> str | None:
     """The shape of a corpus's records, by its first; None where that is not known before it is read."""
     if said in PARTS and store is not None:
         return str(read_json(store.shard_list)["shape"])
     if sources.is_run(folder := Path(said).expanduser()):
         return str(read_json(Store(folder).shard_list)["shape"]) if Store(folder).shard_list.exists() else None
-    first = next(iter(sources.find(said, split=None, config=None, revision=None).rows()), None)
+    found = sources.find(said, split=hub.split, config=hub.config, revision=hub.revision)
+    first = next(iter(found.rows()), None)
     return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
 
 
@@ -175,10 +188,13 @@ def _overlap(found: Pair) -> tuple[str, ...]:
     shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
     if not alone:
         return ()
-    said = (
-        f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "
-        f"({shared:,} are); the test sets are drawn from each of the two, and both arms are scored on both"
-    )
+    said = f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "
+    if members[b].all():
+        said += (
+            f"({a} is one of {b}); the test set is drawn from {b}, and both arms are scored on it and its part in {a}"
+        )
+    else:
+        said += f"({shared:,} are); the test sets are drawn from each of the two, and both arms are scored on both"
     return (said,)
 
 

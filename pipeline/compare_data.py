@@ -20,13 +20,14 @@ from pipeline.training import device, say
 from trainer import arms as arming
 from trainer import prepared as preparing
 from trainer import presets
-from trainer.arms import Arms, Union
+from trainer.arms import Arms, ArmsError, Union
+from trainer.errors import TrainerError
 from trainer.prepared import Wanted
 from trainer.presets import Preset
 
 
-class LeakError(AssertionError):
-    """A near-duplicate of a test conversation would be trained on; a fault of refine, never of the user."""
+class LeakError(TrainerError):
+    """A near-duplicate of a test conversation would be trained on, so nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,20 @@ class How:
     work: Path | None = None
 
     def checked(self) -> Preset:
-        """The preset, when the device is there and the folder of the trainings can be one.
+        """The preset, when all that is known before a corpus is read allows a comparison.
 
         Raises:
             PresetError: there is no such preset or device.
-            RunFolderError: the folder is of something else.
+            ArmsError: the preset or the budgets are not for a comparison.
+            EmbeddingsError: embeddings from outside the corpus are missing.
+            RunFolderError: the folder of the trainings is of something else.
         """
         found = presets.find(self.preset)
         device(self.device)
+        arming.check(found, self.wanted)
+        if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
+            raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
+        preparing.outside(found, self.wanted)
         if self.work is not None:
             experiment_folder.check(self.work, "--work")
         return found
@@ -102,7 +109,11 @@ def arms(union: Union, how: How, folder: Path) -> Arms:
         save_json(said, leaks(trained, texts.gather(made.split.test)))
     found = read_json(said)
     if found["leaks"]:
-        raise LeakError(f"{found['leaks']:,} of {found['tested']:,} test conversations leak into training")
+        many = f"{found['leaks']:,} of {found['tested']:,} test conversations"
+        raise LeakError(
+            f"{many} have a near-duplicate among those that would be trained on, as happens where thousands are alike: "
+            "remove near-duplicates first (`refine run` with the stage dedup)"
+        )
     made.common.said["leaks"] = found
     for line in preparing.told(made.common.said):
         say(line)

@@ -80,8 +80,13 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
             raise ArmsError(
                 f"a budget of {budgets[-1]:,} tokens was asked for, and {_smallest(arms)}: {proposal(largest)}"
             )
-        if len(budgets) < 2:  # noqa: PLR2004  a line needs two points
-            raise ArmsError(f"--budgets names {len(budgets)}, and a law needs 2 or more, a conclusion {SIZES}")
+    elif quick:
+        budgets = default(preset)[:QUICK_SIZES]
+        if budgets[-1] > largest:
+            raise ArmsError(
+                f"the corpus is too small for the budgets of --quick ({', '.join(f'{one:,}' for one in budgets)}): "
+                f"{_smallest(arms)}; {proposal(largest)}"
+            )
     else:
         budgets = tuple(count for count in default(preset) if count <= largest)
         spanned = math.log10(budgets[-1] / budgets[0]) if budgets else 0.0
@@ -91,7 +96,7 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
                 f"{_smallest(arms)}; {proposal(largest)}"
             )
     if quick:
-        return Design(budgets[:QUICK_SIZES], min(seeds or QUICK_SEEDS, QUICK_SEEDS), CHEAP, quick=True)
+        return Design(budgets, seeds or QUICK_SEEDS, CHEAP, quick=True)
     return Design(budgets, seeds or SEEDS)
 
 

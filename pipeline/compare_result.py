@@ -16,6 +16,7 @@ from pipeline.compare_design import Design
 from pipeline.report.checks import Check
 from trainer import arms as arming
 from trainer import experiment
+from trainer import split as splitting
 from trainer.arms import Arms
 from trainer.experiment import Job
 from trainer.scaling import Difference, HeldOut, Kind, Law, Points, ScalingError, difference, fit, held_out
@@ -96,7 +97,10 @@ def scored(test: TestSet, arms: Arms, jobs: Mapping[tuple[str, str], Sequence[Jo
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
         if kind == "cvfp":
             points[arm] = arming.points(folders, arms.common.test, test.mask)
-    return Scored(test, pl.concat(frames), points, *laws(points))
+    fits, foretold, differences, notes = laws(points)
+    small = splitting.small(test.name, test.tokens, test.conversations)
+    notes = (*filter(None, [small]), *notes)
+    return Scored(test, pl.concat(frames), points, fits, foretold, differences, notes)
 
 
 def laws(
@@ -155,7 +159,7 @@ def leakage(arms: Arms) -> Check:
 
 def corpora(pair: Pair) -> list[Check]:
     """What a refined corpus is to its raw one; nothing is asked of two others."""
-    first, second = pair.names
+    first, second = pair.names if pair.run is None else ("raw", "refined")
     members = pair.union.members
     alone = int((members[second] & ~members[first]).sum())
     found = f"{alone:,} of {int(members[second].sum()):,} conversations of {second} are not in {first}"
@@ -173,9 +177,9 @@ def _steps(records: Mapping[tuple[str, int, int], Mapping[str, Any]], design: De
 
 def _enough(records: Mapping[tuple[str, int, int], Mapping[str, Any]]) -> Check:
     last = sum(r["best_evaluation"] == r["evaluations"] for r in records.values())
-    said = f"validation was best at the last evaluation in {last:,} of {len(records):,} trainings"
+    said = f"validation was best at the last evaluation, where the rate is 0, in {last:,} of {len(records):,} trainings"
     return Check(
-        "more steps would not help", None if last else True, f"{said}, where more might have" if last else said
+        "more steps would not help", None if last else True, f"{said}: more might have helped these" if last else said
     )
 
 

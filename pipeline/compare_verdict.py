@@ -11,6 +11,8 @@ from pipeline.report.checks import Check
 from trainer.scaling import Difference, Kind
 
 Interval = tuple[float, float]
+CONVERSATIONS = 20
+"""The least in a test set from which anything is concluded: its part of an interval is a bootstrap over them."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -50,6 +52,10 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
         return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
+    few = [f"{one.test.name} has {one.test.conversations}" for one in found if one.test.conversations < CONVERSATIONS]
+    if few:
+        said = f"Nothing can be concluded, since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}"
+        return Verdict(f"{said}{indication}.", concludes=False)
     missing = [one.test.name for one in found if _alpha(one, "power") is None]
     if missing or not found:
         where = ", ".join(missing) or "any test set"
@@ -111,8 +117,8 @@ def _of_level(found: Sequence[Scored], names: tuple[str, str], level: str) -> st
     at = f"at {found[0].differences['power'].budget:,.0f} tokens"
     if not level:
         if {_side(_ratio(one)) for one in found} == {-1, 1}:
-            return f"{at} test sets disagree on whose PPL is lower: {names[1]} lies {each} from {names[0]}"
-        return f"none of their PPL {at} either, where {names[1]} lies {each} from {names[0]}"
+            return f"{at} the test sets disagree on whose PPL is lower: {names[1]} lies {each} from {names[0]}"
+        return f"no difference of their PPL {at} can be concluded, where {names[1]} lies {each} from {names[0]}"
     worth = _each(found, lambda one: efficiency_said(one.differences["power"]))
     return f"{at} the PPL of {names[1]} is {level}: {each}, so that one of its tokens is worth {worth} of {names[0]}'s"
 
@@ -156,7 +162,8 @@ def efficiency_said(found: Difference) -> str:
     """How many tokens of the first arm one of the second is worth, with its interval."""
     if found.efficiency is None:
         return "no known number"
-    return f"{found.efficiency:.2f}" + _between(found.efficiency_interval, lambda x: f"{x:.2f}")
+    beyond = ", extrapolated" if found.extrapolates else ""
+    return f"{found.efficiency:.2f}{_between(found.efficiency_interval, lambda x: f'{x:.2f}')}{beyond}"
 
 
 def change(ln_ratio: float) -> str:

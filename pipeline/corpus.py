@@ -108,6 +108,11 @@ def read(
 def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None = None) -> Corpus:
     """The corpus that a run took in, or what it kept; ids are those of the run.
 
+    Args:
+        store: the run.
+        part: which of the two.
+        limit: of what it took in, the first so many rows; refined is what was kept of these.
+
     Raises:
         RunFolderError: the run is not complete.
         CorruptInputError: a shard cannot be read.
@@ -116,7 +121,20 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
     if not store.manifest.is_file():
         folder = shown(str(store.folder))
         raise RunFolderError(f"{folder} is not a complete run: let `refine run --out {folder}` end first")
+    if part == "refined" and limit is not None:
+        return _read(f"{part} of {shown(store.folder.name)}", _kept_of(store, limit), None)
     return _read(f"{part} of {shown(store.folder.name)}", _conversations(store, part), limit)
+
+
+def _kept_of(store: Store, limit: int) -> Iterator[pl.DataFrame]:
+    """What was kept of the first rows that the run took in."""
+    left = limit
+    for shard, frame in zip(store.shards(), _conversations(store, "refined"), strict=True):
+        ids = read_frame(store.raw(shard), ["id"])["id"].head(left)
+        left -= len(ids)
+        yield frame.filter(pl.col("id").is_in(ids.implode()))
+        if not left:
+            return
 
 
 def groups(texts: pl.Series, jaccard: float = ALIKE) -> NDArray[np.int64]:

@@ -85,8 +85,10 @@ def carry_out(
             say(f"about {cost.minutes(left):.0f} min for {len(left)} trainings, {cost.workers} at a time")
             with _progress(folder, left, cost):
                 experiment.run(folder, left, engine.map, _told(len(left), names))
-    finally:
+    except Exception:
         engine.close()
+        raise
+    engine.close()  # never where the user stops it, since closing waits for the trainings that run
     return cost
 
 

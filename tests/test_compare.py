@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from pipeline import compare as comparing
-from pipeline import compare_corpora
+from pipeline import compare_corpora, compare_result
 from pipeline.experiment_folder import CLAIM
+from pipeline.report.checks import Check
 from pipeline.report.folder import ReportError
 from pipeline.rows import SourceError
 from pipeline.store import RunFolderError, read_json
 from tests.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
 from tests.conftest import Refine, chat
-from tests.report_corpus import refine as start
 from trainer import presets
 from trainer.arms import ArmsError
+from trainer.embeddings import EmbeddingsError
 from trainer.split import SplitError
 
 
@@ -212,7 +213,6 @@ def pair(first: str, second: str, run: Path | None) -> Any:
     [
         ({"preset": "vast"}, r"too small for the default budgets .* take a larger corpus, or --budgets \d+,"),
         ({"budgets": (200, 10_000_000)}, r"a budget of 10,000,000 tokens was asked for, .* or --budgets \d+,\d+,"),
-        ({"budgets": (200,)}, "a law needs 2 or more"),
     ],
 )
 def test_too_large_budgets_get_a_proposal_that_fits(
@@ -276,14 +276,54 @@ def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytes
         pass
 
 
-def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path) -> None:
-    """A refined corpus that is not part of its raw one, with --check."""
-    copy = broken(my_run, tmp_path, refined=1)
-    shutil.rmtree(copy / "raw")
-    shutil.copytree(my_run / "refined", copy / "raw")
-    shutil.copy(my_run / "raw" / "shards.json", copy / "raw")
-    shutil.rmtree(copy / "refined")
-    shutil.copytree(my_run / "raw", copy / "refined")
-    done = start(tmp_path, "compare", "raw", "refined", "--run", "copy", "--no-train", "--check", "--out", "page")
-    assert done.returncode == 1
-    assert "FAIL" in done.stdout or "is not" in done.stderr, done.stderr
+def test_a_check_that_fails_ends_with_1(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --check, after the page is written; without it the exit code is 0."""
+    monkeypatch.setattr(compare_result, "corpora", lambda _pair: [Check("a check", passed=False, found="it")])
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
+    with pytest.raises(SystemExit) as found:
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False, fail=True))
+    assert found.value.code == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
+    """Refined is what was kept of these rows, so that it stays a part of raw; so it does when they are turned round."""
+    found = compare_corpora.pair("raw", "refined", my_run, 150, grouped=False)
+    assert found.subset
+    assert int(found.union.members["raw"].sum()) == 150
+    assert 0 < int(found.union.members["refined"].sum()) < 150
+    turned = compare_corpora.pair("refined", "raw", my_run, None, grouped=False)
+    assert compare_result.corpora(turned)[0].passed is True
+    assert "the test set is drawn from raw" in turned.notes[0]
+
+
+def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path) -> None:
+    """Presets and options that no comparison can be made with, and a run that is not meant."""
+    for more, said in (
+        ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
+        ({"budgets": (1000,)}, "--budgets names one size"),
+        ({"wanted": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
+    ):
+        with pytest.raises(ArmsError, match=said):
+            comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, how(**more)))
+    asks = how(wanted=replace(WANTED, embeddings="nowhere.npy"))
+    with pytest.raises(EmbeddingsError, match=r"nowhere\.npy"):
+        comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, asks))
+    with pytest.raises(SourceError, match="--run names the run that raw and refined are of"):
+        pair("a.jsonl", "b.jsonl", my_run)
+    shutil.copytree(my_run, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "signals")
+    with pytest.raises(RunFolderError, match="holds no signals of stage"):
+        comparing.compare(asked("raw", "refined", tmp_path / "copy", tmp_path, how(work=tmp_path / "work")))
+    assert not (tmp_path / "work").exists()
+
+
+def test_quick_trains_what_is_named(my_run: Path, tmp_path: Path) -> None:
+    """Budgets and seeds of the user's own, still without a conclusion."""
+    asks = how(work=tmp_path / "work", quick=True, budgets=(200, 400), seeds=2)
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    found = report(tmp_path)
+    assert (found["budgets"], found["seeds"], found["concludes"]) == ([200, 400], 2, False)

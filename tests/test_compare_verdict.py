@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -46,7 +48,7 @@ def test_no_difference_is_said_to_be_none() -> None:
     """The same corpus twice."""
     found = said((0.0, 0.0), (0.0, 0.0))
     assert (found.concludes, found.exponent, found.level) == (False, "", "")
-    assert "none of their PPL at 316,228 tokens either" in found.sentence
+    assert "no difference of their PPL at 316,228 tokens can be concluded" in found.sentence
 
 
 def test_test_sets_that_disagree_allow_no_conclusion() -> None:
@@ -57,7 +59,31 @@ def test_test_sets_that_disagree_allow_no_conclusion() -> None:
     both = said((-0.05, -0.1), (0.05, 0.1))
     assert (both.concludes, both.exponent, both.level) == (False, "", "")
     assert "on which test sets or laws disagree" in both.sentence
-    assert "test sets disagree on whose PPL is lower" in both.sentence
+    assert "the test sets disagree on whose PPL is lower" in both.sentence
+
+
+def test_an_exponent_alone_is_no_level() -> None:
+    """Laws that cross at the largest budget: each half of the sentence stands for itself."""
+    found = said((-0.05, 0.0), (-0.05, 0.0))
+    assert (found.concludes, found.exponent, found.level) == (True, "steeper", "")
+    assert "no difference of their PPL at 316,228 tokens can be concluded, where refined lies" in found.sentence
+
+
+def test_what_a_token_is_worth_past_the_largest_budget_is_marked() -> None:
+    """A better second arm is worth more tokens of the first than were trained on."""
+    assert ", extrapolated on set0-test" in said((-0.05, -0.1), (-0.05, -0.1)).sentence
+    assert "extrapolated" not in said((0.05, 0.1), (0.05, 0.1)).sentence
+
+
+def test_a_few_test_conversations_allow_no_conclusion() -> None:
+    """A bootstrap over a handful says too little of how they vary."""
+    one = simulated(-0.05, -0.1)
+    few = replace(one, test=replace(one.test, mask=np.ones(7, np.bool_)))
+    found = verdict([few], NAMES, "", [])
+    assert found.sentence.startswith(
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
+    )
+    assert not found.concludes
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,7 @@ def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: E
         ArmsError: the preset reports the set that chooses its weights, or an arm has nothing to train on.
         SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
     """
-    if preset.validation is not None or not preset.shuffled:
-        raise ArmsError(
-            f"preset {preset.name} reports the set that chooses its weights, and a comparison needs a test set of its "
-            "own: take the preset house"
-        )
+    check(preset, wanted)
     made = split(union, union.frame[preset.text.column], wanted)
     common = preparing.prepare(union.frame, union.keys, union.groups, preset, wanted, folder, given, made)
     common.said["evaluated"] = _evaluated(common)
@@ -137,6 +133,24 @@ def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: E
             raise ArmsError(f"{name} has no conversation left to train on, after the split: take a larger corpus")
         np.save(folder / f"{_name(rows)}.npy", rows)
     return arms
+
+
+def check(preset: Preset, wanted: Wanted) -> None:
+    """Refuse what no comparison can be made with.
+
+    Raises:
+        ArmsError: the preset reports the set that chooses its weights, or each training would have its own embeddings.
+    """
+    if preset.validation is not None or not preset.shuffled:
+        raise ArmsError(
+            f"preset {preset.name} reports the set that chooses its weights, and a comparison needs a test set of its "
+            "own: take the preset house"
+        )
+    if (wanted.embeddings or preset.embeddings) == preparing.SCRATCH:
+        raise ArmsError(
+            f"a comparison takes one table of embeddings for both corpora, and {preparing.SCRATCH} makes one for each "
+            "training: take ppmi, which is made of both training pools"
+        )
 
 
 def split(union: Union, texts: pl.Series, wanted: Wanted) -> Split:

@@ -97,6 +97,7 @@ def numbers(found: Ablated) -> dict[str, Any]:
                     for key in keys
                     for name in (key, f"{key}_interval")
                 }
+                | {"extrapolates": each.differences["power"].extrapolates}
                 for each in found.scored.get((one.reason, one.how), ())
                 if "power" in each.differences
             },

@@ -71,7 +71,7 @@ def _tiles(found: Compared) -> tuple[Tile, ...]:
             f"PPL at {power.budget:,.0f} tokens on {name}{_interval(ratio_said(power))}",
         ),
         Tile(
-            efficiency_said(power).split(" (")[0],
+            efficiency_said(power).split(" (")[0].split(",")[0],
             f"tokens of {visible(found.pair.names[0], 30)} that one is worth{_interval(efficiency_said(power))}",
         ),
         *sizes,
@@ -79,7 +79,7 @@ def _tiles(found: Compared) -> tuple[Tile, ...]:
 
 
 def _interval(said: str) -> str:
-    return f": {said.partition(' (')[2][:-1]}" if " (" in said else ""
+    return f": {said.partition(' (')[2].replace(')', '')}" if " (" in said else ""
 
 
 def _results(found: Compared, trained: Trained) -> list[Section]:
@@ -106,8 +106,12 @@ def _results(found: Compared, trained: Trained) -> list[Section]:
         Section(
             "baselines",
             "Baselines",
-            "PPL by training tokens: the network's mean over seeds, and one seed of each baseline; the random frozen "
-            f"block and the GRU are trained on {visible(names[0])} alone, the counts on both.",
+            "PPL by training tokens: the network's mean over seeds, and one seed of each baseline"
+            + (
+                f"; the random frozen block and the GRU are trained on {visible(names[0])} alone, the counts on both."
+                if "gru" in trained.design.kinds
+                else "; --quick trains counts alone."
+            ),
             tables=(_joined(trained, baselines),),
         ),
         Section(
@@ -188,8 +192,8 @@ def _plan(found: Compared, trained: Trained) -> Section:
         f"preset: {trained.arms.preset.name}: {trained.arms.preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
         f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
-        f"tokenizer: {said['tokenizer']}, of the union of both training pools",
-        f"{said['embeddings']}, of the same union",
+        f"tokenizer: {said['tokenizer']}; {said['embeddings']}",
+        "both are the same for both arms; those that are made here are made of the union of their training pools",
         "split: by near-duplicate cluster of the union of both corpora, before anything else",
         "validation: shared, and it only selects the checkpoint",
         f"training pools: {', '.join(f'{name} {trained.arms.tokens(name):,} tokens' for name in found.pair.names)}",
@@ -255,8 +259,9 @@ def _lengths(found: Compared) -> Figure:
 
 
 def _origin(found: Compared) -> Section:
+    run = [] if found.pair.run is None else [f"# raw and refined are of the run {found.pair.run.folder}"]
     digests = [f"# {name}: digest {one.digest} of its texts" for name, one in found.pair.corpora.items()]
-    command = "\n".join((found.command, *digests))
+    command = "\n".join((found.command, *run, *digests))
     return Section(
         "origin",
         "How to repeat it",

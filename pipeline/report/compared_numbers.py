@@ -59,7 +59,7 @@ def difference_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
             alpha_said(found),
             signed(found.delta_ln_A, ".3f") + _in(found.delta_ln_A_interval),
             ratio_said(found),
-            efficiency_said(found) + (" extrapolates" if found.extrapolates else ""),
+            efficiency_said(found),
         )
         for kind, found in one.differences.items()
     ]
@@ -126,6 +126,7 @@ def _trained(found: Trained) -> dict[str, Any]:
     keys = ("budget", *told, *(f"{key}_interval" for key in told))
     return {
         **{key: finite(getattr(first, key, None)) for key in keys},
+        "extrapolates": None if first is None else first.extrapolates,
         "exponent": found.verdict.exponent or None,
         "level": found.verdict.level or None,
         "test_sets": {one.test.name: _test(one) for one in found.scored},
