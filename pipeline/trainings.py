@@ -139,9 +139,12 @@ def _progress(folder: Path, jobs: Sequence[Job], cost: Cost) -> Iterator[None]:
 
 
 def named(jobs: Mapping[tuple[str, str], Sequence[Job]]) -> dict[str, str]:
-    """The arm that each job is of, by the job's name: both, where two share it."""
-    found: dict[str, str] = {}
+    """The arm that each job is of, by the job's name: both, where two share it; of more, the first."""
+    found: dict[str, list[str]] = {}
     for (_, arm), each in jobs.items():
         for job in each:
-            found[job.name] = f"{found[job.name]} and {arm}" if job.name in found else arm
-    return found
+            found.setdefault(job.name, []).append(arm)
+    return {
+        name: " and ".join(arms) if len(arms) < 3 else f"{arms[0]} and {len(arms) - 1} others"  # noqa: PLR2004
+        for name, arms in found.items()
+    }
