@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 SLICE = 1 << 20
-"""Logits that are held at a time on a processor: 4 MB, twice; more is not faster."""
+"""Logits that are held at a time on a processor: 4 MB; more is not faster."""
 SLICE_DEVICE = 1 << 27
 """The same on an accelerator."""
 
@@ -28,14 +28,18 @@ def _logits(z: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tens
     return torch.mm(z, weight.T, out=room) if bias is None else torch.addmm(bias, z, weight.T, out=room)
 
 
-def _scored(logits: Tensor, wanted: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Nats of the wanted ids [rows], softmax [rows, V] in `out`, and whether a wanted logit is a largest one [rows].
+def _picked(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row [rows], and that of its wanted id [rows]."""
+    return logits.amax(dim=1), logits.gather(1, wanted)[:, 0]
+
+
+def _nats(logits: Tensor, top: Tensor, picked: Tensor) -> Tensor:
+    """Nats of the wanted ids [rows]; the logits become their softmax, so that one slice lies in the cache and not two.
 
     The largest chance is 1 / sum exp(logit - largest logit), so that nats are exact where a chance is 0 in float32.
     """
-    torch.softmax(logits, dim=1, out=out)
-    top, picked = logits.amax(dim=1), logits.gather(1, wanted)[:, 0]
-    return top - picked - out.amax(dim=1).log(), out, picked == top
+    torch.softmax(logits, dim=1, out=logits)  # row by row, so that it may write where it reads
+    return top - picked - logits.amax(dim=1).log()
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -57,12 +61,11 @@ class _CrossEntropy(torch.autograd.Function):
         low = weight.to(dtype)
         total = z.new_zeros((), dtype=torch.float64)
         step = slice_rows(len(weight), z.device)
-        made, spare = z.new_empty(2, min(step, len(z)), len(weight))
+        made = z.new_empty(min(step, len(z)), len(weight))
         for a in range(0, len(z), step):
             part, wanted = z[a : a + step], targets[a : a + step, None]
-            logits = _logits(part.to(dtype), low, None if bias is None else bias.to(dtype), made).to(z.dtype)
-            nats, chances, _ = _scored(logits, wanted, spare[: len(part)])
-            total += nats.sum()
+            chances = _logits(part.to(dtype), low, None if bias is None else bias.to(dtype), made).to(z.dtype)
+            total += _nats(chances, *_picked(chances, wanted)).sum()
             chances.scatter_add_(1, wanted, chances.new_full((1, 1), -1.0).expand(len(part), 1))
             if dtype == z.dtype:
                 torch.mm(chances, low, out=dz[a : a + step])
@@ -112,12 +115,13 @@ def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tu
     """Of each row: -ln softmax(z W^T + b)[target] in nats (float32), and whether the target has the largest logit."""
     nats, right = z.new_empty(len(z)), torch.empty(len(z), dtype=torch.bool, device=z.device)
     step = slice_rows(len(weight), z.device)
-    made, spare = z.new_empty(2, min(step, len(z)), len(weight))
+    made = z.new_empty(min(step, len(z)), len(weight))
     for a in range(0, len(z), step):
         rows = slice(a, a + step)
         logits = _logits(z[rows], weight, bias, made)
-        nats[rows], _, hit = _scored(logits, targets[rows, None], spare[: len(logits)])
-        right[rows] = hit.index_put(
-            (hit,), logits[hit].argmax(dim=1) == targets[rows][hit]
-        )  # of equal logits the first
+        top, picked = _picked(logits, targets[rows, None])
+        hit = picked == top
+        first = logits[hit].argmax(dim=1) == targets[rows][hit]  # of equal logits the first
+        right[rows] = hit.index_put((hit,), first)
+        nats[rows] = _nats(logits, top, picked)
     return nats, right
