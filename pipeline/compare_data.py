@@ -80,10 +80,10 @@ class How:
         Raises:
             RunFolderError: it is another process's, of other corpora, or of something else.
         """
-        corpora = hashlib.blake2b(str(sorted(digests)).encode(), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(str(sorted(digests)).encode(), digest_size=8).hexdigest()
         state = hashlib.blake2b(f"{sorted(digests)}{self.preset}{self.wanted}".encode(), digest_size=4)
         out = self.work or HOME / f"{word(name)}-{self.preset}-{state.hexdigest()}"
-        with experiment_folder.claimed(out, {"corpus": name, "digest": corpora}, "--work") as folder:
+        with experiment_folder.claimed(out, {"corpus": name, "digest": digest}, "--work") as folder:
             yield folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.saved import save
 from trainer import embeddings as tables
 from trainer import split as splitting
 from trainer import tokens, vocabulary
@@ -189,12 +189,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     np.save(folder / "keys.npy", keys[made.pool])
     if table is not None:
         np.save(folder / "embeddings.npy", table.table)
-    aside = folder / ".prepared.json.tmp"
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(said, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / "prepared.json")
+    save(folder / "prepared.json", lambda aside: aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8"))
     return load(folder)
 
 

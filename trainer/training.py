@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.saved import save
 from trainer import checkpoint, phase1, phase2
 from trainer.contexts import Contexts
 from trainer.model import Network
@@ -320,17 +320,13 @@ def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nat
     """Leave a finished training in its folder; record.json comes last."""
     bounds = stream.bounds()
     sums = np.concatenate([[0.0], np.cumsum(nats, dtype=np.float64)])
-    with (folder / ".scores.tmp").open("wb") as file:
-        np.savez(file, nats=np.diff(sums[bounds]), targets=np.diff(bounds))
-    (folder / ".scores.tmp").replace(folder / "scores.npz")
-    _text(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    _text(folder / "record.json", json.dumps(record, indent=2) + "\n")
 
+    def scores(aside: Path) -> None:
+        with aside.open("wb") as file:
+            np.savez(file, nats=np.diff(sums[bounds]), targets=np.diff(bounds))
 
-def _text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    save(folder / "scores.npz", scores)
+    metrics = "".join(json.dumps(line) + "\n" for line in lines)
+    save(folder / "metrics.jsonl", lambda aside: aside.write_text(metrics, encoding="utf-8"))
+    text = json.dumps(record, indent=2) + "\n"
+    save(folder / "record.json", lambda aside: aside.write_text(text, encoding="utf-8"))

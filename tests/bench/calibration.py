@@ -162,7 +162,11 @@ def coverage(times: int, workers: int) -> None:
 
 
 def known(seed: int = 0, size: int = 130, seeds: int = 5) -> Outcome:
-    """A clean corpus against the same one spoiled; not much larger than the largest budget, so that copies count."""
+    """A clean corpus against the same one spoiled; not much larger than the largest budget, so that copies count.
+
+    The size was chosen after looking. With 130 conversations the clean corpus's PPL on clean text is lower, -5.9 %
+    (-9.5 % to -2.1 %); with 260 it cannot be told, -1.5 % (-11.2 % to +9.4 %); delta-alpha holds 0 with either.
+    """
     frame = default().drop("group")
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
     clean = frame[rows.tolist()]
@@ -185,7 +189,9 @@ def main() -> None:
     asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
     given = asked.parse_args()
-    sys.stdout.write("\n".join(("Known effect:", *said(known()), "", "A/A:", "")))
+    for size in (130, 260):
+        sys.stdout.write("\n".join((f"Known effect, {size} conversations:", *said(known(size=size)), "", "")))
+    sys.stdout.write("A/A:\n")
     coverage(given.times, given.workers)
 
 
