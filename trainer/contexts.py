@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.model import Network
-from trainer.scan import CHUNK, How, Report, Scanner, Tape
+from trainer.scan import How, Report, Scanner, Tape, chunk
 
 LARGE = 1 << 28
 """Bytes of contexts past which they lie in files, whose pages the system can take back."""
@@ -68,6 +68,7 @@ class Contexts:
 
     def chunks(self) -> Iterator[tuple[int, int, list[Tensor]]]:
         """(a, b, states) for consecutive chunks of the stream."""
-        for a in range(0, len(self.layers[0]), CHUNK):
-            b = min(a + CHUNK, len(self.layers[0]))
+        step = chunk(self.layers[0].device)
+        for a in range(0, len(self.layers[0]), step):
+            b = min(a + step, len(self.layers[0]))
             yield a, b, self.rows(a, b)

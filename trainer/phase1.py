@@ -27,7 +27,7 @@ from trainer.scan import Report, Scanner, Tape, inputs
 
 EPS = 1e-10
 BLOCK = 1024
-"""Tokens that go through the block at a time: their activations stay in the processor's cache."""
+"""Tokens that go through the block at a time on a processor: their activations stay in its cache."""
 
 
 class NotFiniteError(TrainerError):
@@ -188,11 +188,12 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
         last = before[-1].clone()
         fresh = None if tape.wraps else tape.fresh(a, b)
         shifted = _shift(shifted, fresh, settings, state.generator)
-        blocks = list(_outputs(network, tape, a, shifted))
+        block = BLOCK if shifted.device.type == "cpu" else len(shifted)
+        blocks = list(_outputs(network, tape, a, shifted, block))
         share = (b - a) / rows if settings.weighted else 1 / len(chunks)
         now = torch.cat([block.detach() for block in blocks])
         parts, slope = loss_and_slope(now, before, settings)
-        torch.autograd.backward(blocks, (slope * share).split(BLOCK))  # type: ignore[no-untyped-call]
+        torch.autograd.backward(blocks, (slope * share).split(block))  # type: ignore[no-untyped-call]
         sums += parts.double() * (b - a)
         state.contexts[a:b] = now
     torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
@@ -203,10 +204,10 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
     return Pass(state.number + 1, *means)
 
 
-def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor) -> Iterator[Tensor]:
-    """F(S, u) of the tokens from a on, block by block."""
-    for start in range(0, len(shifted), BLOCK):
-        part = shifted[start : start + BLOCK]
+def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor, block: int) -> Iterator[Tensor]:
+    """F(S, u) of the tokens from a on, so many at a time."""
+    for start in range(0, len(shifted), block):
+        part = shifted[start : start + block]
         with torch.no_grad():
             u = inputs(network, tape, tape.span(a + start, a + start + len(part)))
         yield network.context(part, u)[-1]

@@ -7,6 +7,7 @@ token to token) some tens of sweeps reach float noise; a block that does not is 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,9 +25,11 @@ Floats = NDArray[np.float32]
 How = Literal["auto", "sequential", "sweeps"]
 
 CHUNK = 4096
-"""Tokens whose inputs are made at a time."""
-SWEEPS = 96
-"""Sweeps of a chunk after which it is scanned instead."""
+"""Tokens whose inputs are made at a time on a processor."""
+CHUNK_DEVICE = 1 << 15
+"""The same on an accelerator, where a sweep of few tokens takes as long as one of many."""
+SWEEPS = 320
+"""Sweeps of a chunk after which it is scanned instead; a block that is not given up before needs about so many."""
 TOLERANCE = 1e-5
 """Largest change of any component in the last sweep, by default; contexts have components up to 5, whose float32 noise
 after some layers is 4e-6."""
@@ -114,6 +117,11 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
     return torch.cat(columns, dim=1)
 
 
+def chunk(device: torch.device) -> int:
+    """Tokens whose contexts are made at a time."""
+    return CHUNK if device.type == "cpu" else CHUNK_DEVICE
+
+
 class Scanner:
     """A context block, ready to be scanned along texts. Its weights are read once: make another when they change."""
 
@@ -122,7 +130,7 @@ class Scanner:
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
         self.report = Report()
-        self._packed = _pack(network.context) if device.type == "cpu" else None
+        self._packed: _Packed | None = None
 
     @torch.no_grad()
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
@@ -133,8 +141,9 @@ class Scanner:
             first: [C]; the context before the first token, instead of zero.
         """
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
-        for a in range(0, len(tape), CHUNK):
-            b = min(a + CHUNK, len(tape))
+        step = chunk(tape.ids.device)
+        for a in range(0, len(tape), step):
+            b = min(a + step, len(tape))
             fresh = tape.fresh(a, b)
             if first is not None and a == 0:
                 fresh = fresh.clone()
@@ -175,16 +184,11 @@ class Scanner:
         return None
 
     def _scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        block = self.network.context
-        if self._packed is not None:
-            return self._packed.scan(c, u, fresh)
-        outs: list[list[Tensor]] = [[] for _ in block.layers]
-        for t in range(len(u)):
-            states = block(torch.where(fresh[t], torch.zeros_like(c), c)[None], u[t : t + 1])
-            c = states[-1][0]
-            for out, state in zip(outs, states, strict=True):
-                out.append(state)
-        return [torch.cat(out) for out in outs]
+        """Token by token, on the processor: an accelerator takes a millisecond a token, whatever its width."""
+        if self._packed is None:
+            self._packed = _pack(self.network.context)
+        states = self._packed.scan(c.cpu(), u.cpu(), fresh.cpu())
+        return [each.to(u.device) for each in states]
 
 
 @dataclass(frozen=True)
@@ -216,9 +220,10 @@ class _Packed:
 
 @torch.no_grad()
 def _pack(block: ContextBlock) -> _Packed:
+    """Copies on the processor."""
     token: list[tuple[Tensor | None, Tensor]] = []
     weights, residuals, norms = [], [], []
-    for layer, takes in block.stack():
+    for layer, takes in copy.deepcopy(block).cpu().stack():
         matrix, bias = layer.linear.weight, layer.linear.bias
         main = layer.residual.in_features if layer.residual is not None else len(bias)
         token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))

@@ -37,7 +37,8 @@ from pipeline.corpus import Corpus
 from pipeline.engine import Local
 from trainer import arms as arming
 from trainer import experiment
-from trainer.arms import Union, distinct
+from trainer.arms import Arms, Union, distinct
+from trainer.experiment import Job
 from trainer.prepared import Wanted
 from trainer.presets import HOUSE, Preset
 
@@ -74,24 +75,49 @@ class Outcome:
         return [None if both is None else both[0] <= 0 <= both[1] for both in found]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a comparison trains."""
+
+    pair: Pair
+    arms: Arms
+    design: Design
+    jobs: dict[tuple[str, str], list[Job]]
+
+    def every(self) -> list[Job]:
+        """All trainings, those that arms share once for each."""
+        return [job for wanted in self.jobs.values() for job in wanted]
+
+
+def work(  # noqa: PLR0917  a pair, its place, how
+    pair: Pair, folder: Path, preset: Preset = TINY, seeds: int = SEEDS, wanted: Wanted = WANTED, device: str = "cpu"
+) -> Work:
+    """Split, vocabulary, embeddings and the trainings of a comparison; its data lie in folder/data."""
+    arms = arming.prepare(pair.union, preset, wanted, folder / "data")
+    texts = pair.union.frame["text"]
+    trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
+    arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
+    design = Design(preset.budgets, seeds, ())
+    return Work(pair, arms, design, design.jobs(arms, pair.names, device))
+
+
+def outcome(done: Work, folder: Path, workers: int = 1) -> Outcome:
+    """The trainings of a comparison, those in folder/trainings taken as done, and what they say."""
+    engine, trainings = Local(workers), folder / "trainings"
+    try:
+        experiment.run(trainings, done.every(), engine.map, lambda _job, _record: None)
+    finally:
+        engine.close()
+    tests = compare_result.test_sets(done.pair, done.arms)
+    scored = [compare_result.scored(test, done.arms, done.jobs, trainings) for test in tests]
+    checks = compare_result.checks(done.pair, done.arms, done.design, done.jobs, trainings)
+    return Outcome(tuple(scored), verdict(scored, done.pair.names, done.design.lacks(), checks))
+
+
 def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Wanted = WANTED) -> Outcome:
     """The whole way of a comparison, in this process."""
     with tempfile.TemporaryDirectory(prefix="refine-calibration-") as scratch:
-        folder = Path(scratch)
-        arms = arming.prepare(pair.union, preset, wanted, folder / "data")
-        texts = pair.union.frame["text"]
-        trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
-        arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
-        design = Design(preset.budgets, seeds, ())
-        jobs = design.jobs(arms, pair.names, "cpu")
-        every = [job for wanted_ in jobs.values() for job in wanted_]
-        experiment.run(folder / "trainings", every, Local(1).map, lambda _job, _record: None)
-        scored = [
-            compare_result.scored(test, arms, jobs, folder / "trainings")
-            for test in compare_result.test_sets(pair, arms)
-        ]
-        checks = compare_result.checks(pair, arms, design, jobs, folder / "trainings")
-        return Outcome(tuple(scored), verdict(scored, pair.names, design.lacks(), checks))
+        return outcome(work(pair, Path(scratch), preset, seeds, wanted), Path(scratch))
 
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) -> Pair:

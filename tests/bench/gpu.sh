@@ -4,5 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
-"$python" -m tests.bench.gpu "$@"
 "$python" -m tests.bench.gpu --compile "$@"

@@ -1,0 +1,193 @@
+"""What the `house` preset was chosen among: one setting changed at a time, on two corpora, judged by held-out tokens.
+
+    python -m tests.bench.house_choice IDS.npz [--budgets 10000,...] [--seeds 1] [--device cuda] [--workers 2]
+
+The corpora are the trainer benchmark (IDS.npz is ../shared/bench/cvfp/ids.npz, with the file's embeddings) and the
+embedded default (embeddings of its training pool). What a variant is judged by is the loss on the tokens that choose
+the epoch: of the benchmark the last ids before the budget's end (20,000, a fifth of the budget where that is less), of
+the default its validation set. The test sets (val of the benchmark, the test set of the default) choose nothing; their
+table comes last. Some hours on a processor, minutes on a GPU; trainings that are in the folder are not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.engine import Local
+from tests.bench.house import HELD, SIZE, stream
+from trainer import experiment
+from trainer import prepared as preparing
+from trainer.experiment import Job
+from trainer.prepared import Wanted
+from trainer.presets import HOUSE, Preset
+
+T = TypeVar("T")
+BENCHMARK, DEFAULT = "benchmark", "embedded default"
+BUDGETS = (10_000, 20_000, 40_000, 80_000, 160_000, 200_000)
+
+
+def shaped(**fields: Any) -> Preset:
+    """House with another shape."""
+    return replace(HOUSE, shape=replace(HOUSE.shape, **fields))
+
+
+def first(**fields: Any) -> Preset:
+    """House with another phase 1."""
+    return replace(HOUSE, phase1=replace(HOUSE.phase1, **fields))
+
+
+def second(preset: Preset = HOUSE, **fields: Any) -> Preset:
+    """House, or another, with another phase 2."""
+    return replace(preset, phase2=replace(preset.phase2, **fields))
+
+
+DECAY, RATE = HOUSE.phase2.weight_decay, HOUSE.phase2.rate
+VARIANTS = {
+    "house": HOUSE,
+    "widths reduced": shaped(widths="reduced"),
+    "context of 256": shaped(context=256, weight_std=0.035),
+    "1 layer": shaped(layers=1),
+    "2 layers": shaped(layers=2),
+    "5 layers": shaped(layers=5),
+    "1 input token": shaped(inputs=1),
+    "3 input tokens": shaped(inputs=3),
+    "4 input tokens": shaped(inputs=4),
+    "head tied, frozen": shaped(tied=True),
+    "head tied, trained": second(shaped(tied=True, own_embedding=True), train_embedding=True),
+    "embedding trained": second(shaped(own_embedding=True), train_embedding=True),
+    "weight std 0.025": shaped(weight_std=0.025),
+    "weight std 0.1": shaped(weight_std=0.1),
+    "rate x 1/2": second(rate=RATE / 2),
+    "rate x 2": second(rate=RATE * 2),
+    "batch 256": second(batch=256),
+    "batch 1024": second(batch=1024),
+    "epochs x 1/2": second(epochs=HOUSE.phase2.epochs // 2, steps=HOUSE.phase2.steps // 2),
+    "epochs x 2": second(epochs=HOUSE.phase2.epochs * 2, steps=HOUSE.phase2.steps * 2),
+    "weight decay x 1/2": second(weight_decay=DECAY / 2),
+    "weight decay x 2": second(weight_decay=DECAY * 2),
+    "weight decay 0.01": second(weight_decay=0.01, decay_tokens=0),
+    "dropout 0.1": second(dropout=0.1),
+    "dropout 0.3": second(dropout=0.3),
+    "phase 1 skipped": first(passes=0),
+    "phase 1 of 20 passes": first(passes=20),
+}
+
+
+def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Path:
+    """Data of the benchmark at one budget, where experiments look for them."""
+    kept = budget - min(HELD, budget // 5)
+    made = {
+        "pool": stream(arrays["train"], arrays["train_starts"], 0, kept),
+        "validation": stream(arrays["train"], arrays["train_starts"], kept, budget),
+        "test": stream(arrays["val"], arrays["val_starts"], 0, len(arrays["val"])),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, each in made.items():
+        each.save(folder / name)
+    np.save(folder / "keys.npy", np.arange(len(made["pool"]), dtype=np.uint64))
+    np.save(folder / "embeddings.npy", arrays["embeddings"])
+    said = {"vocabulary": SIZE, "table": list(arrays["embeddings"].shape), "digest": f"benchmark-{budget}"}
+    (folder / "prepared.json").write_text(json.dumps(said), encoding="utf-8")
+    return folder
+
+
+def embedded(folder: Path) -> Path:
+    """Data of the embedded default, split by near-duplicate clusters; made where they are not there."""
+    if not (folder / "prepared.json").exists():
+        from pipeline import corpus
+
+        frame = corpus.read(None).frame
+        groups = corpus.groups(frame["text"])
+        preparing.prepare(frame, corpus.keys(frame["text"]), groups, HOUSE, Wanted(), folder)
+    return folder
+
+
+def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: str) -> dict[tuple[str, int, str], Job]:
+    """A training for each corpus, budget, variant and seed."""
+    with np.load(ids) as file:
+        arrays = {name: file[name] for name in file.files}
+    found = {}
+    whole = preparing.load(embedded(folder / "embedded"))
+    for budget in budgets:
+        part = preparing.load(benchmark(arrays, budget, folder / f"benchmark-{budget}"))
+        for name, variant in VARIANTS.items():
+            for seed in range(seeds):
+                for corpus, data, count in ((BENCHMARK, part, part.pool.tokens), (DEFAULT, whole, budget)):
+                    if count > data.pool.tokens:
+                        continue
+                    preset = replace(variant.sized(int(data.said["vocabulary"])), shuffled=corpus == DEFAULT)
+                    job = Job("cvfp", count, seed, str(data.folder), data.digest, preset, device)
+                    found[corpus, budget, f"{name}|{seed}"] = job
+    return found
+
+
+def lean(task: Callable[[str], T], folder: Path, name: str) -> T:
+    """A training whose weights are not kept."""
+    done = task(name)
+    (folder / name / "weights.safetensors").unlink(missing_ok=True)
+    return done
+
+
+def table(found: dict[tuple[str, int, str], dict[str, Any]], key: str, seeds: int) -> Iterator[str]:
+    """PPL of house, and how far each variant is from it in per cent: the mean of seeds, and of all columns."""
+    columns = sorted({(corpus, budget) for corpus, budget, _ in found})
+    yield "| variant | " + " | ".join(f"{corpus} {budget:,}" for corpus, budget in columns) + " | mean |"
+    yield "| --- |" + " --- |" * (len(columns) + 1)
+
+    def nats(name: str) -> NDArray[np.float64]:
+        return np.array(
+            [
+                np.mean([found.get((*column, f"{name}|{seed}"), {}).get(key, np.nan) for seed in range(seeds)])
+                for column in columns
+            ]
+        )
+
+    house = nats("house")
+    yield "| house, PPL | " + " | ".join(f"{ppl:.1f}" for ppl in np.exp(house)) + " | |"
+    for name in VARIANTS:
+        off = nats(name) - house
+        if name != "house" and not np.isnan(off).all():
+            mean = np.expm1(np.nanmean(off))
+            shown = ["" if np.isnan(each) else f"{np.expm1(each):+.1%}" for each in off]
+            yield f"| {name} | {' | '.join(shown)} | {mean:+.1%} |"
+
+
+def main() -> None:
+    """Train what is not done yet, and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ids", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="of data and trainings")
+    parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    budgets = [int(each) for each in asked.budgets.split(",")]
+    wanted = jobs(asked.ids, asked.folder, budgets, asked.seeds, asked.device)
+    engine, trainings = Local(asked.workers), asked.folder / "trainings"
+    try:
+        experiment.run(
+            trainings,
+            list(wanted.values()),
+            lambda task, names: engine.map(partial(lean, task, trainings), names),
+            lambda _job, _record: None,
+        )
+    finally:
+        engine.close()
+    records = {key: experiment.read(trainings / job.name) for key, job in wanted.items()}
+    for key, about in (("validation_loss", "What chooses the epoch"), ("nats", "The test sets")):
+        sys.stdout.write("\n".join((f"\n{about}:\n", *table(records, key, asked.seeds))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
