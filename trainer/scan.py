@@ -36,7 +36,7 @@ after some layers is 4e-6."""
 LOOK = 8
 """Sweeps between two looks at the change: a look waits for the device."""
 PATIENCE = 32
-"""Sweeps after which a change that did not fall by a quarter between two looks is given up."""
+"""Sweeps in which the change must have halved, else it is given up; the largest of many changes falls unevenly."""
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Scanner:
         first = torch.where(fresh[0], torch.zeros_like(c), c)
         last = c.new_zeros(len(u), self.network.shape.context)
         keep = (~fresh[1:, None]).to(c.dtype)
-        before = float("inf")
+        changes: list[float] = []
         for sweep in range(1, SWEEPS + 1):
             states = self.network.context(torch.cat((first[None], last[:-1] * keep)), u)
             if sweep % LOOK == 0 or sweep >= len(u):
@@ -177,9 +177,9 @@ class Scanner:
                     self.report.sweeps = max(self.report.sweeps, sweep)
                     self.report.change = max(self.report.change, change)
                     return list(states)
-                if sweep > PATIENCE and not change < 0.75 * before:
+                changes.append(change)
+                if sweep > PATIENCE and not change < changes[-1 - PATIENCE // LOOK] / 2:
                     return None
-                before = change
             last = states[-1]
         return None
 

@@ -1,6 +1,6 @@
-"""The `house` preset on the trainer benchmark, beside its baselines: the table that the preset was chosen by.
+"""The `house` preset on the trainer benchmark or the embedded default, beside its baselines.
 
-    python -m tests.bench.house IDS.npz [--budgets 10000,20000,40000,80000,160000,200000] [--seeds 1]
+    python -m tests.bench.house IDS.npz|default [--budgets 10000,20000,40000,80000,160000,200000] [--seeds 1]
 
 IDS.npz is ../shared/bench/cvfp/ids.npz: train and val ids, where samples start, and embeddings that were made from
 2.96 M tokens of the same documents, which helps the networks and not the count models. Two ways, PPL on the 20,001
@@ -9,6 +9,10 @@ targets of val in both:
 - given: the file's embeddings; val chooses the epoch.
 - honest: embeddings from the training ids alone; the last ids before the budget's end choose the epoch (20,000 of them,
   a fifth of the budget where that is less). So many fewer are trained on, while the count models have all of them.
+
+Of the embedded default it is PPL on the test set, and the validation set chooses the epoch, in both: given are the
+embeddings of its whole training pool, honest those of the budget's own tokens. What house was chosen among stands in
+tests/bench/house_choice.py.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer import baselines
+from trainer import prepared as preparing
 from trainer.embeddings import ppmi_svd
 from trainer.presets import PRESETS, Preset
 from trainer.tokens import Stream
@@ -69,8 +74,20 @@ def ppl(preset: Preset, data: Data, seed: int) -> float:
         return float(Training(preset, data, seed, Path(folder), identity="bench").run()["ppl"])
 
 
-def row(arrays: Arrays, preset: Preset, budget: int, seed: int) -> dict[str, float]:
-    one, other = given(arrays, budget), honest(arrays, budget, preset.shape.embedding)
+def default(folder: Path, budget: int, seed: int) -> tuple[Data, Data]:
+    """Of the embedded default: with embeddings of the pool, and with those of the budget's tokens."""
+    from tests.bench.house_choice import embedded
+
+    found = preparing.load(embedded(folder))
+    stream, preset = found.budget(PRESETS["house"], budget, seed), PRESETS["house"]
+    own = replace(found, table=None).embedded(preset, stream, seed)
+    assert found.table is not None  # of the pool, as the preset says
+    first, second = (Data(stream, found.validation, found.test, table) for table in (found.table, own))
+    return first, second
+
+
+def row(data: tuple[Data, Data], preset: Preset, seed: int) -> dict[str, float]:
+    one, other = data
     random = replace(preset, phase1=replace(preset.phase1, passes=0))
     nats = baselines.gru(one, preset, seed, "cpu")[0]
     return {
@@ -85,18 +102,25 @@ def row(arrays: Arrays, preset: Preset, budget: int, seed: int) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("ids", type=Path)
+    parser.add_argument("corpus", help="the benchmark's file, or default")
+    parser.add_argument("--folder", type=Path, default=Path("house-choice/embedded"), help="of the default's data")
     parser.add_argument("--budgets", default="10000,20000,40000,80000,160000,200000")
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    with np.load(asked.ids) as file:
-        arrays = {name: file[name] for name in file.files}
-    head = True
+    arrays: Arrays = {}
+    if asked.corpus != "default":
+        with np.load(asked.corpus) as file:
+            arrays = {name: file[name] for name in file.files}
+    head, preset = True, PRESETS["house"]
     for budget in map(int, asked.budgets.split(",")):
         for seed in range(asked.seeds):
             begun = time.process_time()
-            found = row(arrays, PRESETS["house"], budget, seed)
+            if arrays:
+                data = given(arrays, budget), honest(arrays, budget, preset.shape.embedding)
+            else:
+                data = default(asked.folder, budget, seed)
+            found = row(data, preset, seed)
             if head:
                 say(f"| tokens | seed | {' | '.join(found)} | CPU s |\n|{' --- |' * (len(found) + 3)}")
                 head = False
