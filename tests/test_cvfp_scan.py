@@ -81,6 +81,12 @@ def test_sweeps_are_used_where_they_settle_and_said() -> None:
     assert scanned.report.said() == "sequential scan"
 
 
+def test_the_compiled_scan_equals_the_loop_over_layers() -> None:
+    """Layer by layer and token by token the network itself gives the same contexts."""
+    made, text = network(SHAPES[2]), tape(200, [0, 90])
+    assert torch.allclose(torch.stack(slowly(made, text)), whole(Scanner(made, "sequential"), text), atol=1e-4)
+
+
 def test_the_block_that_house_draws_is_swept() -> None:
     """It forgets slowly, so that more than a hundred sweeps may be needed; an accelerator must not scan it."""
     made = network(replace(HOUSE.shape, vocabulary=60))

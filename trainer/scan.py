@@ -2,7 +2,7 @@
 
 A sweep applies F to all tokens at once, each with the context that the sweep before gave its predecessor. After k
 sweeps a token is exact as far as its last k tokens go. So for a block that forgets (a small perturbation shrinks from
-token to token) some tens of sweeps reach float noise; a block that does not is noticed, and scanned.
+token to token) tens to hundreds of sweeps reach float noise; a block that does not is noticed, and scanned.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = 4096
 CHUNK_DEVICE = 1 << 15
 """The same on an accelerator, where a sweep of few tokens takes as long as one of many."""
 SWEEPS = 320
-"""Sweeps of a chunk after which it is scanned instead; a block that is not given up before needs about so many."""
+"""Sweeps of a chunk after which it is scanned instead; the block that house draws needs about 200."""
 TOLERANCE = 1e-5
 """Largest change of any component in the last sweep, by default; contexts have components up to 5, whose float32 noise
 after some layers is 4e-6."""
@@ -220,7 +220,7 @@ class _Packed:
 
 @torch.no_grad()
 def _pack(block: ContextBlock) -> _Packed:
-    """Copies on the processor."""
+    """Copies of the weights, on the processor."""
     token: list[tuple[Tensor | None, Tensor]] = []
     weights, residuals, norms = [], [], []
     for layer, takes in copy.deepcopy(block).cpu().stack():

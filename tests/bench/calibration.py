@@ -1,6 +1,7 @@
 """How honest `refine compare` is: the same corpus twice must not differ, and a spoiled corpus must.
 
     python -m tests.bench.calibration [--times 104] [--workers 2]
+    python -m tests.bench.calibration --house FOLDER        # the known effect alone, at the size that people use
 
 A/A: each time 1,500 conversations of the embedded default are drawn and cut into two random halves, which go the whole
 way of a comparison: split by clusters, vocabulary, embeddings, trainings on nested budgets with paired seeds, laws,
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline import compare_result
+from pipeline import compare_design, compare_result
 from pipeline import corpus as corpora
 from pipeline.compare_corpora import Pair, united
 from pipeline.compare_data import leaks
@@ -89,16 +90,14 @@ class Work:
         return [job for wanted in self.jobs.values() for job in wanted]
 
 
-def work(  # noqa: PLR0917  a pair, its place, how
-    pair: Pair, folder: Path, preset: Preset = TINY, seeds: int = SEEDS, wanted: Wanted = WANTED, device: str = "cpu"
-) -> Work:
+def work(pair: Pair, folder: Path, preset: Preset, seeds: int, wanted: Wanted) -> Work:
     """Split, vocabulary, embeddings and the trainings of a comparison; its data lie in folder/data."""
     arms = arming.prepare(pair.union, preset, wanted, folder / "data")
     texts = pair.union.frame["text"]
     trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
     arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
     design = Design(preset.budgets, seeds, ())
-    return Work(pair, arms, design, design.jobs(arms, pair.names, device))
+    return Work(pair, arms, design, design.jobs(arms, pair.names, "cpu"))
 
 
 def outcome(done: Work, folder: Path, workers: int = 1) -> Outcome:
@@ -199,6 +198,18 @@ def known(seed: int = 0, size: int = 130, seeds: int = 5) -> Outcome:
     return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")), seeds=seeds)
 
 
+def known_house(folder: Path, workers: int) -> Outcome:
+    """The known effect with the networks, budgets and seeds of a default comparison, on 1,500 clean conversations.
+
+    Trainings stay in the folder, and those that lie there are not done again.
+    """
+    frame = default().drop("group")
+    clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
+    pair = paired(spoiled(clean), clean, ("spoiled", "clean"))
+    preset = replace(HOUSE, budgets=compare_design.default(HOUSE))
+    return outcome(work(pair, folder, preset, SEEDS, Wanted()), folder, workers)
+
+
 def said(outcome: Outcome) -> Sequence[str]:
     """The difference on each test set, and the verdict."""
     found = [(each.test.name, each.differences["power"]) for each in outcome.scored]
@@ -214,7 +225,11 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
+    asked.add_argument("--house", type=Path, metavar="FOLDER", help="the known effect at the default size, kept there")
     given = asked.parse_args()
+    if given.house:
+        sys.stdout.write("\n".join((*said(known_house(given.house, given.workers)), "")))
+        return
     for size in (130, 260):
         sys.stdout.write("\n".join((f"Known effect, {size} conversations:", *said(known(size=size)), "", "")))
     sys.stdout.write("A/A:\n")

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from trainer import baselines
 from trainer import prepared as preparing
 from trainer.embeddings import ppmi_svd
+from trainer.prepared import Wanted
 from trainer.presets import PRESETS, Preset
 from trainer.tokens import Stream
 from trainer.training import Data, Training
@@ -74,10 +75,19 @@ def ppl(preset: Preset, data: Data, seed: int) -> float:
         return float(Training(preset, data, seed, Path(folder), identity="bench").run()["ppl"])
 
 
+def embedded(folder: Path) -> Path:
+    """Data of the embedded default, split by near-duplicate clusters; made where they are not there."""
+    if not (folder / "prepared.json").exists():
+        from pipeline import corpus
+
+        frame = corpus.read(None).frame
+        groups = corpus.groups(frame["text"])
+        preparing.prepare(frame, corpus.keys(frame["text"]), groups, PRESETS["house"], Wanted(), folder)
+    return folder
+
+
 def default(folder: Path, budget: int, seed: int) -> tuple[Data, Data]:
     """Of the embedded default: with embeddings of the pool, and with those of the budget's tokens."""
-    from tests.bench.house_choice import embedded
-
     found = preparing.load(embedded(folder))
     stream, preset = found.budget(PRESETS["house"], budget, seed), PRESETS["house"]
     own = replace(found, table=None).embedded(preset, stream, seed)

@@ -24,14 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engine import Local
-from tests.bench.house import HELD, SIZE, stream
+from tests.bench.house import HELD, SIZE, embedded, stream
 from trainer import experiment
 from trainer import prepared as preparing
 from trainer.experiment import Job
-from trainer.prepared import Wanted
 from trainer.presets import HOUSE, Preset
 
 T = TypeVar("T")
+Key = tuple[str, int, str, int]
+"""Corpus, budget, variant, seed."""
 BENCHMARK, DEFAULT = "benchmark", "embedded default"
 BUDGETS = (10_000, 20_000, 40_000, 80_000, 160_000, 200_000)
 
@@ -101,18 +102,7 @@ def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Pat
     return folder
 
 
-def embedded(folder: Path) -> Path:
-    """Data of the embedded default, split by near-duplicate clusters; made where they are not there."""
-    if not (folder / "prepared.json").exists():
-        from pipeline import corpus
-
-        frame = corpus.read(None).frame
-        groups = corpus.groups(frame["text"])
-        preparing.prepare(frame, corpus.keys(frame["text"]), groups, HOUSE, Wanted(), folder)
-    return folder
-
-
-def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: str) -> dict[tuple[str, int, str], Job]:
+def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: str) -> dict[Key, Job]:
     """A training for each corpus, budget, variant and seed."""
     with np.load(ids) as file:
         arrays = {name: file[name] for name in file.files}
@@ -127,7 +117,7 @@ def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: st
                         continue
                     preset = replace(variant.sized(int(data.said["vocabulary"])), shuffled=corpus == DEFAULT)
                     job = Job("cvfp", count, seed, str(data.folder), data.digest, preset, device)
-                    found[corpus, budget, f"{name}|{seed}"] = job
+                    found[corpus, budget, name, seed] = job
     return found
 
 
@@ -138,16 +128,16 @@ def lean(task: Callable[[str], T], folder: Path, name: str) -> T:
     return done
 
 
-def table(found: dict[tuple[str, int, str], dict[str, Any]], key: str, seeds: int) -> Iterator[str]:
+def table(found: dict[Key, dict[str, Any]], key: str, seeds: int) -> Iterator[str]:
     """PPL of house, and how far each variant is from it in per cent: the mean of seeds, and of all columns."""
-    columns = sorted({(corpus, budget) for corpus, budget, _ in found})
+    columns = sorted({(corpus, budget) for corpus, budget, _, _ in found})
     yield "| variant | " + " | ".join(f"{corpus} {budget:,}" for corpus, budget in columns) + " | mean |"
     yield "| --- |" + " --- |" * (len(columns) + 1)
 
     def nats(name: str) -> NDArray[np.float64]:
         return np.array(
             [
-                np.mean([found.get((*column, f"{name}|{seed}"), {}).get(key, np.nan) for seed in range(seeds)])
+                np.mean([found.get((*column, name, seed), {}).get(key, np.nan) for seed in range(seeds)])
                 for column in columns
             ]
         )
