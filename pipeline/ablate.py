@@ -197,6 +197,7 @@ def verdict(
     checks: Sequence[Check],
 ) -> str:
     """One sentence: which rules moved the exponent, or that none can be said to have."""
+    from pipeline.compare_verdict import MIXED
     from pipeline.compare_verdict import verdict as of_two
 
     if lacks:
@@ -205,7 +206,8 @@ def verdict(
     for one in contrasts:
         found = of_two(scored[one.reason, one.how], (one.first, one.second), "", checks)
         if found.exponent:
-            moved.append(f"{one.reason} {one.how} makes it {found.exponent}")
+            how = "steeper on one test set and flatter on the other" if found.exponent == MIXED else found.exponent
+            moved.append(f"{one.reason} {one.how} makes it {how}")
     if any(one.passed is False for one in checks):
         return "Nothing can be concluded, because a check failed."
     many = f"{len(contrasts)} contrasts were looked at, each at 95 %"

@@ -14,6 +14,7 @@ Interval = tuple[float, float]
 CONVERSATIONS = 20
 """The least in a test set from which anything is concluded: its part of an interval is a bootstrap over them."""
 MINUS = "\N{MINUS SIGN}"
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Verdict:
     Attributes:
         sentence: one, for people.
         concludes: whether anything is concluded, about the exponent or the level.
-        exponent: "steeper", "flatter", or "" where nothing is concluded: of the second arm.
-        level: "lower", "higher", or "": its PPL at the largest common budget.
+        exponent: "steeper", "flatter", "mixed" where it is one on one test set and the other on another, or "" where
+            nothing is concluded: of the second arm.
+        level: "lower", "higher", "mixed" or "" alike: its PPL at the largest common budget.
     """
 
     sentence: str
@@ -38,7 +40,8 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
 
     The exponent is said to differ where the 95 % interval of delta-alpha leaves out 0 on the same side on every test
     set, and no saturating law says the opposite; the level, where that of the PPL ratio at the largest common budget
-    leaves out 1 so.
+    leaves out 1 so. Where intervals on all test sets leave it out, but on different sides, each corpus is better at
+    other text, which is a finding too: "mixed".
 
     Args:
         found: both arms on each test set.
@@ -83,9 +86,11 @@ def _side(interval: Interval | None) -> int:
 
 
 def _agreed(sides: Sequence[int], words: tuple[str, str]) -> str:
-    """The word for the side that all are on; empty where they are not."""
-    if not sides or 0 in sides or len(set(sides)) > 1:
+    """The word for the side that all are on; "mixed" for both sides; empty where one is on none."""
+    if not sides or 0 in sides:
         return ""
+    if len(set(sides)) > 1:
+        return MIXED
     return words[0] if sides[0] < 0 else words[1]
 
 
@@ -98,29 +103,39 @@ def _exponent(found: Sequence[Scored]) -> str:
 
 
 def _of_exponent(found: Sequence[Scored], names: tuple[str, str], exponent: str) -> str:
-    second, each = names[1], _each(found, lambda one: alpha_said(one.differences["power"]))
+    first, second = names
+    each = _each(found, lambda one: alpha_said(one.differences["power"]))
     if exponent:
-        return f"The exponent of {second} is {exponent} than that of {names[0]}: delta-alpha is {each}"
+        how = exponent
+        if exponent == MIXED:
+            words = {-1: "steeper", 1: "flatter"}
+            how = " and ".join(f"{words[_side(_alpha(one, 'power'))]} on {one.test.name}" for one in found)
+        return f"The exponent of {second} is {how} than that of {first}: delta-alpha is {each}"
     apart = [one.test.name for one in found if _side(_alpha(one, "power"))]
     if len(apart) == len(found):
-        return (
-            f"Nothing can be concluded about the exponent, on which test sets or laws disagree: delta-alpha is {each}"
-        )
+        return f"Nothing can be concluded about the exponent, on which the laws disagree: delta-alpha is {each}"
     if apart:
         only = f"it differs on {', '.join(apart)} alone"
         return f"Nothing can be concluded about the exponent, since {only}: delta-alpha is {each}"
-    return f"No difference of the exponents of {names[0]} and {second} can be concluded: delta-alpha is {each}"
+    return f"No difference of the exponents of {first} and {second} can be concluded: delta-alpha is {each}"
 
 
 def _of_level(found: Sequence[Scored], names: tuple[str, str], level: str) -> str:
+    first, second = names
     each = _each(found, lambda one: ratio_said(one.differences["power"]))
     at = f"at {found[0].differences['power'].budget:,.0f} tokens"
     if not level:
-        if {_side(_ratio(one)) for one in found} == {-1, 1}:
-            return f"{at} the test sets disagree on whose PPL is lower: {names[1]} lies {each} from {names[0]}"
-        return f"no difference of their PPL {at} can be concluded, where {names[1]} lies {each} from {names[0]}"
+        return f"no difference of their PPL {at} can be concluded, where {second} lies {each} from {first}"
     worth = _each(found, lambda one: efficiency_said(one.differences["power"]))
-    return f"{at} the PPL of {names[1]} is {level}: {each}, so that one of its tokens is worth {worth} of {names[0]}'s"
+    of_first = f"so that one of its tokens is worth {worth} of {first}'s"
+    if level != MIXED:
+        return f"{at} the PPL of {second} is {level}: {each}, {of_first}"
+    better = {one.test.name: names[_side(_ratio(one)) < 0] for one in found}
+    if all(test == f"{arm}-test" for test, arm in better.items()):
+        who = "each corpus is the better one for its own kind of text"
+    else:
+        who = " and ".join(f"{arm} has the lower PPL on {test}" for test, arm in better.items())
+    return f"{at} {who}: the PPL of {second} lies {each} from {first}'s, {of_first}"
 
 
 def _bend(found: Sequence[Scored]) -> str:

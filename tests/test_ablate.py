@@ -114,6 +114,10 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
     }
     said = verdict(scored, contrasts, "", [])
     assert said.startswith("The exponent moved: noisy alone makes it steeper (2 contrasts were looked at")
+    both_ways = verdict(
+        {**scored, ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(0.05, seed=2)]}, contrasts, "", []
+    )
+    assert "noisy alone makes it steeper on one test set and flatter on the other (2 contrasts" in both_ways
     assert verdict({**scored, ("noisy", "alone"): scored["short", "alone"]}, contrasts, "", []).startswith(
         "No rule can be said to have moved the exponent"
     )

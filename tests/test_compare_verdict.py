@@ -51,15 +51,32 @@ def test_no_difference_is_said_to_be_none() -> None:
     assert "no difference of their PPL at 316,228 tokens can be concluded" in found.sentence
 
 
-def test_test_sets_that_disagree_allow_no_conclusion() -> None:
-    """On one alone, or on each in its own way."""
-    one = said((-0.05, 0.0), (0.0, 0.0))
-    assert one.exponent == ""
-    assert "since it differs on set0-test alone" in one.sentence
-    both = said((-0.05, -0.1), (0.05, 0.1))
-    assert (both.concludes, both.exponent, both.level) == (False, "", "")
-    assert "on which test sets or laws disagree" in both.sentence
-    assert "the test sets disagree on whose PPL is lower" in both.sentence
+def test_one_test_set_alone_allows_no_conclusion() -> None:
+    """Of the exponent, and of the level."""
+    found = said((-0.05, 0.0), (0.0, 0.0))
+    assert found.exponent == ""
+    assert "since it differs on set0-test alone" in found.sentence
+    assert said((0.0, -0.1), (0.0, 0.0)).level == ""
+
+
+def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
+    """Each corpus is better at something: who at what is said, and each number."""
+    found = said((-0.05, -0.1), (0.05, 0.1))
+    assert (found.concludes, found.exponent, found.level) == (True, "mixed", "mixed")
+    assert "The exponent of refined is steeper on set0-test and flatter on set1-test than that of raw" in found.sentence
+    assert "refined has the lower PPL on set0-test and raw has the lower PPL on set1-test" in found.sentence
+    assert "on set1-test of raw's" in found.sentence
+
+
+@pytest.mark.parametrize(("shift", "own"), [(0.1, True), (-0.1, False)])
+def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> None:
+    """On raw-test raw, on refined-test refined; the other way round is said as it is."""
+    both = [simulated(0.0, each, seed=i) for i, each in enumerate((shift, -shift))]
+    named = [replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, NAMES, strict=True)]
+    found = verdict(named, NAMES, "", [])
+    assert found.level == "mixed"
+    assert ("each corpus is the better one for its own kind of text: the PPL of refined" in found.sentence) is own
+    assert ("refined has the lower PPL on raw-test and raw has" in found.sentence) is not own
 
 
 def test_an_exponent_alone_is_no_level() -> None:

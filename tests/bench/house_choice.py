@@ -1,6 +1,7 @@
 """What the `house` preset was chosen among: one setting changed at a time, on two corpora, judged by held-out tokens.
 
-    python -m tests.bench.house_choice IDS.npz [--budgets 10000,...] [--seeds 1] [--device cuda] [--workers 2]
+    python -m tests.bench.house_choice IDS.npz [--budgets 10000,...] [--variants "5 layers,..."] [--seeds 1]
+                                       [--device cuda] [--workers 2]
 
 The corpora are the trainer benchmark (IDS.npz is ../shared/bench/cvfp/ids.npz, with the file's embeddings) and the
 embedded default (embeddings of its training pool). What a variant is judged by is the loss on the tokens that choose
@@ -102,7 +103,9 @@ def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Pat
     return folder
 
 
-def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: str) -> dict[Key, Job]:
+def jobs(
+    ids: Path, folder: Path, budgets: Sequence[int], variants: Sequence[str], *, seeds: int, device: str
+) -> dict[Key, Job]:
     """A training for each corpus, budget, variant and seed."""
     with np.load(ids) as file:
         arrays = {name: file[name] for name in file.files}
@@ -110,7 +113,8 @@ def jobs(ids: Path, folder: Path, budgets: Sequence[int], seeds: int, device: st
     whole = preparing.load(embedded(folder / "embedded"))
     for budget in budgets:
         part = preparing.load(benchmark(arrays, budget, folder / f"benchmark-{budget}"))
-        for name, variant in VARIANTS.items():
+        for name in variants:
+            variant = VARIANTS[name]
             for seed in range(seeds):
                 for corpus, data, count in ((BENCHMARK, part, part.pool.tokens), (DEFAULT, whole, budget)):
                     if count > data.pool.tokens:
@@ -158,12 +162,14 @@ def main() -> None:
     parser.add_argument("ids", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="of data and trainings")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house; all unless named")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     budgets = [int(each) for each in asked.budgets.split(",")]
-    wanted = jobs(asked.ids, asked.folder, budgets, asked.seeds, asked.device)
+    variants = list(dict.fromkeys(("house", *asked.variants.split(","))))
+    wanted = jobs(asked.ids, asked.folder, budgets, variants, seeds=asked.seeds, device=asked.device)
     engine, trainings = Local(asked.workers), asked.folder / "trainings"
     try:
         experiment.run(
