@@ -1,4 +1,4 @@
-"""`refine`: one function a command, and the one place where errors become sentences."""
+"""`refine`: a function a command (cli_train.py has those that train), and where errors become sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline import cli_train
+from pipeline.cli_options import AsJson, Config, Drops, Limit, PlanFile, Revision, RunFolder, Split
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -18,57 +21,6 @@ app = typer.Typer(
     help="Refine chat corpora: measure every conversation, drop by rules, keep a reason for each drop.",
     epilog="Example: refine run --stages dedup --limit 200 --out first-run",
 )
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-PlanFile = Annotated[
-    Path | None, typer.Option("--plan", metavar="FILE", help="A plan in TOML; `refine plan` prints the default one.")
-]
-Drops = Annotated[
-    list[str] | None,
-    typer.Option("--drop", metavar="SQL", help='One more rule, such as "ppl > 800" or "noisy: ppl > 800"; repeatable.'),
-]
-
-Source = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="SOURCE",
-        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. Without it: "
-        "the embedded corpus `chitchat`.",
-    ),
-]
-PresetName = Annotated[
-    str, typer.Option("--preset", help="house, or one of the user's experiments: e1, e2, e3a, e3b, e4a, e4b.")
-]
-Tokenizer = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="bpe (trained on the training pool), bpe:N, gpt2, or a tokenizer.json."),
-]
-EmbeddingsFrom = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="ppmi (PPMI-SVD of the training pool), ppmi-budget (of each budget's own tokens), gpt2, random, a .npy "
-        "file, or a file of GPT-2's weights.",
-    ),
-]
-TestTokens = Annotated[
-    int, typer.Option(min=1, max=1_000_000_000, metavar="N", help="Tokens of the test set, where the corpus allows.")
-]
-ExperimentOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="The experiment's folder; an interrupted one goes on there. By default a new one in data/experiments/.",
-    ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or another device of torch's.")]
-Split = Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")]
-Config = Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")]
-Revision = Annotated[str | None, typer.Option(help="The revision of a hub dataset.")]
-RecordShape = Annotated[str | None, typer.Option(help="The records' shape; recognised by default.")]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
 
 
 @app.command(epilog="Example: refine run --stages heuristics --limit 200 --out my-run   (the embedded chitchat corpus)")
@@ -96,16 +48,16 @@ def run(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")] = None,
+    limit: Limit = None,
     shape: Annotated[
         str | None,
         typer.Option(
             help="The records' shape: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default."
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")] = None,
-    config: Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="The revision of a hub dataset.")] = None,
+    split: Split = None,
+    config: Config = None,
+    revision: Revision = None,
     shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a shard at most.")] = 2000,
     max_unreadable: Annotated[
         float,
@@ -225,205 +177,10 @@ def dedup(
     dedup_file.dedup(wanted, explain=explain, as_json=as_json)
 
 
-@app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")
-def train(
-    source: Source = None,
-    budget: Annotated[
-        int | None,
-        typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default 100,000, or the preset's largest."),
-    ] = None,
-    preset: PresetName = "house",
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=2**32 - 1,
-            help="Of the conversations' order, the weights and the noise; the user's experiments were run with 42.",
-        ),
-    ] = 0,
-    device: Device = "cpu",
-    threads: Annotated[
-        int,
-        typer.Option(min=0, max=1024, help="Processor threads; 0: one a core. The same number gives the same numbers."),
-    ] = 0,
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
-    baselines: Annotated[bool, typer.Option(help="Train and score the baselines on the same split.")] = True,
-    out: ExperimentOut = None,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shape: RecordShape = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train one CVFP language model on a corpus, beside its baselines."""
-    from pipeline import training
-    from trainer.prepared import Wanted
-
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    training.train(asked, budget, seed, threads, baselines=baselines)
-
-
-@app.command(epilog="Example: refine scale --points points.csv --predict 1000000")
-def scale(
-    source: Source = None,
-    points: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Fit a table of yours instead: CSV with columns tokens, ppl and perhaps corpus, seed."
-        ),
-    ] = None,
-    budgets: Annotated[
-        str | None, typer.Option(metavar="TOKENS", help="Training tokens, comma-separated; by default the preset's.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each budget.")] = 3,
-    predict: Annotated[
-        list[float] | None, typer.Option(metavar="TOKENS", help="Predict PPL at this budget; repeatable.")
-    ] = None,
-    preset: PresetName = "house",
-    device: Device = "cpu",
-    workers: Annotated[int, typer.Option(min=0, help="Trainings at a time, one thread each; 0: one a core.")] = 0,
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
-    out: ExperimentOut = None,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shape: RecordShape = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train on nested budgets with several seeds, and fit the scaling law PPL = A * tokens^alpha, with intervals."""
-    if points is not None:
-        from pipeline import points as fitting
-        from trainer.scaling import ScalingError
-
-        if source is not None or budgets is not None or out is not None:
-            raise ScalingError("--points fits a table and trains nothing: leave SOURCE, --budgets and --out away")
-        fitting.points(points, predict=predict or [], as_json=as_json)
-        return
-    from pipeline import scaling, training
-    from trainer.prepared import Wanted
-
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    scaling.scale(asked, training.numbers(budgets), seeds, workers, predict or [])
-
-
-Budgets = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKENS",
-        help="Training tokens, comma-separated; by default 3,125 to 100,000, each twice the one before.",
-    ),
-]
-LatestRun = Annotated[
-    Path | None,
-    typer.Option(
-        "--run", metavar="RUN", help="The run that raw and refined are of; by default the latest in data/runs/."
-    ),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Three budgets and one seed unless named, in minutes; it never concludes.")
-]
-Work = Annotated[
-    Path | None,
-    typer.Option(
-        "--work",
-        metavar="DIR",
-        help="Where trainings lie; by default a folder in data/experiments/ for these corpora and options, so that the "
-        "same command goes on where it stopped.",
-    ),
-]
-Workers = Annotated[int, typer.Option(min=0, help="Trainings at a time, one thread each; 0: one a core.")]
-ReportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the report; by default one in reports/.")
-]
-CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")]
-
-
-@app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")
-def compare(
-    raw: Annotated[
-        str,
-        typer.Argument(metavar="RAW", help="raw or refined (of the run), or a file, a folder, a run, a hub id."),
-    ] = "raw",
-    refined: Annotated[str, typer.Argument(metavar="REFINED", help="What it is compared with; the same.")] = "refined",
-    run: LatestRun = None,
-    budgets: Budgets = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and corpus; by default 3.")
-    ] = None,
-    preset: PresetName = "house",
-    quick: Quick = False,
-    train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, sizes and mixes in seconds.")
-    ] = True,
-    out: ReportOut = None,
-    work: Work = None,
-    workers: Workers = 0,
-    device: Device = "cpu",
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    limit: Limit = None,
-    check: CheckFails = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
-    from pipeline import compare as comparing
-    from pipeline.compare_corpora import Hub
-    from pipeline.compare_data import How
-    from pipeline.training import numbers
-    from trainer.prepared import Wanted
-
-    counts = numbers(budgets)
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
-    hub = Hub(split, config, revision)
-    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]), hub)
-    comparing.compare(asked)
-
-
-@app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")
-def ablate(
-    folder: RunFolder,
-    budgets: Budgets = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and arm; by default 3.")
-    ] = None,
-    preset: PresetName = "house",
-    quick: Quick = False,
-    train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, what each rule drops.")
-    ] = True,
-    out: ReportOut = None,
-    work: Work = None,
-    workers: Workers = 0,
-    device: Device = "cpu",
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
-    check: CheckFails = False,
-    as_json: AsJson = False,
-) -> None:
-    """Say which rule of a run moved the exponent: each left out in turn, and each alone."""
-    from pipeline import ablate as ablating
-    from pipeline.compare_data import How
-    from pipeline.training import numbers
-    from trainer.prepared import Wanted
-
-    counts = numbers(budgets)
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
-    ablating.ablate(folder, how, out, train=train, fail=check, as_json=as_json)
+app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")(cli_train.train)
+app.command(epilog="Example: refine scale --points points.csv --predict 1000000")(cli_train.scale)
+app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")(cli_train.compare)
+app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")(cli_train.ablate)
 
 
 @app.command(epilog="Example: refine stages")

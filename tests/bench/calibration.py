@@ -190,7 +190,8 @@ def known(seed: int = 0, size: int = 130, seeds: int = 5) -> Outcome:
     """A clean corpus against the same one spoiled; not much larger than the largest budget, so that copies count.
 
     The size was chosen after looking. With 130 conversations the clean corpus's PPL on clean text is lower, -5.9 %
-    (-9.5 % to -2.1 %); with 260 it cannot be told, -1.5 % (-11.2 % to +9.4 %); delta-alpha holds 0 with either.
+    (-9.5 % to -2.1 %), and on spoiled text higher; with two other seeds it is -3.6 % (-6.5 % to -0.7 %) and -3.9 %
+    (-7.3 % to -0.3 %). With 260 it cannot be told, -1.5 % (-11.2 % to +9.4 %). Delta-alpha always holds 0.
     """
     frame = default().drop("group")
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
