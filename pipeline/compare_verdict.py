@@ -177,8 +177,10 @@ def efficiency_said(found: Difference) -> str:
     """How many tokens of the first arm one of the second is worth, with its interval."""
     if found.efficiency is None:
         return "no known number"
-    beyond = ", extrapolated" if found.extrapolates else ""
-    return f"{found.efficiency:.2f}{_between(found.efficiency_interval, lambda x: f'{x:.2f}')}{beyond}"
+    both = found.efficiency_interval
+    said = [f"{both[0]:.2f} to {both[1]:.2f}"] if both else []
+    said += ["extrapolated"] if found.extrapolates else []
+    return f"{found.efficiency:.2f}" + (f" ({', '.join(said)})" if said else "")
 
 
 def change(ln_ratio: float) -> str:

@@ -88,7 +88,7 @@ def test_an_exponent_alone_is_no_level() -> None:
 
 def test_what_a_token_is_worth_past_the_largest_budget_is_marked() -> None:
     """A better second arm is worth more tokens of the first than were trained on."""
-    assert ", extrapolated on set0-test" in said((-0.05, -0.1), (-0.05, -0.1)).sentence
+    assert ", extrapolated) on set0-test" in said((-0.05, -0.1), (-0.05, -0.1)).sentence
     assert "extrapolated" not in said((0.05, 0.1), (0.05, 0.1)).sentence
 
 
