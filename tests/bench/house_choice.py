@@ -64,8 +64,8 @@ VARIANTS = {
     "1 input token": shaped(inputs=1),
     "3 input tokens": shaped(inputs=3),
     "4 input tokens": shaped(inputs=4),
-    "head tied, frozen": shaped(tied=True),
-    "head tied, trained": second(shaped(tied=True, own_embedding=True), train_embedding=True),
+    "frozen tied head": shaped(tied=True),
+    "trained tied head": second(shaped(tied=True, own_embedding=True), train_embedding=True),
     "embedding trained": second(shaped(own_embedding=True), train_embedding=True),
     "weight std 0.025": shaped(weight_std=0.025),
     "weight std 0.1": shaped(weight_std=0.1),
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("ids", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="of data and trainings")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house; all unless named")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house, comma-separated; all unless named")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
