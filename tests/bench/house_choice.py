@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("ids", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="of data and trainings")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house, comma-separated; all unless named")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house; all unless named")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
