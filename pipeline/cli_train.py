@@ -67,7 +67,7 @@ def train(
 ) -> None:
     """Train one CVFP language model on a corpus, beside its baselines."""
     from pipeline import training
-    from trainer.prepared import Wanted
+    from trainer.wanted import Wanted
 
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
@@ -113,7 +113,7 @@ def scale(
         fitting.points(points, predict=predict or [], as_json=as_json)
         return
     from pipeline import scaling, training
-    from trainer.prepared import Wanted
+    from trainer.wanted import Wanted
 
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     asked = training.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
@@ -155,7 +155,7 @@ def compare(
     from pipeline.compare_corpora import Hub
     from pipeline.compare_data import How
     from pipeline.training import numbers
-    from trainer.prepared import Wanted
+    from trainer.wanted import Wanted
 
     counts = numbers(budgets)
     wanted = Wanted(tokenizer, embeddings, test_tokens)
@@ -190,7 +190,7 @@ def ablate(
     from pipeline import ablate as ablating
     from pipeline.compare_data import How
     from pipeline.training import numbers
-    from trainer.prepared import Wanted
+    from trainer.wanted import Wanted
 
     counts = numbers(budgets)
     wanted = Wanted(tokenizer, embeddings, test_tokens)

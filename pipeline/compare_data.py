@@ -22,8 +22,8 @@ from trainer import prepared as preparing
 from trainer import presets
 from trainer.arms import Arms, ArmsError, Union
 from trainer.errors import TrainerError
-from trainer.prepared import Wanted
 from trainer.presets import Preset
+from trainer.wanted import Wanted, outside
 
 
 class LeakError(TrainerError):
@@ -68,7 +68,7 @@ class How:
         arming.check(found, self.wanted)
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
-        preparing.outside(found, self.wanted)
+        outside(found, self.wanted)
         if self.work is not None:
             experiment_folder.check(self.work, "--work")
         return found
@@ -100,7 +100,7 @@ def arms(union: Union, how: How, folder: Path) -> Arms:
         ArmsError, SplitError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
     """
     preset = how.checked()
-    given = preparing.outside(preset, how.wanted)
+    given = outside(preset, how.wanted)
     made = arming.prepare(union, preset, how.wanted, folder / "data", given)
     texts = union.frame[preset.text.column]
     said = folder / "data" / "leaks.json"

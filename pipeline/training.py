@@ -23,8 +23,9 @@ from pipeline.terminal import console, safe, table
 from trainer import arms, experiment, presets
 from trainer import prepared as preparing
 from trainer.experiment import Job
-from trainer.prepared import Prepared, Wanted
+from trainer.prepared import Prepared
 from trainer.presets import Preset, PresetError
+from trainer.wanted import Wanted, outside
 
 BUDGET = 100_000
 """Training tokens of `refine train`, where none are named and the preset counts none."""
@@ -119,7 +120,7 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
     preset = asked.checked()
-    given = preparing.outside(preset, asked.wanted)
+    given = outside(preset, asked.wanted)
     if asked.out is not None:
         experiment_folder.check(asked.out, "--out")
     source = corpora.read(

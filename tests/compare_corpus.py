@@ -14,9 +14,9 @@ from pipeline.compare_data import How
 from pipeline.compare_result import Scored, TestSet, laws
 from pipeline.store import read_json
 from tests.report_corpus import refine
-from trainer.prepared import Wanted
 from trainer.presets import HOUSE
 from trainer.scaling import Points
+from trainer.wanted import Wanted
 
 BLINK = replace(
     HOUSE,

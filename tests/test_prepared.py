@@ -20,8 +20,9 @@ from tests.test_train import OFFLINE, TINY, chats
 from trainer import baselines, experiment, vocabulary
 from trainer.experiment import DamagedError, resampled
 from trainer.phase1 import NotFiniteError
-from trainer.prepared import Prepared, PreparedError, Wanted, load, prepare
+from trainer.prepared import Prepared, PreparedError, load, prepare
 from trainer.vocabulary import VocabularyError
+from trainer.wanted import Wanted
 
 WANTED = Wanted(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
 

@@ -19,8 +19,9 @@ from tests.test_cvfp_training import SIZE, SMALL, data, stream
 from trainer import baselines, experiment, gru
 from trainer.experiment import Job, resampled
 from trainer.phase2 import Phase2
-from trainer.prepared import Wanted, prepare
+from trainer.prepared import prepare
 from trainer.presets import PresetError
+from trainer.wanted import Wanted
 
 Jsonl = Callable[..., Path]
 TINY = ("--tokenizer", "bpe:400", "--test-tokens", "3000")

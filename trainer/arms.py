@@ -22,11 +22,12 @@ from trainer import split as splitting
 from trainer.embeddings import Embeddings
 from trainer.errors import TrainerError
 from trainer.experiment import Job
-from trainer.prepared import Prepared, Wanted
+from trainer.prepared import Prepared
 from trainer.presets import Preset
 from trainer.scaling import Points
 from trainer.split import Split
 from trainer.tokens import Stream, mixed
+from trainer.wanted import SCRATCH, Wanted
 
 Mask = NDArray[np.bool_]
 
@@ -110,7 +111,7 @@ def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: E
         preset: which text, tokenizer and embeddings; both are made of the union of the arms' training pools.
         wanted: what differs from it.
         folder: of the data.
-        given: what `prepared.outside` found.
+        given: what `wanted.outside` found.
 
     Raises:
         ArmsError: the preset reports the set that chooses its weights, or an arm has nothing to train on.
@@ -146,9 +147,9 @@ def check(preset: Preset, wanted: Wanted) -> None:
             f"preset {preset.name} reports the set that chooses its weights, and a comparison needs a test set of its "
             "own: take the preset house"
         )
-    if (wanted.embeddings or preset.embeddings) == preparing.SCRATCH:
+    if (wanted.embeddings or preset.embeddings) == SCRATCH:
         raise ArmsError(
-            f"a comparison takes one table of embeddings for both corpora, and {preparing.SCRATCH} makes one for each "
+            f"a comparison takes one table of embeddings for both corpora, and {SCRATCH} makes one for each "
             "training: take ppmi, which is made of both training pools"
         )
 

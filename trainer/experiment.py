@@ -21,6 +21,7 @@ from trainer import prepared as preparing
 from trainer.errors import TrainerError
 from trainer.prepared import Prepared
 from trainer.presets import Preset
+from trainer.results import reported, write
 
 T = TypeVar("T")
 KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
@@ -164,7 +165,6 @@ def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported 
 
 def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     from trainer import baselines
-    from trainer.training import reported, write
 
     given, size, began = _given(job, data), int(data.said["vocabulary"]), time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)

@@ -24,37 +24,14 @@ from trainer.presets import Preset
 from trainer.split import Split
 from trainer.tokens import Stream
 from trainer.vocabulary import Vocabulary
+from trainer.wanted import Wanted, embeddings, named, size_of_bpe
 
 BYTES_A_TOKEN = 5
 """Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
-LEAST, MOST = 257, 1 << 20
-"""Ids of a vocabulary that is trained."""
-SCRATCH = "ppmi-budget"
-"""The kind of embeddings that each training makes of its own budget alone."""
 
 
 class PreparedError(TrainerError):
     """Prepared data are damaged; the message says where and what to do."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How a corpus becomes the data of an experiment, where it differs from the preset.
-
-    Attributes:
-        tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or a tokenizer.json.
-        embeddings: "ppmi" (of the training pool), "ppmi-budget" (of each budget's own tokens), "gpt2" (the hub's), a
-            file of GPT-2's weights, "random", or a .npy file.
-        test_tokens: of the test set at least, where the corpus allows.
-        validation_tokens: of the set that chooses the weights.
-        split_seed: of the split; not that of a training.
-    """
-
-    tokenizer: str | None = None
-    embeddings: str | None = None
-    test_tokens: int = 100_000
-    validation_tokens: int = 10_000
-    split_seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +124,13 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         preset: which text, which tokenizer, which embeddings.
         wanted: what differs from it.
         folder: the experiment's own.
-        given: what `outside` found.
+        given: what `wanted.outside` found.
         split: instead of one that is made of `groups` here.
 
     Raises:
         SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
     """
-    words = _named(preset, wanted)
+    words = named(preset, wanted)
     identity = _identity(keys, groups, preset, wanted, words, given, split)
     trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys know nothing of case and punctuation
     identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
@@ -163,12 +140,12 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     shutil.rmtree(folder, ignore_errors=True)  # of other data, or of an attempt that was stopped
     texts = conversations[preset.text.column]
     made = split or _split(texts, keys, groups, preset, wanted)
-    words = words or vocabulary.train(texts.gather(made.pool), _size_of_bpe(preset, wanted))
+    words = words or vocabulary.train(texts.gather(made.pool), size_of_bpe(preset, wanted))
     pool, validation, test = (
         tokens.encode(conversations[rows.tolist()], words, preset.text)
         for rows in (made.pool, made.validation, made.reported)
     )
-    table = _embeddings(pool, words, preset, wanted, given)
+    table = embeddings(pool, words, preset, wanted, given)
     said = {
         "identity": identity,
         "tokenizer": words.name,
@@ -243,65 +220,6 @@ def _split(
         validation_tokens=wanted.validation_tokens,
         seed=wanted.split_seed,
     )
-
-
-def _named(preset: Preset, wanted: Wanted) -> Vocabulary | None:
-    """GPT-2's vocabulary, or a file's; None where one is trained on the pool."""
-    name = wanted.tokenizer or preset.tokenizer
-    if name == "gpt2":
-        return vocabulary.gpt2()
-    if name.partition(":")[0] == "bpe":
-        _size_of_bpe(preset, wanted)
-        return None
-    return vocabulary.load(Path(name).expanduser())
-
-
-def _size_of_bpe(preset: Preset, wanted: Wanted) -> int:
-    """Ids of the vocabulary that is trained."""
-    name = wanted.tokenizer or preset.tokenizer
-    size = name.partition(":")[2]
-    if not size:
-        return preset.vocabulary
-    if not size.isascii() or not size.isdecimal() or not LEAST <= int(size[:12]) <= MOST:
-        raise vocabulary.VocabularyError(
-            f"the tokenizer is {name!r}, expected bpe:N with a number from {LEAST} (256 bytes and the end) to "
-            f"{MOST:,}, such as bpe:8192"
-        )
-    return int(size)
-
-
-def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
-    """Embeddings that do not come from the corpus: GPT-2's, or a file's; None where they will be made.
-
-    Raises:
-        EmbeddingsError: they are not there. A preset never falls back to others.
-    """
-    kind = wanted.embeddings or preset.embeddings
-    if kind in {"ppmi", SCRATCH, "random"}:
-        return None
-    path = Path(kind).expanduser()
-    if kind == "gpt2":
-        return tables.gpt2()
-    return tables.from_file(path) if kind.endswith(".npy") else tables.gpt2(path)
-
-
-def _embeddings(
-    pool: Stream, words: Vocabulary, preset: Preset, wanted: Wanted, given: Embeddings | None
-) -> Embeddings | None:
-    kind, width = wanted.embeddings or preset.embeddings, preset.shape.embedding
-    if kind == SCRATCH:
-        return None
-    if kind == "ppmi":
-        return tables.ppmi_svd(pool.ids, pool.starts, words.size, width)
-    if kind == "random":
-        return tables.random(words.size, width)
-    if given is None or given.table.shape != (words.size, width):
-        found = "none" if given is None else f"{given.table.shape[0]:,} x {given.table.shape[1]}"
-        raise tables.EmbeddingsError(
-            f"the embeddings {kind} are {found}, and preset {preset.name} with tokenizer {words.name} needs "
-            f"{words.size:,} x {width}: choose others with --embeddings, or another --tokenizer"
-        )
-    return given
 
 
 def _size(stream: Stream) -> dict[str, int]:

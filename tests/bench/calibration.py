@@ -40,8 +40,8 @@ from trainer import arms as arming
 from trainer import experiment
 from trainer.arms import Arms, Union, distinct
 from trainer.experiment import Job
-from trainer.prepared import Wanted
 from trainer.presets import HOUSE, Preset
+from trainer.wanted import Wanted
 
 TINY = replace(
     HOUSE,

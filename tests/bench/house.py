@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from trainer import baselines
 from trainer import prepared as preparing
 from trainer.embeddings import ppmi_svd
-from trainer.prepared import Wanted
 from trainer.presets import PRESETS, Preset
 from trainer.tokens import Stream
 from trainer.training import Data, Training
+from trainer.wanted import Wanted
 
 HELD = 20_000
 SIZE = 8192
