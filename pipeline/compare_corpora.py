@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline import corpus as corpora
 from pipeline import shapes, sources
 from pipeline.corpus import Corpus
+from pipeline.report.shown import visible
 from pipeline.rows import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from trainer.arms import Union, distinct
@@ -118,9 +119,9 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
 
 
 def _arm(said: str, *both: str) -> str:
-    """An arm's name: what the user said, short where that tells the two apart."""
-    short = [Path(one.rstrip("/")).name or one for one in both]
-    return short[both.index(said)] if len(set(short)) == len(short) else said
+    """An arm's name: what the user said, short where that tells the two apart; nothing in it turns text around."""
+    short = [visible(Path(one.rstrip("/")).name or one) for one in both]
+    return short[both.index(said)] if len(set(short)) == len(short) else visible(said)
 
 
 def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
@@ -186,6 +187,8 @@ def _overlap(found: Pair) -> tuple[str, ...]:
     """What to say of two corpora that are no part of one another."""
     (a, b), members = found.names, found.union.members
     shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
+    if not alone and members[a].sum() == shared:
+        return (f"{a} and {b} hold the same {shared:,} conversations: no difference can be found",)
     if not alone:
         return ()
     said = f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "

@@ -23,7 +23,7 @@ from trainer import presets
 from trainer.arms import Arms, ArmsError, Union
 from trainer.errors import TrainerError
 from trainer.presets import Preset
-from trainer.wanted import Wanted, outside
+from trainer.wanted import Wanted, named, outside
 
 
 class LeakError(TrainerError):
@@ -69,6 +69,7 @@ class How:
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
         outside(found, self.wanted)
+        named(found, self.wanted)
         if self.work is not None:
             experiment_folder.check(self.work, "--work")
         return found

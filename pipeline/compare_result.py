@@ -78,7 +78,9 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     """
     first, second = pair.names
     says = {first: f"test conversations of {first}", second: f"test conversations of {second}"}
-    if pair.subset:
+    if pair.subset and np.array_equal(pair.union.members[first], pair.union.members[second]):
+        says[second] = f"the same conversations as {first}-test"
+    elif pair.subset:
         says[second] = f"the part of {first}-test that is in {second}: a cleaner test set alone looks easier"
     targets = np.diff(arms.common.test.bounds())
     found = [

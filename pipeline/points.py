@@ -15,6 +15,7 @@ from rich.text import Text
 from pipeline.points_file import Corpora, read
 from pipeline.terminal import console, safe, table
 from trainer.scaling import Difference, HeldOut, Kind, Law, Points, Prediction, ScalingError, difference, fit, held_out
+from trainer.scaling_law import passes_through
 
 
 def points(file: Path, *, predict: list[float], as_json: bool) -> None:
@@ -147,13 +148,15 @@ class _Told:
     def sentences(self) -> Iterator[str]:
         """What a person must have beside the numbers."""
         for name, found in self.held_out:
+            same = math.isclose(found.power, found.saturating, rel_tol=1e-6)
+            better = "both predict the same" if same else f"the {found.preferred} law predicts better"
             clear = {None: "", True: "", False: " (the difference is within the noise of the seeds)"}[found.clear]
             yield (
                 f"\n{name or 'points'}: fitted without {found.budget:,.0f} tokens, where PPL is "
                 f"{_short(found.measured)}, "
                 f"the power law gives {_short(found.power)} ({found.power_error:+.1%}), "
                 f"the saturating law {_short(found.saturating)} ({found.saturating_error:+.1%}): "
-                f"the {found.preferred} law predicts better{clear}"
+                f"{better}{'' if same else clear}"
             )
         yield ""
         yield from self.notes
@@ -201,7 +204,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  anything that becomes JSON
 
 
 def _cells(law: Law) -> tuple[str, ...]:
-    trivial = law.points.budgets() == len(law.spread.theta)
+    trivial = passes_through(law.points, law.spread.theta)
     r2 = "-" if law.r2 is None else f"{law.r2:.4f}{' (trivial)' if trivial else ''}"
     floor = _short(law.floor) if law.kind == "saturating" else "-"
     return (

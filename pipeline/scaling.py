@@ -60,7 +60,8 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     carry_out(folder / "trainings", jobs, workers, asked.device)
     folders = [folder / "trainings" / job.name for job in jobs]
     frame, resampled = experiment.points(folders)
-    frame.write_csv(folder / "points.csv")
+    named = pl.col("kind").replace_strict(NAMES).alias("corpus")  # as `refine scale --points` reads it
+    frame.select(named, pl.exclude("kind")).write_csv(folder / "points.csv")
     corpora = laws(frame, resampled)
     found = points.as_dict(corpora, predict)
     save_json(folder / "law.json", found)
@@ -124,4 +125,5 @@ def ahead(frame: pl.DataFrame) -> str:
     beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
     said = [f"{NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
-    return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"
+    lost_to = f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"
+    return f"With seed 0, {lost_to}" if frame["seed"].n_unique() > 1 else lost_to

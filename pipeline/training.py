@@ -136,10 +136,13 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
     say(f"corpus {source.name}: {len(source.frame):,} conversations")
     claim = {"corpus": source.name, "digest": source.digest}
     with experiment_folder.claimed(asked.folder(source.name), claim, "--out") as folder:
+        if asked.out is None:
+            say(f"experiment {folder}: after an interruption the same command goes on with --out {folder}")
         texts = source.frame[preset.text.column]
         groups = None if preset.validation is not None else corpora.groups(texts)
         keys = arms.distinct(source.keys())  # else copies would stand next to each other in every order
         data = preparing.prepare(source.frame, keys, groups, preset, asked.wanted, folder / "data", given)
+        del source, texts, groups, keys  # trainings read the folder alone
         for line in preparing.told(data.said):
             say(line)
         for flaw in preset.flaws:
@@ -151,7 +154,8 @@ def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baseline
     """One training and its baselines on the same split."""
     import torch
 
-    threads = threads or int(os.environ.get("OMP_NUM_THREADS", "0")) or len(os.sched_getaffinity(0))
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number a level
+    threads = threads or (int(said) if said.isascii() and said.isdecimal() else 0) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     with prepared(asked) as (folder, preset, data):
         _train(asked, folder, preset, data, budget, seed, threads, baselines=baselines)
@@ -184,12 +188,14 @@ def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
         else:
             say(f"{NAMES[kind]} ...")
             records[kind] = experiment.carry_out(folder / "trainings", {job.name: job}, job.name)
-    _finish(asked, folder / "trainings" / first.name, records, data)
+    _finish(asked, preset, folder / "trainings" / first.name, records, data)
 
 
 def _line(line: dict[str, Any]) -> None:
     """One line of the metrics as a person reads it."""
-    if "converged" in line:
+    if "resumed" in line:
+        say(f"goes on after {line['resumed']}")
+    elif "converged" in line:
         say(
             f"pass {line['pass']:>3}  loss {line['loss']:+.5f}  CVFP {line['cvfp']:.5f}  diversity "
             f"{line['diversity']:+.5f}  converged {line['converged']:6.1%}  {line['tokens_per_s']:,.0f} tokens/s"
@@ -200,7 +206,7 @@ def _line(line: dict[str, Any]) -> None:
             f" between tokens; start forgotten: {line['verdict'].lower()}"
         )
         if line["collapsed"]:
-            say("refine: the contexts have COLLAPSED into one: what follows is a model without context")
+            say("refine: the contexts have COLLAPSED into one or two: what follows is a model without context")
     elif "validation_loss" in line:
         best = "  best" if line["best"] else ""
         say(
@@ -211,7 +217,7 @@ def _line(line: dict[str, Any]) -> None:
         say(f"contexts by {line.get('how') or line.get('contexts')}")
 
 
-def _finish(asked: Asked, where: Path, records: dict[str, dict[str, Any]], data: Prepared) -> None:
+def _finish(asked: Asked, preset: Preset, where: Path, records: dict[str, dict[str, Any]], data: Prepared) -> None:
     if asked.as_json:
         found = {"folder": str(where), "data": data.said, **records}
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -227,15 +233,21 @@ def _finish(asked: Asked, where: Path, records: dict[str, dict[str, Any]], data:
         )
         for kind, r in records.items()
     ]
-    what = f"\nTest set: {one['test_tokens']:,} tokens of {one['test_conversations']:,} conversations"
+    which = "Validation set, which chose the epoch too" if preset.validation is not None else "Test set"
+    what = f"\n{which}: {one['test_tokens']:,} tokens of {one['test_conversations']:,} conversations"
     out = console()
     out.print(table(what, ("", "nats a token", "bits a byte", "PPL", "accuracy"), rows, frozenset({1, 2, 3, 4})))
-    out.print(Text(safe("\n".join(verdicts(records)))))
+    out.print(Text(safe("\n".join(verdicts(records, falls=preset.phase2.decay)))))
     out.print(Text(safe(f"\n{where}: record.json, metrics.jsonl, scores.npz, weights.safetensors")))
 
 
-def verdicts(records: dict[str, dict[str, Any]]) -> list[str]:
-    """What must be said beside the numbers: who beats the network, and a budget of steps that may be too small."""
+def verdicts(records: dict[str, dict[str, Any]], *, falls: bool) -> list[str]:
+    """What must be said beside the numbers: who beats the network, and a budget of steps that may be too small.
+
+    Args:
+        records: by kind.
+        falls: whether the learning rate fell to 0, so that the last evaluation is the best as a rule.
+    """
     one, said = records["cvfp"], []
     better = [NAMES[kind] for kind, r in records.items() if r["nats"] < one["nats"]]
     if better:
@@ -245,8 +257,8 @@ def verdicts(records: dict[str, dict[str, Any]]) -> list[str]:
     block = records.get("random_block")
     if block and block["nats"] >= one["nats"]:
         said.append(f"phase 1 is worth {block['nats'] - one['nats']:.4f} nats against a random block, one seed")
-    if one["best_evaluation"] == one["evaluations"]:
+    if one["best_evaluation"] == one["evaluations"] and not falls:
         said.append("the last evaluation was the best: more steps might still help")
     if one["collapsed"]:
-        said.append("the contexts collapsed into one")
+        said.append("the contexts collapsed into one or two")
     return said

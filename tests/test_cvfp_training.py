@@ -222,19 +222,73 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path: Path) -> None:
     given = data()
     given.embeddings[5] = np.nan
     torch.set_num_threads(1)
-    with pytest.raises(NotFiniteError, match="phase 1, pass 2: the loss is nan"):
+    with pytest.raises(NotFiniteError, match=r"a: phase 1, pass 2: the loss is nan; no checkpoint had been"):
         Training(SMALL, given, 0, tmp_path / "a", identity="x").run()
     preset = replace(SMALL, phase2=replace(SMALL.phase2, rate=1e30, clip=1e30))
     with pytest.raises(
-        NotFiniteError, match=r"phase 2, at step .*the last good checkpoint is .*checkpoint.safetensors"
+        NotFiniteError,
+        match=r"phase 2, step 2: the loss is not a finite number; the last good checkpoint is .*checkpoint.safetensors",
     ):
         training(tmp_path / "b", preset, interval=0).run()
+    lines = (tmp_path / "b/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pass"] for line in lines if "cvfp" in line] == [2, 3, 4, 5]  # there though it failed
+
+
+def test_nan_after_the_last_pass_or_on_the_test_set_is_seen(tmp_path: Path) -> None:
+    """Weights that overflow in phase 1's last step, and a test set that no finite loss can be had of."""
+    exploding = replace(SMALL, phase1=replace(SMALL.phase1, rate=1e30, passes=2, least=2))
+    with pytest.raises(NotFiniteError, match="phase 1"):
+        training(tmp_path / "a", exploding).run()
+    given = data()
+    only = replace(given.test, ids=np.where(given.test.ids == 5, SIZE, given.test.ids).astype(np.int32))
+    wide = np.vstack([given.embeddings, np.full((1, 16), 1e30, np.float32) * np.arange(1, 17, dtype=np.float32)])
+    widths = np.append(given.test.widths, 1).astype(np.int32)
+    one, two, three = (replace(each, widths=widths) for each in (given.train, given.validation, only))
+    torch.set_num_threads(1)
+    with pytest.raises(NotFiniteError, match="the loss on the test set is not a finite number"):
+        Training(SMALL, Data(one, two, three, wide), 0, tmp_path / "b", identity="x").run()
+    assert not (tmp_path / "b/record.json").exists()
+
+
+def test_collapsed_contexts_are_said(tmp_path: Path) -> None:
+    """A block whose context is the same for every token, or one of two: a line of the metrics, and the record."""
+    for name, matter in (("one", 0.0), ("two", 1.0)):
+        run = training(tmp_path / name)
+        point = torch.randn(2, 24, generator=torch.Generator().manual_seed(0))
+        ids = run.tapes[0].ids
+        run._check(point[(ids % 2 * matter).long()])  # noqa: SLF001  what phase 1 would have left
+        assert run.lines[-1]["collapsed"], name
+    whole = training(tmp_path / "whole")
+    assert whole.run()["collapsed"] is False
+
+
+def test_metrics_are_there_while_it_trains(tmp_path: Path) -> None:
+    """Each line is in the file when it is told."""
+    seen = list[int]()
+
+    def tell(_line: dict[str, Any]) -> None:
+        seen.append(len((tmp_path / "metrics.jsonl").read_text().splitlines()))
+
+    training(tmp_path, tell=tell).run()
+    assert seen == list(range(1, len(seen) + 1))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(seen)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     """One sentence, with the file and what to do; nothing in it is run."""
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(CheckpointError, match=r"checkpoint.safetensors cannot be read .*: remove it"):
+        training(tmp_path).run()
+
+
+def test_a_checkpoint_with_other_bytes_is_named(tmp_path: Path) -> None:
+    """A flipped bit in a weight would be trained on without a word."""
+    path = tmp_path / "checkpoint.safetensors"
+    checkpoint.save(path, {"a": torch.ones(64)}, {"identity": "x"})
+    whole = bytearray(path.read_bytes())
+    whole[-100] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"checkpoint.safetensors is damaged \(bytes have changed\): remove it"):
         training(tmp_path).run()
 
 

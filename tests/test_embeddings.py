@@ -132,11 +132,15 @@ def test_gpt2_is_read_from_every_kind_of_file(name: str, tmp_path: Path) -> None
 def test_gpt2_that_is_not_there_is_an_error_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never another kind in its place: one sentence with the fix, whatever is wrong."""
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def offline(*_: object) -> str:
+    def offline(*_: object, local_files_only: bool = False, **__: object) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
     with pytest.raises(EmbeddingsError, match=r"the hub gave none \(ConnectionError: no route\): name a file") as told:
         gpt2()
     assert "\n" not in str(told.value)
@@ -177,9 +181,14 @@ def test_a_file_of_embeddings_fits_its_vocabulary(tmp_path: Path) -> None:
     assert np.array_equal(from_file(tmp_path / "e.npy", 9).table, wte()[:9])
     with pytest.raises(EmbeddingsError, match="9 rows and the vocabulary has 10"):
         from_file(tmp_path / "e.npy", 10)
-    for bad in (np.zeros(3), np.full((2, 2), np.nan)):
-        np.save(tmp_path / "bad.npy", bad)
-        with pytest.raises(EmbeddingsError, match="expected a matrix of finite numbers"):
+    bad = (
+        (np.zeros(3), "expected a matrix of numbers"),
+        (np.full((2, 2), np.nan), "not finite, or as large"),
+        (np.full((2, 2), 1e30), "not finite, or as large"),
+    )
+    for table, said in bad:
+        np.save(tmp_path / "bad.npy", table)
+        with pytest.raises(EmbeddingsError, match=said):
             from_file(tmp_path / "bad.npy")
 
 

@@ -364,7 +364,7 @@ def test_conversations_without_tokens_are_on_no_side() -> None:
 
 def test_a_corpus_too_small_to_split_is_said() -> None:
     """One sentence, with the groups there are; so are parameters that cannot be."""
-    with pytest.raises(SplitError, match="3 groups of near-duplicates with 300 tokens, too few"):
+    with pytest.raises(SplitError, match="of the 300 tokens, and each of the 3 conversations or groups"):
         split(np.full(3, 100), np.arange(3), np.arange(3, dtype=np.uint64))
     with pytest.raises(SplitError, match="0 groups"):
         split(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))

@@ -62,6 +62,11 @@ def test_a_training_leaves_its_record_and_says_where_it_stands(refine: Refine, j
     assert said["cvfp"]["tokens"] == 3000
     assert said["cvfp"]["nats"] < said["unigram"]["nats"]
     assert said["cvfp"]["test_tokens"] == said["gru"]["test_tokens"]
+    for kind in ("cvfp", "gru", "unigram"):  # each says what it was made of
+        assert said[kind]["preset"] == "house"
+        assert "PPMI-SVD" in said[kind]["embeddings"]
+        assert said[kind]["embeddings_tokens"] == said["data"]["pool"]["tokens"]
+        assert said[kind]["settings"]["phase2"]["batch"] > 0
     folder = Path(tmp_path / said["folder"])
     assert {"record.json", "metrics.jsonl", "scores.npz", "weights.safetensors"} <= {p.name for p in folder.iterdir()}
     assert contents(tmp_path / "t") == before
@@ -79,6 +84,8 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
     assert law["per_doubling"] == pytest.approx(1 - 2 ** law["alpha"])
     rows = (tmp_path / "s/points.csv").read_text().splitlines()
     assert len(rows) == 1 + 6 + 6 + 3 + 3 + 3  # the network and counts for both seeds, the others for one
+    own = json.loads(refine("scale", "--points", "s/points.csv", "--json").stdout)  # what it writes it can read
+    assert next(one for one in own["laws"] if one["corpus"] == "CVFP")["alpha"] == pytest.approx(law["alpha"])
     table = refine(*words, "--predict", "100000", **OFFLINE)
     assert "extrapolates" in table.stdout
     assert "PPL beside the baselines" in table.stdout
@@ -123,7 +130,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
-        (["--limit", "3"], "too few to set"),
+        (["--limit", "3"], "no test set can be set apart"),
     ],
 )
 def test_a_training_that_cannot_be_is_one_sentence(refine: Refine, jsonl: Jsonl, words: list[str], said: str) -> None:

@@ -5,6 +5,7 @@ Nothing in it can run: tensors, and a JSON text in the header.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -34,7 +35,7 @@ def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
     new.touch()
     mode = new.stat().st_mode & 0o777  # what this user's files have; safetensors would leave 0600
     apart = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(apart, new, {"said": json.dumps(said)})
+    save_file(apart, new, {"said": json.dumps(said), "digest": _digest(apart)})
     new.chmod(mode)
     with new.open("rb") as file:
         os.fsync(file.fileno())
@@ -54,10 +55,24 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            said = json.loads((file.metadata() or {})["said"])
-            return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  not a dict
+            about = file.metadata() or {}
+            said = json.loads(about["said"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            whole = about["digest"] == _digest(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): remove it, and the training begins anew") from error
+    if not whole:
+        raise CheckpointError(f"{path} is damaged (bytes have changed): remove it, and the training begins anew")
+    return tensors, said
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """32 hex digits of all names and bytes: a disk may have changed some."""
+    state = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        state.update(name.encode())
+        state.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ UNSEEN = 0.1
 """Scale of rows of tokens that the pool does not hold, of `STD`."""
 CHUNK = 1 << 20
 """Tokens whose pairs are counted at once."""
+MOST = 1e6
+"""Size of a component from which on a table is refused: norms square components, and float32 ends at 3e38."""
 BLOCKS = 12
 """Blocks of the Krylov space, each of a quarter of the width and 16."""
 
@@ -230,17 +232,28 @@ def _krylov(matrix: sparse.csr_array, block: int) -> tuple[Table, Table]:
 
 
 def _downloaded() -> Path:
-    """GPT-2's weights in the hub's cache."""
-    from huggingface_hub import hf_hub_download
+    """GPT-2's weights in the hub's cache, downloaded where they are not there and the hub can be reached."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(*GPT2))
+        return Path(hub.hf_hub_download(*GPT2, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        if not hub.is_offline_mode():  # one try, before the library's own, which take half a minute and say each
+            hub.get_session().head(hub.hf_hub_url(*GPT2), timeout=10)
+        return Path(hub.hf_hub_download(*GPT2))
     except Exception as error:  # what a network raises depends on where it fails
-        why = (str(error).splitlines() or [""])[0].strip()
+        why = type(error).__name__ if isinstance(error, LocalEntryNotFoundError) else _said(error)
         raise EmbeddingsError(
-            f"GPT-2's embeddings are not on this machine and the hub gave none ({type(error).__name__}: {why}): name a "
-            "file that holds them (model.safetensors or .npy), or take embeddings made from the corpus (ppmi)"
+            f"GPT-2's embeddings are not on this machine and the hub gave none ({why}): name a file that holds them "
+            "(--embeddings model.safetensors, or a .npy), or take --embeddings ppmi, which are made from the corpus"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].strip()}"
 
 
 def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".bin", ".pt", ".pth")) -> Table:
@@ -252,14 +265,23 @@ def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".b
     if path.is_dir():
         path = next((path / one for one in ("model.safetensors", "pytorch_model.bin") if (path / one).is_file()), path)
     if not path.is_file() or path.suffix not in endings:
-        raise EmbeddingsError(f"{path} is no file of embeddings: expected one that ends in {', '.join(endings)}")
+        raise EmbeddingsError(
+            f"{path} is no file of embeddings: expected ppmi, ppmi-budget, gpt2, random, or a file that ends in "
+            f"{', '.join(endings)}"
+        )
     try:
-        table = np.asarray(_read(path), np.float32)
+        found = np.asarray(_read(path))
+        table = found.astype(np.float32) if np.isfinite(found).all() and np.abs(found).max(initial=0) < MOST else None
     except Exception as error:  # each format has its own
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EmbeddingsError(f"{path} cannot be read as embeddings ({why}): name another file") from error
-    if table.ndim != 2 or not table.size or not np.isfinite(table).all():  # noqa: PLR2004  a matrix
-        raise EmbeddingsError(f"{path} holds an array of {table.shape}, expected a matrix of finite numbers, V x E")
+    if found.ndim != 2 or not found.size:  # noqa: PLR2004  a matrix
+        raise EmbeddingsError(f"{path} holds an array of {found.shape}, expected a matrix of numbers, V x E")
+    if table is None:
+        raise EmbeddingsError(
+            f"{path} holds numbers that are not finite, or as large as {MOST:g}, which overflow in a norm: mend it, or "
+            "name another file"
+        )
     return table
 
 

@@ -108,7 +108,8 @@ def read(folder: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        float(record["ppl"])
+        for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
+            float(record[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(_damaged(folder, "record.json", error)) from None
     return record
@@ -152,8 +153,25 @@ def train(
     given, preset = _given(job, data), job.preset
     if job.kind == "random_block":
         preset = replace(preset, phase1=replace(preset.phase1, passes=0))
-    training = Training(preset, given, job.seed, where, identity=job.identity, device=job.device, tell=tell)
-    return training.run()
+    identity, said = job.identity, about(job, data)
+    made = Training(preset, given, job.seed, where, identity=identity, device=job.device, tell=tell, said=said)
+    return made.run()
+
+
+def about(job: Job, data: Prepared) -> dict[str, Any]:
+    """What a record says of the preset and the data of its training, so that it stands without them."""
+    said = data.said
+    return {
+        "preset": job.preset.name,
+        "settings": asdict(replace(job.preset, name="", about="", flaws=(), budgets=(), samples=())),
+        "tokenizer": said["tokenizer"],
+        "vocabulary": said["vocabulary"],
+        "embeddings": said["embeddings"],
+        "embeddings_tokens": said["embeddings_tokens"] if said["table"] else job.budget,
+        "pool": said.get("pool"),
+        "validation": said.get("validation"),
+        "data": said["digest"],
+    }
 
 
 def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported where it is used
@@ -177,7 +195,7 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
         right = np.full(len(nats), np.nan)  # counts are asked for a target's chance, not for the likeliest id
     record = reported(nats, right, given.test) | said
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
-    record["seconds"] = {"baseline": time.perf_counter() - began}
+    record |= {"seconds": {"baseline": time.perf_counter() - began}, **about(job, data)}
     record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]
     write(where, record, [], nats, given.test)
     return record

@@ -201,6 +201,8 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
     if not all(map(math.isfinite, means)):
         raise NotFiniteError(f"phase 1, pass {state.number + 1}: the loss is {means[0]}")
     state.optimiser.step()
+    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        raise NotFiniteError(f"phase 1, pass {state.number + 1}: a weight is not a finite number after its step")
     return Pass(state.number + 1, *means)
 
 

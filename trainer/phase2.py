@@ -103,6 +103,11 @@ class Phase2:
         """Steps of an epoch; the last batch may be short."""
         return math.ceil(rows / self.batch)
 
+    def seen(self, step: int, rows: int) -> int:
+        """Targets of all steps up to this one."""
+        epochs, done = divmod(step, self.per_epoch(rows))
+        return epochs * rows + min(done * self.batch, rows)
+
     def evaluated(self, rows: int) -> list[int]:
         """The steps after which the validation stream is evaluated."""
         total = self.total(rows)
@@ -247,8 +252,8 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
         )
         loss = _train(network, settings, state, steps, (until, settings.total(rows)))
         scores = evaluate(network, validation, contexts and contexts[1])
-        if not math.isfinite(loss + scores.loss):
-            raise NotFiniteError(f"phase 2, at step {state.step}: the loss is {loss}, on validation {scores.loss}")
+        if not math.isfinite(scores.loss):
+            raise NotFiniteError(f"phase 2, after step {state.step}: the loss on validation is {scores.loss}")
         judge(settings, state, scores, network)
         tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, state.worse == 0), state)
     if settings.restore and state.weights:
@@ -261,10 +266,15 @@ def _train(
     """Steps up to the first of `ends`, the second being the last of all; the token-weighted mean of their losses.
 
     Nothing waits for the device in here.
+
+    Raises:
+        NotFiniteError: a loss is NaN or infinite; the message names the first step that had one.
     """
     until, total = ends
+    begun = state.step
     chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
+    finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
     weight, bias = network.output
     for z, targets in steps:
         loss = cross_entropy(
@@ -276,11 +286,15 @@ def _train(
         for group in state.optimiser.param_groups:
             group["lr"] = settings.rate_at(state.step, total)
         state.optimiser.step()
+        finite &= torch.isfinite(loss.detach())
+        good += finite
         summed += loss.detach().double() * len(targets)
         seen += len(targets)
         state.step += 1
         if state.step == until:
             break
+    if not finite:
+        raise NotFiniteError(f"phase 2, step {begun + int(good) + 1}: the loss is not a finite number")
     return float(summed) / seen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         "embeddings": table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
         "embeddings_tokens": table.tokens_seen if table else None,
         "table": list(table.table.shape) if table else None,
-        "notes": [*filter(None, [splitting.small("test", test.tokens, len(test))]), *made.notes],
+        "notes": [*filter(None, _small(test, validation, preset, wanted)), *made.notes],
         "pool": _size(pool),
         "validation": _size(validation),
         "test": _size(test),
@@ -220,6 +220,13 @@ def _split(
         validation_tokens=wanted.validation_tokens,
         seed=wanted.split_seed,
     )
+
+
+def _small(test: Stream, validation: Stream, preset: Preset, wanted: Wanted) -> Iterator[str]:
+    """What is to be said of sets that are smaller than was wanted, or than is fair."""
+    yield splitting.small("test", test.tokens, len(test), max(splitting.FAIR, wanted.test_tokens))
+    if preset.validation is None:
+        yield splitting.small("validation", validation.tokens, len(validation), wanted.validation_tokens)
 
 
 def _size(stream: Stream) -> dict[str, int]:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 
 from stages.saved import save
+from trainer.errors import TrainerError
 from trainer.tokens import Stream
+
+METRICS = "metrics.jsonl"
 
 
 def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
@@ -20,8 +23,15 @@ def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, f
         nats: [N - 1] of each target of the stream.
         right: [N - 1], whether a target was the likeliest.
         stream: the test set.
+
+    Raises:
+        TrainerError: the loss of a target is not a finite number.
     """
     total = float(nats.sum(dtype=np.float64))
+    if not math.isfinite(total):
+        raise TrainerError(
+            "the loss on the test set is not a finite number: try other embeddings, another seed or another preset"
+        )
     scored = int(stream.target_bytes().sum(dtype=np.int64))
     return {
         "nats": total / len(nats),
@@ -43,7 +53,18 @@ def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nat
             np.savez(file, nats=np.diff(sums[bounds]), targets=np.diff(bounds))
 
     save(folder / "scores.npz", scores)
-    metrics = "".join(json.dumps(line) + "\n" for line in lines)
-    save(folder / "metrics.jsonl", lambda aside: aside.write_text(metrics, encoding="utf-8"))
-    text = json.dumps(record, indent=2) + "\n"
+    save_metrics(folder, lines)
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
     save(folder / "record.json", lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def save_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """All metrics so far; those that came after the checkpoint of a training that goes on will come again."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    save(folder / METRICS, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def add_metrics(folder: Path, line: dict[str, Any]) -> None:
+    """One more line, there for whoever follows the file."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

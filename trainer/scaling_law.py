@@ -222,9 +222,14 @@ def _basis(seen: Spread) -> str:
     )
 
 
+def passes_through(points: Points, theta: Floats) -> bool:
+    """Whether a law has as many parameters as there are points, so that R2 is 1 whatever they are."""
+    return len(points.tokens) == len(theta) and (len(theta) == PARAMETERS["power"] or curves.floor(theta) > 0)
+
+
 def _notes(points: Points, theta: Floats, floor_interval: Interval | None) -> tuple[str, ...]:
     made = []
-    if points.budgets() == len(theta):
+    if passes_through(points, theta):
         kind = "power" if len(theta) == PARAMETERS["power"] else "saturating"
         made.append(f"R2 says nothing here: {len(theta)} budgets lie on a {kind} law whatever they are")
     if theta[1] >= 0:

@@ -182,8 +182,9 @@ class _Groups:
             count = int(np.searchsorted(sums, allowed, side="right"))
         if count == 0:
             raise SplitError(
-                f"the corpus has {len(self.order):,} groups of near-duplicates with {total:,} tokens, too few to set "
-                f"a {name} set of {aim:,} tokens apart: take a larger corpus"
+                f"no {name} set can be set apart: it may have {allowed:,} of the {total:,} tokens, and each of the "
+                f"{len(self.order):,} conversations or groups of near-duplicates has more: take a larger corpus, or a "
+                "smaller test set (--test-tokens)"
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
@@ -194,8 +195,8 @@ class _Groups:
         """Which groups were not drawn, if any."""
         giants = np.flatnonzero((self.tokens > most) & ~used)
         said = (
-            f"not drawn for the {name} set, because one would be most of it: groups of near-duplicates of more than "
-            f"about {int(most):,} tokens ({len(giants):,}, with about {int(self.tokens[giants].sum()):,} tokens in "
-            f"{int(self.rows[giants].sum()):,} conversations)"
+            f"not drawn for the {name} set, because a few would fill it: conversations, or groups of near-duplicates, "
+            f"of more than about {int(most):,} tokens ({len(giants):,}, with about {int(self.tokens[giants].sum()):,} "
+            f"tokens in {int(self.rows[giants].sum()):,} conversations)"
         )
         return said if len(giants) else ""

@@ -1,16 +1,17 @@
 """One training, from a stream of ids to a record: phase 1, phase 2, the test set; resumed where it was stopped.
 
-A folder holds it: metrics.jsonl (a line a pass and an evaluation), checkpoint.safetensors while it runs, and at the end
-weights.safetensors, scores.npz (nats and targets of each test conversation) and, last, record.json.
+A folder holds it: metrics.jsonl (a line a pass and an evaluation, as they come), checkpoint.safetensors while it runs,
+and at the end weights.safetensors, scores.npz (nats and targets of each test conversation) and, last, record.json.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,14 @@ from trainer.contexts import Contexts
 from trainer.model import Network
 from trainer.phase1 import NotFiniteError
 from trainer.presets import Preset
-from trainer.results import reported, write
+from trainer.results import add_metrics, reported, save_metrics, write
 from trainer.scan import Tape
 from trainer.tokens import Stream
 
 COLLAPSED = 1e-3
 """Variance of a context's component between tokens below which contexts have collapsed into one; a norm makes it 1."""
+COLLAPSED_RANK = 2.0
+"""Effective rank up to which they have collapsed as well: two points have no more, whatever their variance."""
 INTERVAL = 30.0
 """Seconds between checkpoints."""
 COUNTED = ("step", "evaluations", "best", "best_evaluation", "worse")
@@ -67,10 +70,12 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str) -> float:
+        """Put what passed since the last call to a phase's account; how much that was."""
         now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self.began
-        self.began = now
+        passed, self.began = now - self.began, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + passed
+        return passed
 
 
 class Training:
@@ -86,6 +91,7 @@ class Training:
         tell: called with each line of the metrics.
         interval: seconds between checkpoints.
         compiled: whether torch compiles the two blocks, which takes a minute first.
+        said: what else the record says: of the data, the preset.
     """
 
     def __init__(
@@ -100,9 +106,10 @@ class Training:
         tell: Tell = lambda _line: None,
         interval: float = INTERVAL,
         compiled: bool = False,
+        said: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
-        self.identity, self.device, self.tell, self.interval = identity, device, tell, interval
+        self.identity, self.device, self.tell, self.interval, self.said = identity, device, tell, interval, said
         folder.mkdir(parents=True, exist_ok=True)
         self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
         self.network.set_embedding(torch.from_numpy(data.embeddings))
@@ -123,15 +130,20 @@ class Training:
             CheckpointError: a checkpoint is damaged.
         """
         tensors, said = self._found()
+        if said:
+            at = f"step {said['step']:,}" if said["phase"] == 2 else f"pass {said['number']}"  # noqa: PLR2004
+            self.tell({"resumed": f"phase {said['phase']}, {at}"})
+        save_metrics(self.folder, self.lines)
         try:
             if said.get("phase") != 2:  # noqa: PLR2004
                 self._phase1(tensors, said)
                 tensors, said = {}, {}
-            state = self._phase2(tensors, said)
+            return self._finish(self._phase2(tensors, said))
         except NotFiniteError as error:
-            kept = f"; the last good checkpoint is {self.checkpoint}" if self.checkpoint.exists() else ""
-            raise NotFiniteError(f"{error}{kept}: try another seed, or another preset") from error
-        return self._finish(state)
+            there = self.checkpoint.exists()
+            kept = f"the last good checkpoint is {self.checkpoint}" if there else "no checkpoint had been written yet"
+            fix = "try other embeddings, another seed or another preset"
+            raise NotFiniteError(f"{self.folder.name}: {error}; {kept}: {fix}") from error
 
     @property
     def checkpoint(self) -> Path:
@@ -145,6 +157,10 @@ class Training:
         tensors, said = checkpoint.load(self.checkpoint)
         if said.get("identity") != self.identity:
             return {}, {}
+        if lost := {"phase", "lines", "seconds"} - said.keys():
+            raise checkpoint.CheckpointError(
+                f"{self.checkpoint} lacks {', '.join(sorted(lost))}: remove it, and the training begins anew"
+            )
         weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
         self.network.load_state_dict(weights)
         self.lines, self.clock.seconds = said["lines"], said["seconds"]
@@ -160,6 +176,7 @@ class Training:
 
     def _say(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
+        add_metrics(self.folder, line)
         self.tell(line)
 
     def _phase1(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
@@ -181,11 +198,10 @@ class Training:
             state.contexts.copy_(tensors.pop("contexts"))
         else:
             self._say({"phase": 1, "pass": 1, "how": report.said()})
+        self.clock.lap("phase 1")
 
         def tell(done: phase1.Pass, state: phase1.State) -> None:
-            self.clock.lap("phase 1")
-            seconds = self.clock.seconds["phase 1"]
-            self._say(done.record() | {"tokens_per_s": len(text) * done.number / seconds})
+            self._say(done.record() | {"tokens_per_s": len(text) / self.clock.lap("phase 1")})
             kept = checkpoint.of_optimiser(state.optimiser)
             kept |= {"contexts": state.contexts, "generator": state.generator.get_state()}
             self._save(kept, {"phase": 1, "number": state.number, "converged": state.converged})
@@ -196,6 +212,8 @@ class Training:
     def _check(self, contexts: Tensor) -> None:
         """Say effective rank and variance of the contexts, and collapse where there is one."""
         width = self.preset.shape.context
+        if not torch.isfinite(contexts).all():
+            raise NotFiniteError("after phase 1 the contexts are not finite numbers")
         rank, spread = phase1.effective_rank(contexts), phase1.variance(contexts)
         line: dict[str, Any] = {
             "phase": 1,
@@ -204,8 +222,13 @@ class Training:
             "variance": spread,
         }
         history, verdict, found = phase1.forgetting(self.network, self.tapes[1], self.preset.phase1.trials)
-        line |= {"validation_effective_rank": phase1.effective_rank(found), "forgetting": history, "verdict": verdict}
-        self._say(line | {"collapsed": spread < COLLAPSED})
+        if not torch.isfinite(found).all():
+            raise NotFiniteError("after phase 1 the contexts of the validation set are not finite numbers")
+        exact = phase1.effective_rank(found)  # without the noise of the passes
+        line |= {"validation_effective_rank": exact, "forgetting": history, "verdict": verdict}
+        if len(found) >= width:
+            rank, spread = min(rank, exact), min(spread, phase1.variance(found))
+        self._say(line | {"collapsed": spread < COLLAPSED or rank <= COLLAPSED_RANK})
         self.clock.lap("phase 1")
 
     def _phase2(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> phase2.State:
@@ -223,11 +246,13 @@ class Training:
             contexts = self._contexts(0), self._contexts(1)
             if not tensors:
                 self._say({"phase": 2, "contexts": contexts[0].report.said()})
+        self.clock.lap("phase 2")
+        rows, before = len(self.tapes[0]) - 1, state.step
 
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
-            self.clock.lap("phase 2")
-            seen = done.step * settings.batch
-            self._say(done.record() | {"tokens_per_s": seen / self.clock.seconds["phase 2"]})
+            nonlocal before
+            seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
+            self._say(done.record() | {"tokens_per_s": seen / self.clock.lap("phase 2")})
             kept = checkpoint.of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
             kept |= {f"best.{name}": t for name, t in state.weights.items()}
             if state.scores is not None:
@@ -251,6 +276,8 @@ class Training:
         if scores is None:
             raise NotFiniteError("phase 2 made no step: the budget holds no target")
         self.clock.lap("test")
+        if not torch.isfinite(scores.nats).all():
+            raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
         weights = {name: t.detach().cpu().contiguous() for name, t in self.network.state_dict().items()}
         checkpoint.save(self.folder / "weights.safetensors", weights, {"shape": asdict(self.network.shape)})
         record = {
@@ -271,6 +298,7 @@ class Training:
             "device": self.device,
             "torch": torch.__version__,
             "identity": self.identity,
+            **self.said,
         }
         write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
         for path in (self.checkpoint, checkpoint.aside(self.checkpoint)):

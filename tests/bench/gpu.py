@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--compare", type=int, default=2_000, help="tokens of the comparison with the processor")
     parser.add_argument("--compile", action="store_true", help="a row with torch.compile as well")
     asked = parser.parse_args()
+    if asked.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch finds no GPU here: install torch for it, or take another --device")
     shape = Shape(asked.vocabulary, asked.width, asked.width, asked.layers, 2, weight_std=0.05)
     base = replace(
         PRESETS["house"],
