@@ -192,7 +192,7 @@ def _reached(records: Mapping[tuple[str, int, int], Mapping[str, Any]]) -> Check
 
 def _same_test(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path) -> Check:
     targets = {experiment.scores(folder / job.name)[1].tobytes() for wanted in jobs.values() for job in wanted}
-    many = sum(map(len, jobs.values()))
+    many = len({job.name for wanted in jobs.values() for job in wanted})
     return Check(
         "all are scored on the same test conversations", len(targets) == 1, f"{many:,} trainings and baselines"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline import compare_data
 from pipeline import corpus as corpora
-from pipeline.compare_corpora import united
+from pipeline.compare_corpora import pair, united
 from pipeline.compare_data import LeakError, leaks
 from tests.compare_corpus import BLINK, WANTED, how
 from trainer import arms as arming
@@ -44,6 +45,17 @@ def test_a_part_of_a_corpus_adds_nothing() -> None:
     assert made.equals(a)
     assert in_a.all()
     assert np.flatnonzero(in_b).tolist() == [3, 10, 17, 39]
+
+
+def test_names_and_equal_corpora_are_said(tmp_path: Path) -> None:
+    """A name that turns text around is an arm's name in plain signs; a copy of a corpus is said to be one."""
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"Question {i} of many?"}]} for i in range(3)]
+    both = [tmp_path / "a.jsonl", tmp_path / "\u202eb.jsonl"]
+    for path in both:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = pair(str(both[0]), str(both[1]), None, None, grouped=False)
+    assert found.names == ("a.jsonl", "\u27e8U+202E\u27e9b.jsonl")
+    assert any("hold the same 3 conversations: no difference can be found" in note for note in found.notes)
 
 
 def test_copies_have_keys_of_their_own() -> None:

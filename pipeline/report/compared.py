@@ -28,7 +28,6 @@ from pipeline.report.laws import laws
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.shown import visible
 from trainer.scaling import Kind, Law
-from trainer.split import SPREAD
 
 if TYPE_CHECKING:
     from pipeline.compare import Compared, Trained
@@ -184,7 +183,7 @@ def _plan(found: Compared, trained: Trained) -> Section:
             one.test.conversations,
             one.test.tokens,
             visible(one.test.says),
-            _error(one.test.tokens),
+            _error(one),
         )
         for one in trained.scored
     )
@@ -203,7 +202,8 @@ def _plan(found: Compared, trained: Trained) -> Section:
     return Section(
         "experiment",
         "The experiment",
-        "What was trained on what, and what was measured on what; the error of ln PPL is about 3 / sqrt(tokens).",
+        "What was trained on what, and what was measured on what; the error of ln PPL is that of a "
+        "bootstrap over the test conversations.",
         tables=(
             Table(("test set", "conversations", "tokens", "which", "error of ln PPL"), tests),
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
@@ -216,8 +216,12 @@ def _size(said: dict[str, int]) -> tuple[int, int, int]:
     return said["conversations"], said["tokens"], said["bytes"]
 
 
-def _error(tokens: int) -> float:
-    return round(float(SPREAD / np.sqrt(tokens)), 3)
+def _error(one: Scored) -> float | str:
+    """Standard deviation of ln PPL over resamples of the test conversations: the first arm's, at its largest budget."""
+    points = next(iter(one.points.values()))
+    if points.resampled is None:
+        return "not known"
+    return round(float(points.resampled[points.tokens == points.tokens.max()].mean(axis=0).std()), 3)
 
 
 def _corpora(found: Compared) -> list[Section]:

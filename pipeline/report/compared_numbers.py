@@ -103,7 +103,7 @@ def corpora_rows(pair: Pair) -> tuple[tuple[str, ...], Rows]:
     told = statistics(pair)
     head = ("corpus", "conversations", "words", "bytes", "median words", "longest", "copies", "in both")
     keys = ("conversations", "words", "bytes", "median_words", "longest_words", "copies", "shared")
-    return head, [(name, *(int(one[key]) for key in keys)) for name, one in told.items()]
+    return head, [(name, *(round(one[key]) for key in keys)) for name, one in told.items()]
 
 
 def numbers(found: Compared) -> dict[str, Any]:
