@@ -364,9 +364,9 @@ def test_conversations_without_tokens_are_on_no_side() -> None:
 
 def test_a_corpus_too_small_to_split_is_said() -> None:
     """One sentence, with the groups there are; so are parameters that cannot be."""
-    with pytest.raises(SplitError, match="of the 300 tokens, and each of the 3 conversations or groups"):
+    with pytest.raises(SplitError, match="of the 300 tokens, and none of the 3 conversations or groups"):
         split(np.full(3, 100), np.arange(3), np.arange(3, dtype=np.uint64))
-    with pytest.raises(SplitError, match="0 groups"):
+    with pytest.raises(SplitError, match="none of the 0 conversations or groups"):
         split(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))
     with pytest.raises(SplitError, match=r"share of 0\.9"):
         split(*drawn(), share=0.9)

@@ -182,9 +182,9 @@ class _Groups:
             count = int(np.searchsorted(sums, allowed, side="right"))
         if count == 0:
             raise SplitError(
-                f"no {name} set can be set apart: it may have {allowed:,} of the {total:,} tokens, and each of the "
-                f"{len(self.order):,} conversations or groups of near-duplicates has more: take a larger corpus, or a "
-                "smaller test set (--test-tokens)"
+                f"no {name} set can be set apart: it may have {allowed:,} of the {total:,} tokens, and none of the "
+                f"{len(self.order):,} conversations or groups of near-duplicates is so small: take a larger corpus, or "
+                "a smaller test set (--test-tokens)"
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
