@@ -61,6 +61,7 @@ class How:
             PresetError: there is no such preset or device.
             ArmsError: the preset or the budgets are not for a comparison.
             EmbeddingsError: embeddings from outside the corpus are missing.
+            VocabularyError: there is no such tokenizer.
             RunFolderError: the folder of the trainings is of something else.
         """
         found = presets.find(self.preset)

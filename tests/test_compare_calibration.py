@@ -18,7 +18,9 @@ def test_a_spoiled_corpus_is_told_from_its_original() -> None:
     assert "at 32,000 tokens each corpus is the better one for its own kind of text" in outcome.verdict.sentence
     found = {one.test.name: one.differences["power"] for one in outcome.scored}
     clean, spoiled = found["clean-test"], found["spoiled-test"]
-    assert clean.ln_ratio < 0 < spoiled.ln_ratio
+    assert clean.ln_ratio_interval is not None
+    assert spoiled.ln_ratio_interval is not None
+    assert clean.ln_ratio_interval[1] < 0 < spoiled.ln_ratio_interval[0]
     assert clean.efficiency is not None
     assert clean.efficiency > 1
 

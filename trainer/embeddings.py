@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,10 +238,8 @@ def _downloaded() -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(hub.hf_hub_download(*GPT2, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
+        with suppress(LocalEntryNotFoundError):
+            return Path(hub.hf_hub_download(*GPT2, local_files_only=True))
         if not hub.is_offline_mode():  # one try, before the library's own, which take half a minute and say each
             hub.get_session().head(hub.hf_hub_url(*GPT2), timeout=10)
         return Path(hub.hf_hub_download(*GPT2))

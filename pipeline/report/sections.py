@@ -31,11 +31,8 @@ def page(sorted_: Banded, checks: list[Check]) -> Page:
     run, counts = sorted_.run, sorted_.run.manifest["counts"]
     total, kept = counts["ingested"], counts["refined"]
     warnings = [] if kept else ["Nothing was kept: every conversation was dropped, so that the refined side is empty."]
-    warnings += [
-        f"{len(failed)} check{'s' * (len(failed) > 1)} failed."
-        for failed in [[c for c in checks if c.passed is False]]
-        if failed
-    ]
+    failed = sum(check.passed is False for check in checks)
+    warnings += [f"{failed} check{'s' * (failed > 1)} failed."] if failed else []
     return Page(
         title=visible(run.manifest["source"]["source"].rstrip("/").rpartition("/")[2], 80),
         kicker=f"refine report · {visible(run.store.folder.name, 60)}",
