@@ -32,7 +32,7 @@ class TestSet:
         name: of one arm and "-test".
         says: which conversations these are.
         mask: bool [test conversations of the union].
-        tokens: targets in it.
+        targets: int64 [test conversations of the union], tokens that are scored of each.
     """
 
     __test__ = False
@@ -40,12 +40,27 @@ class TestSet:
     name: str
     says: str
     mask: NDArray[np.bool_]
-    tokens: int
+    targets: NDArray[np.int64]
 
     @property
     def conversations(self) -> int:
         """How many."""
         return int(self.mask.sum())
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Tokens that are scored of each conversation in it."""
+        return self.targets[self.mask]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are scored in it."""
+        return int(self.sizes.sum())
+
+    @property
+    def effective(self) -> float:
+        """How many conversations of one length would say as much."""
+        return splitting.effective(self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +98,7 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     elif pair.subset:
         says[second] = f"the part of {first}-test that is in {second}: a cleaner test set alone looks easier"
     targets = np.diff(arms.common.test.bounds())
-    found = [
-        TestSet(f"{name}-test", says[name], arms.tests[name], int(targets[arms.tests[name]].sum()))
-        for name in pair.names
-    ]
+    found = [TestSet(f"{name}-test", says[name], arms.tests[name], targets) for name in pair.names]
     return [one for one in found if one.conversations]
 
 
@@ -100,7 +112,7 @@ def scored(test: TestSet, arms: Arms, jobs: Mapping[tuple[str, str], Sequence[Jo
         if kind == "cvfp":
             points[arm] = arming.points(folders, arms.common.test, test.mask)
     fits, foretold, differences, notes = laws(points)
-    small = splitting.small(test.name, test.tokens, test.conversations)
+    small = splitting.small(test.name, test.sizes)
     notes = (*filter(None, [small]), *notes)
     return Scored(test, pl.concat(frames), points, fits, foretold, differences, notes)
 

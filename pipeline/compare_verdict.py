@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pipeline.compare_result import Scored
 from pipeline.report.checks import Check
 from trainer.scaling import Difference, Kind
+from trainer.split import CONVERSATIONS
 
 Interval = tuple[float, float]
-CONVERSATIONS = 20
-"""The least in a test set from which anything is concluded: its part of an interval is a bootstrap over them."""
 MINUS = "\N{MINUS SIGN}"
 MIXED = "mixed"
 
@@ -55,7 +54,7 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
         return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
-    few = [f"{one.test.name} has {one.test.conversations}" for one in found if one.test.conversations < CONVERSATIONS]
+    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are conversations
     if few:
         said = f"Nothing can be concluded, since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}"
         return Verdict(f"{said}{indication}.", concludes=False)
@@ -67,6 +66,15 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
     level = _agreed([_side(_ratio(one)) for one in found], ("lower", "higher"))
     said = "; ".join(filter(None, (_of_exponent(found, names, exponent), _of_level(found, names, level), _bend(found))))
     return Verdict(f"{said}.", bool(exponent or level), exponent, level)
+
+
+def _few(one: Scored) -> str:
+    """How few conversations a test set has, or says as much as."""
+    count = one.test.conversations
+    said = f"{one.test.name} has {count:,}"
+    if count < CONVERSATIONS:
+        return said
+    return f"{said}, which for their lengths say as much as {one.test.effective:.0f} alike"
 
 
 def _alpha(one: Scored, kind: Kind) -> Interval | None:

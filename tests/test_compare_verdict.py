@@ -95,10 +95,22 @@ def test_what_a_token_is_worth_past_the_largest_budget_is_marked() -> None:
 def test_a_few_test_conversations_allow_no_conclusion() -> None:
     """A bootstrap over a handful says too little of how they vary."""
     one = simulated(-0.05, -0.1)
-    few = replace(one, test=replace(one.test, mask=np.ones(7, np.bool_)))
+    few = replace(one, test=replace(one.test, mask=np.arange(100) < 7))
     found = verdict([few], NAMES, "", [])
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
+    )
+    assert not found.concludes
+
+
+def test_one_long_test_conversation_allows_no_conclusion() -> None:
+    """A hundred conversations of which one holds half the tokens say as much as four alike."""
+    one = simulated(-0.05, -0.1)
+    uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
+    found = verdict([uneven], NAMES, "", [])
+    assert found.sentence.startswith(
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, which for their lengths "
+        "say as much as 4 alike"
     )
     assert not found.concludes
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
 from trainer import tokens, vocabulary
-from trainer.split import SplitError, fixed, small, split
+from trainer.split import SplitError, effective, fixed, small, split
 from trainer.tokens import Stream, StreamError, Text
 from trainer.vocabulary import END, Vocabulary, VocabularyError
 
@@ -344,15 +344,46 @@ def test_a_giant_cluster_is_trained_on_and_never_the_test_set() -> None:
 
 
 def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
-    """20 % at most, with the standard error of ln PPL: 3 / sqrt(tokens)."""
+    """20 % at most, with the standard error of ln PPL: of tokens in conversations, sqrt(9 / t + 0.1225 / k)."""
     sizes, keys = np.full(100, 100), np.arange(100, dtype=np.uint64)
     made = split(sizes, np.arange(100), keys)
     assert sizes[made.test].sum() == 2000
     assert sizes[made.validation].sum() == 400
-    assert small("test", 100_000, 20) == ""
-    said = small("test", 2000, 20)
-    assert "2,000 tokens of 20 conversations" in said
-    assert "0.067 nats, 6.9% of PPL" in said
+    assert small("test", np.full(20, 5000)) == ""
+    said = small("test", np.full(20, 100))
+    assert "2,000 tokens of 20 conversations, fewer than 100,000: the standard" in said
+    assert "0.103 nats, 10.9% of PPL" in said
+
+
+def test_one_long_conversation_is_no_test_set() -> None:
+    """Kish's effective number: one of 28,000 tokens among 1,000 of 108 says as much as 23 alike; of 100,000, as 4."""
+    assert effective(np.full(20, 5000)) == 20
+    assert effective(np.empty(0, np.int64)) == 0
+    long = np.array([28_000, *[108] * 1000])
+    assert effective(long) == pytest.approx(136_000**2 / (28_000**2 + 1000 * 108**2))
+    assert small("test", long) == ""
+    said = small("test", np.array([100_000, *[108] * 1000]))
+    assert "of 1,001 conversations, of such lengths that they say as much as 4 alike: the standard error" in said
+
+
+def test_a_set_that_is_filled_has_no_group_of_more_than_a_25th() -> None:
+    """Whichever the seed, long conversations are trained on, and the test set says as much as 25 alike or more."""
+    sizes, groups, keys = drawn()
+    sizes[::40] = 3900  # a hundred, of which each would be 4 % of the test set and a fifth of the validation set
+    sizes[1::400] = 28_000
+    for seed in range(10):
+        made = split(sizes, groups, keys, seed=seed)
+        assert sizes[made.test].sum() >= 100_000
+        assert sizes[made.test].max() <= 4000
+        assert sizes[made.validation].max() <= 4000
+        assert effective(sizes[made.test]) >= 25
+
+
+def test_the_validation_set_is_at_least_a_fifth_of_the_test_set_s_share() -> None:
+    """Two million test tokens are wanted of half a million: the epoch is still chosen by more than a handful."""
+    sizes, groups, keys = drawn()
+    made = split(sizes, groups, keys, test_tokens=2_000_000)
+    assert sizes[made.validation].sum() > 0.9 * 20_000
 
 
 def test_conversations_without_tokens_are_on_no_side() -> None:

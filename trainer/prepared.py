@@ -224,9 +224,9 @@ def _split(
 
 def _small(test: Stream, validation: Stream, preset: Preset, wanted: Wanted) -> Iterator[str]:
     """What is to be said of sets that are smaller than was wanted, or than is fair."""
-    yield splitting.small("test", test.tokens, len(test), max(splitting.FAIR, wanted.test_tokens))
+    yield splitting.small("test", test.lengths(), max(splitting.FAIR, wanted.test_tokens))
     if preset.validation is None:
-        yield splitting.small("validation", validation.tokens, len(validation), wanted.validation_tokens)
+        yield splitting.small("validation", validation.lengths(), wanted.validation_tokens, least=0)
 
 
 def _size(stream: Stream) -> dict[str, int]:

@@ -12,11 +12,22 @@ from trainer.errors import TrainerError
 from trainer.tokens import Keys, Rows, mixed
 
 SPREAD = 3.0
-"""Standard deviation of a token's loss in nats, about: the standard error of ln PPL is this / sqrt(tokens)."""
+"""Standard deviation of a token's loss in nats, about, inside a conversation."""
+BETWEEN = 0.35
+"""Standard deviation of conversations' mean losses in nats, about: a topic or a way of writing is easy as a whole."""
 FAIR = 100_000
-"""Tokens of a test set whose PPL is known to about 1 %; of a smaller one its standard error is said."""
-PART = 4
-"""A group of more than 1 / PART of a set's wanted size, and than twice the median group, is not drawn for it."""
+"""Tokens of a fair test set; of a smaller one the standard error of its ln PPL is said."""
+CONVERSATIONS = 20
+"""The least in a test set from which anything may be concluded, counted as `effective` does."""
+PART = 25
+"""A group of more than 1 / PART of the test set, and than twice the median group, is drawn for no set.
+
+One long conversation would else decide what the set says; one that is filled has at least so many groups.
+"""
+CHOOSING = 4
+"""The same of the validation set, which only chooses an epoch, and is else to be like the test set."""
+LEAST = 0.2
+"""The validation set's share of the corpus is at least this part of the test set's, however large that is wanted."""
 SALT = 0x5EED
 """Keeps the order of the split apart from the order of training under the same seed."""
 
@@ -60,9 +71,10 @@ def split(
     """Split a corpus by groups, drawn in the order of a hash of their members' keys and the seed.
 
     The test set is filled first, until it has `test_tokens`, or as far as `share` of the corpus allows; the validation
-    set after it, with a share smaller by the ratio of the two sizes. Other conversations do not move a group in the
-    order. A group larger than a quarter of the set's size, and than twice the median group, is not drawn for it, so
-    that no set is one cluster: it stays in the pool, and the notes say so. Conversations without tokens are on no side.
+    set after it, with a share smaller by the ratio of the two sizes, down to a fifth. Other conversations do not move a
+    group in the order. A group larger than 4 % of the test set, and than twice the median group, is drawn for neither
+    set, so that no few decide what one says: it stays in the pool, and the notes say so. Nor is one of a quarter of the
+    validation set drawn for that. Conversations without tokens are on no side.
 
     Args:
         tokens: int64 [K], of each conversation.
@@ -82,9 +94,9 @@ def split(
             f"{share:g}, expected 1 token or more of each and a share above 0, up to 0.5"
         )
     found = _Groups.of(tokens, groups, keys, seed)
-    less = share * min(1.0, validation_tokens / test_tokens)
-    test = found.drawn("test", test_tokens, share)
-    validation = found.drawn("validation", validation_tokens, less, test.chosen)
+    less = share * min(1.0, max(LEAST, validation_tokens / test_tokens))
+    test = found.drawn("test", test_tokens, share, PART)
+    validation = found.drawn("validation", validation_tokens, less, CHOOSING, test)
     side = np.where(test.chosen, 2, np.where(validation.chosen, 1, 0))[found.of_row]
     side[np.asarray(tokens) == 0] = -1
     pool, selecting, tested = (np.flatnonzero(side == one) for one in range(3))
@@ -120,29 +132,45 @@ def fixed(conversations: int, *, validation: range, training: int | None = None)
     return Split(np.arange(count), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
 
 
-def small(name: str, tokens: int, conversations: int, fair: int = FAIR) -> str:
-    """What a set of few tokens is worth, as a sentence; nothing to say of a large one.
+def effective(sizes: Rows) -> float:
+    """How many conversations of one length say as much as these: (sum t)^2 / sum t^2 (Kish 1965); 0 of none.
+
+    Args:
+        sizes: int64 [K], tokens of each.
+    """
+    each = np.asarray(sizes, np.float64)
+    return float(each.sum() ** 2 / max((each**2).sum(), 1.0))
+
+
+def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS) -> str:
+    """What a set of few tokens, or of few conversations, is worth, as a sentence; nothing to say of another one.
+
+    The error is that of tokens that vary by SPREAD in conversations that vary by BETWEEN.
 
     Args:
         name: of the set.
-        tokens: that it has.
-        conversations: that they are of.
-        fair: tokens from which on nothing is said.
+        sizes: int64 [K], tokens of each of its conversations.
+        fair: tokens from which on it is no small one.
+        least: conversations, counted as `effective` does, from which on it is no small one.
     """
-    if tokens >= fair:
+    count, alike = int(np.sum(sizes)), effective(sizes)
+    few = [f"fewer than {fair:,}"] if count < fair else []
+    few += [f"of such lengths that they say as much as {alike:.0f} alike"] if alike < least else []
+    if not few:
         return ""
-    error = SPREAD / math.sqrt(max(tokens, 1))
+    error = math.sqrt(SPREAD**2 / max(count, 1) + BETWEEN**2 / max(alike, 1.0))
     return (
-        f"the {name} set has {tokens:,} tokens of {conversations:,} conversations, fewer than {fair:,}: the standard "
-        f"error of its ln PPL is about {error:.3f} nats, {math.expm1(error):.1%} of PPL"
+        f"the {name} set has {count:,} tokens of {len(sizes):,} conversations, {' and '.join(few)}: the standard error "
+        f"of its ln PPL is about {error:.3f} nats, {math.expm1(error):.1%} of PPL"
     )
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Groups chosen for a set, bool [G], and what is to be said of it."""
+    """Groups chosen for a set, bool [G], the tokens that one may have, and what is to be said of it."""
 
     chosen: NDArray[np.bool_]
+    most: float
     notes: tuple[str, ...]
 
 
@@ -167,13 +195,14 @@ class _Groups:
         order = np.argsort(least, kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def drawn(self, name: str, wanted: int, share: float, taken: NDArray[np.bool_] | None = None) -> _Drawn:
-        """The first groups in order with `wanted` tokens, or with as many as the share allows."""
-        total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if taken is None else taken
+    def drawn(self, name: str, wanted: int, share: float, part: int, first: _Drawn | None = None) -> _Drawn:
+        """The first groups in order with `wanted` tokens, or with as many as the share allows, beside another set."""
+        total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if first is None else first.chosen
         allowed = int(share * total)
         aim = min(wanted, allowed)
         order = self.order[~used[self.order]]
-        most = max(aim / PART, 2 * float(np.median(self.tokens[self.order])) if len(self.order) else 0.0)
+        most = max(aim / part, 2 * float(np.median(self.tokens[self.order])) if len(self.order) else 0.0)
+        most = most if first is None else min(most, first.most)
         giant = self.tokens[order] > most
         order = order[~giant]
         sums = np.cumsum(self.tokens[order])
@@ -188,15 +217,15 @@ class _Groups:
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
-        note = self._giants(name, used, most)
-        return _Drawn(chosen, (note,) if note else ())
+        note = "" if first is not None and first.notes and most == first.most else self._giants(name, used, most)
+        return _Drawn(chosen, most, (note,) if note else ())
 
     def _giants(self, name: str, used: NDArray[np.bool_], most: float) -> str:
         """Which groups were not drawn, if any."""
         giants = np.flatnonzero((self.tokens > most) & ~used)
         said = (
-            f"not drawn for the {name} set, because a few would fill it: conversations, or groups of near-duplicates, "
-            f"of more than about {int(most):,} tokens ({len(giants):,}, with about {int(self.tokens[giants].sum()):,} "
-            f"tokens in {int(self.rows[giants].sum()):,} conversations)"
+            f"not drawn for the {name} set, because a few would decide what it says: conversations, or groups of "
+            f"near-duplicates, of more than about {int(most):,} tokens ({len(giants):,}, with about "
+            f"{int(self.tokens[giants].sum()):,} tokens in {int(self.rows[giants].sum()):,} conversations)"
         )
         return said if len(giants) else ""

@@ -145,7 +145,12 @@ def _trained(found: Trained) -> dict[str, Any]:
 def _test(one: Scored) -> dict[str, Any]:
     rows = one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts()
     told = points.as_dict(dict[str | None, Points](one.points.items()), [])
-    says = {"says": one.test.says, "tokens": one.test.tokens, "conversations": one.test.conversations}
+    says = {
+        "says": one.test.says,
+        "tokens": one.test.tokens,
+        "conversations": one.test.conversations,
+        "effective_conversations": round(one.test.effective, 1),
+    }
     return {**says, **told, "notes": list(one.notes), "trainings": rows}
 
 
