@@ -224,9 +224,14 @@ def _split(
 
 def _small(test: Stream, validation: Stream, preset: Preset, wanted: Wanted) -> Iterator[str]:
     """What is to be said of sets that are smaller than was wanted, or than is fair."""
-    yield splitting.small("test", test.lengths(), max(splitting.FAIR, wanted.test_tokens))
+    yield splitting.small("test", _sizes(test), max(splitting.FAIR, wanted.test_tokens))
     if preset.validation is None:
-        yield splitting.small("validation", validation.lengths(), wanted.validation_tokens, least=0)
+        yield splitting.small("validation", _sizes(validation), wanted.validation_tokens, least=0)
+
+
+def _sizes(stream: Stream) -> NDArray[np.int64]:
+    """Tokens of each conversation, that of its end among them."""
+    return np.diff(stream.starts, append=stream.tokens)
 
 
 def _size(stream: Stream) -> dict[str, int]:

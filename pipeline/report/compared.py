@@ -203,8 +203,8 @@ def _plan(found: Compared, trained: Trained) -> Section:
     return Section(
         "experiment",
         "The experiment",
-        "What was trained on what, and what was measured on what. Worth: how many conversations of one length would say "
-        "as much, (sum t)\u00b2 / sum t\u00b2. The error of ln PPL is that of a bootstrap over the test conversations.",
+        "What was trained on what, and what was measured on what. Worth: how many conversations of one length would "
+        "say as much, (sum t)\u00b2 / sum t\u00b2. The error of ln PPL is that of a bootstrap over the test conversations.",
         tables=(
             Table(("test set", "conversations", "worth", "tokens", "which", "error of ln PPL"), tests),
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
