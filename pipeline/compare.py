@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from pipeline.compare_design import Design
 from pipeline.compare_result import Scored
 from pipeline.compare_verdict import Verdict, verdict
 from pipeline.report import folder as folders
-from pipeline.report.checks import Check
+from pipeline.report.checks import Bounds, Check, check
 from pipeline.report.command import REPORTS, build
+from pipeline.report.duplicates import kinds
+from pipeline.report.finished import finished
 from pipeline.terminal import console, safe, table
 from pipeline.training import say
 from pipeline.trainings import Cost, carry_out, named
@@ -67,6 +69,8 @@ class Compared:
     checks: Sequence[Check]
     sentence: str
     command: str
+    notes: Sequence[str] = ()
+    """Sentences that a reader must have."""
 
 
 def compare(asked: Asked) -> None:
@@ -79,7 +83,6 @@ def compare(asked: Asked) -> None:
     import shlex
 
     from pipeline.report import compared
-    from pipeline.report.finished import finished
 
     if asked.out is not None:
         folders.check(asked.out)
@@ -87,12 +90,12 @@ def compare(asked: Asked) -> None:
     pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train, hub=asked.hub)
     if pair.run is not None:
         finished(pair.run.folder)  # the page shows the run's signals: what is missing is said before any training
-    place = asked.out or REPORTS / f"{name_of(pair)}-compare"
+    place = asked.out or REPORTS / f"{name_of(pair)}-{_what(asked)}"
     folders.check(place)
-    for note in pair.notes:
+    for note in (notes := _notes(pair, asked)):
         say(f"refine: {note}")
     command = shlex.join(("refine", *asked.words))
-    found = _compared(pair, asked, command)
+    found = replace(_compared(pair, asked, command), notes=notes)
     made = build(compared.page(found), place)
     if asked.as_json:
         sys.stdout.write(json.dumps({"report": str(place / "index.html"), **made}, indent=2) + "\n")
@@ -102,6 +105,18 @@ def compare(asked: Asked) -> None:
         sys.exit(1)
 
 
+def _what(asked: Asked) -> str:
+    """The end of the report's name, by which a look at the corpora does not take the place of the experiment."""
+    return "compare" + ("-corpora" if not asked.train else "-quick" if asked.how.quick else "")
+
+
+def _notes(pair: Pair, asked: Asked) -> tuple[str, ...]:
+    if asked.limit is None or pair.run is None:
+        return pair.notes
+    said = f"--limit {asked.limit} compares the first rows of {pair.run.folder} only; what was measured is of all of it"
+    return (*pair.notes, said)
+
+
 def name_of(pair: Pair) -> str:
     """What the comparison's folders are named by."""
     return word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
@@ -109,11 +124,19 @@ def name_of(pair: Pair) -> str:
 
 def _compared(pair: Pair, asked: Asked, command: str) -> Compared:
     if not asked.train:
-        said = "Nothing was trained (--no-train), so that nothing is concluded: sizes and mixes of both corpora only."
-        return Compared(pair, None, compare_result.corpora(pair), said, command)
+        said = "Nothing was trained (--no-train), so that nothing is concluded: what both corpora consist of."
+        return Compared(pair, None, [*compare_result.corpora(pair), *_of_run(pair)], said, command)
     with asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
         trained = train(pair, asked.how, folder)
-    return Compared(pair, trained, trained.checks, trained.verdict.sentence, command)
+    return Compared(pair, trained, [*trained.checks, *_of_run(pair)], trained.verdict.sentence, command)
+
+
+def _of_run(pair: Pair) -> list[Check]:
+    """The checks that `refine report` makes of a run."""
+    if pair.run is None:
+        return []
+    read = finished(pair.run.folder)
+    return check(read, kinds(read.plan, read.store), Bounds())
 
 
 def train(pair: Pair, how: How, folder: Path) -> Trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ PARTS = ("raw", "refined")
 """Words that name a part of the run."""
 WORDS = (10, 30, 100, 300, 1000)
 """Edges of the bands of words a conversation."""
+LANGUAGES = 8
+"""Languages that are told one by one."""
+ROWS = 2_000
+"""Texts whose language is looked for at once."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,16 @@ class Pair:
     Attributes:
         corpora: by the arm's name.
         run: the run that both are parts of; None for any others.
-        union: their conversations; `groups` are in it, unless only statistics were asked for.
+        union: their conversations; each is its own group where only statistics were asked for.
         notes: sentences that a reader must have.
+        grouped: whether near-duplicates were looked for.
     """
 
     corpora: Mapping[str, Corpus]
     run: Store | None
     union: Union
     notes: tuple[str, ...]
+    grouped: bool = True
 
     @property
     def names(self) -> tuple[str, str]:
@@ -114,8 +120,8 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
     made = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
     notes = tuple(note for one in read.values() for note in one.notes)
-    found = Pair(read, both, made, notes)
-    return Pair(read, both, made, (*notes, *_overlap(found)))
+    found = Pair(read, both, made, notes, grouped)
+    return replace(found, notes=(*notes, *_overlap(found)))
 
 
 def _arm(said: str, *both: str) -> str:
@@ -216,10 +222,17 @@ def statistics(found: Pair) -> dict[str, dict[str, Any]]:
             "median_words": float(np.median(words.filter(here).to_numpy())),
             "longest_words": int(words.filter(here).to_numpy().max()),
             "copies": int(mask.sum()) - frame["text"].filter(here).n_unique(),
+            "near_duplicates": _in_groups(found.union.groups[mask]) if found.grouped else None,
             "shared": int(shared.sum()),
             "digest": found.corpora[name].digest,
         }
     return told
+
+
+def _in_groups(groups: NDArray[np.int64]) -> int:
+    """How many are in a group with another one of the same arm."""
+    _, counts = np.unique(groups, return_counts=True)
+    return int(counts[counts > 1].sum())
 
 
 def words_of(frame: pl.DataFrame) -> pl.Series:
@@ -232,9 +245,35 @@ def lengths(found: Pair) -> pl.DataFrame:
     edges = [0, *WORDS]
     said = [f"{low:,} to {high - 1:,}" for low, high in zip(edges, WORDS, strict=False)] + [f"{WORDS[-1]:,} or more"]
     said[0] = f"fewer than {WORDS[0]}"
-    band = np.searchsorted(WORDS, words_of(found.union.frame).to_numpy(), side="right")
-    columns: dict[str, Any] = {"y": said}
+    return _mix(found, said, np.searchsorted(WORDS, words_of(found.union.frame).to_numpy(), side="right"))
+
+
+def languages(found: Pair) -> pl.DataFrame:
+    """The mix of languages, as the stage language tells them of the whole text: as `lengths`, the rare ones as one.
+
+    Raises:
+        MissingModelError: there is no model.
+    """
+    from stages.language import Language
+
+    measure = Language().open(Path())
+    one = pl.concat_list(pl.struct(role=pl.lit("user"), content="text")).alias("messages")
+    frame = found.union.frame
+    told = pl.concat(
+        measure(part.select(one)).select(pl.col("language").fill_null("unknown")) for part in frame.iter_slices(ROWS)
+    )
+    often = told["language"].value_counts(sort=True).sort("count", "language", descending=[True, False])["language"]
+    known = often.filter(often != "unknown").to_list()
+    labels = known[:LANGUAGES]
+    labels += [*(["others"] if len(known) > LANGUAGES else []), *(["unknown"] if len(known) < len(often) else [])]
+    place = {name: labels.index(name if name in labels else "others") for name in often}
+    return _mix(found, labels, told["language"].replace_strict(place, return_dtype=pl.Int64).to_numpy())
+
+
+def _mix(found: Pair, labels: list[str], band: NDArray[np.int64]) -> pl.DataFrame:
+    """How many conversations of each arm are in each band."""
+    columns: dict[str, Any] = {"y": labels}
     for name, mask in found.union.members.items():
-        counts = np.bincount(band[mask], minlength=len(said))
+        counts = np.bincount(band[mask], minlength=len(labels))
         columns |= {f"{name} conversations": counts, f"{name} share": counts / max(counts.sum(), 1)}
     return pl.DataFrame(columns)

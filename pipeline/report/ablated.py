@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
 import polars as pl
 
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said
-from pipeline.report import theme
-from pipeline.report.bars import FIT, FULL
-from pipeline.report.charts import Drawn
 from pipeline.report.compared_numbers import Rows, finite
+from pipeline.report.intervals import intervals
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
-from pipeline.report.shown import labels, visible
+from pipeline.report.shown import visible
 from trainer.scaling import Difference
 
 if TYPE_CHECKING:
@@ -128,7 +125,7 @@ def _figure(found: Ablated, key: str) -> Figure | None:
             for each in found.scored[one.reason, how]
             if (power := each.differences.get("power"))
         ]
-        schema = {"rule": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+        schema = {"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
         frame = pl.DataFrame(rows, schema=schema, orient="row")
         if len(frame):
             panels.append(Panel(title, intervals(frame, _TITLES[key]), frame))
@@ -138,39 +135,3 @@ def _figure(found: Ablated, key: str) -> Figure | None:
 
 
 _TITLES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
-
-
-def intervals(rows: pl.DataFrame, title: str) -> Drawn:
-    """Values with their intervals, one row a rule, a colour a test set, and a line at 0.
-
-    Args:
-        rows: rule, test, value, low, high.
-        title: of the axis.
-    """
-    names = dict(
-        zip(
-            rows["rule"].unique(maintain_order=True),
-            labels(rows["rule"].unique(maintain_order=True).to_list()),
-            strict=True,
-        )
-    )
-    data = rows.with_columns(
-        pl.col("rule").replace(names),
-        tip=pl.format("{} on {}: {}", "rule", "test", pl.col("value").round(4)),
-    )
-    tests = data["test"].unique(maintain_order=True).to_list()
-    base = alt.Chart(data).encode(
-        y=alt.Y("rule:N", sort=list(names.values()), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150)),
-        yOffset=alt.YOffset("test:N", sort=tests),
-    )
-    colour = alt.Color(
-        "test:N",
-        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT][: len(tests)]),
-        legend=alt.Legend(title=None),
-    )
-    axis = alt.Axis(grid=True, tickCount=5)
-    spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", color=colour)
-    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", color=colour)
-    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
-    whole: Drawn = alt.layer(zero, spans, dots)
-    return whole.properties(width=FULL, autosize=FIT, height=34 * len(names))

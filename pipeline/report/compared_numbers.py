@@ -98,12 +98,27 @@ def point_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
     ]
 
 
+CORPORA = {
+    "corpus": "",
+    "conversations": "conversations",
+    "words": "words",
+    "bytes": "bytes",
+    "median words": "median_words",
+    "longest": "longest_words",
+    "copies": "copies",
+    "near-duplicates": "near_duplicates",
+    "in both": "shared",
+}
+"""Columns of the table of corpora, and what `statistics` calls them."""
+
+
 def corpora_rows(pair: Pair) -> tuple[tuple[str, ...], Rows]:
     """Sizes of both corpora."""
-    told = statistics(pair)
-    head = ("corpus", "conversations", "words", "bytes", "median words", "longest", "copies", "in both")
-    keys = ("conversations", "words", "bytes", "median_words", "longest_words", "copies", "shared")
-    return head, [(name, *(round(one[key]) for key in keys)) for name, one in told.items()]
+    rows: Rows = []
+    for name, one in statistics(pair).items():
+        found = [one[key] for key in CORPORA.values() if key]
+        rows.append((name, *(None if value is None else round(value) for value in found)))
+    return tuple(CORPORA), rows
 
 
 def numbers(found: Compared) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pipeline.report.charts import Drawn
 def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Drawn:
     """PPL against training tokens, both logarithmic, so that a power law is straight; one colour an arm.
 
+    The first arm's points are rings, so that they are seen around the other's dots.
+
     Args:
         points: arm, tokens, ppl (one row a training).
         curves: arm, tokens, ppl, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
@@ -31,9 +33,10 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
         y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(arms, legend=False)
     )
     line = law.mark_line(strokeWidth=2).encode(y=y, color=_arms(arms, legend=True), strokeDash=dash)
-    dots = alt.Chart(points).mark_point(filled=True, size=46, opacity=0.85)
-    dots = dots.encode(x=x, y=y, color=_arms(arms, legend=False))
-    whole: Drawn = alt.layer(band, line, dots).resolve_legend(color="independent")
+    rings = alt.Chart(points.filter(pl.col("arm") == arms[0])).mark_point(filled=False, size=90, strokeWidth=1.6)
+    dots = alt.Chart(points.filter(pl.col("arm") != arms[0])).mark_point(filled=True, size=30, opacity=1)
+    both = (one.encode(x=x, y=y, color=_arms(arms, legend=False)) for one in (rings, dots))
+    whole: Drawn = alt.layer(band, line, *both).resolve_legend(color="independent")
     return whole.properties(width=FULL, autosize=FIT, height=320)
 
 

@@ -40,8 +40,8 @@ def page(sorted_: Banded, checks: list[Check]) -> Page:
         tiles=_tiles(run.manifest, checks),
         warnings=tuple(warnings),
         checks=tuple(checks),
-        sections=tuple(_sections(sorted_)),
-        examples=Examples(examples(sorted_), f"refine show {shlex.quote(str(run.store.folder))} --id"),
+        sections=(*of_run(sorted_), _origin(sorted_)),
+        examples=clicked(sorted_),
         numbers={
             "run": str(run.store.folder),
             "counts": counts,
@@ -79,7 +79,13 @@ def _tiles(manifest: dict[str, Any], checks: list[Check]) -> tuple[Tile, ...]:
     )
 
 
-def _sections(sorted_: Banded) -> list[Section]:
+def clicked(sorted_: Banded) -> Examples:
+    """The conversations that a click on these sections' figures shows."""
+    return Examples(examples(sorted_), f"refine show {shlex.quote(str(sorted_.run.store.folder))} --id")
+
+
+def of_run(sorted_: Banded) -> list[Section]:
+    """What was kept and dropped, heatmaps, rules, distributions and mixes: raw, refined and the difference."""
     distributions = _some(flows.distributions(sorted_))
     mix = _some(flows.mix(sorted_))
     return [
@@ -95,7 +101,6 @@ def _sections(sorted_: Banded) -> list[Section]:
             mix,
             missing=_lacking(sorted_, "prompt", "lang"),
         ),
-        _origin(sorted_),
     ]
 
 
@@ -158,18 +163,23 @@ def _some(*found: Figure | None) -> tuple[Figure, ...]:
 
 
 def _origin(sorted_: Banded) -> Section:
-    run = sorted_.run
-    manifest = json.dumps(run.manifest, indent=2, ensure_ascii=False)
-    plan = run.store.plan.read_text(encoding="utf-8")
     return Section(
         "origin",
         "Plan and origin",
         "The same source, plan and versions give the same files, byte for byte.",
-        texts=(
-            ("The command that makes this run again", command(run.manifest, str(run.store.folder), _limit(sorted_))),
-            ("Plan", visible(plan)),
-            ("Manifest", visible(manifest)),
-        ),
+        texts=origin(sorted_),
+    )
+
+
+def origin(sorted_: Banded) -> tuple[tuple[str, str], ...]:
+    """The command that makes a run again, its plan and its manifest, each with a heading."""
+    run = sorted_.run
+    manifest = json.dumps(run.manifest, indent=2, ensure_ascii=False)
+    plan = run.store.plan.read_text(encoding="utf-8")
+    return (
+        ("The command that makes this run again", command(run.manifest, str(run.store.folder), _limit(sorted_))),
+        ("Plan", visible(plan)),
+        ("Manifest", visible(manifest)),
     )
 
 

@@ -1,0 +1,74 @@
+"""The two corpora of a comparison as a section of its page: sizes, and the mix where no run has measured them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pipeline import compare_corpora
+from pipeline.compare_corpora import Pair
+from pipeline.report import bars
+from pipeline.report.charts import Drawn
+from pipeline.report.compared_numbers import corpora_rows
+from pipeline.report.parts import Figure, Panel, Section, Table
+from pipeline.report.shown import visible
+from stages.stage import MissingModelError
+
+if TYPE_CHECKING:
+    from pipeline.compare import Compared
+
+
+def corpora(found: Compared) -> Section:
+    """Sizes of both; lengths and languages too, where they are no parts of a run, whose own figures follow else."""
+    head, rows = corpora_rows(found.pair)
+    figures: list[Figure] = []
+    missing: list[str] = []
+    if found.pair.run is None:
+        figures.append(_lengths(found.pair))
+        try:
+            figures.append(_languages(found.pair))
+        except MissingModelError as error:
+            missing.append(f"{visible(str(error))}.")
+        missing.append(
+            "Perplexity, toxicity and duplicates are not measured in two corpora that are no parts of one run: refine "
+            "run measures them, and refine compare raw refined shows them as heatmaps."
+        )
+    return Section(
+        "corpora",
+        "The corpora",
+        "Sizes of what was compared. Copies: conversations whose text another one has; near-duplicates: those in a "
+        "group with others at a Jaccard of 0.5 or more, which the split keeps on one side.",
+        tuple(figures),
+        (Table(head, tuple(rows)),),
+        missing=tuple(missing),
+    )
+
+
+def _lengths(pair: Pair) -> Figure:
+    chart, frame = _shares(pair, compare_corpora.lengths(pair), "words of a conversation")
+    return Figure("lengths", "Lengths", "Shares of conversations by their words.", (Panel("", chart, frame),))
+
+
+def _languages(pair: Pair) -> Figure:
+    chart, frame = _shares(pair, compare_corpora.languages(pair), "language")
+    says = "Shares of conversations by the language of most of their letters; unknown where the model is not sure."
+    return Figure("languages", "Languages", says, (Panel("", chart, frame),))
+
+
+def _shares(pair: Pair, frame: pl.DataFrame, title: str) -> tuple[Drawn, pl.DataFrame]:
+    """A mix as bars."""
+    both = pl.concat(
+        frame.select(
+            "y",
+            corpus=pl.lit(name),
+            share=pl.col(f"{name} share"),
+            tip=pl.format(
+                f"{{}}: {{}} conversations of {visible(name, 40).replace('{', '(').replace('}', ')')}, {{}}%",
+                *("y", f"{name} conversations", (pl.col(f"{name} share") * 100).round(1)),
+            ),
+            pick=pl.lit(None, pl.String),
+        )
+        for name in pair.names
+    )
+    return bars.shares(both, title, pair.names), frame
