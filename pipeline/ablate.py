@@ -84,12 +84,13 @@ def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool,
         folders.check(out)
     how.checked()
     pair = compare_corpora.pair("raw", "refined", folder, None, grouped=train)
-    place = out or REPORTS / f"{name_of(pair)}-ablate"
+    what = "ablate" + ("-rules" if not train else "-quick" if how.quick else "")
+    place = out or REPORTS / f"{name_of(pair)}-{what}"
     folders.check(place)
     members, contrasts, skipped = arms_of(pair)
-    for said in skipped:
-        say(f"refine: {said}")
     command = shlex.join(("refine", *sys.argv[1:]))
+    for said in filter(None, [*skipped, folders.replaced(place, command)]):
+        say(f"refine: {said}")
     none = (
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )

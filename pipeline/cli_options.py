@@ -28,6 +28,13 @@ Source = Annotated[
 PresetName = Annotated[
     str, typer.Option("--preset", help="house, or one of the user's experiments: e1, e2, e3a, e3b, e4a, e4b.")
 ]
+HousePreset = Annotated[
+    str,
+    typer.Option(
+        "--preset",
+        help="house; the presets of the user's experiments report the set that chooses their weights, and are refused.",
+    ),
+]
 Tokenizer = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="bpe (trained on the training pool), bpe:N, gpt2, or a tokenizer.json."),
@@ -38,6 +45,14 @@ EmbeddingsFrom = Annotated[
         metavar="NAME",
         help="ppmi (PPMI-SVD of the training pool), ppmi-budget (of each budget's own tokens), gpt2, random, a .npy "
         "file, or a file of GPT-2's weights.",
+    ),
+]
+SharedEmbeddings = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings",
+        metavar="NAME",
+        help="ppmi (PPMI-SVD of the training pools of both), gpt2, random, a .npy file, or a file of GPT-2's weights.",
     ),
 ]
 TestTokens = Annotated[

@@ -16,6 +16,7 @@ from pipeline.cli_options import (
     Device,
     EmbeddingsFrom,
     ExperimentOut,
+    HousePreset,
     LatestRun,
     Limit,
     PresetName,
@@ -24,6 +25,7 @@ from pipeline.cli_options import (
     ReportOut,
     Revision,
     RunFolder,
+    SharedEmbeddings,
     Source,
     Split,
     TestTokens,
@@ -131,7 +133,7 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and corpus; by default 3.")
     ] = None,
-    preset: PresetName = "house",
+    preset: HousePreset = "house",
     quick: Quick = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Whether to train at all; without, sizes and mixes in seconds.")
@@ -141,11 +143,12 @@ def compare(
     workers: Workers = 0,
     device: Device = "cpu",
     tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
+    embeddings: SharedEmbeddings = None,
     test_tokens: TestTokens = 100_000,
     split: Split = None,
     config: Config = None,
     revision: Revision = None,
+    shape: RecordShape = None,
     limit: Limit = None,
     check: CheckFails = False,
     as_json: AsJson = False,
@@ -160,7 +163,7 @@ def compare(
     counts = numbers(budgets)
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
-    hub = Hub(split, config, revision)
+    hub = Hub(split, config, revision, shape)
     asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]), hub)
     comparing.compare(asked)
 
@@ -171,7 +174,7 @@ def ablate(
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and arm; by default 3.")
     ] = None,
-    preset: PresetName = "house",
+    preset: HousePreset = "house",
     quick: Quick = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Whether to train at all; without, what each rule drops.")
@@ -181,7 +184,7 @@ def ablate(
     workers: Workers = 0,
     device: Device = "cpu",
     tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
+    embeddings: SharedEmbeddings = None,
     test_tokens: TestTokens = 100_000,
     check: CheckFails = False,
     as_json: AsJson = False,

@@ -92,9 +92,10 @@ def compare(asked: Asked) -> None:
         finished(pair.run.folder)  # the page shows the run's signals: what is missing is said before any training
     place = asked.out or REPORTS / f"{name_of(pair)}-{_what(asked)}"
     folders.check(place)
-    for note in (notes := _notes(pair, asked)):
-        say(f"refine: {note}")
     command = shlex.join(("refine", *asked.words))
+    notes = _notes(pair, asked)
+    for note in filter(None, [*notes, folders.replaced(place, command)]):
+        say(f"refine: {note}")
     found = replace(_compared(pair, asked, command), notes=notes)
     made = build(compared.page(found), place)
     if asked.as_json:

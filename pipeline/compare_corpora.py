@@ -25,6 +25,8 @@ PARTS = ("raw", "refined")
 """Words that name a part of the run."""
 WORDS = (10, 30, 100, 300, 1000)
 """Edges of the bands of words a conversation."""
+LONGEST = 40
+"""Characters of an arm's name."""
 LANGUAGES = 8
 """Languages that are told one by one."""
 ROWS = 2_000
@@ -33,11 +35,12 @@ ROWS = 2_000
 
 @dataclass(frozen=True)
 class Hub:
-    """Which part of a dataset of the hub is meant, or of a saved one."""
+    """Which part of a dataset of the hub is meant, or of a saved one, and the shape of records that are no run's."""
 
     split: str | None = None
     config: str | None = None
     revision: str | None = None
+    shape: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,7 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
         second: the same.
         run: the run; the latest one by default.
         limit: rows of each that are read; of a run, rows that it took in.
-        hub: which part of datasets of the hub, or of saved ones.
+        hub: which part of datasets of the hub, or of saved ones, and their records' shape.
         grouped: whether near-duplicates are looked for, as a split needs them.
 
     Raises:
@@ -127,12 +130,22 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
 def _arm(said: str, *both: str) -> str:
     """An arm's name: what the user said, short where that tells the two apart; nothing in it turns text around."""
     short = [visible(Path(one.rstrip("/")).name or one) for one in both]
-    return short[both.index(said)] if len(set(short)) == len(short) else visible(said)
+    names = short if len(set(short)) == len(short) else [visible(one) for one in both]
+    alike = next((i for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
+    return _cut(names[both.index(said)], alike)
+
+
+def _cut(name: str, alike: int) -> str:
+    """A name of at most `LONGEST` characters, in which the place where it begins to differ is seen."""
+    begin = max(min(alike - LONGEST // 4, len(name) - LONGEST + 1), 0)
+    cut = name if len(name) <= LONGEST or not begin else "…" + name[begin:]
+    return cut if len(cut) <= LONGEST else cut[: LONGEST - 1] + "…"
 
 
 def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
     if said not in PARTS or store is None:
-        return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, limit=limit)
+        shape = None if sources.is_run(Path(said).expanduser()) else hub.shape
+        return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
     if said == "refined" and not read_json(store.manifest)["counts"]["refined"]:
         raise SourceError(
             f"the refined corpus of {store.folder} is empty, every conversation was dropped: `refine show "
@@ -160,6 +173,8 @@ def _shape(said: str, store: Store | None, hub: Hub) -> str | None:
         return str(read_json(store.shard_list)["shape"])
     if sources.is_run(folder := Path(said).expanduser()):
         return str(read_json(Store(folder).shard_list)["shape"]) if Store(folder).shard_list.exists() else None
+    if hub.shape is not None:
+        return hub.shape
     found = sources.find(said, split=hub.split, config=hub.config, revision=hub.revision)
     first = next(iter(found.rows()), None)
     return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None

@@ -42,8 +42,6 @@ class Design:
 
     def lacks(self) -> str:
         """Why nothing may be concluded from it, as a part of a sentence; empty where something may."""
-        if self.quick:
-            return "--quick trains too few budgets and seeds"
         short = []
         if len(self.budgets) < SIZES:
             short.append(f"{len(self.budgets)} budgets where {SIZES} are needed")
@@ -51,6 +49,8 @@ class Design:
             short.append(f"{self.decades:.2f} decades of tokens where {DECADES} are needed")
         if self.seeds < SEEDS:
             short.append(f"{self.seeds} seed{'s' * (self.seeds > 1)} where {SEEDS} are needed")
+        if self.quick:
+            return "--quick trains too few budgets and seeds" if short else "--quick never concludes: leave it away"
         return "there are " + " and ".join(short) if short else ""
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:

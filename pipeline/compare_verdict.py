@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.compare_result import Scored
 from pipeline.report.checks import Check
 from trainer.scaling import Difference, Kind
@@ -54,6 +56,8 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
         return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
+    if found and all(map(_same, found)):
+        return Verdict(f"No difference can be found: {_alike(names)}.", concludes=False)
     few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are conversations
     if few:
         said = f"Nothing can be concluded, since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}"
@@ -66,6 +70,16 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
     level = _agreed([_side(_ratio(one)) for one in found], ("lower", "higher"))
     said = "; ".join(filter(None, (_of_exponent(found, names, exponent), _of_level(found, names, level), _bend(found))))
     return Verdict(f"{said}.", bool(exponent or level), exponent, level)
+
+
+def _same(one: Scored) -> bool:
+    """Whether the arms' trainings are the very same."""
+    first, second = (points.ppl for points in list(one.points.values())[:2])
+    return bool(np.array_equal(first, second))
+
+
+def _alike(names: tuple[str, str]) -> str:
+    return f"at these budgets {names[0]} and {names[1]} are the same text, and all their trainings the same"
 
 
 def _few(one: Scored) -> str:
@@ -163,6 +177,8 @@ def _indication(found: Sequence[Scored], names: tuple[str, str]) -> str:
     there = [one for one in found if "power" in one.differences]
     if not there:
         return ""
+    if all(map(_same, found)):
+        return f" (and {_alike(names)})"
     each = _each(there, lambda one: alpha_said(one.differences["power"]))
     return f" (delta-alpha of {names[1]}, for what it is worth: {each})"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -91,8 +92,32 @@ def test_the_page_shows_laws_and_corpora(made: Path) -> None:
     page = (made / "report" / "index.html").read_text()
     for title in ("The difference", "Scaling laws", "Baselines", "Every training", "The experiment", "The corpora"):
         assert f"<h2>{title}</h2>" in page
-    assert {"laws-power", "laws-saturating"} <= set(report(made)["figures"])
-    assert (made / "report" / "laws-power.png").read_bytes()[:4] == b"\x89PNG"
+    assert {"laws-power", "laws-saturating", "differences"} <= set(report(made)["figures"])
+    rows = report(made)["figures"]["differences"]["panels"][0]["rows"]
+    found = next(one for one in rows if (one["y"], one["test"]) == ("power law", "raw-test"))
+    assert [found["low"], found["high"]] == pytest.approx(report(made)["delta_alpha_interval"])
+    assert (made / "report" / "differences.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_shows_the_run(made: Path) -> None:
+    """Of raw and refined of one run: what `refine report` shows of it, with its checks, its plan and its examples."""
+    page = (made / "report" / "index.html").read_text()
+    for title in ("Kept and dropped", "What the rules do", "Distributions", "Mix", "Conversations"):
+        assert f"<h2>{title}</h2>" in page
+    assert {"retention", "rules", "distributions", "mix"} <= set(report(made)["figures"])
+    checks = {one["name"]: one["passed"] for one in report(made)["checks"]}
+    assert (checks["counts add up"], checks["refined share within bounds"]) == (True, True)
+    for heading in ("The command that makes this run again", "Plan", "Manifest"):
+        assert f"<summary>{heading}</summary>" in page
+
+
+def test_the_plan_says_where_validation_was_best(made: Path) -> None:
+    """In how many trainings of each arm the last evaluation was the best, so that more steps might have helped."""
+    page = (made / "report" / "index.html").read_text()
+    found = re.search(
+        r"validation was best at the last evaluation in (\d+) of 15 trainings of raw and (\d+) of 15", page
+    )
+    assert found
 
 
 def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_path: Path) -> None:
@@ -121,11 +146,12 @@ def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path
 
 def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
     """Fewer sizes and seeds, no baseline that is trained by steps; it says so."""
-    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work", quick=True)))
+    asks = how(work=tmp_path / "work", quick=True, seeds=1, budgets=(200, 500, 7000))
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     found = report(tmp_path)
     assert found["verdict"].startswith("Nothing is concluded, because --quick trains too few budgets and seeds")
     assert (found["concludes"], found["quick"], found["seeds"]) == (False, True, 1)
-    assert found["budgets"] == [200, 500, 1200]
+    assert found["budgets"] == [200, 500, 7000]
     assert {"cvfp", "kneser_ney", "unigram"} == {one["kind"] for one in found["test_sets"]["raw-test"]["trainings"]}
 
 
@@ -151,6 +177,10 @@ def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Pat
     assert "b.jsonl is not a subset of a.jsonl" in found["notes"][0]
     assert found["corpora"]["a.jsonl"]["shared"] > len(lines) / 4
     assert [one["passed"] for one in found["checks"] if "subset" in one["name"]] == [None]
+    assert found["corpora"]["a.jsonl"]["near_duplicates"] > 0
+    bars = found["figures"]["languages"]["panels"][0]["rows"]
+    assert bars[0]["y"] == "en"
+    assert sum(one["a.jsonl conversations"] for one in bars) == found["corpora"]["a.jsonl"]["conversations"]
 
 
 def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) -> None:
@@ -163,6 +193,51 @@ def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) ->
     assert found["corpora"]["raw"]["conversations"] == LIMIT
     assert found["corpora"]["refined"]["conversations"] < LIMIT
     assert not (tmp_path / "data").exists()
+
+
+def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Reports of --no-train have a folder of their own, and another command's report is not replaced unsaid."""
+    done = refine("compare", "--no-train", "--run", my_run)
+    assert (done.stderr, done.stdout.rstrip().splitlines()[-1]) == ("", "reports/my-run-compare-corpora/index.html")
+    assert refine("compare", "--no-train", "--run", my_run).stderr == ""
+    other = refine("compare", "--no-train", "--run", my_run, "--limit", "20")
+    assert "the report of `refine compare --no-train --run" in other.stderr
+    assert "will be replaced; --out keeps both" in other.stderr
+    assert "--limit 20 compares the first rows" in other.stderr
+    assert (tmp_path / "reports" / "my-run-compare-corpora").is_dir()
+
+
+def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> None:
+    """As the sentence about fields that are not known advises."""
+    for name, numbers in (("a", range(4)), ("b", range(2, 6))):
+        lines = [{"text": f"a plain document of words, number {i}", "messages": "none"} for i in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    done = refine("compare", "a.jsonl", "b.jsonl", "--no-train", "--shape", "text", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["corpora"]["b.jsonl"]["conversations"] == 4
+    assert "the shape is 'prose'; there are" in refine("compare", "a.jsonl", "b.jsonl", "--shape", "prose").stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("data/raw.jsonl", "data/refined.jsonl", ["raw.jsonl", "refined.jsonl"]),
+        ("old/chat", "new/chat/", ["old/chat", "new/chat/"]),
+        (
+            f"{'a-very-long-name-' * 4}old.jsonl",
+            f"{'a-very-long-name-' * 4}new.jsonl",
+            ["…ry-long-name-a-very-long-name-old.jsonl", "…ry-long-name-a-very-long-name-new.jsonl"],
+        ),
+        (f"old-{'x' * 90}", f"new-{'x' * 90}", [f"old-{'x' * 35}…", f"new-{'x' * 35}…"]),
+        ("a" * 60, "a" * 90, [f"…{'a' * 39}", f"…{'a' * 38}…"]),
+    ],
+)
+def test_names_can_be_told_apart(first: str, second: str, names: list[str]) -> None:
+    """Short, and where they differ is seen; nothing is cut from what is short."""
+    found = [compare_corpora._arm(one, first, second) for one in (first, second)]  # noqa: SLF001
+    assert found == names
+    assert max(map(len, found)) <= compare_corpora.LONGEST
+    assert found[0] != found[1]
 
 
 def test_the_latest_complete_run_is_meant(my_run: Path, refine: Refine, tmp_path: Path) -> None:

@@ -103,6 +103,18 @@ def test_a_few_test_conversations_allow_no_conclusion() -> None:
     assert not found.concludes
 
 
+def test_the_same_trainings_are_said_to_be() -> None:
+    """No zero with an interval of zeros, whether or not the design could conclude."""
+    one = simulated(-0.05, -0.1)
+    both = dict.fromkeys(NAMES, one.points["raw"])
+    same = replace(one, points=both, differences={"power": difference(both["raw"], both["refined"], "power")})
+    assert verdict([same], NAMES, "", []).sentence == (
+        "No difference can be found: at these budgets raw and refined are the same text, and all their trainings the "
+        "same."
+    )
+    assert "(and at these budgets raw and refined are the same text" in verdict([same], NAMES, "x", []).sentence
+
+
 def test_one_long_test_conversation_allows_no_conclusion() -> None:
     """A hundred conversations of which one holds half the tokens say as much as four alike."""
     one = simulated(-0.05, -0.1)

@@ -213,9 +213,12 @@ def test_an_empty_refined_corpus_has_a_page_that_says_so(tmp_path: Path) -> None
     run(tmp_path, records(40), PLAN.replace("n_words < 6", "n_words < 600"))
     said = refine(tmp_path, "report", "my-run", "--check", "--json")
     assert (said.returncode, said.stderr) == (1, "")
-    assert [one["name"] for one in json.loads(said.stdout)["checks"] if one["passed"] is False] == [
-        "refined share within bounds"
-    ]
+    found = json.loads(said.stdout)
+    assert found["report"] == "reports/my-run/index.html"
+    assert [one["name"] for one in found["checks"] if one["passed"] is False] == ["refined share within bounds"]
+    never = refine(tmp_path, "report", "my-run", "--min-kept", "0.9", "--max-kept", "0.1")
+    assert (never.returncode, never.stderr.count("\n")) == (1, 1)
+    assert "--min-kept 0.9 is above --max-kept 0.1" in never.stderr
     page = (tmp_path / "reports" / "my-run" / "index.html").read_text()
     assert "Nothing was kept" in page
     assert "0 (0.0%) were kept" in page

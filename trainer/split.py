@@ -20,12 +20,12 @@ FAIR = 100_000
 CONVERSATIONS = 20
 """The least in a test set from which anything may be concluded, counted as `effective` does."""
 PART = 25
-"""A group of more than 1 / PART of the test set, and than twice the median group, is drawn for no set.
+"""A group of more than 1 / PART of the test set, and than twice the median group, is not drawn for it.
 
 One long conversation would else decide what the set says; one that is filled has at least so many groups.
 """
 CHOOSING = 4
-"""The same of the validation set, which only chooses an epoch, and is else to be like the test set."""
+"""The same of the validation set, which is smaller, and only chooses an epoch."""
 LEAST = 0.2
 """The validation set's share of the corpus is at least this part of the test set's, however large that is wanted."""
 SALT = 0x5EED
@@ -72,9 +72,9 @@ def split(
 
     The test set is filled first, until it has `test_tokens`, or as far as `share` of the corpus allows; the validation
     set after it, with a share smaller by the ratio of the two sizes, down to a fifth. Other conversations do not move a
-    group in the order. A group larger than 4 % of the test set, and than twice the median group, is drawn for neither
-    set, so that no few decide what one says: it stays in the pool, and the notes say so. Nor is one of a quarter of the
-    validation set drawn for that. Conversations without tokens are on no side.
+    group in the order. A group larger than 4 % of the test set, and than twice the median group, is not drawn for it,
+    so that no few decide what it says: it stays in the pool, and the notes say so; nor one larger than a quarter of the
+    validation set for that. Conversations without tokens are on no side.
 
     Args:
         tokens: int64 [K], of each conversation.
@@ -96,7 +96,7 @@ def split(
     found = _Groups.of(tokens, groups, keys, seed)
     less = share * min(1.0, max(LEAST, validation_tokens / test_tokens))
     test = found.drawn("test", test_tokens, share, PART)
-    validation = found.drawn("validation", validation_tokens, less, CHOOSING, test)
+    validation = found.drawn("validation", validation_tokens, less, CHOOSING, test.chosen)
     side = np.where(test.chosen, 2, np.where(validation.chosen, 1, 0))[found.of_row]
     side[np.asarray(tokens) == 0] = -1
     pool, selecting, tested = (np.flatnonzero(side == one) for one in range(3))
@@ -167,10 +167,9 @@ def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS) 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Groups chosen for a set, bool [G], the tokens that one may have, and what is to be said of it."""
+    """Groups chosen for a set, bool [G], and what is to be said of it."""
 
     chosen: NDArray[np.bool_]
-    most: float
     notes: tuple[str, ...]
 
 
@@ -195,14 +194,13 @@ class _Groups:
         order = np.argsort(least, kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def drawn(self, name: str, wanted: int, share: float, part: int, first: _Drawn | None = None) -> _Drawn:
+    def drawn(self, name: str, wanted: int, share: float, part: int, taken: NDArray[np.bool_] | None = None) -> _Drawn:
         """The first groups in order with `wanted` tokens, or with as many as the share allows, beside another set."""
-        total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if first is None else first.chosen
+        total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if taken is None else taken
         allowed = int(share * total)
         aim = min(wanted, allowed)
         order = self.order[~used[self.order]]
-        most = max(aim / part, 2 * float(np.median(self.tokens[self.order])) if len(self.order) else 0.0)
-        most = most if first is None else min(most, first.most)
+        most = max(aim / part, 2 * float(np.median(self.tokens[order])) if len(order) else 0.0)
         giant = self.tokens[order] > most
         order = order[~giant]
         sums = np.cumsum(self.tokens[order])
@@ -217,8 +215,8 @@ class _Groups:
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
-        note = "" if first is not None and first.notes and most == first.most else self._giants(name, used, most)
-        return _Drawn(chosen, most, (note,) if note else ())
+        note = self._giants(name, used, most)
+        return _Drawn(chosen, (note,) if note else ())
 
     def _giants(self, name: str, used: NDArray[np.bool_], most: float) -> str:
         """Which groups were not drawn, if any."""

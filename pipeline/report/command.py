@@ -34,6 +34,10 @@ def report(run: Path, out: Path | None, bounds: Bounds, *, fail: bool, as_json: 
         ReportError: the folder cannot be the report's.
         CorruptInputError: a file of the run cannot be read.
     """
+    if bounds.least > bounds.most:
+        raise folders.ReportError(
+            f"--min-kept {bounds.least:g} is above --max-kept {bounds.most:g}: no share would pass; exchange them"
+        )
     place = out or REPORTS / run.resolve().name
     folders.check(place)
     read = finished(run)
@@ -42,7 +46,8 @@ def report(run: Path, out: Path | None, bounds: Bounds, *, fail: bool, as_json: 
     made = page(banded(read, found), checks)
     numbers = build(made, place)
     if as_json:
-        sys.stdout.write(json.dumps(numbers, indent=2, ensure_ascii=True) + "\n")
+        said = {"report": str(place / "index.html"), **numbers}
+        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=True) + "\n")
     else:
         _say(made, checks, place)
     if fail and any(one.passed is False for one in checks):

@@ -40,6 +40,15 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def replaced(out: Path, command: str) -> str:
+    """What to say where a report of another command lies there, which is about to be replaced; else nothing."""
+    try:
+        before = str(json.loads((out / MARK).read_text(encoding="utf-8"))["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"the report of `{before}` in {out} will be replaced; --out keeps both" if before != command else ""
+
+
 def check(out: Path) -> None:
     """Refuse a folder that is not a report's.
 

@@ -85,6 +85,10 @@
     for (const place of views.keys()) await draw(place);
   });
 
+  window.addEventListener("beforeprint", () => {
+    for (const notes of document.querySelectorAll("details.notes")) notes.open = true;
+  });
+
   // Conversations -------------------------------------------------------------------------------------------------
 
   function card(one) {
