@@ -11,7 +11,7 @@ from tests.bench import calibration
 def test_a_spoiled_corpus_is_told_from_its_original() -> None:
     """Each is better at its own kind of text, as the verdict says: on clean text the clean one, a token worth more.
 
-    One size of corpus, chosen after looking, and one of three seeds that say the same: see `calibration.known`.
+    A corpus chosen after looking, and one of three seeds whose intervals say the same: see `calibration.known`.
     """
     outcome = calibration.known()
     assert (outcome.verdict.concludes, outcome.verdict.level) == (True, "mixed")

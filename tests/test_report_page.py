@@ -38,6 +38,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def compared(page: Path) -> Path:
+    """The page of raw against refined of the same corpus, which shows the run as well."""
+    here = page.parent.parent.parent
+    done = refine(here, "compare", "raw", "refined", "--run", "my-run", "--no-train", "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    return here / "reports" / "my-run-compare-corpora" / "index.html"
+
+
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Chrome]:
     """A browser that writes down what it asks the network for and what its console says."""
     browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -91,9 +100,10 @@ def nothing_happened(browser: Chrome) -> None:
     assert len({url for url in asked if url.startswith("file")}) == 1
 
 
-def test_a_poisoned_corpus_does_nothing(chromium: Chrome, page: Path) -> None:
-    """Open, click a cell, follow a duplicate, filter: text stays text."""
-    show(chromium, page)
+@pytest.mark.parametrize("which", ["page", "compared"])
+def test_a_poisoned_corpus_does_nothing(chromium: Chrome, which: str, request: pytest.FixtureRequest) -> None:
+    """Open, click a cell, follow a duplicate, filter: text stays text, on a run's page and on a comparison's."""
+    show(chromium, request.getfixturevalue(which))
     text = next(
         cell.text
         for cell in chromium.find_elements(By.CSS_SELECTOR, "#figure-ppl-tox .panel svg .mark-text.role-mark text")
