@@ -146,11 +146,6 @@ def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus
     if said not in PARTS or store is None:
         shape = None if sources.is_run(Path(said).expanduser()) else hub.shape
         return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
-    if said == "refined" and not read_json(store.manifest)["counts"]["refined"]:
-        raise SourceError(
-            f"the refined corpus of {store.folder} is empty, every conversation was dropped: `refine show "
-            f"{store.folder}` says why, `refine decide {store.folder}` takes other rules"
-        )
     return corpora.read_part(store, "raw" if said == "raw" else "refined", limit)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import shapes, sources
 from pipeline.ingest import Limits, ingest
 from pipeline.rows import SourceError, shown
-from pipeline.store import RunFolderError, Store
+from pipeline.store import RunFolderError, Store, read_json
 from stages.dedup import Dedup
 from stages.saved import plain_table, read_frame, save_frame
 from stages.shingles import text_keys
@@ -97,7 +97,9 @@ def read(
             raise SourceError(
                 f"the shape is {shape!r}, and {source.name} is a run, whose shape is known: leave it away"
             )
-        return _read(source.name, _conversations(Store(folder), "refined"), limit)
+        store = Store(folder)
+        check_kept(store, None)
+        return _read(source.name, _conversations(store, "refined"), limit)
     with tempfile.TemporaryDirectory(prefix="refine-corpus-") as scratch:
         store = Store(Path(scratch) / "run")
         done = ingest(source, store, Limits(limit=limit, unreadable=1.0, shape=shape), tell)
@@ -121,9 +123,27 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
     if not store.manifest.is_file():
         folder = shown(str(store.folder))
         raise RunFolderError(f"{folder} is not a complete run: let `refine run --out {folder}` end first")
+    if part == "refined":
+        check_kept(store, limit)
     if part == "refined" and limit is not None:
         return _read(f"{part} of {shown(store.folder.name)}", _kept_of(store, limit), None)
     return _read(f"{part} of {shown(store.folder.name)}", _conversations(store, part), limit)
+
+
+def check_kept(store: Store, limit: int | None) -> None:
+    """Refuse a refined corpus of which nothing is left.
+
+    Raises:
+        SourceError: nothing was kept, of the whole run or of its first rows.
+    """
+    folder = shown(str(store.folder))
+    if store.manifest.is_file() and not read_json(store.manifest)["counts"]["refined"]:
+        raise SourceError(
+            f"the refined corpus of {folder} is empty, every conversation was dropped: `refine show {folder}` says "
+            f"why, `refine decide {folder}` takes other rules"
+        )
+    if limit is not None and not any(len(frame) for frame in _kept_of(store, limit)):
+        raise SourceError(f"none of the first {limit:,} rows of {folder} was kept: take a larger --limit")
 
 
 def _kept_of(store: Store, limit: int) -> Iterator[pl.DataFrame]:

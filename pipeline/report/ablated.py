@@ -62,7 +62,7 @@ def _plan(found: Ablated) -> list[str]:
 
 
 def rows_of(found: Ablated) -> tuple[tuple[str, ...], Rows]:
-    """A row a contrast and test set."""
+    """A row a contrast and test set; without trainings, a row a contrast and what it drops."""
     head = ("rule", "how", "drops", "adds", "test set", "delta alpha", "PPL differs by", "a token's worth")
     rows: Rows = []
     for one in found.contrasts:
@@ -70,9 +70,9 @@ def rows_of(found: Ablated) -> tuple[tuple[str, ...], Rows]:
         scored = found.scored.get((one.reason, one.how), ())
         differences = [(each.test.name, each.differences["power"]) for each in scored if "power" in each.differences]
         rows += [(*begin, visible(test, 40), *_said(power)) for test, power in differences] or [
-            (*begin, "-", "-", "-", "-")
+            begin if not found.scored else (*begin, "-", "-", "-", "-")
         ]
-    return head, rows
+    return head if found.scored else head[:4], rows
 
 
 def _said(power: Difference) -> tuple[str, str, str]:

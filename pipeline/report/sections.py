@@ -111,15 +111,17 @@ def _lacking(sorted_: Banded, *keys: str) -> tuple[str, ...]:
 
 def _heatmaps(sorted_: Banded) -> Section:
     """Perplexity by toxicity; what comes nearest to it where one of them was not measured."""
-    found = []
+    found, words = [], []
     if bands := crossing(sorted_):
+        words = [band.word for band in bands]
         found.append(figures.conversations(sorted_, *bands))
         if sorted_.at_least is not None:
             found.append(figures.duplicates(sorted_, *bands))
     dup = (MISSING["dup"],) if sorted_.at_least is None else ()
+    words[1:1] = ["duplicates"] if found and not dup else []
     return Section(
         "heatmaps",
-        "Perplexity, duplicates and toxicity",
+        (", ".join(words[:-1]) + f" and {words[-1]}").capitalize() if words else "Heatmaps",
         "Where the corpus is dense, where it repeats itself, and what refining changed.",
         tuple(found),
         missing=(*_lacking(sorted_, "ppl", "tox"), *dup),
