@@ -12,7 +12,7 @@ import torch
 
 from trainer.model import Network, Shape
 from trainer.phase1 import Phase1
-from trainer.phase2 import Phase2
+from trainer.phase2_settings import Phase2
 from trainer.scan import Tape
 
 VARIANTS = ("11-27_untied", "11-27_untied_earlystop", "v1_n2_tied", "v2_nocache", "v2_cached")

@@ -18,7 +18,7 @@ from trainer.contexts import Contexts
 from trainer.head import cross_entropy, score
 from trainer.model import Network, Shape
 from trainer.phase1 import NotFiniteError
-from trainer.phase2 import Phase2
+from trainer.phase2_settings import Phase2
 from trainer.presets import PRESETS, Preset
 from trainer.scan import Tape
 from trainer.tokens import Stream

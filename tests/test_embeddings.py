@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from tests.conftest import SHARED
 from trainer import embeddings
-from trainer.embeddings import EmbeddingsError, from_file, gpt2, ppmi_svd, random
+from trainer.embeddings import EmbeddingsError, ppmi_svd, random
+from trainer.embeddings_files import from_file, gpt2
 
 Ids = NDArray[np.int32]
 

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, Refine, contents
 from tests.test_cvfp_training import SIZE, SMALL, data, stream
 from trainer import baselines, experiment, gru
 from trainer.experiment import Job, resampled
-from trainer.phase2 import Phase2
+from trainer.phase2_settings import Phase2
 from trainer.prepared import prepare
 from trainer.presets import PresetError
 from trainer.wanted import Wanted

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from trainer.head import cross_entropy, score
 from trainer.model import Network
 from trainer.phase1 import NotFiniteError
-from trainer.phase2 import Phase2, Scores, State, drop, judge, optimiser
+from trainer.phase2 import Scores, State, drop, judge, optimiser
+from trainer.phase2_settings import Phase2
 from trainer.scan import Tape
 
 LANES = 8

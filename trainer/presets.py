@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from trainer.errors import TrainerError
 from trainer.model import Shape
 from trainer.phase1 import Phase1
-from trainer.phase2 import Phase2
+from trainer.phase2_settings import Phase2
 from trainer.tokens import Text
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer import embeddings as tables
-from trainer import vocabulary
+from trainer import embeddings_files, vocabulary
 from trainer.embeddings import Embeddings
 from trainer.presets import Preset
 from trainer.tokens import Stream
@@ -74,8 +74,8 @@ def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
         return None
     path = Path(kind).expanduser()
     if kind == "gpt2":
-        return tables.gpt2()
-    return tables.from_file(path) if kind.endswith(".npy") else tables.gpt2(path)
+        return embeddings_files.gpt2()
+    return embeddings_files.from_file(path) if kind.endswith(".npy") else embeddings_files.gpt2(path)
 
 
 def embeddings(

@@ -24,7 +24,7 @@ from trainer import phase1, phase2
 from trainer.contexts import Contexts
 from trainer.model import Network, Shape
 from trainer.phase1 import Phase1
-from trainer.phase2 import Phase2
+from trainer.phase2_settings import Phase2
 from trainer.scan import Tape
 
 ORIGINAL = {
