@@ -88,7 +88,7 @@ def _few(one: Scored) -> str:
     said = f"{one.test.name} has {count:,}"
     if count < CONVERSATIONS:
         return said
-    return f"{said}, which for their lengths say as much as {one.test.effective:.0f} alike"
+    return f"{said}, which for their lengths say as much as {int(one.test.effective)} alike"
 
 
 def _alpha(one: Scored, kind: Kind) -> Interval | None:

@@ -116,13 +116,13 @@ def test_the_same_trainings_are_said_to_be() -> None:
 
 
 def test_one_long_test_conversation_allows_no_conclusion() -> None:
-    """A hundred conversations of which one holds half the tokens say as much as four alike."""
+    """A hundred conversations of which one holds half the tokens say as much as 3.9 alike."""
     one = simulated(-0.05, -0.1)
     uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
     found = verdict([uneven], NAMES, "", [])
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, which for their lengths "
-        "say as much as 4 alike"
+        "say as much as 3 alike"
     )
     assert not found.concludes
 

@@ -355,6 +355,20 @@ def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
     assert "0.121 nats, 12.9% of PPL" in said
 
 
+def test_a_crowd_is_drawn_as_likely_as_one() -> None:
+    """A cluster of twenty copies is in the test set as often as a conversation of its own, or copies would crowd there.
+
+    Keyed by the least of its members' hashes it would nearly always come first.
+    """
+    sizes, keys = np.ones(6000, np.int64), np.random.default_rng(0).integers(0, 1 << 63, 6000).astype("u8")
+    groups = np.append(np.repeat(np.arange(100), 20), np.arange(100, 4100))  # 100 crowds, and 4,000 of one
+    drawn = [split(sizes, groups, keys, test_tokens=1000, seed=seed).test for seed in range(40)]
+    crowded = sum(np.isin(np.arange(100), groups[rows]).sum() for rows in drawn) / (100 * len(drawn))
+    alone = sum(np.isin(np.arange(100, 4100), groups[rows]).sum() for rows in drawn) / (4000 * len(drawn))
+    assert crowded == pytest.approx(alone, abs=0.03)
+    assert 0.1 < alone < 0.25
+
+
 def test_one_long_conversation_is_no_test_set() -> None:
     """Kish's effective number: one of 28,000 tokens among 1,000 of 108 says as much as 23 alike; of 100,000, as 4."""
     assert effective(np.full(20, 5000)) == 20

@@ -26,6 +26,8 @@ from trainer.tokens import Stream
 from trainer.vocabulary import Vocabulary
 from trainer.wanted import Wanted, embeddings, named, size_of_bpe
 
+FEW = 5
+"""Conversations, as `effective` counts them, below which a validation set is said to be small."""
 BYTES_A_TOKEN = 5
 """Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
 
@@ -226,7 +228,7 @@ def _small(test: Stream, validation: Stream, preset: Preset, wanted: Wanted) -> 
     """What is to be said of sets that are smaller than was wanted, or than is fair."""
     yield splitting.small("test", _sizes(test), max(splitting.FAIR, wanted.test_tokens))
     if preset.validation is None:
-        yield splitting.small("validation", _sizes(validation), wanted.validation_tokens, least=0)
+        yield splitting.small("validation", _sizes(validation), wanted.validation_tokens, least=FEW)
 
 
 def _sizes(stream: Stream) -> NDArray[np.int64]:

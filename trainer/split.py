@@ -23,10 +23,13 @@ FAIR = 100_000
 CONVERSATIONS = 20
 """The least in a test set from which anything may be concluded, counted as `effective` does."""
 PART = 25
-"""A group of more than 1 / PART of the test set, and than twice the median group, is not drawn for it.
+"""A group of more than 1 / PART of the test set is not drawn for it: one long conversation would decide what it says.
 
-One long conversation would else decide what the set says; one that is filled has at least so many groups.
+But for where most are so long: a group is drawn that is at most twice the median one, or, up to 1 / FEWEST of the set,
+at most as large as it takes for groups of that size and less to hold SPOKEN of the tokens.
 """
+FEWEST = 10
+SPOKEN = 2 / 3
 CHOOSING = 4
 """The same of the validation set, which is smaller, and only chooses an epoch."""
 LEAST = 0.2
@@ -73,11 +76,12 @@ def split(
 ) -> Split:
     """Split a corpus by groups, drawn in the order of a hash of their members' keys and the seed.
 
-    The test set is filled first, until it has `test_tokens`, or as far as `share` of the corpus allows; the validation
-    set after it, with a share smaller by the ratio of the two sizes, down to a fifth. Other conversations do not move a
-    group in the order. A group larger than 4 % of the test set, and than twice the median group, is not drawn for it,
-    so that no few decide what it says: it stays in the pool, and the notes say so; nor one larger than a quarter of the
-    validation set for that. Conversations without tokens are on no side.
+    A group is drawn as likely as another, however many are in it. The test set is filled first, until it has
+    `test_tokens`, or as far as `share` of the corpus allows; the validation set after it, with a share smaller by the
+    ratio of the two sizes, down to a fifth. Other conversations do not move a group in the order. A large group is not
+    drawn for the test set (`PART`), so that no few decide what it says: it stays in the pool, and the notes say how
+    much of the corpus such are. The validation set may have groups of a quarter of it. Conversations without tokens
+    are on no side.
 
     Args:
         tokens: int64 [K], of each conversation.
@@ -98,8 +102,8 @@ def split(
         )
     found = _Groups.of(tokens, groups, keys, seed)
     less = share * min(1.0, max(LEAST, validation_tokens / test_tokens))
-    test = found.drawn("test", test_tokens, share, PART)
-    validation = found.drawn("validation", validation_tokens, less, CHOOSING, test.chosen)
+    test = found.drawn("test", test_tokens, share)
+    validation = found.drawn("validation", validation_tokens, less, test.chosen)
     side = np.where(test.chosen, 2, np.where(validation.chosen, 1, 0))[found.of_row]
     side[np.asarray(tokens) == 0] = -1
     pool, selecting, tested = (np.flatnonzero(side == one) for one in range(3))
@@ -158,7 +162,7 @@ def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS) 
     """
     count, alike = int(np.sum(sizes)), effective(sizes)
     few = [f"fewer than {fair:,}"] if count < fair else []
-    few += [f"of such lengths that they say as much as {alike:.0f} alike"] if alike < least else []
+    few += [f"of such lengths that they say as much as {int(alike)} alike"] if alike < least else []
     if not few:
         return ""
     error = math.sqrt(SPREAD**2 / max(count, 1) + BETWEEN**2 / max(alike, 1.0))
@@ -190,20 +194,20 @@ class _Groups:
         _, of_row = np.unique(groups, return_inverse=True)
         count = int(of_row.max(initial=-1)) + 1
         least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(least, of_row, mixed(np.asarray(keys, np.uint64), seed ^ SALT))  # a new member seldom changes it
+        np.minimum.at(least, of_row, mixed(np.asarray(keys, np.uint64), SALT))  # a new member seldom changes it
         sizes = np.zeros(count, np.int64)
         np.add.at(sizes, of_row, tokens)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
-        order = np.argsort(least, kind="stable")
+        order = np.argsort(mixed(least, seed ^ SALT), kind="stable")  # mixed, for the least of many is small: no crowds
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def drawn(self, name: str, wanted: int, share: float, part: int, taken: NDArray[np.bool_] | None = None) -> _Drawn:
+    def drawn(self, name: str, wanted: int, share: float, taken: NDArray[np.bool_] | None = None) -> _Drawn:
         """The first groups in order with `wanted` tokens, or with as many as the share allows, beside another set."""
         total, used = int(self.tokens.sum()), np.zeros(len(self.tokens), np.bool_) if taken is None else taken
         allowed = int(share * total)
         aim = min(wanted, allowed)
         order = self.order[~used[self.order]]
-        most = max(aim / part, 2 * float(np.median(self.tokens[order])) if len(order) else 0.0)
+        most = self._most(aim, order) if taken is None else max(aim / CHOOSING, self._twice(order))
         giant = self.tokens[order] > most
         order = order[~giant]
         sums = np.cumsum(self.tokens[order])
@@ -221,12 +225,23 @@ class _Groups:
         note = self._giants(name, used, most)
         return _Drawn(chosen, (note,) if note else ())
 
+    def _most(self, aim: int, order: Rows) -> float:
+        """The tokens that a group of the test set may have."""
+        sizes = np.sort(self.tokens[order])
+        held = np.cumsum(sizes)
+        spoken = float(sizes[np.searchsorted(held, SPOKEN * held[-1])]) if len(sizes) else 0.0
+        return max(aim / PART, self._twice(order), min(spoken, aim / FEWEST))
+
+    def _twice(self, order: Rows) -> float:
+        return 2 * float(np.median(self.tokens[order])) if len(order) else 0.0
+
     def _giants(self, name: str, used: NDArray[np.bool_], most: float) -> str:
         """Which groups were not drawn, if any."""
         giants = np.flatnonzero((self.tokens > most) & ~used)
+        share = self.tokens[giants].sum() / max(self.tokens.sum(), 1)
         said = (
             f"not drawn for the {name} set, because a few would decide what it says: conversations, or groups of "
-            f"near-duplicates, of more than about {int(most):,} tokens ({len(giants):,}, with about "
-            f"{int(self.tokens[giants].sum()):,} tokens in {int(self.rows[giants].sum()):,} conversations)"
+            f"near-duplicates, of more than about {int(most):,} tokens ({len(giants):,} groups of "
+            f"{int(self.rows[giants].sum()):,} conversations, {share:.0%} of the corpus's tokens)"
         )
         return said if len(giants) else ""
