@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from pipeline import cli_train
-from pipeline.cli_options import AsJson, Config, Drops, Limit, PlanFile, Revision, RunFolder, Split
+from pipeline.cli_options import (
+    AsJson,
+    Config,
+    Drops,
+    Limit,
+    MaxKept,
+    MinKept,
+    PlanFile,
+    Revision,
+    RunFolder,
+    Split,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,12 +128,8 @@ def report(
         typer.Option(metavar="DIR", help="The folder of the report; by default reports/ and the run's name."),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")] = False,
-    min_kept: Annotated[
-        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The least share kept that the checks let pass.")
-    ] = 0.05,
-    max_kept: Annotated[
-        float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The largest share kept that they let pass.")
-    ] = 1.0,
+    min_kept: MinKept = 0.05,
+    max_kept: MaxKept = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Show a run on one page: heatmaps, distributions, examples and checks."""

@@ -72,6 +72,12 @@ Config = Annotated[str | None, typer.Option(help="The configuration of a hub dat
 Revision = Annotated[str | None, typer.Option(help="The revision of a hub dataset.")]
 RecordShape = Annotated[str | None, typer.Option(help="The records' shape; recognised by default.")]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
+MinKept = Annotated[
+    float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The least share kept that the checks let pass.")
+]
+MaxKept = Annotated[
+    float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The largest share kept that they let pass.")
+]
 Budgets = Annotated[
     str | None,
     typer.Option(

@@ -19,6 +19,8 @@ from pipeline.cli_options import (
     HousePreset,
     LatestRun,
     Limit,
+    MaxKept,
+    MinKept,
     PresetName,
     Quick,
     RecordShape,
@@ -136,7 +138,8 @@ def compare(
     preset: HousePreset = "house",
     quick: Quick = False,
     train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, sizes and mixes in seconds.")
+        bool,
+        typer.Option("--train/--no-train", help="Whether to train at all; without, what they consist of, in seconds."),
     ] = True,
     out: ReportOut = None,
     work: Work = None,
@@ -151,12 +154,15 @@ def compare(
     shape: RecordShape = None,
     limit: Limit = None,
     check: CheckFails = False,
+    min_kept: MinKept = 0.05,
+    max_kept: MaxKept = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
     from pipeline import compare as comparing
     from pipeline.compare_corpora import Hub
     from pipeline.compare_data import How
+    from pipeline.report.checks import Bounds
     from pipeline.training import numbers
     from trainer.wanted import Wanted
 
@@ -164,7 +170,8 @@ def compare(
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
     hub = Hub(split, config, revision, shape)
-    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, tuple(sys.argv[1:]), hub)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
     comparing.compare(asked)
 
 

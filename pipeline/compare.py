@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
-from pipeline import compare_corpora, compare_data, compare_design, compare_result
+from pipeline import compare_corpora, compare_data, compare_design, compare_mixes, compare_result
 from pipeline.compare_corpora import Hub, Pair
 from pipeline.compare_data import How, word
 from pipeline.compare_design import Design
 from pipeline.compare_result import Scored
 from pipeline.compare_verdict import Verdict, verdict
 from pipeline.report import folder as folders
-from pipeline.report.checks import Bounds, Check, check
+from pipeline.report.checks import SHARE, Bounds, Check, check
 from pipeline.report.command import REPORTS, build
-from pipeline.report.duplicates import kinds
-from pipeline.report.finished import finished
+from pipeline.report.duplicates import Kind, kinds
+from pipeline.report.finished import Finished, finished
+from pipeline.store import Store
 from pipeline.terminal import console, safe, table
 from pipeline.training import say
 from pipeline.trainings import Cost, carry_out, named
@@ -44,6 +45,16 @@ class Asked:
     words: tuple[str, ...]
     """The command as it was typed."""
     hub: Hub = field(default_factory=Hub)
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class OfRun:
+    """The run that both are parts of, read before any training, and what its own checks found."""
+
+    read: Finished
+    kinds: list[Kind]
+    checks: list[Check]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +80,8 @@ class Compared:
     checks: Sequence[Check]
     sentence: str
     command: str
-    notes: Sequence[str] = ()
+    run: OfRun | None
+    notes: Sequence[str]
     """Sentences that a reader must have."""
 
 
@@ -88,15 +100,14 @@ def compare(asked: Asked) -> None:
         folders.check(asked.out)
     asked.how.checked()
     pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train, hub=asked.hub)
-    if pair.run is not None:
-        finished(pair.run.folder)  # the page shows the run's signals: what is missing is said before any training
+    run = None if pair.run is None else _of_run(pair.run, asked.bounds)
     place = asked.out or REPORTS / f"{name_of(pair)}-{_what(asked)}"
     folders.check(place)
     command = shlex.join(("refine", *asked.words))
-    notes = _notes(pair, asked)
+    notes = _notes(pair, run, asked.limit)
     for note in filter(None, [*notes, folders.replaced(place, command)]):
         say(f"refine: {note}")
-    found = replace(_compared(pair, asked, command), notes=notes)
+    found = _compared(pair, run, asked, command, notes)
     made = build(compared.page(found), place)
     if asked.as_json:
         sys.stdout.write(json.dumps({"report": str(place / "index.html"), **made}, indent=2) + "\n")
@@ -111,10 +122,10 @@ def _what(asked: Asked) -> str:
     return "compare" + ("-corpora" if not asked.train else "-quick" if asked.how.quick else "")
 
 
-def _notes(pair: Pair, asked: Asked) -> tuple[str, ...]:
-    if asked.limit is None or pair.run is None:
+def _notes(pair: Pair, run: OfRun | None, limit: int | None) -> tuple[str, ...]:
+    if run is None or limit is None or limit >= run.read.rows.height:
         return pair.notes
-    said = f"--limit {asked.limit} compares the first rows of {pair.run.folder} only; what was measured is of all of it"
+    said = f"--limit {limit} compares the first rows of {run.read.store.folder}; what the run measured is of all of it"
     return (*pair.notes, said)
 
 
@@ -123,25 +134,32 @@ def name_of(pair: Pair) -> str:
     return word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
 
 
-def _compared(pair: Pair, asked: Asked, command: str) -> Compared:
+def _of_run(store: Store, bounds: Bounds) -> OfRun:
+    """Read a run and look at its files; what is missing is said before any training."""
+    read = finished(store.folder)
+    found = kinds(read.plan, store)
+    return OfRun(read, found, check(read, found, bounds))
+
+
+def _compared(pair: Pair, run: OfRun | None, asked: Asked, command: str, notes: Sequence[str]) -> Compared:
+    of_run = [] if run is None else run.checks
     if not asked.train:
         said = "Nothing was trained (--no-train), so that nothing is concluded: what both corpora consist of."
-        return Compared(pair, None, [*compare_result.corpora(pair), *_of_run(pair)], said, command)
+        return Compared(pair, None, [*compare_result.corpora(pair), *of_run], said, command, run, notes)
     with asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
-        trained = train(pair, asked.how, folder)
-    return Compared(pair, trained, [*trained.checks, *_of_run(pair)], trained.verdict.sentence, command)
+        trained = train(pair, asked.how, folder, of_run)
+    return Compared(pair, trained, [*trained.checks, *of_run], trained.verdict.sentence, command, run, notes)
 
 
-def _of_run(pair: Pair) -> list[Check]:
-    """The checks that `refine report` makes of a run."""
-    if pair.run is None:
-        return []
-    read = finished(pair.run.folder)
-    return check(read, kinds(read.plan, read.store), Bounds())
+def train(pair: Pair, how: How, folder: Path, of_run: Sequence[Check] = ()) -> Trained:
+    """Make the data, do the trainings that are missing, and read what they say.
 
-
-def train(pair: Pair, how: How, folder: Path) -> Trained:
-    """Make the data, do the trainings that are missing, and read what they say."""
+    Args:
+        pair: the corpora.
+        how: they are trained.
+        folder: of the trainings.
+        of_run: checks of the run that both are parts of; how much was kept forbids no conclusion.
+    """
     arms = compare_data.arms(pair.union, how, folder)
     budgets = None if how.budgets is None else list(how.budgets)
     design = compare_design.design(arms, budgets, how.seeds, quick=how.quick)
@@ -151,7 +169,7 @@ def train(pair: Pair, how: How, folder: Path) -> Trained:
     cost = carry_out(trainings, every, how.workers, how.device, named(jobs))
     scored = [compare_result.scored(test, arms, jobs, trainings) for test in compare_result.test_sets(pair, arms)]
     checks = compare_result.checks(pair, arms, design, jobs, trainings)
-    said = verdict(scored, pair.names, design.lacks(), checks)
+    said = verdict(scored, pair.names, design.lacks(), [*checks, *(one for one in of_run if one.name != SHARE)])
     return Trained(arms, design, cost, jobs, folder, scored, checks, said)
 
 
@@ -170,7 +188,7 @@ def _show(found: Compared, place: Path) -> None:
 
 
 def _corpora(pair: Pair) -> Any:  # noqa: ANN401  a rich table
-    told = compare_corpora.statistics(pair)
+    told = compare_mixes.statistics(pair)
     keys = ("conversations", "words", "bytes", "median_words", "copies", "shared")
     rows: list[tuple[object, ...]] = [(name, *(f"{one[key]:,.0f}" for key in keys)) for name, one in told.items()]
     head = ("", *(key.replace("_", " ") for key in keys))

@@ -98,7 +98,11 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     elif pair.subset:
         says[second] = f"the part of {first}-test that is in {second}: a cleaner test set alone looks easier"
     targets = np.diff(arms.common.test.bounds())
-    found = [TestSet(f"{name}-test", says[name], arms.tests[name], targets) for name in pair.names]
+    longest = {name: int(targets[arms.tests[name]].max(initial=0)) for name in pair.names}
+    found = [
+        TestSet(f"{name}-test", f"{says[name]}; the longest has {longest[name]:,} tokens", arms.tests[name], targets)
+        for name in pair.names
+    ]
     return [one for one in found if one.conversations]
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline import compare as comparing
 from pipeline import compare_corpora, compare_result
 from pipeline.experiment_folder import CLAIM
-from pipeline.report.checks import Check
+from pipeline.report.checks import SHARE, Check
 from pipeline.report.folder import ReportError
 from pipeline.rows import SourceError
 from pipeline.store import RunFolderError, read_json
@@ -200,10 +200,18 @@ def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: 
     done = refine("compare", "--no-train", "--run", my_run)
     assert (done.stderr, done.stdout.rstrip().splitlines()[-1]) == ("", "reports/my-run-compare-corpora/index.html")
     assert refine("compare", "--no-train", "--run", my_run).stderr == ""
-    other = refine("compare", "--no-train", "--run", my_run, "--limit", "20")
+    other = refine("compare", "--no-train", "--run", my_run, "--limit", "20", "--json")
+    assert json.loads(other.stdout)["notes"] == [
+        f"--limit 20 compares the first rows of {my_run}; what the run measured is of all of it"
+    ]
     assert "the report of `refine compare --no-train --run" in other.stderr
     assert "will be replaced; --out keeps both" in other.stderr
     assert "--limit 20 compares the first rows" in other.stderr
+    assert refine("compare", "--no-train", "--run", my_run, "--limit", "99999", "--out", "all").stderr == ""
+    assert refine("report", my_run, "--out", "one").stderr == ""
+    assert refine("report", my_run, "--out", "one", "--check").stderr == ""
+    assert "the report of `refine report" in refine("compare", "--no-train", "--run", my_run, "--out", "one").stderr
+    assert "the report of `refine compare" in refine("report", my_run, "--out", "one").stderr
     assert (tmp_path / "reports" / "my-run-compare-corpora").is_dir()
 
 
@@ -216,6 +224,7 @@ def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["corpora"]["b.jsonl"]["conversations"] == 4
     assert "the shape is 'prose'; there are" in refine("compare", "a.jsonl", "b.jsonl", "--shape", "prose").stderr
+    assert "--shape text says how records are read" in refine("compare", "--shape", "text").stderr
 
 
 @pytest.mark.parametrize(
@@ -230,6 +239,7 @@ def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> N
         ),
         (f"old-{'x' * 90}", f"new-{'x' * 90}", [f"old-{'x' * 35}…", f"new-{'x' * 35}…"]),
         ("a" * 60, "a" * 90, [f"…{'a' * 39}", f"…{'a' * 38}…"]),
+        ("a" * 90, "a" * 91, [f"…{'a' * 35} (1)", f"…{'a' * 35} (2)"]),
     ],
 )
 def test_names_can_be_told_apart(first: str, second: str, names: list[str]) -> None:
@@ -362,6 +372,25 @@ def test_a_check_that_fails_ends_with_1(
     assert found.value.code == 1
     assert "FAIL" in capsys.readouterr().out
     assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_the_share_kept_is_checked(my_run: Path, refine: Refine) -> None:
+    """Between the shares that are named."""
+    assert (
+        refine("compare", "--no-train", "--run", my_run, "--check", "--min-kept", "0.9", "--out", "a").returncode == 1
+    )
+    assert (
+        refine("compare", "--no-train", "--run", my_run, "--check", "--max-kept", "0.9", "--out", "a").returncode == 0
+    )
+
+
+def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Path) -> None:
+    """Its checks count as those of the trainings do, but for how much was kept."""
+    pair = compare_corpora.pair("raw", "refined", my_run, None, grouped=True)
+    share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
+    found = [comparing.train(pair, how(), made / "work", checks).verdict for checks in ([share], [share, moved])]
+    assert "a check failed" not in found[0].sentence
+    assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
 
 
 def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said
 from pipeline.report.compared_numbers import Rows, finite
-from pipeline.report.intervals import intervals
-from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
+from pipeline.report.intervals import SAYS, VALUES, figure, panel
+from pipeline.report.parts import Figure, Page, Section, Table, Tile
 from pipeline.report.shown import visible
 from trainer.scaling import Difference
 
@@ -23,7 +21,7 @@ def page(found: Ablated) -> Page:
     """The report of an ablation."""
     run = found.pair.run
     name = visible(run.folder.resolve().name, 60) if run is not None else ""
-    figures = tuple(figure for figure in (_figure(found, key) for key in ("delta_alpha", "ln_ratio")) if figure)
+    figures = tuple(one for one in (_figure(found, key) for key in VALUES) if one)
     head, rows = rows_of(found)
     members = found.pair.union.members
     return Page(
@@ -114,24 +112,15 @@ def numbers(found: Ablated) -> dict[str, Any]:
 
 def _figure(found: Ablated, key: str) -> Figure | None:
     """Differences with their intervals, a panel for each way; None where nothing was trained."""
-    if not found.scored:
-        return None
     panels = []
     for how, title in HOW.items():
         rows = [
-            (one.reason, each.test.name, getattr(power, key), *(getattr(power, f"{key}_interval") or (None, None)))
+            (one.reason, each.test.name, each.differences["power"])
             for one in found.contrasts
             if one.how == how
-            for each in found.scored[one.reason, how]
-            if (power := each.differences.get("power"))
+            for each in found.scored.get((one.reason, one.how), ())
+            if "power" in each.differences
         ]
-        schema = {"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-        frame = pl.DataFrame(rows, schema=schema, orient="row")
-        if len(frame):
-            panels.append(Panel(title, intervals(frame, _TITLES[key]), frame))
+        panels.append(panel(title, key, rows))
     what = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}[key]
-    says = "Points with 95 % intervals; left of the line is better (steeper, or a lower PPL)."
-    return Figure(f"rules-{key.replace('_', '-')}", what, says, tuple(panels)) if panels else None
-
-
-_TITLES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
+    return figure(f"rules-{key.replace('_', '-')}", what, f"{SAYS}.", panels)

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.report.duplicates import Kind, both
 from pipeline.report.finished import Finished
+from pipeline.report.folder import ReportError
 from stages.saved import read_frame
 from stages.saved import rows as rows_of
 
@@ -22,12 +23,27 @@ class Check:
     found: str
 
 
+SHARE = "refined share within bounds"
+"""A check that says what is plausible, not whether files are what they say they are."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The share of conversations that a plausible refinement keeps."""
 
     least: float = 0.05
     most: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that no share is within.
+
+        Raises:
+            ReportError: the least is above the most.
+        """
+        if self.least > self.most:
+            raise ReportError(
+                f"--min-kept {self.least:g} is above --max-kept {self.most:g}: no share would pass; exchange them"
+            )
 
 
 @dataclass
@@ -74,7 +90,7 @@ def check(run: Finished, kinds: list[Kind], bounds: Bounds) -> list[Check]:
         Check("no text is null", files.null == 0, f"{files.null:,} rows with a null in prompt or messages"),
         *_duplicates(run, kinds),
         Check(
-            "refined share within bounds",
+            SHARE,
             bounds.least <= share <= bounds.most,
             f"{share:.1%} kept, expected {bounds.least:.0%} to {bounds.most:.0%}",
         ),

@@ -34,12 +34,10 @@ def report(run: Path, out: Path | None, bounds: Bounds, *, fail: bool, as_json: 
         ReportError: the folder cannot be the report's.
         CorruptInputError: a file of the run cannot be read.
     """
-    if bounds.least > bounds.most:
-        raise folders.ReportError(
-            f"--min-kept {bounds.least:g} is above --max-kept {bounds.most:g}: no share would pass; exchange them"
-        )
     place = out or REPORTS / run.resolve().name
     folders.check(place)
+    if note := folders.replaced(place, "refine report", str(run)):
+        sys.stderr.write(f"refine: {safe(note)}\n")
     read = finished(run)
     found = kinds(read.plan, read.store)
     checks = check(read, found, bounds)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import compare_corpora
+from pipeline import compare_mixes
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said
 from pipeline.report import sections
 from pipeline.report.banded import Banded, banded
 from pipeline.report.compared_corpora import corpora
 from pipeline.report.compared_numbers import numbers
 from pipeline.report.compared_results import plan, results
-from pipeline.report.duplicates import kinds
-from pipeline.report.finished import finished
 from pipeline.report.parts import Page, Section, Tile
 from pipeline.report.shown import visible
 
@@ -25,18 +23,18 @@ def page(found: Compared) -> Page:
     first, second = (visible(name, 40) for name in found.pair.names)
     run = found.pair.run
     trained = found.trained
-    sorted_ = None if run is None else banded(read := finished(run.folder), kinds(read.plan, run))
+    sorted_ = None if found.run is None else banded(found.run.read, found.run.kinds)
     measured = [] if sorted_ is None else sections.of_run(sorted_)
     return Page(
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
         headline=visible(found.sentence),
         tiles=_tiles(found),
-        warnings=tuple(visible(note) for note in found.notes),
+        warnings=(*(visible(note) for note in found.notes), *sections.failed(found.checks)),
         checks=tuple(found.checks),
         sections=(
             *([] if trained is None else [*results(found, trained), plan(found, trained)]),
-            corpora(found),
+            corpora(found.pair, frozenset() if sorted_ is None else frozenset(sorted_.bands)),
             *measured,
             _origin(found, sorted_),
         ),
@@ -46,7 +44,7 @@ def page(found: Compared) -> Page:
 
 
 def _tiles(found: Compared) -> tuple[Tile, ...]:
-    told = compare_corpora.statistics(found.pair)
+    told = compare_mixes.statistics(found.pair)
     sizes = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in told.items())
     if found.trained is None or "power" not in found.trained.scored[0].differences:
         return sizes

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
 
-from pipeline import compare_corpora
+from pipeline import compare_mixes
 from pipeline.compare_corpora import Pair
 from pipeline.report import bars
 from pipeline.report.charts import Drawn
@@ -15,43 +13,41 @@ from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.shown import visible
 from stages.stage import MissingModelError
 
-if TYPE_CHECKING:
-    from pipeline.compare import Compared
 
+def corpora(pair: Pair, measured: frozenset[str]) -> Section:
+    """Sizes of both; lengths and languages too, where no run has measured them, whose own figures follow else.
 
-def corpora(found: Compared) -> Section:
-    """Sizes of both; lengths and languages too, where they are no parts of a run, whose own figures follow else."""
-    head, rows = corpora_rows(found.pair)
-    figures: list[Figure] = []
+    Args:
+        pair: the corpora.
+        measured: keys of the bands that figures of a run show.
+    """
+    head, rows = corpora_rows(pair)
+    figures = [] if measured & {"length", "prompt"} else [_lengths(pair)]
     missing: list[str] = []
-    if found.pair.run is None:
-        figures.append(_lengths(found.pair))
-        try:
-            figures.append(_languages(found.pair))
-        except MissingModelError as error:
-            missing.append(f"{visible(str(error))}.")
+    try:
+        figures += [] if "lang" in measured else [_languages(pair)]
+    except MissingModelError as error:
+        missing.append(f"{visible(str(error))}.")
+    if pair.run is None:
         missing.append(
-            "Perplexity, toxicity and duplicates are not measured in two corpora that are no parts of one run: refine "
-            "run measures them, and refine compare raw refined shows them as heatmaps."
+            "Perplexity and toxicity are measured by refine run, and refine compare raw refined shows them as heatmaps."
         )
+    says = "Sizes of what was compared. Copies: conversations whose text another one has"
+    if pair.grouped:
+        says += "; near-duplicates: those in a group with others at a Jaccard of 0.5 or more, which the split keeps on "
+        says += "one side"
     return Section(
-        "corpora",
-        "The corpora",
-        "Sizes of what was compared. Copies: conversations whose text another one has; near-duplicates: those in a "
-        "group with others at a Jaccard of 0.5 or more, which the split keeps on one side.",
-        tuple(figures),
-        (Table(head, tuple(rows)),),
-        missing=tuple(missing),
+        "corpora", "The corpora", f"{says}.", tuple(figures), (Table(head, tuple(rows)),), missing=tuple(missing)
     )
 
 
 def _lengths(pair: Pair) -> Figure:
-    chart, frame = _shares(pair, compare_corpora.lengths(pair), "words of a conversation")
+    chart, frame = _shares(pair, compare_mixes.lengths(pair), "words of a conversation")
     return Figure("lengths", "Lengths", "Shares of conversations by their words.", (Panel("", chart, frame),))
 
 
 def _languages(pair: Pair) -> Figure:
-    chart, frame = _shares(pair, compare_corpora.languages(pair), "language")
+    chart, frame = _shares(pair, compare_mixes.languages(pair), "language")
     says = "Shares of conversations by the language of most of their letters; unknown where the model is not sure."
     return Figure("languages", "Languages", says, (Panel("", chart, frame),))
 

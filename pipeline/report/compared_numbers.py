@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline import points
-from pipeline.compare_corpora import Pair, statistics
+from pipeline.compare_corpora import Pair
+from pipeline.compare_mixes import statistics
 from pipeline.compare_result import Scored
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said, signed
 from pipeline.training import NAMES
@@ -130,7 +131,7 @@ def numbers(found: Compared) -> dict[str, Any]:
         "corpora": statistics(found.pair),
         "subset": found.pair.subset,
         "run": str(found.pair.run.folder) if found.pair.run is not None else None,
-        "notes": list(found.pair.notes),
+        "notes": list(found.notes),
     }
     return told | _trained(found.trained) if found.trained is not None else told
 

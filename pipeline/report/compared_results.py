@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,11 @@ import polars as pl
 
 from pipeline.compare_result import Scored, last_best
 from pipeline.report.compared_numbers import Rows, baselines, difference_rows, law_rows, point_rows
-from pipeline.report.intervals import intervals
+from pipeline.report.intervals import SAYS, figure, panel
 from pipeline.report.laws import laws
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.shown import visible
-from trainer.scaling import Difference, Kind, Law
+from trainer.scaling import Kind, Law
 
 if TYPE_CHECKING:
     from pipeline.compare import Compared, Trained
@@ -24,11 +23,6 @@ STEPS = 40
 """Points of a curve."""
 BEYOND = 4
 """How far past the largest budget a law is drawn."""
-DIFFERENCES = (
-    ("delta_alpha", "Change of the exponent", "delta alpha"),
-    ("ln_ratio", "Change of PPL at the largest budget", "ln of the PPL ratio"),
-)
-SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
 
 
 def results(found: Compared, trained: Trained) -> list[Section]:
@@ -92,26 +86,19 @@ def _fitted(trained: Trained, kind: Kind) -> bool:
 
 def _differences(trained: Trained) -> Figure | None:
     """Delta alpha and the difference of PPL, each law's on each test set; None where nothing could be fitted."""
-    panels = []
-    for key, title, axis in DIFFERENCES:
-        rows = [
-            (f"{kind} law", visible(one.test.name), *_with_interval(found, key))
-            for kind in ("power", "saturating")
-            for one in trained.scored
-            if (found := one.differences.get(kind)) is not None
-        ]
-        frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-        if len(frame):
-            panels.append(Panel(title, intervals(frame, axis), frame))
-    says = "Points with 95 % intervals; left of the line the second corpus is the better one, and where an interval "
-    says += "crosses it no difference can be told."
-    return Figure("differences", "Differences with their intervals", says, tuple(panels)) if panels else None
-
-
-def _with_interval(found: Difference, key: str) -> tuple[float | None, ...]:
-    """A value and its interval; none where it is not finite."""
-    value, both = getattr(found, key), getattr(found, f"{key}_interval") or (None, None)
-    return value, *(None if end is None or not math.isfinite(end) else end for end in both)
+    kinds: tuple[Kind, ...] = ("power", "saturating")
+    found = [
+        (f"{kind} law", one.test.name, one.differences[kind])
+        for kind in kinds
+        for one in trained.scored
+        if kind in one.differences
+    ]
+    panels = [
+        panel("Change of the exponent", "delta_alpha", found),
+        panel("Change of PPL at the largest budget", "ln_ratio", found),
+    ]
+    says = f"{SAYS}; where an interval crosses it no difference can be told."
+    return figure("differences", "Differences with their intervals", says, panels)
 
 
 def _figure(trained: Trained, kind: Kind) -> Figure:
@@ -175,10 +162,9 @@ def plan(found: Compared, trained: Trained) -> Section:
         "split: by near-duplicate cluster of the union of both corpora, before anything else",
         "validation: shared, and it only selects the checkpoint",
         f"steps: {last_best(trained.jobs, trained.folder / 'trainings')}",
-        "where house was chosen, twice the epochs were no better (the README's table: 1.5 to 3.7 % worse)",
+        "where house was chosen, twice the epochs were no better (the README has the table)",
         f"training pools: {', '.join(f'{name} {trained.arms.tokens(name):,} tokens' for name in found.pair.names)}",
         f"trainings: {len({job.name for wanted in trained.jobs.values() for job in wanted})}",
-        *(f"note: {note}" for note in said["notes"]),
     ]
     return Section(
         "experiment",
@@ -190,6 +176,7 @@ def plan(found: Compared, trained: Trained) -> Section:
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
+        missing=tuple(f"{visible(note)}." for note in said["notes"]),
     )
 
 

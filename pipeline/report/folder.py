@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline.report.shown import visible
+
 MARK = "report.json"
 """The file by which a report's folder is known; its `files` names all others."""
 
@@ -40,13 +42,27 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def replaced(out: Path, command: str) -> str:
-    """What to say where a report of another command lies there, which is about to be replaced; else nothing."""
+def replaced(out: Path, command: str, run: str | None = None) -> str:
+    """What to say where a report of something else lies there, which is about to be replaced; else nothing.
+
+    Args:
+        out: the folder of the report.
+        command: that makes the new one; whether it prints JSON or exits with 1 makes no other report.
+        run: of a report of one run, which is known by its folder.
+    """
     try:
-        before = str(json.loads((out / MARK).read_text(encoding="utf-8"))["command"])
+        said = json.loads((out / MARK).read_text(encoding="utf-8"))
+        before = str(said["command"]) if "command" in said else f"refine report {said['run']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return f"the report of `{before}` in {out} will be replaced; --out keeps both" if before != command else ""
+    new = command if run is None else f"{command} {run}"
+    if _plain(before) == _plain(new):
+        return ""
+    return f"the report of `{visible(before, 200)}` in {out} will be replaced; --out keeps both"
+
+
+def _plain(command: str) -> list[str]:
+    return [word for word in command.split() if word not in {"--json", "--check"}]
 
 
 def check(out: Path) -> None:

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
 from pipeline.report import theme
 from pipeline.report.bars import FIT, FULL
 from pipeline.report.charts import Drawn
-from pipeline.report.shown import labels
+from pipeline.report.parts import Figure, Panel
+from pipeline.report.shown import labels, visible
+from trainer.scaling import Difference
+
+VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
+"""What is drawn, as an axis says it; of both, less is better: a steeper law, a lower PPL."""
+SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
+SAYS = "Points with 95 % intervals, alone where there is none; left of the line is better: steeper, or a lower PPL"
+
+
+def panel(title: str, key: str, found: Sequence[tuple[str, str, Difference]]) -> Panel | None:
+    """A panel of one of `VALUES`; None where nothing of it is known.
+
+    Args:
+        title: of the panel.
+        key: of the value.
+        found: what each row is of, on which test set, and the difference.
+    """
+    rows = []
+    for y, test, one in found:
+        value, both = getattr(one, key), getattr(one, f"{key}_interval") or (None, None)
+        if math.isfinite(value):
+            known = [None if end is None or not math.isfinite(end) else end for end in both]
+            rows.append((y, visible(test), value, *(known if None not in known else (None, None))))
+    frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return Panel(title, intervals(frame, VALUES[key]), frame) if rows else None
+
+
+def figure(name: str, title: str, says: str, panels: Sequence[Panel | None]) -> Figure | None:
+    """Panels of differences; None where there are none."""
+    there = tuple(one for one in panels if one is not None)
+    return Figure(name, title, says, there) if there else None
 
 
 def intervals(rows: pl.DataFrame, title: str) -> Drawn:

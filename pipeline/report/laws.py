@@ -42,7 +42,8 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
 
 def _arms(names: tuple[str, ...], *, legend: bool) -> alt.Color:
     """The two arms by colour; one layer has the legend, the others none."""
-    scale = alt.Scale(domain=list(names), range=[theme.DROPPED, theme.KEPT])
+    colours = [theme.DROPPED, theme.KEPT][:: -1 if names == ("refined", "raw") else 1]
+    scale = alt.Scale(domain=list(names), range=colours)
     return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None, symbolType="stroke") if legend else None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.report import figures, flows
@@ -31,8 +32,7 @@ def page(sorted_: Banded, checks: list[Check]) -> Page:
     run, counts = sorted_.run, sorted_.run.manifest["counts"]
     total, kept = counts["ingested"], counts["refined"]
     warnings = [] if kept else ["Nothing was kept: every conversation was dropped, so that the refined side is empty."]
-    failed = sum(check.passed is False for check in checks)
-    warnings += [f"{failed} check{'s' * (failed > 1)} failed."] if failed else []
+    warnings += failed(checks)
     return Page(
         title=visible(run.manifest["source"]["source"].rstrip("/").rpartition("/")[2], 80),
         kicker=f"refine report · {visible(run.store.folder.name, 60)}",
@@ -49,6 +49,12 @@ def page(sorted_: Banded, checks: list[Check]) -> Page:
             "kept_share": kept / total if total else None,
         },
     )
+
+
+def failed(checks: Sequence[Check]) -> list[str]:
+    """A warning where checks failed."""
+    many = sum(check.passed is False for check in checks)
+    return [f"{many} check{'s' * (many > 1)} failed."] if many else []
 
 
 def _headline(manifest: dict[str, Any]) -> str:
