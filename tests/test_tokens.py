@@ -344,7 +344,7 @@ def test_a_giant_cluster_is_trained_on_and_never_the_test_set() -> None:
 
 
 def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
-    """20 % at most, with the standard error of ln PPL: of tokens in conversations, sqrt(9 / t + 0.2025 / k)."""
+    """20 % at most, with the standard error of ln PPL: of tokens in conversations, sqrt(9 / t + 0.1225 / k)."""
     sizes, keys = np.full(100, 100), np.arange(100, dtype=np.uint64)
     made = split(sizes, np.arange(100), keys)
     assert sizes[made.test].sum() == 2000
@@ -352,7 +352,7 @@ def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
     assert small("test", np.full(20, 5000)) == ""
     said = small("test", np.full(20, 100))
     assert "2,000 tokens of 20 conversations, fewer than 100,000: the standard" in said
-    assert "0.121 nats, 12.9% of PPL" in said
+    assert "0.103 nats, 10.9% of PPL" in said
 
 
 def test_a_crowd_is_drawn_as_likely_as_one() -> None:
