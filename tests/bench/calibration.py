@@ -56,7 +56,8 @@ TINY = replace(
     budgets=(1000, 2400, 5600, 13400, 32000),
 )
 """1.5 decades of tokens, half a second a training."""
-WANTED = Wanted(test_tokens=6_000, validation_tokens=1_500)
+WANTED = Wanted(test_tokens=24_000, validation_tokens=1_500)
+"""Of the default so many test tokens say as much as 23 to 32 conversations alike, and a verdict asks for 20."""
 SIZE = 1_500
 """Conversations that are halved."""
 SEEDS = 3
