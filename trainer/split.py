@@ -31,7 +31,7 @@ at most as large as it takes for groups of that size and less to hold SPOKEN of 
 FEWEST = 10
 SPOKEN = 2 / 3
 CHOOSING = 4
-"""The same of the validation set, which is smaller, and only chooses an epoch."""
+"""A group of more than 1 / CHOOSING of the validation set, and than twice the median one, is not drawn for it."""
 LEAST = 0.2
 """The validation set's share of the corpus is at least this part of the test set's, however large that is wanted."""
 SALT = 0x5EED

@@ -36,7 +36,7 @@ def report(run: Path, out: Path | None, bounds: Bounds, *, fail: bool, as_json: 
     """
     place = out or REPORTS / run.resolve().name
     folders.check(place)
-    if note := folders.replaced(place, "refine report", str(run)):
+    if note := folders.replaced(place, f"refine report {run}"):
         sys.stderr.write(f"refine: {safe(note)}\n")
     read = finished(run)
     found = kinds(read.plan, read.store)

@@ -162,7 +162,6 @@ def plan(found: Compared, trained: Trained) -> Section:
         "split: by near-duplicate cluster of the union of both corpora, before anything else",
         "validation: shared, and it only selects the checkpoint",
         f"steps: {last_best(trained.jobs, trained.folder / 'trainings')}",
-        "where house was chosen, twice the epochs were no better (the README has the table)",
         f"training pools: {', '.join(f'{name} {trained.arms.tokens(name):,} tokens' for name in found.pair.names)}",
         f"trainings: {len({job.name for wanted in trained.jobs.values() for job in wanted})}",
     ]

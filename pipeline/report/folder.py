@@ -42,21 +42,19 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def replaced(out: Path, command: str, run: str | None = None) -> str:
+def replaced(out: Path, command: str) -> str:
     """What to say where a report of something else lies there, which is about to be replaced; else nothing.
 
     Args:
         out: the folder of the report.
         command: that makes the new one; whether it prints JSON or exits with 1 makes no other report.
-        run: of a report of one run, which is known by its folder.
     """
     try:
         said = json.loads((out / MARK).read_text(encoding="utf-8"))
         before = str(said["command"]) if "command" in said else f"refine report {said['run']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    new = command if run is None else f"{command} {run}"
-    if _plain(before) == _plain(new):
+    if _plain(before) == _plain(command):
         return ""
     return f"the report of `{visible(before, 200)}` in {out} will be replaced; --out keeps both"
 
