@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 ONE_THREAD = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+TIDIED = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class WorkerKilledError(Exception):
@@ -57,6 +58,9 @@ class Local:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            # its tracker tidies up after a stopped run, and need not say so
+            others = [one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one not in {"", TIDIED}]
+            os.environ["PYTHONWARNINGS"] = ",".join([*others, TIDIED])
             # spawned, because forking a process with threads (polars, Arrow) may hang
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -84,7 +83,7 @@ def carry_out(
         if left:
             say(f"about {cost.minutes(left):.0f} min for {len(left)} trainings, {cost.workers} at a time")
             with _progress(folder, left, cost):
-                experiment.run(folder, left, engine.map, _told(len(left), names))
+                experiment.run(folder, left, engine.map, _told(names))
     except Exception:
         engine.close()
         raise
@@ -104,13 +103,13 @@ def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None
         cost.learn(job, experiment.read(where)["seconds"])
 
 
-def _told(total: int, names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
-    counter = itertools.count(1)
+def _told(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
+    """Says a training's result, without a number: they come in their order, and those that are done are more."""
 
     def tell(job: Job, record: dict[str, Any]) -> None:
         of = f"{names[job.name]}, " if job.name in names else ""
         what = f"{NAMES[job.kind]}, {of}{job.budget:,} tokens, seed {job.seed}"
-        say(f"{next(counter)}/{total}  {what}: PPL {record['ppl']:,.2f}")
+        say(f"{what}: PPL {record['ppl']:,.2f}")
 
     return tell
 

@@ -348,4 +348,5 @@ def test_a_stopped_run_says_how_it_goes_on(
     assert process.returncode == 130
     assert "refine: stopped; what is complete is kept" in said
     assert "Traceback" not in said
+    assert "leaked" not in said
     assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"
