@@ -185,7 +185,9 @@ def dedup(
 
 
 app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")(cli_train.train)
-app.command(epilog="Example: refine scale --points points.csv --predict 1000000")(cli_train.scale)
+app.command(
+    epilog="Example: refine scale --budgets 1000,2000,4000 --seeds 2 --limit 700 --tokenizer bpe:512 --out scaled"
+)(cli_train.scale)
 app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")(cli_train.compare)
 app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")(cli_train.ablate)
 

@@ -79,6 +79,7 @@ def train(
 
 
 def scale(
+    context: typer.Context,
     source: Source = None,
     points: Annotated[
         Path | None,
@@ -112,8 +113,14 @@ def scale(
         from pipeline import points as fitting
         from trainer.scaling import ScalingError
 
-        if source is not None or budgets is not None or out is not None:
-            raise ScalingError("--points fits a table and trains nothing: leave SOURCE, --budgets and --out away")
+        others = [
+            "SOURCE" if name == "source" else f"--{name.replace('_', '-').removeprefix('as-')}"
+            for name in context.params
+            if name not in {"points", "predict", "as_json"}
+            and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        ]
+        if others:
+            raise ScalingError(f"--points fits a table and trains nothing: leave {', '.join(others)} away")
         fitting.points(points, predict=predict or [], as_json=as_json)
         return
     from pipeline import scaling, training

@@ -33,6 +33,7 @@ class TestSet:
         says: which conversations these are.
         mask: bool [test conversations of the union].
         targets: int64 [test conversations of the union], tokens that are scored of each.
+        clusters: int64 [test conversations of the union] from 0, the same number for near-duplicates.
     """
 
     __test__ = False
@@ -41,6 +42,7 @@ class TestSet:
     says: str
     mask: NDArray[np.bool_]
     targets: NDArray[np.int64]
+    clusters: NDArray[np.int64]
 
     @property
     def conversations(self) -> int:
@@ -59,8 +61,13 @@ class TestSet:
 
     @property
     def effective(self) -> float:
-        """How many conversations of one length would say as much."""
-        return splitting.effective(self.sizes)
+        """How many conversations of one length, none like another, would say as much."""
+        return splitting.effective(self.sizes, self.clusters[self.mask])
+
+    @property
+    def distinct(self) -> int:
+        """How many clusters of near-duplicates they are; one that is like no other is a cluster too."""
+        return len(np.unique(self.clusters[self.mask]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +107,13 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     targets = np.diff(arms.common.test.bounds())
     longest = {name: int(targets[arms.tests[name]].max(initial=0)) for name in pair.names}
     found = [
-        TestSet(f"{name}-test", f"{says[name]}; the longest has {longest[name]:,} tokens", arms.tests[name], targets)
+        TestSet(
+            f"{name}-test",
+            f"{says[name]}; the longest has {longest[name]:,} tokens",
+            arms.tests[name],
+            targets,
+            arms.common.clusters,
+        )
         for name in pair.names
     ]
     return [one for one in found if one.conversations]
@@ -114,9 +127,9 @@ def scored(test: TestSet, arms: Arms, jobs: Mapping[tuple[str, str], Sequence[Jo
         frame = arming.scored(folders, arms.common.test, test.mask)
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
         if kind == "cvfp":
-            points[arm] = arming.points(folders, arms.common.test, test.mask)
+            points[arm] = arming.points(folders, arms.common, test.mask)
     fits, foretold, differences, notes = laws(points)
-    small = splitting.small(test.name, test.sizes)
+    small = splitting.small(test.name, test.sizes, clusters=test.clusters[test.mask])
     notes = (*filter(None, [small]), *notes)
     return Scored(test, pl.concat(frames), points, fits, foretold, differences, notes)
 

@@ -58,7 +58,7 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
     if found and all(map(_same, found)):
         return Verdict(f"No difference can be found: {_alike(names)}.", concludes=False)
-    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are conversations
+    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are clusters
     if few:
         said = f"Nothing can be concluded, since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}"
         return Verdict(f"{said}{indication}.", concludes=False)
@@ -84,9 +84,11 @@ def _alike(names: tuple[str, str]) -> str:
 
 def _few(one: Scored) -> str:
     """How few conversations a test set has, or says as much as."""
-    count = one.test.conversations
+    count, distinct = one.test.conversations, one.test.distinct
     said = f"{one.test.name} has {count:,}"
-    if count < CONVERSATIONS:
+    if distinct < count:
+        said += f" in {distinct:,} cluster{'s' * (distinct > 1)} of near-duplicates"
+    if distinct < CONVERSATIONS:
         return said
     return f"{said}, which for their lengths say as much as {int(one.test.effective)} alike"
 

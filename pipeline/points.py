@@ -88,7 +88,11 @@ class _Told:
         except ScalingError as error:
             self.notes.append(f"{said}: {error}")
         for law in laws:
-            self.laws.append((name, law, law.predict(predict) if predict else []))
+            made = law.predict(predict) if predict else []
+            self.laws.append((name, law, made))
+            if open_ended := [f"{one.tokens:,.0f}" for one in made if one.low is None and not law.why_no_interval]:
+                at = f"at {', '.join(open_ended)} tokens"
+                self._note(f"{said}, {law.kind} law", (f"{at} no interval is shown: it spans a factor of a million",))
             self._note(f"{said}, {law.kind} law", law.notes)
             self._note(f"{said}, {law.kind} law", (law.why_no_interval or f"intervals are {law.basis}",))
 

@@ -59,7 +59,7 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     jobs = wanted(folder, preset, data, counts, seeds=seeds, device=asked.device)
     carry_out(folder / "trainings", jobs, workers, asked.device)
     folders = [folder / "trainings" / job.name for job in jobs]
-    frame, resampled = experiment.points(folders)
+    frame, resampled = experiment.points(folders, data.clusters)
     named = pl.col("kind").replace_strict(NAMES).alias("corpus")  # as `refine scale --points` reads it
     frame.select(named, pl.exclude("kind")).write_csv(folder / "points.csv")
     corpora = laws(frame, resampled)

@@ -25,7 +25,7 @@ from trainer import prepared as preparing
 from trainer.experiment import Job
 from trainer.prepared import Prepared
 from trainer.presets import Preset, PresetError
-from trainer.wanted import Wanted, outside
+from trainer.wanted import Wanted, named, outside
 
 BUDGET = 100_000
 """Training tokens of `refine train`, where none are named and the preset counts none."""
@@ -79,8 +79,8 @@ def device(name: str) -> None:
     import torch
 
     try:
-        float(torch.ones(1, device=name) + 1)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        float(torch.ones(1, device=name, dtype=torch.float64) + 1)  # sums are float64
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise PresetError(f"--device {name} is not there ({said}): take cpu, or install torch for it") from error
 
@@ -121,6 +121,7 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
     """
     preset = asked.checked()
     given = outside(preset, asked.wanted)
+    named(preset, asked.wanted)
     if asked.out is not None:
         experiment_folder.check(asked.out, "--out")
     source = corpora.read(
@@ -203,7 +204,7 @@ def _line(line: dict[str, Any]) -> None:
     elif "effective_rank" in line:
         say(
             f"contexts: effective rank {line['effective_rank_share']:.1%} of the width, variance {line['variance']:.3f}"
-            f" between tokens; start forgotten: {line['verdict'].lower()}"
+            " between tokens" + (f"; start forgotten: {line['verdict'].lower()}" if "verdict" in line else "")
         )
         if line["collapsed"]:
             say("refine: the contexts have COLLAPSED into one or two: what follows is a model without context")

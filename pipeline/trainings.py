@@ -109,7 +109,8 @@ def _told(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
     def tell(job: Job, record: dict[str, Any]) -> None:
         of = f"{names[job.name]}, " if job.name in names else ""
         what = f"{NAMES[job.kind]}, {of}{job.budget:,} tokens, seed {job.seed}"
-        say(f"{what}: PPL {record['ppl']:,.2f}")
+        collapsed = "; its contexts have COLLAPSED into one or two" if record.get("collapsed") else ""
+        say(f"{what}: PPL {record['ppl']:,.2f}{collapsed}")
 
     return tell
 

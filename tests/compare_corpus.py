@@ -60,7 +60,7 @@ def simulated(
 ) -> Scored:
     """Two arms on a test set: `points` with their laws."""
     found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
-    test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000))
+    test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
     return Scored(test, pl.DataFrame(), found, *laws(found))
 
 

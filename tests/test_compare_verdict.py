@@ -103,6 +103,20 @@ def test_a_few_test_conversations_allow_no_conclusion() -> None:
     assert not found.concludes
 
 
+def test_copies_say_as_much_as_one_conversation() -> None:
+    """A hundred test conversations of which each is there twenty times are five."""
+    one = simulated(-0.05, -0.1)
+    copies = replace(one, test=replace(one.test, clusters=np.arange(100) // 20))
+    found = verdict([copies], NAMES, "", [])
+    assert found.sentence.startswith(
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 5 clusters of "
+        "near-duplicates"
+    )
+    assert not found.concludes
+    pairs = replace(one, test=replace(one.test, clusters=np.arange(100) // 2))
+    assert verdict([pairs], NAMES, "", []).concludes
+
+
 def test_the_same_trainings_are_said_to_be() -> None:
     """No zero with an interval of zeros, whether or not the design could conclude."""
     one = simulated(-0.05, -0.1)

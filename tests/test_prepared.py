@@ -110,9 +110,9 @@ def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
 def test_one_conversation_says_nothing_of_how_much_they_vary(tmp_path: Path) -> None:
     """No resamples, where there would be an interval of width zero; conversations without targets do not count."""
     np.savez(tmp_path / "scores.npz", nats=np.array([5.0, 0.0]), targets=np.array([2, 0]))
-    assert resampled([tmp_path]) is None
+    assert resampled([tmp_path], np.arange(2)) is None
     np.savez(tmp_path / "scores.npz", nats=np.array([5.0, 0.0, 9.0]), targets=np.array([2, 0, 3]))
-    found = resampled([tmp_path])
+    found = resampled([tmp_path], np.arange(3))
     assert found is not None
     assert np.isfinite(found).all()
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
 from trainer import tokens, vocabulary
-from trainer.split import SplitError, effective, fixed, small, split
+from trainer.split import SplitError, effective, fixed, numbered, small, split
 from trainer.tokens import Stream, StreamError, Text
 from trainer.vocabulary import END, Vocabulary, VocabularyError
 
@@ -376,6 +376,11 @@ def test_one_long_conversation_is_no_test_set() -> None:
     long = np.array([28_000, *[108] * 1000])
     assert effective(long) == pytest.approx(136_000**2 / (28_000**2 + 1000 * 108**2))
     assert small("test", long) == ""
+    assert effective(np.full(100, 50), np.arange(100) // 20) == 5
+    assert "and so many of them copies, that they say as much as 5 alike" in small(
+        "test", np.full(100, 5000), clusters=np.arange(100) // 20
+    )
+    assert numbered(np.array([7, 3, 7, 9, 3])).tolist() == [0, 1, 0, 2, 1]
     said = small("test", np.array([100_000, *[108] * 1000]))
     assert "of 1,001 conversations, of such lengths that they say as much as 4 alike: the standard error" in said
 

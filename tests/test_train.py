@@ -20,7 +20,7 @@ from trainer import baselines, experiment, gru
 from trainer.experiment import Job, resampled
 from trainer.phase2_settings import Phase2
 from trainer.prepared import prepare
-from trainer.presets import PresetError
+from trainer.presets import PRESETS, PresetError
 from trainer.wanted import Wanted
 
 Jsonl = Callable[..., Path]
@@ -110,7 +110,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
         engine = Local(workers)
         folders = experiment.run(tmp_path / str(workers), jobs, engine.map, lambda *_: None)
         engine.close()
-        tables.append(experiment.points(folders))
+        tables.append(experiment.points(folders, made.clusters))
     assert tables[0][0].equals(tables[1][0])
     assert tables[0][1] is not None
     assert tables[1][1] is not None
@@ -215,8 +215,49 @@ def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
     for name, shift in (("a", 0.0), ("b", 0.0), ("c", 50.0)):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "scores.npz", nats=nats + shift, targets=targets)
-    found = resampled([tmp_path / name for name in "abc"])
+    found = resampled([tmp_path / name for name in "abc"], np.arange(200))
     assert found is not None
     assert np.array_equal(found[0], found[1])
     np.testing.assert_allclose(found[2] - found[0], 1.0)
     assert found[0].std() == pytest.approx(nats.std() / 50 / np.sqrt(200), rel=0.1)
+
+
+def test_resamples_are_of_whole_clusters(tmp_path: Path) -> None:
+    """Each of 40 conversations is there five times: the spread is that of 40, and of some rows that of theirs."""
+    each = np.random.default_rng(0).normal(250, 20, 40)
+    np.savez(tmp_path / "scores.npz", nats=np.repeat(each, 5), targets=np.full(200, 50))
+    clusters = np.repeat(np.arange(40), 5)
+    found = resampled([tmp_path], clusters)
+    assert found is not None
+    assert found[0].std() == pytest.approx(each.std() / 50 / np.sqrt(40), rel=0.1)
+    part = resampled([tmp_path], clusters, rows=clusters < 20)
+    assert part is not None
+    assert part[0].mean() == pytest.approx(each[:20].mean() / 50, rel=0.01)
+    assert resampled([tmp_path], clusters, rows=clusters == 3) is None
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "house"])
+def test_a_preset_of_the_user_leaves_its_record(tmp_path: Path, name: str) -> None:
+    """Each shrunk in width and samples, with all baselines: validation is what is reported, and the record says so."""
+    preset = PRESETS[name]
+    context = preset.shape.context // 48
+    preset = replace(
+        preset,
+        shape=replace(preset.shape, embedding=16, context=context),
+        phase1=replace(preset.phase1, passes=3, least=2),
+        phase2=replace(preset.phase2, epochs=1),
+        validation=range(60, 80),
+        samples=(40,),
+    )
+    frame = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
+    wanted = Wanted(tokenizer="bpe:300", embeddings="random")
+    made = prepare(frame, np.arange(90, dtype=np.uint64), None, preset, wanted, tmp_path / "data")
+    preset = preset.sized(made.said["vocabulary"])
+    (budget,) = made.budgets(preset, None)
+    for kind in experiment.KINDS:
+        job = Job(kind, budget, 42, str(tmp_path / "data"), made.digest, preset)
+        record = experiment.carry_out(tmp_path, {job.name: job}, job.name)
+        assert json.loads(json.dumps(record)) == experiment.read(tmp_path / job.name)
+        assert record["settings"]["validation"] == [60, 80]
+        assert record["test_conversations"] == 20
+        assert record["ppl"] > 1

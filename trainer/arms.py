@@ -217,11 +217,11 @@ def scored(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def points(folders: Sequence[Path], test: Stream, mask: Mask) -> Points:
+def points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
     """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
-    frame = scored(folders, test, mask)
+    frame = scored(folders, common.test, mask)
     seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
-    moved = experiment.resampled(folders, rows=mask)
+    moved = experiment.resampled(folders, common.clusters, rows=mask)
     return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
 
 

@@ -8,7 +8,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -67,9 +67,9 @@ class Job:
     @property
     def identity(self) -> str:
         """16 hex digits of all that decides the result."""
-        settings = asdict(replace(self.preset, name="", about="", flaws=(), budgets=(), samples=()))
+        settings = self.preset.settings()
         state = [VERSION, self.kind, self.budget, self.seed, self.digest, self.device, self.threads, settings]
-        return hashlib.blake2b(json.dumps(state, default=str).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
 
     @property
     def name(self) -> str:
@@ -163,7 +163,7 @@ def about(job: Job, data: Prepared) -> dict[str, Any]:
     said = data.said
     return {
         "preset": job.preset.name,
-        "settings": asdict(replace(job.preset, name="", about="", flaws=(), budgets=(), samples=())),
+        "settings": job.preset.settings(),
         "tokenizer": said["tokenizer"],
         "vocabulary": said["vocabulary"],
         "embeddings": said["embeddings"],
@@ -201,29 +201,44 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     return record
 
 
-def points(folders: Sequence[Path]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
+def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
     """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
+
+    Args:
+        folders: of the trainings.
+        clusters: int64 [test conversations], the same number for near-duplicates.
 
     Returns:
         A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
-        float64 [n, `RESAMPLES`]: conversations are drawn with replacement, the same ones for every training, because
-        tokens of one conversation are not independent; None where there are fewer than two.
+        float64 [n, `RESAMPLES`], as `resampled` says.
     """
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
     frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
-    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders)
+    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders, clusters)
 
 
 def resampled(
-    folders: Sequence[Path], seed: int = 0, rows: NDArray[np.bool_] | slice = slice(None)
+    folders: Sequence[Path],
+    clusters: NDArray[np.int64],
+    seed: int = 0,
+    rows: NDArray[np.bool_] | slice = slice(None),
 ) -> NDArray[np.float64] | None:
     """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`].
 
-    None where fewer than two conversations have a target: then they say nothing of how much they vary.
+    Whole clusters of near-duplicates are drawn with replacement, the same ones for every training: neither tokens of
+    one conversation are independent, nor copies of it. None where fewer than two have a target: they say nothing of
+    how much they vary.
+
+    Args:
+        folders: of the trainings.
+        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
+        seed: of the draw.
+        rows: which of the test conversations.
     """
-    found = [scores(folder) for folder in folders]
-    nats, targets = np.stack([one for one, _ in found])[:, rows], found[0][1][rows].astype(np.float64)
+    found, each = [scores(folder) for folder in folders], clusters[rows]
+    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in found])
+    targets = np.bincount(each, found[0][1][rows], nats.shape[1])
     nats, targets = nats[:, targets > 0], targets[targets > 0]
     if len(targets) < 2:  # noqa: PLR2004
         return None

@@ -204,7 +204,10 @@ def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tu
             picked = torch.where(inside, logits.gather(1, at)[:, 0], picked)
             top = logits.amax(dim=1)
             lead = inside & (picked == top) & (top > best)
-            lead = lead.index_put((lead,), logits[lead].argmax(dim=1) == at[lead, 0])
+            if z.device.type == "cpu":
+                lead = lead.index_put((lead,), logits[lead].argmax(dim=1) == at[lead, 0])
+            else:  # choosing rows would wait for the device
+                lead &= logits.argmax(dim=1) == at[:, 0]
             hit = torch.where(inside, lead, hit & (picked >= top))
             best = torch.maximum(best, top)
             norm = torch.logaddexp(norm, _normaliser(logits, top))

@@ -166,7 +166,8 @@ def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Call
         tell: called after each pass.
 
     Raises:
-        NotFiniteError: a loss is NaN or infinite; the network is as the pass found it.
+        NotFiniteError: a loss is NaN or infinite, and the network is as the pass found it; or a weight is after the
+            step.
     """
     while not finished(state, settings):
         done = one_pass(network, tape, settings, state)
@@ -238,7 +239,7 @@ def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], 
     Returns:
         The mean squared difference between one scan and the next; "CONVERGED", "CONVERGING" or "DIVERGING" by the slope
         of a straight line through them, as the original says; the contexts of the last scan [N, C]. With resets at
-        conversation borders there is nothing to forget but in the first conversation.
+        conversation borders every scan is the first one again, and one of them is enough.
     """
     history, before, first = [], None, None
     found = torch.empty(len(tape), network.shape.context, device=tape.ids.device)

@@ -12,6 +12,7 @@ Inputs are ids x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Two ways to get the con
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,7 +49,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: the token-weighted mean loss of the batches since the one before, and what validation says."""
+    """One evaluation: the token-weighted mean loss of the batches since the one before, and what validation says.
+
+    `seconds` are those of the batches alone.
+    """
 
     number: int
     step: int
@@ -56,6 +60,7 @@ class Evaluation:
     loss: float
     accuracy: float
     best: bool
+    seconds: float
 
     def record(self) -> dict[str, Any]:
         """The line in the metrics."""
@@ -149,16 +154,18 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     """
     rows = len(tape) - 1
     while not state.over(settings, rows):
-        until = next(step for step in settings.evaluated(rows) if step > state.step)
+        until, began = next(step for step in settings.evaluated(rows) if step > state.step), time.perf_counter()
         steps = (
             _live(network, tape, settings) if contexts is None else _cached(network, tape, settings, state, contexts[0])
         )
         loss = _train(network, settings, state, steps, (until, settings.total(rows)))
+        seconds = time.perf_counter() - began
         scores = evaluate(network, validation, contexts and contexts[1])
         if not math.isfinite(scores.loss):
             raise NotFiniteError(f"phase 2, after step {state.step}: the loss on validation is {scores.loss}")
         judge(settings, state, scores, network)
-        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, state.worse == 0), state)
+        best = state.worse == 0
+        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, seconds), state)
     if settings.restore and state.weights:
         network.load_state_dict(state.weights, strict=False)
 

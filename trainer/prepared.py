@@ -47,6 +47,7 @@ class Prepared:
         test: what is reported; the validation stream itself in the user's experiments.
         table: float32 [V, E]; None where each training makes its own.
         keys: uint64 [K] of the pool's conversations.
+        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
         said: what a record tells of all this.
         rows: int64, which of the pool's conversations are trained on: those of one arm; None for all.
     """
@@ -57,6 +58,7 @@ class Prepared:
     test: Stream
     table: NDArray[np.float32] | None
     keys: NDArray[np.uint64]
+    clusters: NDArray[np.int64]
     said: dict[str, Any]
     rows: NDArray[np.int64] | None = None
 
@@ -148,6 +150,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         for rows in (made.pool, made.validation, made.reported)
     )
     table = embeddings(pool, words, preset, wanted, given)
+    clusters = splitting.numbered(made.reported if groups is None else groups[made.reported])
     said = {
         "identity": identity,
         "tokenizer": words.name,
@@ -155,7 +158,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         "embeddings": table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
         "embeddings_tokens": table.tokens_seen if table else None,
         "table": list(table.table.shape) if table else None,
-        "notes": [*filter(None, _small(test, validation, preset, wanted)), *made.notes],
+        "notes": [*filter(None, _small(test, clusters, validation, preset, wanted)), *made.notes],
         "pool": _size(pool),
         "validation": _size(validation),
         "test": _size(test),
@@ -166,6 +169,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     for name, stream in (("pool", pool), ("validation", validation), ("test", test)):
         stream.save(folder / name)
     np.save(folder / "keys.npy", keys[made.pool])
+    np.save(folder / "clusters.npy", clusters)
     if table is not None:
         np.save(folder / "embeddings.npy", table.table)
     save(folder / "prepared.json", lambda aside: aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8"))
@@ -183,8 +187,9 @@ def load(folder: Path, arm: str = "") -> Prepared:
         pool, validation, test = (tokens.load(folder / name) for name in ("pool", "validation", "test"))
         table = np.load(folder / "embeddings.npy", allow_pickle=False) if said["table"] else None
         rows = np.load(folder / f"{arm}.npy", allow_pickle=False) if arm else None
-        keys = np.load(folder / "keys.npy", allow_pickle=False)
+        keys, clusters = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("keys", "clusters"))
         whole = (table is None or list(table.shape) == said["table"]) and len(keys) == len(pool)
+        whole = whole and len(clusters) == len(test)
     except (OSError, EOFError, ValueError, KeyError, TypeError, tokens.StreamError) as error:
         raise PreparedError(
             f"the data in {folder} are damaged ({error}): remove that folder, and start again"
@@ -193,7 +198,7 @@ def load(folder: Path, arm: str = "") -> Prepared:
         raise PreparedError(
             f"the data in {folder} are damaged (their sizes differ): remove that folder, and start again"
         )
-    return Prepared(folder, pool, validation, test, table, keys, said, rows)
+    return Prepared(folder, pool, validation, test, table, keys, clusters, said, rows)
 
 
 def _found(folder: Path) -> Prepared | None:
@@ -224,9 +229,12 @@ def _split(
     )
 
 
-def _small(test: Stream, validation: Stream, preset: Preset, wanted: Wanted) -> Iterator[str]:
+def _small(
+    test: Stream, clusters: NDArray[np.int64], validation: Stream, preset: Preset, wanted: Wanted
+) -> Iterator[str]:
     """What is to be said of sets that are smaller than was wanted, or than is fair."""
-    yield splitting.small("test", _sizes(test), max(splitting.FAIR, wanted.test_tokens))
+    reported = "test" if preset.validation is None else "validation"
+    yield splitting.small(reported, _sizes(test), max(splitting.FAIR, wanted.test_tokens), clusters=clusters)
     if preset.validation is None:
         yield splitting.small("validation", _sizes(validation), wanted.validation_tokens, least=FEW)
 

@@ -6,7 +6,8 @@ they can be repeated to the number (docs of each flaw: `Preset.flaws`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from trainer.errors import TrainerError
 from trainer.model import Shape
@@ -61,6 +62,12 @@ class Preset:
     def sized(self, vocabulary: int) -> Preset:
         """This preset for a vocabulary of so many ids."""
         return replace(self, shape=replace(self.shape, vocabulary=vocabulary))
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a training besides its data and seed, as JSON has it; not the names, nor the budgets."""
+        found = asdict(replace(self, name="", about="", flaws=(), budgets=(), samples=()))
+        chosen = self.validation
+        return found | {"validation": None if chosen is None else [chosen.start, chosen.stop]}
 
 
 HOUSE = Preset(

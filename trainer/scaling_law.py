@@ -215,11 +215,15 @@ def _basis(seen: Spread) -> str:
     seeds = len(seen.per_seed)
     test = " and a bootstrap over test conversations" if seen.moved is not None else ""
     if seeds > 1:
-        return f"t over {seeds} seeds ({seeds - 1} degrees of freedom){test}"
+        return f"t over {seeds} seeds ({_degrees(seeds - 1)}){test}"
     return (
-        f"t from the scatter of the points around the law ({seen.left} degrees of freedom){test}; "
+        f"t from the scatter of the points around the law ({_degrees(seen.left)}){test}; "
         "how far seeds differ is not known"
     )
+
+
+def _degrees(count: int) -> str:
+    return f"{count} degree{'s' * (count != 1)} of freedom"
 
 
 def passes_through(points: Points, theta: Floats) -> bool:

@@ -32,6 +32,8 @@ FEWEST = 10
 SPOKEN = 2 / 3
 CHOOSING = 4
 """A group of more than 1 / CHOOSING of the validation set, and than twice the median one, is not drawn for it."""
+RESERVED = 5
+"""Of the groups that may be drawn for the test set 1 / RESERVED are left to the validation set and the pool."""
 LEAST = 0.2
 """The validation set's share of the corpus is at least this part of the test set's, however large that is wanted."""
 SALT = 0x5EED
@@ -139,17 +141,28 @@ def fixed(conversations: int, *, validation: range, training: int | None = None)
     return Split(np.arange(count), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
 
 
-def effective(sizes: Rows) -> float:
+def effective(sizes: Rows, clusters: Rows | None = None) -> float:
     """How many conversations of one length say as much as these: (sum t)^2 / sum t^2 (Kish 1965); 0 of none.
+
+    Near-duplicates are as easy or as hard as each other, so that a cluster of them says as much as one conversation.
 
     Args:
         sizes: int64 [K], tokens of each.
+        clusters: int64 [K] from 0, the same number for near-duplicates; none of them are by default.
     """
-    each = np.asarray(sizes, np.float64)
+    each = np.bincount(np.arange(len(sizes)) if clusters is None else clusters, np.asarray(sizes, np.float64))
     return float(each.sum() ** 2 / max((each**2).sum(), 1.0))
 
 
-def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS) -> str:
+def numbered(groups: Rows) -> Rows:
+    """Groups numbered from 0 in the order in which they come first: int64 [K]."""
+    _, first, of_row = np.unique(groups, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[of_row]
+
+
+def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS, clusters: Rows | None = None) -> str:
     """What a set of few tokens, or of few conversations, is worth, as a sentence; nothing to say of another one.
 
     The error is that of tokens that vary by SPREAD in conversations that vary by BETWEEN.
@@ -159,10 +172,14 @@ def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS) 
         sizes: int64 [K], tokens of each of its conversations.
         fair: tokens from which on it is no small one.
         least: conversations, counted as `effective` does, from which on it is no small one.
+        clusters: int64 [K] from 0, the same number for near-duplicates.
     """
-    count, alike = int(np.sum(sizes)), effective(sizes)
+    count, alike = int(np.sum(sizes)), effective(sizes, clusters)
+    copies = 0 if clusters is None else len(sizes) - len(np.unique(clusters))
     few = [f"fewer than {fair:,}"] if count < fair else []
-    few += [f"of such lengths that they say as much as {int(alike)} alike"] if alike < least else []
+    if alike < least:
+        why = "of such lengths, and so many of them copies," if copies else "of such lengths"
+        few.append(f"{why} that they say as much as {int(alike)} alike")
     if not few:
         return ""
     error = math.sqrt(SPREAD**2 / max(count, 1) + BETWEEN**2 / max(alike, 1.0))
@@ -208,17 +225,18 @@ class _Groups:
         aim = min(wanted, allowed)
         order = self.order[~used[self.order]]
         most = self._most(aim, order) if taken is None else max(aim / CHOOSING, self._twice(order))
-        giant = self.tokens[order] > most
-        order = order[~giant]
+        left, order = len(order), order[self.tokens[order] <= most]
         sums = np.cumsum(self.tokens[order])
         count = int(np.searchsorted(sums, wanted)) + 1
         if count > len(sums) or sums[count - 1] > allowed:
             count = int(np.searchsorted(sums, allowed, side="right"))
+        if taken is None:
+            count = min(count, len(order) - len(order) // RESERVED)
         if count == 0:
             raise SplitError(
                 f"no {name} set can be set apart: it may have {allowed:,} of the {total:,} tokens, and none of the "
-                f"{len(self.order):,} conversations or groups of near-duplicates is so small: take a larger corpus, or "
-                "a smaller test set (--test-tokens)"
+                f"{left:,} conversations or groups of near-duplicates that are left is so small: take a larger corpus, "
+                "or a smaller test set (--test-tokens)"
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True

@@ -6,6 +6,7 @@ and at the end weights.safetensors, scores.npz (nats and targets of each test co
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -212,20 +213,24 @@ class Training:
     def _check(self, contexts: Tensor) -> None:
         """Say effective rank and variance of the contexts, and collapse where there is one."""
         width = self.preset.shape.context
-        if not torch.isfinite(contexts).all():
+        spread = phase1.variance(contexts)
+        if not math.isfinite(spread):  # a single NaN is enough; contexts may lie on disk, so that nothing copies them
             raise NotFiniteError("after phase 1 the contexts are not finite numbers")
-        rank, spread = phase1.effective_rank(contexts), phase1.variance(contexts)
+        rank = phase1.effective_rank(contexts)
         line: dict[str, Any] = {
             "phase": 1,
             "effective_rank": rank,
             "effective_rank_share": rank / width,
             "variance": spread,
         }
-        history, verdict, found = phase1.forgetting(self.network, self.tapes[1], self.preset.phase1.trials)
+        trials = 1 if self.preset.reset else self.preset.phase1.trials
+        history, verdict, found = phase1.forgetting(self.network, self.tapes[1], trials)
         if not torch.isfinite(found).all():
             raise NotFiniteError("after phase 1 the contexts of the validation set are not finite numbers")
         exact = phase1.effective_rank(found)  # without the noise of the passes
-        line |= {"validation_effective_rank": exact, "forgetting": history, "verdict": verdict}
+        line |= {"validation_effective_rank": exact}
+        if history:
+            line |= {"forgetting": history, "verdict": verdict}
         if len(found) >= width:
             rank, spread = min(rank, exact), min(spread, phase1.variance(found))
         self._say(line | {"collapsed": spread < COLLAPSED or rank <= COLLAPSED_RANK})
@@ -252,7 +257,8 @@ class Training:
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
             nonlocal before
             seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
-            self._say(done.record() | {"tokens_per_s": seen / self.clock.lap("phase 2")})
+            self.clock.lap("phase 2")
+            self._say(done.record() | {"tokens_per_s": seen / done.seconds})
             kept = checkpoint.of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
             kept |= {f"best.{name}": t for name, t in state.weights.items()}
             if state.scores is not None:

@@ -39,14 +39,23 @@ class Wanted:
 
 
 def named(preset: Preset, wanted: Wanted) -> Vocabulary | None:
-    """GPT-2's vocabulary, or a file's; None where one is trained on the pool."""
+    """GPT-2's vocabulary, or a file's; None where one is trained on the pool.
+
+    Raises:
+        VocabularyError: there is none of that name, or the file does not serve.
+    """
     name = wanted.tokenizer or preset.tokenizer
     if name == "gpt2":
         return vocabulary.gpt2()
     if name.partition(":")[0] == "bpe":
         size_of_bpe(preset, wanted)
         return None
-    return vocabulary.load(Path(name).expanduser())
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise vocabulary.VocabularyError(
+            f"there is no tokenizer {name!r}: take bpe, bpe:N, gpt2, or the path of a tokenizer.json that is there"
+        )
+    return vocabulary.load(path)
 
 
 def size_of_bpe(preset: Preset, wanted: Wanted) -> int:

@@ -165,6 +165,7 @@ def _test(one: Scored) -> dict[str, Any]:
         "says": one.test.says,
         "tokens": one.test.tokens,
         "conversations": one.test.conversations,
+        "clusters": one.test.distinct,
         "effective_conversations": round(one.test.effective, 1),
     }
     return {**says, **told, "notes": list(one.notes), "trainings": rows}

@@ -146,6 +146,7 @@ def plan(found: Compared, trained: Trained) -> Section:
         (
             visible(one.test.name),
             one.test.conversations,
+            one.test.distinct,
             round(one.test.effective),
             one.test.tokens,
             visible(one.test.says),
@@ -168,10 +169,11 @@ def plan(found: Compared, trained: Trained) -> Section:
     return Section(
         "experiment",
         "The experiment",
-        "What was trained on what, and what was measured on what. Worth: how many conversations of one length would "
-        "say as much, (sum t)\u00b2 / sum t\u00b2. The error of ln PPL is a bootstrap's over the test conversations.",
+        "What was trained on what, and what was measured on what. Worth: how many conversations of one length, none "
+        "like another, would say as much: (sum t)\u00b2 / sum t\u00b2 of the tokens t of each cluster of near-"
+        "duplicates; one that is like no other is a cluster too. The error of ln PPL is a bootstrap's over them.",
         tables=(
-            Table(("test set", "conversations", "worth", "tokens", "which", "error of ln PPL"), tests),
+            Table(("test set", "conversations", "clusters", "worth", "tokens", "which", "error of ln PPL"), tests),
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
