@@ -16,14 +16,14 @@ from rich.text import Text
 
 from pipeline import compare_corpora, compare_data, compare_design, compare_result, measure, rules
 from pipeline import plan as planning
-from pipeline.compare import name_of
+from pipeline.compare import name_of, of_run
 from pipeline.compare_corpora import Pair
 from pipeline.compare_data import How
 from pipeline.compare_design import Design
 from pipeline.compare_result import Scored
 from pipeline.plan import Plan
 from pipeline.report import folder as folders
-from pipeline.report.checks import Check
+from pipeline.report.checks import SHARE, Bounds, Check
 from pipeline.report.command import REPORTS, build
 from pipeline.rules import Drop, KeepBest
 from pipeline.store import RunFolderError, Store
@@ -68,8 +68,13 @@ class Ablated:
     design: Design | None
     arms: Arms | None
     checks: Sequence[Check]
+    """Of the trainings, and of the run."""
     sentence: str
     command: str
+
+    def tests(self) -> Sequence[Scored]:
+        """The first contrast on each test set, which are the same for all; empty where nothing was trained."""
+        return next(iter(self.scored.values()), ())
 
 
 def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool, as_json: bool) -> None:
@@ -94,7 +99,8 @@ def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool,
     none = (
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )
-    found = Ablated(pair, contrasts, skipped, {}, None, None, (), none, command)
+    assert pair.run is not None  # noqa: S101  raw and refined of a run
+    found = Ablated(pair, contrasts, skipped, {}, None, None, of_run(pair.run, Bounds()).checks, none, command)
     if train and contrasts:
         found = _trained(found, members, how)
     made = build(ablated.page(found), place)
@@ -186,8 +192,8 @@ def _done(found: Ablated, members: Mapping[str, Mask], how: How, folder: Path) -
         ]
         for one in found.contrasts
     }
-    checks = compare_result.checks(pair, arms, design, jobs, trainings)
-    said = verdict(scored, found.contrasts, design.lacks(), checks)
+    checks = [*compare_result.checks(pair, arms, design, jobs, trainings), *found.checks]
+    said = verdict(scored, found.contrasts, design.lacks(), [one for one in checks if one.name != SHARE])
     return Ablated(pair, found.contrasts, found.skipped, scored, design, arms, checks, said, found.command)
 
 
@@ -198,23 +204,32 @@ def verdict(
     checks: Sequence[Check],
 ) -> str:
     """One sentence: which rules moved the exponent, or that none can be said to have."""
-    from pipeline.compare_verdict import MIXED
+    from pipeline.compare_verdict import MIXED, no_interval, too_few
     from pipeline.compare_verdict import verdict as of_two
 
     if lacks:
         return f"Nothing is concluded, because {lacks}."
+    if failed := [one.name for one in checks if one.passed is False]:
+        return f"Nothing can be concluded, because a check failed: {', '.join(failed)}."
+    first = scored[contrasts[0].reason, contrasts[0].how]
+    if few := too_few(first):  # test sets are the same ones for all
+        return f"Nothing can be concluded, {few}."
+    unknown = [f"{one.reason} {one.how}" for one in contrasts if no_interval(scored[one.reason, one.how])]
     moved = []
     for one in contrasts:
         found = of_two(scored[one.reason, one.how], (one.first, one.second), "", checks)
         if found.exponent:
             how = "steeper on one test set and flatter on the other" if found.exponent == MIXED else found.exponent
             moved.append(f"{one.reason} {one.how} makes it {how}")
-    if any(one.passed is False for one in checks):
-        return "Nothing can be concluded, because a check failed."
-    many = f"{len(contrasts)} contrasts were looked at, each at 95 %"
+    open_ended = f"; delta-alpha has no interval for {', '.join(unknown)}" if unknown else ""
+    if len(unknown) == len(contrasts):
+        return f"Nothing can be concluded{open_ended}."
+    count = len(contrasts) - len(unknown)
+    many = f"{count} contrast{'s were' if count > 1 else ' was'} looked at, each at 95 %"
     if not moved:
-        return f"No rule can be said to have moved the exponent ({many})."
-    return f"The exponent moved: {'; '.join(moved)} ({many}, so that one in twenty would be said to differ by chance)."
+        return f"No rule can be said to have moved the exponent ({many}){open_ended}."
+    chance = "so that one in twenty would be said to differ by chance"
+    return f"The exponent moved: {'; '.join(moved)} ({many}, {chance}){open_ended}."
 
 
 def _show(found: Ablated, place: Path) -> None:

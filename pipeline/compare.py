@@ -100,7 +100,7 @@ def compare(asked: Asked) -> None:
         folders.check(asked.out)
     asked.how.checked()
     pair = compare_corpora.pair(asked.first, asked.second, asked.run, asked.limit, grouped=asked.train, hub=asked.hub)
-    run = None if pair.run is None else _of_run(pair.run, asked.bounds)
+    run = None if pair.run is None else of_run(pair.run, asked.bounds)
     place = asked.out or REPORTS / f"{name_of(pair)}-{_what(asked)}"
     folders.check(place)
     command = shlex.join(("refine", *asked.words))
@@ -134,7 +134,7 @@ def name_of(pair: Pair) -> str:
     return word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
 
 
-def _of_run(store: Store, bounds: Bounds) -> OfRun:
+def of_run(store: Store, bounds: Bounds) -> OfRun:
     """Read a run and look at its files; what is missing is said before any training."""
     read = finished(store.folder)
     found = kinds(read.plan, store)
@@ -197,7 +197,7 @@ def _corpora(pair: Pair) -> Any:  # noqa: ANN401  a rich table
 
 def _show_test(one: Scored, names: tuple[str, str]) -> None:
     """Laws, difference and baselines on one test set."""
-    from pipeline.report.compared_numbers import baselines, difference_rows, law_rows
+    from pipeline.report.compared_numbers import baselines, difference_rows, law_rows, standing
 
     out, test = console(), one.test
     what = f"\n{test.name}: {test.tokens:,} tokens of {test.conversations:,} conversations, {test.says}"
@@ -208,4 +208,6 @@ def _show_test(one: Scored, names: tuple[str, str]) -> None:
     against = f"{names[1]} against {names[0]}; a token's worth is in tokens of {names[0]}"
     out.print(table(f"\n{against}", head, list(rows), frozenset(range(1, len(head)))))
     head, rows = baselines(one)
-    out.print(table("\nPPL by training tokens", head, list(rows), frozenset(range(2, len(head)))))
+    out.print(table("\nPPL by training tokens, all of seed 0", head, list(rows), frozenset(range(2, len(head)))))
+    for said in standing(one):
+        out.print(Text(safe(said)))

@@ -65,6 +65,11 @@ class TestSet:
         return splitting.effective(self.sizes, self.clusters[self.mask])
 
     @property
+    def small(self) -> str:
+        """What it is worth, as a sentence, where that is little."""
+        return splitting.small(self.name, self.sizes, clusters=self.clusters[self.mask])
+
+    @property
     def distinct(self) -> int:
         """How many clusters of near-duplicates they are; one that is like no other is a cluster too."""
         return len(np.unique(self.clusters[self.mask]))
@@ -129,8 +134,7 @@ def scored(test: TestSet, arms: Arms, jobs: Mapping[tuple[str, str], Sequence[Jo
         if kind == "cvfp":
             points[arm] = arming.points(folders, arms.common, test.mask)
     fits, foretold, differences, notes = laws(points)
-    small = splitting.small(test.name, test.sizes, clusters=test.clusters[test.mask])
-    notes = (*filter(None, [small]), *notes)
+    notes = (*filter(None, [test.small]), *notes)
     return Scored(test, pl.concat(frames), points, fits, foretold, differences, notes)
 
 
@@ -186,13 +190,28 @@ def _records(
     }
 
 
-def last_best(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path) -> str:
-    """In how many trainings of each arm no earlier evaluation was better than the last, as a part of a sentence."""
-    found: dict[str, list[bool]] = {}
-    for (arm, _, _), one in _records(jobs, folder).items():
-        found.setdefault(arm, []).append(one["best_evaluation"] == one["evaluations"])
-    each = [f"{sum(last)} of {len(last)} trainings of {arm}" for arm, last in found.items()]
-    return f"validation was best at the last evaluation in {' and '.join(each)}"
+def last_best(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path, *, falls: bool) -> str:
+    """In how many trainings of each budget no earlier evaluation was better than the last, as a part of a sentence.
+
+    Where the learning rate falls to 0, as in the preset house, the last one is the best as a rule, unless the training
+    had learned its few tokens by heart before.
+
+    Args:
+        jobs: the trainings.
+        folder: where they lie.
+        falls: whether the rate is 0 by the last evaluation.
+    """
+    found: dict[int, dict[str, list[bool]]] = {}
+    for (arm, budget, _), one in _records(jobs, folder).items():
+        last = one["best_evaluation"] == one["evaluations"]
+        found.setdefault(budget, {}).setdefault(arm, []).append(last)
+    each = [
+        f"{budget:,} tokens in "
+        + " and ".join(f"{sum(last)} of {len(last)} trainings of {arm}" for arm, last in arms.items())
+        for budget, arms in sorted(found.items())
+    ]
+    rate = ", by which the rate is 0," if falls else ""
+    return f"validation was best at the last evaluation{rate} of {'; of '.join(each)}"
 
 
 def leakage(arms: Arms) -> Check:

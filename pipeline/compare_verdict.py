@@ -58,18 +58,28 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
     if found and all(map(_same, found)):
         return Verdict(f"No difference can be found: {_alike(names)}.", concludes=False)
-    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are clusters
-    if few:
-        said = f"Nothing can be concluded, since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}"
-        return Verdict(f"{said}{indication}.", concludes=False)
-    missing = [one.test.name for one in found if _alpha(one, "power") is None]
-    if missing or not found:
-        where = ", ".join(missing) or "any test set"
-        return Verdict(f"Nothing can be concluded: delta-alpha has no interval on {where}.", concludes=False)
+    if few := too_few(found):
+        return Verdict(f"Nothing can be concluded, {few}{indication}.", concludes=False)
+    if missing := no_interval(found):
+        return Verdict(f"Nothing can be concluded: {missing}.", concludes=False)
     exponent = _exponent(found)
     level = _agreed([_side(_ratio(one)) for one in found], ("lower", "higher"))
     said = "; ".join(filter(None, (_of_exponent(found, names, exponent), _of_level(found, names, level), _bend(found))))
     return Verdict(f"{said}.", bool(exponent or level), exponent, level)
+
+
+def too_few(found: Sequence[Scored]) -> str:
+    """Which test sets hold too little for an interval to be believed, as a part of a sentence; empty where none do."""
+    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are clusters
+    return f"since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
+
+
+def no_interval(found: Sequence[Scored]) -> str:
+    """On which test sets delta-alpha has no interval, as a part of a sentence; empty where it has one on all."""
+    missing = [one.test.name for one in found if _alpha(one, "power") is None]
+    if found and not missing:
+        return ""
+    return f"delta-alpha has no interval on {', '.join(missing) or 'any test set'}"
 
 
 def _same(one: Scored) -> bool:

@@ -120,10 +120,19 @@ def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
 
 def ahead(frame: pl.DataFrame) -> str:
     """Which baselines are below the network, and at how many budgets: one sentence."""
+    said = lost_to(frame)
+    return f"With seed 0, {said}" if frame["seed"].n_unique() > 1 else said
+
+
+def lost_to(frame: pl.DataFrame) -> str:
+    """The same of seed 0, as a part of a sentence.
+
+    Args:
+        frame: a row a training: kind, tokens, seed, nats.
+    """
     first = frame.filter(pl.col("seed") == 0)
     network = first.filter(pl.col("kind") == "cvfp").select("tokens", own="nats")
     beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
     said = [f"{NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
-    lost_to = f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"
-    return f"With seed 0, {lost_to}" if frame["seed"].n_unique() > 1 else lost_to
+    return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"

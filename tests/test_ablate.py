@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline import compare as comparing
 from pipeline import compare_corpora
 from pipeline.ablate import Contrast, arms_of, verdict
 from pipeline.compare_corpora import Pair
+from pipeline.report.checks import Check
 from pipeline.store import RunFolderError, read_json
 from tests.compare_corpus import BLINK, asked, how, run, simulated
 from tests.report_corpus import refine
@@ -122,3 +124,26 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
         "No rule can be said to have moved the exponent"
     )
     assert verdict(scored, contrasts, "there is 1 seed", []) == "Nothing is concluded, because there is 1 seed."
+    failed = [Check("budgets reached", passed=False, found="")]
+    assert verdict(scored, contrasts, "", failed) == (
+        "Nothing can be concluded, because a check failed: budgets reached."
+    )
+
+
+def test_an_ablation_that_cannot_tell_says_so() -> None:
+    """Of too few test conversations, or without an interval, no rule is said not to have moved the exponent."""
+    contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
+    one = simulated(0.0)
+    few = replace(one, test=replace(one.test, clusters=np.arange(100) // 25))
+    keys = [(each.reason, each.how) for each in contrasts]
+    assert verdict({key: [few] for key in keys}, contrasts, "", []).startswith(
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 4 clusters"
+    )
+    unknown = replace(one, differences={})
+    assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
+        "No rule can be said to have moved the exponent (1 contrast was looked at, each at 95 %); delta-alpha has no "
+        "interval for short alone."
+    )
+    assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
+        "Nothing can be concluded; delta-alpha has no interval for noisy alone, short alone."
+    )

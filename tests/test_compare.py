@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from pipeline import compare as comparing
@@ -112,12 +113,28 @@ def test_the_page_shows_the_run(made: Path) -> None:
 
 
 def test_the_plan_says_where_validation_was_best(made: Path) -> None:
-    """In how many trainings of each arm the last evaluation was the best, so that more steps might have helped."""
+    """In how many trainings of each budget and arm the last evaluation was the best."""
     page = (made / "report" / "index.html").read_text()
     found = re.search(
-        r"validation was best at the last evaluation in (\d+) of 15 trainings of raw and (\d+) of 15", page
+        r"validation was best at the last evaluation, by which the rate is 0, of 200 tokens in (\d) of 3 trainings of "
+        r"raw and (\d) of 3 trainings of refined; of 500 tokens",
+        page,
     )
     assert found
+    records = [read_json(path) for path in (made / "work" / "trainings").glob("cvfp-0000000200-*/record.json")]
+    last = [one["best_evaluation"] == one["evaluations"] for one in records]
+    assert sum(last) <= sum(map(int, found.groups())) <= 2 * sum(last)  # a training may be that of both
+
+
+def test_baselines_stand_beside_the_same_seed(made: Path) -> None:
+    """The network's PPL of seed 0, and who is below it, on the page."""
+    page = (made / "report" / "index.html").read_text()
+    rows = pl.DataFrame(report(made)["test_sets"]["raw-test"]["trainings"]).filter(pl.col("arm") == "raw", seed=0)
+    network, block = (dict(rows.filter(kind=kind).select("tokens", "ppl").iter_rows()) for kind in ("cvfp", "gru"))
+    below = sum(block[budget] < ppl for budget, ppl in network.items())
+    said = f"GRU of the same size at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
+    assert said in page
+    assert f">{network[200]:,.2f}<" in page
 
 
 def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_path: Path) -> None:

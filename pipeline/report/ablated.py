@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said
 from pipeline.report.compared_numbers import Rows, finite
+from pipeline.report.compared_results import WORTH, tests
 from pipeline.report.intervals import SAYS, VALUES, figure, panel
 from pipeline.report.parts import Figure, Page, Section, Table, Tile
 from pipeline.report.shown import visible
@@ -23,6 +24,7 @@ def page(found: Ablated) -> Page:
     name = visible(run.folder.resolve().name, 60) if run is not None else ""
     figures = tuple(one for one in (_figure(found, key) for key in VALUES) if one)
     head, rows = rows_of(found)
+    notes = filter(None, (one.test.small for one in found.tests()))
     members = found.pair.union.members
     return Page(
         title=f"Which rule moved the exponent of {name}?",
@@ -36,10 +38,11 @@ def page(found: Ablated) -> Page:
                 "rules",
                 "What each rule does",
                 "A rule alone: the corpus that only this rule has cleaned, against raw. On top: the refined corpus "
-                "against what all other rules leave. PPL is that at the largest budget.",
+                "against what all other rules leave."
+                + (f" PPL is that at the largest budget. {WORTH}" if found.scored else ""),
                 figures,
-                (Table(head, tuple(rows)),),
-                missing=tuple(f"{visible(said)}." for said in found.skipped),
+                (Table(head, tuple(rows)), *([tests(found.tests())] if found.scored else [])),
+                missing=tuple(f"{visible(said)}." for said in [*notes, *found.skipped]),
             ),
             Section(
                 "origin",

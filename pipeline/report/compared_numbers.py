@@ -13,6 +13,7 @@ from pipeline.compare_corpora import Pair
 from pipeline.compare_mixes import statistics
 from pipeline.compare_result import Scored
 from pipeline.compare_verdict import alpha_said, efficiency_said, ratio_said, signed
+from pipeline.scaling import lost_to
 from pipeline.training import NAMES
 from trainer.scaling import Law, Points
 
@@ -25,7 +26,7 @@ Interval = tuple[float, float]
 
 def law_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
     """Each arm's laws on a test set, and how far off each foretells the largest budget without it."""
-    head = ("corpus", "law", "alpha", "95 % interval", "A", "floor", "R2", "foretells")
+    head = ("corpus", "law", "alpha", "A", "floor", "R2", "foretells")
     return head, [
         _law(arm, law, one) for (arm, _), law in sorted(one.laws.items(), key=lambda item: _place(one, item[0]))
     ]
@@ -42,10 +43,9 @@ def _law(arm: str, law: Law, one: Scored) -> tuple[str, ...]:
     return (
         arm,
         law.kind,
-        signed(law.alpha, ".4f"),
-        between(law.alpha_interval, lambda x: signed(x, ".4f")),
-        number(math.exp(min(law.ln_A, 700.0))),
-        number(law.floor) if law.kind == "saturating" else "-",
+        signed(law.alpha, ".4f") + _in(law.alpha_interval, lambda x: signed(x, ".4f")),
+        number(_exp(law.ln_A)) + _in(law.ln_A_interval, lambda x: number(_exp(x))),
+        number(law.floor) + _in(law.floor_interval, number) if law.kind == "saturating" else "-",
         "-" if law.r2 is None else f"{law.r2:.4f}",
         "-" if error is None else f"{signed(100 * error, '.1f')} %{best}",
     )
@@ -58,7 +58,7 @@ def difference_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
         (
             kind,
             alpha_said(found),
-            signed(found.delta_ln_A, ".3f") + _in(found.delta_ln_A_interval),
+            signed(found.delta_ln_A, ".3f") + _in(found.delta_ln_A_interval, lambda x: signed(x, ".3f")),
             ratio_said(found),
             efficiency_said(found),
         )
@@ -67,21 +67,34 @@ def difference_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
     return head, rows
 
 
-def _in(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({between(interval, lambda x: signed(x, '.3f'))})"
+def _in(interval: Interval | None, said: Callable[[float], str]) -> str:
+    return "" if interval is None else f" ({between(interval, said)})"
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))
 
 
 def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
-    """PPL on a test set by budget: the network's geometric mean over seeds, and each baseline's of one seed."""
+    """PPL on a test set by budget, all of seed 0: the same tokens in the same order."""
     budgets = sorted(one.rows["tokens"].unique().to_list())
     head = ("corpus", "model", *(f"{budget:,}" for budget in budgets))
-    means = one.rows.group_by("arm", "kind", "tokens", maintain_order=True).agg(pl.col("nats").mean())
-    found = {(arm, kind, tokens): math.exp(nats) for arm, kind, tokens, nats in means.iter_rows()}
+    first = one.rows.filter(pl.col("seed") == 0).select("arm", "kind", "tokens", "ppl")
+    found = {(arm, kind, tokens): ppl for arm, kind, tokens, ppl in first.iter_rows()}
     order = sorted(
         {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(NAMES).index(key[1]))
     )
     rows: Rows = [(arm, NAMES[kind], *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order]
     return head, rows
+
+
+def standing(one: Scored) -> list[str]:
+    """Which baselines are below the network of each arm on a test set, and at how many budgets: a sentence an arm."""
+    return [
+        f"{one.test.name}, {arm}: {lost_to(one.rows.filter(pl.col('arm') == arm))}"
+        for arm in one.points
+        if one.rows.filter(pl.col("arm") == arm)["kind"].n_unique() > 1
+    ]
 
 
 def point_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from pipeline.compare_result import Scored, last_best
-from pipeline.report.compared_numbers import Rows, baselines, difference_rows, law_rows, point_rows
+from pipeline.report.compared_numbers import Rows, baselines, difference_rows, law_rows, point_rows, standing
 from pipeline.report.intervals import SAYS, figure, panel
 from pipeline.report.laws import laws
 from pipeline.report.parts import Figure, Panel, Section, Table
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 STEPS = 40
 """Points of a curve."""
+WORTH = (
+    "Worth: how many conversations of one length, none like another, would say as much: (sum t)\u00b2 / sum t\u00b2 of "
+    "the tokens t of each cluster of near-duplicates; one that is like no other is a cluster too. The error of ln PPL "
+    "is a bootstrap's over them."
+)
 BEYOND = 4
 """How far past the largest budget a law is drawn."""
 
@@ -51,12 +56,13 @@ def results(found: Compared, trained: Trained) -> list[Section]:
         Section(
             "baselines",
             "Baselines",
-            "PPL by training tokens: the network's mean over seeds, and one seed of each baseline"
+            "PPL by training tokens, all of seed 0: the same tokens in the same order"
             + (
                 f"; the random frozen block and the GRU are trained on {visible(names[0])} alone, the counts on both."
                 if "gru" in trained.design.kinds
                 else "; --quick trains counts alone."
-            ),
+            )
+            + "".join(f" {visible(said, 200)}." for one in trained.scored for said in standing(one)),
             tables=(_joined(trained, baselines),),
         ),
         Section(
@@ -142,7 +148,35 @@ def plan(found: Compared, trained: Trained) -> Section:
     """How the experiment was laid out, and what its test sets are worth."""
     said, design = trained.arms.common.said, trained.design
     rows = [(f"{name}, of the union", *_size(said[name])) for name in ("pool", "validation", "test")]
-    tests = tuple(
+    lines = [
+        f"preset: {trained.arms.preset.name}: {trained.arms.preset.about}",
+        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
+        f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
+        f"tokenizer: {said['tokenizer']}; {said['embeddings']}",
+        "both are the same for both arms; those that are made here are made of the union of their training pools",
+        "split: by near-duplicate cluster of the union of both corpora, before anything else",
+        "validation: shared, and it only selects the checkpoint",
+        f"steps: {last_best(trained.jobs, trained.folder / 'trainings', falls=trained.arms.preset.phase2.decay)}",
+        f"training pools: {', '.join(f'{name} {trained.arms.tokens(name):,} tokens' for name in found.pair.names)}",
+        f"trainings: {len({job.name for wanted in trained.jobs.values() for job in wanted})}",
+    ]
+    return Section(
+        "experiment",
+        "The experiment",
+        f"What was trained on what, and what was measured on what. {WORTH}",
+        tables=(
+            tests(trained.scored),
+            Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
+        ),
+        texts=(("Plan of the experiment", visible("\n".join(lines))),),
+        missing=tuple(f"{visible(note)}." for note in said["notes"]),
+    )
+
+
+def tests(scored: Sequence[Scored]) -> Table:
+    """What test sets are worth; see `WORTH`."""
+    head = ("test set", "conversations", "clusters", "worth", "tokens", "which", "error of ln PPL")
+    rows = [
         (
             visible(one.test.name),
             one.test.conversations,
@@ -152,42 +186,18 @@ def plan(found: Compared, trained: Trained) -> Section:
             visible(one.test.says),
             _error(one),
         )
-        for one in trained.scored
-    )
-    lines = [
-        f"preset: {trained.arms.preset.name}: {trained.arms.preset.about}",
-        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
-        f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
-        f"tokenizer: {said['tokenizer']}; {said['embeddings']}",
-        "both are the same for both arms; those that are made here are made of the union of their training pools",
-        "split: by near-duplicate cluster of the union of both corpora, before anything else",
-        "validation: shared, and it only selects the checkpoint",
-        f"steps: {last_best(trained.jobs, trained.folder / 'trainings')}",
-        f"training pools: {', '.join(f'{name} {trained.arms.tokens(name):,} tokens' for name in found.pair.names)}",
-        f"trainings: {len({job.name for wanted in trained.jobs.values() for job in wanted})}",
+        for one in scored
     ]
-    return Section(
-        "experiment",
-        "The experiment",
-        "What was trained on what, and what was measured on what. Worth: how many conversations of one length, none "
-        "like another, would say as much: (sum t)\u00b2 / sum t\u00b2 of the tokens t of each cluster of near-"
-        "duplicates; one that is like no other is a cluster too. The error of ln PPL is a bootstrap's over them.",
-        tables=(
-            Table(("test set", "conversations", "clusters", "worth", "tokens", "which", "error of ln PPL"), tests),
-            Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
-        ),
-        texts=(("Plan of the experiment", visible("\n".join(lines))),),
-        missing=tuple(f"{visible(note)}." for note in said["notes"]),
-    )
+    return Table(head, tuple(rows))
 
 
 def _size(said: dict[str, int]) -> tuple[int, int, int]:
     return said["conversations"], said["tokens"], said["bytes"]
 
 
-def _error(one: Scored) -> float | str:
+def _error(one: Scored) -> str:
     """Standard deviation of ln PPL over resamples of the test conversations: the first arm's, at its largest budget."""
     points = next(iter(one.points.values()))
     if points.resampled is None:
         return "not known"
-    return round(float(points.resampled[points.tokens == points.tokens.max()].mean(axis=0).std()), 3)
+    return f"{points.resampled[points.tokens == points.tokens.max()].mean(axis=0).std():.3f}"
