@@ -21,6 +21,8 @@ from selenium.webdriver.common.keys import Keys
 from pipeline.report import examples
 from tests.report_corpus import poisoned, refine, run
 
+PAPER = {"width": 717, "height": 1000}
+"""A4 less the margins, in CSS pixels."""
 QUIET = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -178,9 +180,17 @@ def test_it_fits(chromium: Chrome, page: Path, width: int, scheme: str) -> None:
     assert (ink > paper + 300) is (scheme == "dark")
 
 
-def test_it_prints(chromium: Chrome, page: Path) -> None:
-    """Paper is light, whatever the screen is, and has the figures."""
-    show(chromium, page, scheme="dark")
+@pytest.mark.parametrize("which", ["page", "compared"])
+def test_it_prints(chromium: Chrome, request: pytest.FixtureRequest, which: str) -> None:
+    """Paper is light, whatever the screen is, and has the figures, and all of each table."""
+    show(chromium, request.getfixturevalue(which), scheme="dark")
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {**PAPER, "deviceScaleFactor": 1, "mobile": False})
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not chromium.execute_script(
+        "return [...document.querySelectorAll('table')].filter((t) => t.offsetWidth > t.parentElement.clientWidth)"
+        ".map((t) => t.innerText)"
+    )
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     printed = base64.b64decode(chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed[:5] == b"%PDF-"
     assert 3 <= printed.count(b"/Type /Page\n") <= 30

@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.report import theme
 from pipeline.report.binned import Axis
-from pipeline.report.charts import Drawn
+from pipeline.report.charts import TIP, Drawn
 from pipeline.report.signals import largest
 
 FULL: Any = "container"
@@ -28,7 +28,7 @@ def waterfall(steps: pl.DataFrame) -> Drawn:
         steps: step, kind, begin, end, n (conversations), text, tip, pick.
     """
     order = steps["step"].to_list()
-    base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", "tip", "pick")).encode(
+    base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", TIP, "pick")).encode(
         y=alt.Y("step:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=150))
     )
     colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
@@ -75,7 +75,7 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: Axis)
         title: of the axis: the signal and its unit.
         kind: of the axis; "whole" has a tick in the middle of a bin.
     """
-    data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", "tip", "pick")
+    data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
     edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
     x = _along(edges, title, kind)
     heights = alt.Scale(type="sqrt", nice=False)
@@ -131,7 +131,7 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
     """
     colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])
     labels = list(dict.fromkeys(mix["y"].to_list()))
-    base = alt.Chart(mix.select("y", "corpus", "share", "tip", "pick")).mark_bar(cornerRadius=2, cursor="pointer")
+    base = alt.Chart(mix.select("y", "corpus", "share", TIP, "pick")).mark_bar(cornerRadius=2, cursor="pointer")
     drawn: Drawn = base.encode(
         y=alt.Y("y:N", sort=labels, title=title, axis=alt.Axis(labelOverlap=False)),
         yOffset=alt.YOffset("corpus:N", sort=list(corpora)),

@@ -12,6 +12,8 @@ import polars as pl
 from pipeline.report import theme
 
 Drawn = alt.Chart | alt.LayerChart | alt.FacetChart
+TIP = pl.col("tip").str.replace_all(r"\b1 conversations\b", "1 conversation")
+"""The column of sentences that a chart shows under the pointer."""
 """What a figure function returns."""
 
 
@@ -77,7 +79,7 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[i
     dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
     pick = ["pick"] if "pick" in cells.columns else []
     value, text = pl.col("value").cast(pl.Float64).round_sig_figs(4), pl.col("text").fill_null("")
-    base = alt.Chart(cells.select("x", "y", value, text, "tip", *pick, ink=dark)).encode(x=_across(x), y=_down(y))
+    base = alt.Chart(cells.select("x", "y", value, text, TIP, *pick, ink=dark)).encode(x=_across(x), y=_down(y))
     cursor: Any = "pointer" if pick else "default"
     empty = base.mark_rect(fill=theme.EMPTY, cornerRadius=2, cursor=cursor)
     filled = base.transform_filter("isValid(datum.value)").mark_rect(cornerRadius=2, cursor=cursor)

@@ -44,7 +44,7 @@ def _law(arm: str, law: Law, one: Scored) -> tuple[str, ...]:
         arm,
         law.kind,
         signed(law.alpha, ".4f") + _in(law.alpha_interval, lambda x: signed(x, ".4f")),
-        number(_exp(law.ln_A)) + _in(law.ln_A_interval, lambda x: number(_exp(x))),
+        _level(law.ln_A) + _in(law.ln_A_interval, _level),
         number(law.floor) + _in(law.floor_interval, number) if law.kind == "saturating" else "-",
         "-" if law.r2 is None else f"{law.r2:.4f}",
         "-" if error is None else f"{signed(100 * error, '.1f')} %{best}",
@@ -71,8 +71,10 @@ def _in(interval: Interval | None, said: Callable[[float], str]) -> str:
     return "" if interval is None else f" ({between(interval, said)})"
 
 
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))
+def _level(ln_A: float) -> str:  # noqa: N803  as the law has it
+    """A as it can be compared: whole where it is large."""
+    value = math.exp(min(ln_A, 700.0))
+    return f"{value:,.0f}" if 100 <= value < 1e9 else number(value)  # noqa: PLR2004
 
 
 def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
@@ -89,11 +91,11 @@ def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
 
 
 def standing(one: Scored) -> list[str]:
-    """Which baselines are below the network of each arm on a test set, and at how many budgets: a sentence an arm."""
+    """Which baselines are below the network on a test set, and at how many budgets: of each arm that has them all."""
+    arms = {arm: one.rows.filter(pl.col("arm") == arm) for arm in one.points}
+    most = max(rows["kind"].n_unique() for rows in arms.values())
     return [
-        f"{one.test.name}, {arm}: {lost_to(one.rows.filter(pl.col('arm') == arm))}"
-        for arm in one.points
-        if one.rows.filter(pl.col("arm") == arm)["kind"].n_unique() > 1
+        f"{one.test.name}, {arm}: {lost_to(rows)}" for arm, rows in arms.items() if rows["kind"].n_unique() == most > 1
     ]
 
 

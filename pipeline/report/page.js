@@ -152,7 +152,7 @@
     byId("cell-title").textContent = datum.tip;
     byId("cell-found").textContent = found.length ?
       `${found.length.toLocaleString("en")} of them ${found.length === 1 ? "is an example" : "are examples"} on this page.` :
-      "None of them is an example on this page.";
+      "No example of it is on this page.";
     list(byId("cell-list"), found);
     point(null, null);
     if (!byId("cell").open) byId("cell").showModal();

@@ -44,6 +44,12 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
+    @property
+    def long(self) -> bool:
+        """Whether rows stay rows on a phone, where they are many; sentences would make them tall and narrow."""
+        longest = max((len(cell) for row in self.rows for cell in row if isinstance(cell, str)), default=0)
+        return len(self.rows) > 8 and longest <= 40  # noqa: PLR2004
+
 
 @dataclass(frozen=True)
 class Section:

@@ -87,7 +87,7 @@ def _tiles(manifest: dict[str, Any], checks: list[Check]) -> tuple[Tile, ...]:
 
 def clicked(sorted_: Banded) -> Examples:
     """The conversations that a click on these sections' figures shows."""
-    return Examples(examples(sorted_), f"refine show {shlex.quote(str(sorted_.run.store.folder))} --id")
+    return Examples(examples(sorted_), f"refine show {shlex.quote(str(sorted_.run.store.folder))} --full --id")
 
 
 def of_run(sorted_: Banded) -> list[Section]:
