@@ -149,7 +149,10 @@ def decide(folder: Path, path: Path | None, drops: list[str], *, as_json: bool) 
     store = Store(folder)
     store.shards()
     if path is None and not store.plan.exists():
-        raise RunFolderError(f"{folder} has no plan yet: let `refine run --out {folder}` end, or say one with --plan")
+        raise RunFolderError(
+            f"{folder} has no plan yet: start `refine run` again with its source and --out {folder}, or name one with "
+            "--plan"
+        )
     chosen = planning.load(path or store.plan).with_drops(drops).check()
     with Told() as told:
         manifest = Run(store, chosen, Local(1), told, told.warn).decide_again()

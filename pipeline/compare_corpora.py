@@ -85,7 +85,7 @@ def latest(run: Path | None) -> Store:
     if not store.claimed():
         raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
     if store.in_use() or not store.manifest.is_file():
-        raise RunFolderError(f"{run} is not finished: let `refine run --out {run}` end first")
+        raise RunFolderError(f"{run} is not finished: start `refine run` again with its source and --out {run}")
     return store
 
 
@@ -212,5 +212,5 @@ def _overlap(found: Pair) -> tuple[str, ...]:
             f"({a} is one of {b}); the test set is drawn from {b}, and both arms are scored on it and its part in {a}"
         )
     else:
-        said += f"({shared:,} are); the test sets are drawn from each of the two, and both arms are scored on both"
+        said += f"({shared:,} are); trainings of both are scored on a test set of each"
     return (said,)

@@ -122,7 +122,9 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
     """
     if not store.manifest.is_file():
         folder = shown(str(store.folder))
-        raise RunFolderError(f"{folder} is not a complete run: let `refine run --out {folder}` end first")
+        raise RunFolderError(
+            f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
+        )
     if part == "refined":
         check_kept(store, limit)
     if part == "refined" and limit is not None:

@@ -44,7 +44,9 @@ def show(folder: Path, wanted: Wanted, *, as_json: bool) -> None:
     """
     store = Store(folder)
     if not store.manifest.exists():
-        raise RunFolderError(f"{folder} is not a complete run: start `refine run --out {folder}` to complete it")
+        raise RunFolderError(
+            f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
+        )
     if wanted.kept and (wanted.reason or wanted.id):
         raise RunFolderError("--kept goes with neither --reason nor --id: a kept conversation has no reason")
     found = [_whole(store, wanted.id)] if wanted.id else list(_sample(store, wanted))
@@ -112,7 +114,8 @@ def _print(out: Console, one: dict[str, Any], cut: int | None) -> None:
     if "signals" in one:
         if one["fired"]:
             out.print(Text(safe(f"rules that fire: {', '.join(one['fired'])}")))
-        out.print(Text(safe("signals: " + ", ".join(f"{k}={_short(v)}" for k, v in one["signals"].items()))))
+        told = {key: value for key, value in one["signals"].items() if not isinstance(value, list)}  # --json has all
+        out.print(Text(safe("signals: " + ", ".join(f"{k}={_short(v)}" for k, v in told.items()))))
     for message in one["messages"]:
         said = message["content"]
         more = f" … (+{len(said) - cut:,} characters)" if cut and len(said) > cut else ""

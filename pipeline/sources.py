@@ -177,7 +177,9 @@ def _folder(name: str, path: Path, options: dict[str, str | None]) -> Source:
     root = path
     run = path if is_run(path) else path.resolve().parent
     if is_run(run) and not (run / "manifest.json").is_file():
-        raise SourceError(f"{name}: this run is not complete: let `refine run --out {shown(str(run))}` end first")
+        raise SourceError(
+            f"{name}: this run is not complete: start `refine run` again with its source and --out {shown(str(run))}"
+        )
     if run == path:
         path = path / "refined"  # a run of ours stands for its refined corpus
     found = tuple(sorted(_listed(path)))

@@ -50,6 +50,7 @@ def _tiles(found: Compared) -> tuple[Tile, ...]:
         return sizes
     one = found.trained.scored[0]
     power, name = one.differences["power"], visible(one.test.name, 30)
+    first, second = (visible(each, 30) for each in found.pair.names)
     return (
         Tile(alpha_said(power).split(" (")[0], f"delta alpha on {name}{_interval(alpha_said(power))}"),
         Tile(
@@ -58,7 +59,7 @@ def _tiles(found: Compared) -> tuple[Tile, ...]:
         ),
         Tile(
             efficiency_said(power).split(" (")[0].split(",")[0],
-            f"tokens of {visible(found.pair.names[0], 30)} that one is worth{_interval(efficiency_said(power))}",
+            f"tokens of {first} that one of {second} is worth{_interval(efficiency_said(power))}",
         ),
         *sizes,
     )

@@ -129,12 +129,15 @@ CORPORA = {
 
 
 def corpora_rows(pair: Pair) -> tuple[tuple[str, ...], Rows]:
-    """Sizes of both corpora."""
+    """Sizes of both corpora; what was not looked for is no column."""
+    told = statistics(pair)
+    head = [word for word, key in CORPORA.items() if not key or any(one[key] is not None for one in told.values())]
+    keys = [CORPORA[word] for word in head if CORPORA[word]]
     rows: Rows = []
-    for name, one in statistics(pair).items():
-        found = [one[key] for key in CORPORA.values() if key]
-        rows.append((name, *(None if value is None else round(value) for value in found)))
-    return tuple(CORPORA), rows
+    for name, one in told.items():
+        values = [one[key] for key in keys]
+        rows.append((name, *(None if value is None else round(value) for value in values)))
+    return tuple(head), rows
 
 
 def numbers(found: Compared) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import polars as pl
 
 from pipeline.report import counts
@@ -221,9 +223,10 @@ def correlations(sorted_: Banded) -> Figure | None:
     names = tuple(signal.name for signal in counts.varied(sorted_))
     if len(names) < 2:  # noqa: PLR2004  one signal goes with none
         return None
-    colour = Colour("Spearman's rank correlation", (-1.0, 1.0), diverging=True, form="+.1f")
+    rank = Colour("Spearman's rank correlation", (-1.0, 1.0), diverging=True, form="+.1f")
+    change = replace(rank, title="change of that correlation")
     panels = []
-    for name, title in (("raw", "Raw"), ("refined", "Refined"), ("change", "Difference")):
+    for name, title, colour in (("raw", "Raw", rank), ("refined", "Refined", rank), ("change", "Difference", change)):
         cells = frame.select(
             *("x", "y"),
             value=pl.col(name),
