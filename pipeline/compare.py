@@ -203,7 +203,7 @@ def _show_test(one: Scored, names: tuple[str, str]) -> None:
     what = f"\n{test.name}: {test.tokens:,} tokens of {test.conversations:,} conversations, {test.says}"
     out.print(Text(safe(what), style="bold"))
     head, rows = law_rows(one)
-    out.print(table("", head, list(rows), frozenset(range(2, len(head)))))
+    out.print(table("laws, with 95 % intervals", head, list(rows), frozenset(range(2, len(head)))))
     head, rows = difference_rows(one)
     against = f"{names[1]} against {names[0]}; a token's worth is in tokens of {names[0]}"
     out.print(table(f"\n{against}", head, list(rows), frozenset(range(1, len(head)))))

@@ -12,9 +12,9 @@ import polars as pl
 from pipeline.report import theme
 
 Drawn = alt.Chart | alt.LayerChart | alt.FacetChart
+"""What a figure function returns."""
 TIP = pl.col("tip").str.replace_all(r"\b1 conversations\b", "1 conversation")
 """The column of sentences that a chart shows under the pointer."""
-"""What a figure function returns."""
 
 
 @dataclass(frozen=True)

@@ -48,8 +48,8 @@ def results(found: Compared, trained: Trained) -> list[Section]:
         Section(
             "laws",
             "Scaling laws",
-            "PPL = A tokens^alpha, and the same with a floor; a point is a training. Foretells: how far off each law "
-            "is at the largest budget, fitted without it.",
+            "PPL = A tokens^alpha, and the same with a floor; a point is a training. In brackets are 95 % intervals. "
+            "Foretells: how far off each law is at the largest budget, fitted without it.",
             tuple(_figure(trained, kind) for kind in ("power", "saturating") if _fitted(trained, kind)),
             (_joined(trained, law_rows),),
         ),
