@@ -77,7 +77,7 @@ class Ablated:
         return next(iter(self.scored.values()), ())
 
 
-def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool, as_json: bool) -> None:
+def ablate(folder: Path, how: How, out: Path | None, bounds: Bounds, *, train: bool, fail: bool, as_json: bool) -> None:
     """Say which rule moved the exponent, and write the report.
 
     Raises:
@@ -100,7 +100,7 @@ def ablate(folder: Path, how: How, out: Path | None, *, train: bool, fail: bool,
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )
     assert pair.run is not None  # noqa: S101  raw and refined of a run
-    found = Ablated(pair, contrasts, skipped, {}, None, None, of_run(pair.run, Bounds()).checks, none, command)
+    found = Ablated(pair, contrasts, skipped, {}, None, None, of_run(pair.run, bounds).checks, none, command)
     if train and contrasts:
         found = _trained(found, members, how)
     made = build(ablated.page(found), place)

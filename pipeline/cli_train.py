@@ -114,7 +114,7 @@ def scale(
         from trainer.scaling import ScalingError
 
         others = [
-            "SOURCE" if name == "source" else f"--{name.replace('_', '-').removeprefix('as-')}"
+            "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
             for name in context.params
             if name not in {"points", "predict", "as_json"}
             and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -201,15 +201,18 @@ def ablate(
     embeddings: SharedEmbeddings = None,
     test_tokens: TestTokens = 100_000,
     check: CheckFails = False,
+    min_kept: MinKept = 0.05,
+    max_kept: MaxKept = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Say which rule of a run moved the exponent: each left out in turn, and each alone."""
     from pipeline import ablate as ablating
     from pipeline.compare_data import How
+    from pipeline.report.checks import Bounds
     from pipeline.training import numbers
     from trainer.wanted import Wanted
 
     counts = numbers(budgets)
     wanted = Wanted(tokenizer, embeddings, test_tokens)
     how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
-    ablating.ablate(folder, how, out, train=train, fail=check, as_json=as_json)
+    ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)

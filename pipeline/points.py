@@ -59,6 +59,15 @@ def as_dict(corpora: Corpora, predict: list[float]) -> dict[str, Any]:
     return found
 
 
+def _open_ended(law: Law, made: list[Prediction]) -> Iterator[str]:
+    """Why predictions have no interval, where the law itself has some."""
+    where = [f"{one.tokens:,.0f}" for one in made if one.low is None]
+    if where and law.residual_sd is None:
+        yield "predictions have no interval: no point is left over to tell how far points lie off the law"
+    elif where:
+        yield f"at {', '.join(where)} tokens no interval is shown: it spans a factor of a million or more"
+
+
 class _Told:
     """Everything that is said about the corpora."""
 
@@ -90,9 +99,8 @@ class _Told:
         for law in laws:
             made = law.predict(predict) if predict else []
             self.laws.append((name, law, made))
-            if open_ended := [f"{one.tokens:,.0f}" for one in made if one.low is None and not law.why_no_interval]:
-                at = f"at {', '.join(open_ended)} tokens"
-                self._note(f"{said}, {law.kind} law", (f"{at} no interval is shown: it spans a factor of a million",))
+            if made and not law.why_no_interval:
+                self._note(f"{said}, {law.kind} law", tuple(_open_ended(law, made)))
             self._note(f"{said}, {law.kind} law", law.notes)
             self._note(f"{said}, {law.kind} law", (law.why_no_interval or f"intervals are {law.basis}",))
 

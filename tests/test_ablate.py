@@ -16,7 +16,7 @@ from pipeline import compare as comparing
 from pipeline import compare_corpora
 from pipeline.ablate import Contrast, arms_of, verdict
 from pipeline.compare_corpora import Pair
-from pipeline.report.checks import Check
+from pipeline.report.checks import SHARE, Bounds, Check
 from pipeline.store import RunFolderError, read_json
 from tests.compare_corpus import BLINK, asked, how, run, simulated
 from tests.report_corpus import refine
@@ -73,7 +73,7 @@ def test_an_ablation_shares_the_trainings_of_a_comparison(my_run: Path, tmp_path
     asks = how(work=tmp_path / "work", budgets=BUDGETS, seeds=2)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}
-    ablating.ablate(my_run, asks, tmp_path / "page", train=True, fail=True, as_json=False)
+    ablating.ablate(my_run, asks, tmp_path / "page", Bounds(), train=True, fail=True, as_json=False)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = read_json(tmp_path / "page" / "report.json")
     arms = 2 + len({arm for one in found["contrasts"] for arm in (one["first"], one["second"])} - {"raw", "refined"})
@@ -128,6 +128,17 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
     assert verdict(scored, contrasts, "", failed) == (
         "Nothing can be concluded, because a check failed: budgets reached."
     )
+
+
+def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Path) -> None:
+    """The run's checks stand on the page; how much may be kept is the user's to say."""
+    out = tmp_path / "page"
+    ablating.ablate(my_run, how(), out, Bounds(), train=False, fail=True, as_json=False)
+    checks = {one["name"]: one["passed"] for one in read_json(out / "report.json")["checks"]}
+    assert checks[SHARE]
+    assert checks["counts add up"]
+    with pytest.raises(SystemExit):
+        ablating.ablate(my_run, how(), out, Bounds(0.0, 0.01), train=False, fail=True, as_json=False)
 
 
 def test_an_ablation_that_cannot_tell_says_so() -> None:

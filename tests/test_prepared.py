@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import experiment_folder
 from pipeline.store import RunFolderError
-from tests.conftest import Refine
+from tests.conftest import ROOT, Refine
 from tests.test_cvfp_training import SMALL, data, training
 from tests.test_train import OFFLINE, TINY, chats
 from trainer import baselines, experiment, vocabulary
@@ -160,6 +160,25 @@ def test_what_cannot_be_is_said_before_any_training(
     assert done.returncode == 1
     assert said in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "e").exists()
+
+
+def test_a_table_of_points_takes_no_option_of_a_training(refine: Refine, tmp_path: Path) -> None:
+    """Each one is named; what a fit uses is taken."""
+    (tmp_path / "p.csv").write_text("tokens,ppl\n1000,90\n2000,70\n4000,60\n8000,50\n")
+    done = refine("scale", "--points", "p.csv", "--seeds", "7", "--tokenizer", "bpe:300", "--limit", "5")
+    assert done.returncode == 1
+    assert "leave --seeds, --tokenizer, --limit away" in done.stderr
+    fitted = refine("scale", "--points", "p.csv", "--predict", "16000", "--json")
+    assert fitted.returncode == 0, fitted.stderr
+
+
+def test_predictions_say_why_they_have_no_interval(refine: Refine, tmp_path: Path) -> None:
+    """Of two budgets no point is left over; of a floor that may be anything the interval is too wide to be shown."""
+    (tmp_path / "two.csv").write_text("tokens,ppl,seed\n1000,90,0\n2000,70,0\n1000,91,1\n2000,72,1\n")
+    said = " ".join(refine("scale", "--points", "two.csv", "--predict", "9000").stdout.split())
+    assert "predictions have no interval: no point is left over" in said
+    said = " ".join(refine("scale", "--points", ROOT / "trainer/examples/E1.csv", "--predict", "1e6").stdout.split())
+    assert "at 1,000,000 tokens no interval is shown: it spans a factor of a million or more" in said
 
 
 def test_options_out_of_range_are_refused(refine: Refine, jsonl: Callable[..., Path]) -> None:

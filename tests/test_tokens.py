@@ -377,12 +377,25 @@ def test_one_long_conversation_is_no_test_set() -> None:
     assert effective(long) == pytest.approx(136_000**2 / (28_000**2 + 1000 * 108**2))
     assert small("test", long) == ""
     assert effective(np.full(100, 50), np.arange(100) // 20) == 5
-    assert "and so many of them copies, that they say as much as 5 alike" in small(
+    assert "of 100 conversations, so many of them copies that they say as much as 5 alike: the" in small(
         "test", np.full(100, 5000), clusters=np.arange(100) // 20
     )
+    few = np.array([100_000] * 5 + [100] * 10)
+    assert "of such lengths that" in small("test", few, clusters=np.array([*range(13), 13, 13]))
+    both = small("test", np.repeat(few, 3), clusters=np.repeat(np.arange(15), 3))
+    assert "of such lengths, and so many of them copies that they say as much as 5 alike" in both
     assert numbered(np.array([7, 3, 7, 9, 3])).tolist() == [0, 1, 0, 2, 1]
     said = small("test", np.array([100_000, *[108] * 1000]))
     assert "of 1,001 conversations, of such lengths that they say as much as 4 alike: the standard error" in said
+
+
+def test_the_test_set_leaves_something_for_validation() -> None:
+    """Of one giant, which is trained on, and forty small conversations a fifth are not drawn for the test set."""
+    sizes = np.array([1_000_000, *[100] * 40])
+    made = split(sizes, np.arange(41), np.arange(41, dtype=np.uint64))
+    assert len(made.test) == 32
+    assert len(made.pool) + len(made.validation) == 9
+    assert len(made.validation) > 0
 
 
 def test_a_set_that_is_filled_has_no_group_of_more_than_a_25th() -> None:

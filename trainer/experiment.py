@@ -27,7 +27,7 @@ T = TypeVar("T")
 KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
 """The network, and its baselines: a random frozen context block, a GRU of the same size, counts."""
 RESAMPLES = 1000
-"""Bootstrap resamples of the test conversations."""
+"""Bootstrap resamples of the test set."""
 VERSION = 3
 """Raised when the same settings would train another network than before."""
 

@@ -51,7 +51,7 @@ class Phase1:
         diversity: "rows" divides the norm by the rows of the loss, so that its strength falls with them (the
             original's); "rms" by sqrt(rows * width): the standard deviation of a component, whatever the rows.
         weighted: chunks count by their rows; else all alike, a short last one too (the original's).
-        trials: scans of the validation stream for the forgetting check.
+        trials: scans of the validation stream for the forgetting check, where contexts run across conversations.
     """
 
     passes: int = 40
@@ -239,7 +239,7 @@ def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], 
     Returns:
         The mean squared difference between one scan and the next; "CONVERGED", "CONVERGING" or "DIVERGING" by the slope
         of a straight line through them, as the original says; the contexts of the last scan [N, C]. With resets at
-        conversation borders every scan is the first one again, and one of them is enough.
+        conversation borders there is nothing to forget but in the first conversation, and one scan is enough.
     """
     history, before, first = [], None, None
     found = torch.empty(len(tape), network.shape.context, device=tape.ids.device)

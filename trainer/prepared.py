@@ -47,7 +47,8 @@ class Prepared:
         test: what is reported; the validation stream itself in the user's experiments.
         table: float32 [V, E]; None where each training makes its own.
         keys: uint64 [K] of the pool's conversations.
-        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
+        clusters: int64 [test conversations] from 0, the same number for near-duplicates; presets that split by position
+            look for none.
         said: what a record tells of all this.
         rows: int64, which of the pool's conversations are trained on: those of one arm; None for all.
     """

@@ -213,7 +213,7 @@ def _why_none(theta: Floats, seen: Spread) -> str:
 
 def _basis(seen: Spread) -> str:
     seeds = len(seen.per_seed)
-    test = " and a bootstrap over test conversations" if seen.moved is not None else ""
+    test = " and a bootstrap over clusters of test conversations" if seen.moved is not None else ""
     if seeds > 1:
         return f"t over {seeds} seeds ({_degrees(seeds - 1)}){test}"
     return (

@@ -32,6 +32,8 @@ FEWEST = 10
 SPOKEN = 2 / 3
 CHOOSING = 4
 """A group of more than 1 / CHOOSING of the validation set, and than twice the median one, is not drawn for it."""
+COPIED = 0.9
+"""Copies are named as a reason where a set says no more than this part of what it would say without them."""
 RESERVED = 5
 """Of the groups that may be drawn for the test set 1 / RESERVED are left to the validation set and the pool."""
 LEAST = 0.2
@@ -79,7 +81,8 @@ def split(
     """Split a corpus by groups, drawn in the order of a hash of their members' keys and the seed.
 
     A group is drawn as likely as another, however many are in it. The test set is filled first, until it has
-    `test_tokens`, or as far as `share` of the corpus allows; the validation set after it, with a share smaller by the
+    `test_tokens`, or as far as `share` of the corpus allows, and never with more than 4 of 5 groups that may be drawn
+    (`RESERVED`); the validation set after it, with a share smaller by the
     ratio of the two sizes, down to a fifth. Other conversations do not move a group in the order. A large group is not
     drawn for the test set (`PART`), so that no few decide what it says: it stays in the pool, and the notes say how
     much of the corpus such are. The validation set may have groups of a quarter of it. Conversations without tokens
@@ -175,11 +178,12 @@ def small(name: str, sizes: Rows, fair: int = FAIR, least: int = CONVERSATIONS, 
         clusters: int64 [K] from 0, the same number for near-duplicates.
     """
     count, alike = int(np.sum(sizes)), effective(sizes, clusters)
-    copies = 0 if clusters is None else len(sizes) - len(np.unique(clusters))
     few = [f"fewer than {fair:,}"] if count < fair else []
     if alike < least:
-        why = "of such lengths, and so many of them copies," if copies else "of such lengths"
-        few.append(f"{why} that they say as much as {int(alike)} alike")
+        apart = effective(sizes)  # as if none were copies
+        why = ["of such lengths"] if apart < least or alike > COPIED * apart else []
+        why += ["so many of them copies"] if alike <= COPIED * apart else []
+        few.append(f"{', and '.join(why)} that they say as much as {int(alike)} alike")
     if not few:
         return ""
     error = math.sqrt(SPREAD**2 / max(count, 1) + BETWEEN**2 / max(alike, 1.0))

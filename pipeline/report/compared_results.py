@@ -196,7 +196,7 @@ def _size(said: dict[str, int]) -> tuple[int, int, int]:
 
 
 def _error(one: Scored) -> str:
-    """Standard deviation of ln PPL over resamples of the test conversations: the first arm's, at its largest budget."""
+    """Standard deviation of ln PPL over resamples of the test clusters: the first arm's, at its largest budget."""
     points = next(iter(one.points.values()))
     if points.resampled is None:
         return "not known"
