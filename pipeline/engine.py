@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 ONE_THREAD = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 TIDIED = "ignore::UserWarning:multiprocessing.resource_tracker"
+"""Keeps the process that tidies up after stopped workers from saying that it did, in the form of PYTHONWARNINGS."""
 
 
 class WorkerKilledError(Exception):
@@ -58,7 +59,6 @@ class Local:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            # its tracker tidies up after a stopped run, and need not say so
             others = [one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one not in {"", TIDIED}]
             os.environ["PYTHONWARNINGS"] = ",".join([*others, TIDIED])
             # spawned, because forking a process with threads (polars, Arrow) may hang

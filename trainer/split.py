@@ -82,11 +82,10 @@ def split(
 
     A group is drawn as likely as another, however many are in it. The test set is filled first, until it has
     `test_tokens`, or as far as `share` of the corpus allows, and never with more than 4 of 5 groups that may be drawn
-    (`RESERVED`); the validation set after it, with a share smaller by the
-    ratio of the two sizes, down to a fifth. Other conversations do not move a group in the order. A large group is not
-    drawn for the test set (`PART`), so that no few decide what it says: it stays in the pool, and the notes say how
-    much of the corpus such are. The validation set may have groups of a quarter of it. Conversations without tokens
-    are on no side.
+    (`RESERVED`); the validation set after it, with a share smaller by the ratio of the two sizes, down to a fifth.
+    Other conversations do not move a group in the order. A large group is not drawn for the test set (`PART`), so that
+    no few decide what it says: it stays in the pool, and the notes say how much of the corpus such are. The validation
+    set may have groups of a quarter of it. Conversations without tokens are on no side.
 
     Args:
         tokens: int64 [K], of each conversation.
