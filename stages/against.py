@@ -52,6 +52,7 @@ class Against(FittedStage):
     seed: int = 1
     bucket: int = 1024
 
+    identity: ClassVar[str] = "stages.against:Against"
     summary: ClassVar[str] = (
         "near-duplicates of an earlier corpus: the most similar conversation there, by exact Jaccard"
     )

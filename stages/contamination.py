@@ -59,6 +59,7 @@ class Contamination(Stage):
     shortest: int = 8
     common: int = 10
 
+    identity: ClassVar[str] = "stages.contamination:Contamination"
     summary: ClassVar[str] = "overlap with evaluation sets: word 13-grams, and the item that matches"
     writes: ClassVar[pl.Schema] = pl.Schema(
         {

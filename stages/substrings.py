@@ -48,6 +48,7 @@ class Substrings(GlobalStage):
 
     span: int = 50
 
+    identity: ClassVar[str] = "stages.substrings:Substrings"
     summary: ClassVar[str] = "passages of 50 words or more that other conversations have too, word for word"
     reads: ClassVar[tuple[str, ...]] = ("text", "messages")
     writes: ClassVar[pl.Schema] = pl.Schema({"span_words": pl.UInt32(), "span_anchors": pl.List(pl.UInt64())})

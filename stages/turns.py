@@ -47,6 +47,7 @@ class Turns(GlobalStage):
     words: int = 10
     opening: int = 10
 
+    identity: ClassVar[str] = "stages.turns:Turns"
     summary: ClassVar[str] = "answers and openings that repeat across conversations, word for word"
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     writes: ClassVar[pl.Schema] = pl.Schema({"answer_keys": pl.List(pl.UInt64()), "opening_key": pl.UInt64()})

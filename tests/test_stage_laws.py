@@ -14,6 +14,7 @@ import stages
 from pipeline.store import save_frame
 from stages.saved import read_frame
 from stages.stage import FittedStage, GlobalStage, Measure, Stage
+from stages.turns import Turns
 from tests import strategies
 from tests.conftest import chat
 
@@ -102,6 +103,34 @@ def test_the_same_parameters_are_the_same_identity(name: str) -> None:
             except ValueError:
                 continue
             assert other.digest() != stage.digest()
+
+
+DIGESTS = {
+    "heuristics": "5b2a87340f87f7ff",
+    "dedup": "39c96ed739a11b2e",
+    "ppl": "136dda16563e2ce4",
+    "turns": "f5251857e3a1ed95",
+    "substrings": "6f56eca383ccbf97",
+    "contamination": "26f9c3026d1212d6",
+    "against": "a10baf1319cf55a4",
+}
+"""Digests of refine 0.1.0; `language` and `toxicity` also depend on the files of installed packages."""
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_run_on_disk_outlives_a_move_of_the_code(name: str) -> None:
+    """A stage's default digest is the one of 0.1.0. Raise `version` when signals change; never rename by accident."""
+    assert stages.find(name)().digest() == DIGESTS[name]
+
+
+def test_a_subclass_elsewhere_is_another_measurement() -> None:
+    """A user's class that inherits from a moved stage does not inherit its identity."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Turns):
+        pass
+
+    assert Mine().digest() != Turns().digest()
 
 
 @pytest.mark.parametrize("name", NAMES)
