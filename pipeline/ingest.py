@@ -10,10 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from pipeline import shapes
-from pipeline.claim import claim, claimed, listed, sweep
-from pipeline.rows import Row, SourceError, Unreadable, shown
-from pipeline.sources import Source
+from pipeline.ownership import claim, claimed, listed, sweep
+from pipeline.sources import Source, shapes
+from pipeline.sources.rows import Row, SourceError, Unreadable, shown
 from pipeline.store import RunFolderError, Store, save_frame, save_json
 from stages.stage import RAW
 

@@ -18,7 +18,7 @@ from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
 from pipeline.rules import Pairs
 from pipeline.store import Store, save_frame, save_json
-from stages.saved import read_frame, rows
+from stages.files import read_frame, rows
 from stages.stage import (
     CorruptInputError,
     FittedStage,

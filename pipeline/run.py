@@ -19,7 +19,7 @@ from pipeline.rules import Drop, KeepBest
 from pipeline.sources import Source
 from pipeline.store import RunFolderError, Store, read_json, save_json
 from pipeline.write import Written, save_decisions, write
-from stages.saved import rows, save
+from stages.files import rows, save
 from stages.stage import CorruptInputError, parameters
 
 PACKAGES = (

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.saved import plain_table, save
+from stages.files import plain_table, save
 from stages.stage import CorruptInputError
 
 

@@ -24,7 +24,7 @@ from pipeline.sources import SourceError
 from pipeline.store import RunFolderError
 from stages import UnknownStageError
 from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
-from trainer.errors import TrainerError
+from trainer import TrainerError
 
 USERS = (
     SourceError,

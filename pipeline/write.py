@@ -19,7 +19,7 @@ from pipeline.measure import of_shard
 from pipeline.plan import Plan
 from pipeline.rules import Drop
 from pipeline.store import Store, footer, save_frame
-from stages.saved import plain_table, read_frame, save
+from stages.files import plain_table, read_frame, save
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")

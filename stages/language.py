@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from stages.replies import prose
+from stages.heuristics.replies import prose
 from stages.stage import Measure, MissingModelError, Stage
 
 _PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less

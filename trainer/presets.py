@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from trainer.errors import TrainerError
-from trainer.model import Shape
-from trainer.phase1 import Phase1
-from trainer.phase2_settings import Phase2
-from trainer.tokens import Text
+from trainer import TrainerError
+from trainer.cvfp.model import Shape
+from trainer.cvfp.phase1 import Phase1
+from trainer.cvfp.settings import Phase2
+from trainer.prepare.streams import Text
 
 
 class PresetError(TrainerError):

@@ -8,9 +8,9 @@ import altair as alt
 import polars as pl
 
 from pipeline.report import theme
-from pipeline.report.binned import Axis
-from pipeline.report.charts import TIP, Drawn
-from pipeline.report.signals import largest
+from pipeline.report.heatmap import TIP, Drawn
+from pipeline.report.run.bins import Axis
+from pipeline.report.run.signals import largest
 
 FULL: Any = "container"
 """As wide as the page lets it; a PNG has a width of its own."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.report.shown import visible
+from pipeline.report.text import visible
 
 MARK = "report.json"
 """The file by which a report's folder is known; its `files` names all others."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.charts import Drawn
-from pipeline.report.checks import Check
+from pipeline.report.heatmap import Drawn
+from pipeline.report.run.checks import Check
 
 
 @dataclass(frozen=True)

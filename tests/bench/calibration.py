@@ -27,21 +27,21 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline import compare_design, compare_result
-from pipeline import corpus as corpora
-from pipeline.compare_corpora import Pair, united
-from pipeline.compare_data import leaks
-from pipeline.compare_design import Design
-from pipeline.compare_result import Scored
-from pipeline.compare_verdict import Verdict, alpha_said, efficiency_said, ratio_said, verdict
-from pipeline.corpus import Corpus
+from pipeline.compare import design as designing
+from pipeline.compare import scored as scoring
+from pipeline.compare.corpora import Pair, united
+from pipeline.compare.data import leaks
+from pipeline.compare.design import Design
+from pipeline.compare.scored import Scored
+from pipeline.compare.verdict import Verdict, alpha_said, efficiency_said, ratio_said, verdict
 from pipeline.engine import Local
-from trainer import arms as arming
-from trainer import experiment
-from trainer.arms import Arms, Union, distinct
-from trainer.experiment import Job
+from pipeline.experiments import corpus as corpora
+from pipeline.experiments.corpus import Corpus
+from trainer.experiment.jobs import Job, run
+from trainer.prepare import arms as arming
+from trainer.prepare.arms import Arms, Union, distinct
+from trainer.prepare.choices import Wanted
 from trainer.presets import HOUSE, Preset
-from trainer.wanted import Wanted
 
 TINY = replace(
     HOUSE,
@@ -105,12 +105,12 @@ def outcome(done: Work, folder: Path, workers: int = 1) -> Outcome:
     """The trainings of a comparison, those in folder/trainings taken as done, and what they say."""
     engine, trainings = Local(workers), folder / "trainings"
     try:
-        experiment.run(trainings, done.every(), engine.map, lambda _job, _record: None)
+        run(trainings, done.every(), engine.map, lambda _job, _record: None)
     finally:
         engine.close()
-    tests = compare_result.test_sets(done.pair, done.arms)
-    scored = [compare_result.scored(test, done.arms, done.jobs, trainings) for test in tests]
-    checks = compare_result.checks(done.pair, done.arms, done.design, done.jobs, trainings)
+    tests = scoring.test_sets(done.pair, done.arms)
+    scored = [scoring.scored(test, done.arms, done.jobs, trainings) for test in tests]
+    checks = scoring.checks(done.pair, done.arms, done.design, done.jobs, trainings)
     return Outcome(tuple(scored), verdict(scored, done.pair.names, done.design.lacks(), checks))
 
 
@@ -213,7 +213,7 @@ def known_house(folder: Path, workers: int) -> Outcome:
     frame = default().drop("group")
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
     pair = paired(spoiled(clean), clean, ("spoiled", "clean"))
-    preset = replace(HOUSE, budgets=compare_design.default(HOUSE))
+    preset = replace(HOUSE, budgets=designing.default(HOUSE))
     return outcome(work(pair, folder, preset, SEEDS, Wanted()), folder, workers)
 
 

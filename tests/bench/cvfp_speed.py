@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer import phase1, phase2
-from trainer.contexts import Contexts
-from trainer.model import Network, Shape
-from trainer.phase1 import Phase1
-from trainer.phase2_settings import Phase2
-from trainer.scan import Tape
+from trainer.cvfp import phase1, phase2
+from trainer.cvfp.contexts import Contexts
+from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.phase1 import Phase1
+from trainer.cvfp.scan import Tape
+from trainer.cvfp.settings import Phase2
 
 ORIGINAL = {
     10_000: (0.011335, 1427.24, None),

@@ -61,7 +61,7 @@ def family(draw: random.Random, parts: list[list[str]], pool: list[str]) -> list
 
 def shingles(words: list[str]) -> set[tuple[str, ...]]:
     """Word 5-grams."""
-    from tests.dedup_reference import words as split
+    from tests.stages.dedup_reference import words as split
 
     found = split(" ".join(words))
     return {tuple(found[at : at + 5]) for at in range(max(1, len(found) - 4))}

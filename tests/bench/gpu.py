@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from trainer.model import Network, Shape
+from trainer.cvfp.model import Network, Shape
+from trainer.experiment.training import Data, Training
+from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset
-from trainer.tokens import Stream
-from trainer.training import Data, Training
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.005, "bfloat16": 0.02}

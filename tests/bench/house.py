@@ -30,13 +30,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer import baselines
-from trainer import prepared as preparing
-from trainer.embeddings import ppmi_svd
+from trainer.experiment import baselines
+from trainer.experiment.training import Data, Training
+from trainer.prepare import prepared as preparing
+from trainer.prepare.choices import Wanted
+from trainer.prepare.ppmi import ppmi_svd
+from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset
-from trainer.tokens import Stream
-from trainer.training import Data, Training
-from trainer.wanted import Wanted
 
 HELD = 20_000
 SIZE = 8192
@@ -78,7 +78,7 @@ def ppl(preset: Preset, data: Data, seed: int) -> float:
 def embedded(folder: Path) -> Path:
     """Data of the embedded default, split by near-duplicate clusters; made where they are not there."""
     if not (folder / "prepared.json").exists():
-        from pipeline import corpus
+        from pipeline.experiments import corpus
 
         frame = corpus.read(None).frame
         groups = corpus.groups(frame["text"])

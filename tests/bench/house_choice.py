@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Local
 from tests.bench.house import HELD, SIZE, embedded, stream
-from trainer import experiment
-from trainer import prepared as preparing
-from trainer.experiment import Job
+from trainer.experiment.jobs import Job, read, run
+from trainer.prepare import prepared as preparing
 from trainer.presets import HOUSE, Preset
 
 T = TypeVar("T")
@@ -172,7 +171,7 @@ def main() -> None:
     wanted = jobs(asked.ids, asked.folder, budgets, variants, seeds=asked.seeds, device=asked.device)
     engine, trainings = Local(asked.workers), asked.folder / "trainings"
     try:
-        experiment.run(
+        run(
             trainings,
             list(wanted.values()),
             lambda task, names: engine.map(partial(lean, task, trainings), names),
@@ -180,7 +179,7 @@ def main() -> None:
         )
     finally:
         engine.close()
-    records = {key: experiment.read(trainings / job.name) for key, job in wanted.items()}
+    records = {key: read(trainings / job.name) for key, job in wanted.items()}
     for key, about in (("validation_loss", "What chooses the epoch"), ("nats", "The test sets")):
         sys.stdout.write("\n".join((f"\n{about}:\n", *table(records, key, asked.seeds))) + "\n")
 

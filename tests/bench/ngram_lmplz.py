@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from stages.ngram import train
-from stages.ppl_lines import tokenise
-from stages.ppl_score import load
+from stages.ppl.lines import tokenise
+from stages.ppl.score import load
 
 
 def main() -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.scaling import Kind, Points, difference
-from trainer.scaling_curves import ln_curve
-from trainer.scaling_points import Floats
+from trainer.scaling.curves import ln_curve
+from trainer.scaling.points import Floats
 
 PPL_AT_START = {"power": 900.0, "saturating": 700.0}
 

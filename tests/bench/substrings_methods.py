@@ -44,9 +44,9 @@ def shards(path: Path, folder: Path) -> list[Path]:
 
 def anchors(raw: list[Path]) -> int:
     """Words covered, as `stages.substrings` finds them: measured and merged shard by shard, on disk."""
-    from stages.shards import Shards
-    from stages.spans_merge import Merge
-    from stages.substrings import Substrings
+    from stages.overlap.substrings import Substrings
+    from stages.overlap.substrings_merge import Merge
+    from stages.text.shards import Shards
 
     stage, covered, folder = Substrings(SPAN), 0.0, raw[0].parent.parent
     measured = [folder / path.name for path in raw]
@@ -63,7 +63,7 @@ def anchors(raw: list[Path]) -> int:
 
 
 def _words(texts: pl.Series) -> tuple[NDArray[Any], NDArray[Any]]:
-    from stages.shingles import split
+    from stages.text.shingles import split
 
     parts = [(part.hashes[: part.ends[-1]].copy(), np.diff(part.ends)) for part in split(texts)]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
@@ -79,7 +79,7 @@ def _cover(marks: NDArray[Any]) -> int:
 
 def windows(texts: pl.Series) -> int:
     """Every window's hash, sorted with the conversation's number: 20 bytes a word at least."""
-    from stages.span_kernel import _runs
+    from stages.overlap.spans_kernel import _runs
 
     words, sizes = _words(texts)
     ends = np.concatenate([[0], np.cumsum(sizes)])

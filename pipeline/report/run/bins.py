@@ -1,0 +1,69 @@
+"""The bins of a signal's distribution: whole numbers, shares, or a logarithmic or linear axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.report.run.signals import Signal
+
+BINS = 24
+"""Bins of a distribution, about."""
+WHOLE = 24
+"""Whole numbers up to this far apart have a bin each."""
+
+
+Axis = Literal["linear", "log", "whole"]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Edges of bins, and the kind of their axis: "whole" has a bin for each whole number, in its middle."""
+
+    edges: tuple[float, ...]
+    axis: Axis = "linear"
+
+
+def binned(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
+    """A signal's bins, its thresholds inside where they are near; none where nothing was measured."""
+    known = values.drop_nulls().to_numpy().astype(np.float64)
+    if not known.size:
+        return Bins(())
+    low, high = float(known.min()), float(known.max())
+    whole = bool(np.all(known == np.round(known)))
+    if whole and high - low <= WHOLE:
+        return Bins(tuple((np.arange(low, high + 2) - 0.5).tolist()), "whole")
+    if low >= 0 and high <= 1 and not signal.log:
+        return Bins(tuple(np.linspace(0, 1, 21).tolist()))
+    if signal.log and low >= 0:
+        return Bins(tuple(_logarithmic(known, whole=whole)), "log")
+    low, high = (float(q) for q in np.quantile(known, [0.001, 0.999]))
+    span = (high - low) or 1.0
+    near = [mark for mark in marks if low - span < mark < high + span]
+    return Bins(tuple(np.linspace(min([low, *near]), max([high, *near]) + span / 1e3, BINS + 1).tolist()))
+
+
+def _logarithmic(known: NDArray[np.float64], *, whole: bool) -> list[float]:
+    """Edges in equal steps of the logarithm; zeros among whole numbers have a bin of their own, others the first."""
+    above = known[known > 0]
+    if not above.size:
+        return [0.0, 1.0]
+    low, high = float(above.min()), float(above.max()) * 1.0001
+    if not whole:
+        return [float(edge) for edge in np.geomspace(low, max(high, low * 1.01), BINS + 1)]
+    steps = np.unique(np.round(np.geomspace(low, high + 1, BINS + 1)))
+    found: list[float] = steps.tolist() if steps.size > 1 else [low, low + 1]
+    return found if known.min() > 0 else [0.0, *([] if found[0] == 1 else [1.0]), *found]
+
+
+def places(values: pl.Series, at: Sequence[float]) -> pl.Series:
+    """Each value's bin, from 0; the outer bins take what lies beyond them; null where it is unknown."""
+    if len(at) < 2:  # noqa: PLR2004  a bin has two edges
+        return pl.Series([None] * values.len(), dtype=pl.Int16)
+    found = np.searchsorted(np.asarray(at, np.float32), values.fill_null(0.0).to_numpy(), side="right") - 1
+    return pl.Series(np.clip(found, 0, len(at) - 2), dtype=pl.Int16).set(values.is_null(), None)

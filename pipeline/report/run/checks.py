@@ -1,0 +1,144 @@
+"""Named checks of a run: what must hold for its output to be what it says it is, looked at in the files themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.report.folder import ReportError
+from pipeline.report.run.duplicates import Kind, both
+from pipeline.report.run.frame import Finished
+from stages.files import read_frame
+from stages.files import rows as rows_of
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise, whether it holds (None: it does not apply to this run), and what was found."""
+
+    name: str
+    passed: bool | None
+    found: str
+
+
+SHARE = "refined share within bounds"
+"""A check that says what is plausible, not whether files are what they say they are."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The share of conversations that a plausible refinement keeps."""
+
+    least: float = 0.05
+    most: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse bounds that no share is within.
+
+        Raises:
+            ReportError: the least is above the most.
+        """
+        if self.least > self.most:
+            raise ReportError(
+                f"--min-kept {self.least:g} is above --max-kept {self.most:g}: no share would pass; exchange them"
+            )
+
+
+@dataclass
+class _Files:
+    """What the output folders hold, counted as a reader of them would."""
+
+    refined: int = 0
+    rejected: int = 0
+    quarantined: int = 0
+    misplaced: int = 0
+    """Shards whose refined and rejected ids are not those decided on."""
+    unreasoned: int = 0
+    """Rejected rows without a reason, or with one that no rule gives."""
+    null: int = 0
+    """Rows with a message, a content or a list of messages that is null."""
+
+
+def check(run: Finished, kinds: list[Kind], bounds: Bounds) -> list[Check]:
+    """All checks, in the order a reader cares about them."""
+    files = _read(run)
+    counts = run.manifest["counts"]
+    total = files.refined + files.rejected + files.quarantined
+    n = run.rows.height
+    twice = n - run.rows["id"].n_unique()
+    share = files.refined / n if n else 0.0
+    return [
+        Check(
+            "counts add up",
+            (total, files.refined, files.rejected) == (counts["ingested"], counts["refined"], counts["rejected"]),
+            f"{counts['ingested']:,} in = {files.refined:,} refined + {files.rejected:,} rejected + "
+            f"{files.quarantined:,} quarantined",
+        ),
+        Check("ids are unique", twice == 0, f"{n:,} conversations, {twice:,} ids given twice"),
+        Check(
+            "each conversation is where its decision says",
+            files.misplaced == 0,
+            f"{files.misplaced:,} of {len(run.store.shards()):,} shards differ from the decisions",
+        ),
+        Check(
+            "every dropped row has a reason",
+            files.unreasoned == 0,
+            f"{files.unreasoned:,} of {files.rejected:,} rejected rows have none of the plan's reasons",
+        ),
+        Check("no text is null", files.null == 0, f"{files.null:,} rows with a null in prompt or messages"),
+        *_duplicates(run, kinds),
+        Check(
+            SHARE,
+            bounds.least <= share <= bounds.most,
+            f"{share:.1%} kept, expected {bounds.least:.0%} to {bounds.most:.0%}",
+        ),
+    ]
+
+
+def _duplicates(run: Finished, kinds: list[Kind]) -> list[Check]:
+    """No two kept are duplicates, and every dropped duplicate has a kept one."""
+    if not any(kind.name in _ruled(run) for kind in kinds):
+        why = "no keep_best rule in this plan; the stage dedup with its rule adds it"
+        return [Check("no two kept duplicates", None, why)]
+    found = []
+    for kind in kinds:
+        pairs = both(kind, run.rows["id"], run.rows["keep"])
+        said = f"{pairs:,} kept pairs at Jaccard {kind.at_least:g} or more among the pairs found"
+        found.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, said))
+    dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
+    kept = run.rows.filter(pl.col("keep")).select("id")
+    lost = dropped.join(kept, left_on="duplicate_of", right_on="id", how="anti").height
+    said = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
+    return [*found, Check("every dropped duplicate has a kept one", lost == 0, said)]
+
+
+def _ruled(run: Finished) -> set[str]:
+    return {str(getattr(rule, "pairs", "")) for rule in run.plan.rules}
+
+
+def _read(run: Finished) -> _Files:
+    """Count what lies in the output folders, one shard at a time."""
+    files = _Files()
+    for shard in run.store.shards():
+        decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem)).select("id", "keep")
+        refined = _counted(files, run.store.refined(shard), ["id"])
+        rejected = _counted(files, run.store.rejected(shard), ["id", "reason"])
+        files.refined += refined.height
+        files.rejected += rejected.height
+        right = refined["id"].equals(decided.filter("keep")["id"])
+        files.misplaced += not (right and rejected["id"].equals(decided.filter(~pl.col("keep"))["id"]))
+        files.unreasoned += rejected.filter(~pl.col("reason").is_in(run.reasons).fill_null(value=False)).height
+        if (quarantined := run.store.quarantine(shard)).exists():
+            files.quarantined += rows_of(quarantined)
+    return files
+
+
+def _counted(files: _Files, path: Path, columns: list[str]) -> pl.DataFrame:
+    """Columns of an output shard; its nulls in text are counted on the way."""
+    frame = read_frame(path, [*columns, "prompt", "messages"])
+    content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
+    null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
+    files.null += frame.select(null.sum()).item()
+    return frame.select(columns)

@@ -1,0 +1,160 @@
+"""Frames that figures are drawn from: rows of conversations in, one row a cell, a bin or a step out."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+
+import polars as pl
+
+from pipeline.report.run.banded import Banded
+from pipeline.report.run.bands import Band
+from pipeline.report.run.signals import Signal
+
+SAMPLE = 20_000
+"""Conversations that rank correlations are computed from at most: their error is below 0.01 then."""
+ACROSS, LEVELS = 14, 10
+"""Signals that a matrix of correlations, or of levels, shows at most."""
+
+
+def _grid(across: Band, down: Band) -> pl.DataFrame:
+    """Every cell of two bands: xi, yi, x, y."""
+    x = pl.DataFrame({"xi": range(len(across.labels)), "x": across.labels}, schema_overrides={"xi": pl.Int16})
+    y = pl.DataFrame({"yi": range(len(down.labels)), "y": down.labels}, schema_overrides={"yi": pl.Int16})
+    return y.join(x, how="cross")
+
+
+def cells(sorted_: Banded, across: Band, down: Band) -> pl.DataFrame:
+    """Conversations in each cell.
+
+    Returns:
+        xi, yi, x, y, raw, refined, removed (conversations), removed_share (of the cell's), and, where pairs were
+        looked for, dup_raw and dup_refined: the share of the cell's conversations that have a duplicate in the same
+        corpus, and dup_change, null where the cell is empty.
+    """
+    counted = [pl.len().cast(pl.Int64).alias("raw"), pl.col("keep").sum().cast(pl.Int64).alias("refined")]
+    if sorted_.at_least is not None:
+        counted += [
+            pl.col("in_dup").mean().alias("dup_raw"),
+            pl.col("in_dup_kept").filter(pl.col("keep")).mean().alias("dup_refined"),
+        ]
+    keys = {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}
+    found = sorted_.rows.group_by(list(keys)).agg(*counted).rename(keys)
+    frame = _grid(across, down).join(found, on=["xi", "yi"], how="left", maintain_order="left")
+    frame = frame.with_columns(pl.col("raw", "refined").fill_null(0)).with_columns(
+        removed=pl.col("raw") - pl.col("refined"),
+        removed_share=pl.when(pl.col("raw") > 0).then(1 - pl.col("refined") / pl.col("raw")),
+    )
+    if sorted_.at_least is None:
+        return frame
+    return frame.with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
+
+
+def reasons(sorted_: Banded, across: Band) -> pl.DataFrame:
+    """What each rule removed in each band.
+
+    Returns:
+        xi, yi (number of the rule), x, y (its reason), n (conversations), share (of the band's); rules that removed
+        nothing are left out.
+    """
+    key, names = f"in_{across.key}", sorted_.run.reasons
+    rows = sorted_.rows.select(pl.col(key).alias("xi"), pl.col("reason").cast(pl.String).alias("y"))
+    found = rows.drop_nulls("y").group_by("xi", "y").agg(n=pl.len().cast(pl.Int64))
+    removing = [(i, name) for i, name in enumerate(names) if name in set(found["y"].to_list())]
+    rules = pl.DataFrame(removing, schema={"yi": pl.Int16, "y": pl.String}, orient="row")
+    x = pl.DataFrame({"xi": range(len(across.labels)), "x": across.labels}, schema_overrides={"xi": pl.Int16})
+    frame = rules.join(x, how="cross").join(found, on=["xi", "y"], how="left", maintain_order="left")
+    sizes = rows.group_by("xi").agg(size=pl.len())
+    frame = frame.join(sizes, on="xi", how="left", maintain_order="left").with_columns(pl.col("n").fill_null(0))
+    return frame.with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0)).drop("size")
+
+
+def together(sorted_: Banded) -> pl.DataFrame:
+    """How often two rules fire on the same conversation.
+
+    Returns:
+        xi, yi, x, y, n (conversations), share (of those that the rule `y` fires on); rules that never fire are left
+        out.
+    """
+    rows, names = sorted_.rows, sorted_.run.reasons
+    alone = {i: int(rows[f"in_rule{i}"].sum()) for i in range(len(names))}
+    firing = [i for i, n in alone.items() if n]
+    found = []
+    for i, j in combinations_with_replacement(firing, 2):
+        n = alone[i] if i == j else int((rows[f"in_rule{i}"] & rows[f"in_rule{j}"]).sum())
+        for x, y in {(i, j), (j, i)}:
+            found.append((x, y, names[x], names[y], n, n / alone[y]))
+    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64, "share": pl.Float64}
+    return pl.DataFrame(found, schema=schema, orient="row").sort("yi", "xi")
+
+
+def varied(sorted_: Banded) -> list[Signal]:
+    """The signals that have more than one value, at most `ACROSS` of them."""
+    rows = sorted_.rows
+    return [signal for signal in sorted_.run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:ACROSS]
+
+
+def levels(sorted_: Banded, down: Band) -> pl.DataFrame:
+    """How high each signal is in each band.
+
+    Returns:
+        yi, y, x (signal), and for raw and refined: n (conversations in which it is known), median, and rank, the mean
+        percentile rank (0 to 100) among all raw conversations; change of the rank. Null where nothing is known.
+    """
+    signals = varied(sorted_)[:LEVELS]
+    parts = [_level(sorted_.rows, f"in_{down.key}", signal.name) for signal in signals]
+    if not parts:
+        return pl.DataFrame(schema={"yi": pl.Int16, "x": pl.String})
+    y = pl.DataFrame({"yi": range(len(down.labels)), "y": down.labels}, schema_overrides={"yi": pl.Int16})
+    names = pl.DataFrame({"x": [signal.name for signal in signals]})
+    frame = (
+        y.join(names, how="cross")
+        .join(pl.concat(parts), on=["yi", "x"], how="left")
+        .with_columns(change=pl.col("refined_rank") - pl.col("raw_rank"))
+    )
+    return frame.sort("yi", "x")
+
+
+def _level(rows: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
+    """The level of one signal in each band."""
+    value = pl.col(name)
+    known = rows.select(
+        pl.col(key).alias("yi"), "keep", value.alias("v"), (value.rank() / value.count() * 100).alias("rank")
+    ).drop_nulls("v")
+    return known.group_by("yi").agg(
+        pl.lit(name).alias("x"),
+        raw_n=pl.len().cast(pl.Int64),
+        raw_median=pl.col("v").median(),
+        raw_rank=pl.col("rank").mean(),
+        refined_n=pl.col("keep").sum().cast(pl.Int64),
+        refined_median=pl.col("v").filter(pl.col("keep")).median(),
+        refined_rank=pl.col("rank").filter(pl.col("keep")).mean(),
+    )
+
+
+def correlations(sorted_: Banded) -> pl.DataFrame:
+    """Spearman's rank correlation of every two signals, over conversations in which both are known.
+
+    Returns:
+        x, y, raw, refined, change; null where fewer than ten are known or one does not vary.
+    """
+    names = [signal.name for signal in varied(sorted_)]
+    rows = sorted_.rows.select("keep", *names)
+    kept = rows.filter(pl.col("keep"))
+    raw, refined = (part.sample(min(SAMPLE, part.height), seed=0) for part in (rows, kept))
+    found = []
+    for a, b in combinations_with_replacement(names, 2):
+        pair = [spearman(part, a, b) for part in (raw, refined)]
+        for x, y in {(a, b), (b, a)}:
+            found.append((x, y, *pair))
+    schema = {"x": pl.String, "y": pl.String, "raw": pl.Float64, "refined": pl.Float64}
+    frame = pl.DataFrame(found, schema=schema, orient="row").with_columns(change=pl.col("refined") - pl.col("raw"))
+    return frame.sort("y", "x")
+
+
+def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
+    """Their rank correlation where both are known; None where fewer than ten are, or one does not vary."""
+    known = rows.select(pl.col(a).alias("a"), pl.col(b).alias("b")).drop_nulls()
+    if known.height < 10:  # noqa: PLR2004  too few to say anything
+        return None
+    found = known.select(pl.corr("a", "b", method="spearman")).item()
+    return None if found is None or found != found else float(found)  # noqa: PLR0124  NaN where one is constant

@@ -1,0 +1,132 @@
+"""Figures of one dimension: retention, distributions with the thresholds on them, and mixes raw against refined."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from pipeline.report import bars
+from pipeline.report.parts import Figure, Panel
+from pipeline.report.run import mixes
+from pipeline.report.run.banded import Banded
+from pipeline.report.run.signals import Signal, Threshold, short, thresholds
+from pipeline.report.text import labels
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def retention(sorted_: Banded) -> Figure:
+    """From what came in to what is kept."""
+    frame = mixes.retention(sorted_.run.manifest)
+    steps = frame.with_columns(
+        step=pl.Series(labels(frame["step"].to_list())),
+        text=pl.Series(
+            [
+                (MINUS if kind == "dropped" else "") + f"{n:,}  ({share:.1%})"
+                for kind, n, share in frame.select("kind", "n", "share").iter_rows()
+            ],
+            dtype=pl.String,
+        ),
+        tip=pl.Series(
+            [f"{step}: {n:,} conversations" for step, n in frame.select("step", "n").iter_rows()], dtype=pl.String
+        ),
+        pick=pl.when(pl.col("kind") == "kept")
+        .then(pl.lit("kept"))
+        .when(pl.col("i").is_not_null())
+        .then(pl.format("reason:{}", "i"))
+        .otherwise(pl.lit("")),
+    )
+    idle = [rule["reason"] for rule in sorted_.run.manifest["plan"]["rules"] if not rule["dropped"]]
+    notes = (f"Dropped nothing: {', '.join(labels(idle))}.",) if idle else ()
+    return Figure(
+        "retention",
+        "What was kept, and what each rule dropped",
+        "Rules are asked in the order of the plan; a conversation counts for the first that fires.",
+        (Panel("", bars.waterfall(steps), frame, notes),),
+    )
+
+
+def distributions(sorted_: Banded) -> Figure | None:
+    """Every signal, with the thresholds of the rules; None where there is none."""
+    known = {signal: sorted_.rows[signal.name].drop_nulls() for signal in sorted_.run.signals}
+    panels = tuple(_distribution(sorted_, signal) for signal, values in known.items() if values.n_unique() > 1)
+    same = [f"{signal.name} ({short(values[0])})" for signal, values in known.items() if values.n_unique() == 1]
+    if not panels:
+        return None
+    return Figure(
+        "distributions",
+        "Every signal, with the thresholds of the rules",
+        "Blue is kept and orange dropped; heights are on a square-root scale, so that rare values can be seen. Dashed "
+        "lines are thresholds." + (f" Always the same here: {', '.join(same)}." if same else ""),
+        panels,
+        small=True,
+    )
+
+
+def _distribution(sorted_: Banded, signal: Signal) -> Panel:
+    frame = mixes.distribution(sorted_, signal)
+    number = sorted_.run.signals.index(signal)
+    said = [f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()]
+    bins = frame.with_columns(
+        tip=pl.format(
+            "{} {}: {} conversations, {} kept", pl.lit(signal.name), pl.Series(said, dtype=pl.String), "raw", "refined"
+        ),
+        pick=pl.format(f"s{number}:{{}}", "i"),
+    )
+    found = thresholds(sorted_.run.plan, signal.name)
+    axis = sorted_.bins[signal.name]
+    low, high = axis.edges[0], axis.edges[-1]
+    marks = [_between(threshold) if axis.axis == "whole" else threshold.at for threshold in found]
+    marks = [mark for mark in marks if low <= mark <= high]
+    unknown = sorted_.rows[signal.name].null_count()
+    notes = [
+        f"{reason}: {threshold.said}" + ("" if low <= threshold.at <= high else " (outside of what is here)")
+        for threshold, reason in zip(found, labels([threshold.reason for threshold in found]), strict=True)
+    ]
+    if unknown:
+        notes.append(f"unknown for {unknown:,} conversations ({unknown / sorted_.rows.height:.1%})")
+    chart = bars.distribution(bins, marks, signal.unit or signal.name, axis.axis)
+    return Panel(signal.name, chart, frame, tuple(notes))
+
+
+def _between(threshold: Threshold) -> float:
+    """Where a threshold parts whole numbers: "> 0" drops what is right of 0.5."""
+    for operator, shift in ((">=", -0.5), ("<=", 0.5), (">", 0.5), ("<", -0.5)):
+        if operator in threshold.said:
+            return threshold.at + shift
+    return threshold.at
+
+
+MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
+
+
+def mix(sorted_: Banded) -> Figure | None:
+    """Languages, lengths and sources, raw against refined; None where nothing of it is known."""
+    panels = []
+    for key, title in MIXES.items():
+        band = sorted_.bands.get(key)
+        if band is None or (key == "source" and len(band.labels) < 2):  # noqa: PLR2004  one source is no mix
+            continue
+        frame = mixes.mix(sorted_, band)
+        both = pl.concat(
+            frame.select(
+                "i",
+                "y",
+                corpus=pl.lit(corpus),
+                share=pl.col(f"{corpus}_share"),
+                tip=pl.format(
+                    f"{{}}: {{}} {corpus} conversations, {{}}%",
+                    *("y", corpus, (pl.col(f"{corpus}_share") * 100).round(1)),
+                ),
+                pick=pl.format(f"{key}:{{}}{' kept' if corpus == 'refined' else ''}", "i"),
+            )
+            for corpus in ("raw", "refined")
+        ).sort("i", "corpus")
+        panels.append(Panel(title, bars.shares(both, ""), frame.drop("i")))
+    if not panels:
+        return None
+    return Figure(
+        "mix",
+        "The mix, raw against refined",
+        "Shares of conversations; a bar that grows belongs to a kind that was dropped less than others.",
+        tuple(panels),
+    )

@@ -1,0 +1,83 @@
+"""Rows of Parquet files, in batches of bounded bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources.rows import Row, SourceError, Unreadable, why
+from pipeline.sources.shapes import as_json
+
+ROWS = 1_000
+"""Rows of a batch at most."""
+BYTES = 1 << 26
+"""Of a batch as the row group's footer counts them, about; a batch has one row at least."""
+
+
+def rows(path: Path, label: str) -> Iterator[Row]:
+    """Rows of a file. All columns are read, because those that a shape does not name are kept in `extra`.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    number = 0
+    try:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:  # it takes no path that is not UTF-8
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group]):
+                    for value in _records(batch):
+                        number += 1
+                        yield Row(label, number, value)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SourceError(
+            f"{label} cannot be read after row {number} ({why(error)}): mend or remove the file"
+        ) from error
+
+
+def _size(group: pq.RowGroupMetaData) -> int:
+    return max(1, min(ROWS, BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[Any]:
+    try:
+        yield from batch.to_pylist()
+    except Exception:  # noqa: BLE001  what one value raises depends on its type: rows are taken one by one
+        for i in range(batch.num_rows):
+            yield _record(batch.slice(i, 1))
+
+
+def _record(row: pa.RecordBatch) -> Any:  # noqa: ANN401  any JSON
+    """A batch of one row as a record; Parquet checks neither its text nor its dates."""
+    values, faults = {}, []
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = _value(column)
+        except UnicodeDecodeError as error:
+            faults.append(f"the record's text is not UTF-8 ({error.reason})")
+            values[name] = repr(error.object[:1000])
+        except Exception as error:  # noqa: BLE001  the same
+            faults.append(f"{name} cannot be read ({why(error)})")
+            values[name] = _told(column)
+    return Unreadable(faults[0], as_json(values)) if faults else values
+
+
+def _told(column: pa.Array) -> str:
+    """A column that Python cannot hold as Arrow shows it."""
+    try:
+        return str(column)
+    except Exception as error:  # noqa: BLE001  the same
+        return why(error)
+
+
+def _value(column: pa.Array) -> Any:  # noqa: ANN401  any JSON
+    """The only value of a column; a date, time or span that Python cannot hold as its number, with its type."""
+    try:
+        return column[0].as_py()
+    except (OverflowError, ValueError):
+        if not pa.types.is_temporal(column.type):
+            raise
+        return f"{column.cast(pa.int64() if column.type.bit_width > 32 else pa.int32())[0].as_py()} {column.type}"  # noqa: PLR2004

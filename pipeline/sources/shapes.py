@@ -1,0 +1,180 @@
+"""Record shapes: how a source's record becomes a conversation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from pipeline.sources.rows import shown
+
+ROLES = {
+    "human": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "claude": "assistant",
+    "model": "assistant",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+"""Names of roles in the wild (ShareGPT and its kin) and the name they have here; others stay as they are."""
+
+
+class UnreadableRecordError(ValueError):
+    """A record is not a conversation; the message says what was found and what was expected."""
+
+
+class Conversation(NamedTuple):
+    """A record as read: everything of a raw row but its id and the joined text."""
+
+    source_id: str | None
+    prompt: str
+    prompt_id: str
+    messages: list[dict[str, str]]
+    source: str | None
+    extra: str | None
+
+
+Record = Mapping[str, Any]
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _parts(number: int, parts: Sequence[Any]) -> str:
+    texts = []
+    for part in parts:
+        if not (isinstance(part, Mapping) and isinstance(part.get("text"), str)):
+            found = f"a part of type {part.get('type')!r}" if isinstance(part, Mapping) else _kind(part)
+            raise UnreadableRecordError(f"message {number} has {found}, expected text")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _message(number: int, message: object, role_key: str, text_key: str) -> dict[str, str]:
+    if not isinstance(message, Mapping):
+        raise UnreadableRecordError(
+            f"message {number} is {_kind(message)}, expected an object with {role_key}, {text_key}"
+        )
+    role, content = message.get(role_key), message.get(text_key)
+    if not isinstance(role, str):
+        raise UnreadableRecordError(f"{role_key} of message {number} is {_kind(role)}, expected text")
+    if content is None and text_key in message:
+        content = ""  # a tool call in OpenAI's format has null content
+    if isinstance(content, list):
+        content = _parts(number, content)
+    if not isinstance(content, str):
+        raise UnreadableRecordError(f"{text_key} of message {number} is {_kind(content)}, expected text")
+    role = role.strip().lower()
+    return {"role": ROLES.get(role, role), "content": content}
+
+
+def _messages(column: str, role_key: str, text_key: str) -> Callable[[Record], list[dict[str, str]]]:
+    def read(record: Record) -> list[dict[str, str]]:
+        messages = record.get(column)
+        if not isinstance(messages, list):
+            raise UnreadableRecordError(f"{column} is {_kind(messages)}, expected a list of messages")
+        return [_message(i, message, role_key, text_key) for i, message in enumerate(messages, 1)]
+
+    return read
+
+
+def _alternating(record: Record) -> list[dict[str, str]]:
+    turns = record.get("data")
+    if not isinstance(turns, list):
+        raise UnreadableRecordError(f"data is {_kind(turns)}, expected a list of texts")
+    for i, turn in enumerate(turns, 1):
+        if not isinstance(turn, str):
+            raise UnreadableRecordError(f"entry {i} of data is {_kind(turn)}, expected text")
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+
+def _plain(record: Record) -> list[dict[str, str]]:
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise UnreadableRecordError(f"text is {_kind(text)}, expected text")
+    return [{"role": "text", "content": text}]
+
+
+class Shape(NamedTuple):
+    """A record shape: the column it is known by, and how its messages are read."""
+
+    column: str
+    describes: str
+    messages: Callable[[Record], list[dict[str, str]]]
+
+
+SHAPES: dict[str, Shape] = {
+    "ultrachat": Shape(
+        "messages", "prompt, prompt_id, messages: [{role, content}]", _messages("messages", "role", "content")
+    ),
+    "ultrachat-original": Shape("data", "id, data: [text, text, ...]", _alternating),
+    "sharegpt": Shape("conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")),
+    "openai": Shape("messages", "messages: [{role, content}]", _messages("messages", "role", "content")),
+    "text": Shape("text", "text", _plain),
+}
+
+
+def recognise(columns: Sequence[str]) -> str | None:
+    """The shape of a record with these columns, or None."""
+    if "messages" in columns:
+        return "ultrachat" if "prompt_id" in columns else "openai"
+    for name in ("sharegpt", "ultrachat-original", "text"):
+        if SHAPES[name].column in columns:
+            return name
+    return None
+
+
+def expected() -> str:
+    """The shapes there are, for an error message."""
+    return "; ".join(f"{name} ({shape.describes})" for name, shape in SHAPES.items())
+
+
+_OWN = ("id", "source_id", "prompt", "prompt_id", "source")
+
+
+def _name(record: Record, *keys: str) -> str | None:
+    for key in keys:
+        value = record.get(key)
+        if value is not None and value != "":
+            return value if isinstance(value, str) else as_json(value) if isinstance(value, list | dict) else str(value)
+    return None
+
+
+def read(record: object, shape: str) -> Conversation:
+    """Read a record of a shape.
+
+    Raises:
+        UnreadableRecordError: it is not a conversation of this shape.
+    """
+    if not isinstance(record, Mapping):
+        raise UnreadableRecordError(f"the record is {_kind(record)}, expected an object with {SHAPES[shape].describes}")
+    messages = SHAPES[shape].messages(record)
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str):
+        prompt = next((m["content"] for m in messages if m["role"] == "user"), "")
+    prompt_id = _name(record, "prompt_id") or hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
+    rest = {k: v for k, v in record.items() if k not in _OWN and k != SHAPES[shape].column and v is not None}
+    extra = as_json(rest) if rest else None
+    return Conversation(_name(record, "id", "source_id"), prompt, prompt_id, messages, _name(record, "source"), extra)
+
+
+def as_json(value: object) -> str:
+    """Any value of a record as JSON; what JSON has no word for is shown as text."""
+    try:
+        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except (orjson.JSONEncodeError, RecursionError):  # an integer of more than 64 bits, a surrogate, nesting
+        pass
+    try:
+        return shown(json.dumps(value, default=str, ensure_ascii=False))
+    except (RecursionError, ValueError, TypeError):
+        return json.dumps(f"{_kind(value)} that JSON cannot hold")

@@ -1,0 +1,127 @@
+"""Near-duplicates of an earlier corpus, so that an increment can be refined by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from stages.dedup.earlier import batches, files
+from stages.files import fitted, seal
+from stages.readers import stamps
+from stages.stage import FittedStage, Measure, Stage, StageParameterError
+
+
+@dataclass(frozen=True)
+class Against(FittedStage):
+    """The most similar conversation of an earlier corpus: a version released before, another source, a test set.
+
+    Candidates by MinHash and their exact Jaccard over the set of word 5-grams, both as in `dedup`: by default a pair of
+    Jaccard 0.6, 0.7, 0.75, 0.8 is compared with a chance of 0.868, 0.990, 0.9989, 0.99995.
+
+    Signals, null where no `corpus` is given:
+        against_jaccard: Jaccard to the most similar conversation of that corpus; null where none reaches `floor`.
+        against_id: that conversation's id, else its prompt's id, else its file and row; of equally similar ones the
+            first.
+        against_crowded: it shares a band key with more than `bucket` of them and was compared with the first of those
+            only, so that a more similar one may have been missed.
+
+    The rule `against_jaccard >= 0.75 AND against_id IS NOT NULL` drops what is there already and shows what it is like.
+
+    The index of the earlier corpus lies in the stage's folder: about 250 bytes a conversation and 8 a word on disk;
+    8 bytes a conversation and the ids are in memory. A changed corpus is another stage, measured anew.
+
+    Attributes:
+        corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
+            folder of such files, with `messages`, `conversations`, `data` or `text`.
+        floor: least Jaccard that is looked for.
+        permutations: length of a signature.
+        recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
+        seed: of the permutations.
+        bucket: most conversations of the earlier corpus, exact copies aside, that one is compared with for each band.
+    """
+
+    corpus: str = ""
+    floor: float = 0.5
+    permutations: int = 128
+    recall: float = 0.5
+    seed: int = 1
+    bucket: int = 1024
+
+    identity: ClassVar[str] = "stages.against:Against"
+    summary: ClassVar[str] = (
+        "near-duplicates of an earlier corpus: the most similar conversation there, by exact Jaccard"
+    )
+    writes: ClassVar[pl.Schema] = pl.Schema(
+        {"against_jaccard": pl.Float32(), "against_id": pl.String(), "against_crowded": pl.Boolean()}
+    )
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            StageParameterError: one cannot have its value.
+        """
+        for name, value, right, expected in (
+            ("floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1"),
+            ("permutations", self.permutations, 1 <= self.permutations <= 1024, "1 to 1024"),  # noqa: PLR2004
+            ("recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1"),
+            ("seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1"),
+            ("bucket", self.bucket, self.bucket > 0, "1 or more"),
+        ):
+            if not right:
+                raise StageParameterError(f"against: {name} is {value}, expected {expected}")
+
+    def models(self) -> tuple[Path, ...]:
+        """The files of the earlier corpus."""
+        return files(self.corpus)
+
+    def digest(self) -> str:
+        """As of every stage, but large files that have not changed are not read again: a run asks once a shard."""
+        return _digest(self, stamps(self.models()))
+
+    def notes(self) -> tuple[str, ...]:
+        """Whether there is anything to compare with."""
+        return () if self.corpus else ("no `corpus` is given to compare with, so that its signals are all null",)
+
+    def fit(self, raw: Sequence[Path], folder: Path) -> None:
+        """Index the earlier corpus, whatever the one at hand.
+
+        Raises:
+            StageParameterError: it cannot be read.
+        """
+        del raw
+        if self.corpus:
+            from stages.dedup.index import Bands, build
+
+            build(batches(self.corpus), Bands(self.floor, self.permutations, self.recall, self.seed), folder / "index")
+            seal(folder, (f"index/{path.name}" for path in (folder / "index").iterdir()))
+
+    def open(self, folder: Path) -> Measure:
+        """Map the index, once a process.
+
+        Raises:
+            CorruptInputError: it is gone, or another.
+        """
+        if not self.corpus:
+            return self.measure
+        fitted(folder)
+        from stages.dedup.index import Bands, Index
+
+        index = Index.open(folder / "index", Bands(self.floor, self.permutations, self.recall, self.seed), self.bucket)
+        names = dict(zip(("jaccard", "id", "crowded"), self.writes, strict=True))
+        return lambda batch: index.nearest(batch["text"]).rename(names)
+
+    def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Without an earlier corpus nothing is known."""
+        return pl.DataFrame(schema=self.writes).clear(batch.height)
+
+
+@lru_cache(maxsize=8)
+def _digest(stage: Against, files: tuple[tuple[str, int, int], ...]) -> str:
+    del files
+    return Stage.digest(stage)

@@ -1,0 +1,111 @@
+"""Words and repetition of texts, as columns: the Arrow buffers of a column go to compiled loops and come back."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from stages.heuristics.words_kernel import Bytes, Floats, Longs
+
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+"""Gopher's (https://arxiv.org/abs/2112.11446, A.1.1)."""
+
+# Scripts that set no space between words: each character is taken as a word, so that n-grams of them mean something.
+_SYLLABLES = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}&&\p{L}]$"
+_JOINERS = "'.’-"  # noqa: RUF001 - the typographic apostrophe is meant
+_SURROGATES = range(0xD800, 0xE000)
+
+TEXT_SIGNALS = pl.Schema(
+    {
+        "n_chars": pl.Int64(),
+        "n_words": pl.Int64(),
+        "mean_word_len": pl.Float64(),
+        "alpha_words": pl.Float64(),
+        "stop_words": pl.Int64(),
+        "longest_token": pl.Int64(),
+        **{f"top_{n}gram": pl.Float64() for n in (2, 3, 4)},
+        **{f"dup_{n}gram": pl.Float64() for n in (5, 6, 7, 8, 9, 10)},
+    }
+)
+
+
+@cache
+def character_classes() -> Bytes:
+    """The class of every code point, shape (0x110000,), by the Unicode tables that polars carries."""
+    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
+
+    codes = np.array([code for code in range(0x110000) if code not in _SURROGATES])
+    characters = pl.Series([chr(code) for code in codes.tolist()])
+    classes = np.zeros(0x110000, np.uint8)
+    for pattern, kind in (
+        (r"^\s$", kernel.SPACE),
+        (r"^[\p{M}\p{N}_]$", kernel.DIGIT),
+        (r"^\p{L}$", kernel.LETTER),
+        (_SYLLABLES, kernel.SYLLABLE),
+        (f"^[{_JOINERS}]$", kernel.JOINER),
+    ):
+        classes[codes[characters.str.contains(pattern).to_numpy()]] = kind
+    return classes
+
+
+@cache
+def _stop_hashes() -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
+
+    return np.array([kernel.word_hash(np.frombuffer(word.encode(), np.uint8)) for word in STOP_WORDS], np.uint64)
+
+
+def utf8_buffers(texts: pl.Series) -> tuple[Bytes, Longs]:
+    """The bytes of a column of strings without nulls, and where each begins (one more than there are)."""
+    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, data = array.buffers()
+    begins = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    if data is None or data.size == 0:
+        return np.zeros(1, np.uint8), begins
+    return np.frombuffer(data, np.uint8), begins
+
+
+def word_signals(texts: pl.Series) -> pl.DataFrame:
+    """Signals of `TEXT_SIGNALS` for each text.
+
+    A word is a run of letters, marks, digits and `_`, bound by one of ' . - inside it; a Han, kana, Thai, Lao, Khmer or
+    Myanmar letter is a word of its own. Ratios are null where there is no word.
+
+    Args:
+        texts: one string or more, no nulls.
+    """
+    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
+
+    data, offsets = utf8_buffers(texts)
+    statistics = kernel.text_statistics(data, offsets, character_classes(), _stop_hashes())
+    names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
+    frame = pl.DataFrame(statistics, schema=names, orient="row")
+    has_words = pl.when(pl.col("n_words") > 0)
+    return frame.select(
+        "n_chars",
+        "n_words",
+        has_words.then(pl.col("word_chars") / pl.col("n_words")).alias("mean_word_len"),
+        pl.when(pl.col("tokens") > 0).then(pl.col("alphabetic") / pl.col("tokens")).alias("alpha_words"),
+        "stop_words",
+        "longest_token",
+        *[has_words.then(pl.col(name)).alias(name) for name in TEXT_SIGNALS if "gram" in name],
+    ).select(pl.col(name).cast(kind) for name, kind in TEXT_SIGNALS.items())
+
+
+def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
+    """How much the assistant repeats itself and the user: see `stages.word_kernel.turn_overlap`.
+
+    Args:
+        contents: all messages of a batch, conversation after conversation, no nulls.
+        first: the first message of each conversation, and one past the last.
+        roles: of each message: 1 the user's, 2 the assistant's, 0 any other.
+    """
+    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
+
+    data, offsets = utf8_buffers(contents)
+    found: Floats = kernel.turn_overlap(data, offsets, first, roles, character_classes())
+    return found

@@ -1,0 +1,149 @@
+"""Distinct n-grams and how often they occur, as sorted columns; one order from the order below it.
+
+An n-gram is named by its rank in suffix order (last word first, as lmplz sorts). Ranks of one order are dense, so the
+n-grams of the next order are one sorted column of 64-bit keys: rank of the last n-1 words, then the first word. Every
+position of the corpus knows the rank of the n-gram that ends there, so an n-gram's context is a look-up, not a join.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.files import zeros
+
+Column = np.ndarray[Any, np.dtype[np.uint32]]
+
+UNK, BOS, EOS = 0, 1, 2
+"""Ids of <unk>, <s> and </s>; words follow in order of first appearance, as in lmplz."""
+
+NONE = np.uint32(0xFFFFFFFF)
+"""At a position or an index where there is no such n-gram."""
+
+_LARGE = 1 << 24
+
+CHUNK = 1 << 22
+"""Positions or n-grams that are worked on at a time where a whole column need not be in memory."""
+
+
+@dataclass(frozen=True)
+class Ngrams:
+    """The distinct n-grams of one order, in suffix order; columns lie on disk.
+
+    Attributes:
+        order: words in an n-gram.
+        parent: rank of its last n-1 words in the order below; empty for words.
+        at: a position of the corpus where it ends.
+        count: how often it occurs.
+        ending: for every position, the rank of the n-gram that ends there, or NONE.
+    """
+
+    order: int
+    parent: Column
+    at: Column
+    count: Column
+    ending: Column
+
+    def __len__(self) -> int:
+        return len(self.count)
+
+
+def column(folder: Path, name: str, size: int) -> Column:
+    """A column of zeros in a new file.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    return zeros(folder / name, np.uint32, size)
+
+
+def slices(size: int, step: int | None = None) -> Iterator[slice]:
+    """Parts of `size` positions or n-grams, CHUNK at a time unless told."""
+    step = step or CHUNK
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
+
+
+def unigrams(words: Column, size: int) -> Ngrams:
+    """The words themselves: `words` is the corpus, sentences as <s> w ... </s>; `size` is the number of ids."""
+    count = np.zeros(size, np.uint32)
+    for part in slices(len(words)):
+        count += np.bincount(words[part], minlength=size).astype(np.uint32)
+    return Ngrams(1, np.empty(0, np.uint32), np.empty(0, np.uint32), count, words)
+
+
+def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[Ngrams, Column]:
+    """The n-grams that are one word longer than `below`, and for each of `below` its number of left extensions.
+
+    Args:
+        below: n-grams of the order below.
+        words: the corpus as word ids.
+        folder: where columns are put.
+        partition: positions sorted at a time; memory is about 50 bytes each.
+    """
+    order = below.order + 1
+    ending = column(folder, f"ending{order}", len(words))
+    ending[:] = NONE
+    names = ("parent", "at", "count")
+    parent, at, count = (column(folder, f"{name}{order}", len(words)) for name in names)
+    extensions = column(folder, f"extensions{below.order}", len(below))
+    size = 0
+    for low, high in _partitions(below.count, partition):
+        where = _ending_in(below, words, low, high)
+        if not len(where):
+            continue
+        keys, one, times, rank = _distinct(below.ending[where], words[where - below.order], where)
+        end = size + len(keys)
+        parents = (keys >> np.uint64(32)).astype(np.uint32)
+        parent[size:end], at[size:end], count[size:end] = parents, one, times
+        ending[where] = rank + np.uint32(size)
+        extensions[low:high] = np.bincount(parents - np.uint32(low), minlength=high - low)
+        size = end
+    for name in names:  # what is beyond was never written; its room on disk is given back
+        os.truncate(folder / f"{name}{order}", size * ending.itemsize)
+    return Ngrams(order, parent[:size], at[:size], count[:size], ending), extensions
+
+
+def _ending_in(below: Ngrams, words: Column, low: int, high: int) -> npt.NDArray[np.int64]:
+    """Positions whose n-gram has a rank in [low, high) and can be made longer: it does not begin with <s>."""
+    found = []
+    for part in slices(len(words)):
+        ranks = below.ending[part]
+        inside = np.flatnonzero((ranks >= low) & (ranks < high)) + part.start
+        found.append(inside[words[inside - below.order + 1] != BOS])
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def _distinct(
+    last: Column, first: Column, where: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64], Column]:
+    """Sorted distinct keys, a position of each, how often each occurs, and for each of `where` its key's index."""
+    keys = (last.astype(np.uint64) << np.uint64(32)) | first
+    by_key = np.argsort(keys)
+    keys = keys[by_key]
+    new = np.empty(len(keys), np.bool_)
+    new[0] = True
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    rank = np.empty(len(keys), np.uint32)
+    rank[by_key] = np.cumsum(new, dtype=np.uint32) - np.uint32(1)
+    return keys[starts], where[by_key[starts]], np.diff(starts, append=len(keys)), rank
+
+
+def _partitions(count: Column, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ranks that hold about `size` positions each; one n-gram is never divided."""
+    step = 1 if len(count) < _LARGE else 64  # sums of 8 bytes for each n-gram of a large corpus would not fit
+    at = np.arange(0, len(count), step)
+    sums = np.cumsum(np.add.reduceat(count, at, dtype=np.int64)) if len(count) else np.empty(0, np.int64)
+    low = before = 0
+    while low < len(count):
+        reach = max(int(np.searchsorted(sums, before + size, side="right")), low // step + 1)
+        high = min(reach * step, len(count))
+        yield low, high
+        low, before = high, int(sums[reach - 1])

@@ -1,0 +1,173 @@
+"""Evaluation sets, read from whatever files they come in: the texts of each item, and what the item is called."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from stages.readers import opened, suffix
+from stages.stage import MissingModelError, StageParameterError
+
+# fmt: off
+QUESTIONS = frozenset({
+    "prompt", "question", "query", "input", "instruction", "problem", "text", "context", "passage", "article",
+    "document", "story", "sentence", "sentence1", "sentence2", "premise", "hypothesis", "goal", "ctx", "turns",
+    "messages", "conversations", "conversation", "dialogue", "data",
+})
+ANSWERS = frozenset({
+    "answer", "answers", "output", "outputs", "target", "targets", "response", "responses", "completion",
+    "completions", "solution", "canonical_solution", "reference", "references", "label", "labels", "choice",
+    "choices", "options", "endings", "best_answer", "correct_answers", "chosen", "rejected",
+})
+# fmt: on
+"""Columns that hold questions and dialogues, and answers; the others of an item are not looked at."""
+ANSWERERS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
+"""Roles whose messages are answers."""
+NAMES = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
+"""Columns that name an item."""
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md")
+SHOWN = 80
+"""Characters of an item that are shown."""
+
+
+class Part(NamedTuple):
+    """A text of an item: a question, an answer, one message."""
+
+    file: str
+    item: int
+    name: str
+    field: str
+    text: str
+    asks: bool
+    """Whether it is a question or the like: a short answer ("Is there anything else I can help you with?") is no
+    evidence of anything."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    number: int
+    record: Any
+
+    def parts(self, file: str) -> Iterator[Part]:
+        if isinstance(self.record, str):
+            yield Part(file, self.number, f"row {self.number}", "text", self.record, asks=True)
+            return
+        name = next((str(self.record[key]) for key in NAMES if isinstance(self.record.get(key), str | int)), None)
+        for column in self.record:
+            if column.lower() in QUESTIONS | ANSWERS:
+                for field, text in _texts(column, self.record[column]):
+                    asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERERS
+                    yield Part(file, self.number, name or f"row {self.number}", field, text, asks)
+
+
+def files(evals: str) -> tuple[Path, ...]:
+    """The files of evaluation sets, in order of name; none for an empty string.
+
+    Raises:
+        MissingModelError: there is no such file, or the folder has none that can be read.
+    """
+    if not evals:
+        return ()
+    path = Path(evals).expanduser()
+    found = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
+    found = [one for one in found if suffix(one) in ENDINGS and not one.name.startswith(".")]
+    if not found:
+        raise MissingModelError(
+            f"no evaluation sets at {evals!r}: expected a file, or a folder of files, that ends in "
+            f"{', '.join(ENDINGS)} (text and JSON also with .gz or .zst)"
+        )
+    return tuple(found)
+
+
+def parts(evals: str) -> Iterator[Part]:
+    """The texts of every item.
+
+    A loop over items, because each has a shape of its own; evaluation sets are small.
+
+    Raises:
+        StageParameterError: a file cannot be read, or its items have no column that is known.
+    """
+    root = Path(evals).expanduser()
+    for path in files(evals):
+        label = path.name if path == root else path.relative_to(root).as_posix()
+        try:
+            yield from _parts(path, label)
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            if isinstance(error, StageParameterError):
+                raise
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise StageParameterError(f"evaluation set {str(path)!r} cannot be read: {said}") from error
+
+
+def _parts(path: Path, label: str) -> Iterator[Part]:
+    known, columns = False, ""
+    for number, record in enumerate(_records(path), 1):
+        if not isinstance(record, str | Mapping):
+            raise StageParameterError(
+                f"evaluation set {str(path)!r}: item {number} is {type(record).__name__}, expected an object or a text"
+            )
+        columns = columns or ", ".join(map(str, record)) if isinstance(record, Mapping) else "text"
+        for part in _Item(number, record).parts(label):
+            known = True
+            yield part
+    if columns and not known:
+        raise StageParameterError(
+            f"evaluation set {str(path)!r} has the columns {columns}: expected one such as prompt, question, input, "
+            f"instruction, text, messages, answer, output or choices; rename one, or name another file"
+        )
+
+
+def _records(path: Path) -> Iterator[Any]:
+    kind = suffix(path)
+    if kind == ".parquet":
+        yield from pl.read_parquet(path).iter_rows(named=True)
+        return
+    with opened(path) as file:
+        text = file.read().decode("utf-8", "replace").removeprefix("\ufeff")
+    if kind in {".txt", ".text", ".md"}:
+        blocks = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
+        yield from (block.strip() for block in blocks if block.strip())
+    elif kind == ".json" and text.lstrip()[:1] in {"[", "{"} and (whole := _whole(text)) is not None:
+        yield from whole
+    else:
+        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+
+
+def _whole(text: str) -> list[Any] | None:
+    """The items of a file that is one JSON value, an array or an object that holds one; None where it is JSON Lines."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(value, list):
+        return value
+    held = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+    held = [each for each in held if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
+    return held[0] if held else [value]
+
+
+def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
+    """The texts inside a value, with the field that each stands in."""
+    if isinstance(value, str):
+        yield field, value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # half a pair in a JSON escape
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(field, each)
+    elif isinstance(value, Mapping):
+        role = value.get("role") or value.get("from")
+        inside = next((key for key in ("content", "value", "text") if key in value), None)
+        for key in [inside] if inside else value:
+            yield from _texts(f"{field}.{role}" if isinstance(role, str) else field, value[key])
+
+
+def shown(part: Part) -> str:
+    """An item's name and the beginning of the text, on one line, without control characters."""
+    start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * SHOWN])
+    return f"{part.name[:SHOWN]}: {' '.join(start.split())[:SHOWN]}"

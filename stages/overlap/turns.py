@@ -1,0 +1,124 @@
+"""Answers, and openings of answers, that repeat across conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.stage import GlobalStage, StageParameterError
+
+SHOWN = 200
+"""Characters of an answer that `turns.json` shows."""
+
+
+@dataclass(frozen=True)
+class Turns(GlobalStage):
+    r"""Answers given in more than one conversation, and answers that begin alike, word for word.
+
+    An answer is an assistant message of at least `words` words, so that "ok" or "you are welcome" do not count; words
+    are those of `dedup` (lower-cased `\w+`), so that case, punctuation and white space make no difference. Within a
+    conversation an answer counts once. The opening is the first `opening` words of the first assistant message.
+
+    Signals, null where a conversation has no answer, or no opening, as long as that:
+        answer_keys: 64 bits for each different answer, sorted.
+        opening_key: 64 bits that stand for the opening.
+        repeated_answers: its different answers that another conversation gives too.
+        repeated_answer_share: these as a share (0 to 1) of its different answers.
+        earlier_answer_share: share of its different answers that an earlier conversation gives: a rule on it leaves the
+            first of those that share an answer, where a rule on `repeated_answer_share` drops them all.
+        answer_copies: conversations that give its most repeated answer, itself included.
+        opening_copies: conversations whose first answer opens like its own, itself included.
+
+    The merge also writes `turns.json`: the most repeated answers and openings, how many conversations have each, and
+    the first of them. Its memory is 8 bytes an answer and 25 more a repeated one, beside one shard. Two different
+    answers are taken for the same with a chance of 2**-64 a pair: 0.0003 for any among 100 million.
+
+    Attributes:
+        words: words of the shortest answer that counts.
+        opening: words of an opening.
+    """
+
+    words: int = 10
+    opening: int = 10
+
+    identity: ClassVar[str] = "stages.turns:Turns"
+    summary: ClassVar[str] = "answers and openings that repeat across conversations, word for word"
+    reads: ClassVar[tuple[str, ...]] = ("messages",)
+    writes: ClassVar[pl.Schema] = pl.Schema({"answer_keys": pl.List(pl.UInt64()), "opening_key": pl.UInt64()})
+    merges: ClassVar[pl.Schema] = pl.Schema(
+        {
+            "repeated_answers": pl.UInt32(),
+            "repeated_answer_share": pl.Float32(),
+            "earlier_answer_share": pl.Float32(),
+            "answer_copies": pl.UInt32(),
+            "opening_copies": pl.UInt32(),
+        }
+    )
+
+    def __post_init__(self) -> None:
+        """Check the parameters.
+
+        Raises:
+            StageParameterError: one cannot have its value.
+        """
+        for name, value in (("words", self.words), ("opening", self.opening)):
+            if value < 1:
+                raise StageParameterError(f"turns: {name} is {value}, expected 1 or more")
+
+    def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Keys of the answers and of the opening."""
+        said = self._keyed(batch)
+        given = (
+            said.filter(pl.col("words") >= self.words).group_by("row").agg(answer_keys=pl.col("key").unique().sort())
+        )
+        firsts = said.group_by("row").agg(pl.col("opening_key").first())
+        rows = pl.DataFrame({"row": pl.arange(batch.height, dtype=pl.UInt32, eager=True)})
+        for found in (given, firsts):
+            rows = rows.join(found, on="row", how="left", maintain_order="left")
+        return rows.select(self.writes.names())
+
+    def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
+        """Count over all shards; see the class."""
+        from stages.files import save_json
+        from stages.overlap.turns_merge import merge
+
+        listed = {kind: [self._listed(kind, *one) for one in found] for kind, found in merge(raw, measured, folder)}
+        save_json(folder / "turns.json", listed)
+
+    def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """Assistant messages in order: row, content, words, key, opening_key (null where they are too short)."""
+        from stages.text.shingles import split
+
+        said = batch.select("messages").with_row_index("row").explode("messages").unnest("messages")
+        said = said.filter(pl.col("role") == "assistant").select("row", "content")
+        sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for part in split(said["content"]):
+            sizes.append(np.diff(part.ends))
+            keys.append(part.keys[:, 0])
+            openings.append(_openings(part.hashes, part.ends, self.opening))
+        short = np.concatenate(sizes) < self.opening
+        return said.with_columns(
+            words=pl.Series(np.concatenate(sizes)),
+            key=pl.Series(np.concatenate(keys)),
+            opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
+        )
+
+    def _listed(self, kind: str, key: int, count: int, first: str, messages: pl.DataFrame) -> dict[str, Any]:
+        """An entry of `turns.json`: how many conversations, the first of them, and how the answer begins."""
+        said = self._keyed(messages).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
+        return {"conversations": count, "first": first, "begins": said["content"][0][:SHOWN]}
+
+
+def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
+    """64 bits that stand for the first words of each text; of no meaning where there are fewer."""
+    folded, last = np.full(len(ends) - 1, 0xA0761D6478BD642F, np.uint64), len(words) - 1
+    for i in range(length):
+        folded = (folded ^ words[np.minimum(ends[:-1] + i, last)]) * np.uint64(0xE7037ED1A0B428DB)
+        folded ^= folded >> np.uint64(32)
+    return folded

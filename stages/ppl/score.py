@@ -1,0 +1,122 @@
+"""Scores of lines by the `kenlm` library, gathered to messages and conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from stages.ppl.lines import halves, tokenise
+from stages.stage import MissingModelError
+
+SIGNALS = pl.Schema(
+    {
+        "ppl_tokens": pl.UInt32(),
+        "ppl": pl.Float64(),
+        "ppl_user": pl.Float64(),
+        "ppl_assistant": pl.Float64(),
+        "ppl_worst_turn": pl.Float64(),
+        "ppl_worst_role": pl.String(),
+        "ppl_worst_index": pl.UInt32(),
+    }
+)
+
+Scorer = Callable[[str], float]
+"""log10 probability of a line of tokens and its end."""
+
+_UNIT = 1e6  # scores are summed as whole millionths, so that the order of summing makes no difference
+
+
+def load(path: Path) -> Scorer:
+    """A model's scoring function.
+
+    Raises:
+        MissingModelError: there is no such file, or KenLM cannot read it.
+    """
+    import kenlm
+
+    config = kenlm.Config()
+    config.show_progress = False
+    config.arpa_complain = kenlm.ARPALoadComplain.NONE
+    try:
+        model = kenlm.Model(str(path), config)
+    except (OSError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[-1:]
+        raise MissingModelError(f"language model {str(path)!r} cannot be loaded: {' '.join(said)}") from error
+    score: Scorer = model.score
+    return score
+
+
+def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
+    """The signals of a batch.
+
+    Args:
+        batch: `text` and `messages`.
+        scorers: what scores the conversations of half 0 and of half 1; None where no model could be trained.
+        turn_tokens: messages with fewer tokens are never the worst turn.
+    """
+    turns = _turns(batch)
+    lines = tokenise(turns["content"]).join(
+        turns.select("half").with_row_index("at"), on="at", how="left", maintain_order="left"
+    )
+    sums = pl.col("score", "n").sum()
+    per_turn = _scored(lines, scorers).group_by("at", maintain_order=True).agg(sums)
+    scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
+    rows = pl.DataFrame({"row": pl.int_range(batch.height, dtype=pl.UInt32, eager=True)})
+    return rows.join(_conversations(scored, turn_tokens), on="row", how="left", maintain_order="left").select(
+        SIGNALS.names()
+    )
+
+
+def _turns(batch: pl.DataFrame) -> pl.DataFrame:
+    """A row a message: `row` and `half` of the conversation, `turn`, `role`, `content`."""
+    numbered = batch.select(
+        "messages",
+        half=halves(batch["text"]),
+        row=pl.int_range(pl.len(), dtype=pl.UInt32),
+        turn=pl.int_ranges(pl.col("messages").list.len(), dtype=pl.UInt32),
+    ).filter(pl.col("messages").list.len() > 0)
+    return numbered.explode("messages", "turn").unnest("messages").with_columns(pl.col("content").fill_null(""))
+
+
+def _scored(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
+    """Lines with their `score` in millionths; without those that no model can score."""
+    parts = []
+    for half, score in enumerate(scorers):
+        different = lines.filter(half=half).select("line").unique(maintain_order=True)
+        if score is None or not different.height:
+            continue
+        # A loop over lines, because kenlm takes one at a time; each different line is asked for once.
+        scores = pl.Series("score", [score(line) for line in different["line"]], pl.Float64)
+        whole = (scores * _UNIT).round().cast(pl.Int64)
+        parts.append(different.with_columns(whole, half=pl.lit(half, pl.UInt8)))
+    if not parts:
+        return lines.clear().with_columns(score=pl.lit(0, pl.Int64))
+    return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
+
+
+def _perplexity(score: pl.Expr, tokens: pl.Expr) -> pl.Expr:
+    return pl.when(tokens > 0).then(10 ** (-score / _UNIT / tokens))
+
+
+def _conversations(turns: pl.DataFrame, turn_tokens: int) -> pl.DataFrame:
+    """Signals of conversations, from scored messages: `row`, `turn`, `role`, `score`, `n`."""
+    score, n = pl.col("score"), pl.col("n")
+    said_by = {role: pl.col("role") == role for role in ("user", "assistant")}
+    by_role = {
+        f"ppl_{role}": _perplexity(score.filter(said).sum(), n.filter(said).sum()) for role, said in said_by.items()
+    }
+    worst = pl.col("of_turn").arg_max()
+    return (
+        turns.with_columns(of_turn=pl.when(n >= turn_tokens).then(_perplexity(score, n)))
+        .group_by("row", maintain_order=True)
+        .agg(
+            ppl_tokens=n.sum(),
+            ppl=_perplexity(score.sum(), n.sum()),
+            **by_role,
+            ppl_worst_turn=pl.col("of_turn").max(),
+            ppl_worst_role=pl.col("role").get(worst),
+            ppl_worst_index=pl.col("turn").get(worst),
+        )
+    )

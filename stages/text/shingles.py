@@ -1,0 +1,127 @@
+"""Texts to words, MinHash signatures, band keys and sets of shingles: whole columns, through compiled loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.dedup.bands import permutations
+from stages.text.compiled import Kernels
+from stages.text.words import ready, table
+
+Keys = NDArray[np.uint64]
+LOOPS = Kernels(
+    "stages.text.shingles_kernel",
+    {
+        "split": "u1* i8* u4* u8* i8* u8**",
+        "sign": "u8* i8* u8** i8 u4* u4* u8* u4* u4**",
+        "fold": "u4** i8 u4**",
+        "distinct": "u8* i8* u8** i8 u8* i8* u8* i8*",
+    },
+)
+WIDTH = 5
+"""Words a shingle, as in datatrove, text-dedup and Data-Juicer."""
+PART = 1 << 22
+"""Bytes of text that are worked on at once, so that their words stay near the processor; a longer text is one part."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Hashes of the words of some texts, one text after the other.
+
+    Attributes:
+        hashes: uint64.
+        ends: int64 [n + 1], where each text's words begin in `hashes`, and where the last one's end.
+        keys: uint64 [n, 2]; two texts have the same key if and only if they have the same words, or no words and the
+            same characters but for white space around them.
+    """
+
+    hashes: NDArray[np.uint64]
+    ends: NDArray[np.int64]
+    keys: Keys
+
+    def longest(self) -> int:
+        """Words of the longest text, at least 1."""
+        return max(1, int(np.diff(self.ends).max(initial=0)))
+
+
+def split(texts: pl.Series) -> Iterator[Words]:
+    """Words of a column of texts (no nulls), by parts of about `PART` bytes, in order."""
+    return map(words, parts(texts))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some texts of a column: UTF-8 bytes, and where each begins and the last ends, int64 [n + 1]."""
+
+    text: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+
+def parts(texts: pl.Series) -> Iterator[Part]:
+    """A column of texts (no nulls) by parts of about `PART` bytes, in order; a longer text is one part."""
+    buffers = ready(texts).rechunk().to_arrow().buffers()
+    offsets = np.frombuffer(buffers[1], np.int64)[: len(texts) + 1]
+    text = np.frombuffer(buffers[2] or b"", np.uint8)
+    begin = 0
+    while begin < len(texts):
+        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART)) - 1)
+        yield Part(text, offsets[begin : end + 1])
+        begin = end
+
+
+def words(part: Part) -> Words:
+    """Words of some texts."""
+    offsets = part.offsets
+    found = Words(
+        np.empty(offsets[-1] - offsets[0] + 1, np.uint64),
+        np.empty(len(offsets), np.int64),
+        np.empty((len(offsets) - 1, 2), np.uint64),
+    )
+    LOOPS.call("split", part.text, offsets, table(), found.hashes, found.ends, found.keys)
+    return found
+
+
+def text_keys(texts: pl.Series) -> Keys:
+    """The key of each text, uint64 [n, 2]; see `Words`."""
+    return np.concatenate([np.empty((0, 2), np.uint64), *(words.keys for words in split(texts))])
+
+
+def sign(words: Words, count: int, seed: int) -> NDArray[np.uint32]:
+    """MinHash signatures, uint32 [n, count]: equal to those of datasketch 2.0 with `hashfunc=shingle_hash`."""
+    factors, terms = permutations(count, seed)
+    signatures = np.empty((len(words.keys), count), np.uint32)
+    longest = words.longest()
+    shingles, hashes = np.empty(longest, np.uint64), np.empty(longest, np.uint32)
+    LOOPS.call("sign", words.hashes, words.ends, words.keys, WIDTH, factors, terms, shingles, hashes, signatures)
+    return signatures
+
+
+def band_keys(signatures: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint32]:
+    """One key a band, uint32 [n, bands]; a chance collision costs one comparison, nothing else."""
+    keys = np.empty((len(signatures), bands), np.uint32)
+    LOOPS.call("fold", signatures, rows, keys)
+    return keys
+
+
+def shingle_hash(shingle: bytes) -> int:
+    """32-bit hash of one shingle (its words in UTF-8, separated by anything), for datasketch's `hashfunc`."""
+    words = next(split(pl.Series([shingle.decode()])))
+    sets, _ = shingle_sets(words)
+    return int(sets[0] >> np.uint64(32))
+
+
+def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Each text's distinct shingles as sorted 64-bit hashes, one text after the other, and where each one's end.
+
+    A text of fewer than `WIDTH` words is one shingle; so is one without any word.
+    """
+    most = np.maximum(np.diff(words.ends) - (WIDTH - 1), 1).sum()
+    sets, ends = np.empty(most, np.uint64), np.empty(len(words.keys), np.int64)
+    spare, starts = np.empty(words.longest(), np.uint64), np.empty(2 * words.longest() + 3, np.int64)
+    LOOPS.call("distinct", words.hashes, words.ends, words.keys, WIDTH, spare, starts, sets, ends)
+    return sets[: ends[-1] if len(ends) else 0], ends

@@ -1,0 +1,170 @@
+"""Detoxify as the accurate second stage of toxicity, wherever one of its checkpoints is (Hanu & Unitary 2020).
+
+A checkpoint is loaded as data only (`weights_only`): Detoxify's own loader would run code that stands in it. Three
+traps are kept from the user: Detoxify takes `config.arch.args.model_type` for a folder or hub name even where a local
+configuration is given, and then forgets the number of classes; and a slow tokenizer built from a vocabulary file is
+silently empty in transformers 5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.stage import MissingModelError, StageParameterError
+from stages.toxicity.encoder import one_thread
+
+RELEASED = {
+    "unbiased": ("toxic_debiased-c7548aa0.ckpt", "roberta-base"),
+    "original": ("toxic_original-c1212f89.ckpt", "bert-base-uncased"),
+    "multilingual": ("multilingual_debiased-0b549669.ckpt", "xlm-roberta-base"),
+    "unbiased-small": ("unbiased-albert-c8519128.ckpt", "albert-base-v2"),
+    "original-small": ("original-albert-0e1d6498.ckpt", "albert-base-v2"),
+}
+"""Detoxify's releases: name -> file in torch's hub cache, hub name of its configuration and tokenizer. Best first."""
+_FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Albert", "DistilBert")
+_CLASSES = {f"{family}ForSequenceClassification" for family in _FAMILIES}
+_TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")}
+_BATCH = 32
+
+
+def cached(name: str) -> Path | None:
+    """A release's checkpoint in torch's hub cache, or None."""
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
+    path = Path(home) / "hub" / "checkpoints" / RELEASED[name][0]
+    return path if path.is_file() else None
+
+
+def described(name: str) -> bool:
+    """Whether the configuration and tokenizer of a release are in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    wanted = (try_to_load_from_cache(RELEASED[name][1], file) for file in ("config.json", "tokenizer.json"))
+    return all(isinstance(path, str) for path in wanted)
+
+
+def checkpoint(model: str) -> Path | None:
+    """The checkpoint that the parameter `model` stands for; None for "none", and for "auto" where there is none.
+
+    A release named by the user is downloaded where it is not in the cache.
+
+    Raises:
+        MissingModelError: there is no such file, or it cannot be downloaded.
+    """
+    if model == "none":
+        return None
+    if model == "auto":
+        found: Iterator[Path | None] = (cached(name) for name in RELEASED if cached(name) and described(name))
+        return next(found, None)
+    if model in RELEASED:
+        return cached(model) or _downloaded(model)
+    if not Path(model).expanduser().is_file():
+        raise MissingModelError(
+            f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASED)}: "
+            "give the path of a Detoxify checkpoint (.ckpt)"
+        )
+    return Path(model).expanduser()
+
+
+def _downloaded(name: str) -> Path:
+    import torch
+    from detoxify.detoxify import MODEL_URLS
+
+    file = RELEASED[name][0]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(MODEL_URLS[name], str(path), hash_prefix=file.rpartition("-")[2][:8])
+    except (OSError, RuntimeError) as error:
+        raise MissingModelError(
+            f"toxicity: Detoxify's {name!r} model is not in {path.parent} and cannot be downloaded ({error}): "
+            f"fetch {file} where there is a network and put it there, or leave `model` at auto"
+        ) from error
+    return path
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A Detoxify model that reads short texts."""
+
+    detoxify: Any
+
+    @classmethod
+    def load(cls, path: Path, config: str = "") -> Reader:
+        """Load a checkpoint.
+
+        Args:
+            path: a Detoxify checkpoint.
+            config: folder with `config.json` and `tokenizer.json` of its architecture; empty: the hub's, or its cache.
+
+        Raises:
+            StageParameterError: the file is no Detoxify checkpoint, or its tokenizer is empty.
+            MissingModelError: its configuration or tokenizer is not there and cannot be downloaded.
+        """
+        from detoxify.detoxify import Detoxify, get_model_and_tokenizer
+
+        arguments, classes, weights = _contents(path)
+        if config:  # not as `huggingface_config_path`: with that, Detoxify forgets how many classes there are
+            arguments["model_type"] = str(Path(config).expanduser())
+        try:
+            network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
+        except OSError as error:
+            raise MissingModelError(
+                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be had ({error}): "
+                "give `config`, a folder with its config.json and tokenizer.json"
+            ) from error
+        if missing := sorted(network.state_dict().keys() - weights.keys()):
+            raise StageParameterError(
+                f"toxicity: {path} lacks {len(missing)} weights, such as {missing[0]}; is it whole?"
+            )
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):
+            raise StageParameterError(
+                f"toxicity: the tokenizer in {config or arguments['model_type']!r} is empty; "
+                "expected a folder with a tokenizer.json (a vocabulary file alone is not enough)"
+            )
+        reader = Detoxify.__new__(Detoxify)  # its constructor would unpickle the file
+        reader.model, reader.tokenizer = network.eval(), tokenizer
+        reader.class_names, reader.device = classes, "cpu"
+        return cls(reader)
+
+    def scores(self, texts: list[str]) -> NDArray[np.float64]:
+        """Probability, for each text, that it is toxic."""
+        out = np.zeros(len(texts))
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for begin in range(0, len(order), _BATCH):
+            rows = order[begin : begin + _BATCH]
+            with one_thread():
+                out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
+        return out
+
+
+def _contents(path: Path) -> tuple[dict[str, Any], list[str], Any]:
+    """Arguments of the architecture, names of the classes, weights."""
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        arguments = dict(loaded["config"]["arch"]["args"])
+        classes = [{"toxic": "toxicity"}.get(name, name) for name in loaded["config"]["dataset"]["args"]["classes"]]
+        weights = loaded["state_dict"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+        raise StageParameterError(  # torch's own sentence advises to load it with the code that stands in it
+            f"toxicity: {path} is no Detoxify checkpoint, read as data alone ({type(error).__name__}); expected a file "
+            "with `config` and `state_dict`, such as Detoxify's releases"
+        ) from error
+    known = {"model_type", "model_name", "tokenizer_name", "num_classes"}
+    asked = (arguments.get("model_name"), arguments.get("tokenizer_name"))
+    if set(arguments) != known or asked[0] not in _CLASSES or asked[1] not in _TOKENIZERS or "toxicity" not in classes:
+        raise StageParameterError(
+            f"toxicity: {path} asks for {arguments} with classes {classes}; expected {sorted(known)} with one of "
+            f"{sorted(_CLASSES)} and a class `toxicity`"
+        )
+    return arguments, classes, weights

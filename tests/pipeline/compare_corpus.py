@@ -1,0 +1,87 @@
+"""What tests of comparisons share: a run over real conversations, a preset of a blink, and simulated arms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.compare import command as comparing
+from pipeline.compare.data import How
+from pipeline.compare.scored import Scored, TestSet, laws
+from pipeline.store import read_json
+from tests.pipeline.report_corpus import refine
+from trainer.prepare.choices import Wanted
+from trainer.presets import HOUSE
+from trainer.scaling import Points
+
+BLINK = replace(
+    HOUSE,
+    name="blink",
+    about="trains in a blink, for tests",
+    shape=replace(HOUSE.shape, vocabulary=300, embedding=8, context=8, layers=1),
+    phase1=replace(HOUSE.phase1, passes=2, least=1),
+    phase2=replace(HOUSE.phase2, epochs=1, steps=12, batch=128, evaluations=2),
+    vocabulary=300,
+    budgets=(640, 1600, 3840, 9600, 22400),
+)
+WANTED = Wanted(test_tokens=3000, validation_tokens=500)
+LIMIT = 400
+
+
+def run(here: Path, limit: int = LIMIT) -> Path:
+    """A run over the first conversations of the embedded default, as a user makes it."""
+    done = refine(here, "run", "--stages", "heuristics", "--limit", limit, "--out", "my-run", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    return here / "my-run"
+
+
+def how(**more: Any) -> How:
+    """How tests train."""
+    return replace(How(preset="blink", wanted=WANTED, workers=1), **more)
+
+
+def asked(first: str, second: str, run: Path | None, here: Path, how: How, **more: Any) -> comparing.Asked:
+    """A command line."""
+    said: dict[str, Any] = {"limit": None, "train": True, "fail": False, "as_json": False} | more
+    return comparing.Asked(first, second, run, here / "report", how=how, words=("compare", first, second), **said)
+
+
+def report(here: Path) -> dict[str, Any]:
+    """Every number of the report that lies there."""
+    return read_json(here / "report" / "report.json")
+
+
+def simulated(
+    delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
+) -> Scored:
+    """Two arms on a test set: `points` with their laws."""
+    found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
+    test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
+    return Scored(test, pl.DataFrame(), found, *laws(found))
+
+
+def points(
+    delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
+) -> dict[str, Points]:
+    """Simulated trainings of two arms.
+
+    Args:
+        delta: how far the second's alpha lies from the first's.
+        shift: how far its ln PPL lies at the largest budget.
+        seeds: of both.
+        budgets: over 1.5 decades.
+        noise: standard deviation of ln PPL.
+        seed: of the noise.
+    """
+    rng = np.random.default_rng(seed)
+    x = np.linspace(np.log(1e4), np.log(1e4) + 1.5 * np.log(10), budgets)
+    found = {}
+    for name, alpha, level in (("raw", -0.3, 0.0), ("refined", -0.3 + delta, shift)):
+        y = np.log(90) + level + alpha * (x - x[-1]) + rng.normal(0, noise, (seeds, budgets))
+        names = np.repeat(np.arange(seeds), budgets) if seeds > 1 else None
+        found[name] = Points(np.tile(np.exp(x), seeds), np.exp(y.ravel()), names)
+    return found

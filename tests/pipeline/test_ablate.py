@@ -1,0 +1,160 @@
+"""`refine ablate`: arms without each rule and with it alone, decided anew; what they share is trained once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline import ablate as ablating
+from pipeline.ablate import Contrast, arms_of, verdict
+from pipeline.compare import command as comparing
+from pipeline.compare import corpora
+from pipeline.compare.corpora import Pair
+from pipeline.report.run.checks import SHARE, Bounds, Check
+from pipeline.store import RunFolderError, read_json
+from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
+from tests.pipeline.report_corpus import refine
+from trainer import presets
+
+BUDGETS = (200, 500, 1200)
+
+
+@pytest.fixture(autouse=True)
+def blink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset of tests is one of those there are."""
+    monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
+
+
+@pytest.fixture(scope="module")
+def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("ablate"))
+
+
+@pytest.fixture(scope="module")
+def pair(my_run: Path) -> Pair:
+    return corpora.pair("raw", "refined", my_run, None, grouped=False)
+
+
+def test_arms_are_what_the_rules_decide(my_run: Path, pair: Pair) -> None:
+    """A rule alone drops all that it fires on; without it stay those that no other fires on, as decisions say."""
+    members, contrasts, _ = arms_of(pair)
+    decided = pl.read_parquet(my_run / "decisions.parquet")
+    rules = [name for name in decided.columns if name not in {"id", "keep", "reason", "duplicate_of", "jaccard"}]
+    assert contrasts
+    for one in contrasts:
+        others = [pl.col(name) for name in rules if name != one.reason]
+        if one.how == "alone":
+            assert np.array_equal(members[one.second], ~decided[one.reason].to_numpy())
+        else:
+            kept = decided.select(~pl.any_horizontal(others)).to_series().to_numpy()
+            assert np.array_equal(members[one.first], kept)
+        assert one.dropped == int((members[one.first] & ~members[one.second]).sum()) > 0
+
+
+def test_rules_that_drop_nothing_are_skipped_and_said(my_run: Path, pair: Pair) -> None:
+    """Each rule has two contrasts, or a sentence for each that it has not."""
+    _, contrasts, skipped = arms_of(pair)
+    rules = read_json(my_run / "manifest.json")["plan"]["rules"]
+    idle = [rule["reason"] for rule in rules if not rule["fired"]]
+    assert len(contrasts) + len(skipped) == 2 * len(rules)
+    for reason in idle:
+        assert f"{reason} alone drops nothing: skipped" in skipped
+        assert f"{reason} on top drops nothing: skipped" in skipped
+
+
+def test_an_ablation_shares_the_trainings_of_a_comparison(my_run: Path, tmp_path: Path) -> None:
+    """Raw and refined are not trained again, nor arms whose budgets hold the same conversations."""
+    asks = how(work=tmp_path / "work", budgets=BUDGETS, seeds=2)
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}
+    ablating.ablate(my_run, asks, tmp_path / "page", Bounds(), train=True, fail=True, as_json=False)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = read_json(tmp_path / "page" / "report.json")
+    arms = 2 + len({arm for one in found["contrasts"] for arm in (one["first"], one["second"])} - {"raw", "refined"})
+    trained = len(list((tmp_path / "work" / "trainings").glob("cvfp-*")))
+    assert len(before) <= trained < arms * len(BUDGETS) * 2
+    for one in found["contrasts"]:
+        assert set(one["test_sets"]) == {"raw-test", "refined-test"}
+        low, high = one["test_sets"]["raw-test"]["delta_alpha_interval"]
+        assert low <= one["test_sets"]["raw-test"]["delta_alpha"] <= high
+    assert found["verdict"].startswith("Nothing is concluded, because there are 3 budgets where 5 are needed")
+    assert {"rules-delta-alpha", "rules-ln-ratio"} <= set(found["figures"])
+
+
+def test_without_training_it_says_what_each_rule_drops(my_run: Path) -> None:
+    """In seconds; the last line is where the page is."""
+    done = refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == "ablation/index.html"
+    told = json.loads(refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation", "--json").stdout)
+    assert {one["reason"] for one in told["contrasts"]} <= set(read_json(my_run / "manifest.json")["by_rule"])
+    assert all(one["test_sets"] == {} for one in told["contrasts"])
+
+
+def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> None:
+    """The plan was changed by hand, and not decided again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(my_run, copy)
+    plan = (copy / "plan.toml").read_text()
+    (copy / "plan.toml").write_text(plan.replace("n_words < 5", "n_words < 50"))
+    with pytest.raises(RunFolderError, match="is not what the plan says now: start `refine decide"):
+        arms_of(corpora.pair("raw", "refined", copy, None, grouped=False))
+
+
+def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
+    """And says how many were looked at; where none did, or the design is too small, it says that."""
+    contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
+    scored = {
+        ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(-0.05, seed=2)],
+        ("short", "alone"): [simulated(0.0, seed=3), simulated(0.0, seed=4)],
+    }
+    said = verdict(scored, contrasts, "", [])
+    assert said.startswith("The exponent moved: noisy alone makes it steeper (2 contrasts were looked at")
+    both_ways = verdict(
+        {**scored, ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(0.05, seed=2)]}, contrasts, "", []
+    )
+    assert "noisy alone makes it steeper on one test set and flatter on the other (2 contrasts" in both_ways
+    assert verdict({**scored, ("noisy", "alone"): scored["short", "alone"]}, contrasts, "", []).startswith(
+        "No rule can be said to have moved the exponent"
+    )
+    assert verdict(scored, contrasts, "there is 1 seed", []) == "Nothing is concluded, because there is 1 seed."
+    failed = [Check("budgets reached", passed=False, found="")]
+    assert verdict(scored, contrasts, "", failed) == (
+        "Nothing can be concluded, because a check failed: budgets reached."
+    )
+
+
+def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Path) -> None:
+    """The run's checks stand on the page; how much may be kept is the user's to say."""
+    out = tmp_path / "page"
+    ablating.ablate(my_run, how(), out, Bounds(), train=False, fail=True, as_json=False)
+    checks = {one["name"]: one["passed"] for one in read_json(out / "report.json")["checks"]}
+    assert checks[SHARE]
+    assert checks["counts add up"]
+    with pytest.raises(SystemExit):
+        ablating.ablate(my_run, how(), out, Bounds(0.0, 0.01), train=False, fail=True, as_json=False)
+
+
+def test_an_ablation_that_cannot_tell_says_so() -> None:
+    """Of too few test conversations, or without an interval, no rule is said not to have moved the exponent."""
+    contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
+    one = simulated(0.0)
+    few = replace(one, test=replace(one.test, clusters=np.arange(100) // 25))
+    keys = [(each.reason, each.how) for each in contrasts]
+    assert verdict({key: [few] for key in keys}, contrasts, "", []).startswith(
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 4 clusters"
+    )
+    unknown = replace(one, differences={})
+    assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
+        "No rule can be said to have moved the exponent (1 contrast was looked at, each at 95 %); delta-alpha has no "
+        "interval for short alone."
+    )
+    assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
+        "Nothing can be concluded; delta-alpha has no interval for noisy alone, short alone."
+    )

@@ -1,0 +1,366 @@
+"""The command line: fast to answer, every example runs, every user's error is one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Refine, chat
+
+TOY = ROOT / "tests" / "pipeline" / "toy.toml"
+Jsonl = Callable[..., Path]
+COMMANDS = [
+    *("run", "decide", "show", "report", "train", "scale", "compare", "ablate"),
+    *("dedup", "stages", "plan", "status"),
+]
+
+
+def test_help_answers_in_half_a_second(refine: Refine) -> None:
+    """The best of five, so that a busy machine does not decide."""
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        assert refine("--help").returncode == 0
+        taken.append(time.perf_counter() - begun)
+    assert min(taken) < 0.5
+
+
+def test_no_heavy_module_is_imported_for_help() -> None:
+    """Torch, polars and their kind are imported where they are used."""
+    heavy = [
+        "torch",
+        "transformers",
+        "polars",
+        "pyarrow",
+        "datasets",
+        "numba",
+        "numpy",
+        "kenlm",
+        "fasttext",
+        "rich.table",
+    ]
+    code = f"import pipeline.cli, sys; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run `my-run` and a table `points.csv`, as the examples of the help texts suppose."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "points.csv").write_text("tokens,ppl\n1000,900\n2000,700\n4000,520\n8000,410\n")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["run", "--stages", "heuristics", "--limit", "200", "--out", "my-run"]
+    subprocess.run([sys.executable, "-m", "pipeline.cli", *words], cwd=folder, env=env, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("command", [*(c for c in COMMANDS if c != "train"), ""])  # tests/test_train.py trains
+def test_every_help_text_has_an_example_that_runs(refine: Refine, made: Path, command: str) -> None:
+    """The line after "Example:" is run as it stands."""
+    text = " ".join(refine(*filter(None, [command]), "--help").stdout.split())
+    found = re.search(r"Example: refine (.*?)(?: \(|$)", text)
+    assert found, text
+    words = found[1].split(" > ")[0]
+    done = refine(*re.findall(r'"[^"]*"|\S+', words), cwd=made) if '"' not in words else shell(made, words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def shell(folder: Path, words: str) -> subprocess.CompletedProcess[str]:
+    """An example with quotes, as a shell splits it."""
+    return subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m pipeline.cli {words}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_all_commands_are_tested() -> None:
+    """A command that is added is added here."""
+    from pipeline.cli import app
+
+    assert sorted(str(c.name or c.callback.__name__) for c in app.registered_commands if c.callback) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "./nowhere"], "no such source: './nowhere'"),
+        (["run", "--stages", "dedupe"], "unknown stage 'dedupe': did you mean 'dedup'?"),
+        (["run", "--stages", "heuristics", "--drop", "wrds < 3"], "no stage writes the column 'wrds'"),
+        (["run", "--shape", "cube"], "--shape is 'cube'"),
+        (["run", "--plan", "none.toml"], "plan none.toml cannot be read"),
+        (["decide", "nowhere"], "holds no complete ingest"),
+        (["show", "nowhere"], "is not a complete run"),
+        (["status", "nowhere"], "is not a run folder"),
+        (["run", "--plan", TOY, "--out", "/proc/none"], "/proc/none"),
+    ],
+)
+def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], said: str) -> None:
+    """On stderr, exit code 1, no traceback; --debug shows it."""
+    done = refine(*words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" in refine(*words, "--debug").stderr
+
+
+def test_a_wrong_option_is_a_usage_error(refine: Refine) -> None:
+    """Exit code 2, as everywhere."""
+    assert refine("run", "--wrokers", "3").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (
+            "Failing",
+            "stage 'tests.pipeline.toy_stages:Failing' failed on r/raw/00000.parquet: KeyError: 'no such thing'",
+        ),
+        ("Lying", "gave 39 rows for the 40 of r/raw/00000.parquet"),
+        ("Modelled", "the model toy.bin is not there: put it in the folder models/"),
+        ("Killed", "a worker process was killed by the system"),
+    ],
+)
+def test_a_stage_that_fails_is_one_sentence(refine: Refine, jsonl: Jsonl, stage: str, said: str) -> None:
+    """Stage, shard and reason; the run goes on when what failed is mended."""
+    source = jsonl([chat(i) for i in range(100)])
+    words = ["run", source, "--out", "r", "--shard-rows", 40, "--workers", 2]
+    done = refine(*words, "--stages", f"tests.pipeline.toy_stages:{stage}")
+    assert done.returncode == 1
+    assert said in done.stderr.replace("\n", " "), done.stderr
+    assert "Traceback" not in done.stderr
+    assert refine(*words, "--stages", "tests.pipeline.toy_stages:Words").returncode == 0
+
+
+def test_a_model_that_is_missing_is_said_before_any_work(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Nothing is ingested for a plan that cannot be carried out, and --dry-run says so too."""
+    source = jsonl([chat(1)])
+    words = ["run", source, "--out", "r", "--stages", "tests.pipeline.toy_stages:Modelled"]
+    assert refine(*words).returncode == 1
+    assert not (tmp_path / "r").exists()
+    done = refine(*words, "--dry-run", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["stages"][0]["state"].startswith("the model toy.bin is not there")
+
+
+def test_a_dry_run_writes_nothing(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """It says the source's shape, the stages and the rules."""
+    done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "(ultrachat)" in done.stdout
+    assert "words < 12" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """The second says that the folder is in use."""
+    from pipeline.store import Store
+
+    with Store(tmp_path / "r").locked():
+        done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", "r")
+        assert refine("status", "r", "--json").returncode == 1  # nothing claimed it yet
+    assert done.returncode == 1
+    assert "r is in use by another refine process" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("mount") is None or os.getuid() != 0, reason="a small disk needs root to mount it")
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """ENOSPC leaves nothing half-written; with room the same command completes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    source = jsonl([{"text": os.urandom(400).hex()} for _ in range(3000)])
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False, capture_output=True)
+    if made.returncode:
+        pytest.skip("this machine does not let a test mount a disk")
+    words = [
+        "run",
+        source,
+        "--stages",
+        "tests.pipeline.toy_stages:Words",
+        "--out",
+        disk / "r",
+        "--shard-rows",
+        500,
+        "--workers",
+        1,
+    ]
+    try:
+        done = refine(*words)
+        assert done.returncode == 1
+        assert "the disk is full" in done.stderr
+        assert not list((disk / "r").rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        assert refine(*words).returncode == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_show_gives_the_reason_and_never_runs_text(refine: Refine, jsonl: Jsonl) -> None:
+    """Terminal escapes, direction overrides and markup of a corpus are shown, not obeyed."""
+    hostile = "\x1b[31m\x1b]0;owned\x07 [bold]red[/bold] \u202egnp.exe \x00 <script>alert(1)</script>"
+    records = [{"id": "\x1b[2J", "messages": [{"role": "us\x1b[0mer", "content": hostile}], "source": "\x1b[5m| <b>"}]
+    assert refine("run", jsonl([*records, *(chat(i) for i in range(20))]), "--plan", TOY, "--out", "r").returncode == 0
+    done = refine("show", "r", "--reason", "too_short", "-n", "50", "--full")
+    assert done.returncode == 0, done.stderr
+    assert "dropped: too_short [words < 12]" in done.stdout
+    assert "[bold]red[/bold]" in done.stdout
+    assert not set(done.stdout) & {"\x1b", "\x07", "\x00", "\u202e"}
+    identity = json.loads(refine("show", "r", "--reason", "too_short", "--json").stdout)[0]["id"]
+    one = json.loads(refine("show", "r", "--id", identity, "--json").stdout)[0]
+    assert one["signals"]["words"] < 12
+    assert one["fired"][0] == "too_short"
+    assert "holds no conversation 'nobody'" in refine("show", "r", "--id", "nobody").stderr
+    assert "there are too_short, far_too_long, duplicate" in refine("show", "r", "--reason", "x").stderr
+
+
+def test_the_card_keeps_markup_of_names_as_text(jsonl: Jsonl, refine: Refine, tmp_path: Path) -> None:
+    """A file's name cannot put a table cell, a link or HTML into the dataset card."""
+    source = jsonl([chat(i) for i in range(20)], name="a|<img src=x>`[x](y).jsonl")
+    assert refine("run", source, "--plan", TOY, "--out", "r").returncode == 0
+    card = (tmp_path / "r" / "README.md").read_text()
+    assert "<img" not in card.replace("\\<img", "").replace("`a\\|<img src=x>'[x](y).jsonl`", "")
+
+
+def test_status_tells_how_far_runs_are(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """A complete run, an interrupted one, and none."""
+    assert "no runs in data/runs" in refine("status").stdout
+    assert refine("run", jsonl([chat(i) for i in range(20)]), "--plan", TOY).returncode == 0
+    (made,) = (tmp_path / "data" / "runs").iterdir()
+    assert made.name.startswith("corpus-")
+    assert json.loads(refine("status", "--json").stdout)[0]["state"] == "complete"
+    (made / "manifest.json").unlink()
+    assert json.loads(refine("status", "--json").stdout)[0]["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise RuntimeError('no')", "cannot be loaded: RuntimeError: no"),
+        ("def", "cannot be loaded: SyntaxError"),
+        ("class Mine(Stage):\n    summary = 's'", "the class has no `writes`"),
+        (
+            "class Mine(Stage):\n    summary = 's'\n    writes = {}\n    reads = ('nope',)",
+            "reads nope; a stage can read",
+        ),
+        (
+            "@dataclass(frozen=True)\nclass Mine(Stage):\n    size: int\n    summary = 's'\n    writes = {}",
+            "needs a default",
+        ),
+        ("class Mine(GlobalStage):\n    summary = 's'\n    writes = merges = {}", "does not implement merge"),
+    ],
+)
+def test_a_users_broken_stage_is_one_sentence(refine: Refine, tmp_path: Path, code: str, said: str) -> None:
+    """It is never called a fault of refine, and no shard is blamed."""
+    head = "from dataclasses import dataclass\nfrom stages.stage import GlobalStage, Stage\n"
+    (tmp_path / "mine.py").write_text(head + code + "\n")
+    done = refine("run", "--stages", "mine:Mine", "--limit", 5)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "fault of refine" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("use", ["../../x:Y", ".x:Y", ":Y", "x:"])
+def test_a_stage_is_named_by_identifiers(refine: Refine, use: str) -> None:
+    """A name can never become a path."""
+    assert "expected module:Class" in refine("run", "--stages", use).stderr
+
+
+def test_a_changed_stage_of_the_user_is_measured_again(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Nobody raises a version while trying things out."""
+    source = jsonl([chat(i) for i in range(30)])
+    code = "import polars as pl\nfrom stages.stage import Stage\nclass Mine(Stage):\n    summary = 's'\n"
+    code += "    writes = pl.Schema({'a': pl.Int64()})\n    def measure(self, batch):\n"
+    code += "        return batch.select(a=pl.col('text').str.len_chars().cast(pl.Int64) * FACTOR)\n"
+    rejected = []
+    for factor in ("1", "00"):
+        (tmp_path / "mine.py").write_text(code.replace("FACTOR", factor))
+        done = refine("run", source, "--stages", "mine:Mine", "--drop", "a < 5", "--out", "r", "--json")
+        rejected.append(json.loads(done.stdout)["rejected"])
+    assert rejected == [0, 30]
+
+
+def test_a_folder_of_something_else_is_not_touched(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Not even files that look like leftovers, and no lock is put there."""
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    for name in ("sub/.precious.tmp", ".x.1.tmp", "doc.txt"):
+        (home / name).write_text("mine")
+    before = sorted(path.name for path in home.rglob("*"))
+    done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", home)
+    assert done.returncode == 1
+    assert "is not a run folder: it holds" in done.stderr
+    assert sorted(path.name for path in home.rglob("*")) == before
+    assert refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", "home/doc.txt").returncode == 1
+
+
+def test_a_run_never_writes_through_a_link(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """A lock or a folder that is a link to something outside is refused, and what it points to stays."""
+    source = jsonl([chat(i) for i in range(9)])
+    (tmp_path / "victim").write_text("important")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".lock").symlink_to("../victim")
+    assert refine("run", source, "--plan", TOY, "--out", "a").returncode == 1
+    assert (tmp_path / "victim").read_text() == "important"
+    assert refine("run", source, "--plan", TOY, "--out", "b").returncode == 0
+    shutil.rmtree(tmp_path / "b" / "refined")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "b" / "refined").symlink_to("../elsewhere")
+    assert "is a link" in refine("run", source, "--plan", TOY, "--out", "b").stderr
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_it_goes_on(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C to the whole group, as a terminal sends it: one sentence, 130, and no tracebacks of workers."""
+    source = jsonl([chat(i) for i in range(4000)])
+    words = [
+        "run",
+        source,
+        "--stages",
+        "tests.pipeline.toy_stages:Slow",
+        "--out",
+        "r",
+        "--shard-rows",
+        "40",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("r/signals/*/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "refine: stopped; what is complete is kept" in said
+    assert "Traceback" not in said
+    assert "leaked" not in said
+    assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"

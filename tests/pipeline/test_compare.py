@@ -1,0 +1,450 @@
+"""`refine compare`: from two corpora to a verdict, resumed, the same for any number of workers; and a user's errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.compare import command as comparing
+from pipeline.compare import corpora, scored
+from pipeline.experiments.folder import CLAIM
+from pipeline.report.folder import ReportError
+from pipeline.report.run.checks import SHARE, Check
+from pipeline.sources.rows import SourceError
+from pipeline.store import RunFolderError, read_json
+from tests.conftest import Refine, chat
+from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
+from trainer import presets
+from trainer.prepare.arms import ArmsError
+from trainer.prepare.ppmi import EmbeddingsError
+from trainer.prepare.split import SplitError
+
+
+@pytest.fixture(autouse=True)
+def blink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The presets of tests are among those there are."""
+    monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
+    vast = replace(BLINK, name="vast", budgets=(200_000, 400_000, 800_000, 1_600_000, 9_000_000))
+    monkeypatch.setitem(presets.PRESETS, "vast", vast)
+
+
+@pytest.fixture(scope="module")
+def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("compare"))
+
+
+@pytest.fixture(scope="module")
+def made(my_run: Path) -> Path:
+    """A comparison of the run's two corpora, trained once for the tests of this module."""
+    here = my_run.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "blink", BLINK)
+        comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
+    return here
+
+
+def trainings(here: Path) -> dict[str, bytes]:
+    """What each training measured: the scores of every test conversation, and its metrics without timings."""
+    return {path.parent.name: path.read_bytes() for path in sorted((here / "work" / "trainings").glob("*/scores.npz"))}
+
+
+def test_a_comparison_says_all_of_it(made: Path) -> None:
+    """Both test sets with both laws, differences, held-out, baselines and every training; checks pass; a verdict."""
+    found = report(made)
+    assert found["verdict"] == found["headline"]
+    assert found["budgets"] == [200, 500, 1200, 3000, 7000]
+    assert (found["seeds"], found["quick"], found["subset"]) == (3, False, True)
+    assert list(found["test_sets"]) == ["raw-test", "refined-test"]
+    low, high = found["delta_alpha_interval"]
+    assert low < found["delta_alpha"] < high
+    for test in found["test_sets"].values():
+        assert [(law["corpus"], law["law"]) for law in test["laws"]] == [
+            (arm, kind) for arm in ("raw", "refined") for kind in ("power", "saturating")
+        ]
+        assert {one["law"] for one in test["differences"]} == {"power", "saturating"}
+        assert {one["corpus"] for one in test["held_out"]} == {"raw", "refined"}
+        kinds = {(one["arm"], one["kind"]) for one in test["trainings"]}
+        assert {("raw", "random_block"), ("raw", "gru"), ("refined", "kneser_ney"), ("raw", "unigram")} <= kinds
+    first = next(one for one in found["test_sets"]["raw-test"]["differences"] if one["law"] == "power")
+    assert found["delta_alpha"] == pytest.approx(first["delta_alpha"])
+    assert not [one["name"] for one in found["checks"] if one["passed"] is False]
+    assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
+        one["name"] for one in found["checks"] if one["passed"]
+    }
+
+
+def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:
+    """Fewer conversations and tokens, scored in the same pass."""
+    raw, refined = report(made)["test_sets"].values()
+    assert 0 < refined["conversations"] < raw["conversations"]
+    assert 0 < refined["tokens"] < raw["tokens"]
+    assert raw["trainings"][0]["ppl"] != refined["trainings"][0]["ppl"]
+
+
+def test_the_page_shows_laws_and_corpora(made: Path) -> None:
+    """A picture a figure, and the sections a reader looks for."""
+    page = (made / "report" / "index.html").read_text()
+    for title in ("The difference", "Scaling laws", "Baselines", "Every training", "The experiment", "The corpora"):
+        assert f"<h2>{title}</h2>" in page
+    assert {"laws-power", "laws-saturating", "differences"} <= set(report(made)["figures"])
+    rows = report(made)["figures"]["differences"]["panels"][0]["rows"]
+    found = next(one for one in rows if (one["y"], one["test"]) == ("power law", "raw-test"))
+    assert [found["low"], found["high"]] == pytest.approx(report(made)["delta_alpha_interval"])
+    assert (made / "report" / "differences.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_shows_the_run(made: Path) -> None:
+    """Of raw and refined of one run: what `refine report` shows of it, with its checks, its plan and its examples."""
+    page = (made / "report" / "index.html").read_text()
+    for title in ("Kept and dropped", "What the rules do", "Distributions", "Mix", "Conversations"):
+        assert f"<h2>{title}</h2>" in page
+    assert {"retention", "rules", "distributions", "mix"} <= set(report(made)["figures"])
+    checks = {one["name"]: one["passed"] for one in report(made)["checks"]}
+    assert (checks["counts add up"], checks["refined share within bounds"]) == (True, True)
+    for heading in ("The command that makes this run again", "Plan", "Manifest"):
+        assert f"<summary>{heading}</summary>" in page
+
+
+def test_the_plan_says_where_validation_was_best(made: Path) -> None:
+    """In how many trainings of each budget and arm the last evaluation was the best."""
+    page = (made / "report" / "index.html").read_text()
+    found = re.search(
+        r"validation was best at the last evaluation, by which the rate is 0, of 200 tokens in (\d) of 3 trainings of "
+        r"raw and (\d) of 3 trainings of refined; of 500 tokens",
+        page,
+    )
+    assert found
+    records = [read_json(path) for path in (made / "work" / "trainings").glob("cvfp-0000000200-*/record.json")]
+    last = [one["best_evaluation"] == one["evaluations"] for one in records]
+    assert sum(last) <= sum(map(int, found.groups())) <= 2 * sum(last)  # a training may be that of both
+
+
+def test_baselines_stand_beside_the_same_seed(made: Path) -> None:
+    """The network's PPL of seed 0, and who is below it, on the page."""
+    page = (made / "report" / "index.html").read_text()
+    rows = pl.DataFrame(report(made)["test_sets"]["raw-test"]["trainings"]).filter(pl.col("arm") == "raw", seed=0)
+    network, block = (dict(rows.filter(kind=kind).select("tokens", "ppl").iter_rows()) for kind in ("cvfp", "gru"))
+    below = sum(block[budget] < ppl for budget, ppl in network.items())
+    said = f"GRU of the same size at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
+    assert said in page
+    assert f">{network[200]:,.2f}<" in page
+
+
+def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_path: Path) -> None:
+    """What is there is not trained again, what is missing is, and the report is the same to the byte."""
+    shutil.copytree(made / "work", tmp_path / "work")
+    gone = sorted((tmp_path / "work" / "trainings").iterdir())[:3]
+    for folder in gone:
+        shutil.rmtree(folder)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("*/record.json")}
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work")))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert trainings(tmp_path) == trainings(made)
+    numbers, again = ({**report(here), "folder": ""} for here in (made, tmp_path))
+    assert numbers == again
+
+
+def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path) -> None:
+    """One process or two: every training's scores are the same to the byte."""
+    asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500, 1200), seeds=1)
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    found = trainings(tmp_path)
+    assert len(found) > 6
+    assert found.items() <= trainings(made).items()
+    assert report(tmp_path)["concludes"] is False
+
+
+def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
+    """Fewer sizes and seeds, no baseline that is trained by steps; it says so."""
+    asks = how(work=tmp_path / "work", quick=True, seeds=1, budgets=(200, 500, 7000))
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    found = report(tmp_path)
+    assert found["verdict"].startswith("Nothing is concluded, because --quick trains too few budgets and seeds")
+    assert (found["concludes"], found["quick"], found["seeds"]) == (False, True, 1)
+    assert found["budgets"] == [200, 500, 7000]
+    assert {"cvfp", "kneser_ney", "unigram"} == {one["kind"] for one in found["test_sets"]["raw-test"]["trainings"]}
+
+
+def halves(here: Path) -> tuple[str, str]:
+    """Two files of real conversations, a third of them in both."""
+    texts = [json.loads(line) for line in (here / "all.jsonl").read_text().splitlines()]
+    for name, part in (("a", texts[: 2 * len(texts) // 3]), ("b", texts[len(texts) // 3 :])):
+        (here / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in part))
+    return str(here / "a.jsonl"), str(here / "b.jsonl")
+
+
+def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Path) -> None:
+    """It is said that one is no subset of the other, and both arms are scored on both; what they share counts once."""
+    frame = corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
+    lines = [{"messages": [{"role": "user", "content": text}]} for text in frame["text"] if text.strip()]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    a, b = halves(tmp_path)
+    asks = how(work=tmp_path / "work", budgets=(200, 500, 1200), seeds=1)
+    comparing.compare(asked(a, b, None, tmp_path, asks))
+    found = report(tmp_path)
+    assert list(found["test_sets"]) == ["a.jsonl-test", "b.jsonl-test"]
+    assert found["subset"] is False
+    assert "b.jsonl is not a subset of a.jsonl" in found["notes"][0]
+    assert found["corpora"]["a.jsonl"]["shared"] > len(lines) / 4
+    assert [one["passed"] for one in found["checks"] if "subset" in one["name"]] == [None]
+    assert found["corpora"]["a.jsonl"]["near_duplicates"] > 0
+    bars = found["figures"]["languages"]["panels"][0]["rows"]
+    assert bars[0]["y"] == "en"
+    assert sum(one["a.jsonl conversations"] for one in bars) == found["corpora"]["a.jsonl"]["conversations"]
+
+
+def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Seconds; nothing is concluded, no experiment is begun, and the last line is where the page is."""
+    done = refine("compare", "--no-train", "--run", my_run, "--out", "page", "--check")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().splitlines()[-1] == "page/index.html"
+    assert "Nothing was trained" in done.stdout
+    found = read_json(tmp_path / "page" / "report.json")
+    assert found["corpora"]["raw"]["conversations"] == LIMIT
+    assert found["corpora"]["refined"]["conversations"] < LIMIT
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Reports of --no-train have a folder of their own, and another command's report is not replaced unsaid."""
+    done = refine("compare", "--no-train", "--run", my_run)
+    assert (done.stderr, done.stdout.rstrip().splitlines()[-1]) == ("", "reports/my-run-compare-corpora/index.html")
+    assert refine("compare", "--no-train", "--run", my_run).stderr == ""
+    other = refine("compare", "--no-train", "--run", my_run, "--limit", "20", "--json")
+    assert json.loads(other.stdout)["notes"] == [
+        f"--limit 20 compares the first rows of {my_run}; what the run measured is of all of it"
+    ]
+    assert "the report of `refine compare --no-train --run" in other.stderr
+    assert "will be replaced; --out keeps both" in other.stderr
+    assert "--limit 20 compares the first rows" in other.stderr
+    assert refine("compare", "--no-train", "--run", my_run, "--limit", "99999", "--out", "all").stderr == ""
+    assert refine("report", my_run, "--out", "one").stderr == ""
+    assert refine("report", my_run, "--out", "one", "--check").stderr == ""
+    assert "the report of `refine report" in refine("compare", "--no-train", "--run", my_run, "--out", "one").stderr
+    assert "the report of `refine compare" in refine("report", my_run, "--out", "one").stderr
+    assert (tmp_path / "reports" / "my-run-compare-corpora").is_dir()
+
+
+def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> None:
+    """As the sentence about fields that are not known advises."""
+    for name, numbers in (("a", range(4)), ("b", range(2, 6))):
+        lines = [{"text": f"a plain document of words, number {i}", "messages": "none"} for i in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    done = refine("compare", "a.jsonl", "b.jsonl", "--no-train", "--shape", "text", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["corpora"]["b.jsonl"]["conversations"] == 4
+    assert "the shape is 'prose'; there are" in refine("compare", "a.jsonl", "b.jsonl", "--shape", "prose").stderr
+    assert "--shape text says how records are read" in refine("compare", "--shape", "text").stderr
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("data/raw.jsonl", "data/refined.jsonl", ["raw.jsonl", "refined.jsonl"]),
+        ("old/chat", "new/chat/", ["old/chat", "new/chat/"]),
+        (
+            f"{'a-very-long-name-' * 4}old.jsonl",
+            f"{'a-very-long-name-' * 4}new.jsonl",
+            ["…ry-long-name-a-very-long-name-old.jsonl", "…ry-long-name-a-very-long-name-new.jsonl"],
+        ),
+        (f"old-{'x' * 90}", f"new-{'x' * 90}", [f"old-{'x' * 35}…", f"new-{'x' * 35}…"]),
+        ("a" * 60, "a" * 90, [f"…{'a' * 39}", f"…{'a' * 38}…"]),
+        ("a" * 90, "a" * 91, [f"…{'a' * 35} (1)", f"…{'a' * 35} (2)"]),
+    ],
+)
+def test_names_can_be_told_apart(first: str, second: str, names: list[str]) -> None:
+    """Short, and where they differ is seen; nothing is cut from what is short."""
+    found = [corpora._arm(one, first, second) for one in (first, second)]  # noqa: SLF001
+    assert found == names
+    assert max(map(len, found)) <= corpora.LONGEST
+    assert found[0] != found[1]
+
+
+def test_the_latest_complete_run_is_meant(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Of those in data/runs/; one that is not finished is none."""
+    assert "there is no complete run in data/runs" in refine("compare", "--no-train").stderr
+    shutil.copytree(my_run, tmp_path / "data" / "runs" / "done")
+    shutil.copytree(my_run, tmp_path / "data" / "runs" / "later")
+    (tmp_path / "data" / "runs" / "later" / "manifest.json").unlink()
+    done = refine("compare", "--no-train", "--json")
+    assert json.loads(done.stdout)["run"] == "data/runs/done"
+
+
+def broken(run: Path, here: Path, **counts: int) -> Path:
+    """A copy of a run whose manifest counts otherwise, or that has none."""
+    copy = here / "copy"
+    shutil.copytree(run, copy)
+    if not counts:
+        (copy / "manifest.json").unlink()
+        return copy
+    said = read_json(copy / "manifest.json")
+    said["counts"] |= counts
+    (copy / "manifest.json").write_text(json.dumps(said))
+    return copy
+
+
+def test_bad_corpora_get_a_sentence(my_run: Path, tmp_path: Path) -> None:
+    """An unfinished run, an empty refined corpus, the same one twice, plain text against conversations."""
+    with pytest.raises(RunFolderError, match="is not finished: start `refine run` again with its source and --out"):
+        pair("raw", "refined", broken(my_run, tmp_path))
+    shutil.rmtree(tmp_path / "copy")
+    with pytest.raises(SourceError, match="is empty, every conversation was dropped"):
+        pair("raw", "refined", broken(my_run, tmp_path, refined=0))
+    with pytest.raises(SourceError, match="both corpora are raw: name two"):
+        pair("raw", "raw", my_run)
+    (tmp_path / "notes.jsonl").write_text(json.dumps({"text": "a plain document"}) + "\n")
+    with pytest.raises(SourceError, match=r"plain documents and conversations share no schema"):
+        pair("raw", str(tmp_path / "notes.jsonl"), my_run)
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        pair("raw", "refined", tmp_path)
+
+
+def pair(first: str, second: str, run: Path | None) -> Any:
+    return corpora.pair(first, second, run, None, grouped=False)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"preset": "vast"}, r"too small for the default budgets .* take a larger corpus, or --budgets \d+,"),
+        ({"budgets": (200, 10_000_000)}, r"a budget of 10,000,000 tokens was asked for, .* or --budgets \d+,\d+,"),
+    ],
+)
+def test_too_large_budgets_get_a_proposal_that_fits(
+    my_run: Path, tmp_path: Path, more: dict[str, Any], said: str
+) -> None:
+    """The largest that the smaller pool holds."""
+    asks = replace(how(work=tmp_path / "work"), **more)
+    with pytest.raises(ArmsError, match=said) as found:
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    if "or --budgets " in str(found.value):
+        counts = [int(one) for one in str(found.value).rpartition("--budgets ")[2].split(",")]
+        assert len(counts) == 6
+        asks = how(work=tmp_path / "work", budgets=tuple(counts), preset=asks.preset)
+        from pipeline.compare.data import arms
+        from pipeline.compare.design import design
+
+        both = corpora.pair("raw", "refined", my_run, None, grouped=True)
+        assert design(arms(both.union, asks, tmp_path / "again"), counts, None, quick=False).budgets == tuple(counts)
+
+
+def test_a_corpus_of_a_few_is_too_small(tmp_path: Path) -> None:
+    """The split says how many there are."""
+    for name, some in (("a", range(3)), ("b", range(3, 6))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in some))
+    first, second = (str(tmp_path / f"{name}.jsonl") for name in "ab")
+    with pytest.raises(SplitError, match="take a larger corpus"):
+        comparing.compare(asked(first, second, None, tmp_path, how(work=tmp_path / "work")))
+
+
+def test_folders_of_something_else_are_not_touched(my_run: Path, tmp_path: Path) -> None:
+    """Neither the report's nor that of the trainings."""
+    for name in ("report", "work"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious.txt").write_text("mine")
+    with pytest.raises(ReportError, match="is not a report folder of refine: it holds precious"):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how()))
+    (tmp_path / "report" / "precious.txt").unlink()
+    with pytest.raises(RunFolderError, match="is not an experiment's folder"):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work")))
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["precious.txt"]
+
+
+def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --work they lie in a folder named by corpora and options; others have another."""
+    monkeypatch.chdir(tmp_path)
+    with how().folder("my-run", ["1", "2"]) as once:
+        assert (once.parent, (once / CLAIM).is_file()) == (Path("data/experiments"), True)
+        with (
+            pytest.raises(RunFolderError, match="is in use by another refine process"),
+            how().folder("my-run", ["1", "2"]),
+        ):
+            pass
+    with how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"]) as again:
+        assert again == once
+    with how(wanted=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"]) as other:
+        assert other != once
+    with (
+        pytest.raises(RunFolderError, match="is the experiment of another corpus"),
+        how(work=once).folder("my-run", ["1", "3"]),
+    ):
+        pass
+
+
+def test_a_check_that_fails_ends_with_1(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --check, after the page is written; without it the exit code is 0."""
+    monkeypatch.setattr(scored, "corpora", lambda _pair: [Check("a check", passed=False, found="it")])
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
+    with pytest.raises(SystemExit) as found:
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False, fail=True))
+    assert found.value.code == 1
+    assert "FAIL" in capsys.readouterr().out
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_the_share_kept_is_checked(my_run: Path, refine: Refine) -> None:
+    """Between the shares that are named."""
+    assert (
+        refine("compare", "--no-train", "--run", my_run, "--check", "--min-kept", "0.9", "--out", "a").returncode == 1
+    )
+    assert (
+        refine("compare", "--no-train", "--run", my_run, "--check", "--max-kept", "0.9", "--out", "a").returncode == 0
+    )
+
+
+def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Path) -> None:
+    """Its checks count as those of the trainings do, but for how much was kept."""
+    pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
+    share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
+    found = [comparing.train(pair, how(), made / "work", checks).verdict for checks in ([share], [share, moved])]
+    assert "a check failed" not in found[0].sentence
+    assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
+
+
+def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
+    """Refined is what was kept of these rows, so that it stays a part of raw; so it does when they are turned round."""
+    found = corpora.pair("raw", "refined", my_run, 150, grouped=False)
+    assert found.subset
+    assert int(found.union.members["raw"].sum()) == 150
+    assert 0 < int(found.union.members["refined"].sum()) < 150
+    turned = corpora.pair("refined", "raw", my_run, None, grouped=False)
+    assert scored.corpora(turned)[0].passed is True
+    assert "the test set is drawn from raw" in turned.notes[0]
+
+
+def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path) -> None:
+    """Presets and options that no comparison can be made with, and a run that is not meant."""
+    for more, said in (
+        ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
+        ({"budgets": (1000,)}, "--budgets names one size"),
+        ({"wanted": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
+    ):
+        with pytest.raises(ArmsError, match=said):
+            comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, how(**more)))
+    asks = how(wanted=replace(WANTED, embeddings="nowhere.npy"))
+    with pytest.raises(EmbeddingsError, match=r"nowhere\.npy"):
+        comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, asks))
+    with pytest.raises(SourceError, match="--run names the run that raw and refined are of"):
+        pair("a.jsonl", "b.jsonl", my_run)
+    shutil.copytree(my_run, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "signals")
+    with pytest.raises(RunFolderError, match="holds no signals of stage"):
+        comparing.compare(asked("raw", "refined", tmp_path / "copy", tmp_path, how(work=tmp_path / "work")))
+    assert not (tmp_path / "work").exists()
+
+
+def test_quick_trains_what_is_named(my_run: Path, tmp_path: Path) -> None:
+    """Budgets and seeds of the user's own, still without a conclusion."""
+    asks = how(work=tmp_path / "work", quick=True, budgets=(200, 400), seeds=2)
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    found = report(tmp_path)
+    assert (found["budgets"], found["seeds"], found["concludes"]) == ([200, 400], 2, False)

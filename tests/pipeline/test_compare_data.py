@@ -1,0 +1,165 @@
+"""The data of a comparison: what two corpora share, no leak from test to training, paired and nested streams."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.compare import data
+from pipeline.compare.corpora import pair, united
+from pipeline.compare.data import LeakError, leaks
+from pipeline.experiments import corpus as corpora
+from tests.pipeline.compare_corpus import BLINK, WANTED, how
+from trainer import presets
+from trainer.prepare import arms as arming
+from trainer.prepare.arms import Arms, ArmsError, Union, distinct
+from trainer.prepare.streams import permutation
+
+
+def frame(*rows: tuple[str, str]) -> pl.DataFrame:
+    """Conversations of (id, text)."""
+    ids, texts = [row[0] for row in rows], [row[1] for row in rows]
+    return pl.DataFrame({"id": ids, "first": texts, "text": texts, "source": [""] * len(rows)})
+
+
+def test_a_conversation_of_both_counts_once() -> None:
+    """By id and text; else the n-th copy of a text in one is the n-th in the other; another text is another one."""
+    a = frame(("1", "x"), ("2", "y"), ("3", "x"), ("4", "z"))
+    b = frame(("3", "x"), ("9", "x"), ("2", "changed"), ("7", "z"))
+    made, (in_a, in_b) = united(a, b)
+    assert made["id"].to_list() == ["1", "2", "3", "4", "2"]
+    assert made["text"].to_list() == ["x", "y", "x", "z", "changed"]
+    assert in_a.tolist() == [True, True, True, True, False]
+    assert in_b.tolist() == [True, False, True, True, True]
+
+
+def test_a_part_of_a_corpus_adds_nothing() -> None:
+    """The union is the whole, and the second arm has its rows, copies included."""
+    a = frame(*[(str(i), f"text {i % 7}") for i in range(40)])
+    made, (in_a, in_b) = united(a, a[[3, 10, 17, 39]])
+    assert made.equals(a)
+    assert in_a.all()
+    assert np.flatnonzero(in_b).tolist() == [3, 10, 17, 39]
+
+
+def test_names_and_equal_corpora_are_said(tmp_path: Path) -> None:
+    """A name that turns text around is an arm's name in plain signs; a copy of a corpus is said to be one."""
+    rows = [{"id": str(i), "messages": [{"role": "user", "content": f"Question {i} of many?"}]} for i in range(3)]
+    both = [tmp_path / "a.jsonl", tmp_path / "\u202eb.jsonl"]
+    for path in both:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = pair(str(both[0]), str(both[1]), None, None, grouped=False)
+    assert found.names == ("a.jsonl", "\u27e8U+202E\u27e9b.jsonl")
+    assert any("hold the same 3 conversations: no difference can be found" in note for note in found.notes)
+
+
+def test_copies_have_keys_of_their_own() -> None:
+    """The first keeps its key, so that it stands in the same place whether or not it has copies."""
+    keys = np.array([7, 8, 7, 7, 8], np.uint64)
+    made = distinct(keys)
+    assert len(np.unique(made)) == 5
+    assert made[:2].tolist() == [7, 8]
+    assert np.array_equal(distinct(keys[:3]), made[:3])
+
+
+def sample(size: int = 400) -> Union:
+    """Real conversations, and an arm of every other one."""
+    texts = corpora.read(None, limit=size).frame
+    keys, groups = distinct(corpora.keys(texts["text"])), corpora.groups(texts["text"])
+    half = np.arange(len(texts)) % 2 == 0
+    return Union(texts, keys, groups, {"raw": np.ones(len(texts), np.bool_), "refined": half})
+
+
+@pytest.fixture(scope="module")
+def union() -> Union:
+    return sample()
+
+
+@pytest.fixture
+def made(union: Union, tmp_path: Path) -> Arms:
+    return arming.prepare(union, BLINK, WANTED, tmp_path / "data")
+
+
+def test_a_leak_is_found_in_the_texts_themselves() -> None:
+    """A near-duplicate that differs by a word, and an exact copy; unlike ones are none."""
+    text = "the quick brown fox jumps over the lazy dog and runs into the deep green forest for the whole long night"
+    tested = pl.Series([text, "hello you", "a text about something that nobody else has ever said in any other place"])
+    trained = pl.Series([text.replace("deep", "dark"), "hello you", "hello me", "nothing alike"])
+    assert leaks(trained, tested)["leaks"] == 2
+    assert leaks(trained[2:], tested)["leaks"] == 0
+
+
+def test_a_planted_leak_stops_the_comparison(union: Union, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split that takes every conversation for one of its own puts copies on both sides; nothing is trained then."""
+    monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
+    copies = pl.concat([union.frame.with_columns(id=pl.format(f"{{}}-{i}", "id")) for i in range(2)])
+    keys = distinct(corpora.keys(copies["text"]))
+    members = {"raw": np.ones(len(copies), np.bool_)}
+    blind = Union(copies, keys, np.arange(len(copies)), members)
+    with pytest.raises(LeakError, match="have a near-duplicate among those that would be trained on"):
+        data.arms(blind, how(), tmp_path / "blind")
+    seeing = replace(blind, groups=corpora.groups(copies["text"]))
+    assert data.arms(seeing, how(), tmp_path / "seeing").common.said["leaks"]["leaks"] == 0
+
+
+def test_no_cluster_is_on_two_sides(union: Union, made: Arms) -> None:
+    """Of training pool, validation and test set."""
+    sides = [set(union.groups[rows]) for rows in (made.split.pool, made.split.validation, made.split.test)]
+    assert len(set.union(*sides)) == sum(map(len, sides))
+
+
+def test_two_corpora_have_a_test_set_each(union: Union, tmp_path: Path) -> None:
+    """Each of about the size that was asked for, where neither holds the other."""
+    odd = ~union.members["refined"]
+    apart = replace(union, members={"a": odd, "b": ~odd})
+    made = arming.prepare(apart, BLINK, WANTED, tmp_path / "data")
+    lengths = made.common.test.lengths()
+    sizes = [int(lengths[made.tests[name]].sum()) for name in ("a", "b")]
+    assert min(sizes) > WANTED.test_tokens / 2
+    assert not (made.tests["a"] & made.tests["b"]).any()
+
+
+def conversations(made: Arms, arm: str, budget: int, seed: int) -> list[bytes]:
+    """The whole conversations of a training stream, in order."""
+    stream = replace(made.common, rows=np.flatnonzero(made.pools[arm])).budget(made.preset, budget, seed)
+    return [part.tobytes() for part in np.split(stream.ids, stream.starts)[1:-1]]
+
+
+def test_arms_are_paired_and_budgets_nested(made: Arms) -> None:
+    """Shared conversations come in the same order in both arms; a smaller budget is the beginning of a larger one."""
+    raw, refined = (conversations(made, arm, 40_000, 1) for arm in ("raw", "refined"))
+    shared = set(raw) & set(refined)
+    assert len(shared) >= 10
+    assert [one for one in raw if one in shared] == [one for one in refined if one in shared]
+    assert raw != refined
+    assert raw[: len(conversations(made, "raw", 9000, 1))] == conversations(made, "raw", 9000, 1)
+    assert conversations(made, "raw", 40_000, 2) != raw
+
+
+def test_arms_that_see_the_same_are_one_training(union: Union, tmp_path: Path) -> None:
+    """Whatever they are called; another stream, seed or budget is another one."""
+    everything = union.members["raw"]
+    but_one = everything.copy()
+    named = replace(union, members={"raw": everything, "same": everything.copy(), "less": but_one})
+    first = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
+    late = first.split.pool[permutation(0, len(first.split.pool), first.common.keys)[-1]]  # the last one of seed 0
+    but_one[late] = False
+    made = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
+    names = {arm: [job.name for job in made.jobs("cvfp", arm, (500, 2000), 0)] for arm in named.members}
+    assert names["raw"] == names["same"]
+    assert names["raw"] == names["less"]
+    assert len(set(names["raw"])) == 2
+    assert set(names["raw"]).isdisjoint(job.name for job in made.jobs("cvfp", "raw", (500, 2000), 1))
+    largest = made.tokens("less")
+    assert made.jobs("cvfp", "raw", (largest,), 1)[0].name != made.jobs("cvfp", "less", (largest,), 1)[0].name
+
+
+def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:
+    """The user's own experiments report the set that chooses the weights."""
+    with pytest.raises(ArmsError, match="preset e1 reports the set that chooses its weights"):
+        arming.prepare(union, presets.find("e1"), WANTED, tmp_path / "data")

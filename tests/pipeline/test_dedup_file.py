@@ -1,0 +1,378 @@
+"""`refine dedup` keeps what the slow keep rule keeps, whatever the file, and says why the rest goes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.dedup.columns import Columns, Texts
+from pipeline.rules import KeepBest, Pairs, decide
+from pipeline.sources import SourceError
+from stages.dedup.keep import GIVEN, Asked, Kept, keep
+from stages.text import shingles
+from tests.conftest import Refine
+from tests.stages.dedup_reference import greedy, jaccard, run
+from tests.stages.dedup_reference import shingles as slow_shingles
+from tests.stages.test_dedup import corpus
+
+
+def decided(texts: list[str], asked: Asked, rank: list[int] | None = None, part: int = 7) -> Kept:
+    """Texts in parts of a few; the longest are the best unless there is a rank."""
+    parts = [pl.Series(texts[at : at + part], dtype=pl.String) for at in range(0, len(texts), part)]
+    with TemporaryDirectory() as folder:
+        best = np.array(rank, np.int64) if rank is not None else None
+        return keep(parts, asked, lambda lengths: -lengths.astype(np.int64) if best is None else best, Path(folder))
+
+
+def keys(texts: list[str], asked: Asked) -> list[list[int]]:
+    """Band keys of each text."""
+    found = [shingles.sign(part, 128, 1) for part in shingles.split(pl.Series(texts, dtype=pl.String))]
+    return [row for part in found for row in shingles.band_keys(part, asked.bands, asked.rows).tolist()]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 1 << 30),
+    st.integers(0, 60),
+    st.sampled_from([0.5, 0.7, 0.9]),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+)
+def test_what_is_kept_is_what_the_slow_rule_keeps(
+    seed: int, size: int, threshold: float, ranked: bool, workers: int
+) -> None:
+    """Kept rows, the one that stands for each removed one, and its exact Jaccard, however the file is cut."""
+    draw, texts = random.Random(seed), corpus(seed, size)
+    asked = Asked(threshold, 25, 5, workers)
+    rank = [draw.randrange(5) for _ in texts] if ranked else None
+    found = decided(texts, asked, rank, part=draw.randrange(1, 20))
+    bands = keys(texts, asked)
+    slow = greedy(
+        texts,
+        threshold,
+        list(rank) if rank is not None else [-len(words) for words in map(_words, texts)],
+        lambda i, j: any(a == b for a, b in zip(bands[i], bands[j], strict=True)),
+    )
+    assert found.of.tolist() == [other for other, _ in slow]
+    assert found.jaccard.tolist() == pytest.approx([value for _, value in slow], abs=1e-6)
+
+
+def _words(text: str) -> list[str]:
+    from tests.stages.dedup_reference import words
+
+    return words(text)
+
+
+def test_a_run_keeps_the_same(tmp_path: Path) -> None:
+    """The stage's pairs with the rule `KeepBest` and `refine dedup` agree, copies and clusters included."""
+    texts = corpus(5, 400)
+    stage = run(tmp_path / "1", texts)
+    signals = stage.merged.select("id").hstack(stage.measured.select("dedup_words"))
+    pairs = {"dedup": Pairs(stage.merged["dedup_copy_of"], stage.near)}
+    rules = decide(signals, pairs, [KeepBest("duplicate", "dedup", 0.7)], ["dedup_words DESC"])
+    assert rules["keep"].to_list() == decided(texts, Asked(0.7, 25, 5, 1)).mask().tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(0, 60))
+def test_what_is_given_stays_and_stands_for_others(seed: int, size: int) -> None:
+    """Every text of an earlier corpus counts, duplicates among them too; new ones near one of them go."""
+    texts = corpus(seed, size)
+    given = random.Random(seed).randrange(size + 1)
+    asked = Asked(0.6, 30, 4, 1)
+    rank = [GIVEN] * given + [-len(_words(text)) for text in texts[given:]]
+    found = decided(texts, asked, rank)
+    bands = keys(texts, asked)
+    alike = {
+        (i, j): any(a == b for a, b in zip(bands[i], bands[j], strict=True))
+        and jaccard(slow_shingles(texts[i]), slow_shingles(texts[j])) >= 0.6
+        for i in range(size)
+        for j in range(size)
+    }
+    kept = list(range(given))
+    for row in sorted(range(given, size), key=lambda row: (rank[row], row)):
+        if not any(alike[row, other] for other in kept):
+            kept.append(row)
+    assert np.flatnonzero(found.mask()).tolist() == sorted(kept)
+    for row in np.flatnonzero(~found.mask()).tolist():
+        assert row >= given
+        value = jaccard(slow_shingles(texts[row]), slow_shingles(texts[found.of[row]]))
+        assert found.mask()[found.of[row]]
+        assert found.jaccard[row] == pytest.approx(value, abs=1e-6)
+        assert value >= 0.6
+
+
+def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path: Path) -> None:
+    """Only rows of the new file are written; a removed one names what it repeats by the id that has in its corpus."""
+    written(frame[:150].rename({"name": "id"}), tmp_path / "old.parquet")
+    written(frame[150:], tmp_path / "new.jsonl")
+    words = ["dedup", "new.jsonl", "--against", "old.parquet", "--column", "body", "--id", "name", "--removed"]
+    done = refine(*words, "r.parquet", "--kept", "kept.txt", "--order", "score DESC", "--json")
+    assert done.returncode == 0, done.stderr
+    assert refine(*words, "r.parquet", "--kept", "kept.parquet", "--order", "score DESC").returncode == 0
+    rank = [GIVEN] * 150 + _rank(frame["score"][150:].to_list())
+    found = decided(frame["body"].to_list(), Asked(0.7, 25, 5, 1), rank)
+    mask, names = found.mask(), frame["name"]
+    assert (tmp_path / "kept.txt").read_text().split() == names[150:].filter(pl.Series(mask[150:])).to_list()
+    assert pl.read_parquet(tmp_path / "kept.parquet").equals(frame[150:].filter(pl.Series(mask[150:])))
+    removed = pl.read_parquet(tmp_path / "r.parquet")
+    assert removed["id"].to_list() == names.filter(pl.Series(~mask)).to_list()
+    assert removed["duplicate_of"].to_list() == names.gather(found.of[~mask]).to_list()
+    assert removed["duplicate_of"].is_in(names[:150].implode()).sum() > 10
+    assert json.loads(done.stdout)["texts"] == 150
+
+
+def test_a_crowd_leaves_one() -> None:
+    """Of 3,000 texts that are all near-duplicates of each other one is kept, whatever the order they come in."""
+    draw, template = random.Random(1), [str(i) for i in range(300)]
+    texts = []
+    for _ in range(3000):
+        text = list(template)
+        for _ in range(3):
+            text[draw.randrange(300)] = f"x{draw.randrange(10_000)}"
+        texts.append(" ".join(text))
+    found = decided(texts, Asked(0.7, 25, 5, 2), part=500)
+    assert found.mask().sum() == 1
+    assert found.compared == 2999
+    assert found.jaccard[1:].min() >= 0.7
+
+
+def test_a_bound_on_comparisons_is_said() -> None:
+    """Texts of one template that are no duplicates: with a bound a text meets the best of them only, and is counted."""
+    draw, texts = random.Random(2), []
+    for _ in range(400):
+        text = [str(i) for i in range(200)]
+        for at in draw.sample(range(200), 8):
+            text[at] = f"x{draw.randrange(10**7)}"
+        texts.append(" ".join(text))
+    free, bound = decided(texts, Asked(0.7, 25, 5, 1)), decided(texts, Asked(0.7, 25, 5, 1, most=5))
+    assert free.crowded == 0
+    assert bound.crowded > 300
+    assert bound.compared < 400 * 25 * 5 < free.compared * 2
+    assert set(np.flatnonzero(free.mask())) <= set(np.flatnonzero(bound.mask()))
+
+
+def test_parts_and_threads_change_nothing() -> None:
+    """1 MB texts, empty ones, odd characters: one part or many, one thread or three."""
+    texts = [*corpus(9, 80), "", "x " * 500_000, "中" * 300_000, "\0", " ", "Σ İ", "x " * 500_000]
+    whole = decided(texts, Asked(0.6, 30, 4, 1), part=1000)
+    for part, workers in ((1, 1), (3, 3)):
+        other = decided(texts, Asked(0.6, 30, 4, workers), part=part)
+        assert other.of.tolist() == whole.of.tolist()
+        assert other.jaccard.tolist() == whole.jaccard.tolist()
+
+
+@pytest.fixture(scope="module")
+def frame() -> pl.DataFrame:
+    """A corpus with ids and a score."""
+    texts = corpus(11, 300)
+    names = [f"n{row}" for row in range(len(texts))]
+    return pl.DataFrame({"name": names, "body": texts, "score": [row * 7 % 31 for row in range(len(texts))]})
+
+
+def written(frame: pl.DataFrame, path: Path) -> Path:
+    """A corpus as a file of the kind that its name says."""
+    data = frame.write_ndjson().encode()
+    if path.suffix == ".parquet":
+        frame.write_parquet(path, row_group_size=70)
+    else:
+        packed = {".gz": gzip.compress(data), ".zst": zstandard.compress(data)}
+        path.write_bytes(packed.get(path.suffix, data))
+    return path
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl", "c.jsonl.gz", "c.jsonl.zst"])
+def test_every_kind_of_file_gives_the_same(refine: Refine, frame: pl.DataFrame, tmp_path: Path, name: str) -> None:
+    """Kept ids, kept rows with all their columns, and removed ids with the one kept for each, are those of the rule."""
+    file = written(frame, tmp_path / name)
+    words = ["dedup", file, "--column", "body", "--id", "name", "--order", "score DESC", "--removed", "r.parquet"]
+    done = refine(*words, "--kept", "kept.txt", "--json")
+    assert done.returncode == 0, done.stderr
+    assert refine(*words, "--kept", "kept.parquet").returncode == 0
+    found = decided(frame["body"].to_list(), Asked(0.7, 25, 5, 1), _rank(frame["score"].to_list()))
+    kept = frame.filter(pl.Series(found.mask()))
+    assert (tmp_path / "kept.txt").read_text().splitlines() == kept["name"].to_list()
+    assert pl.read_parquet(tmp_path / "kept.parquet").equals(kept)
+    removed = pl.read_parquet(tmp_path / "r.parquet")
+    assert removed["id"].to_list() == frame["name"].filter(pl.Series(~found.mask())).to_list()
+    assert removed["duplicate_of"].to_list() == frame["name"].gather(found.of[~found.mask()]).to_list()
+    assert removed["jaccard"].to_list() == found.jaccard[~found.mask()].tolist()
+    told = json.loads(done.stdout)
+    assert (told["texts"], told["kept"], told["removed"]) == (300, len(kept), len(removed))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def _rank(scores: list[int]) -> list[int]:
+    best_first = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
+    return [best_first.index(row) for row in range(len(scores))]
+
+
+def test_without_ids_rows_are_numbered(refine: Refine, tmp_path: Path) -> None:
+    """Row numbers from 0; a text that is null counts as empty."""
+    written(pl.DataFrame({"text": ["a b c d e f", None, "A b, c d e f!", ""]}), tmp_path / "c.parquet")
+    done = refine("dedup", "c.parquet", "--kept", "kept.txt", "--removed", "r.parquet")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.txt").read_text() == "0\n1\n"
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("2", "0", 1.0), ("3", "1", 1.0)]
+
+
+def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
+    """Files of a folder, in the order of their names, are numbered through; lines that are not UTF-8 are mended."""
+    written(frame[:100], tmp_path / "a.parquet")
+    written(frame[100:], tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").write_bytes(b'\n{"body": "bad \xff"}\n\n{"name": "x"}\n')
+    columns = Columns.of(tmp_path)
+    texts = Texts([columns], "body")
+    for _ in range(2):
+        assert pl.concat([*texts]).to_list() == [*frame["body"], "bad \ufffd", ""]
+    assert len(pl.concat([*columns.parts(pl.Schema({"name": pl.String()}))])) == 302
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["c.parquet", "--column", "txt"],
+            "c.parquet has no column 'txt': name one with --column (there are name, body, ",
+        ),
+        (["c.parquet", "--column", "score"], "the column 'score' is Int64, expected text"),
+        (["c.parquet", "--column", "body", "--id", "key"], "has no column 'key': name one with --id"),
+        (["c.parquet", "--column", "body", "--order", "size DESC"], "no column 'size' to order by"),
+        (["none.parquet"], "none.parquet: expected a file that is there and ends in .parquet"),
+        (["c.parquet", "--threshold", "1.5"], "--threshold is 1.5, expected a Jaccard above 0"),
+        (["c.parquet", "--kept", "no/where.txt"], "no is not a folder"),
+        (["c.parquet", "--kept", "c.parquet"], "c.parquet is the file that is read"),
+        (["c.parquet", "--removed", "r.csv"], "--removed is r.csv, expected a file that ends in .parquet"),
+        (["bad.parquet"], "bad.parquet cannot be read"),
+        (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
+        (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
+    ],
+)
+def test_a_users_error_is_one_sentence(
+    refine: Refine, frame: pl.DataFrame, tmp_path: Path, words: list[str], said: str
+) -> None:
+    """It names what was found and what there is; nothing is left behind."""
+    written(frame, tmp_path / "c.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n')
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
+    before = sorted(tmp_path.iterdir())
+    done = refine("dedup", *words)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_monster_cluster_stops_it_unless_allowed(refine: Refine, tmp_path: Path) -> None:
+    """Its size, an example and the way to allow it are said; text of the corpus cannot act on the terminal."""
+    same = ["\x1b[31mall the same words again and again"] * 1200
+    other = [" ".join(f"{row}w{i}" for i in range(8)) for row in range(3000)]
+    written(pl.DataFrame({"text": same + other}), tmp_path / "c.parquet")
+    done = refine("dedup", "c.parquet", "--kept", "kept.txt")
+    assert done.returncode == 1
+    assert "1,200 of 4,200 texts are duplicates of one, '0'" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not (tmp_path / "kept.txt").exists()
+    allowed = done.stderr.split("--max-cluster ")[1].strip()
+    assert refine("dedup", "c.parquet", "--kept", "kept.txt", "--max-cluster", allowed).returncode == 0
+    assert len((tmp_path / "kept.txt").read_text().splitlines()) == 3001
+
+
+def test_explain_shows_the_curve_and_the_recall(refine: Refine, tmp_path: Path) -> None:
+    """The S-curve of the plan, the recall it promises, and the recall measured on copies made for it."""
+    draw = random.Random(4)
+    texts = [" ".join(draw.choice(["ab", "cd", str(draw.randrange(999))]) for _ in range(120)) for _ in range(300)]
+    written(pl.DataFrame({"text": texts}), tmp_path / "c.parquet")
+    done = refine("dedup", "c.parquet", "--explain", "--threshold", "0.5")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(refine("dedup", "c.parquet", "--explain", "--threshold", "0.5", "--json").stdout)
+    assert f"{told['bands']} bands of {told['rows']} rows" in done.stdout
+    injected = told["injected"]
+    assert injected["copies"] >= 250
+    assert 0.5 <= injected["jaccard"] < 0.65
+    sigma = (injected["expected"] * (1 - injected["expected"]) / injected["copies"]) ** 0.5
+    assert abs(injected["recall"] - injected["expected"]) < 4 * sigma + 1e-3
+    assert told["expected_recall"] > 0.98
+
+
+PEAK = """
+import sys, tempfile, threading
+from pathlib import Path
+import numpy as np
+import pipeline.columns, stages.shingles
+from pipeline.columns import Columns, Texts
+from stages.greedy import Asked, keep
+
+pipeline.columns.BYTES = stages.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
+
+def anonymous():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+def go(name):
+    with tempfile.TemporaryDirectory() as scratch:
+        texts = Texts([Columns.of(Path(name))], "text", most=0)
+        return keep(texts, Asked(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
+
+go(sys.argv[1])
+before, peak, done = anonymous(), [0], threading.Event()
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+thread = threading.Thread(target=watch)
+thread.start()
+go(sys.argv[2])
+done.set()
+thread.join()
+print(peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """Ten times the texts cost at most 200 bytes a text more; band keys and shingles lie on disk."""
+
+    def texts(rows: int) -> Iterator[str]:
+        draw = np.random.default_rng(rows)
+        words = draw.integers(0, 1 << 30, (rows, 12))
+        words[: rows // 10, 1:] = words[rows // 2 : rows // 2 + rows // 10, 1:]
+        yield from (" ".join(map(str, text)) for text in words.tolist())
+
+    for rows in (50_000, 500_000):
+        pl.DataFrame({"text": list(texts(rows))}).write_parquet(tmp_path / f"{rows}.parquet", row_group_size=20_000)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "50000.parquet"), str(tmp_path / "500000.parquet")]
+    more = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert more < 200 * 450_000
+
+
+def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_path: Path) -> None:
+    """A second file without the column is an error that names it."""
+    written(frame, tmp_path / "a.parquet")
+    written(frame.drop("body"), tmp_path / "b.parquet")
+    with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
+        list(Texts([Columns.of(tmp_path)], "body"))
+
+
+def test_jaccard_of_removed_is_exact() -> None:
+    """Each removed text has the Jaccard that two Python sets have."""
+    texts = corpus(21, 200)
+    found = decided(texts, Asked(0.5, 42, 3, 1))
+    gone = np.flatnonzero(~found.mask())
+    assert len(gone) > 50
+    for row in gone:
+        value = jaccard(slow_shingles(texts[row]), slow_shingles(texts[found.of[row]]))
+        assert found.jaccard[row] == pytest.approx(value, abs=1e-6)

@@ -1,0 +1,117 @@
+"""Ingest from the hub: lost networks and moved branches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline import sources
+from pipeline.ingest import Limits, ingest
+from pipeline.sources import SourceError, hub
+from pipeline.store import RunFolderError, Store
+from tests.conftest import chat
+
+Jsonl = Callable[..., Path]
+
+
+def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
+    """Ingest a source and read its raw shards."""
+    found = sources.find(os.fspath(source)) if isinstance(source, str | Path) else source
+    ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
+    return pl.read_parquet(out / "raw" / "*.parquet")
+
+
+class Stream:
+    """A hub's stream of ten rows, which is lost where `fail` says, by call and row."""
+
+    def __init__(self, fail: Callable[[int], None], start: int = 0) -> None:
+        self.fail, self.start = fail, start
+
+    def skip(self, n: int) -> Stream:
+        return Stream(self.fail, n)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for i in range(self.start, 10):
+            self.fail(i)
+            yield chat(i)
+
+
+class LostError(Exception):
+    """As httpx has them: of no kind that Python knows."""
+
+
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
+    """Put a hub in place of the network; returns the seconds that were waited."""
+    import datasets
+    import huggingface_hub
+
+    def put(fail: Callable[[int], None], commit: str | None = "c1") -> list[float]:
+        waited: list[float] = []
+
+        def info(_self: object, _name: str, revision: str | None) -> Any:
+            if commit is None:
+                raise LostError("no network")
+            return type("Info", (), {"sha": f"{commit}{revision or ''}"})()
+
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_a, **_k: {"train": Stream(fail)})
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+        monkeypatch.setattr("time.sleep", waited.append)
+        return waited
+
+    return put
+
+
+def test_a_lost_stream_goes_on_at_its_row(tmp_path: Path, online: Callable[..., list[float]]) -> None:
+    """No row is lost or doubled; waiting grows while no row comes."""
+    losses = [0, 0, 4, 9, 9, 9]
+
+    def fail(i: int) -> None:
+        if losses and losses[0] == i:
+            losses.pop(0)
+            raise LostError("read timed out")
+
+    waited = online(fail)
+    raw = take(sources.find("a/b"), tmp_path / "r")
+    assert raw["prompt_id"].to_list() == [f"p{i}" for i in range(10)]
+    assert waited == [1, 2, 1, 1, 2, 4]
+
+
+def test_a_stream_that_is_lost_for_good_is_one_sentence(tmp_path: Path, online: Callable[..., list[float]]) -> None:
+    """Whatever kind the error is; an error that no new try mends is said at once."""
+
+    def lost(i: int) -> None:
+        if i == 3:
+            raise LostError
+
+    waited = online(lost)
+    with pytest.raises(SourceError, match=r"a/b: .* cannot be streamed past row 3 \(LostError: LostError\)"):
+        take(sources.find("a/b"), tmp_path / "r")
+    assert len(waited) == hub.TRIES - 1
+
+    def wrong(_i: int) -> None:
+        raise ValueError("Config name is missing")
+
+    waited = online(wrong)
+    with pytest.raises(SourceError, match="Config name is missing"):
+        take(sources.find("a/b"), tmp_path / "s")
+    assert waited == []
+
+
+def test_a_run_of_the_hub_is_resumed_at_its_commit(tmp_path: Path, online: Callable[..., list[float]]) -> None:
+    """Without a network where all is there, and though the branch has moved; another revision is another source."""
+    online(lambda _i: None)
+    first = take(sources.find("a/b"), tmp_path / "r")
+    online(lambda _i: None, commit=None)
+    assert take(sources.find("a/b"), tmp_path / "r").equals(first)
+    online(lambda _i: None, commit="c2")
+    assert take(sources.find("a/b"), tmp_path / "r").equals(first)
+    with pytest.raises(RunFolderError, match="belongs to another run: its digest"):
+        take(sources.find("a/b", revision="v2"), tmp_path / "r")
+    (tmp_path / "r" / "raw" / "shards.json").unlink()
+    assert take(sources.find("a/b"), tmp_path / "r")["id"].equals(first["id"])

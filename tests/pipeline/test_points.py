@@ -1,0 +1,212 @@
+"""`refine scale --points`: a table becomes laws, a bad cell one sentence, and the examples page is true."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.experiments.laws import points
+from pipeline.experiments.points_csv import read
+from tests.conftest import ROOT
+from trainer.scaling import Law, Points, ScalingError, difference, fit
+
+EXAMPLES = ROOT / "trainer" / "examples"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a CSV file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "points.csv"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def told(file: Path, capsys: pytest.CaptureFixture[str], *predict: float) -> dict[str, Any]:
+    """What `--json` prints."""
+    points(file, predict=list(predict), as_json=True)
+    made: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return made
+
+
+def test_json_holds_both_laws_held_out_differences_and_notes(
+    csv: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A planted floor is found for both corpora, with intervals over seeds, and their difference is paired."""
+    rows = [
+        f"{name},{n},{float(floor + 9e3 * n**-0.5 * np.exp(0.004 * seed)):.6f},{seed},ignored"
+        for (name, floor), seed, n in product((("raw", 30.0), ("refined", 25.0)), (1, 2, 3), (1000, 4000, 16000, 64000))
+    ]
+    found = told(csv("\n".join(["corpus,tokens,ppl,seed,other", *rows])), capsys, 128000)
+    laws = {(law["corpus"], law["law"]): law for law in found["laws"]}
+    assert list(laws) == [(c, k) for c in ("raw", "refined") for k in ("power", "saturating")]
+    assert laws["raw", "saturating"]["floor"] == pytest.approx(30, abs=0.5)
+    low, high = laws["raw", "saturating"]["floor_interval"]
+    assert low < 30 < high
+    assert [one["extrapolates"] for law in found["laws"] for one in law["predictions"]] == [True] * 4
+    assert {one["corpus"]: one["preferred"] for one in found["held_out"]} == {
+        "raw": "saturating",
+        "refined": "saturating",
+    }
+    assert [(d["a"], d["b"], d["law"], d["paired"]) for d in found["differences"]] == [
+        ("raw", "refined", "power", True),
+        ("raw", "refined", "saturating", True),
+    ]
+    assert found["differences"][0]["efficiency"] > 1
+    assert "3 seeds" in " ".join(found["notes"])
+
+
+def test_a_law_from_two_points_has_no_interval_and_a_trivial_r2(capsys: pytest.CaptureFixture[str]) -> None:
+    """R2 = 1 of two points is said to be trivial, to people and to scripts."""
+    found = told(EXAMPLES / "E4.csv", capsys)
+    assert [law["alpha_interval"] for law in found["laws"]] == [None, None]
+    assert sum("R2 says nothing here" in note for note in found["notes"]) == 2
+    points(EXAMPLES / "E4.csv", predict=[], as_json=False)
+    assert capsys.readouterr().out.count("(trivial)") == 2
+
+
+def test_people_see_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables hold alpha, its interval, A, R2, the reduction per doubling, and a mark on what extrapolates."""
+    points(EXAMPLES / "E1.csv", predict=[20000, 1e6], as_json=False)
+    shown = capsys.readouterr().out
+    for part in ("-0.7143", "-1.0106 to -0.4180", "2,264,935", "0.9818", "39.05%", "117.25"):
+        assert part in shown
+    assert [("extrapolates" in line) for line in shown.splitlines() if line.strip().startswith("power  ")][1:] == [
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("\n\n", "no column tokens in its first row"),
+        ("tokens,ppl\n", "no rows"),
+        ("tokens;ppl\n1;2\n", "no column tokens in its first row (found: tokens;ppl)"),
+        ("tokens,value\n1,2\n", "no column ppl"),
+        ("tokens,ppl,ppl\n1,2,3\n", "2 columns named ppl"),
+        ("tokens,ppl\n1,2\n2,3,4\n", "row 3 cannot be read as CSV"),
+        ("tokens,ppl\n1000,9\n\n2000,about 8\n", "row 4, column ppl: 'about 8'"),
+        ("tokens,ppl\n1000,9\n2000\n", "row 3, column ppl: it is empty"),
+        ('tokens,ppl\n"3,495",9\n', "row 2, column tokens: '3,495'"),
+        ("tokens,ppl\n0,9\n", "row 2, column tokens: '0'"),
+        ("tokens,ppl\n1000,-9\n", "row 2, column ppl: '-9'"),
+        ("tokens,ppl\n1000,nan\n", "row 2, column ppl: 'nan'"),
+        ("tokens,ppl\n1000,inf\n", "row 2, column ppl: 'inf'"),
+        ("tokens,ppl\n1000,1e999\n", "row 2, column ppl: '1e999'"),
+        ("tokens,ppl,seed\n1000,9,1\n2000,8,\n", "row 3, column seed: it is empty"),
+        ("tokens,ppl,seed\n1000,9,a\n", "row 2, column seed: 'a'"),
+        ("tokens,ppl,corpus\n1000,9,raw\n2000,8,\n", "row 3, column corpus: it is empty"),
+        ("tokens,ppl,seed\n1000,9,1\n1000,8,1\n", "seed 1 has 2 points at 1,000 tokens"),
+        ("tokens,ppl,seed\n1000,9,1\n2000,8,1\n1000,9,2\n", "seed 2 has no point at 2,000 tokens"),
+        ("tokens,ppl\n1000,9\n", "2 token budgets or more, not 1"),
+        ("tokens,ppl,corpus\n1000,9,raw\n", "raw: a power law needs"),
+    ],
+)
+def test_a_bad_table_is_one_sentence(csv: Callable[[str], Path], text: str, said: str) -> None:
+    """The sentence names the file, and the row and column where there is one."""
+    file = csv(text)
+    with pytest.raises(ScalingError) as error:
+        points(file, predict=[], as_json=True)
+    assert said in str(error.value)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("made", [b"\xff\xfe\x00PK", b'tokens,ppl\n"1,2\n3,4\n'])
+def test_what_is_no_csv_is_one_sentence(tmp_path: Path, made: bytes) -> None:
+    """Neither bytes nor an open quote end in a traceback."""
+    file = tmp_path / "x.csv"
+    file.write_bytes(made)
+    with pytest.raises(ScalingError, match="cannot be read as CSV"):
+        read(file)
+    with pytest.raises(ScalingError, match="is not a file"):
+        read(tmp_path / "missing.csv")
+
+
+def test_spaces_blank_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    """What spreadsheets add does no harm."""
+    file = tmp_path / "x.csv"
+    file.write_bytes(b"\xef\xbb\xbftokens, ppl\r\n 1000 , 9\r\n\r\n2000, 8 \r\n")
+    assert read(file)[None].ppl.tolist() == [9, 8]
+
+
+@given(st.text(st.sampled_from("tokens,pl\n\"'0123456789.-e;\t \0é"), max_size=60))
+def test_any_text_is_points_or_a_sentence(text: str) -> None:
+    """No file makes anything but points or a ScalingError."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "x.csv"
+        file.write_text("tokens,ppl\n" + text)
+        said = ""
+        try:
+            made = read(file)
+        except ScalingError as error:
+            made, said = {}, str(error)
+    assert said.startswith(str(file)) or all(len(found.tokens) for found in made.values())
+
+
+def test_every_number_of_the_examples_page_is_recomputed() -> None:
+    """Each number on the page is computed here from the files, or is one that the summary printed."""
+    page = (EXAMPLES / "README.md").read_text()
+    computed, printed = _computed(), _printed()
+    unexplained = [
+        n for n in re.findall(r"(?<![\w.^,])[-+]?\d[\d,]*(?:\.\d+)?", page) if n.strip(",") not in computed | printed
+    ]
+    assert not unexplained
+    for number in computed:
+        assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", page), f"{number} is computed and not on the page"
+
+
+def _computed() -> set[str]:
+    """The page's numbers, from the files."""
+    e1, e2 = (read(EXAMPLES / f"{name}.csv")[None] for name in ("E1", "E2"))
+    e3, e4 = (read(EXAMPLES / f"{name}.csv") for name in ("E3", "E4"))
+    twos = [e3["A"], e3["B"], e4["A"], e4["B"]]
+    laws = [fit(one) for one in (e1, e2, *twos)]
+    made = {f"{law.per_doubling:.2%}"[:-1] for law in laws}
+    made |= {f"{1 - one.ppl[1] / one.ppl[0]:.2%}"[:-1] for one in twos}
+    for law in (laws[0], laws[1], laws[4], laws[5]):
+        made |= {f"{law.alpha:.4f}", f"{np.exp(law.ln_A):,.0f}"}
+    for law in laws[:2]:
+        assert law.alpha_interval
+        made |= {f"{law.r2:.4f}", *(f"{end:.4f}" for end in law.alpha_interval)}
+    for law, summary in zip(laws[2:4], (14504, 46791), strict=True):
+        made |= {f"{np.exp(law.ln_A):,.2f}", f"{law.alpha:.5f}", f"{summary / np.exp(law.ln_A) - 1:+.1%}"[:-1]}
+    for law in laws[4:]:
+        made |= {f"{one.value:.2f}" for one in law.predict([5e5, 1e6, 5e6, 1e7])}
+    step = e4["A"].tokens[1] / e4["A"].tokens[0]
+    made |= {f"{step:.4f}", f"{laws[5].alpha - laws[4].alpha:.4f}", f"{laws[2].alpha:.3f}", f"{laws[3].alpha:.3f}"}
+    made |= {f"{error * np.sqrt(2) / np.log(step):.3f}" for error in (0.01, 0.03)}
+    apart = difference(e1, e2)
+    assert apart.delta_alpha_interval
+    made |= {f"{one:.4f}" for one in (apart.delta_alpha, *apart.delta_alpha_interval)}
+    return made | {_rounded(name) for name in ("E1", "E2")} | {f"{laws[0].alpha:.2f}", f"{laws[1].alpha:.2f}"}
+
+
+def _rounded(name: str) -> str:
+    frame = pl.read_csv(EXAMPLES / f"{name}.csv")
+    assert frame["ppl"].round(0).to_list() == frame["printed_ppl"].to_list()
+    law: Law = fit(Points(frame["tokens"].cast(float).to_numpy(), frame["printed_ppl"].cast(float).to_numpy()))
+    return f"{np.exp(law.ln_A):,.0f}"
+
+
+def _printed() -> set[str]:
+    """What the summary of 2025-11-28 prints, and the page's own labels: dates, sections, counts, budgets."""
+    summary = "38 40 22 30 14,504 46,791 -0.287 -0.385 18,890 19,519 -0.72 -0.75 383 314 213 175 392 323 221 182 0.0"
+    labels = "2025 -11 -28 11 27 28 1 2 3 4 6 95 500 1,000 500,000 1,000,000 5,000,000 10,000,000"
+    return {*summary.split(), *labels.split(), *labels.replace(",", "").split()}

@@ -1,0 +1,245 @@
+"""A run from source to manifest: nothing lost, nothing different when it was interrupted or shared out."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.conftest import ROOT, Refine, chat, contents
+
+TOY = ROOT / "tests" / "pipeline" / "toy.toml"
+Jsonl = Callable[..., Path]
+
+
+def corpus(n: int = 300) -> Iterable[dict[str, Any]]:
+    """Conversations of 2 to 5 turns with exact copies, near copies by their first words, and short ones."""
+    for i in range(n):
+        yield chat(i // 2 if i % 5 == 0 else i, 2 + i % 4)
+
+
+def run(refine: Refine, source: Path, out: Path, *more: object) -> dict[str, Any]:
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40, "--json", *more)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_every_conversation_goes_to_one_place_with_a_reason(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Of all ids, in = refined + rejected + quarantined, each id once, and each rejected row says rule and values."""
+    records: list[object] = [*corpus(), b"{broken"]
+    said = run(refine, jsonl(records), tmp_path / "r")
+    refined = pl.read_parquet(tmp_path / "r" / "refined" / "*.parquet")
+    rejected = pl.read_parquet(tmp_path / "r" / "rejected" / "*.parquet")
+    quarantined = pl.read_parquet(tmp_path / "r" / "quarantine" / "*.parquet")
+    ids = pl.concat([refined["id"], rejected["id"], quarantined["id"]])
+    assert ids.n_unique() == ids.len() == said["ingested"] == 301
+    assert (said["refined"], said["rejected"], said["quarantined"]) == (refined.height, rejected.height, 1)
+    assert refined.columns[:3] == ["prompt", "prompt_id", "messages"]
+    assert {"words", "share_of_longest"} <= set(refined.columns)
+    assert rejected["reason"].null_count() == rejected["rule"].null_count() == 0
+    short = rejected.filter(reason="too_short")
+    words = short["messages"].list.eval(pl.element().struct["content"].str.count_matches(r"\S+")).list.sum()
+    assert [json.loads(value) for value in short["values"]] == [{"words": n} for n in words]
+    assert said["by_rule"]["too_short"] == short.height > 0
+    duplicates = rejected.filter(reason="duplicate")
+    assert duplicates.height == said["by_rule"]["duplicate"] > 0
+    assert set(duplicates["duplicate_of"]) <= set(refined["id"])
+    assert {round(x, 3) for x in duplicates["jaccard"]} <= {1.0, 0.8}
+
+
+def test_the_files_do_not_depend_on_the_number_of_workers(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """One worker and three write the same bytes."""
+    source = jsonl(corpus())
+    run(refine, source, tmp_path / "one", "--workers", 1)
+    run(refine, source, tmp_path / "three", "--workers", 3)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, seed: int
+) -> None:
+    """SIGKILL again and again, of the process or its group; the files are byte-identical in the end."""
+    source = jsonl(corpus(400))
+    begun = time.monotonic()
+    run(refine, source, tmp_path / "whole", "--workers", 2)
+    whole = time.monotonic() - begun
+    draw = random.Random(seed)
+    words = ["run", source, "--plan", TOY, "--out", tmp_path / "killed", "--shard-rows", 40, "--workers", 2]
+    for i in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(draw.uniform(0.3, whole))
+        (os.killpg if i % 2 else os.kill)(process.pid, signal.SIGKILL)
+        process.wait()
+    run(refine, source, tmp_path / "killed", "--workers", 2)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
+
+
+def test_a_complete_run_started_again_measures_nothing(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Signals and output shards keep their very files."""
+    source = jsonl(corpus())
+    run(refine, source, tmp_path / "r")
+    kept = ("signals", "refined", "rejected", "raw")
+    before = {path: path.stat().st_ino for part in kept for path in (tmp_path / "r" / part).rglob("*.parquet")}
+    run(refine, source, tmp_path / "r")
+    assert before == {path: path.stat().st_ino for path in before}
+
+
+@pytest.mark.parametrize("victim", ["raw", "signals/*Words*", "signals/*/merged"])
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_corrupt_file_of_ours_is_named_and_made_again(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, victim: str, how: str
+) -> None:
+    """A shard that is read and was cut short, or has flipped bytes, is never trusted."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    run(refine, source, out)
+    before = contents(out)
+    path = min(out.glob(f"{victim}/00003.parquet"))
+    good = path.read_bytes()
+    third = len(good) // 3
+    flipped = good[:third] + bytes(b ^ 0x5A for b in good[third : third + 8]) + good[third + 8 :]
+    path.write_bytes(good[:third] if how == "cut" else flipped)
+    shutil.rmtree(out / "refined")  # so that raw shards are read again
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40)
+    assert done.returncode == 0, done.stderr
+    assert contents(out) == before
+    assert f"{path.name} is corrupt" in done.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize("folder", ["refined", "rejected"])
+def test_an_output_shard_cut_short_is_written_again(refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str) -> None:
+    """An output shard without its footer does not count as written."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    run(refine, source, out)
+    before = contents(out)
+    path = out / folder / "00003.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    run(refine, source, out)
+    assert contents(out) == before
+
+
+def test_decide_changes_the_outcome_without_measuring(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """`refine decide --drop` gives what a run with that rule gives, and leaves the signals alone."""
+    source = jsonl(corpus())
+    run(refine, source, tmp_path / "r")
+    signals = {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "signals").rglob("*")}
+    done = refine("decide", tmp_path / "r", "--drop", "long: words > 40", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["by_rule"]["long"] > 0
+    assert signals == {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "signals").rglob("*")}
+    run(refine, source, tmp_path / "again", "--drop", "long: words > 40")
+    assert contents(tmp_path / "r") == contents(tmp_path / "again")
+
+
+def test_the_output_opens_in_datasets(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """`load_dataset("parquet", ...)` and the card's own configuration give UltraChat's columns with plain features."""
+    import datasets
+
+    said = run(refine, jsonl(corpus()), tmp_path / "r")
+    cache = str(tmp_path / "cache")
+    files = str(tmp_path / "r" / "refined" / "*.parquet")
+    direct = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+    by_card = datasets.load_dataset(str(tmp_path / "r"), split="train", cache_dir=cache)
+    for found in (direct, by_card):
+        assert found.num_rows == said["refined"]
+        assert found.column_names[:3] == ["prompt", "prompt_id", "messages"]
+        assert found.features["prompt"] == datasets.Value("string")
+        assert found[0]["messages"][0]["role"] == "user"
+
+
+def test_the_manifest_tells_what_was_done(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Input digests, plan, versions, counts, nulls and timings are in the manifest; the card counts the same."""
+    said = run(refine, jsonl(corpus()), tmp_path / "r")
+    manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
+    assert manifest["counts"]["refined"] == said["refined"]
+    assert len(manifest["source"]["files"][0]["blake2b"]) == 16
+    assert [stage["use"].rpartition(":")[2] for stage in manifest["plan"]["stages"]] == ["Words", "Longest", "Copies"]
+    assert all({"dropped", "fired", "nulls", "where"} <= set(rule) for rule in manifest["plan"]["rules"])
+    assert {"ingest", "decide", "write"} <= set(manifest["seconds"])
+    assert f"{said['refined']:,} of 300 conversations" in (tmp_path / "r" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("limit", [1, 39, 41])
+def test_a_limit_reads_the_first_rows_and_ids_stay(refine: Refine, jsonl: Jsonl, tmp_path: Path, limit: int) -> None:
+    """--limit N gives the ids that the whole source gives its first N rows."""
+    source = jsonl(corpus(60))
+    run(refine, source, tmp_path / "all")
+    run(refine, source, tmp_path / "some", "--limit", limit)
+    ids = [pl.read_parquet(tmp_path / name / "raw" / "*.parquet")["id"].to_list() for name in ("all", "some")]
+    assert ids[0][:limit] == ids[1]
+
+
+@pytest.mark.parametrize("folder", ["refined", "rejected"])
+def test_a_flipped_bit_in_an_output_shard_is_named_and_mended(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str
+) -> None:
+    """The footer alone is not trusted."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    run(refine, source, out)
+    before = contents(out)
+    path = out / folder / "00003.parquet"
+    good = bytearray(path.read_bytes())
+    good[len(good) // 4] ^= 0x10
+    path.write_bytes(bytes(good))
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40)
+    assert "00003.parquet is corrupt" in done.stderr.replace("\n", "")
+    assert contents(out) == before
+
+
+def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """`refined/*.parquet` holds what the manifest counts, whatever lay there before."""
+    source, out = jsonl(corpus()), tmp_path / "r"
+    said = run(refine, source, out)
+    (out / "refined" / "00099.parquet").write_bytes((out / "refined" / "00003.parquet").read_bytes())
+    run(refine, source, out)
+    assert pl.read_parquet(out / "refined" / "*.parquet").height == said["refined"]
+
+
+def test_a_run_that_keeps_nothing_says_so(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """An empty corpus is hardly what a user wanted."""
+    done = refine("run", jsonl(corpus()), "--plan", TOY, "--out", tmp_path / "r", "--drop", "words > 0")
+    assert done.returncode == 0
+    assert "nothing is kept" in done.stderr
+
+
+def test_decide_starts_from_the_plan_each_time(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """--drop rules do not pile up, the same command can be given twice, and none gives the plan's own outcome."""
+    out = tmp_path / "r"
+    plain = run(refine, jsonl(corpus()), out)
+    for where in ("words > 40", "words > 40", "words > 30"):
+        said = json.loads(refine("decide", out, "--drop", where, "--json").stdout)
+        assert list(said["by_rule"]) == ["too_short", "far_too_long", where, "duplicate"]
+    assert json.loads(refine("decide", out, "--json").stdout)["by_rule"] == plain["by_rule"]
+
+
+@pytest.mark.parametrize("where", ["1 = 1", "words >", "wrds > 3", "words > AVG(words)", "CAST(copy_of AS INT) > 3"])
+def test_a_rule_that_fails_leaves_the_run_as_it_was(refine: Refine, jsonl: Jsonl, tmp_path: Path, where: str) -> None:
+    """The manifest stays, and so do plan and decisions."""
+    out = tmp_path / "r"
+    run(refine, jsonl(corpus(60)), out)
+    before = contents(out)
+    done = refine("decide", out, "--drop", where)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (out / "manifest.json").exists()
+    assert contents(out) == before

@@ -1,0 +1,296 @@
+"""What the stage says of turns, roles and replies; hypothesis compares it with a plain loop over messages."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from stages.heuristics import Heuristics
+from stages.stage import MESSAGES
+from tests.stages.test_heuristics_reference import reference_words
+
+Message = tuple[str, str]
+
+
+def batch(*conversations: list[Message]) -> pl.DataFrame:
+    rows = [[{"role": role, "content": content} for role, content in messages] for messages in conversations]
+    texts = ["\n".join(content for _, content in messages) for messages in conversations]
+    prompts = [next((content for role, content in messages if role == "user"), "") for messages in conversations]
+    schema = {"messages": MESSAGES, "text": pl.String(), "prompt": pl.String()}
+    return pl.DataFrame({"messages": rows, "text": texts, "prompt": prompts}, schema=schema)
+
+
+def measure(*conversations: list[Message]) -> list[dict[str, Any]]:
+    return Heuristics().measure(batch(*conversations)).to_dicts()
+
+
+def reply(content: str) -> dict[str, Any]:
+    return measure([("user", "Tell me about it."), ("assistant", content)])[0]
+
+
+def fivegrams(content: str) -> list[tuple[str, ...]]:
+    words = reference_words(content)
+    return [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
+
+
+def bare(content: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", content.lower()))
+
+
+def reference(messages: list[Message]) -> dict[str, Any]:
+    """The counts of turns and roles and the overlaps, message by message."""
+    turns = [(role, content) for role, content in messages if role != "system"]
+    replies = [content for role, content in messages if role == "assistant"]
+    blank = [not content.strip() for _, content in messages]
+    seen: dict[str, set[tuple[str, ...]]] = {"user": set(), "assistant": set()}
+    grams = repeated = later = from_user = inside = 0
+    known: set[str] = set()
+    copies = 0
+    for role, content in messages:
+        own = fivegrams(content)
+        if role == "assistant":
+            repeated += sum(gram in seen["assistant"] for gram in own)
+            from_user += sum(gram in seen["user"] for gram in own)
+            later += len(own) if grams else 0
+            grams += len(own)
+            inside += repeated_characters(own)
+            copies += len(bare(content).split()) >= 5 and bare(content) in known
+            known.add(bare(content))
+        if role in seen:
+            seen[role] |= set(own)
+    characters = sum(map(len, replies))
+    return {
+        "n_turns": len(turns),
+        "user_turns": sum(role == "user" for role, _ in turns),
+        "assistant_turns": len(replies),
+        "has_system": len(turns) < len(messages) if messages else None,
+        "alternates": not any(a == b and a in {"user", "assistant"} for (a, _), (b, _) in pairwise(messages))
+        if messages
+        else None,
+        "first_role": turns[0][0] if turns else None,
+        "last_role": messages[-1][0] if messages else None,
+        "odd_roles": sum(role == "narrator" for role, _ in messages),
+        "empty_turns": sum(not content.strip() for _, content in turns),
+        "empty_replies": sum(not content.strip() for content in replies),
+        "empty_last": blank[-1] if messages else None,
+        "user_chars": sum(len(content) for role, content in messages if role == "user"),
+        "assistant_chars": characters,
+        "max_turn_chars": max((len(content) for _, content in messages), default=0),
+        "repeated_replies": copies,
+        "self_overlap": repeated / later if later else None,
+        "user_overlap": from_user / grams if grams else None,
+        "reply_repetition": inside / characters if grams else None,
+    }
+
+
+def repeated_characters(grams: list[tuple[str, ...]]) -> int:
+    seen: set[tuple[str, ...]] = set()
+    i = characters = 0
+    while i < len(grams):
+        if grams[i] in seen:
+            characters += sum(map(len, grams[i]))
+            i += 5
+        else:
+            seen.add(grams[i])
+            i += 1
+    return characters
+
+
+CONTENT = st.lists(
+    st.sampled_from(["a", "b", "yes", "no", "sure", "the", "日本", "...", "\n", "don't", ""]), max_size=30
+).map(" ".join)
+MESSAGE = st.tuples(st.sampled_from(["user", "assistant", "user", "assistant", "system", "tool", "narrator"]), CONTENT)
+CONVERSATION = st.lists(MESSAGE, max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CONVERSATION, min_size=1, max_size=4))
+def test_turns_and_overlaps_equal_the_reference(conversations: list[list[Message]]) -> None:
+    """Counts of turns and roles, and the shares of repeated 5-grams, are what a plain loop over the messages finds."""
+    for messages, found in zip(conversations, measure(*conversations), strict=True):
+        for name, value in reference(messages).items():
+            assert found[name] == pytest.approx(value), (name, messages)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(CONVERSATION, max_size=6), st.integers(0, 6))
+def test_parts_and_whole_give_the_same(conversations: list[list[Message]], cut: int) -> None:
+    """Measuring the parts of a batch and concatenating equals measuring the whole: as many rows, in the same order."""
+    whole = batch(*conversations)
+    parts = pl.concat([Heuristics().measure(whole[:cut]), Heuristics().measure(whole[cut:])])
+    measured = Heuristics().measure(whole)
+    assert measured.schema == Heuristics.writes
+    assert_frame_equal(measured, parts)
+
+
+def test_hostile_text_does_no_harm() -> None:
+    """Empty, 1 MB, right-to-left, NUL, U+FFFD and marker-like texts are measured, with no NaN anywhere."""
+    texts = [
+        "",
+        " ",
+        "\x00" * 9,
+        "\ufffd" * 9,
+        "مرحبا " * 9,
+        "a" * 1_000_000,
+        "x y " * 250_000,
+        "```" * 99_999,
+        "(" * 99_999,
+    ]
+    conversations: list[list[Message]] = [[("user", text), ("assistant", text)] for text in texts]
+    measured = Heuristics().measure(batch([], *conversations, [("", ""), ("user", "")]))
+    assert measured.height == len(texts) + 2
+    floats = measured.select(pl.col(pl.Float64))
+    assert not floats.select(pl.any_horizontal(pl.all().is_nan().fill_null(value=False)).any()).item()
+    assert measured["bad_chars"].to_list()[3:5] == [18, 18]
+
+
+def test_a_batch_of_no_rows_has_the_columns() -> None:
+    """No conversations give no rows, with the schema that is promised."""
+    measured = Heuristics().measure(batch())
+    assert (measured.height, measured.schema) == (0, Heuristics.writes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "I'm sorry, but I can't help with that request.",
+        "I’m sorry, I cannot assist you in doing harm to others.",  # noqa: RUF001 - the typographic apostrophe is meant
+        "I cannot fulfill this request.",
+        "As an AI language model, I cannot provide medical advice.",
+        "Sorry, I'm not able to give out private addresses.",
+    ],
+)
+def test_a_refusal_is_seen(content: str) -> None:
+    """A reply that declines is counted and located."""
+    measured = measure([("user", "Hi"), ("assistant", "Hello!"), ("user", "Do it"), ("assistant", content)])[0]
+    assert (measured["refusals"], measured["first_refusal"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "I'm sorry, I could not find a table for two at seven.",
+        "Sorry, I was unable to make the reservation. Anything else?",
+        "I can't wait to hear how it went!",
+        "I am sorry that is the only concert on that date.",
+        "She said: you cannot help yourself.",
+        "If you cannot provide a receipt, the shop may refuse to help.",
+    ],
+)
+def test_an_apology_or_a_bare_cannot_is_no_refusal(content: str) -> None:
+    """Words of refusal that decline nothing are not counted."""
+    assert (reply(content)["refusals"], reply(content)["first_refusal"]) == (0, None)
+
+
+def test_the_users_words_are_not_the_assistants() -> None:
+    """What only the user says is no refusal and no self-reference."""
+    measured = measure([("user", "As an AI language model, I cannot provide opinions."), ("assistant", "Nice try.")])[0]
+    assert (measured["refusals"], measured["ai_mentions"], measured["no_feelings"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "mentions", "feelings"),
+    [
+        ("As an AI language model, I think green is fine.", 1, 0),
+        ("I'm just an AI assistant. I do not have emotions.", 1, 1),
+        ("I don't have personal opinions.", 0, 1),
+        ("I don't have feelings or opinions about that.", 0, 1),
+        ("AI is a field of study; I like it as a subject.", 0, 0),
+        ("She does not have emotions, and I do not have a car.", 0, 0),
+    ],
+)
+def test_self_reference_is_seen(content: str, mentions: int, feelings: int) -> None:
+    """A reply that speaks of itself as a model, or denies feelings (UltraChat 200k's refinement), is counted."""
+    assert (reply(content)["ai_mentions"], reply(content)["no_feelings"]) == (mentions, feelings)
+
+
+PARAGRAPH = "This is a line of prose that is well over eight words long and ends well.\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Maybe you could talk to them about the",
+        "There are many reasons for this, and",
+        "I would not do that to a friend. If you break the window, your mother will know that it is",
+        "Here you are:\n```python\nwith open('x') as f:\n    words = [",
+        PARAGRAPH * 8 + "The last line goes on like the others for a while and then it stops without any",
+    ],
+)
+def test_a_reply_cut_off_is_seen(content: str) -> None:
+    """A reply that ends on "the" or "and", in an open fence, or as the one unmarked line of many, is truncated."""
+    assert reply(content)["truncated_last"] is True
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Paris",
+        "42",
+        "That is all there is to say.",
+        "Vielen Dank und bis bald!",
+        "これで終わりです。",
+        "هذا كل شيء؟",
+        "Here you are:\n```sql\nSELECT * FROM users WHERE age > 30;\n```",
+        "SELECT name, age FROM users WHERE city = 'Rome' ORDER BY age DESC;",
+        "- buy milk\n- feed the cat that lives in the house next door and\n- 3. sleep",
+        "You can read all about it on their page: https://example.org/a/b/c",
+        "Roses are red in the early morning light\n" * 20,
+        "Kind regards,\nThe whole team of the little shop around the corner",
+        "sure thing lets do that tomorrow then im free all day",
+        "He said: “That is all there is.”",
+        "do what you want to",
+        "A block of code begins with ``` at the start of a line, and ends likewise.",
+        "Well. I have to go now, it was a fine evening and I hope that you had somebody to chat with",
+        PARAGRAPH * 8 + "Read more at the page of the society for the old trees of the town #trees",
+    ],
+)
+def test_a_finished_reply_is_not_truncated(content: str) -> None:
+    """Code, lists, addresses, verse, other scripts' end marks, and people who set no marks are left alone."""
+    assert reply(content)["truncated_last"] is False
+
+
+def test_truncation_is_unknown_without_a_last_reply() -> None:
+    """Where the user speaks last, or the last message is empty, nothing is said of truncation."""
+    found = measure([("user", "and the")], [("user", "Hi"), ("assistant", " ")], [])
+    assert [row["truncated_last"] for row in found] == [None, None, None]
+
+
+def test_an_echo_is_seen() -> None:
+    """A reply that equals the user's turn but for case and punctuation is an echo; a short one is not."""
+    long = [("user", "What is the best way to go?"), ("assistant", "what is the best way to go")]
+    short = [("user", "Hello there!"), ("assistant", "Hello there")]
+    assert [row["echoes"] for row in measure(long, short)] == [1, 0]
+
+
+def test_code_is_measured_fenced_and_plain() -> None:
+    """Fenced code counts in both shares, code without a fence in one, prose in none."""
+    fenced, plain, prose = measure(
+        [("assistant", "```python\nprint(1)\n```")],
+        [("assistant", "import os\nfor x in range(3):\n    print(x)")],
+        [("assistant", "I like the sea. It is blue, and wide.")],
+    )
+    assert (fenced["code_share"], fenced["fenced_share"]) == (1.0, 1.0)
+    assert (plain["code_share"] > 0.9, plain["fenced_share"]) == (True, 0.0)
+    assert (prose["code_share"], prose["fenced_share"]) == (0.0, 0.0)
+
+
+def test_the_same_parameters_give_the_same_identity() -> None:
+    """Two stages of the same parameters name the same measurement."""
+    assert Heuristics().digest() == Heuristics().digest()
+
+
+def test_every_signal_is_documented() -> None:
+    """The docstring, which users read for names to type in rules, names every signal."""
+    documented = re.sub(
+        r"dup_5gram \.\.\. dup_10gram", ", ".join(f"dup_{n}gram" for n in range(5, 11)), Heuristics.__doc__ or ""
+    )
+    names = set(re.findall(r"\w+", documented))
+    assert set(Heuristics.writes) <= names

@@ -1,0 +1,273 @@
+"""The perplexity stage: what it says of a conversation, where that stands in the corpus, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.ngram import lmplz, train
+from stages.ppl import Perplexity
+from stages.ppl.lines import halves, tokenise
+from stages.ppl.place import place
+from stages.ppl.score import load
+from stages.stage import RAW, MissingModelError, StageParameterError
+from tests.stages.test_ngram_lmplz import TEXT
+
+Chat = Sequence[tuple[str, str]]
+
+
+def raw(chats: Sequence[Chat]) -> pl.DataFrame:
+    """What a raw shard holds, as far as this stage reads it."""
+    messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
+    texts = ["\n".join(content for _, content in chat) for chat in chats]
+    ids = [f"c-{i}" for i in range(len(chats))]
+    schema = pl.Schema({name: RAW[name] for name in ("id", "text", "messages", "source")})
+    return pl.DataFrame(
+        {"id": ids, "text": texts, "messages": messages, "source": ["test"] * len(chats)}, schema=schema
+    )
+
+
+def shards(folder: Path, chats: Sequence[Chat], rows: int = 50) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    frame, paths = raw(chats), []
+    for start in range(0, max(len(chats), 1), rows):
+        paths.append(folder / f"{start:05d}.parquet")
+        frame[start : start + rows].write_parquet(paths[-1])
+    return paths
+
+
+def chats(n: int) -> list[Chat]:
+    """Conversations of the test's own lines, no two alike."""
+    choose = random.Random(7)
+    return [[("user", choose.choice(TEXT)), ("assistant", "\n".join(choose.sample(TEXT, 2)))] for _ in range(n)]
+
+
+def run(folder: Path, paths: Sequence[Path], stage: Perplexity) -> pl.DataFrame:
+    """Fit, measure and merge, as a run does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stage.fit(paths, folder)
+    measure, measured = stage.open(folder), []
+    for path in paths:
+        shard = pl.read_parquet(path)
+        measured.append(folder / path.name)
+        shard.select("id").hstack(measure(shard.select(stage.reads))).write_parquet(measured[-1])
+    stage.merge(paths, measured, folder)
+    frames = [pl.read_parquet(p).hstack(pl.read_parquet(folder / "merged" / p.name).drop("id")) for p in measured]
+    return pl.concat(frames)
+
+
+def test_perplexity_is_per_token_with_line_ends_counted(tmp_path: Path) -> None:
+    """As computed by hand from the library's scores: all lines, each role's, and the worst message that is long."""
+    path = train([pl.Series(TEXT)], tmp_path / "model.arpa").path
+    score = load(path)
+    stage = Perplexity(model=str(path), turn_tokens=4)
+    chat = [
+        ("system", "The gate!"),
+        ("user", "Where does the ROAD go?\n\nA cup of water."),
+        ("assistant", "the sea"),
+        ("user", "quite unheard of words here"),
+    ]
+    got = stage.open(tmp_path)(raw([chat]).select(stage.reads)).row(0, named=True)
+    lines = [
+        ["the gate !"],
+        ["where does the road go ?", "a cup of water ."],
+        ["the sea"],
+        ["quite unheard of words here"],
+    ]
+    scores = [sum(score(line) for line in turn) for turn in lines]
+    tokens = [sum(len(line.split()) + 1 for line in turn) for turn in lines]
+    assert tokens == [4, 13, 3, 6]
+    assert got["ppl_tokens"] == 26
+    assert got["ppl"] == pytest.approx(10 ** (-sum(scores) / 26), rel=1e-6)
+    assert got["ppl_user"] == pytest.approx(10 ** (-(scores[1] + scores[3]) / 19), rel=1e-6)
+    assert got["ppl_assistant"] == pytest.approx(10 ** (-scores[2] / 3), rel=1e-6)
+    assert got["ppl_worst_turn"] == pytest.approx(10 ** (-scores[3] / 6), rel=1e-6)
+    assert (got["ppl_worst_role"], got["ppl_worst_index"]) == ("user", 3)
+
+
+def test_nothing_to_score_is_null(tmp_path: Path) -> None:
+    """No messages, empty ones and ones of control characters: null everywhere, and the row stays in its place."""
+    path = train([pl.Series(TEXT)], tmp_path / "model.arpa").path
+    stage = Perplexity(model=str(path))
+    frame = raw([[], [("user", ""), ("assistant", " \n\0\t\n")], [("user", "the sea")]])
+    got = stage.open(tmp_path)(frame.select(stage.reads))
+    assert got.select(pl.all().is_null().all(ignore_nulls=False)).height == 1
+    assert got[:2].null_count().sum_horizontal().item() == 2 * got.width
+    assert got["ppl"][2] > 1
+
+
+def test_a_conversation_is_scored_by_the_model_that_never_saw_it(tmp_path: Path) -> None:
+    """Its perplexity is that of a model trained on the other half alone."""
+    made = chats(60)
+    got = run(tmp_path / "fit", shards(tmp_path / "raw", made), Perplexity())
+    frame = raw(made)
+    side = halves(frame["text"])
+    for half in (0, 1):
+        other = frame.filter(side != half)["messages"].explode().struct.field("content")
+        path = train([tokenise(other)["line"]], tmp_path / f"{half}.arpa").path
+        alone = Perplexity(model=str(path)).open(tmp_path)(frame.filter(side == half).select("text", "messages"))
+        assert got.filter(side == half)["ppl"].to_list() == alone["ppl"].to_list()
+
+
+@given(st.text(alphabet="abc XY.,!?\n0123456789-", min_size=1), st.sampled_from([" ", "\n", "!", "  ,"]))
+def test_trivial_variants_are_never_in_different_halves(text: str, extra: str) -> None:
+    """Another case, spaces, punctuation or other digits do not move a text to the other half."""
+    if not any(c.isalnum() for c in text):
+        return
+    digits = text.translate(str.maketrans("0123456789", "9876543210"))
+    variants = pl.Series([text, text.upper(), extra + text + extra, text.replace(" ", extra), digits])
+    assert halves(variants).n_unique() == 1
+
+
+def test_halves_are_even_and_never_move() -> None:
+    """About half of different texts each; these ones stay where they are for ever, or old runs are not reproduced."""
+    side = halves(pl.Series([f"text number {'abcdefghij'[i % 10] * (i // 10 + 1)}" for i in range(2000)]))
+    assert 0.45 < float(side.mean() or 0) < 0.55  # type: ignore[arg-type]
+    assert halves(pl.Series(["the miller", "the road", "a pear", "", "?!"])).to_list() == [1, 1, 0, 0, 0]
+
+
+def test_tokens_are_lower_case_words_and_marks_with_digits_as_zero() -> None:
+    """Contractions split at the mark; scripts without spaces are taken letter by letter; lines are kept apart."""
+    text = pl.Series(["Don't pay $12.50!\r\n\n  OK…", "他们说 hi", "", "\0 \x07"])
+    got = tokenise(text)
+    assert got["line"].to_list() == ["don ' t pay $ 00 . 00 !", "ok …", "他 们 说 hi"]
+    assert got["at"].to_list() == [0, 0, 1]
+    assert got["n"].to_list() == [10, 3, 5]
+
+
+def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
+    """Models are the same to the byte for the same conversations in the same order, cut into any shards.
+
+    What a training that was killed left behind is gone.
+    """
+    made = chats(60)
+    for name, rows in (("a", 7), ("b", 60)):
+        (tmp_path / name / ".half0.arpa.1.scratch").mkdir(parents=True)
+        Perplexity().fit(shards(tmp_path / f"raw-{name}", made, rows), tmp_path / name)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["fitted.json", "half0.arpa", "half1.arpa", "models.json"]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+
+
+def test_tiny_corpora_work(tmp_path: Path) -> None:
+    """One conversation has no other half to be scored by: null. Two in different halves score each other."""
+    one = run(tmp_path / "one", shards(tmp_path / "r1", [[("user", "the sea")]]), Perplexity())
+    assert one["ppl"].to_list() == [None]
+    assert one["ppl_bucket"].to_list() == [None]
+    none = run(tmp_path / "none", shards(tmp_path / "r0", []), Perplexity())
+    assert none.height == 0
+    texts = [f"word {'x' * i}" for i in range(20)]
+    side = halves(pl.Series(texts)).to_list()
+    pair: list[Chat] = [[("user", texts[side.index(half)])] for half in (0, 1)]
+    two = run(tmp_path / "two", shards(tmp_path / "r2", pair), Perplexity())
+    assert two["ppl"].null_count() == 0
+    said = json.loads((tmp_path / "two" / "models.json").read_text())
+    assert said["half0"]["fallback"]
+
+
+def test_percentiles_share_ties_and_part_the_corpus_as_ccnet() -> None:
+    """Equal perplexities have their mean rank; below 30 is head, below 60 middle; null stays null."""
+    got = place(
+        pl.DataFrame({"ppl": [4.0, 1.0, None, 2.0, 2.0], "ppl_tokens": [1, 1, None, 1, 1], "source": ["s"] * 5})
+    )
+    assert got["ppl_percentile"].to_list() == [87.5, 12.5, None, 50.0, 50.0]
+    assert got["ppl_bucket"].to_list() == ["tail", "head", None, "middle", "middle"]
+    assert got["ppl_z"].to_list() == [None] * 5
+
+
+def test_z_finds_junk_and_leaves_a_clean_corpus_alone() -> None:
+    """Of normal ln ppl whose spread shrinks with length hardly any |z| is above 4; e^6 times the median is above."""
+    choose = random.Random(3)
+    lengths = [choose.randint(5, 2000) for _ in range(4000)]
+    clean = [math.exp(choose.gauss(4, 2 / math.sqrt(math.log(n)))) for n in lengths]
+    z = place(pl.DataFrame({"ppl": clean, "ppl_tokens": lengths, "source": ["a"] * 4000}))["ppl_z"]
+    assert z.abs().gt(4).sum() <= 4
+    assert z.std() == pytest.approx(1, abs=0.1)
+    junk = pl.DataFrame({"ppl": [*clean, *[math.exp(10)] * 40], "ppl_tokens": lengths + lengths[:40]})
+    assert place(junk.with_columns(source=pl.lit("a")))["ppl_z"][-40:].min() > 4  # type: ignore[operator]
+
+
+def test_sources_are_compared_each_with_itself() -> None:
+    """A source that is harder throughout has no outlier for that; small ones are pooled, too few of them are null."""
+    choose = random.Random(5)
+    ppl = [math.exp(choose.gauss(mean, 0.5)) for mean in (2, 6) for _ in range(300)] + [50.0] * 80
+    source = ["easy"] * 300 + ["hard"] * 300 + ["few"] * 50 + ["fewer"] * 30
+    frame = pl.DataFrame({"ppl": ppl, "ppl_tokens": [50] * 680, "source": source})
+    z = place(frame)["ppl_z"]
+    assert [z[:300].median(), z[300:600].median()] == pytest.approx([0, 0], abs=0.01)
+    assert [z[:300].std(), z[300:600].std()] == pytest.approx([1, 1], abs=0.25)
+    assert z[600:].null_count() == 80
+    pooled = place(pl.concat([frame, frame.tail(30).with_columns(source=pl.lit("third"))]))["ppl_z"]
+    assert pooled[600:].to_list() == [0.0] * 110
+
+
+def test_a_reference_corpus_of_any_shape_gives_the_same_model(tmp_path: Path) -> None:
+    """Plain text, JSONL and Parquet with text or messages; what it holds is part of the stage's identity."""
+    frame = pl.DataFrame({"text": TEXT})
+    messages = raw([[("user", line)] for line in TEXT]).select("messages")
+    (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
+    frame.write_ndjson(tmp_path / "b.jsonl")
+    frame.write_parquet(tmp_path / "c.parquet")
+    messages.write_parquet(tmp_path / "d.parquet")
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress((tmp_path / "b.jsonl").read_bytes()))
+    paths = shards(tmp_path / "raw", chats(5))
+    models = set()
+    for name in ("a.txt", "b.jsonl", "c.parquet", "d.parquet", "e.jsonl.gz"):
+        got = run(tmp_path / name.replace(".", "-"), paths, Perplexity(reference=str(tmp_path / name)))
+        assert got["ppl"].null_count() == 0
+        models.add((tmp_path / name.replace(".", "-") / "reference.arpa").read_bytes())
+    assert len(models) == 1
+    stage = Perplexity(reference=str(tmp_path / "a.txt"))
+    before = stage.digest()
+    (tmp_path / "a.txt").write_text("other")
+    assert stage.digest() != before
+
+
+def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    """No such model or reference, a file that is no model, two sources at once, a reference without a text column."""
+    with pytest.raises(MissingModelError, match=r"nowhere\.arpa.*leave it out"):
+        Perplexity(model="nowhere.arpa").models()
+    with pytest.raises(MissingModelError, match="no reference corpus at 'nowhere'"):
+        Perplexity(reference="nowhere").models()
+    with pytest.raises(StageParameterError, match="both given"):
+        Perplexity(model="a", reference="b")
+    with pytest.raises(StageParameterError, match="prune"):
+        Perplexity(prune=(0, 2, 1))
+    (tmp_path / "bad.arpa").write_text("this is no model")
+    with pytest.raises(MissingModelError, match="cannot be loaded"):
+        Perplexity(model=str(tmp_path / "bad.arpa")).open(tmp_path)
+    pl.DataFrame({"body": ["x"]}).write_parquet(tmp_path / "e.parquet")
+    with pytest.raises(StageParameterError, match="body"):
+        Perplexity(reference=str(tmp_path / "e.parquet")).fit([], tmp_path)
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(StageParameterError, match=r"broken\.parquet.*cannot be read"):
+        Perplexity(reference=str(tmp_path / "broken.parquet")).fit([], tmp_path)
+    (tmp_path / "f.txt").write_text("\n")
+    with pytest.raises(StageParameterError, match="no text"):
+        Perplexity(reference=str(tmp_path / "f.txt")).fit([], tmp_path)
+
+
+def test_lmplz_is_used_where_it_is_and_a_broken_one_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its executable is part of the identity; where it fails our trainer takes over and `models.json` tells."""
+    before = Perplexity().digest()
+    broken = tmp_path / "lmplz"
+    broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(lmplz, "find", lambda: broken)
+    assert Perplexity().digest() != before
+    got = run(tmp_path / "fit", shards(tmp_path / "raw", chats(40)), Perplexity())
+    assert got["ppl"].null_count() == 0
+    said = json.loads((tmp_path / "fit" / "models.json").read_text())
+    assert said["half0"]["engine"] == "columns"
+    assert "out of luck" in said["half0"]["lmplz"]

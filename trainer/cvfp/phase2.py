@@ -1,0 +1,289 @@
+"""Phase 2: next-token training of the token block and, where untied, the head, over the frozen block's contexts.
+
+Inputs are ids x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Two ways to get the contexts:
+
+- cached (the original's last state): the embedding and its norm stand still, so contexts are constants. They are
+  scanned once for the whole training and kept, on disk where they are large.
+- live (the user's experiments): the embedding norm learns as well, through the token block's current token alone; the
+  frozen context block sees its slow change, so contexts are scanned anew batch by batch, carried over from the batch
+  before, and the validation stream after every epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer import TrainerError
+from trainer.cvfp.contexts import Contexts
+from trainer.cvfp.head import cross_entropy, score
+from trainer.cvfp.model import Network
+from trainer.cvfp.phase1 import NotFiniteError
+from trainer.cvfp.scan import Scanner, Tape, inputs
+from trainer.cvfp.settings import Phase2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network says of a stream: [N - 1] nats of each target (float32), and which were the likeliest."""
+
+    nats: Tensor
+    right: Tensor
+
+    @property
+    def loss(self) -> float:
+        """Mean nats a token."""
+        return float(self.nats.double().mean())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of targets that had the largest logit."""
+        return float(self.right.double().mean())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the token-weighted mean loss of the batches since the one before, and what validation says.
+
+    `seconds` are those of the batches alone.
+    """
+
+    number: int
+    step: int
+    train_loss: float
+    loss: float
+    accuracy: float
+    best: bool
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """The line in the metrics."""
+        return {
+            "phase": 2,
+            "evaluation": self.number,
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "validation_loss": self.loss,
+            "validation_accuracy": self.accuracy,
+            "best": self.best,
+        }
+
+
+@dataclass
+class State:
+    """Where phase 2 stands after an evaluation: enough to go on bit for bit."""
+
+    optimiser: torch.optim.Optimizer
+    generator: torch.Generator
+    seed: int
+    step: int = 0
+    evaluations: int = 0
+    best: float = math.inf
+    best_evaluation: int = 0
+    worse: int = 0  # evaluations since the best one
+    weights: dict[str, Tensor] = field(default_factory=dict)  # of the best evaluation, where they are restored
+    scores: Scores | None = None  # of the best evaluation
+
+    def over(self, settings: Phase2, rows: int) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= settings.total(rows) or 0 < settings.patience <= self.worse
+
+
+def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
+    """Names and tensors that phase 2 trains; all others are frozen.
+
+    Raises:
+        TrainerError: the embedding would be trained under contexts that are constants.
+    """
+    parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
+    if settings.live:
+        parts.append(("embed_norm", network.embed_norm))
+    if settings.train_embedding:
+        if network.own_embedding is None and not settings.live:
+            raise TrainerError("cached contexts are constants: train_embedding needs own_embedding, or live contexts")
+        parts.append(("embedding" if network.own_embedding is None else "own_embedding", network.token_embedding))
+    return {f"{name}.{key}": p for name, part in parts if part is not None for key, p in part.named_parameters()}
+
+
+def begin(network: Network, settings: Phase2, seed: int) -> State:
+    """The state before the first step; gradients are switched on for what is trained and off for the rest."""
+    chosen = trained(network, settings)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    device = next(network.parameters()).device
+    return State(optimiser(list(chosen.values()), settings), torch.Generator(device=device).manual_seed(seed), seed)
+
+
+def optimiser(chosen: list[nn.Parameter], settings: Phase2) -> torch.optim.Optimizer:
+    """AdamW over these parameters; only matrices decay."""
+    groups = [
+        {"params": [p for p in chosen if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in chosen if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.rate, fused=True)
+
+
+def run(  # noqa: PLR0917  a network, its data, how far it is
+    network: Network,
+    tape: Tape,
+    validation: Tape,
+    settings: Phase2,
+    state: State,
+    contexts: tuple[Contexts, Contexts] | None,
+    tell: Callable[[Evaluation, State], None],
+) -> None:
+    """All steps that are left.
+
+    Args:
+        network: trained in place; at the end it holds the best weights, where `settings.restore` says so.
+        tape: the training stream.
+        validation: what chooses the weights, and nothing else.
+        settings: of the phase.
+        state: after the last evaluation; changed in place.
+        contexts: of both streams; None with `settings.live`.
+        tell: called after each evaluation.
+
+    Raises:
+        NotFiniteError: a loss is NaN or infinite.
+    """
+    rows = len(tape) - 1
+    while not state.over(settings, rows):
+        until, began = next(step for step in settings.evaluated(rows) if step > state.step), time.perf_counter()
+        steps = (
+            _live(network, tape, settings) if contexts is None else _cached(network, tape, settings, state, contexts[0])
+        )
+        loss = _train(network, settings, state, steps, (until, settings.total(rows)))
+        seconds = time.perf_counter() - began
+        scores = evaluate(network, validation, contexts and contexts[1])
+        if not math.isfinite(scores.loss):
+            raise NotFiniteError(f"phase 2, after step {state.step}: the loss on validation is {scores.loss}")
+        judge(settings, state, scores, network)
+        best = state.worse == 0
+        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, seconds), state)
+    if settings.restore and state.weights:
+        network.load_state_dict(state.weights, strict=False)
+
+
+def _train(
+    network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], ends: tuple[int, int]
+) -> float:
+    """Steps up to the first of `ends`, the second being the last of all; the token-weighted mean of their losses.
+
+    Nothing waits for the device in here.
+
+    Raises:
+        NotFiniteError: a loss is NaN or infinite; the message names the first step that had one.
+    """
+    until, total = ends
+    begun = state.step
+    chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
+    summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
+    finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
+    weight, bias = network.output
+    for z, targets in steps:
+        loss = cross_entropy(
+            drop(z, settings, state.generator), weight, bias, targets, getattr(torch, settings.precision)
+        )
+        state.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(chosen, settings.clip)
+        for group in state.optimiser.param_groups:
+            group["lr"] = settings.rate_at(state.step, total)
+        state.optimiser.step()
+        finite &= torch.isfinite(loss.detach())
+        good += finite
+        summed += loss.detach().double() * len(targets)
+        seen += len(targets)
+        state.step += 1
+        if state.step == until:
+            break
+    if not finite:
+        raise NotFiniteError(f"phase 2, step {begun + int(good) + 1}: the loss is not a finite number")
+    return float(summed) / seen
+
+
+def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
+    """Dropout of the token block's output, in training."""
+    if not settings.dropout:
+        return z
+    kept = torch.empty_like(z).bernoulli_(1 - settings.dropout, generator=generator)
+    return z * kept / (1 - settings.dropout)
+
+
+def _cached(
+    network: Network, tape: Tape, settings: Phase2, state: State, contexts: Contexts
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """z^L and targets of one batch after the other, from the step where the state stands."""
+    rows = len(tape) - 1
+    while True:
+        epoch, done = divmod(state.step, settings.per_epoch(rows))
+        order = None
+        if settings.shuffle:
+            generator = torch.Generator().manual_seed((state.seed << 20) + epoch)
+            order = torch.randperm(rows, generator=generator).to(tape.ids.device)
+        for a in range(done * settings.batch, rows, settings.batch):
+            b = min(a + settings.batch, rows)
+            at = tape.span(a, b) if order is None else order[a:b]
+            states = contexts.rows(a, b) if order is None else contexts.picked(at)
+            with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                z = network.token(states, inputs(network, tape, at, network.token_embedding))
+            yield z.float(), tape.ids[at + 1]
+
+
+def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same with contexts that follow the embedding norm: scanned batch by batch, carried along the epoch."""
+    rows, n = len(tape) - 1, network.shape.inputs
+    scanner = Scanner(network)
+    while True:
+        c = torch.zeros(network.shape.context, device=tape.ids.device)
+        behind = torch.zeros(n - 1, network.shape.embedding, device=tape.ids.device)
+        for a in range(0, rows, settings.batch):
+            b = min(a + settings.batch, rows)
+            at = tape.span(a, b)
+            e = network.normed(network.token_embedding(tape.ids[at]))
+            known = torch.cat((behind, e.detach()))  # the past keeps the value that it had when it was current
+            age = tape.age(at)
+            past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
+            u = torch.cat([*past, e], dim=1)
+            states = scanner.step(c, u.detach(), tape.fresh(a, b))
+            c, behind = states[-1][-1].clone(), known[len(known) - n + 1 :]
+            yield network.token(states, u), tape.ids[at + 1]
+
+
+@torch.no_grad()
+def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> Scores:
+    """Nats and hits of every target of a stream, from c = 0.
+
+    Args:
+        network: as it is.
+        tape: [N] tokens; N - 1 targets.
+        contexts: of this stream, where they are known; else it is scanned.
+    """
+    rows = len(tape) - 1
+    nats = torch.empty(rows, device=tape.ids.device)
+    right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)
+    weight, bias = network.output
+    chunks = Scanner(network).along(tape) if contexts is None else contexts.chunks()
+    for a, end, states in chunks:
+        b = min(end, rows)
+        at = tape.span(a, b)
+        z = network.token([each[: b - a] for each in states], inputs(network, tape, at, network.token_embedding))
+        nats[a:b], right[a:b] = score(z, weight, bias, tape.ids[at + 1])
+    return Scores(nats, right)
+
+
+def judge(settings: Phase2, state: State, scores: Scores, network: Network | None = None) -> None:
+    """Count the evaluation; keep its scores, and the network's weights, where it is the best so far."""
+    state.evaluations += 1
+    if scores.loss < state.best:
+        state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
+        if settings.restore and network is not None:
+            state.weights = {name: p.detach().clone() for name, p in trained(network, settings).items()}
+    else:
+        state.worse += 1

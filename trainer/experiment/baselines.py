@@ -1,0 +1,108 @@
+"""Baselines on the same split: what a network must beat to be worth its training."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages import ngram
+from trainer.prepare.streams import Stream
+from trainer.presets import Preset
+
+if TYPE_CHECKING:
+    from trainer.experiment.training import Data
+
+Nats = NDArray[np.float64]
+LINES = 1 << 12
+"""Conversations that are written as text at a time."""
+
+
+def unigram(train: Stream, test: Stream, size: int) -> Nats:
+    """Nats of each target under the frequencies of the training ids, one added to each (Laplace): [N - 1]."""
+    counts = np.bincount(train.ids, minlength=size).astype(np.float64) + 1
+    nats: Nats = -np.log(counts / counts.sum())[test.ids[1:]]
+    return nats
+
+
+def kneser_ney(train: Stream, test: Stream, size: int, *, order: int = 5) -> Nats:
+    """Nats of each target under an interpolated modified Kneser-Ney model of the ids: [N - 1].
+
+    A conversation is a sentence, so that the end-of-text token is the sentence's end and its start. The lowest order is
+    interpolated with the uniform distribution over the vocabulary, so that ids never seen have their share and the
+    model sums to one over the same ids as the networks. Chen and Goodman (1998).
+
+    Args:
+        train: what counts are of.
+        test: what is scored.
+        size: V.
+        order: ids in the longest n-gram.
+    """
+    import kenlm
+
+    with tempfile.TemporaryDirectory(prefix="refine-ngram-") as folder:
+        path = Path(folder) / "model.arpa"
+        types = size if train.separated else size + 1  # the sentence's end is an id, or one more event
+        ngram.train(_sentences(train), path, order=order, prune=(0,), types=types)
+        settings = kenlm.Config()
+        settings.show_progress = False
+        settings.arpa_complain = kenlm.ARPALoadComplain.NONE
+        model = kenlm.Model(str(path), settings)
+        found = [_scored(model, ids, whole=whole) for ids, whole in _conversations(test)]
+    nats = np.concatenate(found)
+    return nats if test.separated else nats[1:]  # the first id of all is no target
+
+
+def _scored(model: object, ids: NDArray[np.int32], *, whole: bool) -> Nats:
+    scores = list(model.full_scores(" ".join(map(str, ids)), bos=True, eos=True))  # type: ignore[attr-defined]
+    return np.array([score for score, _, _ in (scores if whole else scores[:-1])]) * -math.log(10)
+
+
+def _conversations(stream: Stream) -> Iterator[tuple[NDArray[np.int32], bool]]:
+    """The ids of each conversation, and whether its end is a target; kenlm scores one sentence at a time."""
+    first = int(stream.separated)
+    lengths = stream.lengths()
+    for k, (start, length) in enumerate(zip(stream.starts, lengths, strict=True)):
+        whole = stream.separated and (k < len(stream) - 1 or stream.whole())
+        yield stream.ids[start + first : start + first + length], whole
+
+
+def _sentences(stream: Stream) -> Iterator[pl.Series]:
+    """Conversations as text, ids in decimals."""
+    first = int(stream.separated)
+    lengths = stream.lengths()
+    for a in range(0, len(stream), LINES):
+        rows = slice(a, a + LINES)
+        texts = [
+            " ".join(map(str, stream.ids[s + first : s + first + n]))
+            for s, n in zip(stream.starts[rows], lengths[rows], strict=True)
+        ]
+        yield pl.Series("line", texts, pl.String())
+
+
+def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArray[np.bool_], dict[str, Any]]:
+    """Nats and hits of each target under a GRU of the network's size, trained with phase 2's settings; and a record.
+
+    Returns:
+        [N - 1], [N - 1], and hidden width, steps and the best evaluation.
+    """
+    import torch
+
+    from trainer.cvfp.model import Network
+    from trainer.experiment import gru as recurrent
+    from trainer.experiment.training import tape
+
+    network = Network(preset.sized(len(data.embeddings)).shape, seed)
+    network.set_embedding(torch.from_numpy(data.embeddings))
+    train, validation, test = (tape(each, device, reset=False) for each in (data.train, data.validation, data.test))
+    model, state = recurrent.train(network, train, validation, preset.phase2.sized(len(train)), seed)
+    scores = recurrent.evaluate(model, test)
+    said = {"hidden": model.width, "steps": state.step, "evaluations": state.evaluations}
+    said["best_evaluation"] = state.best_evaluation
+    return scores.nats.cpu().numpy().astype(np.float64), scores.right.cpu().numpy(), said

@@ -1,0 +1,138 @@
+"""The recurrent baseline: one GRU of about the same size, between the same embeddings and the same kind of head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from trainer.cvfp.head import cross_entropy, score
+from trainer.cvfp.model import Network
+from trainer.cvfp.phase1 import NotFiniteError
+from trainer.cvfp.phase2 import Scores, State, drop, judge, optimiser
+from trainer.cvfp.scan import Tape
+from trainer.cvfp.settings import Phase2
+
+LANES = 8
+"""Parts of the stream that are read side by side; a step's tokens are spread over them."""
+
+
+def hidden(blocks: int, width: int) -> int:
+    """H such that a GRU of E inputs and a projection back to E have as many scalars as both blocks.
+
+    They have 3 H^2 + (4E + 6) H + E.
+    """
+    half = (4 * width + 6) / 6
+    return max(round(math.sqrt(half * half + (blocks - width) / 3) - half), 1)
+
+
+class Recurrent(nn.Module):
+    """Embedding (frozen, normed) -> GRU -> projection -> norm -> head.
+
+    Args:
+        network: whose embedding, norm and head it has copies of, and whose size it matches.
+        seed: of its weights.
+    """
+
+    def __init__(self, network: Network, seed: int) -> None:
+        super().__init__()
+        shape, counts = network.shape, network.parameter_counts()
+        self.width = hidden(counts["context_block"] + counts["token_block"], shape.embedding)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.cell = nn.GRU(shape.embedding, self.width, batch_first=True)
+            self.project = nn.Linear(self.width, shape.embedding)
+        self.norm = nn.LayerNorm(shape.embedding)
+        self.embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            network.token_embedding.weight.detach().clone()
+        )
+        self.head = None if shape.tied else nn.Linear(shape.embedding, shape.vocabulary)
+        if self.head is not None:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    @property
+    def output(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, E] and bias [V] of the head."""
+        return (self.embedding.weight, None) if self.head is None else (self.head.weight, self.head.bias)
+
+    def forward(self, ids: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[lanes, rows] ids -> [lanes, rows, E], and the state after them."""
+        e = nn.functional.layer_norm(self.embedding(ids), (self.embedding.embedding_dim,))
+        out, state = self.cell(e, state)
+        return self.norm(self.project(out)), state
+
+    def trained(self) -> list[nn.Parameter]:
+        """What learns."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed: int) -> tuple[Recurrent, State]:
+    """Train with phase 2's settings: as many tokens a step, as many steps, the best weights by validation.
+
+    The stream is cut into lanes that are read side by side; the state is carried along each and truncated in time at a
+    step. Conversations are told apart by the end-of-text token, as a recurrent network learns it.
+
+    Raises:
+        NotFiniteError: training met NaN or infinity.
+    """
+    model = Recurrent(network, seed).to(tape.ids.device)
+    state = State(optimiser(model.trained(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed)
+    lanes = _lanes(tape.ids, settings.batch)
+    rows = (lanes.shape[1] - 1) * lanes.shape[0]
+    best: dict[str, Tensor] = {}
+    steps = _steps(lanes, settings.batch)
+    before: Tensor | None = None
+    while not state.over(settings, rows):
+        until = next(step for step in settings.evaluated(rows) if step > state.step)
+        while state.step < until:
+            first, ids, targets = next(steps)
+            z, before = model(ids, None if first else before)
+            before = before.detach()
+            z = drop(z.reshape(-1, z.shape[-1]), settings, state.generator)
+            cross_entropy(z, *model.output, targets.reshape(-1)).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.trained(), settings.clip)
+            for group in state.optimiser.param_groups:
+                group["lr"] = settings.rate_at(state.step, settings.total(rows))
+            state.optimiser.step()
+            state.optimiser.zero_grad()
+            state.step += 1
+        scores = evaluate(model, validation)
+        if not math.isfinite(scores.loss):
+            raise NotFiniteError(f"the GRU baseline, step {state.step}: the validation loss is {scores.loss}")
+        judge(settings, state, scores)
+        if state.worse == 0:
+            best = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    model.load_state_dict(best)
+    return model, state
+
+
+def _lanes(ids: Tensor, batch: int) -> Tensor:
+    """The stream in equal lanes, what is left over at the end dropped; fewer lanes where it is short: [lanes, rows]."""
+    lanes = max(min(LANES, batch, len(ids) // 64), 1)
+    rows = len(ids) // lanes
+    return ids[: lanes * rows].view(lanes, rows)
+
+
+def _steps(lanes: Tensor, batch: int) -> Iterator[tuple[bool, Tensor, Tensor]]:
+    """Inputs and targets of one step after the other, epoch after epoch; whether it is the first of its epoch."""
+    window = max(batch // len(lanes), 1)
+    while True:
+        for a in range(0, lanes.shape[1] - 1, window):
+            b = min(a + window, lanes.shape[1] - 1)
+            yield a == 0, lanes[:, a:b], lanes[:, a + 1 : b + 1]
+
+
+@torch.no_grad()
+def evaluate(model: Recurrent, tape: Tape, window: int = 4096) -> Scores:
+    """Nats and hits of every target of a stream, read from its beginning in one lane."""
+    nats, right, state = [], [], None
+    for a in range(0, len(tape) - 1, window):
+        b = min(a + window, len(tape) - 1)
+        z, state = model(tape.ids[None, a:b], state)
+        one, hit = score(z[0], *model.output, tape.ids[a + 1 : b + 1])
+        nats.append(one)
+        right.append(hit)
+    return Scores(torch.cat(nats), torch.cat(right))

@@ -1,0 +1,238 @@
+"""Data of several arms: one split of their union, one vocabulary, one table, fixed test sets, paired streams.
+
+An arm is a part of the union's conversations. All arms read the same prepared data and differ in the rows of the pool
+that they draw from, so that two arms whose budgets hold the same conversations are one training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trainer import TrainerError
+from trainer.experiment.jobs import Job, read, resampled, scores
+from trainer.prepare import prepared as preparing
+from trainer.prepare import split as splitting
+from trainer.prepare.choices import SCRATCH, Wanted
+from trainer.prepare.ppmi import Embeddings
+from trainer.prepare.prepared import Prepared
+from trainer.prepare.split import Split
+from trainer.prepare.streams import Stream, mixed
+from trainer.presets import Preset
+from trainer.scaling import Points
+
+Mask = NDArray[np.bool_]
+
+
+class ArmsError(TrainerError):
+    """Arms cannot be compared as asked; the message says what they hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Union:
+    """The conversations of all arms, each of them once.
+
+    Attributes:
+        frame: the columns "first" and "text", and what else there is; K rows.
+        keys: uint64 [K], no two alike: copies of a text are told apart by their number.
+        groups: int64 [K], near-duplicate clusters.
+        members: bool [K] by arm, which conversations it has.
+    """
+
+    frame: pl.DataFrame
+    keys: NDArray[np.uint64]
+    groups: NDArray[np.int64]
+    members: Mapping[str, Mask]
+
+    def whole(self) -> str | None:
+        """The arm that holds all others; None where none does."""
+        return next((name for name, mask in self.members.items() if mask.all()), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Arms:
+    """The prepared data of all arms; made by `prepare`.
+
+    Attributes:
+        common: what all share; its pool is that of the union.
+        split: of the union's rows.
+        pools: bool [pool] by arm.
+        tests: bool [test conversations] by arm: those of its own.
+        preset: sized for the vocabulary.
+    """
+
+    common: Prepared
+    split: Split
+    pools: Mapping[str, Mask]
+    tests: Mapping[str, Mask]
+    preset: Preset
+
+    def tokens(self, arm: str) -> int:
+        """Tokens of an arm's pool, the largest budget it serves."""
+        sizes = self.common.pool.lengths() + int(self.common.pool.separated)
+        return int(sizes[self.pools[arm]].sum()) + int(self.common.pool.separated)
+
+    def largest(self) -> int:
+        """The largest budget that all arms serve, in tokens."""
+        return min(self.tokens(arm) for arm in self.pools)
+
+    def jobs(self, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu") -> list[Job]:
+        """One training a budget; two arms' are the same job where their streams are.
+
+        Raises:
+            StreamError: the arm's pool is smaller than a budget.
+        """
+        rows = np.flatnonzero(self.pools[arm])
+        stream = replace(self.common, rows=rows).budget(self.preset, max(budgets), seed)
+        first = Job(kind, 0, seed, str(self.common.folder), "", self.preset, device, arm=_name(rows))
+        return [replace(first, budget=count, digest=self._digest(stream.prefix(count))) for count in budgets]
+
+    def _digest(self, stream: Stream) -> str:
+        """16 hex digits of all that a training sees."""
+        state = hashlib.blake2b(str(self.common.said["evaluated"]).encode(), digest_size=8)
+        for array in (stream.ids, stream.starts):
+            state.update(np.ascontiguousarray(array).tobytes())
+        return state.hexdigest()
+
+
+def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: Embeddings | None = None) -> Arms:
+    """Split the union and make the data of all arms in a folder, or load what lies there.
+
+    Args:
+        union: what is compared.
+        preset: which text, tokenizer and embeddings; both are made of the union of the arms' training pools.
+        wanted: what differs from it.
+        folder: of the data.
+        given: what `wanted.outside` found.
+
+    Raises:
+        ArmsError: the preset reports the set that chooses its weights, or an arm has nothing to train on.
+        SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
+    """
+    check(preset, wanted)
+    made = split(union, union.frame[preset.text.column], wanted)
+    common = preparing.prepare(union.frame, union.keys, union.groups, preset, wanted, folder, given, made)
+    common.said["evaluated"] = _evaluated(common)
+    arms = Arms(
+        common,
+        made,
+        {name: mask[made.pool] for name, mask in union.members.items()},
+        {name: mask[made.test] for name, mask in union.members.items()},
+        preset.sized(int(common.said["vocabulary"])),
+    )
+    for name, mask in arms.pools.items():
+        rows = np.flatnonzero(mask)
+        if not len(rows):
+            raise ArmsError(f"{name} has no conversation left to train on, after the split: take a larger corpus")
+        np.save(folder / f"{_name(rows)}.npy", rows)
+    return arms
+
+
+def check(preset: Preset, wanted: Wanted) -> None:
+    """Refuse what no comparison can be made with.
+
+    Raises:
+        ArmsError: the preset reports the set that chooses its weights, or each training would have its own embeddings.
+    """
+    if preset.validation is not None or not preset.shuffled:
+        raise ArmsError(
+            f"preset {preset.name} reports the set that chooses its weights, and a comparison needs a test set of its "
+            "own: take the preset house"
+        )
+    if (wanted.embeddings or preset.embeddings) == SCRATCH:
+        raise ArmsError(
+            f"a comparison takes one table of embeddings for both corpora, and {SCRATCH} makes one for each "
+            "training: take ppmi, which is made of both training pools"
+        )
+
+
+def split(union: Union, texts: pl.Series, wanted: Wanted) -> Split:
+    """Pool, validation and test set of the union, by its near-duplicate clusters.
+
+    Where one arm holds all others, its own split is that of the union, and the test set is drawn from it. Else each arm
+    has its test set drawn from its own conversations; a group that is drawn by either is on that side for both.
+
+    Raises:
+        SplitError: a corpus is too small.
+    """
+    guessed = (
+        texts.str.len_bytes().to_numpy().astype(np.int64) + preparing.BYTES_A_TOKEN - 1
+    ) // preparing.BYTES_A_TOKEN
+    whole = union.whole()
+    masks = [union.members[whole]] if whole else list(union.members.values())
+    drawn = [
+        splitting.split(
+            np.where(mask, guessed, 0),
+            union.groups,
+            union.keys,
+            test_tokens=wanted.test_tokens,
+            validation_tokens=max(wanted.validation_tokens // len(masks), 1),
+            seed=wanted.split_seed,
+        )
+        for mask in masks
+    ]
+    test = np.isin(union.groups, np.concatenate([union.groups[one.test] for one in drawn]))
+    choosing = np.isin(union.groups, np.concatenate([union.groups[one.validation] for one in drawn])) & ~test
+    there = guessed > 0
+    pool, selecting, tested = (np.flatnonzero(mask & there) for mask in (~test & ~choosing, choosing, test))
+    return Split(pool, selecting, tested, tuple(dict.fromkeys(note for one in drawn for note in one.notes)))
+
+
+def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Keys of which no two are alike: the n-th copy of one gets a key of its own, the first keeps its own.
+
+    Copies would else stand next to each other in every order, and a small budget would hold all of them or none.
+    """
+    number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key")).to_series().to_numpy()
+    copies = number > 0
+    made = keys.copy()
+    made[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
+    return made
+
+
+def scored(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
+    """What trainings reached on some of the test conversations.
+
+    Returns:
+        A row a training: kind, tokens, seed, nats, ppl, bits_per_byte.
+    """
+    size, targets = int(test.bytes[mask].sum()), 0
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        record, (each, counts) = read(folder), scores(folder)
+        nats, targets = float(each[mask].sum()), max(int(counts[mask].sum()), 1)
+        of = {key: record[key] for key in ("kind", "tokens", "seed")}
+        mean = nats / targets
+        rows.append(
+            {**of, "nats": mean, "ppl": float(np.exp(min(mean, 34.0))), "bits_per_byte": nats / np.log(2) / size}
+        )
+    return pl.DataFrame(rows)
+
+
+def points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
+    """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
+    frame = scored(folders, common.test, mask)
+    seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
+    moved = resampled(folders, common.clusters, rows=mask)
+    return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
+
+
+def _name(rows: NDArray[np.int64]) -> str:
+    return f"rows-{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}"
+
+
+def _evaluated(common: Prepared) -> str:
+    """16 hex digits of what all trainings share: both evaluated sets, vocabulary and embeddings."""
+    state = hashlib.blake2b(str(common.said["vocabulary"]).encode(), digest_size=8)
+    for stream in (common.validation, common.test):
+        for array in (stream.ids, stream.starts):
+            state.update(np.ascontiguousarray(array).tobytes())
+    state.update(b"" if common.table is None else np.ascontiguousarray(common.table).tobytes())
+    return state.hexdigest()

@@ -1,0 +1,110 @@
+"""How far a number would have come out elsewhere: with other seeds, and on another test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy import stats
+
+from trainer.scaling.points import Floats, ScalingError
+
+Interval = tuple[float, float]
+Part = tuple[float, float]
+"""A variance and its degrees of freedom."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantity:
+    """A number that comes from the points, linearised around its value, with what it would have been elsewhere.
+
+    `per_seed` [S]: from each seed alone. `around`: its variance and degrees of freedom from the scatter around the law,
+    used where there is one seed; None where nothing is left to scatter. `moved` [S, B]: from each seed on each resample
+    of the test conversations, or None.
+    """
+
+    value: float
+    per_seed: Floats
+    around: Part | None = None
+    moved: Floats | None = None
+
+    @property
+    def scatter(self) -> Part | None:
+        """Variance of the value over seeds; around the law where there is one seed; None where neither is known."""
+        seeds = len(self.per_seed)
+        return (float(self.per_seed.var(ddof=1)) / seeds, seeds - 1) if seeds > 1 else self.around
+
+    @property
+    def of_test(self) -> Part | None:
+        """Variance that all seeds share because they are read on the same finite test set.
+
+        It is the mean covariance of two different seeds over the resamples. Each seed's own answer to a resample is
+        left out: it is part of the scatter between seeds already.
+        """
+        if self.moved is None:
+            return None
+        seeds, resamples = self.moved.shape
+        whole = self.moved.mean(axis=0).var(ddof=1)
+        if seeds > 1:
+            own = self.moved.var(axis=1, ddof=1).sum()
+            whole = max((seeds**2 * whole - own) / (seeds * (seeds - 1)), 0.0)
+        return float(whole), resamples - 1
+
+    def __add__(self, other: Quantity) -> Quantity:
+        """The sum of two quantities of the same seeds; `around` is lost, as their covariance is not known."""
+        moved = None if self.moved is None or other.moved is None else self.moved + other.moved
+        return Quantity(self.value + other.value, self.per_seed + other.per_seed, None, moved)
+
+    def shifted(self, by: float) -> Self:
+        """The quantity plus a number."""
+        return type(self)(self.value + by, self.per_seed + by, self.around, self.moved)
+
+    def times(self, factor: float) -> Self:
+        """The quantity times a number."""
+        around = None if self.around is None else (self.around[0] * factor**2, self.around[1])
+        moved = None if self.moved is None else self.moved * factor
+        return type(self)(self.value * factor, self.per_seed * factor, around, moved)
+
+    def interval(self, level: float) -> Interval | None:
+        """The interval at a level, or None where no scatter is known."""
+        half = half_width(level, [self.scatter, *([self.of_test] if self.of_test else [])])
+        return None if half is None else (self.value - half, self.value + half)
+
+
+def half_width(level: float, parts: list[Part | None]) -> float | None:
+    """Half of an interval from independent parts of variance: the parts' own half widths, added in quadrature.
+
+    Graybill and Wang (1980), JASA 75, 869-873. Satterthwaite's degrees of freedom are not used: with 3 seeds and a
+    test-set part of a tenth to a third of the seeds' variance they cover 92 to 93 % where 95 % are promised, with 2
+    seeds 87 to 89 %. Quadrature covers 95 to 98 %, and is the plain t interval where there is one part.
+    """
+    total = 0.0
+    for part in parts:
+        if part is None or part[1] < 1:
+            return None
+        total += float(stats.t.ppf((1 + level) / 2, part[1])) ** 2 * part[0]
+    return float(np.sqrt(total))
+
+
+def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[float, Interval | None]:
+    """The difference b - a of two corpora with its interval; `paired` where seed i of both is the same seed.
+
+    Raises:
+        ScalingError: Both have resamples, but not equally many.
+    """
+    if a.moved is not None and b.moved is not None and a.moved.shape[1] != b.moved.shape[1]:
+        raise ScalingError(
+            f"one corpus has {a.moved.shape[1]} resamples of the test conversations, the other {b.moved.shape[1]}: "
+            "give both the same resamples"
+        )
+    if paired:
+        both = b + a.times(-1.0)
+        return both.value, both.interval(level)
+    parts = [a.scatter, b.scatter]
+    if a.of_test and b.of_test and a.moved is not None and b.moved is not None:
+        shared = float(np.cov(a.moved.mean(axis=0), b.moved.mean(axis=0))[0, 1])
+        parts.append((max(a.of_test[0] + b.of_test[0] - 2 * shared, 0.0), a.of_test[1]))
+    value = b.value - a.value
+    half = half_width(level, parts)
+    return value, None if half is None else (value - half, value + half)
