@@ -16,7 +16,6 @@ import polars as pl
 
 from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
-from pipeline.rules import Pairs
 from pipeline.store import Store, save_frame, save_json
 from stages.files import read_frame, rows
 from stages.stage import (
@@ -206,43 +205,3 @@ def forget(path: Path, store: Store) -> None:
         _marker(folder, "merge").unlink(missing_ok=True)
         if not re.fullmatch(r"\d+\.parquet", path.name):  # a model or the like, that a fit made
             _marker(folder, "fit").unlink(missing_ok=True)
-
-
-def of_shard(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
-    """Signals of a shard: `id` and the columns asked for, rows as in the raw shard.
-
-    Raises:
-        CorruptInputError: a signal file cannot be read, or is of other conversations.
-    """
-    found = read_frame(store.raw(shard), ["id"])
-    for path, names in _files(plan, store, shard, set(columns)):
-        part = read_frame(path, ["id", *names])
-        if not part["id"].equals(found["id"]):
-            raise CorruptInputError(path, "its ids are not those of the raw shard")
-        found = found.hstack(part.drop("id"))
-    return found.select("id", *columns)
-
-
-def _files(plan: Plan, store: Store, shard: str, columns: set[str]) -> Iterator[tuple[Path, list[str]]]:
-    for measured in plan.stages:
-        folder, stage = store.stage(measured.key), measured.stage
-        if names := [name for name in stage.writes if name in columns]:
-            yield folder / shard, names
-        if isinstance(stage, GlobalStage) and (names := [name for name in stage.merges if name in columns]):
-            yield folder / "merged" / shard, names
-
-
-def pairs(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]:
-    """Duplicates of the kinds that rules name, as the stages found them.
-
-    Raises:
-        CorruptInputError: a file of pairs cannot be read.
-    """
-    found = {}
-    for kind in dict.fromkeys(kinds):
-        measured = plan.pairs[kind]
-        assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
-        column = measured.stage.pairs[kind]
-        first = pl.concat([of_shard(plan, store, shard, [column]) for shard in store.shards()])[column]
-        found[kind] = Pairs(first, read_frame(store.stage(measured.key) / f"{kind}.parquet"))
-    return found

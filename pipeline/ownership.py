@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pipeline.sources import RUN
-from pipeline.store import PARTS, RunFolderError, Store, read_json
+from pipeline.store import PARTS, RunFolderError, Store, read_json, save_json
 
 SHARD = re.compile(r"\d{5,}\.parquet")
 """A shard's file name."""
@@ -23,7 +27,7 @@ def claimed(store: Store) -> dict[str, Any]:
     if not store.source.exists():
         return {}
     said = read_json(store.source)
-    if not (isinstance(said, dict) and said.keys() >= RUN):
+    if not (isinstance(said, dict) and said.keys() >= RUN_KEYS):
         raise RunFolderError(
             f"{store.source} does not say what this run was started for: remove {store.folder}, or choose another --out"
         )
@@ -57,7 +61,7 @@ def claim(store: Store, said: Mapping[str, Any], before: Mapping[str, Any], *, c
     Raises:
         RunFolderError: the folder holds a complete ingest of something else.
     """
-    other = [key for key in sorted(RUN - {"source"}) if before.get(key) != said[key]]  # it may lie elsewhere now
+    other = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != said[key]]  # it may lie elsewhere now
     if complete and other:
         key = other[0]
         raise RunFolderError(
@@ -81,3 +85,72 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
         for path in folder.glob("*.parquet"):
             if path.name not in names:
                 path.unlink()
+
+
+RUN_KEYS = frozenset({"source", "digest", "rows", "characters", "limit", "shape"})
+"""What the source.json of a run says at least."""
+
+
+def is_run(folder: Path) -> bool:
+    """Whether this is the folder of a run of ours, complete or not."""
+    try:
+        said = json.loads((folder / "source.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.keys() >= RUN_KEYS
+
+
+CLAIM = "experiment.json"
+"""The file that says whose folder it is."""
+
+
+LOCK = ".lock"
+
+
+def check_experiment(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be an experiment's.
+
+    Args:
+        folder: where it would lie.
+        option: of the command line that names it, for the message.
+
+    Raises:
+        RunFolderError: it is a file, or a folder of something else.
+    """
+    if not folder.exists():
+        return
+    others = not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())
+    if others and not (folder / CLAIM).is_file():
+        raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
+
+
+@contextmanager
+def experiment_claimed(folder: Path, said: Mapping[str, Any], option: str) -> Iterator[Path]:
+    """Hold the folder alone; it is made where there is none.
+
+    Args:
+        folder: where the experiment lies.
+        said: what it is of; its "corpus" is a name and its "digest" the texts'.
+        option: of the command line that names it, for messages.
+
+    Raises:
+        RunFolderError: another process holds it, it is of another corpus, or a folder of something else.
+    """
+    check_experiment(folder, option)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunFolderError(
+                f"{folder} is in use by another refine process: wait for it, or choose another {option}"
+            ) from None
+        if (folder / CLAIM).exists() and (there := read_json(folder / CLAIM)).get("digest") != said["digest"]:
+            raise RunFolderError(
+                f"{folder} is the experiment of another corpus ({there.get('corpus')}): choose another {option}"
+            )
+        save_json(folder / CLAIM, said)
+        yield folder
+    finally:
+        os.close(lock)

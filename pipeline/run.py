@@ -16,6 +16,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
 from pipeline.rules import Drop, KeepBest
+from pipeline.signals import pairs_of, signals_of
 from pipeline.sources import Source
 from pipeline.store import RunFolderError, Store, read_json, save_json
 from pipeline.write import Written, save_decisions, write
@@ -137,9 +138,9 @@ class Run:
         plan = self.plan
         drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
         read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        signals = pl.concat([measure.of_shard(plan, self.store, name, list(read)) for name in names])
+        signals = pl.concat([signals_of(plan, self.store, name, list(read)) for name in names])
         kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        decided = rules.decide(signals, measure.pairs(plan, self.store, kinds), plan.rules, plan.order)
+        decided = rules.decide(signals, pairs_of(plan, self.store, kinds), plan.rules, plan.order)
         nulls = {rule.reason: int(signals.select(rule.condition().is_null().sum()).item()) for rule in drops}
         return decided, nulls
 

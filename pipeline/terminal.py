@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
 import unicodedata
@@ -13,51 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-
-from pipeline.engine import WorkerKilledError
-from pipeline.measure import StageFailedError
-from pipeline.plan import PlanError
-from pipeline.report.folder import ReportError
-from pipeline.rules import RuleError
-from pipeline.run import AccountingError
-from pipeline.sources import SourceError
-from pipeline.store import RunFolderError
-from stages import UnknownStageError
-from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
-from trainer import TrainerError
-
-USERS = (
-    SourceError,
-    PlanError,
-    RuleError,
-    RunFolderError,
-    ReportError,
-    CorruptInputError,
-    StageFailedError,
-    WorkerKilledError,
-    UnknownStageError,
-    MissingModelError,
-    StageParameterError,
-    StageRefusedError,
-    TrainerError,
-)
-"""Errors whose message is the sentence that a user needs."""
-
-
-def sentence(error: BaseException) -> str:
-    """An error as the sentence that a user reads."""
-    if isinstance(error, USERS):
-        return safe(str(error))
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            "the disk is full: make room and start the same command again with the same --out; it goes on where it was"
-        )
-    if isinstance(error, OSError) and error.strerror:
-        return safe(f"{error.filename or 'a file'}: {error.strerror}")
-    if isinstance(error, MemoryError):
-        return "out of memory: start again with fewer --workers or a smaller --shard-rows"
-    fault = "the counts do not add up: " if isinstance(error, AccountingError) else ""
-    return safe(f"{fault}{type(error).__name__}: {error}") + " (a fault of refine; --debug shows where)"
 
 
 def safe(said: str) -> str:
@@ -82,7 +36,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.0f} rows/s" if speed else "")
 
 
-class Told:
+class ProgressReporter:
     """Progress on stderr: bars with rate and time left on a terminal, plain lines when piped."""
 
     def __init__(self) -> None:
@@ -147,3 +101,9 @@ def table(
     for row in rows:
         made.add_row(*(Text(safe(f"{cell:,}" if isinstance(cell, int) else str(cell))) for cell in row))
     return made
+
+
+def say(line: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(safe(line) + "\n")
+    sys.stderr.flush()

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import VERSION
 from pipeline.engine import Engine
-from pipeline.measure import of_shard
 from pipeline.plan import Plan
 from pipeline.rules import Drop
+from pipeline.signals import decisions_of, signals_of
 from pipeline.store import Store, footer, save_frame
 from stages.files import plain_table, read_frame, save
 from stages.stage import CorruptInputError
@@ -52,21 +51,6 @@ def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) 
                 begin += size
 
     save(store.decisions, into)
-
-
-def decisions_of(store: Store, shard: str) -> pl.DataFrame:
-    """The decisions of one shard, the row group of its number.
-
-    Raises:
-        CorruptInputError: the file cannot be read.
-    """
-    try:
-        with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
-            frame = pl.from_arrow(file.read_row_group(int(Path(shard).stem)))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptInputError(store.decisions, str(error).splitlines()[0]) from error
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
-    return frame
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[Written]:
@@ -107,12 +91,12 @@ class _Task:
         return hashlib.blake2b(text.getvalue() + repr(said).encode(), digest_size=8).hexdigest()
 
     def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
-        signals = of_shard(self.plan, self.store, shard, self.plan.columns).drop("id")
+        signals = signals_of(self.plan, self.store, shard, self.plan.columns).drop("id")
         return raw.select(*CHAT, *ORIGIN).hstack(signals).filter(decisions["keep"])
 
     def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         read = sorted({c for rule in self.plan.rules if isinstance(rule, Drop) for c in rule.columns()})
-        seen = of_shard(self.plan, self.store, shard, read).drop("id")
+        seen = signals_of(self.plan, self.store, shard, read).drop("id")
         frame = raw.select(*CHAT, *ORIGIN).hstack(decisions.select("reason", "duplicate_of", "jaccard")).hstack(seen)
         values = {
             rule.reason: rule.columns() if isinstance(rule, Drop) else ["duplicate_of", "jaccard"]

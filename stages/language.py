@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from stages.heuristics.replies import prose
 from stages.stage import Measure, MissingModelError, Stage
+from stages.text.prose import prose
 
 _PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"

@@ -7,17 +7,47 @@ they can be repeated to the number (docs of each flaw: `Preset.flaws`).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from trainer import TrainerError
 from trainer.cvfp.model import Shape
-from trainer.cvfp.phase1 import Phase1
-from trainer.cvfp.settings import Phase2
-from trainer.prepare.streams import Text
+from trainer.cvfp.settings import Phase1, Phase2
 
 
 class PresetError(TrainerError):
     """There is no such preset, or it cannot be used so; the message says what there is."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What of a conversation is trained on, and how conversations stand in a stream.
+
+    Attributes:
+        part: "first", the first message's content, or "conversation", all contents joined by a newline.
+        truncate: tokens of a conversation at most; all by default.
+        separated: whether an end-of-text token opens each conversation and closes the last one. Without it samples
+            follow one another with nothing between, as in the experiments of 2025-11.
+    """
+
+    part: Literal["first", "conversation"] = "conversation"
+    truncate: int | None = None
+    separated: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            PresetError: one cannot be.
+        """
+        if self.part not in {"first", "conversation"}:
+            raise PresetError(f"part is {self.part!r}, expected first or conversation")
+        if self.truncate is not None and self.truncate < 1:
+            raise PresetError(f"truncate is {self.truncate}, expected 1 token or more, or none to keep all")
+
+    @property
+    def column(self) -> str:
+        """The column of a corpus that holds this part."""
+        return "first" if self.part == "first" else "text"
 
 
 @dataclass(frozen=True)

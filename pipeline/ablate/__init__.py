@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,73 +13,36 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.text import Text
 
-from pipeline import measure, rules
 from pipeline import plan as planning
+from pipeline import rules
+from pipeline.ablate.result import Ablated, Contrast
 from pipeline.compare import corpora, data
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
+from pipeline.compare.checks import comparison_checks
 from pipeline.compare.command import name_of, of_run
 from pipeline.compare.corpora import Pair
-from pipeline.compare.data import How
+from pipeline.compare.data import TrainingOptions
 from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored
 from pipeline.experiments.schedule import carry_out, named
-from pipeline.experiments.train import say
 from pipeline.plan import Plan
 from pipeline.report import folder as folders
-from pipeline.report.run import REPORTS, build
-from pipeline.report.run.checks import SHARE, Bounds, Check
+from pipeline.report.folder import REPORTS, build
+from pipeline.report.parts import Check
+from pipeline.report.run.checks import SHARE, Bounds
 from pipeline.rules import Drop, KeepBest
+from pipeline.signals import pairs_of, signals_of
 from pipeline.store import RunFolderError, Store
-from pipeline.terminal import console, safe, table
-from trainer.prepare.arms import Arms, Union
+from pipeline.terminal import console, safe, say, table
+from trainer.prepare.arms import Union
 
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class Contrast:
-    """Two arms of which one rule is the difference.
-
-    Attributes:
-        reason: the rule's.
-        how: "alone" (the rule by itself against raw), or "on top" (all rules against all but this one).
-        first: the arm without the rule.
-        second: the arm with it.
-        dropped: conversations that the second lacks of the first.
-        added: conversations that it has beyond: duplicates that a rule's absence would have dropped in their place.
-    """
-
-    reason: str
-    how: str
-    first: str
-    second: str
-    dropped: int
-    added: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Ablated:
-    """An ablation: its arms and contrasts, and each contrast's difference on each test set where there was training."""
-
-    pair: Pair
-    contrasts: Sequence[Contrast]
-    skipped: Sequence[str]
-    scored: Mapping[tuple[str, str], Sequence[Scored]]
-    """By reason and how."""
-    design: Design | None
-    arms: Arms | None
-    checks: Sequence[Check]
-    """Of the trainings, and of the run."""
-    sentence: str
-    command: str
-
-    def tests(self) -> Sequence[Scored]:
-        """The first contrast on each test set, which are the same for all; empty where nothing was trained."""
-        return next(iter(self.scored.values()), ())
-
-
-def ablate(folder: Path, how: How, out: Path | None, bounds: Bounds, *, train: bool, fail: bool, as_json: bool) -> None:
+def ablate(
+    folder: Path, how: TrainingOptions, out: Path | None, bounds: Bounds, *, train: bool, fail: bool, as_json: bool
+) -> None:
     """Say which rule moved the exponent, and write the report.
 
     Raises:
@@ -154,9 +116,9 @@ class _Decided:
     def __init__(self, store: Store, plan: Plan, ids: pl.Series) -> None:
         drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
         read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        self.signals = pl.concat([measure.of_shard(plan, store, name, list(read)) for name in store.shards()])
+        self.signals = pl.concat([signals_of(plan, store, name, list(read)) for name in store.shards()])
         kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        self.pairs = measure.pairs(plan, store, kinds)
+        self.pairs = pairs_of(plan, store, kinds)
         self.order, self.ids = plan.order, ids
 
     def kept(self, chosen: Sequence[rules.Rule]) -> Mask:
@@ -167,14 +129,14 @@ class _Decided:
         return mask
 
 
-def _trained(found: Ablated, members: Mapping[str, Mask], how: How) -> Ablated:
+def _trained(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions) -> Ablated:
     """Train all arms, each stream of tokens once."""
     pair = found.pair
     with how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
         return _done(found, members, how, folder)
 
 
-def _done(found: Ablated, members: Mapping[str, Mask], how: How, folder: Path) -> Ablated:
+def _done(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions, folder: Path) -> Ablated:
     pair = found.pair
     union = Union(pair.union.frame, pair.union.keys, pair.union.groups, members)
     arms = data.arms(union, how, folder)
@@ -193,7 +155,7 @@ def _done(found: Ablated, members: Mapping[str, Mask], how: How, folder: Path) -
         ]
         for one in found.contrasts
     }
-    checks = [*scoring.checks(pair, arms, design, jobs, trainings), *found.checks]
+    checks = [*comparison_checks(pair, arms, design, jobs, trainings), *found.checks]
     said = verdict(scored, found.contrasts, design.lacks(), [one for one in checks if one.name != SHARE])
     return Ablated(pair, found.contrasts, found.skipped, scored, design, arms, checks, said, found.command)
 

@@ -13,7 +13,7 @@ from pipeline.report.text import visible
 from trainer.scaling import Difference
 
 if TYPE_CHECKING:
-    from pipeline.ablate import Ablated
+    from pipeline.ablate.result import Ablated
 
 HOW = {"alone": "Each rule alone, against raw", "on top": "Each rule on top of all others"}
 

@@ -70,7 +70,7 @@ def run(
     from pipeline.cli import runs
     from pipeline.ingest import Limits
 
-    asked = runs.Asked(
+    asked = runs.RunOptions(
         source=source, split=split, config=config, revision=revision, out=out, workers=workers, as_json=as_json
     )
     limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=runs.shape(shape))
@@ -106,7 +106,7 @@ def show(
     """Look at what was dropped, and why."""
     from pipeline.cli import show as showing
 
-    showing.show(folder, showing.Wanted(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
+    showing.show(folder, showing.ShowOptions(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
 
 
 @app.command(epilog="Example: refine report my-run --out my-report")
@@ -169,7 +169,7 @@ def dedup(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else NumPy starts threads that wait in vain, 0.1 s of CPU
     from pipeline import dedup
 
-    wanted = dedup.Wanted(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
+    wanted = dedup.DedupOptions(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
     dedup.dedup(wanted, explain=explain, as_json=as_json)
 
 
@@ -240,7 +240,7 @@ def main() -> None:
     except Exception as error:  # the one error boundary
         if debug:
             raise
-        from pipeline.terminal import sentence
+        from pipeline.cli.errors import sentence
 
         sys.stderr.write(f"refine: {sentence(error)}\n")
         sys.exit(1)

@@ -16,13 +16,14 @@ from rich.text import Text
 import stages as staging
 from pipeline import plan as planning
 from pipeline import sources
+from pipeline.cli.errors import sentence
 from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.plan import Plan, PlanError
 from pipeline.run import Run, summary
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.terminal import Told, console, safe, sentence, table
+from pipeline.terminal import ProgressReporter, console, safe, table
 from stages.stage import GlobalStage, MissingModelError, parameters
 
 RUNS = Path("data/runs")
@@ -30,7 +31,7 @@ RUNS = Path("data/runs")
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunOptions:
     """Where and how fast, as said on the command line."""
 
     source: str | None
@@ -71,13 +72,13 @@ def plan(path: Path | None, names: str | None, drops: list[str]) -> Plan:
     return chosen.with_drops(drops).check()
 
 
-def run(asked: Asked, chosen: Plan, limits: Limits) -> None:
+def run(asked: RunOptions, chosen: Plan, limits: Limits) -> None:
     """Carry out a run and print its summary."""
     source = asked.found()
     chosen = _able(chosen)
     store = Store(asked.folder(source.name))
     engine = Local(asked.workers or len(os.sched_getaffinity(0)))
-    with Told() as told:
+    with ProgressReporter() as told:
         for note in _notes(chosen):
             told.warn(note)
         try:
@@ -103,7 +104,7 @@ def _notes(chosen: Plan) -> list[str]:
     return notes
 
 
-def dry_run(asked: Asked, chosen: Plan, limits: Limits) -> None:
+def dry_run(asked: RunOptions, chosen: Plan, limits: Limits) -> None:
     """Say what a run would do, and exit with 1 where it cannot."""
     source = asked.found()
     Store(asked.folder(source.name)).check()
@@ -155,7 +156,7 @@ def decide(folder: Path, path: Path | None, drops: list[str], *, as_json: bool) 
             "--plan"
         )
     chosen = planning.load(path or store.plan).with_drops(drops).check()
-    with Told() as told:
+    with ProgressReporter() as told:
         manifest = Run(store, chosen, Local(1), told, told.warn).decide_again()
     _finish(store, manifest, as_json=as_json)
 

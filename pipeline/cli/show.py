@@ -14,10 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import plan as planning
-from pipeline.measure import of_shard
+from pipeline.signals import decisions_of, signals_of
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe
-from pipeline.write import decisions_of
 from stages.files import read_frame
 
 CUT = 400
@@ -25,7 +24,7 @@ CUT = 400
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ShowOptions:
     """Which conversations."""
 
     reason: str | None
@@ -36,7 +35,7 @@ class Wanted:
     full: bool
 
 
-def show(folder: Path, wanted: Wanted, *, as_json: bool) -> None:
+def show(folder: Path, wanted: ShowOptions, *, as_json: bool) -> None:
     """Print conversations of a run.
 
     Raises:
@@ -57,7 +56,7 @@ def show(folder: Path, wanted: Wanted, *, as_json: bool) -> None:
         _print(console(), one, None if wanted.full else CUT)
 
 
-def _sample(store: Store, wanted: Wanted) -> Iterator[dict[str, Any]]:
+def _sample(store: Store, wanted: ShowOptions) -> Iterator[dict[str, Any]]:
     """Conversations drawn by seed: the same ones for the same run and seed."""
     if wanted.reason is not None:
         there = list(read_json(store.manifest)["by_rule"])
@@ -87,7 +86,7 @@ def _whole(store: Store, identity: str) -> dict[str, Any]:
         if raw.is_empty():
             continue
         decision = decisions_of(store, shard).filter(pl.col("id") == identity).to_dicts()[0]
-        signals = of_shard(plan, store, shard, list(plan.signals)).filter(pl.col("id") == identity).drop("id")
+        signals = signals_of(plan, store, shard, list(plan.signals)).filter(pl.col("id") == identity).drop("id")
         fired = [rule.reason for rule in plan.rules if decision.pop(rule.reason)]
         return {**raw.drop("text").to_dicts()[0], **decision, "fired": fired, "signals": signals.to_dicts()[0]}
     for path in sorted(store.quarantine("").glob("*.parquet")):

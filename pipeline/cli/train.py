@@ -71,10 +71,10 @@ def train(
 ) -> None:
     """Train one CVFP language model on a corpus, beside its baselines."""
     from pipeline.experiments import train
-    from trainer.prepare.choices import Wanted
+    from trainer.prepare.choices import Choices
 
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    asked = train.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
+    wanted = Choices(tokenizer, embeddings, test_tokens)
+    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
     train.train(asked, budget, seed, threads, baselines=baselines)
 
 
@@ -124,10 +124,10 @@ def scale(
         fitting.points(points, predict=predict or [], as_json=as_json)
         return
     from pipeline.experiments import scale, train
-    from trainer.prepare.choices import Wanted
+    from trainer.prepare.choices import Choices
 
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    asked = train.Asked(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
+    wanted = Choices(tokenizer, embeddings, test_tokens)
+    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
     scale.scale(asked, train.numbers(budgets), seeds, workers, predict or [])
 
 
@@ -168,17 +168,19 @@ def compare(
     """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
     from pipeline.compare import command as comparing
     from pipeline.compare.corpora import Hub
-    from pipeline.compare.data import How
+    from pipeline.compare.data import TrainingOptions
     from pipeline.experiments.train import numbers
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Wanted
+    from trainer.prepare.choices import Choices
 
     counts = numbers(budgets)
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
+    wanted = Choices(tokenizer, embeddings, test_tokens)
+    how = TrainingOptions(
+        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    )
     hub = Hub(split, config, revision, shape)
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    asked = comparing.Asked(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
+    asked = comparing.CompareOptions(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
     comparing.compare(asked)
 
 
@@ -207,12 +209,14 @@ def ablate(
 ) -> None:
     """Say which rule of a run moved the exponent: each left out in turn, and each alone."""
     from pipeline import ablate as ablating
-    from pipeline.compare.data import How
+    from pipeline.compare.data import TrainingOptions
     from pipeline.experiments.train import numbers
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Wanted
+    from trainer.prepare.choices import Choices
 
     counts = numbers(budgets)
-    wanted = Wanted(tokenizer, embeddings, test_tokens)
-    how = How(preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work)
+    wanted = Choices(tokenizer, embeddings, test_tokens)
+    how = TrainingOptions(
+        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    )
     ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)

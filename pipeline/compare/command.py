@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,25 @@ from rich.text import Text
 from pipeline.compare import corpora, data, mixes
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
+from pipeline.compare.checks import comparison_checks, corpora_checks
 from pipeline.compare.corpora import Hub, Pair
-from pipeline.compare.data import How, word
-from pipeline.compare.design import Design
+from pipeline.compare.data import TrainingOptions, word
+from pipeline.compare.result import Compared, RunFindings, Trained
 from pipeline.compare.scored import Scored
-from pipeline.compare.verdict import Verdict, verdict
-from pipeline.experiments.schedule import Cost, carry_out, named
-from pipeline.experiments.train import say
+from pipeline.compare.verdict import verdict
+from pipeline.experiments.schedule import carry_out, named
 from pipeline.report import folder as folders
-from pipeline.report.run import REPORTS, build
-from pipeline.report.run.checks import SHARE, Bounds, Check, check
-from pipeline.report.run.duplicates import Kind, kinds
-from pipeline.report.run.frame import Finished, finished
+from pipeline.report.folder import REPORTS, build
+from pipeline.report.parts import Check
+from pipeline.report.run.checks import SHARE, Bounds, check
+from pipeline.report.run.duplicates import kinds
+from pipeline.report.run.frame import finished
 from pipeline.store import Store
-from pipeline.terminal import console, safe, table
-from trainer.experiment.jobs import Job
-from trainer.prepare.arms import Arms
+from pipeline.terminal import console, safe, say, table
 
 
 @dataclass(frozen=True)
-class Asked:
+class CompareOptions:
     """What a user asks for; see the help of `refine compare`."""
 
     first: str
@@ -41,7 +40,7 @@ class Asked:
     out: Path | None
     limit: int | None
     train: bool
-    how: How
+    how: TrainingOptions
     fail: bool
     as_json: bool
     words: tuple[str, ...]
@@ -50,44 +49,7 @@ class Asked:
     bounds: Bounds = field(default_factory=Bounds)
 
 
-@dataclass(frozen=True, eq=False)
-class OfRun:
-    """The run that both are parts of, read before any training, and what its own checks found."""
-
-    read: Finished
-    kinds: list[Kind]
-    checks: list[Check]
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """Everything that was found out by training."""
-
-    arms: Arms
-    design: Design
-    cost: Cost
-    jobs: Mapping[tuple[str, str], Sequence[Job]]
-    folder: Path
-    scored: Sequence[Scored]
-    checks: Sequence[Check]
-    verdict: Verdict
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A comparison: the corpora, and what training said of them where there was any."""
-
-    pair: Pair
-    trained: Trained | None
-    checks: Sequence[Check]
-    sentence: str
-    command: str
-    run: OfRun | None
-    notes: Sequence[str]
-    """Sentences that a reader must have."""
-
-
-def compare(asked: Asked) -> None:
+def compare(asked: CompareOptions) -> None:
     """Compare two corpora, write the report, and exit with 1 where a check failed and that was asked for.
 
     Raises:
@@ -119,12 +81,12 @@ def compare(asked: Asked) -> None:
         sys.exit(1)
 
 
-def _what(asked: Asked) -> str:
+def _what(asked: CompareOptions) -> str:
     """The end of the report's name, by which a look at the corpora does not take the place of the experiment."""
     return "compare" + ("-corpora" if not asked.train else "-quick" if asked.how.quick else "")
 
 
-def _notes(pair: Pair, run: OfRun | None, limit: int | None) -> tuple[str, ...]:
+def _notes(pair: Pair, run: RunFindings | None, limit: int | None) -> tuple[str, ...]:
     if run is None or limit is None or limit >= run.read.rows.height:
         return pair.notes
     said = f"--limit {limit} compares the first rows of {run.read.store.folder}; what the run measured is of all of it"
@@ -136,24 +98,26 @@ def name_of(pair: Pair) -> str:
     return word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
 
 
-def of_run(store: Store, bounds: Bounds) -> OfRun:
+def of_run(store: Store, bounds: Bounds) -> RunFindings:
     """Read a run and look at its files; what is missing is said before any training."""
     read = finished(store.folder)
     found = kinds(read.plan, store)
-    return OfRun(read, found, check(read, found, bounds))
+    return RunFindings(read, found, check(read, found, bounds))
 
 
-def _compared(pair: Pair, run: OfRun | None, asked: Asked, command: str, notes: Sequence[str]) -> Compared:
+def _compared(
+    pair: Pair, run: RunFindings | None, asked: CompareOptions, command: str, notes: Sequence[str]
+) -> Compared:
     of_run = [] if run is None else run.checks
     if not asked.train:
         said = "Nothing was trained (--no-train), so that nothing is concluded: what both corpora consist of."
-        return Compared(pair, None, [*scoring.corpora(pair), *of_run], said, command, run, notes)
+        return Compared(pair, None, [*corpora_checks(pair), *of_run], said, command, run, notes)
     with asked.how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
         trained = train(pair, asked.how, folder, of_run)
     return Compared(pair, trained, [*trained.checks, *of_run], trained.verdict.sentence, command, run, notes)
 
 
-def train(pair: Pair, how: How, folder: Path, of_run: Sequence[Check] = ()) -> Trained:
+def train(pair: Pair, how: TrainingOptions, folder: Path, of_run: Sequence[Check] = ()) -> Trained:
     """Make the data, do the trainings that are missing, and read what they say.
 
     Args:
@@ -170,7 +134,7 @@ def train(pair: Pair, how: How, folder: Path, of_run: Sequence[Check] = ()) -> T
     every = [job for wanted in jobs.values() for job in wanted]
     cost = carry_out(trainings, every, how.workers, how.device, named(jobs))
     scored = [scoring.scored(test, arms, jobs, trainings) for test in scoring.test_sets(pair, arms)]
-    checks = scoring.checks(pair, arms, design, jobs, trainings)
+    checks = comparison_checks(pair, arms, design, jobs, trainings)
     said = verdict(scored, pair.names, design.lacks(), [*checks, *(one for one in of_run if one.name != SHARE)])
     return Trained(arms, design, cost, jobs, folder, scored, checks, said)
 

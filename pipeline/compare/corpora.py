@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
+from pipeline.ownership import is_run
 from pipeline.report.text import visible
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError
@@ -106,7 +107,7 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
     """
     if first == second:
         raise SourceError(f"both corpora are {first}: name two, such as raw and refined")
-    runs = [one in PARTS or sources.is_run(Path(one).expanduser()) for one in (first, second)]
+    runs = [one in PARTS or is_run(Path(one).expanduser()) for one in (first, second)]
     if hub.shape is not None and all(runs):
         raise SourceError(f"--shape {hub.shape} says how records are read, and both corpora are of runs: leave it away")
     if run is not None and first not in PARTS and second not in PARTS:
@@ -144,7 +145,7 @@ def _cut(name: str, alike: int) -> str:
 
 def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
     if said not in PARTS or store is None:
-        shape = None if sources.is_run(Path(said).expanduser()) else hub.shape
+        shape = None if is_run(Path(said).expanduser()) else hub.shape
         return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
     return corpora.read_part(store, "raw" if said == "raw" else "refined", limit)
 
@@ -166,7 +167,7 @@ def _shape(said: str, store: Store | None, hub: Hub) -> str | None:
     """The shape of a corpus's records, by its first; None where that is not known before it is read."""
     if said in PARTS and store is not None:
         return str(read_json(store.shard_list)["shape"])
-    if sources.is_run(folder := Path(said).expanduser()):
+    if is_run(folder := Path(said).expanduser()):
         return str(read_json(Store(folder).shard_list)["shape"]) if Store(folder).shard_list.exists() else None
     if hub.shape is not None:
         return hub.shape

@@ -13,15 +13,15 @@ import numpy as np
 import polars as pl
 
 from pipeline.experiments import corpus as corpora
-from pipeline.experiments import folder as folders
-from pipeline.experiments.folder import HOME
-from pipeline.experiments.train import device, say
+from pipeline.experiments.train import EXPERIMENTS, device
+from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.store import read_json, save_json
+from pipeline.terminal import say
 from trainer import TrainerError, presets
 from trainer.prepare import arms as arming
 from trainer.prepare import prepared as preparing
 from trainer.prepare.arms import Arms, ArmsError, Union
-from trainer.prepare.choices import Wanted, named, outside
+from trainer.prepare.choices import Choices, named, outside
 from trainer.presets import Preset
 
 
@@ -30,7 +30,7 @@ class LeakError(TrainerError):
 
 
 @dataclass(frozen=True)
-class How:
+class TrainingOptions:
     """How arms are trained, as said on the command line.
 
     Attributes:
@@ -45,7 +45,7 @@ class How:
     """
 
     preset: str = "house"
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: Choices = field(default_factory=Choices)
     budgets: tuple[int, ...] | None = None
     seeds: int | None = None
     quick: bool = False
@@ -71,7 +71,7 @@ class How:
         outside(found, self.wanted)
         named(found, self.wanted)
         if self.work is not None:
-            folders.check(self.work, "--work")
+            check_experiment(self.work, "--work")
         return found
 
     @contextmanager
@@ -83,8 +83,8 @@ class How:
         """
         digest = hashlib.blake2b(str(sorted(digests)).encode(), digest_size=8).hexdigest()
         state = hashlib.blake2b(f"{sorted(digests)}{self.preset}{self.wanted}".encode(), digest_size=4)
-        out = self.work or HOME / f"{word(name)}-{self.preset}-{state.hexdigest()}"
-        with folders.claimed(out, {"corpus": name, "digest": digest}, "--work") as folder:
+        out = self.work or EXPERIMENTS / f"{word(name)}-{self.preset}-{state.hexdigest()}"
+        with experiment_claimed(out, {"corpus": name, "digest": digest}, "--work") as folder:
             yield folder
 
 
@@ -93,7 +93,7 @@ def word(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:60] or "corpora"
 
 
-def arms(union: Union, how: How, folder: Path) -> Arms:
+def arms(union: Union, how: TrainingOptions, folder: Path) -> Arms:
     """Split, tokenizer, embeddings and streams of all arms, made or found, and looked through for leaks.
 
     Raises:

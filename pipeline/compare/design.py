@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.experiments.schedule import CHEAP
 from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import CHEAP_KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
@@ -62,7 +62,7 @@ class Design:
             for name in names
         }
         for kind in self.kinds:
-            for name in names if kind in CHEAP else names[:1]:
+            for name in names if kind in CHEAP_KINDS else names[:1]:
                 found[kind, name] = arms.jobs(kind, name, self.budgets, 0, device)
         return found
 
@@ -96,7 +96,7 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
                 f"{_smallest(arms)}; {proposal(largest)}"
             )
     if quick:
-        return Design(budgets, seeds or QUICK_SEEDS, CHEAP, quick=True)
+        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_KINDS, quick=True)
     return Design(budgets, seeds or SEEDS)
 
 

@@ -14,11 +14,11 @@ from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said, signed
 from pipeline.experiments import laws
 from pipeline.experiments.scale import lost_to
-from pipeline.experiments.train import NAMES
+from trainer.experiment.kinds import KIND_NAMES
 from trainer.scaling import Law, Points
 
 if TYPE_CHECKING:
-    from pipeline.compare.command import Compared, Trained
+    from pipeline.compare.result import Compared, Trained
 
 Rows = list[tuple[str | int | float | None, ...]]
 Interval = tuple[float, float]
@@ -84,9 +84,11 @@ def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
     first = one.rows.filter(pl.col("seed") == 0).select("arm", "kind", "tokens", "ppl")
     found = {(arm, kind, tokens): ppl for arm, kind, tokens, ppl in first.iter_rows()}
     order = sorted(
-        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(NAMES).index(key[1]))
+        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(KIND_NAMES).index(key[1]))
     )
-    rows: Rows = [(arm, NAMES[kind], *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order]
+    rows: Rows = [
+        (arm, KIND_NAMES[kind], *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order
+    ]
     return head, rows
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from pipeline.compare import mixes
-from pipeline.compare.compared_corpora import corpora
-from pipeline.compare.numbers import numbers
+from pipeline.compare.corpora import Pair
+from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.sections import plan, results
 from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said
-from pipeline.report.parts import Page, Section, Tile
+from pipeline.report import bars
+from pipeline.report.heatmap import Drawn
+from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.run import sections
-from pipeline.report.run.banded import Banded, banded
+from pipeline.report.run.bands import BandedRun, banded
 from pipeline.report.text import visible
+from stages.stage import MissingModelError
 
 if TYPE_CHECKING:
-    from pipeline.compare.command import Compared
+    from pipeline.compare.result import Compared
 
 
 def page(found: Compared) -> Page:
@@ -34,7 +39,7 @@ def page(found: Compared) -> Page:
         checks=tuple(found.checks),
         sections=(
             *([] if trained is None else [*results(found, trained), plan(found, trained)]),
-            corpora(found.pair, frozenset() if sorted_ is None else frozenset(sorted_.bands)),
+            corpora_section(found.pair, frozenset() if sorted_ is None else frozenset(sorted_.bands)),
             *measured,
             _origin(found, sorted_),
         ),
@@ -69,7 +74,7 @@ def _interval(said: str) -> str:
     return f": {said.partition(' (')[2].replace(')', '')}" if " (" in said else ""
 
 
-def _origin(found: Compared, sorted_: Banded | None) -> Section:
+def _origin(found: Compared, sorted_: BandedRun | None) -> Section:
     run = [] if found.pair.run is None else [f"# raw and refined are of the run {found.pair.run.folder}"]
     digests = [f"# {name}: digest {one.digest} of its texts" for name, one in found.pair.corpora.items()]
     command = "\n".join((found.command, *run, *digests))
@@ -82,3 +87,59 @@ def _origin(found: Compared, sorted_: Banded | None) -> Section:
             *(() if sorted_ is None else sections.origin(sorted_)),
         ),
     )
+
+
+def corpora_section(pair: Pair, measured: frozenset[str]) -> Section:
+    """Sizes of both; lengths and languages too, where no run has measured them, whose own figures follow else.
+
+    Args:
+        pair: the corpora.
+        measured: keys of the bands that figures of a run show.
+    """
+    head, rows = corpora_rows(pair)
+    figures = [] if measured & {"length", "prompt"} else [_lengths(pair)]
+    missing: list[str] = []
+    try:
+        figures += [] if "lang" in measured else [_languages(pair)]
+    except MissingModelError as error:
+        missing.append(f"{visible(str(error))}.")
+    if pair.run is None:
+        missing.append(
+            "Perplexity and toxicity are measured by refine run, and refine compare raw refined shows them as heatmaps."
+        )
+    says = "Sizes of what was compared. Copies: conversations whose text another one has"
+    if pair.grouped:
+        says += "; near-duplicates: those in a group with others at a Jaccard of 0.5 or more, which the split keeps on "
+        says += "one side"
+    return Section(
+        "corpora", "The corpora", f"{says}.", tuple(figures), (Table(head, tuple(rows)),), missing=tuple(missing)
+    )
+
+
+def _lengths(pair: Pair) -> Figure:
+    chart, frame = _shares(pair, mixes.lengths(pair), "words of a conversation")
+    return Figure("lengths", "Lengths", "Shares of conversations by their words.", (Panel("", chart, frame),))
+
+
+def _languages(pair: Pair) -> Figure:
+    chart, frame = _shares(pair, mixes.languages(pair), "language")
+    says = "Shares of conversations by the language of most of their letters; unknown where the model is not sure."
+    return Figure("languages", "Languages", says, (Panel("", chart, frame),))
+
+
+def _shares(pair: Pair, frame: pl.DataFrame, title: str) -> tuple[Drawn, pl.DataFrame]:
+    """A mix as bars."""
+    both = pl.concat(
+        frame.select(
+            "y",
+            corpus=pl.lit(name),
+            share=pl.col(f"{name} share"),
+            tip=pl.format(
+                f"{{}}: {{}} conversations of {visible(name, 40).replace('{', '(').replace('}', ')')}, {{}}%",
+                *("y", f"{name} conversations", (pl.col(f"{name} share") * 100).round(1)),
+            ),
+            pick=pl.lit(None, pl.String),
+        )
+        for name in pair.names
+    )
+    return bars.shares(both, title, pair.names), frame

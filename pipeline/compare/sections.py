@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pipeline.compare.figures import SAYS, figure, panel
-from pipeline.compare.laws import laws
+from pipeline.compare.checks import last_best
+from pipeline.compare.figures import SAYS, figure, laws, panel
 from pipeline.compare.numbers import Rows, baselines, difference_rows, law_rows, point_rows, standing
-from pipeline.compare.scored import Scored, last_best
+from pipeline.compare.scored import Scored
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
 from trainer.scaling import Kind, Law
 
 if TYPE_CHECKING:
-    from pipeline.compare.command import Compared, Trained
+    from pipeline.compare.result import Compared, Trained
 
 STEPS = 40
 """Points of a curve."""

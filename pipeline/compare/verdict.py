@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.report.run.checks import Check
+from pipeline.report.parts import Check
 from trainer.prepare.split import CONVERSATIONS
 from trainer.scaling import Difference, Kind
 

@@ -21,7 +21,7 @@ from pipeline.dedup.explain import explained, said, summary
 from pipeline.dedup.found import Found, write_ids, write_removed, write_rows
 from pipeline.sources import SourceError
 from stages.dedup.bands import plan
-from stages.dedup.keep import GIVEN, PERMUTATIONS, Asked, keep
+from stages.dedup.keep import GIVEN, PERMUTATIONS, KeepOptions, keep_best
 from stages.dedup.pairs import cores
 from stages.files import save
 from stages.stage import StageParameterError, StageRefusedError
@@ -35,7 +35,7 @@ SMALL = 1000
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DedupOptions:
     """What a user asks for; see the help of `refine dedup`."""
 
     file: Path
@@ -65,10 +65,10 @@ class Wanted:
             if out.exists() and out.samefile(self.file):
                 raise StageParameterError(f"{out} is the file that is read: write elsewhere")
 
-    def asked(self) -> Asked:
+    def asked(self) -> KeepOptions:
         """How duplicates are found."""
         bands, rows = plan(max(0.1, round(MARGIN * self.threshold, 3)), PERMUTATIONS, RECALL)
-        return Asked(self.threshold, bands, rows, self.workers or cores())
+        return KeepOptions(self.threshold, bands, rows, self.workers or cores())
 
 
 class _Progress(contextlib.ExitStack):
@@ -85,14 +85,14 @@ class _Progress(contextlib.ExitStack):
             self._pass += 1
         self._last = done
         if self._told is None and time.monotonic() - self._began > PATIENCE:
-            from pipeline.terminal import Told
+            from pipeline.terminal import ProgressReporter
 
-            self._told = self.enter_context(Told())
+            self._told = self.enter_context(ProgressReporter())
         if self._told:
             self._told(("reading", "comparing")[self._pass > 1], done, 0)
 
 
-def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
+def dedup(wanted: DedupOptions, *, explain: bool, as_json: bool) -> None:
     """Find duplicates, write what was asked for, say what was found.
 
     Raises:
@@ -115,13 +115,13 @@ def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
             own = _rank(wanted.order, columns, lengths[start:])
             return np.concatenate([np.full(start, GIVEN), own])
 
-        kept = keep(texts, asked, best, Path(scratch))
+        kept = keep_best(texts, asked, best, Path(scratch))
     texts.tell = None
     found = Found(columns, texts, [*(one for _, one in against), name], kept, sum(texts.counts[:-1]))
     told = {**summary(asked, found), "order": wanted.order}
     _guard(wanted, told)
     if explain:
-        from pipeline.dedup.recall import injected
+        from pipeline.dedup.explain import injected
 
         told["injected"] = injected(texts, asked)
     _write(wanted, found)
@@ -131,7 +131,7 @@ def dedup(wanted: Wanted, *, explain: bool, as_json: bool) -> None:
     )
 
 
-def _columns(wanted: Wanted) -> tuple[Columns, str | None]:
+def _columns(wanted: DedupOptions) -> tuple[Columns, str | None]:
     """The file, and its column of ids."""
     columns = Columns.of(wanted.file)
     schema = columns.schema()
@@ -174,7 +174,7 @@ def _rank(order: str, columns: Columns, lengths: NDArray[np.uint32]) -> NDArray[
     return rank
 
 
-def _guard(wanted: Wanted, told: dict[str, Any]) -> None:
+def _guard(wanted: DedupOptions, told: dict[str, Any]) -> None:
     for cluster in told["largest_clusters"][:1]:
         size, total = cluster["texts"], told["texts"]
         if size >= SMALL and size > wanted.max_cluster * total:
@@ -185,7 +185,7 @@ def _guard(wanted: Wanted, told: dict[str, Any]) -> None:
             )
 
 
-def _write(wanted: Wanted, found: Found) -> None:
+def _write(wanted: DedupOptions, found: Found) -> None:
     if wanted.kept:
         write = write_rows if wanted.kept.suffix == ".parquet" else write_ids
         save(wanted.kept, lambda path: write(found, path))

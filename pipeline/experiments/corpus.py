@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
+from pipeline.ownership import is_run
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, shown
 from pipeline.store import RunFolderError, Store, read_json
@@ -93,7 +94,7 @@ def read(
     source = sources.find(said, split=split, config=config, revision=revision)
     if shape is not None and shape not in shapes.SHAPES:
         raise SourceError(f"the shape is {shape!r}; there are {shapes.expected()}")
-    if said is not None and sources.is_run(folder := Path(said).expanduser()):
+    if said is not None and is_run(folder := Path(said).expanduser()):
         if shape is not None:
             raise SourceError(
                 f"the shape is {shape!r}, and {source.name} is a run, whose shape is known: leave it away"

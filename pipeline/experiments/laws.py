@@ -42,7 +42,7 @@ def show(corpora: Corpora, *, predict: list[float], as_json: bool) -> None:
     Raises:
         ScalingError: The points, or a budget to predict at, are not what a law can be fitted to.
     """
-    told = _Told(corpora, predict)
+    told = _LawReport(corpora, predict)
     if as_json:
         sys.stdout.write(json.dumps(_plain(told.as_dict()), indent=2) + "\n")
         return
@@ -55,7 +55,7 @@ def show(corpora: Corpora, *, predict: list[float], as_json: bool) -> None:
 
 def as_dict(corpora: Corpora, predict: list[float]) -> dict[str, Any]:
     """What `show` prints as JSON: laws, held_out, differences, notes."""
-    found: dict[str, Any] = _plain(_Told(corpora, predict).as_dict())
+    found: dict[str, Any] = _plain(_LawReport(corpora, predict).as_dict())
     return found
 
 
@@ -68,7 +68,7 @@ def _open_ended(law: Law, made: list[Prediction]) -> Iterator[str]:
         yield f"at {', '.join(where)} tokens no interval is shown: it spans a factor of a million or more"
 
 
-class _Told:
+class _LawReport:
     """Everything that is said about the corpora."""
 
     def __init__(self, corpora: Corpora, predict: list[float]) -> None:

@@ -16,16 +16,18 @@ from rich.text import Text
 from pipeline.experiments.laws import as_dict, show
 from pipeline.experiments.points_csv import Corpora
 from pipeline.experiments.schedule import carry_out
-from pipeline.experiments.train import NAMES, Asked, prepared
+from pipeline.experiments.train import TrainOptions, prepared
 from pipeline.store import save_json
 from pipeline.terminal import console, safe, table
-from trainer.experiment.jobs import KINDS, Job, points
+from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.points import points
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset
 from trainer.scaling import Points, ScalingError
 
 
-def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
+def scale(asked: TrainOptions, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
     """Train, fit, print; an interrupted one goes on with the same --out.
 
     Raises:
@@ -40,7 +42,7 @@ def scale(asked: Asked, budgets: list[int] | None, seeds: int, workers: int, pre
 
 
 def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
-    asked: Asked,
+    asked: TrainOptions,
     folder: Path,
     preset: Preset,
     data: Prepared,
@@ -59,7 +61,7 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     carry_out(folder / "trainings", jobs, workers, asked.device)
     folders = [folder / "trainings" / job.name for job in jobs]
     frame, resampled = points(folders, data.clusters)
-    named = pl.col("kind").replace_strict(NAMES).alias("corpus")  # as `refine scale --points` reads it
+    named = pl.col("kind").replace_strict(KIND_NAMES).alias("corpus")  # as `refine scale --points` reads it
     frame.select(named, pl.exclude("kind")).write_csv(folder / "points.csv")
     corpora = laws(frame, resampled)
     found = as_dict(corpora, predict)
@@ -67,7 +69,7 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     if asked.as_json:
         sys.stdout.write(json.dumps({"folder": str(folder), "data": data.said, **found}, indent=2) + "\n")
         return
-    network = NAMES["cvfp"]
+    network = KIND_NAMES["cvfp"]
     show({network: corpora[network]}, predict=predict, as_json=False)
     out = console()
     out.print(standing(frame))
@@ -98,7 +100,7 @@ def laws(frame: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
         part = frame[rows.tolist()]
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
         moved = None if resampled is None else resampled[rows]
-        found[NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
+        found[KIND_NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
     return found
 
 
@@ -109,9 +111,9 @@ def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     rows: list[tuple[object, ...]] = []
     for (budget,), part in mean.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
         ppl = dict(zip(part["kind"], part["ppl"], strict=True))
-        best = NAMES[min(ppl, key=lambda kind: ppl[kind])]
+        best = KIND_NAMES[min(ppl, key=lambda kind: ppl[kind])]
         rows.append((f"{budget:,}", *(f"{ppl[kind]:,.2f}" for kind in kinds), best))
-    head = ("tokens", *(NAMES[kind] for kind in kinds), "lowest")
+    head = ("tokens", *(KIND_NAMES[kind] for kind in kinds), "lowest")
     return table(
         "\nPPL beside the baselines, seed 0, on the same test set", head, rows, frozenset(range(len(kinds) + 1))
     )
@@ -133,5 +135,5 @@ def lost_to(frame: pl.DataFrame) -> str:
     network = first.filter(pl.col("kind") == "cvfp").select("tokens", own="nats")
     beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    said = [f"{NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
+    said = [f"{KIND_NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
     return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"

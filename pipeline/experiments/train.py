@@ -17,31 +17,25 @@ from typing import Any
 from rich.text import Text
 
 from pipeline.experiments import corpus as corpora
-from pipeline.experiments import folder as folders
-from pipeline.experiments.folder import HOME
-from pipeline.terminal import console, safe, table
+from pipeline.ownership import check_experiment, experiment_claimed
+from pipeline.terminal import console, safe, say, table
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
-from trainer.prepare.choices import Wanted, named, outside
+from trainer.prepare.choices import Choices, named, outside
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset, PresetError
 
 BUDGET = 100_000
 """Training tokens of `refine train`, where none are named and the preset counts none."""
-NAMES = {
-    "cvfp": "CVFP",
-    "random_block": "random frozen block",
-    "gru": "GRU of the same size",
-    "kneser_ney": "Kneser-Ney 5-gram",
-    "unigram": "unigram",
-}
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrainOptions:
     """What a user asks for; see the help of `refine train` and `refine scale`."""
 
     source: str | None
@@ -51,7 +45,7 @@ class Asked:
     shape: str | None
     limit: int | None
     preset: str
-    wanted: Wanted
+    wanted: Choices
     out: Path | None
     device: str
     as_json: bool
@@ -69,7 +63,7 @@ class Asked:
     def folder(self, name: str) -> Path:
         """The experiment's folder; a new one where none is named."""
         word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "corpus"
-        return self.out or HOME / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        return self.out or EXPERIMENTS / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def device(name: str) -> None:
@@ -107,14 +101,8 @@ def numbers(said: str | None) -> list[int] | None:
     return found
 
 
-def say(line: str) -> None:
-    """A line of progress on stderr."""
-    sys.stderr.write(safe(line) + "\n")
-    sys.stderr.flush()
-
-
 @contextmanager
-def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
+def prepared(asked: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
     """The experiment's folder, held alone; the preset for its vocabulary; and the data, made or found.
 
     Raises:
@@ -125,7 +113,7 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
     given = outside(preset, asked.wanted)
     named(preset, asked.wanted)
     if asked.out is not None:
-        folders.check(asked.out, "--out")
+        check_experiment(asked.out, "--out")
     source = corpora.read(
         asked.source,
         split=asked.split,
@@ -138,7 +126,7 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
         say(f"refine: {note}")
     say(f"corpus {source.name}: {len(source.frame):,} conversations")
     claim = {"corpus": source.name, "digest": source.digest}
-    with folders.claimed(asked.folder(source.name), claim, "--out") as folder:
+    with experiment_claimed(asked.folder(source.name), claim, "--out") as folder:
         if asked.out is None:
             say(f"experiment {folder}: after an interruption the same command goes on with --out {folder}")
         texts = source.frame[preset.text.column]
@@ -153,7 +141,7 @@ def prepared(asked: Asked) -> Iterator[tuple[Path, Preset, Prepared]]:
         yield folder, preset.sized(int(data.said["vocabulary"])), data
 
 
-def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
+def train(asked: TrainOptions, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
     """One training and its baselines on the same split."""
     import torch
 
@@ -165,7 +153,7 @@ def train(asked: Asked, budget: int | None, seed: int, threads: int, *, baseline
 
 
 def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
-    asked: Asked,
+    asked: TrainOptions,
     folder: Path,
     preset: Preset,
     data: Prepared,
@@ -177,19 +165,19 @@ def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
 ) -> None:
     count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
     data.budgets(preset, [count])
-    kinds = jobs.KINDS if baselines else jobs.KINDS[:1]
+    kinds = KINDS if baselines else KINDS[:1]
     first = Job("cvfp", count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
     records = {}
     for kind in kinds:
         job = replace(first, kind=kind)
         where = folder / "trainings" / job.name
         if (where / "record.json").exists():
-            records[kind] = jobs.read(where)
+            records[kind] = read(where)
         elif kind == "cvfp":
-            say(f"\n{NAMES[kind]}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
+            say(f"\n{KIND_NAMES[kind]}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
             records[kind] = jobs.train(job, data, where, _line)
         else:
-            say(f"{NAMES[kind]} ...")
+            say(f"{KIND_NAMES[kind]} ...")
             records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
     _finish(asked, preset, folder / "trainings" / first.name, records, data)
 
@@ -220,7 +208,9 @@ def _line(line: dict[str, Any]) -> None:
         say(f"contexts by {line.get('how') or line.get('contexts')}")
 
 
-def _finish(asked: Asked, preset: Preset, where: Path, records: dict[str, dict[str, Any]], data: Prepared) -> None:
+def _finish(
+    asked: TrainOptions, preset: Preset, where: Path, records: dict[str, dict[str, Any]], data: Prepared
+) -> None:
     if asked.as_json:
         found = {"folder": str(where), "data": data.said, **records}
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -228,7 +218,7 @@ def _finish(asked: Asked, preset: Preset, where: Path, records: dict[str, dict[s
     one = records["cvfp"]
     rows: list[tuple[object, ...]] = [
         (
-            NAMES[kind],
+            KIND_NAMES[kind],
             f"{r['nats']:.4f}",
             f"{r['bits_per_byte']:.4f}",
             f"{r['ppl']:,.2f}",
@@ -252,7 +242,7 @@ def verdicts(records: dict[str, dict[str, Any]], *, falls: bool) -> list[str]:
         falls: whether the learning rate fell to 0, so that the last evaluation is the best as a rule.
     """
     one, said = records["cvfp"], []
-    better = [NAMES[kind] for kind, r in records.items() if r["nats"] < one["nats"]]
+    better = [KIND_NAMES[kind] for kind, r in records.items() if r["nats"] < one["nats"]]
     if better:
         said.append(f"CVFP loses to {', '.join(better)}")
     elif len(records) > 1:
@@ -265,3 +255,7 @@ def verdicts(records: dict[str, dict[str, Any]], *, falls: bool) -> list[str]:
     if one["collapsed"]:
         said.append("the contexts collapsed into one or two")
     return said
+
+
+EXPERIMENTS = Path("data/experiments")
+"""Where experiments lie by default, in the folder that refine is started in."""

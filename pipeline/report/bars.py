@@ -9,8 +9,7 @@ import polars as pl
 
 from pipeline.report import theme
 from pipeline.report.heatmap import TIP, Drawn
-from pipeline.report.run.bins import Axis
-from pipeline.report.run.signals import largest
+from pipeline.report.text import largest
 
 FULL: Any = "container"
 """As wide as the page lets it; a PNG has a width of its own."""
@@ -139,3 +138,6 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
         color=alt.Color("corpus:N", scale=colours, legend=alt.Legend(title=None, symbolType="square")),
     )
     return drawn.properties(width=FULL, autosize=FIT, height=26 * len(labels))
+
+
+Axis = Literal["linear", "log", "whole"]

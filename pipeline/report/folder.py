@@ -6,8 +6,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import polars as pl
+
+from pipeline import VERSION
+from pipeline.report.page import figures, html, png
+from pipeline.report.parts import Page, Panel
 from pipeline.report.text import visible
 
 MARK = "report.json"
@@ -92,3 +99,46 @@ def _ours(out: Path) -> set[str]:
         return {MARK, *map(str, said["files"])} if "refine_report" in said else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+REPORTS = Path("reports")
+"""Where reports are written by default, in the folder that refine is started in."""
+
+
+def build(made: Page, place: Path) -> dict[str, Any]:
+    """Write a page with its pictures and its numbers into a folder; the numbers are returned.
+
+    Raises:
+        ReportError: the folder is not a report's.
+    """
+    files = ["index.html", *(f"{figure.name}.png" for figure in figures(made))]
+    numbers = {
+        "refine_report": VERSION,
+        **made.numbers,
+        "title": made.title,
+        "headline": made.headline,
+        "checks": [asdict(one) for one in made.checks],
+        "figures": {
+            figure.name: {
+                "title": figure.title,
+                "panels": [{"title": panel.title, "rows": _exact(panel)} for panel in figure.panels],
+            }
+            for figure in figures(made)
+        },
+        "files": files,
+    }
+
+    def into(aside: Path) -> None:
+        said = json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n"
+        (aside / "index.html").write_text(html(made), encoding="utf-8")
+        for figure in figures(made):
+            (aside / f"{figure.name}.png").write_bytes(png(figure))
+        (aside / MARK).write_text(said, encoding="utf-8")
+
+    write(place, into)
+    return numbers
+
+
+def _exact(panel: Panel) -> list[dict[str, Any]]:
+    """The numbers of a panel, without the last digits, which depend on the order in which threads add up."""
+    return panel.numbers.with_columns(pl.col(pl.Float32, pl.Float64).round_sig_figs(9)).to_dicts()

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from pipeline.report.heatmap import Drawn
-from pipeline.report.run.checks import Check
 
 
 @dataclass(frozen=True)
@@ -98,3 +97,12 @@ class Page:
     examples: Examples | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     """More numbers for `report.json`."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise, whether it holds (None: it does not apply to this run), and what was found."""
+
+    name: str
+    passed: bool | None
+    found: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+import polars as pl
+
 JOINERS = "\u200c\u200d"
 """Persian words and emoji need these two, and they only join their neighbours."""
 
@@ -30,3 +32,22 @@ def labels(names: list[str], most: int = 28) -> tuple[str, ...]:
             n += 1
         said.append(label if n == 1 else f"{label} ({n})")
     return tuple(said)
+
+
+def short(value: float | None) -> str:
+    """A number in at most about five characters: 1,234 is 1.2k, 0.03456 is 0.035."""
+    if value is None:
+        return "unknown"
+    size = abs(value)
+    for limit, divisor, mark in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if size >= limit:
+            return f"{value / divisor:.3g}{mark}"
+    if size >= 100 or float(value).is_integer():  # noqa: PLR2004  three digits before the point need none after it
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if size < 10 else f"{value:.3g}"  # noqa: PLR2004  two digits that count are enough
+
+
+def largest(values: pl.Series, least: float) -> float:
+    """The largest of some numbers, or `least` where that is larger or there are none."""
+    found = values.drop_nulls().to_list()
+    return float(max([least, *found]))

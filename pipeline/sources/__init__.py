@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from pipeline.sources.hashes import Hashes
+from pipeline.ownership import is_run
 from pipeline.sources.hub import Hub
-from pipeline.sources.rows import Row, SourceError, Unreadable, shown
+from pipeline.sources.rows import Hashes, Row, SourceError, Unreadable, shown
 from pipeline.sources.saved_dataset import Saved, is_saved
 
 __all__ = ["DEFAULT", "ENDINGS", "Embedded", "Files", "Row", "Source", "SourceError", "Unreadable", "find"]
@@ -25,9 +24,6 @@ ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json", 
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files of `datasets` that tell of the data beside them, and hold none."""
-
-RUN = frozenset({"source", "digest", "rows", "characters", "limit", "shape"})
-"""What the source.json of a run says at least."""
 
 
 class Source(Protocol):
@@ -187,15 +183,6 @@ def _folder(name: str, path: Path, options: dict[str, str | None]) -> Source:
         about = " (a saved Dataset has a state.json too)" if (path / "dataset_info.json").exists() else ""
         raise SourceError(f"{name}: no file in this folder ends in {', '.join(ENDINGS)}; nothing to refine{about}")
     return Files(name, found, root)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether this is the folder of a run of ours, complete or not."""
-    try:
-        said = json.loads((folder / "source.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and said.keys() >= RUN
 
 
 def _listed(root: Path) -> Iterator[Path]:

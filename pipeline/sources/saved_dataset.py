@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources.hashes import Hashes
 from pipeline.sources.hub import one_split
-from pipeline.sources.rows import Row, SourceError, shown, why
+from pipeline.sources.rows import Hashes, Row, SourceError, shown, why
 
 
 def is_saved(folder: Path) -> bool:

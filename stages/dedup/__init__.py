@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from stages.dedup.bands import plan
+from stages.dedup.bands import Matching
 from stages.files import read_json
 from stages.stage import GlobalStage, StageParameterError
 
@@ -108,25 +108,22 @@ class Dedup(GlobalStage):
         Raises:
             StageParameterError: one cannot have its value.
         """
-        for name, value, right, expected in (
-            ("floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1"),
-            ("cluster", self.cluster, self.floor <= self.cluster <= 1, "a Jaccard from floor to 1"),
-            ("permutations", self.permutations, 1 <= self.permutations <= 1024, "1 to 1024"),  # noqa: PLR2004
-            ("recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1"),
-            ("seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1"),
-            ("bucket", self.bucket, self.bucket > 1, "2 or more"),
-            ("max_cluster", self.max_cluster, 0 <= self.max_cluster <= 1, "a share from 0 to 1"),
+        self.matching.check("dedup")
+        for name, value, least, expected in (
+            ("cluster", self.cluster, self.floor, "a Jaccard from floor to 1"),
+            ("max_cluster", self.max_cluster, 0, "a share from 0 to 1"),
         ):
-            if not right:
+            if not least <= value <= 1:
                 raise StageParameterError(f"dedup: {name} is {value}, expected {expected}")
-        if (bands := self.bands()[0]) > 64:  # noqa: PLR2004
+        if (bands := self.matching.bands()[0]) > 64:  # noqa: PLR2004
             raise StageParameterError(
                 f"dedup: permutations and recall give {bands} bands, expected 64 or fewer: lower them"
             )
 
-    def bands(self) -> tuple[int, int]:
-        """Bands and rows a band."""
-        return plan(self.floor, self.permutations, self.recall)
+    @property
+    def matching(self) -> Matching:
+        """How near-duplicates are searched."""
+        return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """What the merge noted, such as buckets too large to compare all their rows."""
@@ -134,14 +131,14 @@ class Dedup(GlobalStage):
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Keys of each text and prompt, and band keys of each text."""
-        from stages.text.shingles import band_keys, sign, split, text_keys
+        from stages.text.shingles import split, text_keys
 
-        bands, rows = self.bands()
+        bands = self.matching.bands()[0]
         words, keys, found = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)], [np.empty((0, bands), np.uint32)]
         for part in split(batch["text"]):
             words.append(np.diff(part.ends))
             keys.append(part.keys)
-            found.append(band_keys(sign(part, self.permutations, self.seed), bands, rows))
+            found.append(self.matching.keys(part))
         text, prompt = np.concatenate(keys), text_keys(batch["prompt"])
         columns = {
             "dedup_words": np.concatenate(words),
@@ -161,4 +158,4 @@ class Dedup(GlobalStage):
         """
         from stages.dedup.merge import merge
 
-        merge(self, raw, measured, folder)
+        merge(raw, measured, folder, self.matching, cluster=self.cluster, max_cluster=self.max_cluster)

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 import polars as pl
 
+from stages.dedup.bands import Matching
 from stages.dedup.earlier import batches, files
 from stages.files import fitted, seal
 from stages.readers import stamps
-from stages.stage import FittedStage, Measure, Stage, StageParameterError
+from stages.stage import FittedStage, Measure, Stage
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,12 @@ class Against(FittedStage):
         Raises:
             StageParameterError: one cannot have its value.
         """
-        for name, value, right, expected in (
-            ("floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1"),
-            ("permutations", self.permutations, 1 <= self.permutations <= 1024, "1 to 1024"),  # noqa: PLR2004
-            ("recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1"),
-            ("seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1"),
-            ("bucket", self.bucket, self.bucket > 0, "1 or more"),
-        ):
-            if not right:
-                raise StageParameterError(f"against: {name} is {value}, expected {expected}")
+        self.matching.check("against")
+
+    @property
+    def matching(self) -> Matching:
+        """How the earlier corpus is searched."""
+        return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def models(self) -> tuple[Path, ...]:
         """The files of the earlier corpus."""
@@ -96,9 +94,9 @@ class Against(FittedStage):
         """
         del raw
         if self.corpus:
-            from stages.dedup.index import Bands, build
+            from stages.dedup.index import build
 
-            build(batches(self.corpus), Bands(self.floor, self.permutations, self.recall, self.seed), folder / "index")
+            build(batches(self.corpus), self.matching, folder / "index")
             seal(folder, (f"index/{path.name}" for path in (folder / "index").iterdir()))
 
     def open(self, folder: Path) -> Measure:
@@ -110,9 +108,9 @@ class Against(FittedStage):
         if not self.corpus:
             return self.measure
         fitted(folder)
-        from stages.dedup.index import Bands, Index
+        from stages.dedup.index import Index
 
-        index = Index.open(folder / "index", Bands(self.floor, self.permutations, self.recall, self.seed), self.bucket)
+        index = Index.open(folder / "index", self.matching)
         names = dict(zip(("jaccard", "id", "crowded"), self.writes, strict=True))
         return lambda batch: index.nearest(batch["text"]).rename(names)
 

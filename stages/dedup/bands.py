@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
-import random
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stages.stage import StageParameterError
+
+if TYPE_CHECKING:
+    from stages.text.shingles import Words
 
 Jaccard = TypeVar("Jaccard", float, NDArray[np.float64])
 
@@ -46,17 +51,46 @@ def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
     return best
 
 
-@functools.cache
-def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
+@dataclass(frozen=True)
+class Matching:
+    """How near-duplicates are searched: the parameters that `dedup`, `against` and `refine dedup` share.
 
-    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister; Python's own is the same one, and is there
-    without loading another library.
+    Attributes:
+        floor: smallest Jaccard that is searched for.
+        permutations: length of a signature.
+        recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
+        seed: seed of the permutations.
+        bucket: maximum number of rows that a row is compared with in one bucket.
     """
-    state = [seed]
-    for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
-        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
-    twister = random.Random()  # noqa: S311  no secrets
-    twister.setstate((3, (*state, 624), None))
-    draws = np.array([twister.getrandbits(32) for _ in range(2 * count)], np.uint32)
-    return draws[:count] << np.uint32(1) | np.uint32(1), draws[count:]
+
+    floor: float = 0.5
+    permutations: int = 128
+    recall: float = 0.5
+    seed: int = 1
+    bucket: int = 1024
+
+    def check(self, stage: str) -> None:
+        """Check the values; `stage` names the stage in the message.
+
+        Raises:
+            StageParameterError: a value is out of range.
+        """
+        for name, value, right, expected in (
+            ("floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1"),
+            ("permutations", self.permutations, 1 <= self.permutations <= 1024, "1 to 1024"),  # noqa: PLR2004
+            ("recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1"),
+            ("seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1"),
+            ("bucket", self.bucket, self.bucket > 1, "2 or more"),
+        ):
+            if not right:
+                raise StageParameterError(f"{stage}: {name} is {value}, expected {expected}")
+
+    def bands(self) -> tuple[int, int]:
+        """Bands, and rows of each band."""
+        return plan(self.floor, self.permutations, self.recall)
+
+    def keys(self, words: Words) -> NDArray[np.uint32]:
+        """Band keys of texts, uint32 [n, bands]."""
+        from stages.text.shingles import band_keys, sign  # compiled loops, which naming a stage must not load
+
+        return band_keys(sign(words, self.permutations, self.seed), *self.bands())

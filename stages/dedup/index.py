@@ -14,34 +14,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup import index_kernel
-from stages.dedup.bands import plan
+from stages.dedup.bands import Matching
 from stages.dedup.pairs import first_alike
 from stages.files import read_frame, save_frame, scratch
 from stages.stage import StageParameterError
-from stages.text.shingles import Words, band_keys, shingle_sets, sign, split
+from stages.text.shingles import Words, shingle_sets, split
 
 ROW = np.uint64(32)
 
 
-@dataclass(frozen=True)
-class Bands:
-    """How candidates are found: see `stages.dedup`."""
-
-    floor: float
-    permutations: int
-    recall: float
-    seed: int
-
-    def shape(self) -> tuple[int, int]:
-        """Bands and rows a band."""
-        return plan(self.floor, self.permutations, self.recall)
-
-    def keys(self, words: Words) -> NDArray[np.uint32]:
-        """Band keys of texts, [n, bands]."""
-        return band_keys(sign(words, self.permutations, self.seed), *self.shape())
-
-
-def build(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> None:
+def build(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) -> None:
     """Write the index of texts (`text`, `name`) to a folder, which appears when it is complete.
 
     Memory: 24 bytes a text while exact copies are found, then 8, beside a batch; disk: 250 bytes a text with 25 bands,
@@ -49,26 +31,26 @@ def build(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)  # of another fit
     with scratch(folder.parent, folder.name) as aside:
-        _build(batches, bands, aside)
+        _build(batches, matching, aside)
         aside.rename(folder)
 
 
-def _build(batches: Iterator[pl.DataFrame], bands: Bands, aside: Path) -> None:
-    names = pl.concat([pl.Series("name", [], pl.String), *_written(batches, bands, aside)])
+def _build(batches: Iterator[pl.DataFrame], matching: Matching, aside: Path) -> None:
+    names = pl.concat([pl.Series("name", [], pl.String), *_written(batches, matching, aside)])
     if not len(names):
         raise StageParameterError("the earlier corpus holds no conversation")
     save_frame(aside / "names.parquet", names.to_frame("name"))
     firsts = np.flatnonzero(first_alike(_read(aside / "keys", np.uint64).reshape(-1, 2)) == np.arange(len(names)))
     with (aside / "order").open("wb") as file:
-        for band in range(bands.shape()[0]):
+        for band in range(matching.bands()[0]):
             order = _read(aside / f"band{band}", np.uint32)[firsts].astype(np.uint64) << ROW | firsts.astype(np.uint64)
             order.sort()
             file.write(order.data)
-    for kind in ("keys", *(f"band{band}" for band in range(bands.shape()[0]))):
+    for kind in ("keys", *(f"band{band}" for band in range(matching.bands()[0]))):
         (aside / kind).unlink(missing_ok=True)
 
 
-def _written(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> Iterator[pl.Series]:
+def _written(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) -> Iterator[pl.Series]:
     """Append what is known of each text to files; give the names."""
     with ExitStack() as stack:
 
@@ -84,7 +66,7 @@ def _written(batches: Iterator[pl.DataFrame], bands: Bands, folder: Path) -> Ite
                 append("sets", sets)
                 append("sizes", np.diff(ends, prepend=0))
                 append("keys", words.keys)
-                for band, keys in enumerate(bands.keys(words).T):
+                for band, keys in enumerate(matching.keys(words).T):
                     append(f"band{band}", keys)
             yield batch["name"]
 
@@ -100,28 +82,26 @@ class Index:
     """An index that `build` wrote.
 
     Attributes:
-        bands: as it was built.
-        limit: most rows of a band that a text is compared with.
+        matching: as it was built.
         order: uint64 [bands, m], band key << 32 | row, sorted.
         sets: uint64, sorted sets of shingles, up to `ends`.
         ends: int64 [rows + 1].
         names: of the rows.
     """
 
-    bands: Bands
-    limit: int
+    matching: Matching
     order: NDArray[np.uint64]
     sets: NDArray[np.uint64]
     ends: NDArray[np.int64]
     names: pl.Series
 
     @classmethod
-    def open(cls, folder: Path, bands: Bands, limit: int) -> Index:
+    def open(cls, folder: Path, matching: Matching) -> Index:
         """Map an index; what a text does not ask for is not read."""
-        order = _read(folder / "order", np.uint64).reshape(bands.shape()[0], -1)
+        order = _read(folder / "order", np.uint64).reshape(matching.bands()[0], -1)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(_read(folder / "sizes", np.int64))])
         names = read_frame(folder / "names.parquet", ["name"])["name"]
-        return cls(bands, limit, order, _read(folder / "sets", np.uint64), ends, names)
+        return cls(matching, order, _read(folder / "sets", np.uint64), ends, names)
 
     def nearest(self, texts: pl.Series) -> pl.DataFrame:
         """against_jaccard, against_id, against_crowded of each text."""
@@ -137,8 +117,10 @@ class Index:
         return pl.DataFrame({"jaccard": pl.Series(jaccards).set(none, None), "id": ids, "crowded": crowded})
 
     def _nearest(self, words: Words, *out: NDArray[Any]) -> None:
-        keys, (sets, ends) = self.bands.keys(words), shingle_sets(words)
+        keys, (sets, ends) = self.matching.keys(words), shingle_sets(words)
         wanted = keys.astype(np.uint64) << ROW
         starts = np.stack([np.searchsorted(self.order[band], wanted[:, band]) for band in range(keys.shape[1])], axis=1)
         compiled: Any = index_kernel.nearest
-        compiled(keys, starts, sets, ends, self.order, self.sets, self.ends, self.bands.floor, self.limit, *out)
+        compiled(
+            keys, starts, sets, ends, self.order, self.sets, self.ends, self.matching.floor, self.matching.bucket, *out
+        )

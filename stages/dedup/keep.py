@@ -25,7 +25,7 @@ PERMUTATIONS, SEED = 128, 1
 
 
 @dataclass(frozen=True)
-class Asked:
+class KeepOptions:
     """How duplicates are found.
 
     Attributes:
@@ -77,7 +77,7 @@ GIVEN = -(1 << 62)
 """Rank of a text that is kept whatever it is like: what others are compared with."""
 
 
-def keep(texts: Iterable[pl.Series], asked: Asked, best: Best, scratch: Path) -> Kept:
+def keep_best(texts: Iterable[pl.Series], asked: KeepOptions, best: Best, scratch: Path) -> Kept:
     """Decide for each text.
 
     No two texts that share a band key are kept at a Jaccard of `threshold` or more, but for given ones and crowds; for
@@ -136,7 +136,7 @@ def spread(
 
 
 def _signed(
-    texts: Iterable[pl.Series], asked: Asked, path: Path, pool: ThreadPoolExecutor
+    texts: Iterable[pl.Series], asked: KeepOptions, path: Path, pool: ThreadPoolExecutor
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """Keys, uint64 [n, 2], and words of each text; band keys go to a file, uint32 [n, bands]."""
 
@@ -177,7 +177,7 @@ def _places(bands: NDArray[np.uint32], first: Rows, pool: ThreadPoolExecutor) ->
 
 
 def _sets(
-    texts: Iterable[pl.Series], wanted: NDArray[np.bool_], path: Path, asked: Asked, pool: ThreadPoolExecutor
+    texts: Iterable[pl.Series], wanted: NDArray[np.bool_], path: Path, asked: KeepOptions, pool: ThreadPoolExecutor
 ) -> Rows:
     """Write the sets of shingles of the wanted texts to a file; where each text's set begins there, int64 [n + 1]."""
 

@@ -6,21 +6,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup.bands import chance
+from stages.dedup.bands import Matching, chance
 from stages.dedup.pairs import Near, candidates, components, first_alike, near_pairs
 from stages.files import save_frame, save_json
 from stages.stage import StageRefusedError
-from stages.text.shards import Names, Rows, Shards
+from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
-
-if TYPE_CHECKING:
-    from stages.dedup import Dedup
 
 PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
 LARGEST, EXAMPLE = 10, 200
@@ -29,25 +26,33 @@ SMALL = 1000
 """A cluster of fewer conversations stops no run."""
 
 
-def merge(stage: Dedup, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
+def merge(
+    raw: Sequence[Path],
+    measured: Sequence[Path],
+    folder: Path,
+    matching: Matching,
+    *,
+    cluster: float,
+    max_cluster: float,
+) -> None:
     """Write `merged/`, `dedup.parquet`, `prompt.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
     copy_of, prompt_of = first_alike(shards.keys("text")), _prompts(shards.keys("prompt"))
     firsts = np.flatnonzero(copy_of == np.arange(len(shards)))
-    near = _near(stage, shards, firsts, folder / f".shingles.{os.getpid()}.tmp")
+    near = _near(matching, cluster, shards, firsts, folder / f".shingles.{os.getpid()}.tmp")
     pairs = firsts[near.rows]
-    answer = _Answer.of(stage, near, pairs, firsts, _Groups(copy_of), _Groups(prompt_of))
+    answer = _Answer.of(cluster, near, pairs, firsts, _Groups(copy_of), _Groups(prompt_of))
     examples = {int(row): shards.text(row)[:EXAMPLE] for row in answer.largest()}
     groups = (answer.copies, answer.prompts, answer.clusters)
-    names = Names(shards, np.concatenate([pairs.ravel(), *(group.others() for group in groups), answer.largest()]))
-    _guard(stage, answer, names, examples)
+    names = Ids(shards, np.concatenate([pairs.ravel(), *(group.others() for group in groups), answer.largest()]))
+    _guard(cluster, max_cluster, answer, names, examples)
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
         save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), names))
     found = {"id": names.of(pairs[:, 0]), "other": names.of(pairs[:, 1]), "jaccard": near.jaccard}
     save_frame(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS))
     save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
-    save_json(folder / "dedup.json", _summary(stage, near, answer, names, examples))
+    save_json(folder / "dedup.json", _summary(matching, near, answer, names, examples))
 
 
 def _prompts(keys: NDArray[np.uint64]) -> Rows:
@@ -57,13 +62,13 @@ def _prompts(keys: NDArray[np.uint64]) -> Rows:
     return first
 
 
-def _near(stage: Dedup, shards: Shards, firsts: Rows, scratch: Path) -> Near:
+def _near(matching: Matching, cluster: float, shards: Shards, firsts: Rows, scratch: Path) -> Near:
     """Pairs among the rows that are no copies, numbered among themselves."""
-    bands = shards.bands(firsts, stage.bands()[0])
+    bands = shards.bands(firsts, matching.bands()[0])
     longest_first = np.argsort(-shards.words()[firsts].astype(np.int64), kind="stable")
     try:
         sets = shards.sets(firsts, candidates(bands), scratch)
-        return near_pairs(bands, longest_first, sets, stage.floor, stage.cluster, stage.bucket)
+        return near_pairs(bands, longest_first, sets, matching.floor, cluster, matching.bucket)
     finally:
         scratch.unlink(missing_ok=True)
 
@@ -79,7 +84,7 @@ class _Groups:
         """The firsts of groups of more than one."""
         return np.flatnonzero(self.sizes > 1)
 
-    def columns(self, name: str, count: str, ids: pl.Series, start: int, names: Names) -> dict[str, pl.Series]:
+    def columns(self, name: str, count: str, ids: pl.Series, start: int, names: Ids) -> dict[str, pl.Series]:
         """For a shard: the id of the first, and the group's size."""
         first = self.first[start : start + len(ids)]
         elsewhere = np.flatnonzero(first != np.arange(start, start + len(ids)))
@@ -101,9 +106,9 @@ class _Answer:
 
     @classmethod
     def of(  # noqa: PLR0917  what is known, each once
-        cls, stage: Dedup, near: Near, pairs: Rows, firsts: Rows, copies: _Groups, prompts: _Groups
+        cls, cluster: float, near: Near, pairs: Rows, firsts: Rows, copies: _Groups, prompts: _Groups
     ) -> _Answer:
-        close = near.jaccard >= np.float32(stage.cluster)
+        close = near.jaccard >= np.float32(cluster)
         clusters = _Groups(components(pairs[close], len(copies.first))[copies.first])
         nearest = np.zeros(len(copies.first), np.float32)
         for side in (0, 1):
@@ -113,7 +118,7 @@ class _Answer:
         crowded[firsts] = near.crowded
         return cls(copies, prompts, clusters, nearest[copies.first], crowded[copies.first])
 
-    def columns(self, ids: pl.Series, start: int, names: Names) -> pl.DataFrame:
+    def columns(self, ids: pl.Series, start: int, names: Ids) -> pl.DataFrame:
         here = slice(start, start + len(ids))
         nearest = pl.Series(self.nearest[here])
         return pl.DataFrame(
@@ -133,23 +138,25 @@ class _Answer:
         return order[self.clusters.sizes[order] > 1]
 
 
-def _guard(stage: Dedup, answer: _Answer, names: Names, examples: Mapping[int, str]) -> None:
+def _guard(cluster: float, max_cluster: float, answer: _Answer, names: Ids, examples: Mapping[int, str]) -> None:
     for row in answer.largest()[:1]:
         size, total = int(answer.clusters.sizes[row]), len(answer.clusters.sizes)
-        if size >= SMALL and size > stage.max_cluster * total:
+        if size >= SMALL and size > max_cluster * total:
             raise StageRefusedError(
                 f"dedup: {size:,} of {total:,} conversations hang together as near-duplicates at a Jaccard of "
-                f"{stage.cluster:g} or more, more than a share of {stage.max_cluster:g}; the first is "
+                f"{cluster:g} or more, more than a share of {max_cluster:g}; the first is "
                 f"{names.of(np.array([row])).item()!r} ({examples[row][:80]!r}): look at them, and if they may be one "
                 f"cluster, allow it with max_cluster = {min(1, size / total + 0.005):.2f} for dedup in the plan"
             )
 
 
-def _summary(stage: Dedup, near: Near, answer: _Answer, names: Names, examples: Mapping[int, str]) -> dict[str, Any]:
-    bands, rows = stage.bands()
+def _summary(
+    matching: Matching, near: Near, answer: _Answer, names: Ids, examples: Mapping[int, str]
+) -> dict[str, Any]:
+    bands, rows = matching.bands()
     crowded, total = int(answer.crowded.sum()), len(answer.crowded)
     note = (
-        f"dedup: {crowded} of {total} conversations share a band key with more than {stage.bucket} others and were "
+        f"dedup: {crowded} of {total} conversations share a band key with more than {matching.bucket} others and were "
         f"compared with the leaders among those only, so that near-duplicates of them may have been missed (they are "
         f"marked in the column dedup_crowded; a larger bucket finds more and takes longer)"
     )

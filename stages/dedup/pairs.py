@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.text.compiled import Kernels
+from stages.text.shingles import Sets
 
 LOOPS = Kernels(
     "stages.dedup.pairs_kernel",
@@ -43,19 +44,6 @@ class Near:
     jaccard: NDArray[np.float32]
     crowded: NDArray[np.bool_]
     compared: int
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty where nobody asked for them.
-
-    Attributes:
-        values: uint64.
-        ends: int64 [n + 1].
-    """
-
-    values: NDArray[np.uint64]
-    ends: NDArray[np.int64]
 
 
 def first_alike(keys: NDArray[np.uint64]) -> NDArray[np.int64]:

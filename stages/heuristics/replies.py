@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from stages.text.prose import FENCED, prose
+
 _CANNOT = (
     r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"
     r"|(?: am|'m) (?:unable to|not (?:able|going) to))"
@@ -49,27 +51,6 @@ NO_FEELINGS = (
 """UltraChat 200k's own refinement drops dialogues whose assistant says "I do not have emotions" or "I don't have
 opinions" (dataset card); the same in other words is taken with it."""
 
-_FENCED = r"(?s)```.*?(?:```|\z)"
-_KEYWORD = (
-    r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
-    r"|namespace|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE)"
-)
-_CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
-    "|".join(
-        (
-            rf"{_KEYWORD} .*[;:{{(,)=\w]",
-            r"#include.*",
-            r"(?:if|for|while|elif|else|try|except|switch)\b.*[{:]",
-            r".*[;{}]",
-            r".*\)\s*(?:=>|->).*",
-            r"[\w.\[\]]+ ?(?:=|\+=|-=|:=) ?[^ ].*",
-            r"[\w.]+\(.*\)",
-            r"</?\w[^>]*>.*",
-            r"//.*",
-            r"@\w+.*",
-        )
-    )
-)
 
 # Words that no finished sentence ends with; most prepositions do end some ("what is it for").
 _DANGLING = (
@@ -100,12 +81,7 @@ def plain(content: pl.Expr) -> pl.Expr:
 
 def fenced_chars(content: pl.Expr) -> pl.Expr:
     """Characters in fenced code blocks, fences included; an open fence reaches to the end."""
-    return content.str.len_chars().cast(pl.Int64) - content.str.replace_all(_FENCED, "").str.len_chars()
-
-
-def prose(content: pl.Expr) -> pl.Expr:
-    """Content without fenced blocks and without lines that look like code."""
-    return content.str.replace_all(_FENCED, "").str.replace_all(_CODE_LINES, "")
+    return content.str.len_chars().cast(pl.Int64) - content.str.replace_all(FENCED, "").str.len_chars()
 
 
 def code_chars(content: pl.Expr) -> pl.Expr:

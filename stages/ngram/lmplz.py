@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.ngram import arpa
-from stages.ngram.discounts import FALLBACK
+from stages.ngram.kneser_ney import FALLBACK
 
 
 class LmplzError(RuntimeError):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.overlap import contamination_kernel as kernel
 from stages.overlap.evals import Part, shown
-from stages.text.repeats import directory
+from stages.text.repeats import prefix_index
 from stages.text.shingles import split
 
 Numbers = NDArray[np.int64]
@@ -47,7 +47,14 @@ class Index:
         groups = rare.group_by("key", maintain_order=True).len()
         posts = np.concatenate([np.zeros(1, np.int64), groups["len"].cum_sum().to_numpy().astype(np.int64)])
         grams = groups["key"].to_numpy(writable=True)
-        tables = (grams, *directory(grams), *_heads(heads, lengths), posts, rare["part"].to_numpy(writable=True), sizes)
+        tables = (
+            grams,
+            *prefix_index(grams),
+            *_heads(heads, lengths),
+            posts,
+            rare["part"].to_numpy(writable=True),
+            sizes,
+        )
         lost = len(np.unique(items)) - len(np.unique(items[sizes > 0]))
         return cls(n, shortest, tables, _labels(parts), (len(np.unique(items)), lost))
 
@@ -95,7 +102,7 @@ def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
     keys, which = np.unique(heads[short], return_inverse=True)
     bits = np.zeros(len(keys), np.uint64)
     np.bitwise_or.at(bits, which, np.uint64(1) << lengths[short].astype(np.uint64))
-    return keys, bits, *directory(keys)
+    return keys, bits, *prefix_index(keys)
 
 
 def _labels(parts: Sequence[Part]) -> pl.DataFrame:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stages.files import read_frame
 from stages.overlap import spans_kernel
-from stages.text.repeats import Keys, directory
+from stages.text.repeats import Keys, prefix_index
 from stages.text.shingles import split
 
 READS = ("text", "messages")
@@ -54,7 +54,7 @@ class Table:
     @classmethod
     def of(cls, keys: Keys) -> Table:
         """The table of sorted keys."""
-        return cls(keys, *directory(keys))
+        return cls(keys, *prefix_index(keys))
 
     def among(self, keys: Keys, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Of rows with so many keys each, which have one that is in the table."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stages.files import read_frame, save_frame, scratch
 from stages.overlap.spans import COVER, READS, Found, Table, column, flat, spoken
 from stages.text.repeats import AT_ONCE, Keys, Shard, repeated
-from stages.text.shards import Names, Shards
+from stages.text.shards import Ids, Shards
 
 FILES = 8
 """Bits by which windows are parted on disk, at most: 2 * 256 files are open at once."""
@@ -48,7 +48,7 @@ class Merge:
             found = np.empty((len(self.shards), len(COVER)), np.int64)
             for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))):
                 found[self.shards.starts[at] : self.shards.starts[at + 1]] = part
-        names = Names(self.shards, found[:, -1][found[:, -1] >= 0])
+        names = Ids(self.shards, found[:, -1][found[:, -1] >= 0])
         (folder / "merged").mkdir(parents=True, exist_ok=True)
         for at, path in enumerate(self.shards.measured):
             here = found[self.shards.starts[at] : self.shards.starts[at + 1]]
@@ -137,7 +137,7 @@ def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
     return np.memmap(path, kind, "c") if path.stat().st_size else np.empty(0, kind)
 
 
-def _columns(found: NDArray[np.int64], ids: pl.Series, words: pl.Series, names: Names) -> pl.DataFrame:
+def _columns(found: NDArray[np.int64], ids: pl.Series, words: pl.Series, names: Ids) -> pl.DataFrame:
     of = np.maximum(words.to_numpy(), 1)
     there = np.flatnonzero(found[:, 4] >= 0)
     source = pl.repeat(None, len(ids), dtype=pl.String, eager=True).scatter(there, names.of(found[there, 4]))

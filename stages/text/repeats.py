@@ -79,7 +79,7 @@ def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[
     return values, counts + 1
 
 
-def directory(keys: Keys) -> tuple[NDArray[np.int64], np.uint64]:
+def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], np.uint64]:
     """Where each value of the top bits begins in sorted keys, about four keys a value, and how many bits are below."""
     bits = max(1, (len(keys) // 4).bit_length())
     shift = np.uint64(64 - bits)

@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup.pairs import Sets
 from stages.files import read_frame, rows
-from stages.text.shingles import shingle_sets, split
+from stages.text.shingles import Sets, shingle_sets, split
 
 Rows = NDArray[np.int64]
 
@@ -97,7 +96,7 @@ class Shards:
         yield from ((at, slice(int(cuts[at]), int(cuts[at + 1]))) for at in range(len(self.measured)))
 
 
-class Names:
+class Ids:
     """Ids of the rows that others refer to.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +11,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup.bands import permutations
 from stages.text.compiled import Kernels
 from stages.text.words import ready, table
 
@@ -125,3 +126,32 @@ def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     spare, starts = np.empty(words.longest(), np.uint64), np.empty(2 * words.longest() + 3, np.int64)
     LOOPS.call("distinct", words.hashes, words.ends, words.keys, WIDTH, spare, starts, sets, ends)
     return sets[: ends[-1] if len(ends) else 0], ends
+
+
+@functools.cache
+def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
+
+    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister; Python's own is the same one, and is there
+    without loading another library.
+    """
+    state = [seed]
+    for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
+        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
+    twister = random.Random()  # noqa: S311  no secrets
+    twister.setstate((3, (*state, 624), None))
+    draws = np.array([twister.getrandbits(32) for _ in range(2 * count)], np.uint32)
+    return draws[:count] << np.uint32(1) | np.uint32(1), draws[count:]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty where nobody asked for them.
+
+    Attributes:
+        values: uint64.
+        ends: int64 [n + 1].
+    """
+
+    values: NDArray[np.uint64]
+    ends: NDArray[np.int64]

@@ -29,6 +29,7 @@ import polars as pl
 
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
+from pipeline.compare.checks import comparison_checks
 from pipeline.compare.corpora import Pair, united
 from pipeline.compare.data import leaks
 from pipeline.compare.design import Design
@@ -40,7 +41,7 @@ from pipeline.experiments.corpus import Corpus
 from trainer.experiment.jobs import Job, run
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, Union, distinct
-from trainer.prepare.choices import Wanted
+from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE, Preset
 
 TINY = replace(
@@ -56,7 +57,7 @@ TINY = replace(
     budgets=(1000, 2400, 5600, 13400, 32000),
 )
 """1.5 decades of tokens, half a second a training."""
-WANTED = Wanted(test_tokens=24_000, validation_tokens=1_500)
+WANTED = Choices(test_tokens=24_000, validation_tokens=1_500)
 """Of the default so many test tokens say as much as 23 to 32 conversations alike, and a verdict asks for 20."""
 SIZE = 1_500
 """Conversations that are halved."""
@@ -91,7 +92,7 @@ class Work:
         return [job for wanted in self.jobs.values() for job in wanted]
 
 
-def work(pair: Pair, folder: Path, preset: Preset, seeds: int, wanted: Wanted) -> Work:
+def work(pair: Pair, folder: Path, preset: Preset, seeds: int, wanted: Choices) -> Work:
     """Split, vocabulary, embeddings and the trainings of a comparison; its data lie in folder/data."""
     arms = arming.prepare(pair.union, preset, wanted, folder / "data")
     texts = pair.union.frame["text"]
@@ -110,11 +111,11 @@ def outcome(done: Work, folder: Path, workers: int = 1) -> Outcome:
         engine.close()
     tests = scoring.test_sets(done.pair, done.arms)
     scored = [scoring.scored(test, done.arms, done.jobs, trainings) for test in tests]
-    checks = scoring.checks(done.pair, done.arms, done.design, done.jobs, trainings)
+    checks = comparison_checks(done.pair, done.arms, done.design, done.jobs, trainings)
     return Outcome(tuple(scored), verdict(scored, done.pair.names, done.design.lacks(), checks))
 
 
-def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Wanted = WANTED) -> Outcome:
+def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choices = WANTED) -> Outcome:
     """The whole way of a comparison, in this process."""
     with tempfile.TemporaryDirectory(prefix="refine-calibration-") as scratch:
         return outcome(work(pair, Path(scratch), preset, seeds, wanted), Path(scratch))
@@ -214,7 +215,7 @@ def known_house(folder: Path, workers: int) -> Outcome:
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
     pair = paired(spoiled(clean), clean, ("spoiled", "clean"))
     preset = replace(HOUSE, budgets=designing.default(HOUSE))
-    return outcome(work(pair, folder, preset, SEEDS, Wanted()), folder, workers)
+    return outcome(work(pair, folder, preset, SEEDS, Choices()), folder, workers)
 
 
 def said(outcome: Outcome) -> Sequence[str]:

@@ -23,9 +23,8 @@ import torch
 from trainer.cvfp import phase1, phase2
 from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.model import Network, Shape
-from trainer.cvfp.phase1 import Phase1
 from trainer.cvfp.scan import Tape
-from trainer.cvfp.settings import Phase2
+from trainer.cvfp.settings import Phase1, Phase2
 
 ORIGINAL = {
     10_000: (0.011335, 1427.24, None),

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from trainer.experiment import baselines
 from trainer.experiment.training import Data, Training
 from trainer.prepare import prepared as preparing
-from trainer.prepare.choices import Wanted
+from trainer.prepare.choices import Choices
 from trainer.prepare.ppmi import ppmi_svd
 from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset
@@ -82,7 +82,7 @@ def embedded(folder: Path) -> Path:
 
         frame = corpus.read(None).frame
         groups = corpus.groups(frame["text"])
-        preparing.prepare(frame, corpus.keys(frame["text"]), groups, PRESETS["house"], Wanted(), folder)
+        preparing.prepare(frame, corpus.keys(frame["text"]), groups, PRESETS["house"], Choices(), folder)
     return folder
 
 

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from pipeline.engine import Local
 from tests.bench.house import HELD, SIZE, embedded, stream
-from trainer.experiment.jobs import Job, read, run
+from trainer.experiment.jobs import Job, run
+from trainer.experiment.records import read
 from trainer.prepare import prepared as preparing
 from trainer.presets import HOUSE, Preset
 

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from pipeline.compare import command as comparing
-from pipeline.compare.data import How
+from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored, TestSet, laws
 from pipeline.store import read_json
 from tests.pipeline.report_corpus import refine
-from trainer.prepare.choices import Wanted
+from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
 from trainer.scaling import Points
 
@@ -28,7 +28,7 @@ BLINK = replace(
     vocabulary=300,
     budgets=(640, 1600, 3840, 9600, 22400),
 )
-WANTED = Wanted(test_tokens=3000, validation_tokens=500)
+WANTED = Choices(test_tokens=3000, validation_tokens=500)
 LIMIT = 400
 
 
@@ -39,15 +39,19 @@ def run(here: Path, limit: int = LIMIT) -> Path:
     return here / "my-run"
 
 
-def how(**more: Any) -> How:
+def how(**more: Any) -> TrainingOptions:
     """How tests train."""
-    return replace(How(preset="blink", wanted=WANTED, workers=1), **more)
+    return replace(TrainingOptions(preset="blink", wanted=WANTED, workers=1), **more)
 
 
-def asked(first: str, second: str, run: Path | None, here: Path, how: How, **more: Any) -> comparing.Asked:
+def asked(
+    first: str, second: str, run: Path | None, here: Path, how: TrainingOptions, **more: Any
+) -> comparing.CompareOptions:
     """A command line."""
     said: dict[str, Any] = {"limit": None, "train": True, "fail": False, "as_json": False} | more
-    return comparing.Asked(first, second, run, here / "report", how=how, words=("compare", first, second), **said)
+    return comparing.CompareOptions(
+        first, second, run, here / "report", how=how, words=("compare", first, second), **said
+    )
 
 
 def report(here: Path) -> dict[str, Any]:

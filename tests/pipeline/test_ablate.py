@@ -12,11 +12,13 @@ import polars as pl
 import pytest
 
 from pipeline import ablate as ablating
-from pipeline.ablate import Contrast, arms_of, verdict
+from pipeline.ablate import arms_of, verdict
+from pipeline.ablate.result import Contrast
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
 from pipeline.compare.corpora import Pair
-from pipeline.report.run.checks import SHARE, Bounds, Check
+from pipeline.report.parts import Check
+from pipeline.report.run.checks import SHARE, Bounds
 from pipeline.store import RunFolderError, read_json
 from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
 from tests.pipeline.report_corpus import refine

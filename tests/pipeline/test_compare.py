@@ -14,9 +14,11 @@ import pytest
 
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora, scored
-from pipeline.experiments.folder import CLAIM
+from pipeline.compare.checks import corpora_checks
+from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
-from pipeline.report.run.checks import SHARE, Check
+from pipeline.report.parts import Check
+from pipeline.report.run.checks import SHARE
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, read_json
 from tests.conftest import Refine, chat
@@ -417,7 +419,7 @@ def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
     assert int(found.union.members["raw"].sum()) == 150
     assert 0 < int(found.union.members["refined"].sum()) < 150
     turned = corpora.pair("refined", "raw", my_run, None, grouped=False)
-    assert scored.corpora(turned)[0].passed is True
+    assert corpora_checks(turned)[0].passed is True
     assert "the test set is drawn from raw" in turned.notes[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.compare.design import Design
 from pipeline.compare.verdict import Verdict, verdict
-from pipeline.report.run.checks import Check
+from pipeline.report.parts import Check
 from tests.pipeline.compare_corpus import points, simulated
 from trainer.scaling import difference
 

@@ -13,12 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.compare.laws import laws
+from pipeline.compare.figures import laws
 from pipeline.report import folder
-from pipeline.report.folder import ReportError
-from pipeline.report.parts import Figure, Page, Panel, Section
-from pipeline.report.run import build
-from pipeline.report.run.checks import Bounds, Check, check
+from pipeline.report.folder import ReportError, build
+from pipeline.report.parts import Check, Figure, Page, Panel, Section
+from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.duplicates import kinds
 from pipeline.report.run.frame import finished
 from pipeline.store import save_frame

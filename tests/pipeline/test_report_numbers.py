@@ -20,8 +20,8 @@ from pipeline.report.run.bands import LENGTH, SOURCE, fixed, named
 from pipeline.report.run.bins import binned, places
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.duplicates import Kind, both, duplicated
-from pipeline.report.run.signals import Signal, short, thresholds
-from pipeline.report.text import labels, visible
+from pipeline.report.run.signals import Signal, thresholds
+from pipeline.report.text import labels, short, visible
 from pipeline.rules import Pairs
 
 TRICKY = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("</>&!-\u2028\u2029\u202e\u200b\x00"))

@@ -18,8 +18,11 @@ from tests.conftest import ROOT, Refine, contents
 from tests.trainer.test_cvfp_training import SIZE, SMALL, data, stream
 from trainer.cvfp.settings import Phase2
 from trainer.experiment import baselines, gru
-from trainer.experiment.jobs import KINDS, Job, carry_out, points, read, resampled, run
-from trainer.prepare.choices import Wanted
+from trainer.experiment.jobs import Job, carry_out, run
+from trainer.experiment.kinds import KINDS
+from trainer.experiment.points import points, resampled
+from trainer.experiment.records import read
+from trainer.prepare.choices import Choices
 from trainer.prepare.prepared import prepare
 from trainer.presets import PRESETS, PresetError
 
@@ -94,7 +97,7 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
 def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
     """In this process or in two others: the same records but for the seconds; done twice, nothing is done again."""
     given = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
-    wanted = Wanted(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
+    wanted = Choices(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
     preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
     keys = np.arange(90, dtype=np.uint64)
     made = prepare(given, keys, np.arange(90), preset, wanted, tmp_path / "data")
@@ -250,7 +253,7 @@ def test_a_preset_of_the_user_leaves_its_record(tmp_path: Path, name: str) -> No
         samples=(40,),
     )
     frame = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
-    wanted = Wanted(tokenizer="bpe:300", embeddings="random")
+    wanted = Choices(tokenizer="bpe:300", embeddings="random")
     made = prepare(frame, np.arange(90, dtype=np.uint64), None, preset, wanted, tmp_path / "data")
     preset = preset.sized(made.said["vocabulary"])
     (budget,) = made.budgets(preset, None)

@@ -206,12 +206,12 @@ def test_recall_is_the_s_curve(tmp_path: Path) -> None:
     truth = {(i, i + 1): jaccard(shingles(texts[i]), shingles(texts[i + 1])) for i in range(0, 3000, 2)}
     wanted = {pair: value for pair, value in truth.items() if 0.7 <= value < 0.8}
     found = run(tmp_path / "1", texts, Dedup(floor=0.7, recall=0.5, cluster=0.8))
-    bands, rows = Dedup(floor=0.7, recall=0.5, cluster=0.8).bands()
+    bands, rows = Dedup(floor=0.7, recall=0.5, cluster=0.8).matching.bands()
     expected = chance(np.array(list(wanted.values())), bands, rows)
     assert len(wanted) > 500
     sigma = float(np.sqrt((expected * (1 - expected)).sum()))
     assert abs(len(wanted.keys() & found.pairs().keys()) - float(expected.sum())) < 3 * sigma
-    assert min(chance(value, *Dedup().bands()) for value in (0.75, 0.8)) > 0.998
+    assert min(chance(value, *Dedup().matching.bands()) for value in (0.75, 0.8)) > 0.998
 
 
 def test_parts_measure_like_the_whole() -> None:

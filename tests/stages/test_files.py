@@ -215,16 +215,19 @@ def test_a_full_disk_is_an_error_with_its_number(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import numpy as np, polars as pl
-from stages import arpa, nearest, saved
+from stages import files
+from stages.dedup import index
+from stages.dedup.bands import Matching
+from stages.ngram import arpa
 folder = Path(sys.argv[1])
 noise = np.random.default_rng(0).random(50_000)
 texts = pl.DataFrame({"text": [" ".join(map(str, noise[i : i + 50])) for i in range(9_000, 9_900)]})
 grams = pl.Series(noise.astype(str))
-bands = nearest.Bands(0.5, 128, 0.5, 1)
+bands = Matching(0.5, 128, 0.5, 1)
 works = (
-    lambda: saved.save_frame(folder / "a", pl.DataFrame({"a": noise})),
+    lambda: files.save_frame(folder / "a", pl.DataFrame({"a": noise})),
     lambda: arpa.write_lines(folder / "b", noise.astype(np.float32), grams, None),
-    lambda: nearest.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
+    lambda: index.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
 )
 for work in works:
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.text.repeats import Keys, Repeats, Shard, directory, repeated
+from stages.text.repeats import Keys, Repeats, Shard, prefix_index, repeated
 
 keys = st.one_of(st.integers(0, 5), st.integers((1 << 64) - 3, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 
@@ -42,7 +42,7 @@ def test_repeats_are_those_of_a_counter(made: list[list[set[int]]]) -> None:
 def test_a_directory_says_where_each_key_is(made: list[int]) -> None:
     """A key lies between the places where its top bits, and the next ones, begin."""
     every = np.sort(np.array(made, np.uint64))
-    starts, shift = directory(every)
+    starts, shift = prefix_index(every)
     for at, key in enumerate(every):
         assert starts[int(key >> shift)] <= at < starts[int(key >> shift) + 1]
     assert starts[-1] == len(every)

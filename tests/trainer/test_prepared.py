@@ -12,23 +12,24 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.experiments import folder
+from pipeline.ownership import experiment_claimed
 from pipeline.store import RunFolderError
 from tests.conftest import ROOT, Refine
 from tests.pipeline.test_train import OFFLINE, TINY, chats
 from tests.trainer.test_cvfp_training import SMALL, data, training
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.experiment import baselines, jobs
-from trainer.experiment.jobs import DamagedError, resampled
+from trainer.experiment import baselines
+from trainer.experiment.points import resampled
+from trainer.experiment.records import DamagedError, read, scores
 from trainer.prepare import vocabulary
-from trainer.prepare.choices import Wanted
+from trainer.prepare.choices import Choices
 from trainer.prepare.prepared import Prepared, PreparedError, load, prepare
 from trainer.prepare.vocabulary import VocabularyError
 
-WANTED = Wanted(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
+WANTED = Choices(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
 
 
-def made(folder: Path, wanted: Wanted = WANTED) -> Prepared:
+def made(folder: Path, wanted: Choices = WANTED) -> Prepared:
     """The data of some conversations."""
     texts = [one["prompt"] for one in chats(60)]
     frame = pl.DataFrame({"first": texts, "text": texts})
@@ -97,7 +98,7 @@ def test_a_damaged_training_is_one_sentence(tmp_path: Path, name: str, text: str
     training(folder).run()
     (folder / name).write_text(text)
     with pytest.raises(DamagedError, match=rf"{name} cannot be read .*: remove {folder}, and that training is done"):
-        jobs.read(folder) if name == "record.json" else jobs.scores(folder)
+        read(folder) if name == "record.json" else scores(folder)
 
 
 def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
@@ -129,16 +130,16 @@ def test_one_process_at_a_time_and_one_corpus_a_folder(tmp_path: Path) -> None:
     """The second is told; when the first is done the folder is free."""
     claim = {"corpus": "a.jsonl", "digest": "1"}
     with (
-        folder.claimed(tmp_path / "e", claim, "--out"),
+        experiment_claimed(tmp_path / "e", claim, "--out"),
         pytest.raises(RunFolderError, match="is in use by another refine process"),
-        folder.claimed(tmp_path / "e", claim, "--out"),
+        experiment_claimed(tmp_path / "e", claim, "--out"),
     ):
         pass
-    with folder.claimed(tmp_path / "e", claim, "--out"):
+    with experiment_claimed(tmp_path / "e", claim, "--out"):
         pass
     with (
         pytest.raises(RunFolderError, match=r"is the experiment of another corpus \(a.jsonl\): choose another --out"),
-        folder.claimed(tmp_path / "e", {"corpus": "b.jsonl", "digest": "2"}, "--out"),
+        experiment_claimed(tmp_path / "e", {"corpus": "b.jsonl", "digest": "2"}, "--out"),
     ):
         pass
 

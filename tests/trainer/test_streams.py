@@ -20,8 +20,9 @@ from tests.conftest import ROOT
 from tests.strategies import ODD, texts
 from trainer.prepare import streams, vocabulary
 from trainer.prepare.split import SplitError, effective, fixed, numbered, small, split
-from trainer.prepare.streams import Stream, StreamError, Text
+from trainer.prepare.streams import Stream, StreamError
 from trainer.prepare.vocabulary import END, Vocabulary, VocabularyError
+from trainer.presets import Text
 
 GPT2 = vocabulary.gpt2()
 SMALL = vocabulary.train(pl.Series(["the river runs under a stone bridge", "hello hello, the lamp is green"] * 20), 400)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.cvfp.model import Network
-from trainer.cvfp.scan import How, Report, Scanner, Tape, chunk
+from trainer.cvfp.scan import Report, ScanMethod, Scanner, Tape, chunk
 
 LARGE = 1 << 28
 """Bytes of contexts past which they lie in files, whose pages the system can take back."""
@@ -37,7 +37,7 @@ class Contexts:
     report: Report
 
     @classmethod
-    def of(cls, network: Network, tape: Tape, folder: Path, how: How = "auto", large: int = LARGE) -> Contexts:
+    def of(cls, network: Network, tape: Tape, folder: Path, how: ScanMethod = "auto", large: int = LARGE) -> Contexts:
         """Scan a stream.
 
         Args:

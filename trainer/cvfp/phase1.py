@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from trainer import TrainerError
 from trainer.cvfp.contexts import room
 from trainer.cvfp.model import Network
 from trainer.cvfp.scan import Report, Scanner, Tape, inputs
+from trainer.cvfp.settings import Phase1
 
 EPS = 1e-10
 BLOCK = 1024
@@ -32,40 +33,6 @@ BLOCK = 1024
 
 class NotFiniteError(TrainerError):
     """Training met NaN or infinity; the message says where."""
-
-
-@dataclass(frozen=True)
-class Phase1:
-    """Settings of phase 1; the defaults are those of the original's last state (49da23b).
-
-    Attributes:
-        passes: most passes, the sequential one included; 0 skips the phase: a random frozen block.
-        least: passes before it may stop; at pass 2 the weights have not changed, and all tokens are converged.
-        chunk: tokens of one loss; 0 for all of them in one.
-        weight: w, of diversity against stillness.
-        noise: standard deviation of what is added to the contexts carried over.
-        rate: learning rate of Adam.
-        clip: largest L2 norm of a gradient.
-        threshold: mean squared change of a context below which its token is converged.
-        share: of converged tokens from which on the phase is over.
-        diversity: "rows" divides the norm by the rows of the loss, so that its strength falls with them (the
-            original's); "rms" by sqrt(rows * width): the standard deviation of a component, whatever the rows.
-        weighted: chunks count by their rows; else all alike, a short last one too (the original's).
-        trials: scans of the validation stream for the forgetting check, where contexts run across conversations.
-    """
-
-    passes: int = 40
-    least: int = 5
-    chunk: int = 8000
-    weight: float = 0.5
-    noise: float = 0.1
-    rate: float = 0.002
-    clip: float = 1.0
-    threshold: float = 0.03
-    share: float = 0.95
-    diversity: Literal["rows", "rms"] = "rows"
-    weighted: bool = False
-    trials: int = 4
 
 
 @dataclass(frozen=True)

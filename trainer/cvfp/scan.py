@@ -22,7 +22,7 @@ from trainer.cvfp.model import NORM_EPS, ContextBlock, Network
 
 Floats = NDArray[np.float32]
 
-How = Literal["auto", "sequential", "sweeps"]
+ScanMethod = Literal["auto", "sequential", "sweeps"]
 
 CHUNK = 4096
 """Tokens whose inputs are made at a time on a processor."""
@@ -125,7 +125,7 @@ def chunk(device: torch.device) -> int:
 class Scanner:
     """A context block, ready to be scanned along texts. Its weights are read once: make another when they change."""
 
-    def __init__(self, network: Network, how: How = "auto", tolerance: float = TOLERANCE) -> None:
+    def __init__(self, network: Network, how: ScanMethod = "auto", tolerance: float = TOLERANCE) -> None:
         self.network, self.tolerance = network, tolerance
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")

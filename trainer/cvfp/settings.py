@@ -105,3 +105,37 @@ class Phase2:
         if self.decay:
             return self.rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
         return self.rate
+
+
+@dataclass(frozen=True)
+class Phase1:
+    """Settings of phase 1; the defaults are those of the original's last state (49da23b).
+
+    Attributes:
+        passes: most passes, the sequential one included; 0 skips the phase: a random frozen block.
+        least: passes before it may stop; at pass 2 the weights have not changed, and all tokens are converged.
+        chunk: tokens of one loss; 0 for all of them in one.
+        weight: w, of diversity against stillness.
+        noise: standard deviation of what is added to the contexts carried over.
+        rate: learning rate of Adam.
+        clip: largest L2 norm of a gradient.
+        threshold: mean squared change of a context below which its token is converged.
+        share: of converged tokens from which on the phase is over.
+        diversity: "rows" divides the norm by the rows of the loss, so that its strength falls with them (the
+            original's); "rms" by sqrt(rows * width): the standard deviation of a component, whatever the rows.
+        weighted: chunks count by their rows; else all alike, a short last one too (the original's).
+        trials: scans of the validation stream for the forgetting check, where contexts run across conversations.
+    """
+
+    passes: int = 40
+    least: int = 5
+    chunk: int = 8000
+    weight: float = 0.5
+    noise: float = 0.1
+    rate: float = 0.002
+    clip: float = 1.0
+    threshold: float = 0.03
+    share: float = 0.95
+    diversity: Literal["rows", "rms"] = "rows"
+    weighted: bool = False
+    trials: int = 4

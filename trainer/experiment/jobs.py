@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,20 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
-from trainer import TrainerError
-from trainer.experiment.records import reported, write
+from trainer.experiment.kinds import KINDS
+from trainer.experiment.records import read, reported, write
 from trainer.prepare import prepared as preparing
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset
 
 T = TypeVar("T")
-KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
-"""The network, and its baselines: a random frozen context block, a GRU of the same size, counts."""
-RESAMPLES = 1000
-"""Bootstrap resamples of the test set."""
 VERSION = 3
 """Raised when the same settings would train another network than before."""
 
@@ -96,43 +88,6 @@ def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict
     return [folder / job.name for job in jobs]
 
 
-class DamagedError(TrainerError):
-    """What a finished training left cannot be read; the message says where and what to do."""
-
-
-def read(folder: Path) -> dict[str, Any]:
-    """The record of a finished training.
-
-    Raises:
-        DamagedError: it cannot be read.
-    """
-    try:
-        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
-            float(record[key])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(_damaged(folder, "record.json", error)) from None
-    return record
-
-
-def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Nats and targets of each test conversation of a finished training.
-
-    Raises:
-        DamagedError: they cannot be read.
-    """
-    try:
-        with np.load(folder / "scores.npz", allow_pickle=False) as found:
-            return found["nats"], found["targets"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedError(_damaged(folder, "scores.npz", error)) from None
-
-
-def _damaged(folder: Path, name: str, error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    return f"{folder / name} cannot be read ({said}): remove {folder}, and that training is done again"
-
-
 def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
     """One training or baseline, from prepared data to its record; runs in a worker process."""
     import torch
@@ -199,52 +154,3 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]
     write(where, record, [], nats, given.test)
     return record
-
-
-def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
-
-    Args:
-        folders: of the trainings.
-        clusters: int64 [test conversations], the same number for near-duplicates.
-
-    Returns:
-        A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
-        float64 [n, `RESAMPLES`], as `resampled` says.
-    """
-    records = [read(folder) for folder in folders]
-    columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
-    frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
-    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders, clusters)
-
-
-def resampled(
-    folders: Sequence[Path],
-    clusters: NDArray[np.int64],
-    seed: int = 0,
-    rows: NDArray[np.bool_] | slice = slice(None),
-) -> NDArray[np.float64] | None:
-    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`].
-
-    Whole clusters of near-duplicates are drawn with replacement, the same ones for every training: neither tokens of
-    one conversation are independent, nor copies of it. None where fewer than two have a target: they say nothing of
-    how much they vary.
-
-    Args:
-        folders: of the trainings.
-        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
-        seed: of the draw.
-        rows: which of the test conversations.
-    """
-    found, each = [scores(folder) for folder in folders], clusters[rows]
-    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in found])
-    targets = np.bincount(each, found[0][1][rows], nats.shape[1])
-    nats, targets = nats[:, targets > 0], targets[targets > 0]
-    if len(targets) < 2:  # noqa: PLR2004
-        return None
-    generator, count = np.random.default_rng(seed), len(targets)
-    moved = np.empty((len(folders), RESAMPLES))
-    for b in range(RESAMPLES):
-        drawn = np.bincount(generator.integers(0, count, count), minlength=count)
-        moved[:, b] = nats @ drawn / (targets @ drawn)
-    return moved

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.files import save
 from trainer import TrainerError
@@ -68,3 +71,40 @@ def add_metrics(folder: Path, line: dict[str, Any]) -> None:
     """One more line, there for whoever follows the file."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+class DamagedError(TrainerError):
+    """What a finished training left cannot be read; the message says where and what to do."""
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record of a finished training.
+
+    Raises:
+        DamagedError: it cannot be read.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
+            float(record[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(_damaged(folder, "record.json", error)) from None
+    return record
+
+
+def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Nats and targets of each test conversation of a finished training.
+
+    Raises:
+        DamagedError: they cannot be read.
+    """
+    try:
+        with np.load(folder / "scores.npz", allow_pickle=False) as found:
+            return found["nats"], found["targets"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedError(_damaged(folder, "scores.npz", error)) from None
+
+
+def _damaged(folder: Path, name: str, error: Exception) -> str:
+    said = str(error) or type(error).__name__
+    return f"{folder / name} cannot be read ({said}): remove {folder}, and that training is done again"

@@ -10,23 +10,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from trainer import TrainerError
-from trainer.experiment.jobs import Job, read, resampled, scores
+from trainer.experiment.jobs import Job
 from trainer.prepare import prepared as preparing
 from trainer.prepare import split as splitting
-from trainer.prepare.choices import SCRATCH, Wanted
+from trainer.prepare.choices import SCRATCH, Choices
 from trainer.prepare.ppmi import Embeddings
 from trainer.prepare.prepared import Prepared
 from trainer.prepare.split import Split
 from trainer.prepare.streams import Stream, mixed
 from trainer.presets import Preset
-from trainer.scaling import Points
 
 Mask = NDArray[np.bool_]
 
@@ -102,7 +100,7 @@ class Arms:
         return state.hexdigest()
 
 
-def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: Embeddings | None = None) -> Arms:
+def prepare(union: Union, preset: Preset, wanted: Choices, folder: Path, given: Embeddings | None = None) -> Arms:
     """Split the union and make the data of all arms in a folder, or load what lies there.
 
     Args:
@@ -135,7 +133,7 @@ def prepare(union: Union, preset: Preset, wanted: Wanted, folder: Path, given: E
     return arms
 
 
-def check(preset: Preset, wanted: Wanted) -> None:
+def check(preset: Preset, wanted: Choices) -> None:
     """Refuse what no comparison can be made with.
 
     Raises:
@@ -153,7 +151,7 @@ def check(preset: Preset, wanted: Wanted) -> None:
         )
 
 
-def split(union: Union, texts: pl.Series, wanted: Wanted) -> Split:
+def split(union: Union, texts: pl.Series, wanted: Choices) -> Split:
     """Pool, validation and test set of the union, by its near-duplicate clusters.
 
     Where one arm holds all others, its own split is that of the union, and the test set is drawn from it. Else each arm
@@ -195,33 +193,6 @@ def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     made = keys.copy()
     made[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
     return made
-
-
-def scored(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
-    """What trainings reached on some of the test conversations.
-
-    Returns:
-        A row a training: kind, tokens, seed, nats, ppl, bits_per_byte.
-    """
-    size, targets = int(test.bytes[mask].sum()), 0
-    rows: list[dict[str, Any]] = []
-    for folder in folders:
-        record, (each, counts) = read(folder), scores(folder)
-        nats, targets = float(each[mask].sum()), max(int(counts[mask].sum()), 1)
-        of = {key: record[key] for key in ("kind", "tokens", "seed")}
-        mean = nats / targets
-        rows.append(
-            {**of, "nats": mean, "ppl": float(np.exp(min(mean, 34.0))), "bits_per_byte": nats / np.log(2) / size}
-        )
-    return pl.DataFrame(rows)
-
-
-def points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
-    """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
-    frame = scored(folders, common.test, mask)
-    seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
-    moved = resampled(folders, common.clusters, rows=mask)
-    return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
 
 
 def _name(rows: NDArray[np.int64]) -> str:

@@ -19,7 +19,7 @@ SCRATCH = "ppmi-budget"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Choices:
     """How a corpus becomes the data of an experiment, where it differs from the preset.
 
     Attributes:
@@ -38,7 +38,7 @@ class Wanted:
     split_seed: int = 0
 
 
-def named(preset: Preset, wanted: Wanted) -> Vocabulary | None:
+def named(preset: Preset, wanted: Choices) -> Vocabulary | None:
     """GPT-2's vocabulary, or a file's; None where one is trained on the pool.
 
     Raises:
@@ -58,7 +58,7 @@ def named(preset: Preset, wanted: Wanted) -> Vocabulary | None:
     return vocabulary.load(path)
 
 
-def size_of_bpe(preset: Preset, wanted: Wanted) -> int:
+def size_of_bpe(preset: Preset, wanted: Choices) -> int:
     """Ids of the vocabulary that is trained."""
     name = wanted.tokenizer or preset.tokenizer
     size = name.partition(":")[2]
@@ -72,7 +72,7 @@ def size_of_bpe(preset: Preset, wanted: Wanted) -> int:
     return int(size)
 
 
-def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
+def outside(preset: Preset, wanted: Choices) -> Embeddings | None:
     """Embeddings that do not come from the corpus: GPT-2's, or a file's; None where they will be made.
 
     Raises:
@@ -88,7 +88,7 @@ def outside(preset: Preset, wanted: Wanted) -> Embeddings | None:
 
 
 def embeddings(
-    pool: Stream, words: Vocabulary, preset: Preset, wanted: Wanted, given: Embeddings | None
+    pool: Stream, words: Vocabulary, preset: Preset, wanted: Choices, given: Embeddings | None
 ) -> Embeddings | None:
     """The table of an experiment; None where each training makes its own.
 

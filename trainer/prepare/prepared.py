@@ -19,7 +19,7 @@ from trainer import TrainerError
 from trainer.prepare import ppmi as tables
 from trainer.prepare import split as splitting
 from trainer.prepare import streams, vocabulary
-from trainer.prepare.choices import Wanted, embeddings, named, size_of_bpe
+from trainer.prepare.choices import Choices, embeddings, named, size_of_bpe
 from trainer.prepare.ppmi import Embeddings
 from trainer.prepare.split import Split
 from trainer.prepare.streams import Stream
@@ -115,7 +115,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Wanted,
+    wanted: Choices,
     folder: Path,
     given: Embeddings | None = None,
     split: Split | None = None,
@@ -215,7 +215,7 @@ def _split(
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Wanted,
+    wanted: Choices,
 ) -> Split:
     if preset.validation is not None or groups is None:
         return splitting.fixed(len(texts), validation=preset.validation or range(0))
@@ -231,7 +231,7 @@ def _split(
 
 
 def _small(
-    test: Stream, clusters: NDArray[np.int64], validation: Stream, preset: Preset, wanted: Wanted
+    test: Stream, clusters: NDArray[np.int64], validation: Stream, preset: Preset, wanted: Choices
 ) -> Iterator[str]:
     """What is to be said of sets that are smaller than was wanted, or than is fair."""
     reported = "test" if preset.validation is None else "validation"
@@ -253,7 +253,7 @@ def _identity(  # noqa: PLR0917  what `prepare` takes
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Wanted,
+    wanted: Choices,
     words: Vocabulary | None,
     given: Embeddings | None,
     split: Split | None,

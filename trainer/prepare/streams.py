@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from trainer import TrainerError
 from trainer.prepare.vocabulary import Vocabulary
+from trainer.presets import Text
 
 Rows = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -25,38 +25,6 @@ ARRAYS = ("ids", "starts", "bytes", "widths")
 
 class StreamError(TrainerError):
     """A stream does not hold what was asked of it; the message says what it holds."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """What of a conversation is trained on, and how conversations stand in a stream.
-
-    Attributes:
-        part: "first", the first message's content, or "conversation", all contents joined by a newline.
-        truncate: tokens of a conversation at most; all by default.
-        separated: whether an end-of-text token opens each conversation and closes the last one. Without it samples
-            follow one another with nothing between, as in the experiments of 2025-11.
-    """
-
-    part: Literal["first", "conversation"] = "conversation"
-    truncate: int | None = None
-    separated: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            StreamError: one cannot be.
-        """
-        if self.part not in {"first", "conversation"}:
-            raise StreamError(f"part is {self.part!r}, expected first or conversation")
-        if self.truncate is not None and self.truncate < 1:
-            raise StreamError(f"truncate is {self.truncate}, expected 1 token or more, or none to keep all")
-
-    @property
-    def column(self) -> str:
-        """The column of a corpus that holds this part."""
-        return "first" if self.part == "first" else "text"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from trainer.scaling import curves
 from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError, Space
-from trainer.scaling.seeds import Spread, spread
-from trainer.scaling.spread import Interval, Part, Quantity, half_width
+from trainer.scaling.spread import Interval, Part, Quantity, Spread, half_width, spread
 
 ANYTHING = float(np.log(1000.0))
 """Half an interval of ln PPL from which on a prediction says nothing."""

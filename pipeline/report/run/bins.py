@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.report.bars import Axis
 from pipeline.report.run.signals import Signal
 
 BINS = 24
 """Bins of a distribution, about."""
 WHOLE = 24
 """Whole numbers up to this far apart have a bin each."""
-
-
-Axis = Literal["linear", "log", "whole"]
 
 
 @dataclass(frozen=True)

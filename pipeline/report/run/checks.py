@@ -8,20 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.report.folder import ReportError
+from pipeline.report.parts import Check
 from pipeline.report.run.duplicates import Kind, both
-from pipeline.report.run.frame import Finished
+from pipeline.report.run.frame import FinishedRun
 from stages.files import read_frame
 from stages.files import rows as rows_of
-
-
-@dataclass(frozen=True)
-class Check:
-    """One promise, whether it holds (None: it does not apply to this run), and what was found."""
-
-    name: str
-    passed: bool | None
-    found: str
-
 
 SHARE = "refined share within bounds"
 """A check that says what is plausible, not whether files are what they say they are."""
@@ -61,7 +52,7 @@ class _Files:
     """Rows with a message, a content or a list of messages that is null."""
 
 
-def check(run: Finished, kinds: list[Kind], bounds: Bounds) -> list[Check]:
+def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     """All checks, in the order a reader cares about them."""
     files = _read(run)
     counts = run.manifest["counts"]
@@ -97,7 +88,7 @@ def check(run: Finished, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     ]
 
 
-def _duplicates(run: Finished, kinds: list[Kind]) -> list[Check]:
+def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
     """No two kept are duplicates, and every dropped duplicate has a kept one."""
     if not any(kind.name in _ruled(run) for kind in kinds):
         why = "no keep_best rule in this plan; the stage dedup with its rule adds it"
@@ -114,11 +105,11 @@ def _duplicates(run: Finished, kinds: list[Kind]) -> list[Check]:
     return [*found, Check("every dropped duplicate has a kept one", lost == 0, said)]
 
 
-def _ruled(run: Finished) -> set[str]:
+def _ruled(run: FinishedRun) -> set[str]:
     return {str(getattr(rule, "pairs", "")) for rule in run.plan.rules}
 
 
-def _read(run: Finished) -> _Files:
+def _read(run: FinishedRun) -> _Files:
     """Count what lies in the output folders, one shard at a time."""
     files = _Files()
     for shard in run.store.shards():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
+from typing import Any
 
 import polars as pl
 
-from pipeline.report.run.banded import Banded
-from pipeline.report.run.bands import Band
+from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.signals import Signal
 
 SAMPLE = 20_000
@@ -23,7 +23,7 @@ def _grid(across: Band, down: Band) -> pl.DataFrame:
     return y.join(x, how="cross")
 
 
-def cells(sorted_: Banded, across: Band, down: Band) -> pl.DataFrame:
+def cells(sorted_: BandedRun, across: Band, down: Band) -> pl.DataFrame:
     """Conversations in each cell.
 
     Returns:
@@ -49,7 +49,7 @@ def cells(sorted_: Banded, across: Band, down: Band) -> pl.DataFrame:
     return frame.with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
 
 
-def reasons(sorted_: Banded, across: Band) -> pl.DataFrame:
+def reasons(sorted_: BandedRun, across: Band) -> pl.DataFrame:
     """What each rule removed in each band.
 
     Returns:
@@ -68,7 +68,7 @@ def reasons(sorted_: Banded, across: Band) -> pl.DataFrame:
     return frame.with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0)).drop("size")
 
 
-def together(sorted_: Banded) -> pl.DataFrame:
+def together(sorted_: BandedRun) -> pl.DataFrame:
     """How often two rules fire on the same conversation.
 
     Returns:
@@ -87,13 +87,13 @@ def together(sorted_: Banded) -> pl.DataFrame:
     return pl.DataFrame(found, schema=schema, orient="row").sort("yi", "xi")
 
 
-def varied(sorted_: Banded) -> list[Signal]:
+def varied(sorted_: BandedRun) -> list[Signal]:
     """The signals that have more than one value, at most `ACROSS` of them."""
     rows = sorted_.rows
     return [signal for signal in sorted_.run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:ACROSS]
 
 
-def levels(sorted_: Banded, down: Band) -> pl.DataFrame:
+def levels(sorted_: BandedRun, down: Band) -> pl.DataFrame:
     """How high each signal is in each band.
 
     Returns:
@@ -131,7 +131,7 @@ def _level(rows: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
     )
 
 
-def correlations(sorted_: Banded) -> pl.DataFrame:
+def correlations(sorted_: BandedRun) -> pl.DataFrame:
     """Spearman's rank correlation of every two signals, over conversations in which both are known.
 
     Returns:
@@ -158,3 +158,59 @@ def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
         return None
     found = known.select(pl.corr("a", "b", method="spearman")).item()
     return None if found is None or found != found else float(found)  # noqa: PLR0124  NaN where one is constant
+
+
+def distribution(sorted_: BandedRun, signal: Signal) -> pl.DataFrame:
+    """A signal's histogram: i, low, high (edges), raw, refined (conversations)."""
+    edges = sorted_.bins[signal.name].edges
+    key = f"in_s{sorted_.run.signals.index(signal)}"
+    counts = (
+        sorted_.rows.drop_nulls(key)
+        .group_by(pl.col(key).alias("i"))
+        .agg(raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64))
+    )
+    bins = pl.DataFrame(
+        {"i": range(max(len(edges) - 1, 0)), "low": edges[:-1], "high": edges[1:]},
+        schema={"i": pl.Int16, "low": pl.Float64, "high": pl.Float64},
+    )
+    return bins.join(counts, on="i", how="left", maintain_order="left").with_columns(
+        pl.col("raw", "refined").fill_null(0)
+    )
+
+
+def mix(sorted_: BandedRun, band: Band) -> pl.DataFrame:
+    """The share of each band: i, y (label), raw, refined (conversations), raw_share, refined_share, kept_share."""
+    counts = sorted_.rows.group_by(pl.col(f"in_{band.key}").alias("i")).agg(
+        raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
+    )
+    labels = pl.DataFrame({"i": range(len(band.labels)), "y": band.labels}, schema_overrides={"i": pl.Int16})
+    frame = labels.join(counts, on="i", how="left", maintain_order="left").with_columns(
+        pl.col("raw", "refined").fill_null(0)
+    )
+    return frame.with_columns(
+        raw_share=pl.col("raw") / pl.max_horizontal(pl.col("raw").sum(), 1),
+        refined_share=pl.col("refined") / pl.max_horizontal(pl.col("refined").sum(), 1),
+        kept_share=pl.when(pl.col("raw") > 0).then(pl.col("refined") / pl.col("raw")),
+    )
+
+
+def retention(manifest: dict[str, Any]) -> pl.DataFrame:
+    """From what came in to what is kept.
+
+    Returns:
+        i (number of the rule; null for what is none), step, kind ("in", "dropped" or "kept"), n (conversations), begin
+        and end (how many were left before and after), share (of all); rules that dropped nothing are left out.
+    """
+    counts = manifest["counts"]
+    left = counts["ingested"]
+    steps: list[tuple[int | None, str, str, int, int, int]] = [(None, "in", "in", left, 0, left)]
+    drops: list[tuple[int | None, str, int]] = [(None, "could not be read", counts["quarantined"])]
+    drops += [(i, rule["reason"], rule["dropped"]) for i, rule in enumerate(manifest["plan"]["rules"])]
+    for i, reason, n in drops:
+        if n:
+            steps.append((i, reason, "dropped", n, left, left - n))
+            left -= n
+    steps.append((None, "kept", "kept", left, 0, left))
+    schema = {"i": pl.Int16, "step": pl.String, "kind": pl.String, "n": pl.Int64, "begin": pl.Int64, "end": pl.Int64}
+    frame = pl.DataFrame(steps, schema=schema, orient="row")
+    return frame.with_columns(share=pl.col("n") / max(counts["ingested"], 1))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.measure import pairs
 from pipeline.plan import Plan
 from pipeline.rules import KeepBest, Pairs
+from pipeline.signals import pairs_of
 from pipeline.store import Store
 
 DEFAULT = 0.75
@@ -32,7 +32,7 @@ def kinds(plan: Plan, store: Store) -> list[Kind]:
     """
     said = [(rule.pairs, rule.at_least) for rule in plan.rules if isinstance(rule, KeepBest)]
     wanted = said or ([("dedup", DEFAULT)] if "dedup" in plan.pairs else [])
-    found = pairs(plan, store, [name for name, _ in wanted])
+    found = pairs_of(plan, store, [name for name, _ in wanted])
     return [Kind(name, at_least, found[name]) for name, at_least in wanted]
 
 

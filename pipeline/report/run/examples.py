@@ -8,9 +8,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from pipeline.report.run.banded import Banded, crossing
-from pipeline.report.run.signals import short
-from pipeline.report.text import visible
+from pipeline.report.run.bands import BandedRun, crossing
+from pipeline.report.text import short, visible
 from stages.files import read_frame
 
 EACH = 2
@@ -24,7 +23,7 @@ CUT = 320
 _SEED = 3
 
 
-def drawn(sorted_: Banded) -> pl.DataFrame:
+def drawn(sorted_: BandedRun) -> pl.DataFrame:
     """The rows of the examples: a few of each cell, kept and dropped, the same for the same run.
 
     One order of all conversations, drawn by seed, serves every figure, so that one example stands in many cells.
@@ -48,7 +47,7 @@ def drawn(sorted_: Banded) -> pl.DataFrame:
     return sorted_.rows[chosen].with_row_index("in_rank").sort("in_shard", maintain_order=True)
 
 
-def _cells(sorted_: Banded) -> Iterator[list[str]]:
+def _cells(sorted_: BandedRun) -> Iterator[list[str]]:
     """The columns whose values name the cells of a figure, the most telling figures first."""
     yield ["reason"]
     if bands := crossing(sorted_):
@@ -61,14 +60,14 @@ def _cells(sorted_: Banded) -> Iterator[list[str]]:
         yield [f"in_{key}"]
 
 
-def _rules(sorted_: Banded) -> Iterator[tuple[str, str]]:
+def _rules(sorted_: BandedRun) -> Iterator[tuple[str, str]]:
     names = [f"in_rule{i}" for i in range(len(sorted_.run.reasons))]
     for i, first in enumerate(names):
         for second in names[: i + 1]:
             yield first, second
 
 
-def examples(sorted_: Banded) -> list[dict[str, Any]]:
+def examples(sorted_: BandedRun) -> list[dict[str, Any]]:
     """The examples as the page reads them, in the order of the corpus.
 
     Where their JSON would be more than `BYTES` the least telling ones are left out.
@@ -88,7 +87,7 @@ def examples(sorted_: Banded) -> list[dict[str, Any]]:
     return sorted(told, key=lambda one: str(one["id"]))
 
 
-def _one(sorted_: Banded, row: dict[str, Any], messages: list[dict[str, str]] | None) -> dict[str, Any]:
+def _one(sorted_: BandedRun, row: dict[str, Any], messages: list[dict[str, str]] | None) -> dict[str, Any]:
     """One example."""
     reasons = sorted_.run.reasons
     one = {
@@ -107,7 +106,7 @@ def _one(sorted_: Banded, row: dict[str, Any], messages: list[dict[str, str]] | 
     return one
 
 
-def _tokens(sorted_: Banded, row: dict[str, Any]) -> list[str]:
+def _tokens(sorted_: BandedRun, row: dict[str, Any]) -> list[str]:
     """Everything that a click can ask for and that is true of this conversation."""
     run = sorted_.run
     said = [f"{key}:{row[f'in_{key}']}" for key in sorted_.bands]
@@ -117,7 +116,7 @@ def _tokens(sorted_: Banded, row: dict[str, Any]) -> list[str]:
     return [*said, *(["dup:1"] if row.get("in_dup") else []), "kept" if row["keep"] else "dropped"]
 
 
-def _values(sorted_: Banded, row: dict[str, Any]) -> list[tuple[str, str]]:
+def _values(sorted_: BandedRun, row: dict[str, Any]) -> list[tuple[str, str]]:
     """The most telling signals."""
     return [(one.name, short(row[one.name])) for one in sorted_.run.signals[:8] if row[one.name] is not None]
 

@@ -6,17 +6,17 @@ import polars as pl
 
 from pipeline.report import bars
 from pipeline.report.parts import Figure, Panel
-from pipeline.report.run import mixes
-from pipeline.report.run.banded import Banded
-from pipeline.report.run.signals import Signal, Threshold, short, thresholds
-from pipeline.report.text import labels
+from pipeline.report.run import counts
+from pipeline.report.run.bands import BandedRun
+from pipeline.report.run.signals import Signal, Threshold, thresholds
+from pipeline.report.text import labels, short
 
 MINUS = "\N{MINUS SIGN}"
 
 
-def retention(sorted_: Banded) -> Figure:
+def retention(sorted_: BandedRun) -> Figure:
     """From what came in to what is kept."""
-    frame = mixes.retention(sorted_.run.manifest)
+    frame = counts.retention(sorted_.run.manifest)
     steps = frame.with_columns(
         step=pl.Series(labels(frame["step"].to_list())),
         text=pl.Series(
@@ -45,7 +45,7 @@ def retention(sorted_: Banded) -> Figure:
     )
 
 
-def distributions(sorted_: Banded) -> Figure | None:
+def distributions(sorted_: BandedRun) -> Figure | None:
     """Every signal, with the thresholds of the rules; None where there is none."""
     known = {signal: sorted_.rows[signal.name].drop_nulls() for signal in sorted_.run.signals}
     panels = tuple(_distribution(sorted_, signal) for signal, values in known.items() if values.n_unique() > 1)
@@ -62,8 +62,8 @@ def distributions(sorted_: Banded) -> Figure | None:
     )
 
 
-def _distribution(sorted_: Banded, signal: Signal) -> Panel:
-    frame = mixes.distribution(sorted_, signal)
+def _distribution(sorted_: BandedRun, signal: Signal) -> Panel:
+    frame = counts.distribution(sorted_, signal)
     number = sorted_.run.signals.index(signal)
     said = [f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()]
     bins = frame.with_columns(
@@ -99,14 +99,14 @@ def _between(threshold: Threshold) -> float:
 MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
 
 
-def mix(sorted_: Banded) -> Figure | None:
+def mix(sorted_: BandedRun) -> Figure | None:
     """Languages, lengths and sources, raw against refined; None where nothing of it is known."""
     panels = []
     for key, title in MIXES.items():
         band = sorted_.bands.get(key)
         if band is None or (key == "source" and len(band.labels) < 2):  # noqa: PLR2004  one source is no mix
             continue
-        frame = mixes.mix(sorted_, band)
+        frame = counts.mix(sorted_, band)
         both = pl.concat(
             frame.select(
                 "i",

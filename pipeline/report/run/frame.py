@@ -9,16 +9,15 @@ from typing import Any
 import polars as pl
 
 from pipeline import plan as planning
-from pipeline.measure import of_shard
 from pipeline.plan import Plan
 from pipeline.report.run.signals import Signal, chosen
+from pipeline.signals import decisions_of, signals_of
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.write import decisions_of
 from stages.files import read_frame
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A run that is complete, and what a report needs of each of its conversations."""
 
     store: Store
@@ -40,7 +39,7 @@ class Finished:
         return all(name in self.rows.columns for name in names)
 
 
-def finished(folder: Path) -> Finished:
+def finished(folder: Path) -> FinishedRun:
     """Read a run.
 
     Raises:
@@ -63,14 +62,14 @@ def finished(folder: Path) -> Finished:
             )
     signals = chosen(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
-    return Finished(store, plan, read_json(store.manifest), signals, rows)
+    return FinishedRun(store, plan, read_json(store.manifest), signals, rows)
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:
     """The rows of one shard, without any text."""
     names = [signal.name for signal in signals]
     language = ["language"] if plan.signals.get("language") == pl.String else []
-    measured = of_shard(plan, store, shard, [*names, *language]).with_columns(_finite(name) for name in names)
+    measured = signals_of(plan, store, shard, [*names, *language]).with_columns(_finite(name) for name in names)
     fired = {rule.reason: f"in_rule{i}" for i, rule in enumerate(plan.rules)}
     decided = decisions_of(store, shard)
     if not decided["id"].equals(measured["id"]):

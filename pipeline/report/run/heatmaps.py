@@ -9,9 +9,8 @@ import polars as pl
 from pipeline.report.heatmap import Colour, Side, heatmap
 from pipeline.report.parts import Figure, Panel
 from pipeline.report.run import counts
-from pipeline.report.run.banded import Banded
-from pipeline.report.run.bands import Band
-from pipeline.report.run.signals import largest, short
+from pipeline.report.run.bands import Band, BandedRun
+from pipeline.report.text import largest, short
 
 FITS = 5
 """Letters of a label that fit below a column."""
@@ -53,7 +52,7 @@ def _cell_names(frame: pl.DataFrame, across: Band, down: Band) -> pl.Series:
     return frame.select(a=x.gather(frame["xi"]), b=y.gather(frame["yi"])).select(named).to_series()
 
 
-def conversations(sorted_: Banded, across: Band, down: Band) -> Figure:
+def conversations(sorted_: BandedRun, across: Band, down: Band) -> Figure:
     """How many conversations are in each cell, and what was removed."""
     frame = counts.cells(sorted_, across, down)
     frame = frame.with_columns(
@@ -84,7 +83,7 @@ def conversations(sorted_: Banded, across: Band, down: Band) -> Figure:
     )
 
 
-def duplicates(sorted_: Banded, across: Band, down: Band) -> Figure:
+def duplicates(sorted_: BandedRun, across: Band, down: Band) -> Figure:
     """The share of each cell's conversations that have a near-duplicate."""
     frame = counts.cells(sorted_, across, down)
     frame = frame.with_columns(
@@ -114,7 +113,7 @@ def duplicates(sorted_: Banded, across: Band, down: Band) -> Figure:
     )
 
 
-def removed(sorted_: Banded, across: Band) -> Figure | None:
+def removed(sorted_: BandedRun, across: Band) -> Figure | None:
     """What each rule removed along a band; None where nothing was removed."""
     frame = counts.reasons(sorted_, across)
     if frame.is_empty():
@@ -143,7 +142,7 @@ def removed(sorted_: Banded, across: Band) -> Figure | None:
     )
 
 
-def together(sorted_: Banded) -> Figure | None:
+def together(sorted_: BandedRun) -> Figure | None:
     """How often two rules fire on the same conversation; None where no rule fires."""
     frame = counts.together(sorted_)
     if frame.is_empty():
@@ -174,7 +173,7 @@ def together(sorted_: Banded) -> Figure | None:
     )
 
 
-def levels(sorted_: Banded, down: Band) -> Figure | None:
+def levels(sorted_: BandedRun, down: Band) -> Figure | None:
     """How high each signal is in each band; None where no signal varies."""
     frame = counts.levels(sorted_, down)
     if frame.is_empty():
@@ -217,7 +216,7 @@ def _level(down: Band) -> pl.Expr:
     )
 
 
-def correlations(sorted_: Banded) -> Figure | None:
+def correlations(sorted_: BandedRun) -> Figure | None:
     """Rank correlations of signals; None where fewer than two vary."""
     frame = counts.correlations(sorted_)
     names = tuple(signal.name for signal in counts.varied(sorted_))

@@ -7,10 +7,9 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.report.parts import Examples, Figure, Page, Section, Table, Tile
+from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
 from pipeline.report.run import flows, heatmaps
-from pipeline.report.run.banded import Banded, crossing
-from pipeline.report.run.checks import Check
+from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
 from pipeline.report.text import visible
 
@@ -27,7 +26,7 @@ COUNTED = ("dropped", "fired", "nulls")
 """Numbers of a rule in the manifest."""
 
 
-def page(sorted_: Banded, checks: list[Check]) -> Page:
+def page(sorted_: BandedRun, checks: list[Check]) -> Page:
     """The report of one run."""
     run, counts = sorted_.run, sorted_.run.manifest["counts"]
     total, kept = counts["ingested"], counts["refined"]
@@ -85,12 +84,12 @@ def _tiles(manifest: dict[str, Any], checks: list[Check]) -> tuple[Tile, ...]:
     )
 
 
-def clicked(sorted_: Banded) -> Examples:
+def clicked(sorted_: BandedRun) -> Examples:
     """The conversations that a click on these sections' figures shows."""
     return Examples(examples(sorted_), f"refine show {shlex.quote(str(sorted_.run.store.folder))} --full --id")
 
 
-def of_run(sorted_: Banded) -> list[Section]:
+def of_run(sorted_: BandedRun) -> list[Section]:
     """What was kept and dropped, heatmaps, rules, distributions and mixes: raw, refined and the difference."""
     distributions = _some(flows.distributions(sorted_))
     mix = _some(flows.mix(sorted_))
@@ -110,12 +109,12 @@ def of_run(sorted_: Banded) -> list[Section]:
     ]
 
 
-def _lacking(sorted_: Banded, *keys: str) -> tuple[str, ...]:
+def _lacking(sorted_: BandedRun, *keys: str) -> tuple[str, ...]:
     """What to say of the bands that were not measured."""
     return tuple(MISSING[key] for key in keys if key not in sorted_.bands)
 
 
-def _heatmaps(sorted_: Banded) -> Section:
+def _heatmaps(sorted_: BandedRun) -> Section:
     """Perplexity by toxicity; what comes nearest to it where one of them was not measured."""
     found, words = [], []
     if bands := crossing(sorted_):
@@ -134,7 +133,7 @@ def _heatmaps(sorted_: Banded) -> Section:
     )
 
 
-def _rules(sorted_: Banded) -> Section:
+def _rules(sorted_: BandedRun) -> Section:
     """What the rules do, and the rules as written, with where they say they come from."""
     along = next(sorted_.bands[key] for key in ("ppl", "length", "source") if key in sorted_.bands)
     rows = [
@@ -154,7 +153,7 @@ def _rules(sorted_: Banded) -> Section:
     )
 
 
-def _signals(sorted_: Banded) -> Section:
+def _signals(sorted_: BandedRun) -> Section:
     there = sorted_.bands
     by = [there[key] for key in ("source", "prompt") if key in there and len(there[key].labels) > 1]
     return Section(
@@ -170,7 +169,7 @@ def _some(*found: Figure | None) -> tuple[Figure, ...]:
     return tuple(figure for figure in found if figure is not None)
 
 
-def _origin(sorted_: Banded) -> Section:
+def _origin(sorted_: BandedRun) -> Section:
     return Section(
         "origin",
         "Plan and origin",
@@ -179,7 +178,7 @@ def _origin(sorted_: Banded) -> Section:
     )
 
 
-def origin(sorted_: Banded) -> tuple[tuple[str, str], ...]:
+def origin(sorted_: BandedRun) -> tuple[tuple[str, str], ...]:
     """The command that makes a run again, its plan and its manifest, each with a heading."""
     run = sorted_.run
     manifest = json.dumps(run.manifest, indent=2, ensure_ascii=False)
@@ -191,7 +190,7 @@ def origin(sorted_: Banded) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _limit(sorted_: Banded) -> int | None:
+def _limit(sorted_: BandedRun) -> int | None:
     said = json.loads(sorted_.run.store.source.read_text(encoding="utf-8")).get("limit")
     return int(said) if said else None
 

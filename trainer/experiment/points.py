@@ -1,0 +1,96 @@
+"""Points of a scaling law: the scores of finished training runs, with their resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from trainer.experiment.records import read, scores
+from trainer.prepare.arms import Mask
+from trainer.prepare.prepared import Prepared
+from trainer.prepare.streams import Stream
+from trainer.scaling import Points
+
+RESAMPLES = 1000
+"""Bootstrap resamples of the test set."""
+
+
+def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
+    """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
+
+    Args:
+        folders: of the trainings.
+        clusters: int64 [test conversations], the same number for near-duplicates.
+
+    Returns:
+        A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
+        float64 [n, `RESAMPLES`], as `resampled` says.
+    """
+    records = [read(folder) for folder in folders]
+    columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
+    frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
+    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders, clusters)
+
+
+def resampled(
+    folders: Sequence[Path],
+    clusters: NDArray[np.int64],
+    seed: int = 0,
+    rows: NDArray[np.bool_] | slice = slice(None),
+) -> NDArray[np.float64] | None:
+    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`].
+
+    Whole clusters of near-duplicates are drawn with replacement, the same ones for every training: neither tokens of
+    one conversation are independent, nor copies of it. None where fewer than two have a target: they say nothing of
+    how much they vary.
+
+    Args:
+        folders: of the trainings.
+        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
+        seed: of the draw.
+        rows: which of the test conversations.
+    """
+    found, each = [scores(folder) for folder in folders], clusters[rows]
+    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in found])
+    targets = np.bincount(each, found[0][1][rows], nats.shape[1])
+    nats, targets = nats[:, targets > 0], targets[targets > 0]
+    if len(targets) < 2:  # noqa: PLR2004
+        return None
+    generator, count = np.random.default_rng(seed), len(targets)
+    moved = np.empty((len(folders), RESAMPLES))
+    for b in range(RESAMPLES):
+        drawn = np.bincount(generator.integers(0, count, count), minlength=count)
+        moved[:, b] = nats @ drawn / (targets @ drawn)
+    return moved
+
+
+def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
+    """What trainings reached on some of the test conversations.
+
+    Returns:
+        A row a training: kind, tokens, seed, nats, ppl, bits_per_byte.
+    """
+    size, targets = int(test.bytes[mask].sum()), 0
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        record, (each, counts) = read(folder), scores(folder)
+        nats, targets = float(each[mask].sum()), max(int(counts[mask].sum()), 1)
+        of = {key: record[key] for key in ("kind", "tokens", "seed")}
+        mean = nats / targets
+        rows.append(
+            {**of, "nats": mean, "ppl": float(np.exp(min(mean, 34.0))), "bits_per_byte": nats / np.log(2) / size}
+        )
+    return pl.DataFrame(rows)
+
+
+def arm_points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
+    """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
+    frame = arm_scores(folders, common.test, mask)
+    seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
+    moved = resampled(folders, common.clusters, rows=mask)
+    return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
