@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.experiment.jobs import Job
+from trainer.experiment.jobs import Job, arm_jobs
 from trainer.experiment.kinds import CHEAP_KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
@@ -57,13 +57,13 @@ class Design:
         """The trainings by kind and arm: networks of all seeds, counts of both arms, other baselines of the first."""
         found = {
             ("cvfp", name): [
-                job for seed in range(self.seeds) for job in arms.jobs("cvfp", name, self.budgets, seed, device)
+                job for seed in range(self.seeds) for job in arm_jobs(arms, "cvfp", name, self.budgets, seed, device)
             ]
             for name in names
         }
         for kind in self.kinds:
             for name in names if kind in CHEAP_KINDS else names[:1]:
-                found[kind, name] = arms.jobs(kind, name, self.budgets, 0, device)
+                found[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
         return found
 
 

@@ -1,9 +1,9 @@
-"""Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity_probe.npy.
+"""Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity/probe.npy.
 
 Reads the comments that the word model learns from, and as harmless chat every second dialogue of the embedded default
 corpus (the comments know casual chat from insulting tweets alone): messages that the word model is sure are toxic are
 left out, most of the others are such as the encoder is asked about. Prints the constants WORDS_SCALE and BOTH_SCALE of
-`stages/toxicity.py`: Platt scaling on held-out comments, of the word model and of the mixture where both read.
+`stages/toxicity/__init__.py`: Platt scaling on held-out comments, of the word model and of the mixture where both read.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pipeline.compare.data import LeakError, leaks
 from pipeline.experiments import corpus as corpora
 from tests.pipeline.compare_corpus import BLINK, WANTED, how
 from trainer import presets
+from trainer.experiment.jobs import arm_jobs
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Union, distinct
 from trainer.prepare.streams import permutation
@@ -150,13 +151,13 @@ def test_arms_that_see_the_same_are_one_training(union: Union, tmp_path: Path) -
     late = first.split.pool[permutation(0, len(first.split.pool), first.common.keys)[-1]]  # the last one of seed 0
     but_one[late] = False
     made = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
-    names = {arm: [job.name for job in made.jobs("cvfp", arm, (500, 2000), 0)] for arm in named.members}
+    names = {arm: [job.name for job in arm_jobs(made, "cvfp", arm, (500, 2000), 0)] for arm in named.members}
     assert names["raw"] == names["same"]
     assert names["raw"] == names["less"]
     assert len(set(names["raw"])) == 2
-    assert set(names["raw"]).isdisjoint(job.name for job in made.jobs("cvfp", "raw", (500, 2000), 1))
+    assert set(names["raw"]).isdisjoint(job.name for job in arm_jobs(made, "cvfp", "raw", (500, 2000), 1))
     largest = made.tokens("less")
-    assert made.jobs("cvfp", "raw", (largest,), 1)[0].name != made.jobs("cvfp", "less", (largest,), 1)[0].name
+    assert arm_jobs(made, "cvfp", "raw", (largest,), 1)[0].name != arm_jobs(made, "cvfp", "less", (largest,), 1)[0].name
 
 
 def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:

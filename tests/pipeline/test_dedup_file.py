@@ -315,11 +315,11 @@ PEAK = """
 import sys, tempfile, threading
 from pathlib import Path
 import numpy as np
-import pipeline.columns, stages.shingles
-from pipeline.columns import Columns, Texts
-from stages.greedy import Asked, keep
+import pipeline.dedup.columns, stages.text.shingles
+from pipeline.dedup.columns import Columns, Texts
+from stages.dedup.keep import KeepOptions, keep_best
 
-pipeline.columns.BYTES = stages.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
+pipeline.dedup.columns.BYTES = stages.text.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
 
 def anonymous():
     status = Path("/proc/self/status").read_text()
@@ -328,7 +328,7 @@ def anonymous():
 def go(name):
     with tempfile.TemporaryDirectory() as scratch:
         texts = Texts([Columns.of(Path(name))], "text", most=0)
-        return keep(texts, Asked(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
+        return keep_best(texts, KeepOptions(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
 
 go(sys.argv[1])
 before, peak, done = anonymous(), [0], threading.Event()

@@ -176,7 +176,7 @@ def small_disk(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 def test_mapped_columns_take_their_room_before_they_are_written(tmp_path: Path) -> None:
     """Where there is no room an OSError says so; a signal would end the process."""
-    code = "import sys; from pathlib import Path; import numpy as np; from stages.saved import zeros\n"
+    code = "import sys; from pathlib import Path; import numpy as np; from stages.files import zeros\n"
     code += "zeros(Path(sys.argv[1]) / 'column', np.uint32, 1 << 20)"
     done = small_disk(tmp_path, code)
     assert "OSError: [Errno 27] File too large" in done.stderr

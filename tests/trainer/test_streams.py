@@ -105,7 +105,7 @@ def test_texts_keep_their_order_and_limit_across_chunks(monkeypatch: pytest.Monk
 def test_training_is_the_same_whatever_the_threads() -> None:
     """A trained vocabulary depends on texts and size only."""
     code = (
-        "import polars as pl; from trainer import vocabulary as v; from tests.strategies import ODD;"
+        "import polars as pl; from trainer.prepare import vocabulary as v; from tests.strategies import ODD;"
         "t = pl.Series(ODD + [f'word{i % 97} some{i % 31} of the thing {i}' for i in range(5000)]);"
         "print(v.train(t, 1000).digest(), v.train(t, 1000, most=50_000).digest())"
     )

@@ -16,6 +16,7 @@ import numpy as np
 from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import read, reported, write
 from trainer.prepare import prepared as preparing
+from trainer.prepare.arms import Arms
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset
 
@@ -67,6 +68,19 @@ class Job:
     def name(self) -> str:
         """The training's folder."""
         return f"{self.kind}-{self.budget:010d}-{self.seed}-{self.identity}"
+
+
+def arm_jobs(  # noqa: PLR0917  what a job is made of
+    arms: Arms, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu"
+) -> list[Job]:
+    """One job for each budget; two arms share a job where their streams are the same.
+
+    Raises:
+        StreamError: the arm's pool is smaller than a budget.
+    """
+    stream = arms.stream(arm, max(budgets), seed)
+    first = Job(kind, 0, seed, str(arms.common.folder), "", arms.preset, device, arm=arms.file(arm))
+    return [replace(first, budget=count, digest=arms.digest(stream.prefix(count))) for count in budgets]
 
 
 def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict[str, Any]], None]) -> list[Path]:

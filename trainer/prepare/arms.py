@@ -7,7 +7,7 @@ that they draw from, so that two arms whose budgets hold the same conversations 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trainer import TrainerError
-from trainer.experiment.jobs import Job
 from trainer.prepare import prepared as preparing
 from trainer.prepare import split as splitting
 from trainer.prepare.choices import SCRATCH, Choices
@@ -81,18 +80,19 @@ class Arms:
         """The largest budget that all arms serve, in tokens."""
         return min(self.tokens(arm) for arm in self.pools)
 
-    def jobs(self, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu") -> list[Job]:
-        """One training a budget; two arms' are the same job where their streams are.
+    def stream(self, arm: str, tokens: int, seed: int) -> Stream:
+        """The training stream of an arm at a budget, in the order of a seed.
 
         Raises:
-            StreamError: the arm's pool is smaller than a budget.
+            StreamError: the arm's pool is smaller than the budget.
         """
-        rows = np.flatnonzero(self.pools[arm])
-        stream = replace(self.common, rows=rows).budget(self.preset, max(budgets), seed)
-        first = Job(kind, 0, seed, str(self.common.folder), "", self.preset, device, arm=_name(rows))
-        return [replace(first, budget=count, digest=self._digest(stream.prefix(count))) for count in budgets]
+        return replace(self.common, rows=np.flatnonzero(self.pools[arm])).budget(self.preset, tokens, seed)
 
-    def _digest(self, stream: Stream) -> str:
+    def file(self, arm: str) -> str:
+        """Name of the file in the data's folder that holds an arm's rows."""
+        return _name(np.flatnonzero(self.pools[arm]))
+
+    def digest(self, stream: Stream) -> str:
         """16 hex digits of all that a training sees."""
         state = hashlib.blake2b(str(self.common.said["evaluated"]).encode(), digest_size=8)
         for array in (stream.ids, stream.starts):
