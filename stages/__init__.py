@@ -16,10 +16,10 @@ BUILTIN = {
     "dedup": "stages.dedup:Dedup",
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
-    "turns": "stages.turns:Turns",
-    "substrings": "stages.substrings:Substrings",
-    "contamination": "stages.contamination:Contamination",
-    "against": "stages.against:Against",
+    "turns": "stages.overlap.turns:Turns",
+    "substrings": "stages.overlap.substrings:Substrings",
+    "contamination": "stages.overlap.contamination:Contamination",
+    "against": "stages.dedup.against:Against",
 }
 
 
