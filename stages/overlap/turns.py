@@ -97,7 +97,7 @@ class Turns(GlobalStage):
         listed = {
             kind: [self._listed(kind, *one) for one in found] for kind, found in merge_turns(raw, measured, folder)
         }
-        save_json(folder / "turns.json", listed)
+        save_json(folder / "turns.json", listed, indent=1, end="")
 
     def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null where they are too short)."""

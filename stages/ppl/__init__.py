@@ -105,7 +105,7 @@ class Perplexity(FittedStage, GlobalStage):
         trained = {name: self._train(lines, folder / f"{name}.arpa") for name, lines in sources.items()}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
-        save_json(folder / "models.json", trained)
+        save_json(folder / "models.json", trained, indent=1, end="")
         seal(folder, ["models.json", *(f"{name}.arpa" for name, model in trained.items() if model)])
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:

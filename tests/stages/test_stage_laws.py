@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
 import stages
-from pipeline.store import save_frame
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from stages.overlap.turns import Turns
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, Stage
 from tests import strategies
