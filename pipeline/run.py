@@ -18,9 +18,9 @@ from pipeline.plan import Plan, dumps
 from pipeline.rules import Drop, KeepBest
 from pipeline.signals import pairs_of, signals_of
 from pipeline.sources import Source
-from pipeline.store import RunFolderError, Store, read_json, save_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import Written, save_decisions, write
-from stages.files import rows, save
+from stages.files import rows, save, save_json
 from stages.stage import CorruptInputError, parameters
 
 PACKAGES = (
