@@ -21,7 +21,7 @@ columns = ["ppl"]
 [[stage]]
 use = "dedup"
 [[stage]]
-use = "tests.report_corpus:Scores"
+use = "tests.pipeline.report_corpus:Scores"
 [[drop]]
 reason = "too_short"
 where = "n_words < 6"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from pipeline import plan as planning
+from pipeline.manifest import Manifest
 from pipeline.plan import Plan
 from pipeline.report.run.signals import Signal, chosen
 from pipeline.signals import decisions_of, signals_of
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 
 
@@ -22,7 +22,7 @@ class FinishedRun:
 
     store: Store
     plan: Plan
-    manifest: dict[str, Any]
+    manifest: Manifest
     signals: tuple[Signal, ...]
     rows: pl.DataFrame
     """One row a conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
@@ -62,7 +62,7 @@ def finished(folder: Path) -> FinishedRun:
             )
     signals = chosen(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
-    return FinishedRun(store, plan, read_json(store.manifest), signals, rows)
+    return FinishedRun(store, plan, Manifest.load(store), signals, rows)
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:
