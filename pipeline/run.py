@@ -8,16 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import polars as pl
-
-from pipeline import card, manifest, measure, rules
+from pipeline import card, manifest, measure
 from pipeline.engine import Engine
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
 from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
-from pipeline.rules import Drop, KeepBest
-from pipeline.signals import pairs_of, signals_of
+from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import Written, save_decisions, write
@@ -56,12 +53,7 @@ class Run:
             RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
         """
         with self.store.locked():
-            for measured in self.plan.stages:
-                if not self.store.stage(measured.key).exists():
-                    raise RunFolderError(
-                        f"{self.store.folder} holds no signals of stage {measured.name!r} with these parameters: start "
-                        f"`refine run --out {self.store.folder}` with this plan to measure them"
-                    )
+            check_measured(self.plan, self.store)
             try:
                 return self._decide(read_json(self.store.shard_list))
             except CorruptInputError as error:
@@ -100,7 +92,8 @@ class Run:
         for stage, lines in remarks.items():
             for line in lines:
                 self.warn(f"{stage}: {line}")
-        decisions, nulls = self._decisions(names)  # before anything is changed: a rule may turn out not to apply
+        inputs = RuleInputs.read(self.plan, self.store)
+        decisions = inputs.decide(self.plan.rules)  # before anything is changed: a rule may turn out not to apply
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time that they took
             self.seconds = {**Manifest.load(self.store).seconds, **self.seconds}
         self.store.manifest.unlink(missing_ok=True)
@@ -112,22 +105,18 @@ class Run:
         written = self._write(names, shards)
         self.seconds["write"] = round(time.perf_counter() - start, 3)
         done = manifest.record(
-            self.plan, shards, decisions, nulls, written=written, seconds=self.seconds, remarks=remarks
+            self.plan,
+            shards,
+            decisions,
+            inputs.nulls(self.plan.rules),
+            written=written,
+            seconds=self.seconds,
+            remarks=remarks,
         )
         text = card.text(done)
         save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))
         done.save(self.store)
         return done
-
-    def _decisions(self, names: list[str]) -> tuple[pl.DataFrame, dict[str, int]]:
-        plan = self.plan
-        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
-        read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        signals = pl.concat([signals_of(plan, self.store, name, list(read)) for name in names])
-        kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        decided = rules.decide(signals, pairs_of(plan, self.store, kinds), plan.rules, plan.order)
-        nulls = {rule.reason: int(signals.select(rule.condition().is_null().sum()).item()) for rule in drops}
-        return decided, nulls
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
         total, done, sums = shards["rows"] - shards["quarantined"], 0, [0, 0, 0, 0]

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline import plan as planning
 from pipeline.manifest import Manifest
 from pipeline.plan import Plan
 from pipeline.report.run.signals import Signal, chosen
-from pipeline.signals import decisions_of, signals_of
+from pipeline.signals import decisions_of, measured_plan, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 
@@ -53,13 +52,7 @@ def finished(folder: Path) -> FinishedRun:
         raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
     if not store.manifest.exists():
         raise RunFolderError(f"{folder} is not finished: start `refine run` again with --out {folder} to complete it")
-    plan = planning.load(store.plan)
-    for measured in plan.stages:
-        if not store.stage(measured.key).exists():
-            raise RunFolderError(
-                f"{folder} holds no signals of stage {measured.name!r} as it is now (its code or models changed): "
-                f"start `refine run` again with --out {folder} and --plan {store.plan}"
-            )
+    plan = measured_plan(store)
     signals = chosen(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
     return FinishedRun(store, plan, Manifest.load(store), signals, rows)
