@@ -26,14 +26,12 @@ from pipeline.compare.data import TrainingOptions
 from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored
 from pipeline.experiments.schedule import carry_out, named
-from pipeline.plan import Plan
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import SHARE, Bounds
-from pipeline.rules import Drop, KeepBest
-from pipeline.signals import pairs_of, signals_of
-from pipeline.store import RunFolderError, Store
+from pipeline.signals import RuleInputs
+from pipeline.store import RunFolderError
 from pipeline.terminal import console, safe, say, table
 from trainer.prepare.arms import Union
 
@@ -88,14 +86,14 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     store = pair.run
     assert store is not None  # noqa: S101  raw and refined of a run
     plan = planning.load(store.plan)
-    decided = _Decided(store, plan, pair.union.frame["id"])
+    inputs, ids = RuleInputs.read(plan, store), pair.union.frame["id"]
     raw, refined = (pair.union.members[name] for name in pair.names)
-    if not np.array_equal(decided.kept(plan.rules), refined):
+    if not np.array_equal(_kept(inputs, plan.rules, ids), refined):
         raise RunFolderError(f"{store.decisions} is not what the plan says now: start `refine decide {store.folder}`")
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
     for rule in plan.rules:
-        without = decided.kept([one for one in plan.rules if one is not rule])
-        alone = decided.kept([rule])
+        without = _kept(inputs, [one for one in plan.rules if one is not rule], ids)
+        alone = _kept(inputs, [rule], ids)
         for how, first, second, name in (
             ("alone", raw, alone, f"only {rule.reason}"),
             ("on top", without, refined, f"without {rule.reason}"),
@@ -110,23 +108,12 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     return members, contrasts, skipped
 
 
-class _Decided:
-    """What a run's signals let rules decide."""
-
-    def __init__(self, store: Store, plan: Plan, ids: pl.Series) -> None:
-        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
-        read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        self.signals = pl.concat([signals_of(plan, store, name, list(read)) for name in store.shards()])
-        kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        self.pairs = pairs_of(plan, store, kinds)
-        self.order, self.ids = plan.order, ids
-
-    def kept(self, chosen: Sequence[rules.Rule]) -> Mask:
-        """Which conversations, in the order of `ids`, these rules keep."""
-        made = rules.decide(self.signals, self.pairs, chosen, self.order).select("id", "keep")
-        kept = self.ids.to_frame("id").join(made, on="id", how="left", maintain_order="left")["keep"]
-        mask: Mask = kept.fill_null(value=False).to_numpy()
-        return mask
+def _kept(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
+    """Which conversations, in the order of `ids`, these rules keep."""
+    decisions = inputs.decide(chosen).select("id", "keep")
+    kept = ids.to_frame("id").join(decisions, on="id", how="left", maintain_order="left")["keep"]
+    mask: Mask = kept.fill_null(value=False).to_numpy()
+    return mask
 
 
 def _trained(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions) -> Ablated:
