@@ -13,13 +13,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup import index_kernel
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import first_alike
 from stages.files import read_frame, save_frame, scratch
 from stages.stage import StageParameterError
+from stages.text.compiled import Kernels
 from stages.text.shingles import Words, shingle_sets, split
 
+LOOPS = Kernels(
+    "stages.dedup.index_kernel", {"nearest": "u4** i8** u8* i8* u8** u8* i8* f8 i8 i8** f4* i8* b1*"}
+)
 ROW = np.uint64(32)
 
 
@@ -72,9 +75,9 @@ def _written(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) 
 
 
 def _read(path: Path, kind: Any) -> NDArray[Any]:  # noqa: ANN401  a type of numbers
-    """A file of numbers, mapped; writable (a private copy), or numba would compile once more."""
+    """A file of numbers, mapped."""
     there = path.exists() and path.stat().st_size  # of no texts nothing is written
-    return np.memmap(path, kind, "c") if there else np.empty(0, kind)
+    return np.memmap(path, kind, "r") if there else np.empty(0, kind)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Index:
         keys, (sets, ends) = self.matching.keys(words), shingle_sets(words)
         wanted = keys.astype(np.uint64) << ROW
         starts = np.stack([np.searchsorted(self.order[band], wanted[:, band]) for band in range(keys.shape[1])], axis=1)
-        compiled: Any = index_kernel.nearest
-        compiled(
-            keys, starts, sets, ends, self.order, self.sets, self.ends, self.matching.floor, self.matching.bucket, *out
-        )
+        bucket = self.matching.bucket
+        scratch = np.empty((2, bucket * keys.shape[1]), np.int64)
+        given = (keys, starts, sets, ends, self.order, self.sets, self.ends, self.matching.floor, bucket)
+        LOOPS.call("nearest", *given, scratch, *out)

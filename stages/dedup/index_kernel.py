@@ -6,54 +6,49 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from stages.dedup.pairs_kernel import jaccard
 
 U64 = np.uint64
 B32, ROW = U64(32), U64(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True)
-def _shared(a: Any, begin: Any, end: Any, b: Any, at: Any, stop: Any, least: Any) -> Any:
-    """How many values two sorted sets share, or 0 as soon as that cannot be `least`."""
-    shared = 0
-    while begin < end and at < stop:
-        if shared + min(end - begin, stop - at) < least:
-            return 0
-        x, y = a[begin], b[at]
-        shared += x == y
-        begin += x <= y
-        at += y <= x
-    return shared
+def _merge(rows: Any, count: Any, order: Any, at: Any, end: Any, spare: Any) -> Any:
+    """Merge the rows of `order[at:end]` into sorted rows, without repeats; return how many there are."""
+    i = filled = 0
+    while i < count or at < end:
+        if at == end or (i < count and rows[i] <= np.int64(order[at] & ROW)):
+            at += at < end and rows[i] == np.int64(order[at] & ROW)
+            spare[filled] = rows[i]
+            i += 1
+        else:
+            spare[filled] = np.int64(order[at] & ROW)
+            at += 1
+        filled += 1
+    for i in range(filled):
+        rows[i] = spare[i]
+    return filled
 
 
-@njit(cache=True, nogil=True)
-def _candidates(keys: Any, starts: Any, order: Any, limit: Any, rows: Any) -> Any:
-    """Different rows that share a key of a band, sorted; how many, and whether a band has more than `limit`."""
+def _candidates(keys: Any, starts: Any, order: Any, limit: Any, scratch: Any) -> Any:
+    """Write the distinct rows that share a key of a band; return how many, and whether a band has more than `limit`."""
     count, crowded = 0, False
     for band in range(len(keys)):
-        at = starts[band]
-        end = min(order.shape[1], at + limit)
-        while at < end and order[band, at] >> B32 == U64(keys[band]):
-            rows[count] = np.int64(order[band, at] & ROW)
-            count += 1
-            at += 1
-        crowded = crowded or (
-            at == starts[band] + limit and at < order.shape[1] and order[band, at] >> B32 == U64(keys[band])
-        )
-    rows[:count].sort()
-    kept = 0
-    for i in range(count):
-        if i == 0 or rows[i] != rows[kept - 1]:
-            rows[kept] = rows[i]
-            kept += 1
-    return kept, crowded
+        end = starts[band]
+        while end < order.shape[1] and order[band, end] >> B32 == U64(keys[band]):
+            if end == starts[band] + limit:
+                crowded = True
+                break
+            end += 1
+        if end > starts[band]:
+            count = _merge(scratch[0], count, order[band], starts[band], end, scratch[1])
+    return count, crowded
 
 
-@njit(cache=True, nogil=True)
 def nearest(
     keys: Any, starts: Any, sets: Any, ends: Any, order: Any, old_sets: Any, old_ends: Any, floor: Any, limit: Any,
-    jaccards: Any, found: Any, crowded: Any
-) -> None:  # fmt: skip
+    scratch: Any, jaccards: Any, found: Any, crowded: Any
+) -> Any:  # fmt: skip
     """The row of an index with the highest Jaccard to each text, of equal ones the first.
 
     Args:
@@ -64,26 +59,22 @@ def nearest(
         order: uint64 [bands, m], key << 32 | row, sorted.
         old_sets: uint64, sorted sets of the index's rows.
         old_ends: int64 [rows + 1].
-        floor: least Jaccard that counts.
-        limit: most rows of a band that a text is compared with, the first ones.
-        jaccards: float32 [n], filled; 0 where none is at the floor.
-        found: int64 [n], filled; -1 where none is.
-        crowded: bool [n], filled: whether there were more rows than `limit`.
+        floor: lowest Jaccard that counts.
+        limit: maximum number of rows of a band that a text is compared with, the first ones.
+        scratch: int64 [2, limit * bands], overwritten.
+        jaccards: float32 [n], filled; 0 if no row is at or above the floor.
+        found: int64 [n], filled; -1 if no row is.
+        crowded: bool [n], filled: whether a band had more rows than `limit`.
     """
-    rows = np.empty(limit * keys.shape[1], np.int64)
     begin = 0
     for text in range(len(keys)):
-        size = ends[text] - begin
-        count, crowded[text] = _candidates(keys[text], starts[text], order, limit, rows)
+        count, crowded[text] = _candidates(keys[text], starts[text], order, limit, scratch)
         best, row = 0.0, -1
         for i in range(count):
-            first, last = old_ends[rows[i]], old_ends[rows[i] + 1]
-            least = max(best, floor)
-            shared = _shared(
-                sets, begin, ends[text], old_sets, first, last, least / (1.0 + least) * (size + last - first) - 0.5
-            )
-            jaccard = shared / (size + last - first - shared)
-            if jaccard > best and jaccard >= floor:
-                best, row = jaccard, rows[i]
+            other = scratch[0, i]
+            alike = jaccard(sets[begin : ends[text]], old_sets[old_ends[other] : old_ends[other + 1]], max(best, floor))
+            if alike > best and alike >= floor:
+                best, row = alike, other
         jaccards[text], found[text] = best, row
         begin = ends[text]
+    return len(keys)

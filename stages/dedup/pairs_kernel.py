@@ -7,32 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from stages.text.compiled import inner
-
 U32, U64 = np.uint32, np.uint64
 B32 = U64(32)
 
 
-@inner
-def _jaccard(sets: Any, first: Any, first_end: Any, second: Any, second_end: Any, floor: Any) -> Any:
+def jaccard(a: Any, b: Any, floor: Any) -> Any:
     """Jaccard of two sorted sets, or 0 as soon as it cannot reach `floor`."""
-    a, b = first_end - first, second_end - second
-    least = floor / (1.0 + floor) * (a + b) - 0.5
-    shared = 0
-    while first < first_end and second < second_end:
-        if shared + min(first_end - first, second_end - second) < least:
+    i, j, shared = 0, 0, 0
+    least = floor / (1.0 + floor) * (len(a) + len(b)) - 0.5
+    while i < len(a) and j < len(b):
+        if shared + min(len(a) - i, len(b) - j) < least:
             return 0.0
         for _ in range(16):
-            if first == first_end or second == second_end:
+            if i == len(a) or j == len(b):
                 break
-            x, y = sets[first], sets[second]
+            x, y = a[i], b[j]
             shared += x == y
-            first += x <= y
-            second += y <= x
-    return shared / (a + b - shared)
+            i += x <= y
+            j += y <= x
+    return shared / (len(a) + len(b) - shared)
 
 
-@inner
 def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
     """Whether rows i < j were compared in an earlier band: in any bucket that they share, unless it was crowded."""
     for earlier in range(band):
@@ -100,11 +95,11 @@ def compare(
                 if met and not crowd:
                     continue
                 compared += 1
-                jaccard = _jaccard(sets, ends[i], ends[i + 1], ends[j], ends[j + 1], floor)
-                alone = alone and jaccard < near
-                if met or jaccard < floor:
+                alike = jaccard(sets[ends[i] : ends[i + 1]], sets[ends[j] : ends[j + 1]], floor)
+                alone = alone and alike < near
+                if met or alike < floor:
                     continue
-                pairs[found, 0], pairs[found, 1], jaccards[found] = min(i, j), max(i, j), jaccard
+                pairs[found, 0], pairs[found, 1], jaccards[found] = min(i, j), max(i, j), alike
                 found += 1
             if crowd:
                 crowded[j] |= bit
@@ -233,9 +228,10 @@ def walk(  # noqa: C901  cut in two, it would pass all its arrays on for each ro
                     continue
                 stamps[i] = turn + 1
                 compared += 1
-                jaccard = _jaccard(sets, ends[i], ends[i + 1], ends[j], ends[j + 1], max(threshold, nearness))
-                if jaccard >= threshold and (jaccard > nearness or (jaccard == nearness and i < nearest)):
-                    nearest, nearness = i, jaccard
+                floor = max(threshold, nearness)
+                alike = jaccard(sets[ends[i] : ends[i + 1]], sets[ends[j] : ends[j + 1]], floor)
+                if alike >= threshold and (alike > nearness or (alike == nearness and i < nearest)):
+                    nearest, nearness = i, alike
         if nearest >= 0:
             kept_of[j], jaccards[j] = nearest, nearness
             continue

@@ -10,11 +10,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.overlap import contamination_kernel as kernel
 from stages.overlap.evals import Part, shown
+from stages.text.compiled import Kernels
 from stages.text.repeats import prefix_index
 from stages.text.shingles import split
 
+LOOPS = Kernels(
+    "stages.overlap.contamination_kernel",
+    {
+        "grams": "u8* i8* i8 i8 u8* i8* u8* i8*",
+        "overlap": "u8* i8* i8 i8 u8* i8* u8 u8* u8* i8* u8 i8* i8* i8* i8* i8* i8 u4* f4* i8*",
+    },
+)
 Numbers = NDArray[np.int64]
 
 
@@ -46,13 +53,13 @@ class Index:
         sizes = np.bincount(rare["part"].to_numpy(), minlength=len(parts)).astype(np.int64)
         groups = rare.group_by("key", maintain_order=True).len()
         posts = np.concatenate([np.zeros(1, np.int64), groups["len"].cum_sum().to_numpy().astype(np.int64)])
-        grams = groups["key"].to_numpy(writable=True)
+        grams = groups["key"].to_numpy()
         tables = (
             grams,
             *prefix_index(grams),
             *_heads(heads, lengths),
             posts,
-            rare["part"].to_numpy(writable=True),
+            rare["part"].to_numpy(),
             sizes,
         )
         lost = len(np.unique(items)) - len(np.unique(items[sizes > 0]))
@@ -62,13 +69,13 @@ class Index:
         """contaminated_ngrams, contamination, eval_set, eval_item, eval_field of each text."""
         rows = len(texts)
         counts, shares, worst = np.empty(rows, np.uint32), np.empty(rows, np.float32), np.empty(rows, np.int64)
-        overlap: Any = kernel.overlap  # compiled: no types are known
+        posts, _, sizes = self.tables[-3:]
+        seen, tally = np.zeros(len(posts) - 1 + len(sizes), np.int64), np.empty(len(sizes), np.int64)
         done = 0
         for part in split(texts):
             here = slice(done, done + len(part.keys))
-            overlap(
-                part.hashes, part.ends, self.n, self.shortest, *self.tables, counts[here], shares[here], worst[here]
-            )
+            given = (part.hashes, part.ends, self.n, self.shortest, *self.tables, seen, tally, done)
+            LOOPS.call("overlap", *given, counts[here], shares[here], worst[here])
             done = here.stop
         which = pl.Series(worst)
         labels = self.labels.select(pl.all().gather(which.set(which < 0, None)))
@@ -83,7 +90,7 @@ def _grams(
     for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
         found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
         head, length = np.empty(len(words.keys), np.uint64), np.empty(len(words.keys), np.int64)
-        kernel.grams(words.hashes, words.ends, n, shortest, found, ends, head, length)
+        LOOPS.call("grams", words.hashes, words.ends, n, shortest, found, ends, head, length)
         sizes.append(np.diff(ends))
         keys.append(found[: ends[-1]].copy())
         heads.append(head)

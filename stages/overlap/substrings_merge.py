@@ -133,8 +133,8 @@ def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
 
 
 def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
-    """A file of numbers; writable (a private copy), because numba would compile once more for one that is not."""
-    return np.memmap(path, kind, "c") if path.stat().st_size else np.empty(0, kind)
+    """A file of numbers, mapped."""
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
 def _columns(found: NDArray[np.int64], ids: pl.Series, words: pl.Series, names: Ids) -> pl.DataFrame:

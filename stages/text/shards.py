@@ -87,8 +87,7 @@ class Shards:
                         filled.append(np.diff(ends, prepend=0))
                     sizes[1:][here][wanted[here]] = np.concatenate(filled)
         ends = sizes.cumsum(out=sizes)
-        # writable (a private copy), because numba would compile once more for an array that is not
-        return Sets(np.memmap(scratch, np.uint64, "c") if ends[-1] else np.empty(0, np.uint64), ends)
+        return Sets(np.memmap(scratch, np.uint64, "r") if ends[-1] else np.empty(0, np.uint64), ends)
 
     def _chosen(self, rows: Rows) -> Iterator[tuple[int, slice]]:
         """Each shard with the part of the rows that lies in it."""

@@ -18,9 +18,9 @@ from tests.conftest import ROOT, Refine
 
 LOOPS = """
 import numpy as np
-from stages.text.compiled import inner
 
-@inner
+
+
 def _square(value):
     return value * value
 
