@@ -20,9 +20,7 @@ from stages.stage import StageParameterError
 from stages.text.compiled import Kernels
 from stages.text.shingles import Words, shingle_sets, split
 
-LOOPS = Kernels(
-    "stages.dedup.index_kernel", {"nearest": "u4** i8** u8* i8* u8** u8* i8* f8 i8 i8** f4* i8* b1*"}
-)
+LOOPS = Kernels("stages.dedup.index_kernel", {"nearest": "u4** i8** u8* i8* u8** u8* i8* f8 i8 i8** f4* i8* b1*"})
 ROW = np.uint64(32)
 
 

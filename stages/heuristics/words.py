@@ -81,9 +81,7 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     """
     data, offsets = utf8_buffers(texts)
     statistics = np.empty((len(texts), kernel.WIDTH))
-    LOOPS.call(
-        "text_statistics", data, offsets, character_classes(), _stop_hashes(), *_scratch(offsets, 4), statistics
-    )
+    LOOPS.call("text_statistics", data, offsets, character_classes(), _stop_hashes(), *_scratch(offsets, 4), statistics)
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)

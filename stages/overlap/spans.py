@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -24,6 +23,7 @@ LOOPS = Kernels(
         "among": "u8* i8* u8* i8* u8 b1*",
     },
 )
+Hashed = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
 READS = ("text", "messages")
 """Columns that `spoken` reads."""
 COVER = ("words", "earlier_words", "longest", "copies", "source")
@@ -40,13 +40,14 @@ def spoken(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.when(system).then(others.list.join("\n")).otherwise(pl.col("text"))).to_series()
 
 
-def anchors(texts: pl.Series, width: int) -> tuple[NDArray[np.int64], Keys, NDArray[np.int64]]:
+def anchors(texts: pl.Series, width: int) -> Hashed:
     """Number of words of each text; the distinct anchors of its windows, text by text; number of anchors of each."""
     return _sets("anchors", texts, width)
 
 
-def _sets(loop: str, texts: pl.Series, width: int, *keys: Any) -> tuple[NDArray[np.int64], Keys, NDArray[np.int64]]:
+def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -> Hashed:
     """Words of each text, and the set of hashes that a loop writes for it."""
+    keys = (table.keys, table.starts, table.shift) if table else ()
     words, hashes, sizes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for part in split(texts):
         longest = part.longest()
@@ -81,7 +82,7 @@ class Table:
 
     def windows(self, texts: pl.Series, width: int) -> tuple[Keys, NDArray[np.int64]]:
         """The distinct windows of texts whose anchor is in the table, text by text; number of windows of each."""
-        return _sets("windows", texts, width, self.keys, self.starts, self.shift)[1:]
+        return _sets("windows", texts, width, self)[1:]
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,6 @@
 A window is a run of `width` words. Its anchor is the least hash of the runs of `width // 2` words inside it. Equal
 windows have equal anchors, and neighbouring windows mostly share theirs, so a text has about one anchor per `width / 4`
 words. Source: Schleimer, Wilkerson, Aiken 2003, "Winnowing".
-
-All loops take `words` (uint64, hashes of words) and `ends` (int64 [n + 1], where the words of each text begin, and
-where those of the last one end). `scratch` (uint64 [4, words of the longest text]) and `starts` (int64, twice as long
-and three more) are overwritten.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -41,16 +37,17 @@ def _anchors(words: Any, count: Any, width: Any, hashes: Any, least: Any) -> Any
     return _least(hashes, runs(words, count, short, hashes), width - short + 1, least)
 
 
-def anchors(
-    words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scratch: Any, starts: Any
-) -> Any:
+def anchors(words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scratch: Any, starts: Any) -> Any:
     """The distinct anchors of each text, sorted, one text after the other.
 
     Args:
-        words: see the module; so are `ends`, `scratch` and `starts`.
+        words: uint64, hashes of words.
+        ends: int64 [n + 1], where the words of each text begin, and where those of the last one end.
         width: words of a window.
         found: uint64, filled; as long as `words`.
         found_ends: int64 [n + 1], filled.
+        scratch: uint64 [4, words of the longest text], overwritten.
+        starts: int64 [twice as many and three], overwritten.
     """
     hashes, least, spare = scratch[0], scratch[1], scratch[2]
     filled = 0
@@ -85,13 +82,16 @@ def windows(
     """The distinct windows of each text whose anchor is among the keys, sorted, one text after the other.
 
     Args:
-        words: see the module; so are `ends`, `scratch` and `starts`.
+        words: uint64, hashes of words.
+        ends: int64 [n + 1], where the words of each text begin, and where those of the last one end.
         width: words of a window.
         keys: uint64, sorted anchors.
         key_starts: int64, where each value of the keys' top bits begins in them.
         shift: number of a key's remaining bits.
         found: uint64, filled; as long as `words`.
         found_ends: int64 [n + 1], filled.
+        scratch: uint64 [4, words of the longest text], overwritten.
+        starts: int64 [twice as many and three], overwritten.
     """
     hashes, least, spare, marks = scratch[0], scratch[1], scratch[2], scratch[3]
     filled = 0
@@ -118,7 +118,8 @@ def cover(
     """What windows that more than one text has cover of each text.
 
     Args:
-        words: see the module; so are `ends` and `scratch`.
+        words: uint64, hashes of words.
+        ends: int64 [n + 1].
         width: words of a window.
         keys: uint64, sorted hashes of the windows that more than one text has.
         key_starts: int64, where each value of the keys' top bits begins in them.
@@ -129,6 +130,7 @@ def cover(
         out: int64 [n, 5], filled: words covered; words covered by windows that an earlier text has; words of the
             longest stretch covered; largest number of texts that have one window (at least 1); the first text that has
             the beginning of the longest stretch that earlier texts have, or -1.
+        scratch: uint64 [1, words of the longest text], overwritten.
     """
     hashes = scratch[0]
     for row in range(len(ends) - 1):

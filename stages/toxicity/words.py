@@ -14,6 +14,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,18 @@ from numpy.typing import NDArray
 
 from stages.files import save
 from stages.stage import MissingModelError
+from stages.text.buffers import utf8_buffers
+from stages.text.compiled import Kernels
+from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
+
+LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
+TRAINING = Kernels(
+    "stages.toxicity.training_kernel",
+    {
+        "count_words": "u1* i8* u1* i8** i8*",
+        "train": "u1* i8* u1* i8* f4* f4* f8* f8 b1 u1* i8** i8* f4*",
+    },
+)
 
 RECIPE = 2
 """Raised by hand whenever the same comments would give another model."""
@@ -59,15 +72,12 @@ class WordModel:
 
     def windows(self, texts: pl.Series) -> Windows:
         """Cut texts (no null among them) into windows and score each."""
-        from stages.toxicity.words_kernel import WINDOW_MIN, score
-
-        data, offsets = _buffers(normalised(texts))
-        room = len(data) // WINDOW_MIN + 2 * len(
-            offsets
-        )  # a word has a byte at least, a window WINDOW_MIN words or is last
-        where = np.empty((room, 3), np.int64)
-        logit, known = np.empty(room, np.float32), np.empty(room, np.float32)
-        made = score(data, offsets, self.weights, self.bias, self.vocabulary, where, logit, known)
+        data, offsets = utf8_buffers(normalised(texts))
+        rows = len(data) // WINDOW_MIN + 2 * len(offsets)  # a word has a byte, a window WINDOW_MIN words or is the last
+        where = np.empty((rows, 3), np.int64)
+        logit, known = np.empty(rows, np.float32), np.empty(rows, np.float32)
+        model = (self.weights, self.bias, self.vocabulary)
+        made = LOOPS.call("score", data, offsets, *model, *_scratch(offsets), where, logit, known)
         row, start, stop = (np.ascontiguousarray(where[:made, i]) for i in range(3))
         return Windows(row, start, stop, logit[:made], known[:made], data)
 
@@ -126,19 +136,18 @@ def comments(held_out: bool = False) -> pl.DataFrame:
 
 def train(table: pl.DataFrame) -> WordModel:
     """Train on `text` and `is_offensive`: about 15 s on one core for all comments, the same to the bit each time."""
-    from stages.toxicity.training_kernel import count_words
-    from stages.toxicity.training_kernel import train as epoch
-    from stages.toxicity.words_kernel import BITS
-
-    data, offsets = _buffers(normalised(table["text"]))
+    data, offsets = utf8_buffers(normalised(table["text"]))
+    scratch = _scratch(offsets)
     labels = table["is_offensive"].to_numpy()
     weights, squares = np.zeros(1 << BITS, np.float32), np.full(1 << BITS, 1e-3, np.float32)
     bias, counts = np.array([-2.0]), np.zeros(1 << BITS, np.int64)
     random = np.random.default_rng(_SEED)
     for number in range(_EPOCHS):
         order = random.permutation(len(labels))
-        epoch(data, offsets, labels, order, weights, squares, bias, _RATE * (1 - number / _EPOCHS), number > 0)
-    count_words(data, offsets, counts)
+        rate = _RATE * (1 - number / _EPOCHS)
+        given = (data, offsets, labels, order, weights, squares, bias, rate, number > 0)
+        TRAINING.call("train", *given, *scratch)
+    TRAINING.call("count_words", data, offsets, *scratch[:2], counts)
     return WordModel(weights, float(bias[0]), (counts >= _KNOWN).astype(np.uint8))
 
 
@@ -173,12 +182,8 @@ def place() -> Path:
     return (Path(given) if given else user_cache_path("refine")) / f"toxicity-words-{state.hexdigest()}.npz"
 
 
-def _buffers(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    import pyarrow as pa
-
-    array = texts.to_arrow().cast(pa.large_string())
-    _, offsets, data = array.buffers()
-    held = (
-        np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1] if offsets else np.zeros(1, int)
-    )
-    return (np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)), held
+def _scratch(offsets: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """`text`, `table`, `slots` and `values` of the kernels."""
+    longest = int(np.diff(offsets).max(initial=0))
+    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
+    return text, table, np.empty(MAX_FEATURES, np.int64), np.empty(MAX_FEATURES, np.float32)
