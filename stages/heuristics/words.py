@@ -25,7 +25,8 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 # Scripts that set no space between words: each character is taken as a word, so that n-grams of them mean something.
 _SYLLABLES = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}&&\p{L}]$"
 _JOINERS = "'.’-"  # noqa: RUF001 - the typographic apostrophe is meant
-_SURROGATES = range(0xD800, 0xE000)
+_CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
+"""Code points that may be a letter, mark, digit or white space: other planes have none (Unicode 16)."""
 
 TEXT_SIGNALS = pl.Schema(
     {
@@ -44,8 +45,7 @@ TEXT_SIGNALS = pl.Schema(
 @cache
 def character_classes() -> Bytes:
     """The class of every code point, shape (0x110000,), by the Unicode tables that polars carries."""
-    codes = np.array([code for code in range(0x110000) if code not in _SURROGATES])
-    characters = pl.Series([chr(code) for code in codes.tolist()])
+    codes, characters = np.array(_CODES), pl.Series([chr(code) for code in _CODES])
     classes = np.zeros(0x110000, np.uint8)
     for pattern, kind in (
         (r"^\s$", kernel.SPACE),

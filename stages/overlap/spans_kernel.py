@@ -66,7 +66,7 @@ def anchors(words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scra
 
 def _mark(least: Any, count: Any, keys: Any, key_starts: Any, shift: Any, marks: Any) -> Any:
     """Mark (1) each window whose anchor is among the keys; return the number of marks."""
-    marked, inside = 0, U64(0)
+    marked, inside = np.int64(0), U64(0)
     for i in range(count):
         if i == 0 or least[i] != least[i - 1]:
             inside = U64(position(keys, key_starts, shift, least[i]) >= 0)

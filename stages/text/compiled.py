@@ -183,10 +183,10 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
             else getattr(types, TYPES[kind])
             for kind in kinds.split()
         ]
-        function: Any = njit(types.int64(*parameters), **options)(getattr(source, loop))
-        (signature,) = function.signatures
-        code = llvm.parse_assembly(function.inspect_llvm(signature))
-        entry = code.get_function(function.overloads[signature].fndesc.llvm_func_name)
+        compiled: Any = njit(types.int64(*parameters), **options)(getattr(source, loop))
+        (signature,) = compiled.signatures
+        code = llvm.parse_assembly(compiled.inspect_llvm(signature))
+        entry = code.get_function(compiled.overloads[signature].fndesc.llvm_func_name)
         pointers = [kind is ctypes.c_void_p for kind in (ctypes.c_void_p, ctypes.c_void_p, *_flat(kinds))]
         if [argument.type.is_pointer for argument in entry.arguments] != pointers:
             raise NotCompiledError(
