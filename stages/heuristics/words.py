@@ -1,4 +1,4 @@
-"""Words and repetition of texts, as columns: the Arrow buffers of a column go to compiled loops and come back."""
+"""Word and repetition signals of a column of texts, by compiled loops over its Arrow buffers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LOOPS = Kernels(
     },
 )
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-"""Gopher's (https://arxiv.org/abs/2112.11446, A.1.1)."""
+"""Gopher's stop words (https://arxiv.org/abs/2112.11446, A.1.1)."""
 
-# Scripts that set no space between words: each character is taken as a word, so that n-grams of them mean something.
+# In scripts without spaces between words each character is a word; otherwise n-grams would mean nothing.
 _SYLLABLES = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}&&\p{L}]$"
 _JOINERS = "'.’-"  # noqa: RUF001 - the typographic apostrophe is meant
 _CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
@@ -44,7 +44,7 @@ TEXT_SIGNALS = pl.Schema(
 
 @cache
 def character_classes() -> Bytes:
-    """The class of every code point, shape (0x110000,), by the Unicode tables that polars carries."""
+    """The class of every code point, uint8 [0x110000], by the Unicode tables of polars."""
     codes, characters = np.array(_CODES), pl.Series([chr(code) for code in _CODES])
     classes = np.zeros(0x110000, np.uint8)
     for pattern, kind in (
@@ -71,13 +71,13 @@ def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
 
 
 def word_signals(texts: pl.Series) -> pl.DataFrame:
-    """Signals of `TEXT_SIGNALS` for each text.
+    """The signals `TEXT_SIGNALS` of each text.
 
-    A word is a run of letters, marks, digits and `_`, bound by one of ' . - inside it; a Han, kana, Thai, Lao, Khmer or
-    Myanmar letter is a word of its own. Ratios are null where there is no word.
+    A word is a run of letters, marks, digits and `_`, which may contain single ' . - between them. A Han, kana, Thai,
+    Lao, Khmer or Myanmar letter is a word by itself. Ratios are null if there is no word.
 
     Args:
-        texts: one string or more, no nulls.
+        texts: strings, no nulls.
     """
     data, offsets = utf8_buffers(texts)
     statistics = np.empty((len(texts), kernel.WIDTH))
@@ -97,12 +97,12 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
 
 
 def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
-    """How much the assistant repeats itself and the user: see `stages.word_kernel.turn_overlap`.
+    """How much the assistant repeats itself and the user: float64 [conversations, 5], see `words_kernel.turn_overlap`.
 
     Args:
-        contents: all messages of a batch, conversation after conversation, no nulls.
-        first: the first message of each conversation, and one past the last.
-        roles: of each message: 1 the user's, 2 the assistant's, 0 any other.
+        contents: the messages of all conversations, no nulls.
+        first: int64 [conversations + 1], the first message of each conversation, and the end of the last.
+        roles: uint8 [messages]: 1 the user's, 2 the assistant's, 0 any other.
     """
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))

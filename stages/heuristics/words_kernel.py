@@ -16,14 +16,14 @@ Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 SYMBOL, SPACE, LETTER, DIGIT, SYLLABLE, JOINER = range(6)
-"""Classes of characters: SYLLABLE is a word of its own (Han, kana, Thai ...), JOINER binds what stands around it."""
+"""Classes of characters: a SYLLABLE is a word by itself (Han, kana, Thai ...), a JOINER connects its neighbours."""
 
 FIRST_ORDER, DUPLICATE_ORDER, LAST_ORDER = 2, 5, 10
-"""n-grams of 2 to 4 words are measured by the most frequent one, those of 5 to 10 by all copies, as Gopher does."""
+"""Orders of n-grams: of 2 to 4 words the most frequent one is measured, of 5 to 10 all copies (Gopher)."""
 
 WIDTH = 7 + LAST_ORDER - FIRST_ORDER + 1
-"""Columns of `text_statistics`: characters, words, characters in words, tokens between white space, those with a
-letter, stop words, longest token; then one a repetition order."""
+"""Number of columns of `text_statistics`: characters, words, characters in words, white-space separated tokens, tokens
+with a letter, stop words, longest token; then one per repetition order."""
 
 OVERLAP_ORDER = 5
 USER, ASSISTANT = 1, 2
@@ -44,7 +44,7 @@ class Words(NamedTuple):
 
 
 class Table(NamedTuple):
-    """An open-addressed hash table; a slot is filled where its stamp is the current one, so nothing is ever cleared."""
+    """An open-addressed hash table. A slot is filled if its stamp is the current one, so the table is never cleared."""
 
     keys: Hashes
     stamps: Longs
@@ -89,7 +89,7 @@ def _in_word(kind: int) -> bool:
 
 
 def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
-    """Where the word that begins at `at` ends: a joiner belongs to it only between two of its characters."""
+    """Where the word that begins at `at` ends; a joiner is part of it only between two of its characters."""
     while at < stop:
         code, size = _decode(data, at)
         if not _in_word(classes[code]):
@@ -103,7 +103,7 @@ def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
 
 
 def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -> int:
-    """Fill `words` with those of the text between the bounds; returns how many there are."""
+    """Write the words of the text between the bounds; return their number."""
     at, stop = bounds
     count = 0
     while at < stop:
@@ -120,7 +120,7 @@ def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -
 
 
 def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, int, int]:
-    """Pieces between white space: how many, how many with a letter, characters of the longest."""
+    """Number of white-space separated tokens, number with a letter, characters of the longest."""
     at, stop = bounds
     count = alphabetic = longest = length = 0
     letter = False
@@ -149,7 +149,7 @@ def slots(count: int) -> int:
 
 
 def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, bool]:
-    """The slot of a key, and whether it was there; where it was not, it is now, with value 0."""
+    """The slot of a key, and whether the key was in the table; a new key is inserted with value 0."""
     slot = int(np.int64((key ^ (key >> _HALF)) & np.uint64(mask)))
     while table.stamps[slot] == stamp and table.keys[slot] != key:
         slot = (slot + 1) & mask
@@ -162,7 +162,7 @@ def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, boo
 
 
 def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
-    """Characters in the most frequent n-gram (the first of equals), as often as it stands; 0 when none repeats."""
+    """Characters of all occurrences of the most frequent n-gram (the first of equals); 0 if none repeats."""
     mask = slots(len(grams)) - 1
     best = first = 0
     for i in range(len(grams)):
@@ -178,7 +178,7 @@ def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, sta
 
 
 def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
-    """Characters in n-grams seen before, each once: behind a copy the walk goes on after its last word."""
+    """Characters in n-grams that occur earlier, each counted once: after a copy, the scan continues at its end."""
     mask = slots(len(grams)) - 1
     characters = i = 0
     while i < len(grams):
@@ -206,7 +206,7 @@ def text_statistics(  # noqa: PLR0917  compiled: arguments by position
 
     Args:
         data: UTF-8 bytes of all texts.
-        offsets: where each text begins, and where the last ends.
+        offsets: where each text begins, and where the last one ends.
         classes: the class of every code point.
         stop_words: hashes of the words whose presence is counted.
         hashes: scratch, [3, `slots` of the words of the longest text].
@@ -248,9 +248,9 @@ def turn_overlap(  # noqa: PLR0917  the same
 
     Args:
         data: UTF-8 bytes of all messages.
-        offsets: where each message begins, and where the last ends.
+        offsets: where each message begins, and where the last one ends.
         first: the first message of each conversation, and one past the last.
-        roles: of each message: `USER`, `ASSISTANT`, or 0 for any other.
+        roles: of each message: `USER`, `ASSISTANT`, or 0.
         classes: the class of every code point.
         hashes: scratch, [3, `slots` of the words of the longest conversation].
         numbers: scratch, [7, the same], the first two rows zeros.
@@ -269,7 +269,7 @@ def turn_overlap(  # noqa: PLR0917  the same
         for message in range(first[conversation], first[conversation + 1]):
             bounds = (offsets[message], offsets[message + 1])
             count = _split(data, bounds, classes, words) if roles[message] > 0 else 0
-            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each takes the place of its first word
+            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
             for i in range(len(grams)):
                 for k in range(i + 1, i + OVERLAP_ORDER):
                     grams[i] = _combine(grams[i], words.hashes[k])

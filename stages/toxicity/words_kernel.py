@@ -1,8 +1,8 @@
 """Compiled kernels of the toxicity word model: text to windows of words, to hashed features, to logits.
 
-Texts come as Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; nothing here makes a Python object of
-a word. A window is one sentence or a few short ones, so that a toxic sentence is found inside a long answer and a long
-harmless answer does not add up to a toxic one.
+Texts are Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; no Python object is made for a word. A
+window is one sentence or a few short ones: an abusive sentence is detected within a long answer, and the scores of a
+long inoffensive answer do not add up.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 20
-"""Features are hashed to 2**BITS weights (Weinberger et al. 2009)."""
+"""Base-2 logarithm of the number of weights that features are hashed to (Weinberger et al. 2009)."""
 WINDOW_MIN, WINDOW_MAX = 20, 50
-"""Words: a window ends at the first sentence end after WINDOW_MIN words, and at WINDOW_MAX words whatever comes."""
+"""Words of a window: it ends at the first sentence end after the minimum, and at the maximum in any case."""
 
 _WORD, _CHAR = np.float32(1.0), np.float32(0.6)  # weight of a word feature and of one of the many character n-grams
 _NGRAM_MIN, _NGRAM_MAX = 3, 5
-_LONGEST = 40  # bytes of a word; what is longer (base64, URLs) is cut in several
+_LONGEST = 40  # bytes of a word; longer ones (base64, URLs) are cut
 MAX_FEATURES = 1 << 13
 """Maximum number of features of a window; WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit."""
 
@@ -57,7 +57,7 @@ def _slot(state: Any) -> Any:
 
 
 def _run(data: Any, start: Any, stop: Any) -> Any:
-    """Where the word that begins at `start` ends, and whether it mixes letters with signs that stand for letters."""
+    """Where the word that begins at `start` ends, and whether it mixes letters with signs that replace letters."""
     letters = signs = 0
     end = start
     while end < stop and end - start < _LONGEST:
@@ -74,7 +74,7 @@ def _run(data: Any, start: Any, stop: Any) -> Any:
 
 
 def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any) -> Any:
-    """Write the word as it is read: signs as the letters they stand for, digits as 0, a letter twice at most."""
+    """Write a normalised word: signs as the letters that they replace, digits as 0, a letter at most twice in a row."""
     last = repeats = 0
     for i in range(start, stop):
         byte = data[i]
@@ -89,16 +89,17 @@ def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any)
             byte = np.uint8(42)
         repeats = repeats + 1 if byte == last else 0
         last = byte
-        if repeats < 2:  # noqa: PLR2004 - a letter twice at most
+        if repeats < 2:  # noqa: PLR2004 - a letter at most twice in a row
             text[at] = byte
             at += 1
     return at
 
 
 def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
-    """Split bytes into words.
+    """Split bytes into words; return their number.
 
-    Rows of `table`: start and end in `text`, start and end in `data`, a sentence ends here, it is a #tag or @name.
+    A row of `table` is a word: start and end in `text`, start and end in `data`, whether it ends a sentence, whether it
+    is a #tag or @name.
     """
     count = at = 0
     i = start
@@ -113,7 +114,7 @@ def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
         else:
             end, disguised = _run(data, i, stop)
             last = end
-            if i > start and data[i - 1] == _STAR:  # *emphasis* is no disguise, f*** is
+            if i > start and data[i - 1] == _STAR:  # *emphasis* disguises no word, f*** does
                 while data[last - 1] == _STAR:
                     last -= 1
             begin = at
@@ -126,7 +127,7 @@ def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
 
 
 def join_spaced(table: Any, count: Any) -> Any:
-    """Three or more single letters in a row are one word written with spaces ("i d i o t")."""
+    """Join three or more single letters in a row, a word written with spaces ("i d i o t"); return the new number."""
     kept = i = 0
     while i < count:
         j = i
@@ -156,7 +157,7 @@ def window_end(table: Any, begin: Any, count: Any) -> Any:
 
 
 def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: Any) -> Any:
-    """Character n-grams of a word with its borders."""
+    """Write the character n-grams of a word and its borders; return the new number of features."""
     length = end - start + 2
     for size in range(_NGRAM_MIN, _NGRAM_MAX + 1):
         for q in range(length - size + 1):
@@ -169,7 +170,7 @@ def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: An
 
 
 def features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: Any) -> Any:
-    """Words, pairs of neighbours, pairs with one word between, character n-grams of the words `begin`..`end`."""
+    """Write the features of words `begin` to `end`: words, pairs, pairs with one word between, character n-grams."""
     at = 0
     before = before_that = np.uint64(0)
     for i in range(begin, end):
@@ -190,7 +191,7 @@ def features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: An
 
 
 def word_slot(text: Any, start: Any, end: Any) -> Any:
-    """The feature of a word alone."""
+    """The feature of a single word."""
     word = np.uint64(7)
     for q in range(start, end):
         word = _mix(word, text[q])
@@ -198,7 +199,7 @@ def word_slot(text: Any, start: Any, end: Any) -> Any:
 
 
 def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
-    """Share of known words; tags and names are words of no language and do not count."""
+    """Share of known words; tags and names do not count."""
     found = counted = 0
     for i in range(begin, end):
         if table[i, 5]:
