@@ -27,14 +27,14 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Index:
-    """What is looked for.
+    """What is searched for.
 
     Attributes:
         n: words of an n-gram.
-        shortest: words of the shortest text that is looked for.
-        tables: what `stages.contamination_kernel.overlap` takes between `shortest` and what it fills.
+        shortest: minimum number of words of a text that is searched for.
+        tables: the arguments of `contamination_kernel.overlap` from `keys` to `sizes`.
         labels: `eval_set`, `eval_item`, `eval_field` of each part.
-        items: how many items there are, and how many of them have nothing that can be looked for.
+        items: number of items, and number of those with nothing to search for.
     """
 
     n: int
@@ -45,7 +45,7 @@ class Index:
 
     @classmethod
     def of(cls, parts: Sequence[Part], n: int, shortest: int, common: int) -> Index:
-        """Index the parts of items; n-grams of more than `common` items are left out."""
+        """Index the parts of items; n-grams of more than `common` items are ignored."""
         owners, keys, heads, lengths = _grams(parts, n, shortest)
         items = pl.Series([f"{part.file}\0{part.item}" for part in parts], dtype=pl.String).rank("dense").to_numpy()
         pairs = pl.DataFrame({"key": keys, "part": owners, "item": items[owners] if len(owners) else owners}).unique()
@@ -66,7 +66,7 @@ class Index:
         return cls(n, shortest, tables, _labels(parts), (len(np.unique(items)), lost))
 
     def measure(self, texts: pl.Series) -> pl.DataFrame:
-        """contaminated_ngrams, contamination, eval_set, eval_item, eval_field of each text."""
+        """The signals of the stage for each text."""
         rows = len(texts)
         counts, shares, worst = np.empty(rows, np.uint32), np.empty(rows, np.float32), np.empty(rows, np.int64)
         posts, _, sizes = self.tables[-3:]
@@ -85,7 +85,7 @@ class Index:
 def _grams(
     parts: Sequence[Part], n: int, shortest: int
 ) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
-    """The part and hash of each gram, with repeats; the head of each part that is a short gram, and its words or 0."""
+    """The part and the hash of each gram, with repeats; head and words of each part that is a short gram."""
     sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
     for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
         found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
@@ -97,14 +97,14 @@ def _grams(
         lengths.append(length)
     owners = np.repeat(np.arange(len(parts)), np.concatenate(sizes))
     short, every = np.concatenate([np.empty(0, np.int64), *lengths]), np.concatenate(keys)
-    wanted = (short == 0) | np.array([part.asks for part in parts], np.bool_)
-    short[~wanted] = 0
+    searched = (short == 0) | np.array([part.asks for part in parts], np.bool_)
+    short[~searched] = 0
     head = np.concatenate([np.empty(0, np.uint64), *heads])
-    return owners[wanted[owners]], every[wanted[owners]], head, short
+    return owners[searched[owners]], every[searched[owners]], head, short
 
 
 def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
-    """Sorted heads of short grams, the lengths that follow each as bits, and what finds a head."""
+    """Sorted heads of short grams, the lengths of the grams with each head as bits, the heads' prefix index."""
     short = lengths > 0
     keys, which = np.unique(heads[short], return_inverse=True)
     bits = np.zeros(len(keys), np.uint64)

@@ -31,7 +31,7 @@ COVER = ("words", "earlier_words", "longest", "copies", "source")
 
 
 def spoken(frame: pl.DataFrame) -> pl.Series:
-    """The texts of conversations without their system messages, which a corpus repeats on purpose."""
+    """The texts of conversations without their system messages."""
     role = pl.element().struct.field("role")
     system = frame.select(pl.col("messages").list.eval(role == "system").list.any().fill_null(value=False)).to_series()
     if not system.any():
@@ -111,6 +111,6 @@ def column(path: Path, name: str) -> pl.Series:
 
 
 def flat(lists: pl.Series) -> tuple[Keys, NDArray[np.int64]]:
-    """The values of lists of keys, one list after the other, and how many each has."""
+    """The values of lists of keys, list by list, and the length of each list."""
     sizes = lists.list.len().to_numpy().astype(np.int64)
     return lists.explode().drop_nulls().to_numpy(writable=True), sizes

@@ -119,7 +119,7 @@ class Toxicity(FittedStage):
         return tuple(notes)
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Copy the word model into the folder; it is trained now if the user's cache has none. The corpus is not read."""
+        """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
         del raw
         trained = words.trained()
         folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray
 
 
 def mixed(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logit of a window that both models scored; the encoder, less tied to one forum's slang, has twice the weight."""
+    """The logit of a window that both models scored; the encoder, less tied to forum slang, has twice the weight."""
     return (words + 2 * encoder) / 3
 
 
@@ -211,8 +211,8 @@ def _files(config: str) -> tuple[Path, ...]:
     found = tuple(Path(config).expanduser() / name for name in ("config.json", "tokenizer.json"))
     if missing := [path for path in found if not path.is_file()]:
         raise MissingModelError(
-            f"toxicity: {missing[0]} does not exist: set `config` to a folder with the config.json and tokenizer.json of "
-            f"the checkpoint's architecture, or omit it to take the hub's"
+            f"toxicity: {missing[0]} does not exist: set `config` to a folder with the config.json and tokenizer.json "
+            f"of the checkpoint's architecture, or omit it to take the hub's"
         )
     return found
 

@@ -116,8 +116,8 @@ class Reader:
             network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
         except OSError as error:
             raise MissingModelError(
-                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be loaded ({error}): "
-                "set `config` to a folder with its config.json and tokenizer.json"
+                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be loaded "
+                f"({error}): set `config` to a folder with its config.json and tokenizer.json"
             ) from error
         if missing := sorted(network.state_dict().keys() - weights.keys()):
             raise StageParameterError(
@@ -157,8 +157,8 @@ def _contents(path: Path) -> tuple[dict[str, Any], list[str], Any]:
         weights = loaded["state_dict"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
         raise StageParameterError(  # torch's message advises to run the code in the file
-            f"toxicity: {path} is not a Detoxify checkpoint ({type(error).__name__} when read as data); expected a file "
-            "with `config` and `state_dict`, such as Detoxify's releases"
+            f"toxicity: {path} is not a Detoxify checkpoint ({type(error).__name__} when read as data); expected a "
+            "file with `config` and `state_dict`, such as Detoxify's releases"
         ) from error
     known = {"model_type", "model_name", "tokenizer_name", "num_classes"}
     names = (arguments.get("model_name"), arguments.get("tokenizer_name"))
