@@ -194,7 +194,7 @@ def test_without_evaluation_sets_nothing_is_known_and_said_so() -> None:
     """Null is not "clean"."""
     stage = Contamination()
     assert measured(stage, ["some text"]).row(0) == (None,) * 5
-    assert "no `evals` is given" in stage.notes()[0]
+    assert "`evals` is not set" in stage.notes()[0]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_the_rejected_row_names_the_item(refine: Refine, jsonl: Any, tmp_path: P
     assert rejected.height == 1
     assert values == {"contamination": 1.0, "eval_item": f"q7: {QUESTION[:80]}", "eval_set": "physics.jsonl"}
     said = " ".join((done.stdout + done.stderr).split())
-    assert "physics.jsonl: at least half of a question, answer or message of 1 of its items is in 1 conversation" in said
+    assert "physics.jsonl: at least half of a question, answer or message of 1 of its items is in 1 conv" in said
 
 
 def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
