@@ -20,8 +20,9 @@ from pipeline.ownership import is_run
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, shown
 from pipeline.store import RunFolderError, Store
-from stages.dedup import Dedup
-from stages.files import plain_table, read_frame, save_frame
+from stages.dedup.bands import Matching
+from stages.dedup.pairs import clusters
+from stages.files import plain_table, read_frame
 from stages.text.shingles import text_keys
 
 COLUMNS = pl.Schema({"id": pl.String(), "first": pl.String(), "text": pl.String(), "source": pl.String()})
@@ -34,11 +35,6 @@ ALIKE = 0.5
 Lower than the 0.75 from which on one of two is dropped: a test conversation of which half stands in the training pool
 is no fair test either. It costs little: from 0.75 to 0.5 eight chat corpora lost under 5 % of their clusters, OASST's
 trees 21 % (branches that share a beginning), and one corpus, of a single question asked in many ways, ran together."""
-MARGIN = 5 / 7
-"""Where bands are placed below that, as in `refine dedup`: pairs at 0.5, 0.6, 0.7 are compared with a chance of 0.873,
-0.988, 0.9998."""
-ROWS = 2_000
-"""Texts that are measured at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,33 +161,18 @@ def _kept_of(store: Store, limit: int) -> Iterator[pl.DataFrame]:
 def groups(texts: pl.Series, jaccard: float = ALIKE) -> NDArray[np.int64]:
     """The near-duplicate cluster of each text, int64 [K]: the row of its first member.
 
-    Exact copies and pairs at `jaccard` or more, by connected components: the signal `cluster` of `stages.dedup`, with
-    its MinHash, its exact check and its way with crowds. Texts of fewer than five words are alike when they are equal;
-    empty ones are copies of each other. Give the texts that are trained on: conversations that differ may open with
-    the same message.
+    Exact copies and pairs at or above `jaccard`, by connected components: the signal `cluster` of `stages.dedup`, by
+    the same code. Texts of fewer than five words are alike if they are equal; empty texts are copies of each other.
+    Pass the texts that are trained on: conversations that differ may open with the same message.
 
-    Memory: 200 bytes a text and 100 a pair, beside a part of the texts. In the system's folder for temporary files lie
-    the texts meanwhile, compressed, and 8 bytes a word of those that may have a near-duplicate.
+    Memory: 200 bytes per text and 100 per pair, beside the texts. The system's folder for temporary files holds 8 bytes
+    per word of the texts that may have a near-duplicate.
 
     Args:
         texts: no nulls.
         jaccard: of word 5-grams, above 0, up to 1.
     """
-    stage = Dedup(floor=min(0.5, round(MARGIN * jaccard, 3)), cluster=jaccard, max_cluster=1.0)
-    raw, measured = list[Path](), list[Path]()
-    with tempfile.TemporaryDirectory(prefix="refine-groups-") as scratch:
-        for begin in range(0, len(texts), ROWS):
-            part = texts[begin : begin + ROWS].rename("text").to_frame()
-            ids = pl.int_range(begin, begin + len(part), eager=True).cast(pl.String).rename("id")
-            frame = part.with_columns(ids, prompt=pl.lit(""))
-            raw.append(Path(scratch) / "raw" / f"{len(raw):05d}.parquet")
-            measured.append(Path(scratch) / "measured" / raw[-1].name)
-            save_frame(raw[-1], frame)
-            save_frame(measured[-1], ids.to_frame().hstack(stage.measure(frame.select(stage.reads))))
-        stage.merge(raw, measured, Path(scratch))
-        merged = [read_frame(Path(scratch) / "merged" / path.name, ["cluster"])["cluster"] for path in measured]
-    clusters = pl.concat([pl.Series("cluster", [], pl.String), *merged])
-    return clusters.cast(pl.Int64).to_numpy().astype(np.int64)
+    return clusters(texts, Matching.for_threshold(jaccard), jaccard)
 
 
 def keys(texts: pl.Series) -> NDArray[np.uint64]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 
 from stages.dedup.bands import Matching
@@ -106,7 +105,8 @@ class Dedup(GlobalStage):
         "cluster_size": Axis("conversations in its cluster", log=True, rank=190),
         "dedup_words": Axis("words", log=True, rank=330),
     }
-    pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of", "prompt": "prompt_copy_of"})
+    pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of"})
+    copies: ClassVar[Mapping[str, str]] = MappingProxyType({"prompt": "prompt_copy_of"})
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -137,22 +137,17 @@ class Dedup(GlobalStage):
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Keys of each text and prompt, and band keys of each text."""
-        from stages.text.shingles import split, text_keys
+        from stages.dedup.signatures import sign_texts
+        from stages.text.shingles import text_keys
 
-        bands = self.matching.bands()[0]
-        words, keys, found = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)], [np.empty((0, bands), np.uint32)]
-        for part in split(batch["text"]):
-            words.append(np.diff(part.ends))
-            keys.append(part.keys)
-            found.append(self.matching.keys(part))
-        text, prompt = np.concatenate(keys), text_keys(batch["prompt"])
+        text, prompt = sign_texts([batch["text"]], self.matching), text_keys(batch["prompt"])
         columns = {
-            "dedup_words": np.concatenate(words),
-            "text_key": text[:, 0],
-            "text_check": text[:, 1],
+            "dedup_words": text.words,
+            "text_key": text.keys[:, 0],
+            "text_check": text.keys[:, 1],
             "prompt_key": prompt[:, 0],
             "prompt_check": prompt[:, 1],
-            "band_keys": pl.Series(np.concatenate(found), dtype=pl.Array(pl.UInt32, bands)),
+            "band_keys": pl.Series(text.bands, dtype=pl.Array(pl.UInt32, text.bands.shape[1])),
         }
         return pl.DataFrame(columns).cast(dict(self.writes))  # type: ignore[arg-type]
 

@@ -18,10 +18,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dedup.columns import Columns, Texts
+from pipeline.dedup.columns import Columns
+from pipeline.dedup.texts import TextColumn, Texts
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
-from stages.dedup.keep import GIVEN, KeepOptions, Kept, keep_best
+from stages.dedup.bands import Matching
+from stages.dedup.keep import GIVEN, Kept, keep_best
 from stages.text import shingles
 from tests.conftest import Refine
 from tests.stages.dedup_reference import greedy, jaccard, run
@@ -29,20 +31,30 @@ from tests.stages.dedup_reference import shingles as slow_shingles
 from tests.stages.test_dedup import corpus
 
 
-def decided(texts: list[str], asked: KeepOptions, rank: list[int] | None = None, part: int = 7) -> Kept:
+def decided(  # noqa: PLR0917
+    texts: list[str],
+    threshold: float = 0.7,
+    rank: list[int] | None = None,
+    part: int = 7,
+    workers: int = 1,
+    bucket: int = 1024,
+) -> Kept:
     """Texts in parts of a few; the longest are the best unless there is a rank."""
     parts = [pl.Series(texts[at : at + part], dtype=pl.String) for at in range(0, len(texts), part)]
     with TemporaryDirectory() as folder:
-        best = np.array(rank, np.int64) if rank is not None else None
-        return keep_best(
-            parts, asked, lambda lengths: -lengths.astype(np.int64) if best is None else best, Path(folder)
-        )
+        matching = Matching.for_threshold(threshold, bucket)
+
+        def ranks(words: np.ndarray) -> np.ndarray:
+            return -words.astype(np.int64) if rank is None else np.array(rank, np.int64)
+
+        return keep_best(parts, threshold, matching, ranks, Path(folder), workers)
 
 
-def keys(texts: list[str], asked: KeepOptions) -> list[list[int]]:
+def keys(texts: list[str], threshold: float) -> list[list[int]]:
     """Band keys of each text."""
-    found = [shingles.sign(part, 128, 1) for part in shingles.split(pl.Series(texts, dtype=pl.String))]
-    return [row for part in found for row in shingles.band_keys(part, asked.bands, asked.rows).tolist()]
+    matching = Matching.for_threshold(threshold)
+    parts = shingles.split(pl.Series(texts, dtype=pl.String))
+    return [row for part in parts for row in matching.keys(part).tolist()]
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,10 +70,9 @@ def test_what_is_kept_is_what_the_slow_rule_keeps(
 ) -> None:
     """Kept rows, the one that stands for each removed one, and its exact Jaccard, however the file is cut."""
     draw, texts = random.Random(seed), corpus(seed, size)
-    asked = KeepOptions(threshold, 25, 5, workers)
     rank = [draw.randrange(5) for _ in texts] if ranked else None
-    found = decided(texts, asked, rank, part=draw.randrange(1, 20))
-    bands = keys(texts, asked)
+    found = decided(texts, threshold, rank, draw.randrange(1, 20), workers)
+    bands = keys(texts, threshold)
     slow = greedy(
         texts,
         threshold,
@@ -85,7 +96,7 @@ def test_a_run_keeps_the_same(tmp_path: Path) -> None:
     signals = stage.merged.select("id").hstack(stage.measured.select("dedup_words"))
     pairs = {"dedup": Pairs(stage.merged["dedup_copy_of"], stage.near)}
     rules = decide(signals, pairs, [KeepBest("duplicate", "dedup", 0.7)], ["dedup_words DESC"])
-    assert rules["keep"].to_list() == decided(texts, KeepOptions(0.7, 25, 5, 1)).mask().tolist()
+    assert rules["keep"].to_list() == decided(texts).mask().tolist()
 
 
 @settings(max_examples=20, deadline=None)
@@ -94,10 +105,9 @@ def test_what_is_given_stays_and_stands_for_others(seed: int, size: int) -> None
     """Every text of an earlier corpus counts, duplicates among them too; new ones near one of them go."""
     texts = corpus(seed, size)
     given = random.Random(seed).randrange(size + 1)
-    asked = KeepOptions(0.6, 30, 4, 1)
     rank = [GIVEN] * given + [-len(_words(text)) for text in texts[given:]]
-    found = decided(texts, asked, rank)
-    bands = keys(texts, asked)
+    found = decided(texts, 0.6, rank)
+    bands = keys(texts, 0.6)
     alike = {
         (i, j): any(a == b for a, b in zip(bands[i], bands[j], strict=True))
         and jaccard(slow_shingles(texts[i]), slow_shingles(texts[j])) >= 0.6
@@ -126,7 +136,7 @@ def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path
     assert done.returncode == 0, done.stderr
     assert refine(*words, "r.parquet", "--kept", "kept.parquet", "--order", "score DESC").returncode == 0
     rank = [GIVEN] * 150 + _rank(frame["score"][150:].to_list())
-    found = decided(frame["body"].to_list(), KeepOptions(0.7, 25, 5, 1), rank)
+    found = decided(frame["body"].to_list(), rank=rank)
     mask, names = found.mask(), frame["name"]
     assert (tmp_path / "kept.txt").read_text().split() == names[150:].filter(pl.Series(mask[150:])).to_list()
     assert pl.read_parquet(tmp_path / "kept.parquet").equals(frame[150:].filter(pl.Series(mask[150:])))
@@ -146,7 +156,7 @@ def test_a_crowd_leaves_one() -> None:
         for _ in range(3):
             text[draw.randrange(300)] = f"x{draw.randrange(10_000)}"
         texts.append(" ".join(text))
-    found = decided(texts, KeepOptions(0.7, 25, 5, 2), part=500)
+    found = decided(texts, part=500, workers=2)
     assert found.mask().sum() == 1
     assert found.compared == 2999
     assert found.jaccard[1:].min() >= 0.7
@@ -160,7 +170,7 @@ def test_a_bound_on_comparisons_is_said() -> None:
         for at in draw.sample(range(200), 8):
             text[at] = f"x{draw.randrange(10**7)}"
         texts.append(" ".join(text))
-    free, bound = decided(texts, KeepOptions(0.7, 25, 5, 1)), decided(texts, KeepOptions(0.7, 25, 5, 1, most=5))
+    free, bound = decided(texts), decided(texts, bucket=5)
     assert free.crowded == 0
     assert bound.crowded > 300
     assert bound.compared < 400 * 25 * 5 < free.compared * 2
@@ -170,9 +180,9 @@ def test_a_bound_on_comparisons_is_said() -> None:
 def test_parts_and_threads_change_nothing() -> None:
     """1 MB texts, empty ones, odd characters: one part or many, one thread or three."""
     texts = [*corpus(9, 80), "", "x " * 500_000, "中" * 300_000, "\0", " ", "Σ İ", "x " * 500_000]
-    whole = decided(texts, KeepOptions(0.6, 30, 4, 1), part=1000)
+    whole = decided(texts, 0.6, part=1000)
     for part, workers in ((1, 1), (3, 3)):
-        other = decided(texts, KeepOptions(0.6, 30, 4, workers), part=part)
+        other = decided(texts, 0.6, part=part, workers=workers)
         assert other.of.tolist() == whole.of.tolist()
         assert other.jaccard.tolist() == whole.jaccard.tolist()
 
@@ -204,7 +214,7 @@ def test_every_kind_of_file_gives_the_same(refine: Refine, frame: pl.DataFrame, 
     done = refine(*words, "--kept", "kept.txt", "--json")
     assert done.returncode == 0, done.stderr
     assert refine(*words, "--kept", "kept.parquet").returncode == 0
-    found = decided(frame["body"].to_list(), KeepOptions(0.7, 25, 5, 1), _rank(frame["score"].to_list()))
+    found = decided(frame["body"].to_list(), rank=_rank(frame["score"].to_list()))
     kept = frame.filter(pl.Series(found.mask()))
     assert (tmp_path / "kept.txt").read_text().splitlines() == kept["name"].to_list()
     assert pl.read_parquet(tmp_path / "kept.parquet").equals(kept)
@@ -237,7 +247,7 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
     written(frame[100:], tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_bytes(b'\n{"body": "bad \xff"}\n\n{"name": "x"}\n')
     columns = Columns.of(tmp_path)
-    texts = Texts([columns], "body")
+    texts = Texts([TextColumn.of(columns, "body")])
     for _ in range(2):
         assert pl.concat([*texts]).to_list() == [*frame["body"], "bad \ufffd", ""]
     assert len(pl.concat([*columns.parts(pl.Schema({"name": pl.String()}))])) == 302
@@ -272,7 +282,7 @@ def test_a_users_error_is_one_sentence(
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n')
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
     before = sorted(tmp_path.iterdir())
-    done = refine("dedup", *words)
+    done = refine("dedup", *words, *([] if "--kept" in words else ["--json"]))
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -316,8 +326,10 @@ import sys, tempfile, threading
 from pathlib import Path
 import numpy as np
 import pipeline.dedup.columns, stages.text.shingles
-from pipeline.dedup.columns import Columns, Texts
-from stages.dedup.keep import KeepOptions, keep_best
+from pipeline.dedup.columns import Columns
+from pipeline.dedup.texts import TextColumn, Texts
+from stages.dedup.bands import Matching
+from stages.dedup.keep import keep_best
 
 pipeline.dedup.columns.BYTES = stages.text.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
 
@@ -327,8 +339,9 @@ def anonymous():
 
 def go(name):
     with tempfile.TemporaryDirectory() as scratch:
-        texts = Texts([Columns.of(Path(name))], "text", most=0)
-        return keep_best(texts, KeepOptions(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
+        texts = Texts([TextColumn.of(Columns.of(Path(name)), "text")], most=0)
+        kept = keep_best(texts, 0.7, Matching(), lambda words: -words.astype(np.int64), Path(scratch))
+        return kept.mask().sum()
 
 go(sys.argv[1])
 before, peak, done = anonymous(), [0], threading.Event()
@@ -366,13 +379,13 @@ def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_pa
     written(frame, tmp_path / "a.parquet")
     written(frame.drop("body"), tmp_path / "b.parquet")
     with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
-        list(Texts([Columns.of(tmp_path)], "body"))
+        list(Texts([TextColumn.of(Columns.of(tmp_path), "body")]))
 
 
 def test_jaccard_of_removed_is_exact() -> None:
     """Each removed text has the Jaccard that two Python sets have."""
     texts = corpus(21, 200)
-    found = decided(texts, KeepOptions(0.5, 42, 3, 1))
+    found = decided(texts, 0.5)
     gone = np.flatnonzero(~found.mask())
     assert len(gone) > 50
     for row in gone:
