@@ -129,11 +129,11 @@ def write_lines(result: Result, path: Path) -> None:
         SourceError: a file cannot be read.
     """
     columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
-    schema = columns.schema()
     with path.open("wb") as out:
         for source in columns.paths:
             if source.suffix == ".parquet":
-                for part in replace(columns, paths=(source,)).parts(schema):
+                one = replace(columns, paths=(source,))
+                for part in one.parts(one.schema()):
                     part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)
                     begin += len(part)
                 continue

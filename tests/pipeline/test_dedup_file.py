@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.dedup.columns import Columns
 from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.experiments.corpus import read
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
@@ -147,6 +148,35 @@ def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path
     assert json.loads(done.stdout)["texts"] == 150
 
 
+def test_exactly_the_threshold_is_a_duplicate() -> None:
+    """At or above, not above: 30 of 40 shingles go at 0.75, and stay one step beyond; the rule of a run agrees."""
+    words = [f"w{i}" for i in range(44)]
+    texts = [" ".join(words), " ".join(words[:34])]
+    assert decided(texts, 0.75).of.tolist() == [0, 0]
+    assert decided(texts, np.nextafter(0.75, 1)).of.tolist() == [0, 1]
+    near = pl.DataFrame({"id": ["a"], "other": ["b"], "jaccard": pl.Series([0.75], dtype=pl.Float32)})
+    pairs = {"dedup": Pairs(pl.Series(["a", "b"]), near)}
+    signals = pl.DataFrame({"id": ["a", "b"]})
+    for at_least, keep in ((0.75, [True, False]), (0.7500001, [True, True])):
+        assert decide(signals, pairs, [KeepBest("duplicate", "dedup", at_least)])["keep"].to_list() == keep
+
+
+@pytest.mark.parametrize("rank", [[0, 1, 2], [1, 0, 2]])
+def test_of_equally_similar_kept_texts_the_first_stands_for_a_duplicate(rank: list[int]) -> None:
+    """The first row, whichever of the two was kept first; the rule of a run agrees."""
+    words = [f"w{i}" for i in range(100)]
+    tails = [[f"{name}{i}" for i in range(32)] for name in "xy"]
+    texts = [" ".join([*words, *tail]) for tail in tails] + [" ".join(words)]  # 0.75 to the third, 0.6 to each other
+    found = decided(texts, 0.7, rank)
+    assert found.of.tolist() == [0, 1, 0]
+    assert found.jaccard.tolist() == [0, 0, 0.75]
+    ids = pl.Series("id", ["a", "b", "c"])
+    near = pl.DataFrame({"id": ["a", "b"], "other": "c", "jaccard": pl.Series([0.75, 0.75], dtype=pl.Float32)})
+    signals = pl.DataFrame({"id": ids, "rank": rank})
+    rules = decide(signals, {"dedup": Pairs(ids, near)}, [KeepBest("duplicate", "dedup", 0.7)], ["rank ASC"])
+    assert rules["duplicate_of"].to_list() == [None, None, "a"]
+
+
 def test_a_crowd_leaves_one() -> None:
     """Of 3,000 texts that are all near-duplicates of each other one is kept, whatever the order they come in."""
     draw, template = random.Random(1), [str(i) for i in range(300)]
@@ -253,6 +283,56 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
     assert len(pl.concat([*columns.parts(pl.Schema({"name": pl.String()}))])) == 302
 
 
+def test_kept_rows_are_json_lines_as_they_came(refine: Refine, tmp_path: Path) -> None:
+    """Each kept line byte for byte, without the blank ones and the byte order mark; Parquet rows become objects."""
+    lines = [b'{"text":"a b c d e f",  "n": 1.50}', b'{"n": 2, "text": "A b c d e f!"}', b'{"text": "bad \xff"}']
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\n".join(lines))
+    (tmp_path / "in" / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "last"}'))
+    pl.DataFrame({"text": ["one", "last"], "tags": [["x"], []]}).write_parquet(tmp_path / "in" / "e.parquet")
+    assert refine("dedup", "in", "--order", "first", "--kept", "kept.jsonl").returncode == 0
+    kept = (tmp_path / "kept.jsonl").read_bytes().splitlines()
+    assert kept[:-1] == [lines[0], lines[2], b'{"text": "last"}']
+    assert json.loads(kept[-1]) == {"text": "one", "tags": ["x"]}
+
+
+CONVERSATIONS = [
+    [{"role": "user", "content": "Tell me of\nthe river"}, {"role": "assistant", "content": "It runs under a bridge."}],
+    [{"role": "user", "content": "tell me of the river it"}, {"role": "assistant", "content": "runs under a bridge"}],
+    [{"role": "user", "content": "Call a tool"}, {"role": "assistant", "content": None}],
+    [],
+    [{"role": "user", "content": "call"}, {"role": "assistant", "content": "a tool"}],
+]
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
+@pytest.mark.parametrize("words", [[], ["--column", "messages"]])
+def test_conversations_are_compared_by_their_text(refine: Refine, tmp_path: Path, name: str, words: list[str]) -> None:
+    """As ingest makes it; `messages` is the column if there is no `text`."""
+    if name == "c.parquet":
+        pl.DataFrame({"messages": CONVERSATIONS, "prompt_id": list("abcde")}).write_parquet(tmp_path / name)
+    else:
+        records = [{"messages": said, "prompt_id": i} for i, said in enumerate(CONVERSATIONS)]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)))
+    texts = read(str(tmp_path / name)).frame["text"]
+    column = TextColumn.of(Columns.of(tmp_path / name), "messages")
+    assert pl.concat(column.parts()).to_list() == texts.to_list()
+    done = refine("dedup", name, *words, "--kept", "kept.txt")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
+
+
+def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -> None:
+    """Content in parts is for `refine run`; a list of strings is no conversation."""
+    for value in ([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], ["a", "b"]):
+        written(pl.DataFrame({"messages": [value]}), tmp_path / "c.parquet")
+        (tmp_path / "c.jsonl").write_text(json.dumps({"messages": value}))
+        for name in ("c.parquet", "c.jsonl"):
+            done = refine("dedup", name, "--json")
+            assert done.returncode == 1
+            assert "expected text, or a list of messages with role and content (text)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -268,6 +348,8 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
         (["c.parquet", "--kept", "no/where.txt"], "no is not a folder"),
         (["c.parquet", "--kept", "c.parquet"], "c.parquet is the file that is read"),
         (["c.parquet", "--removed", "r.csv"], "--removed is r.csv, expected a file that ends in .parquet"),
+        (["c.parquet", "--kept", "k.csv"], "--kept is k.csv, expected a file that ends in .parquet or .jsonl"),
+        (["bytes.parquet", "--kept", "k.jsonl"], "bytes.parquet has a column of bytes, which JSON cannot hold"),
         (["bad.parquet"], "bad.parquet cannot be read"),
         (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
         (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
@@ -279,6 +361,7 @@ def test_a_users_error_is_one_sentence(
     """It names what was found and what there is; nothing is left behind."""
     written(frame, tmp_path / "c.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    pl.DataFrame({"text": ["a"], "raw": [b"b"]}).write_parquet(tmp_path / "bytes.parquet")
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n')
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
     before = sorted(tmp_path.iterdir())
@@ -287,6 +370,17 @@ def test_a_users_error_is_one_sentence(
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_an_output_nothing_is_done(refine: Refine, tmp_path: Path) -> None:
+    """One sentence names the options, before any work; with --json or --explain the figures are the output."""
+    (tmp_path / "bad.jsonl").write_bytes(b"no JSON")
+    done = refine("dedup", "bad.jsonl")
+    assert done.returncode == 1
+    assert "nothing would be written: name a file with --kept or --removed" in done.stderr
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n' * 2)
+    assert "1 kept, 1 removed" in refine("dedup", "c.jsonl", "--explain").stdout
+    assert json.loads(refine("dedup", "c.jsonl", "--json").stdout)["removed"] == 1
 
 
 def test_a_monster_cluster_stops_it_unless_allowed(refine: Refine, tmp_path: Path) -> None:

@@ -120,9 +120,19 @@ def test_where_nothing_has_an_id_the_file_and_row_are_named(tmp_path: Path) -> N
 
 
 def test_of_equally_similar_ones_the_first_is_named(tmp_path: Path) -> None:
-    """Whatever order they are compared in."""
-    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in ("One", "two", "three", "four")])
-    assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"].to_list() == ["old.jsonl:1"]
+    """Whatever order they are compared in: of 40 with one Jaccard, each band has others first."""
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in range(40)])
+    found = measured(Against(corpus), [TEXT, TEXT.upper()], tmp_path / "stage")
+    assert found["against_id"].to_list() == ["old.jsonl:1"] * 2
+
+
+def test_the_floor_itself_counts(tmp_path: Path) -> None:
+    """A Jaccard of exactly `floor` is named; one just under it is not."""
+    words = [f"w{i}" for i in range(44)]
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": " ".join(words)}])
+    for floor, value in ((0.75, 0.75), (0.7501, None)):
+        stage = Against(corpus, floor=floor, recall=1.0)
+        assert measured(stage, [" ".join(words[:34])], tmp_path / "stage")["against_jaccard"].to_list() == [value]
 
 
 def test_odd_bytes_of_an_earlier_corpus_are_read_as_ingest_reads_them(tmp_path: Path) -> None:
