@@ -167,7 +167,9 @@ def test_of_equally_similar_kept_texts_the_first_stands_for_a_duplicate(rank: li
     words = [f"w{i}" for i in range(100)]
     tails = [[f"{name}{i}" for i in range(32)] for name in "xy"]
     texts = [" ".join([*words, *tail]) for tail in tails] + [" ".join(words)]  # 0.75 to the third, 0.6 to each other
-    found = decided(texts, 0.7, rank)
+    found = decided(texts, 0.7, rank, bucket=2)
+    assert found.crowded == 0  # two kept ones in a bucket are as many as it may be compared with
+    assert decided(texts, 0.7, rank, bucket=1).crowded == 1
     assert found.of.tolist() == [0, 1, 0]
     assert found.jaccard.tolist() == [0, 0, 0.75]
     ids = pl.Series("id", ["a", "b", "c"])

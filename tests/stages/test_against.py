@@ -171,6 +171,14 @@ def test_a_crowd_is_compared_with_its_first_and_said_so(tmp_path: Path) -> None:
     assert found["against_jaccard"].to_list() == [1, 1]
 
 
+def test_a_bucket_of_exactly_the_bound_is_no_crowd(tmp_path: Path) -> None:
+    """Two near-duplicates and a bound of 2: nothing can have been missed; a third one is too many."""
+    texts = [{"text": f"{TEXT} {TEXT.upper()} {TEXT} {i}"} for i in range(3)]
+    for size, crowded in ((2, False), (3, True)):
+        stage = Against(jsonl(tmp_path / "old.jsonl", texts[:size]), bucket=2)
+        assert measured(stage, [texts[0]["text"]], tmp_path / "stage")["against_crowded"].to_list() == [crowded]
+
+
 def test_an_increment_is_refined_against_a_run(refine: Refine, tmp_path: Path) -> None:
     """A run folder stands for its refined conversations; what is there already is dropped, and the match is shown."""
     long = [chat(i, 4) for i in range(30)]

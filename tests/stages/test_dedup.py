@@ -156,6 +156,8 @@ def test_a_row_at_exactly_the_clusters_jaccard_leads_no_crowd(tmp_path: Path) ->
     crowd = run(tmp_path / "at", texts, stage)
     assert crowd.merged["dedup_crowded"].to_list() == [True] * 3
     assert crowd.pairs().keys() == {(0, 1), (0, 2)}
+    full = run(tmp_path / "full", texts, replace(stage, bucket=3))
+    assert full.merged["dedup_crowded"].to_list() == [False] * 3  # a bucket of exactly that size is no crowd
     two = run(tmp_path / "beyond", texts, replace(stage, cluster=0.7500001))
     assert two.pairs().keys() == {(0, 1), (0, 2), (1, 2)}
 
