@@ -136,33 +136,40 @@ def dedup(
     ],
     kept: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="Where kept ids go, one a line; the kept rows, where OUT ends in .parquet."),
+        typer.Option(metavar="OUT", help="File for the kept rows, .parquet or .jsonl, or for their ids, .txt."),
     ] = None,
     removed: Annotated[
-        Path | None, typer.Option(metavar="OUT.parquet", help="Where removed ids go: id, duplicate_of, jaccard.")
+        Path | None, typer.Option(metavar="OUT.parquet", help="File for the removed ids: id, duplicate_of, jaccard.")
     ] = None,
-    column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
+    column: Annotated[
+        str, typer.Option(help="The column of texts, or of messages; without a `text` column, `messages`.")
+    ] = "text",
     id: Annotated[  # noqa: A002
-        str | None, typer.Option("--id", help="The column of ids. By default `id`; without it row numbers from 0.")
+        str | None, typer.Option("--id", help="The column of ids. By default `id`, else row numbers from 0.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Jaccard of word 5-grams from which on two texts are duplicates.")
+        float, typer.Option(help="Two texts are duplicates at or above this Jaccard of their word 5-grams.")
     ] = 0.7,
     order: Annotated[
-        str, typer.Option(help='Which of two is kept: longest, first, or by a column, such as "score DESC".')
+        str, typer.Option(help='Which of two duplicates is kept: longest, first, or by a column, such as "score DESC".')
     ] = "longest",
     against: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An earlier corpus with the same column: texts near one of it go as well."),
+        typer.Option(
+            metavar="FILE", help="An earlier corpus with the same column; near-duplicates of its texts are removed too."
+        ),
     ] = None,
     max_cluster: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, metavar="SHARE", help="Stop when more than this share (1,000 at least) go for one text."
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Stop if more than this share of the texts, and 1,000 or more, are duplicates of one text.",
         ),
     ] = 0.05,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
-    explain: Annotated[bool, typer.Option("--explain", help="Show bands, S-curve, recall and clusters.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print bands, S-curve, recall and clusters.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove near-duplicates from one file, without a run."""

@@ -1,6 +1,6 @@
 """Compiled loops in a process that never loads their compiler.
 
-A loop is a plain Python function in a module named `*_kernel`. The module beside it declares the loop's parameters and
+A loop is a plain Python function in a module named `*kernel`. The module beside it declares the loop's parameters and
 calls it: `LOOPS = Kernels("stages.text.shingles_kernel", {"fold": "u4** i8 u4**"})`, `LOOPS.call("fold", ...)`.
 
 1. At the first call, the module's machine code is read from `__pycache__`, or from the user's cache folder.
@@ -55,7 +55,7 @@ OPTIONS: dict[str, Any] = {
 """Options of every compiled function: it allocates nothing, raises nothing, and Python never calls it."""
 EXTERNALS = {"memcpy", "memset", "memmove", "exp", "sqrt", "sqrtf"}
 """Functions of the C library that the machine code may call, besides LLVM's intrinsics."""
-_KERNEL_IMPORT = re.compile(r"^from ([\w.]+_kernel) import ", re.MULTILINE)
+_KERNEL_IMPORT = re.compile(r"^from ([\w.]*kernel) import ", re.MULTILINE)
 
 
 class NotCompiledError(RuntimeError):
@@ -67,7 +67,7 @@ class Kernels:
     """The compiled loops of a module.
 
     Attributes:
-        module: name of the module, `*_kernel`. Its functions allocate nothing and raise nothing.
+        module: name of the module, `*kernel`. Its functions allocate nothing and raise nothing.
         loops: the functions that are called from outside, each of which returns an int64: name -> types of its
             parameters, such as "u1* i8 f8**" (uint8 array, int64, two-dimensional float64 array). Arrays are C-ordered.
         fastmath: floating-point rewrites that LLVM may apply, such as "reassoc".
