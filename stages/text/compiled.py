@@ -6,7 +6,7 @@ calls it: `LOOPS = Kernels("stages.text.shingles_kernel", {"fold": "u4** i8 u4**
 1. At the first call, the module's machine code is read from `__pycache__`, or from the user's cache folder.
 2. The file's name holds the versions of numba and llvmlite and the processor; its checksum covers the source of the
    kernel module, of the kernel modules that it imports, of this file, and the parameters. Any change recompiles.
-3. Without a valid file, numba compiles every loop. Only here are numba and the kernel module's loops imported.
+3. Without a valid file, numba compiles every loop. Nothing else imports numba: a kernel module is plain Python.
 4. The code may call nothing but `EXTERNALS`: no Python, no allocation. A loop gets its scratch space from its caller.
 5. llvmlite links the code, and ctypes calls it as numba's functions are called; see `_flat`. A numba that passes
    arguments in another way raises `NotCompiledError` when it compiles.
