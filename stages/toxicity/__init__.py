@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.files import fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
+from stages.text.messages import messages
 from stages.toxicity import detoxify, encoder, words
 
 if TYPE_CHECKING:
@@ -217,11 +218,9 @@ def _files(config: str) -> tuple[Path, ...]:
     return found
 
 
-def _conversations(messages: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:
+def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:
     """Signals of each conversation, from the scores of its messages; equal messages are scored once."""
-    rows = pl.DataFrame({"messages": messages}).with_row_index("row")
-    turns = rows.filter(pl.col("messages").list.len() > 0).explode("messages").unnest("messages")
-    turns = turns.with_columns(pl.col("role").fill_null("").str.to_lowercase(), pl.col("content").fill_null(""))
+    turns = messages(conversations)
     texts = turns["content"].unique(maintain_order=True)
     scored = scorer.texts(texts).with_columns(content=texts)
     turns = turns.join(scored, on="content", how="left", maintain_order="left")
@@ -238,4 +237,5 @@ def _conversations(messages: pl.Series, scorer: _Scorer, threshold: float) -> pl
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    return rows.select("row").join(found, on="row", how="left", maintain_order="left")
+    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
+    return rows.join(found, on="row", how="left", maintain_order="left")
