@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from stages.text.compiled import inner
-
 U32, U64 = np.uint32, np.uint64
 B32, ROW = U64(32), U64(0xFFFFFFFF)
 
 
-@inner
 def _jaccard(sets: Any, first: Any, first_end: Any, others: Any, second: Any, second_end: Any, floor: Any) -> Any:
     """Jaccard of two sorted sets, or 0 as soon as it cannot reach `floor`."""
     a, b = first_end - first, second_end - second
@@ -32,7 +29,6 @@ def _jaccard(sets: Any, first: Any, first_end: Any, others: Any, second: Any, se
     return shared / (a + b - shared)
 
 
-@inner
 def _nearest(
     numbers: Any, begin: Any, end: Any, turn: Any, stamps: Any, sets: Any, first: Any, last: Any, others: Any,
     ends: Any, floor: Any, best: Any, nearness: Any
@@ -57,7 +53,6 @@ def _nearest(
     return best, nearness, compared
 
 
-@inner
 def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
     """Whether rows i < j were compared in an earlier band: in any bucket that they share, unless it was crowded."""
     for earlier in range(band):

@@ -1,4 +1,4 @@
-"""What only a conversation has: turns, roles, replies that decline, copy or break off; a message is a row here."""
+"""Signals of conversations: turns, roles, and replies that decline, repeat or stop in mid-sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.heuristics.words import overlap_statistics
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
-_LONG_REPLY = 5  # words: below that, equal replies ("You're welcome!") are no fault
+_LONG_REPLY = 5  # words: shorter replies ("You're welcome!") may repeat
 
 CHAT_SIGNALS = pl.Schema(
     {
@@ -49,7 +49,7 @@ CHAT_SIGNALS = pl.Schema(
 
 
 def _turns(messages: pl.Series) -> pl.DataFrame:
-    """One row a message: `row`, `role`, `content`, and what is measured on it alone."""
+    """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
     turns = (
         pl.DataFrame({"messages": messages})
         .with_row_index("row")
@@ -121,7 +121,7 @@ def _aggregates() -> list[pl.Expr]:
 
 
 def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
-    """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null where no reply has five words."""
+    """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null if no reply has five words."""
     first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
     code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
     roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
@@ -139,7 +139,7 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
 
 
 def chat_signals(messages: pl.Series, prompts: pl.Series) -> pl.DataFrame:
-    """Signals of `CHAT_SIGNALS` for each conversation; without messages the counts are 0 and the rest is null.
+    """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null.
 
     Args:
         messages: lists of {role, content}.

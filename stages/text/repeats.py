@@ -79,9 +79,8 @@ def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[
     return values, counts + 1
 
 
-def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], np.uint64]:
+def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], int]:
     """Where each value of the top bits begins in sorted keys, about four keys per value; the number of lower bits."""
     bits = max(1, (len(keys) // 4).bit_length())
-    shift = np.uint64(64 - bits)
-    tops = np.arange(1 << bits, dtype=np.uint64) << shift
-    return np.append(np.searchsorted(keys, tops), len(keys)), shift
+    tops = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
+    return np.append(np.searchsorted(keys, tops), len(keys)), 64 - bits

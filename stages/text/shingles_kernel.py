@@ -1,8 +1,7 @@
 """Compiled loops over Arrow string buffers: words, shingles, MinHash signatures, band keys, sets of shingles.
 
-No Python object is made for a word or a shingle. `stages.text.shingles` calls these loops through
-`stages.text.compiled`, which imports this module and numba only to compile it: nothing here allocates or raises, and
-each loop returns an integer.
+No Python object is made for a word or a shingle. `stages.text.shingles` calls the loops through
+`stages.text.compiled`.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -12,28 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from stages.text.compiled import inner
+from stages.text.hashes_kernel import U64, mix64, runs, sort_distinct
 
-U8, U32, U64 = np.uint8, np.uint32, np.uint64
+U8, U32 = np.uint8, np.uint32
 
 SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.words
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)
-ROLL = U64(0x589965CC75374CC3)
-B16, B29, B32, B33 = U64(16), U64(29), U64(32), U64(33)
+B29, B32 = U64(29), U64(32)
 S13, S16 = U32(13), U32(16)
 
 
-@inner
-def _mix64(h: Any) -> Any:
-    """The finalizer of MurmurHash3 (64 bits)."""
-    h = (h ^ (h >> B33)) * U64(0xFF51AFD7ED558CCD)
-    h = (h ^ (h >> B33)) * U64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> B33)
-
-
-@inner
 def _mix32(h: Any) -> Any:
     """The finalizer of MurmurHash3 (32 bits), which datasketch 2.0 puts before its "affine32" permutations."""
     h = U32((h ^ (h >> S16)) * U32(0x85EBCA6B))
@@ -41,7 +30,6 @@ def _mix32(h: Any) -> Any:
     return h ^ (h >> S16)
 
 
-@inner
 def _character(text: Any, at: Any) -> Any:
     """The code point at a byte, and the position after it. Arrow strings are valid UTF-8."""
     first = text[at]
@@ -57,7 +45,6 @@ def _character(text: Any, at: Any) -> Any:
     return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + U64(4)
 
 
-@inner
 def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
     """Write the hashes of a text's words to `words`, and return their number.
 
@@ -88,11 +75,10 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
         words[count] = hashed
         count += U64(1)
     for i in range(count):
-        words[i] = _mix64(words[i])
+        words[i] = mix64(words[i])
     return np.int64(count)
 
 
-@inner
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     """Where a text begins and ends after stripping white space."""
     first, last, at = U64(stop), U64(stop), U64(start)
@@ -106,7 +92,6 @@ def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     return np.int64(first), np.int64(last)
 
 
-@inner
 def _key(words: Any, count: Any) -> Any:
     """A 128-bit hash of a sequence of word hashes."""
     key, check = KEY_SEED, WORD_SEED
@@ -115,7 +100,7 @@ def _key(words: Any, count: Any) -> Any:
         key ^= key >> B32
         check = (check + words[i]) * CHECK_FACTOR
         check ^= check >> B29
-    return _mix64(key ^ U64(count)), _mix64(check + U64(count))
+    return mix64(key ^ U64(count)), mix64(check + U64(count))
 
 
 def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> Any:
@@ -148,26 +133,14 @@ def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any)
     return ends[len(offsets) - 1]
 
 
-@inner
 def _shingles(words: Any, count: Any, key: Any, width: Any, shingles: Any) -> Any:
     """Hashes of each run of `width` words; a text of fewer words is one shingle, its own key."""
     if count < width:
         shingles[0] = key
         return 1
-    top = U64(1)
-    for _ in range(width - 1):
-        top *= ROLL
-    rolled = U64(0)
-    for i in range(count):
-        if i >= width:
-            rolled -= words[i - width] * top
-        rolled = rolled * ROLL + words[i]
-        if i >= width - 1:
-            shingles[i - width + 1] = _mix64(rolled)
-    return count - width + 1
+    return runs(words, count, width, shingles)
 
 
-@inner
 def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, signature: Any) -> None:
     """The minimum of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
     for i in range(count):
@@ -219,39 +192,8 @@ def fold(signatures: Any, rows: Any, bands: Any) -> Any:
             for k in range(band * rows, (band + 1) * rows):
                 folded = (folded ^ U64(signatures[row, k])) * KEY_FACTOR
                 folded ^= folded >> B29
-            bands[row, band] = U32(_mix64(folded) >> B32)
+            bands[row, band] = U32(mix64(folded) >> B32)
     return len(bands)
-
-
-@inner
-def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
-    """Sort uniform hashes in place, by top bits and then by insertion; drop repetitions, and return the number left."""
-    bits = 1
-    while (1 << bits) < count:
-        bits += 1
-    shift = U64(64 - bits)
-    for bucket in range((1 << bits) + 1):
-        starts[bucket] = 0
-    for i in range(count):
-        starts[(values[i] >> shift) + U64(1)] += 1
-    for bucket in range(1 << bits):
-        starts[bucket + 1] += starts[bucket]
-    for i in range(count):
-        bucket = values[i] >> shift
-        spare[starts[bucket]] = values[i]
-        starts[bucket] += 1
-    kept = 0
-    for i in range(count):
-        value, at = spare[i], kept
-        while at > 0 and values[at - 1] > value:
-            at -= 1
-        if at > 0 and values[at - 1] == value:
-            continue
-        for k in range(kept, at, -1):
-            values[k] = values[k - 1]
-        values[at] = value
-        kept += 1
-    return kept
 
 
 def distinct(words: Any, ends: Any, keys: Any, width: Any, spare: Any, starts: Any, sets: Any, set_ends: Any) -> Any:
@@ -264,6 +206,6 @@ def distinct(words: Any, ends: Any, keys: Any, width: Any, spare: Any, starts: A
     for row in range(len(keys)):
         begin = ends[row]
         count = _shingles(words[begin:], ends[row + 1] - begin, keys[row, 0], width, sets[filled:])
-        filled += _distinct(sets[filled:], count, spare, starts)
+        filled += sort_distinct(sets[filled:], count, spare, starts)
         set_ends[row] = filled
     return filled

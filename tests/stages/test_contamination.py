@@ -194,7 +194,7 @@ def test_without_evaluation_sets_nothing_is_known_and_said_so() -> None:
     """Null is not "clean"."""
     stage = Contamination()
     assert measured(stage, ["some text"]).row(0) == (None,) * 5
-    assert "no `evals` is given" in stage.notes()[0]
+    assert "`evals` is not set" in stage.notes()[0]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StageParameterError, match=r"bad\.jsonl' cannot be read"):
         Contamination(str(bad)).notes()
     bad.write_text("")
-    with pytest.raises(StageParameterError, match="holds 0 items, none of which has 8 words"):
+    with pytest.raises(StageParameterError, match="has 0 items, none of which has 8 words"):
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": "x"}\n3\n')
     with pytest.raises(StageParameterError, match="item 2 is int, expected an object or a text"):
@@ -253,7 +253,7 @@ def test_the_rejected_row_names_the_item(refine: Refine, jsonl: Any, tmp_path: P
     assert rejected.height == 1
     assert values == {"contamination": 1.0, "eval_item": f"q7: {QUESTION[:80]}", "eval_set": "physics.jsonl"}
     said = " ".join((done.stdout + done.stderr).split())
-    assert "physics.jsonl: half or more of a question, answer or message of 1 of its items stands in 1 conv" in said
+    assert "physics.jsonl: at least half of a question, answer or message of 1 of its items is in 1 conv" in said
 
 
 def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_real_conversations_agree_with_brute_force(shared: Path, tmp_path: Path)
 
 def test_a_span_has_a_half() -> None:
     """One word is no span."""
-    with pytest.raises(StageParameterError, match="substrings: span is 1, expected 2 words or more"):
+    with pytest.raises(StageParameterError, match="substrings: span is 1, expected at least 2 words"):
         Substrings(1)
 
 
