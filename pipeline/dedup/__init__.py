@@ -117,6 +117,8 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
     corpora = [_corpus(replace(options, file=options.against, id=None, order="longest"))] if options.against else []
     corpora.append(_corpus(options))
     columns = corpora[-1][0].columns
+    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(columns.schema()):
+        raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
     with (
         _Progress() as progress,
         tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
@@ -157,8 +159,6 @@ def _corpus(options: DedupOptions) -> tuple[TextColumn, str | None]:
     name, _ = _term(options.order)
     if name and name not in schema:
         raise SourceError(f"{options.file} has no column {name!r} to order by; there are {there}, and longest, first")
-    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(schema):
-        raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
     return texts, options.id or ("id" if "id" in schema else None)
 
 

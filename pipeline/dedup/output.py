@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -43,27 +44,21 @@ class Result:
         """Whether each row of the file is kept."""
         return self.kept.mask()[self.start :]
 
-    def every_id(self) -> Iterator[pl.Series]:
-        """Ids of all texts, in parts; row numbers from 0 if there is no such column."""
-        for corpus, name, count in zip(self.texts.corpora, self.ids, self.texts.counts, strict=True):
-            if name is not None:
-                for part in corpus.columns.parts(pl.Schema({name: pl.String()})):
-                    yield part[name].rename("id").fill_null("")
-                continue
-            for at in range(0, count, STEP):
-                yield pl.Series("id", np.arange(at, min(at + STEP, count))).cast(pl.String)
-
     def own_ids(self) -> Iterator[pl.Series]:
-        """Ids of the file's rows, in parts."""
-        begin = 0
-        for ids in self.every_id():
-            begin += len(ids)
-            if begin > self.start:
-                yield ids.tail(begin - self.start)
+        """Ids of the file's rows, in parts; row numbers from 0 if there is no such column."""
+        return self._ids(len(self.ids) - 1)
+
+    def _ids(self, at: int) -> Iterator[pl.Series]:
+        name, count = self.ids[at], self.texts.counts[at]
+        if name is None:
+            cuts = range(0, count, STEP)
+            return (pl.Series("id", np.arange(cut, min(cut + STEP, count))).cast(pl.String) for cut in cuts)
+        parts = self.texts.corpora[at].columns.parts(pl.Schema({name: pl.String()}))
+        return (part[name].rename("id").fill_null("") for part in parts)
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
-        return gathered(self.every_id(), rows)
+        return gathered(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
 
 
 def write_ids(result: Result, path: Path) -> None:
@@ -106,20 +101,18 @@ def write_parquet(result: Result, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns, mask = result.texts.corpora[-1].columns, result.mask()
+    columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
     schema = columns.whole_schema()
-    begin, writer = 0, None
-    try:
+    with contextlib.ExitStack() as stack:
+        writer = None
         for part in columns.parts(schema):
             chosen = part.filter(pl.Series(mask[begin : begin + len(part)])).to_arrow()
             begin += len(part)
-            writer = writer or pq.ParquetWriter(path, chosen.schema, compression="zstd")
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, chosen.schema, compression="zstd"))
             if chosen.num_rows:
                 writer.write_table(chosen)
-        writer = writer or pq.ParquetWriter(path, pa.schema([]))
-    finally:
-        if writer:
-            writer.close()
+        if not writer:
+            stack.enter_context(pq.ParquetWriter(path, pa.schema([])))
 
 
 def write_lines(result: Result, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import polars as pl
 
@@ -13,6 +14,8 @@ from pipeline.sources import SourceError
 from stages.readers import opened
 
 MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
+MAX_LINES = 1000
+"""Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,15 @@ class TextColumn:
 
 
 def _json_kind(columns: Columns, name: str) -> pl.DataType:
-    """Whether the first value of a JSON column that is not null is a conversation: else it is read as text."""
-    for path in columns.paths:
-        if path.suffix == ".parquet":
-            continue
-        with opened(path) as file:
-            for line in file:
-                value = json.loads(line.decode("utf-8-sig", "replace")).get(name) if line.strip() else None
-                if isinstance(value, list):
-                    contents = [one.get("content") if isinstance(one, dict) else one for one in value]
-                    texts = all(isinstance(one, dict) for one in value) and not any(
-                        isinstance(one, list | dict) for one in contents
-                    )
-                    return MESSAGES if texts else pl.List(pl.Unknown())
-                if value is not None:
-                    return pl.String()
+    """Whether the first value of a JSON column that is not null is a conversation; else it is read as text."""
+    with opened(columns.paths[0]) as file:
+        for line in filter(bytes.strip, islice(file, MAX_LINES)):
+            value = json.loads(line.decode("utf-8-sig", "replace")).get(name)
+            if isinstance(value, list):
+                texts = all(isinstance(one, dict) and not isinstance(one.get("content"), list | dict) for one in value)
+                return MESSAGES if texts else pl.List(pl.Unknown())
+            if value is not None:
+                break
     return pl.String()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +103,25 @@ def near_pairs(
     ranked = firsts[np.argsort(-words[firsts].astype(np.int64), kind="stable")]
     crowded, leads = np.zeros(len(first), np.uint64), np.zeros(len(first), np.uint64)
     rows, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
+    size = max(2 * matching.bucket, 1 << 12)
+
+    def compare(part: NDArray[np.uint64], band: int, sets: Sets) -> tuple[Rows, NDArray[np.float32], int]:
+        heads, state = np.empty(matching.bucket, np.int64), np.zeros(4, np.int64)
+        how = (bands, band, sets.values, sets.ends, crowded, leads, heads, matching.floor, near, state)
+        pairs, values = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
+        while state[0] < len(part):
+            space = np.empty((size, 2), np.int64), np.empty(size, np.float32)
+            count = LOOPS.call("pairs_loop", part, ranked, *how, *space)
+            pairs.append(space[0][:count].copy())
+            values.append(space[1][:count].copy())
+        return np.concatenate(pairs), np.concatenate(values), int(state[3])
+
     with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(cores()) as pool:
         chosen = _candidates(bands, firsts)
         sets = write_sets(texts(chosen), chosen, file, cores())
         for band in range(bands.shape[1]):
-            compare = functools.partial(_compare, ranked, bands, band, sets, crowded, leads, matching, near)
             order = in_order(bands[ranked, band], np.arange(len(ranked)))
-            for found, jaccard, count in pool.map(compare, _parts(order)):
+            for found, jaccard, count in pool.map(compare, _parts(order), repeat(band), repeat(sets)):
                 rows.append(found)
                 jaccards.append(jaccard)
                 compared += count
@@ -128,29 +140,6 @@ def _candidates(bands: NDArray[np.uint32], rows: Rows) -> Mask:
         candidates[numbers[1:][same]] = True
         candidates[numbers[:-1][same]] = True
     return candidates
-
-
-def _compare(  # noqa: PLR0917  what is compared, and how, each once
-    ranked: Rows,
-    bands: NDArray[np.uint32],
-    band: int,
-    sets: Sets,
-    crowded: NDArray[np.uint64],
-    leads: NDArray[np.uint64],
-    matching: Matching,
-    near: float,
-    part: NDArray[np.uint64],
-) -> tuple[Rows, NDArray[np.float32], int]:
-    """Pairs of some buckets, their Jaccard, and how many were compared."""
-    limit = matching.bucket
-    heads, state, found = np.empty(limit, np.int64), np.zeros(4, np.int64), list[tuple[Rows, NDArray[np.float32]]]()
-    how = (bands, band, sets.values, sets.ends, crowded, leads, heads, matching.floor, near, state)
-    while state[0] < len(part):
-        pairs = np.empty((max(2 * limit, 1 << 12), 2), np.int64)
-        jaccards = np.empty(len(pairs), np.float32)
-        count = LOOPS.call("pairs_loop", part, ranked, *how, pairs, jaccards)
-        found.append((pairs[:count].copy(), jaccards[:count].copy()))
-    return np.concatenate([rows for rows, _ in found]), np.concatenate([one for _, one in found]), int(state[3])
 
 
 def _parts(order: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:

@@ -31,9 +31,6 @@ In them `\w+` matches a whole clause, and one changed character would change fiv
 character of these scripts is a word by itself.
 """
 
-WORD = re.compile(rf"[{SPACELESS}](?<=\w)|[^\W{SPACELESS}]+")
-"""Pattern of a word in lower-cased text; the compiled loops in `stages.text.shingles_kernel` agree with it."""
-
 
 def ready(texts: pl.Series) -> pl.Series:
     """Texts as `stages.text.shingles_kernel` takes them: those with "Σ" or "İ" in lower case.

@@ -1,4 +1,4 @@
-"""`refine dedup` keeps what the slow keep rule keeps, whatever the file, and says why the rest goes."""
+"""`refine dedup` keeps what the slow keep rule keeps, from any kind of file, and names a reason for the rest."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_run_keeps_the_same(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 60))
 def test_what_is_given_stays_and_stands_for_others(seed: int, size: int) -> None:
-    """Every text of an earlier corpus counts, duplicates among them too; new ones near one of them go."""
+    """All texts of an earlier corpus are kept, duplicates too; new texts near one of them are removed."""
     texts = corpus(seed, size)
     given = random.Random(seed).randrange(size + 1)
     rank = [GIVEN] * given + [-len(_words(text)) for text in texts[given:]]
@@ -168,7 +168,7 @@ def test_of_equally_similar_kept_texts_the_first_stands_for_a_duplicate(rank: li
     tails = [[f"{name}{i}" for i in range(32)] for name in "xy"]
     texts = [" ".join([*words, *tail]) for tail in tails] + [" ".join(words)]  # 0.75 to the third, 0.6 to each other
     found = decided(texts, 0.7, rank, bucket=2)
-    assert found.crowded == 0  # two kept ones in a bucket are as many as it may be compared with
+    assert found.crowded == 0  # a bucket of exactly the bound is no crowd
     assert decided(texts, 0.7, rank, bucket=1).crowded == 1
     assert found.of.tolist() == [0, 1, 0]
     assert found.jaccard.tolist() == [0, 0, 0.75]
@@ -194,8 +194,8 @@ def test_a_crowd_leaves_one() -> None:
     assert found.jaccard[1:].min() >= 0.7
 
 
-def test_a_bound_on_comparisons_is_said() -> None:
-    """Texts of one template that are no duplicates: with a bound a text meets the best of them only, and is counted."""
+def test_a_bound_on_comparisons_is_reported() -> None:
+    """Texts of one template, no duplicates: with a bound, a text is compared with the best only, and is counted."""
     draw, texts = random.Random(2), []
     for _ in range(400):
         text = [str(i) for i in range(200)]
@@ -274,7 +274,7 @@ def test_without_ids_rows_are_numbered(refine: Refine, tmp_path: Path) -> None:
 
 
 def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
-    """Files of a folder, in the order of their names, are numbered through; lines that are not UTF-8 are mended."""
+    """Files of a folder are one corpus in order of name; bytes that are not UTF-8 are replaced."""
     written(frame[:100], tmp_path / "a.parquet")
     written(frame[100:], tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_bytes(b'\n{"body": "bad \xff"}\n\n{"name": "x"}\n')
@@ -360,7 +360,7 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
 def test_a_users_error_is_one_sentence(
     refine: Refine, frame: pl.DataFrame, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    """It names what was found and what there is; nothing is left behind."""
+    """It names the fault and the choices; no file is left behind."""
     written(frame, tmp_path / "c.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     pl.DataFrame({"text": ["a"], "raw": [b"b"]}).write_parquet(tmp_path / "bytes.parquet")
@@ -386,7 +386,7 @@ def test_without_an_output_nothing_is_done(refine: Refine, tmp_path: Path) -> No
 
 
 def test_a_monster_cluster_stops_it_unless_allowed(refine: Refine, tmp_path: Path) -> None:
-    """Its size, an example and the way to allow it are said; text of the corpus cannot act on the terminal."""
+    """The error gives its size, an example and the option that allows it; corpus text cannot act on the terminal."""
     same = ["\x1b[31mall the same words again and again"] * 1200
     other = [" ".join(f"{row}w{i}" for i in range(8)) for row in range(3000)]
     written(pl.DataFrame({"text": same + other}), tmp_path / "c.parquet")
@@ -401,7 +401,7 @@ def test_a_monster_cluster_stops_it_unless_allowed(refine: Refine, tmp_path: Pat
 
 
 def test_explain_shows_the_curve_and_the_recall(refine: Refine, tmp_path: Path) -> None:
-    """The S-curve of the plan, the recall it promises, and the recall measured on copies made for it."""
+    """The S-curve of the bands, the recall it predicts, and the recall measured on edited copies."""
     draw = random.Random(4)
     texts = [" ".join(draw.choice(["ab", "cd", str(draw.randrange(999))]) for _ in range(120)) for _ in range(300)]
     written(pl.DataFrame({"text": texts}), tmp_path / "c.parquet")
@@ -455,7 +455,7 @@ print(peak[0] - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Ten times the texts cost at most 200 bytes a text more; band keys and shingles lie on disk."""
+    """Ten times the texts cost at most 200 bytes per text more; band keys and shingles are on disk."""
 
     def texts(rows: int) -> Iterator[str]:
         draw = np.random.default_rng(rows)
