@@ -129,7 +129,7 @@ def test_a_numba_that_passes_arguments_otherwise_is_refused(module: str, monkeyp
 def test_a_folder_that_cannot_be_written_is_no_obstacle(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The code goes to the user's cache instead; where there is none either, it is compiled each time."""
+    """The code goes to the user's cache instead; without one, it is compiled each time."""
     (tmp_path / "__pycache__").write_text("a file, not a folder")
     monkeypatch.setattr(compiled, "_user_cache", lambda: tmp_path / "cache")
     assert squared(module)[0] == 6
