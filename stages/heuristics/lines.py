@@ -86,14 +86,8 @@ def _line_columns() -> list[pl.Expr]:
 
 
 _SHARES = (
-    "punct_lines",
-    "ellipsis_lines",
-    "no_punct_lines",
-    "bullet_lines",
-    "few_word_lines",
-    "javascript_lines",
-    "policy_lines",
-    "c4_lines",
+    *("punct_lines", "ellipsis_lines", "no_punct_lines", "bullet_lines"),
+    *("few_word_lines", "javascript_lines", "policy_lines", "c4_lines"),
 )
 
 

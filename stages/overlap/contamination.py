@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -129,15 +129,14 @@ class Contamination(Stage):
             StageParameterError: a file cannot be read.
         """
         del folder
-        return self._measure(_index(self, self.digest()).measure) if self.evals else self.measure
+        if not self.evals:
+            return self.measure
+        measure = _index(self, self.digest()).measure
+        return lambda batch: measure(batch["text"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Nulls, since no evaluation sets are given."""
         return pl.DataFrame(schema=self.writes).clear(batch.height)
-
-    @staticmethod
-    def _measure(of: Callable[[pl.Series], pl.DataFrame]) -> Measure:
-        return lambda batch: of(batch["text"])
 
 
 @lru_cache(maxsize=1)
