@@ -165,5 +165,5 @@ def test_arms_that_see_the_same_are_one_training(union: Union, tmp_path: Path) -
 
 def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:
     """The user's own experiments report the set that chooses the weights."""
-    with pytest.raises(ArmsError, match="preset e1 reports the set that chooses its weights"):
+    with pytest.raises(ArmsError, match="preset e1 reports the set that selects its weights"):
         arming.prepare(union, presets.find("e1"), WANTED, tmp_path / "data")

@@ -126,14 +126,14 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "99999999"], "the largest budget there is"),
-        (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
+        (["--budget", "99999999"], "the budget is 99,999,999 tokens and the training pool has"),
+        (["--preset", "e9"], "there is no preset 'e9': choose one of house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
         (["--device", "warp"], "--device warp is not there"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
-        (["--limit", "3"], "no test set can be set apart"),
+        (["--limit", "3"], "too small for a test set"),
     ],
 )
 def test_a_training_that_cannot_be_is_one_sentence(refine: Refine, jsonl: Jsonl, words: list[str], said: str) -> None:
