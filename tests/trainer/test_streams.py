@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
@@ -126,9 +126,9 @@ def test_training_is_the_same_whatever_the_threads() -> None:
 
 def test_a_run_of_one_letter_neither_fills_a_vocabulary_nor_stops_it() -> None:
     """No token is longer than GPT-2's longest; 1 MB without a space takes seconds, where its square takes 700."""
-    start = time.perf_counter()
+    start = time.process_time()
     made = vocabulary.train(pl.Series(["a" * 1_000_000, " " * 1_000_000, "\0" * 1_000_000, "the the " * 100]), 400)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 60
     assert made.widths.max() <= 128
     assert len(ids(made, "the the the")) == 3
 
@@ -144,15 +144,18 @@ def test_unusable_vocabularies_are_refused_in_a_sentence(tmp_path: Path) -> None
     Tokenizer(models.WordLevel({"a": 0, END: 1}, unk_token=END)).save(str(path))
     with pytest.raises(VocabularyError, match="not a byte-level BPE"):
         vocabulary.load(path)
+    endless = Tokenizer(models.BPE({letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    endless.decoder = decoders.ByteLevel()
+    endless.save(str(path))
+    with pytest.raises(VocabularyError, match=r"no end-of-text token, expected one of <\|endoftext\|>"):
+        vocabulary.load(path)
     GPT2.save(path)
-    with pytest.raises(VocabularyError, match="no end-of-text token '</end>'"):
-        vocabulary.load(path, end="</end>")
     lossy = Tokenizer.from_file(str(path))
     lossy.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     lossy.save(str(path))
     with pytest.raises(VocabularyError, match="changes text"):
         vocabulary.load(path)
-    with pytest.raises(VocabularyError, match="expected 257 or more"):
+    with pytest.raises(VocabularyError, match="expected at least 257"):
         vocabulary.train(pl.Series(["a"]), 256)
     with pytest.raises(VocabularyError, match="without text"):
         vocabulary.train(pl.Series(["", ""]))
@@ -444,8 +447,8 @@ def test_the_presets_split_by_position() -> None:
     made = fixed(600, validation=range(500, 510))
     assert made.pool.tolist() == list(range(500))
     assert made.reported.tolist() == list(range(500, 510))
-    assert fixed(1050, validation=range(1000, 1050), training=50).pool.tolist() == list(range(50))
-    with pytest.raises(SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected 510"):
+    assert fixed(510, validation=range(500, 510)).reported.tolist() == list(range(500, 510))
+    with pytest.raises(
+        SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected at least 510"
+    ):
         fixed(509, validation=range(500, 510))
-    with pytest.raises(SplitError, match="expected 1 to 500"):
-        fixed(600, validation=range(500, 510), training=505)

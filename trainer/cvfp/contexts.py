@@ -26,14 +26,10 @@ def room(rows: int, width: int, device: torch.device, path: Path, limit: int = M
 
 @dataclass(frozen=True)
 class Contexts:
-    """c^1 ... c^L of every token of a stream.
-
-    Attributes:
-        layers: L float32 tensors [N, D_i].
-        report: how they were computed.
-    """
+    """c^1 ... c^L of every token of a stream."""
 
     layers: list[Tensor]
+    """L float32 tensors [N, D_i]."""
     report: Report
 
     @classmethod
@@ -45,15 +41,7 @@ class Contexts:
         how: ScanMethod = "auto",
         limit: int = MAX_BYTES_IN_MEMORY,
     ) -> Contexts:
-        """Scan a stream.
-
-        Args:
-            network: the network with its current weights.
-            tape: the stream.
-            folder: folder of the files; the caller removes it.
-            how: see `Scanner`.
-            limit: maximum size of all layers in memory, in bytes.
-        """
+        """Scan a stream. Above `limit` bytes the layers are files in the folder, which the caller removes."""
         widths = network.shape.context_widths[1:]
         each = limit // len(widths)
         layers = [

@@ -152,11 +152,8 @@ def _tiles(z: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> It
 def _softmax(logits: Tensor, top: Tensor) -> Tensor:
     """Replace the logits [rows, columns] by their softmax, and return the ln of the sum of their exp [rows].
 
-    The largest probability is 1 / sum exp(logit - top), so the result is exact even if a probability is 0 in float32.
-
-    Args:
-        logits: [rows, columns].
-        top: [rows], the largest logit of each row.
+    With `top` [rows], the largest logits, the largest probability is 1 / sum exp(logit - top), so the result is exact
+    even if a probability is 0 in float32.
     """
     torch.softmax(logits, dim=1, out=logits)
     return top - logits.amax(dim=1).log()

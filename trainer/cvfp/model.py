@@ -179,12 +179,7 @@ class TokenBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """Embedding, its norm, context block, token block and head.
-
-    Args:
-        shape: the shape.
-        seed: seed of the weights; None leaves them undefined, to be loaded.
-    """
+    """Embedding, its norm, context block, token block and head. With seed None the weights are undefined."""
 
     def __init__(self, shape: Shape, seed: int | None = 0) -> None:
         super().__init__()

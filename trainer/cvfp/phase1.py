@@ -62,15 +62,11 @@ class Pass:
 
 @torch.no_grad()
 def loss_and_slope(now: Tensor, before: Tensor, settings: Phase1) -> tuple[Tensor, Tensor]:
-    """The loss of one chunk and its gradient in closed form (the mean row's own term is zero).
-
-    Args:
-        now: C^(k) [rows, C].
-        before: C^(k-1) [rows, C].
-        settings: settings of the phase.
+    """The loss of one chunk and its gradient, for C^(k) and C^(k-1), both [rows, C].
 
     Returns:
-        [4] loss, CVFP, diversity and share of converged tokens; [rows, C] gradient of the loss by `now`.
+        [4] loss, CVFP, diversity and share of converged tokens; [rows, C] gradient of the loss by `now`, in closed form
+        (the term of the mean row is zero).
     """
     rows, width = now.shape
     moved = now - before
@@ -100,15 +96,9 @@ class State:
 def begin(
     network: Network, tape: Tape, settings: Phase1, seed: int, *, folder: Path = Path(), scanned: bool = True
 ) -> tuple[State, Report]:
-    """Pass 1: the scan from c = 0 without noise. Returns the state and how the scan was computed.
+    """Pass 1, the scan from c = 0 without noise. Returns the state and how the scan was computed.
 
-    Args:
-        network: the network whose context block is trained.
-        tape: the training stream.
-        settings: settings of the phase.
-        seed: seed of the noise.
-        folder: folder for contexts that do not fit in memory.
-        scanned: False if the caller will fill in the contexts of a checkpoint; they are uninitialised then.
+    Large contexts are a file in the folder. Without `scanned` they are left to be filled from a checkpoint.
     """
     scanner = Scanner(network)
     contexts = room(len(tape), network.shape.context, tape.ids.device, folder / "pass.contexts")
@@ -126,14 +116,7 @@ def finished(state: State, settings: Phase1) -> bool:
 
 
 def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Callable[[Pass, State], None]) -> None:
-    """Run the remaining passes.
-
-    Args:
-        network: its context block is trained in place.
-        tape: the training stream.
-        settings: settings of the phase.
-        state: state after the last finished pass; changed in place.
-        tell: called after each pass.
+    """Run the remaining passes, which change the context block and the state, and call `tell` after each.
 
     Raises:
         NotFiniteError: a loss is not finite (the weights are then those before the pass), or a weight is not finite

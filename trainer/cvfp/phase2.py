@@ -139,16 +139,10 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     contexts: tuple[Contexts, Contexts] | None,
     tell: Callable[[Evaluation, State], None],
 ) -> None:
-    """Run the remaining steps.
+    """Run the remaining steps, which change the network and the state, and call `tell` after each evaluation.
 
-    Args:
-        network: trained in place; with `settings.restore` it ends with the weights of the best evaluation.
-        tape: the training stream.
-        validation: the stream that selects the weights.
-        settings: settings of the phase.
-        state: state after the last evaluation; changed in place.
-        contexts: contexts of both streams; None with `settings.live`.
-        tell: called after each evaluation.
+    `contexts` are those of both streams, or None with `settings.live`. With `settings.restore` the network ends with
+    the weights of the best evaluation.
 
     Raises:
         NotFiniteError: a loss is not finite.
@@ -257,13 +251,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
 
 @torch.no_grad()
 def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> Scores:
-    """Score every target of a stream, starting from c = 0.
-
-    Args:
-        network: the network.
-        tape: the stream.
-        contexts: contexts of the stream; by default it is scanned.
-    """
+    """Score every target of a stream; without its contexts it is scanned."""
     rows = len(tape) - 1
     nats = torch.empty(rows, device=tape.ids.device)
     right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)

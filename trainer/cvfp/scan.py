@@ -31,7 +31,7 @@ CHUNK_DEVICE = 1 << 15
 MAX_SWEEPS = 320
 """Sweeps of a chunk after which it is scanned instead; the initial block of `house` needs about 200."""
 TOLERANCE = 1e-5
-"""Default maximum change of any component in the last sweep. Components reach 5, and their float32 noise 4e-6."""
+"""Maximum change of any component in the last sweep. Components reach 5, and their float32 noise 4e-6."""
 CHECK_INTERVAL = 8
 """Sweeps between two checks of the change, each of which waits for the device."""
 HALVING_SWEEPS = 32
@@ -94,13 +94,9 @@ class Tape:
 
 
 def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedding | None = None) -> Tensor:
-    """u_t at these positions: [rows, nE], oldest token first. Tokens before a start are zero vectors.
+    """u_t [rows, nE] at these positions, int64 [rows] in any order, oldest token first.
 
-    Args:
-        network: the network.
-        tape: the tokens.
-        positions: int64 [rows], in any order.
-        embedding: the embedding to use; by default the context block's.
+    Tokens before a start are zero vectors. The default embedding is the context block's.
     """
     embedding = embedding or network.embedding
     n = network.shape.inputs
@@ -120,16 +116,13 @@ def chunk(device: torch.device) -> int:
 
 
 class Scanner:
-    """Computes contexts along texts with the weights of now; make a new scanner after they change.
+    """Computes contexts along texts. It reads the weights once, so make a new scanner after they change.
 
-    Args:
-        network: the network.
-        how: "sequential", "sweeps", or "auto" for the first on a CPU and the second elsewhere.
-        tolerance: see `TOLERANCE`.
+    The default method is the sequential scan on a CPU and sweeps elsewhere.
     """
 
-    def __init__(self, network: Network, how: ScanMethod = "auto", tolerance: float = TOLERANCE) -> None:
-        self.network, self.tolerance = network, tolerance
+    def __init__(self, network: Network, how: ScanMethod = "auto") -> None:
+        self.network = network
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
         self.report = Report()
@@ -137,12 +130,7 @@ class Scanner:
 
     @torch.no_grad()
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """(a, b, L tensors [b - a, D_i]) for consecutive chunks of the text.
-
-        Args:
-            tape: the tokens.
-            first: [C], the context before the first token; zero by default.
-        """
+        """(a, b, L tensors [b - a, D_i]) for consecutive chunks of a text, from the context `first` [C], or zero."""
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
         step = chunk(tape.ids.device)
         for a in range(0, len(tape), step):
@@ -176,7 +164,7 @@ class Scanner:
             states = self.network.context(torch.cat((first[None], last[:-1] * keep)), u)
             if sweep % CHECK_INTERVAL == 0 or sweep >= len(u):
                 change = float((states[-1] - last).abs().max())
-                if change <= self.tolerance:
+                if change <= TOLERANCE:
                     self.report.sweeps = max(self.report.sweeps, sweep)
                     self.report.change = max(self.report.change, change)
                     return list(states)

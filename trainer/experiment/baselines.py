@@ -35,13 +35,7 @@ def kneser_ney(train: Stream, test: Stream, size: int, *, order: int = 5) -> Nat
     """Nats [N - 1] of each target under an interpolated modified Kneser-Ney model of the ids (Chen and Goodman 1998).
 
     A conversation is a sentence, so the end-of-text token is its start and its end. The lowest order is interpolated
-    with the uniform distribution over the vocabulary, so the model sums to one over the same ids as a network.
-
-    Args:
-        train: stream of the counts.
-        test: stream to score.
-        size: V.
-        order: length of the longest n-gram.
+    with the uniform distribution over the V = `size` ids, so the model sums to one over the same ids as a network.
     """
     import kenlm
 

@@ -29,12 +29,7 @@ def hidden(blocks: int, width: int) -> int:
 
 
 class Recurrent(nn.Module):
-    """Frozen, normed embedding -> GRU -> projection -> norm -> head.
-
-    Args:
-        network: the network whose embedding it copies and whose size it matches.
-        seed: seed of the weights.
-    """
+    """Frozen, normed embedding -> GRU -> projection -> norm -> head, with the embedding and the size of a network."""
 
     def __init__(self, network: Network, seed: int) -> None:
         super().__init__()

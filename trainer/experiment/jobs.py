@@ -86,11 +86,7 @@ def arm_jobs(  # noqa: PLR0917  what a job is made of
 def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict[str, Any]], None]) -> list[Path]:
     """Run the unfinished jobs, the longest first, and return the folders of all jobs, in the order of `jobs`.
 
-    Args:
-        folder: parent of the jobs' folders.
-        jobs: the jobs.
-        each: runs them.
-        tell: called with each job and its record, including jobs that were finished before.
+    `tell` is called with each job and its record, including jobs that were finished before.
     """
     todo = {job.name: job for job in jobs}
     done = {name for name in todo if (folder / name / "record.json").exists()}

@@ -21,15 +21,11 @@ RESAMPLES = 1000
 
 
 def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """Results of finished training runs, and their ln PPL on resamples of the test conversations.
-
-    Args:
-        folders: folders of the n runs.
-        clusters: int64 [test conversations], equal for near-duplicates.
+    """Results of finished training runs, and `resampled` of them.
 
     Returns:
-        One row per run with kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens and folder; and the
-        result of `resampled`.
+        One row per run with kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens and folder; float64
+        [n, `RESAMPLES`] or None.
     """
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
@@ -46,13 +42,8 @@ def resampled(
     """Ln PPL of each run on bootstrap resamples of the test conversations, float64 [n, `RESAMPLES`].
 
     Clusters of near-duplicates are drawn with replacement, the same ones for every run, because neither the tokens of a
-    conversation nor its copies are independent. None if fewer than two clusters have a target.
-
-    Args:
-        folders: folders of the n runs.
-        clusters: int64 [test conversations] from 0, equal for near-duplicates.
-        seed: seed of the draw.
-        rows: the test conversations to use; all by default.
+    conversation nor its copies are independent. None if fewer than two clusters have a target. `clusters`, int64 [test
+    conversations] from 0, are equal for near-duplicates; `rows` selects test conversations.
     """
     each_run, each = [scores(folder) for folder in folders], clusters[rows]
     nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in each_run])

@@ -22,10 +22,7 @@ METRICS = "metrics.jsonl"
 def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
     """Results on a test set: nats per token, bits per byte, perplexity, accuracy, and the size of the set.
 
-    Args:
-        nats: [N - 1], of each target of the stream.
-        right: [N - 1], whether a target had the highest probability.
-        stream: the test set.
+    `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability.
 
     Raises:
         TrainerError: the loss of a target is not finite.

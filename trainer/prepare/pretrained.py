@@ -35,19 +35,13 @@ def gpt2(path: Path | None = None) -> Embeddings:
     return Embeddings(table, "gpt2", -1, about)
 
 
-def from_file(path: Path, size: int | None = None) -> Embeddings:
-    """Embeddings in a .npy file.
-
-    Args:
-        path: a file with an array [V, E] of numbers.
-        size: V of the vocabulary; not checked by default.
+def from_file(path: Path) -> Embeddings:
+    """Embeddings in a .npy file with an array [V, E] of numbers.
 
     Raises:
         EmbeddingsError: the file cannot be read, or holds another kind of array.
     """
     table = _weights(path, (".npy",))
-    if size is not None and len(table) != size:
-        raise EmbeddingsError(f"{path} holds {len(table):,} rows and the vocabulary has {size:,}: name another file")
     about = f"embeddings: from {path.name}, {table.shape[0]:,} x {table.shape[1]}; their training text is unknown"
     return Embeddings(table, "file", -1, about)
 

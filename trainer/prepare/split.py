@@ -115,30 +115,21 @@ def split(
     return Split(*rows, (*test.notes, *validation.notes))
 
 
-def fixed(conversations: int, *, validation: range, training: int | None = None) -> Split:
+def fixed(conversations: int, *, validation: range) -> Split:
     """A split by position without a test set, as in the experiments of November 2025.
 
-    Args:
-        conversations: number of conversations of the corpus.
-        validation: positions of the validation set, counted from 0.
-        training: number of leading conversations in the pool; by default all before the validation set.
+    The pool is everything before the positions of the validation set.
 
     Raises:
-        SplitError: the corpus has too few conversations, or the pool would overlap the validation set.
+        SplitError: the corpus has too few conversations.
     """
-    where = f"samples {validation.start:,} to {validation.stop - 1:,}, counted from 0"
     if conversations < validation.stop:
         raise SplitError(
-            f"the corpus has {conversations:,} conversations and the validation set is {where}: expected at least "
-            f"{validation.stop:,}; take a larger corpus, or a split by clusters"
+            f"the corpus has {conversations:,} conversations and the validation set is samples {validation.start:,} to "
+            f"{validation.stop - 1:,}, counted from 0: expected at least {validation.stop:,}; take a larger corpus, or "
+            "a split by clusters"
         )
-    count = validation.start if training is None else training
-    if not 0 < count <= validation.start:
-        raise SplitError(
-            f"the pool has the first {count:,} samples and the validation set is {where}: expected a pool of 1 to "
-            f"{validation.start:,}"
-        )
-    return Split(np.arange(count), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
+    return Split(np.arange(validation.start), np.arange(validation.start, validation.stop), np.empty(0, np.int64))
 
 
 def effective(sizes: Rows, clusters: Rows | None = None) -> float:

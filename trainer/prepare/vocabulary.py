@@ -169,13 +169,8 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
     return _ended(tokenizer, f"bpe{tokenizer.get_vocab_size()}", END)
 
 
-def load(path: Path, name: str | None = None, end: str | None = None) -> Vocabulary:
-    """Load a vocabulary from a tokenizer.json with a byte-level BPE.
-
-    Args:
-        path: the file.
-        name: name in records; by default the file name without its extension.
-        end: the end-of-text token; by default the first of `ENDS` that the file has.
+def load(path: Path) -> Vocabulary:
+    """Load a vocabulary from a tokenizer.json with a byte-level BPE; its end-of-text token is the first of `ENDS`.
 
     Raises:
         VocabularyError: it cannot be read, is not byte-level, changes text, or has no end-of-text token.
@@ -191,13 +186,12 @@ def load(path: Path, name: str | None = None, end: str | None = None) -> Vocabul
             f"{path} is not a byte-level BPE ({kind}, expected ByteLevel), so the bytes of a token are unknown: "
             "take one like GPT-2's, Pythia's, Llama 3's or Qwen's"
         )
-    ends = [token for token in ([end] if end else ENDS) if tokenizer.token_to_id(token) is not None]
+    ends = [token for token in ENDS if tokenizer.token_to_id(token) is not None]
     if not ends:
-        expected = repr(end) if end else f"one of {', '.join(ENDS)}"
-        raise VocabularyError(f"{path} has no end-of-text token, expected {expected}: take another file")
+        raise VocabularyError(f"{path} has no end-of-text token, expected one of {', '.join(ENDS)}: take another file")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return _checked(_ended(tokenizer, name or path.stem, ends[0]), path)
+    return _checked(_ended(tokenizer, path.stem, ends[0]), path)
 
 
 def _byte_level(model: models.Model) -> Tokenizer:
