@@ -112,7 +112,7 @@ def split(
     rows = [np.flatnonzero(side == one) for one in range(3)]
     sides = [np.unique(np.asarray(groups)[one]) for one in rows]
     assert len(np.unique(np.concatenate(sides))) == sum(map(len, sides)), "a group is on two sides"  # noqa: S101
-    return Split(*rows, (*test.notes, *validation.notes))
+    return Split(rows[0], rows[1], rows[2], (*test.notes, *validation.notes))
 
 
 def fixed(conversations: int, *, validation: range) -> Split:
