@@ -13,6 +13,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Design
 from pipeline.report.parts import Check
 from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Arms
 
@@ -39,7 +40,7 @@ def _records(
     return {
         (arm, job.budget, job.seed): read(folder / job.name)
         for (kind, arm), wanted in jobs.items()
-        if kind == "cvfp"
+        if kind == CVFP.name
         for job in wanted
     }
 
@@ -70,10 +71,12 @@ def last_best(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path, *, fa
 
 def leakage(arms: Arms) -> Check:
     """No near-duplicate of a test conversation is trained on, as counted in the sets themselves."""
-    said = arms.common.said["leaks"]
-    found = f"{said['leaks']:,} of {said['tested']:,} test conversations have a near-duplicate among the "
-    found += f"{said['trained']:,} that are trained on or choose the weights (word 5-gram Jaccard {said['jaccard']:g})"
-    return Check("train/test leakage 0", said["leaks"] == 0, found)
+    leaks = arms.leaks
+    if leaks is None:
+        return Check("train/test leakage 0", passed=False, found="the texts were not searched")
+    found = f"{leaks.leaks:,} of {leaks.tested:,} test conversations have a near-duplicate among the "
+    found += f"{leaks.trained:,} that are trained on or choose the weights (word 5-gram Jaccard {leaks.jaccard:g})"
+    return Check("train/test leakage 0", leaks.leaks == 0, found)
 
 
 def corpora_checks(pair: Pair) -> list[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -14,7 +15,8 @@ from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said, signed
 from pipeline.experiments import laws
 from pipeline.experiments.scale import lost_to
-from trainer.experiment.kinds import KIND_NAMES
+from trainer.experiment.kinds import CVFP, KINDS
+from trainer.prepare.arms import Arms
 from trainer.scaling import Law, Points
 
 if TYPE_CHECKING:
@@ -84,10 +86,10 @@ def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
     first = one.rows.filter(pl.col("seed") == 0).select("arm", "kind", "tokens", "ppl")
     found = {(arm, kind, tokens): ppl for arm, kind, tokens, ppl in first.iter_rows()}
     order = sorted(
-        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(KIND_NAMES).index(key[1]))
+        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(KINDS).index(key[1]))
     )
     rows: Rows = [
-        (arm, KIND_NAMES[kind], *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order
+        (arm, KINDS[kind].label, *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order
     ]
     return head, rows
 
@@ -103,7 +105,7 @@ def standing(one: Scored) -> list[str]:
 
 def point_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
     """PPL of every training of the network on a test set, a row a corpus and budget, and the mean of bits a byte."""
-    rows = one.rows.filter(pl.col("kind") == "cvfp")
+    rows = one.rows.filter(pl.col("kind") == CVFP.name)
     seeds = sorted(rows["seed"].unique().to_list())
     found = {
         (arm, tokens, seed): ppl for arm, tokens, seed, ppl in rows.select("arm", "tokens", "seed", "ppl").iter_rows()
@@ -173,9 +175,15 @@ def _trained(found: Trained) -> dict[str, Any]:
         "preset": found.arms.preset.name,
         "trainings": len({job.name for wanted in found.jobs.values() for job in wanted}),
         "folder": str(found.folder),
-        "data": {key: value for key, value in found.arms.common.said.items() if key != "identity"},
+        "data": _data(found.arms),
         "pools": {name: found.arms.tokens(name) for name in found.arms.pools},
     }
+
+
+def _data(arms: Arms) -> dict[str, Any]:
+    record = arms.common.record.as_dict()
+    del record["identity"]
+    return record | {"evaluated": arms.evaluated, "leaks": arms.leaks and asdict(arms.leaks)}
 
 
 def _test(one: Scored) -> dict[str, Any]:

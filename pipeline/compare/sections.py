@@ -14,6 +14,7 @@ from pipeline.compare.numbers import Rows, baselines, difference_rows, law_rows,
 from pipeline.compare.scored import Scored
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
+from trainer.experiment.kinds import CVFP, GRU
 from trainer.scaling import Kind, Law
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def results(found: Compared, trained: Trained) -> list[Section]:
             "PPL by training tokens, all of seed 0: the same tokens in the same order"
             + (
                 f"; the random frozen block and the GRU are trained on {visible(names[0])} alone, the counts on both."
-                if "gru" in trained.design.kinds
+                if GRU.name in trained.design.kinds
                 else "; --quick trains counts alone."
             )
             + "".join(f" {visible(said, 200)}." for one in trained.scored for said in standing(one)),
@@ -111,7 +112,7 @@ def _figure(trained: Trained, kind: Kind) -> Figure:
     panels = []
     first, second = trained.scored[0].points
     for one in trained.scored:
-        rows = one.rows.filter(pl.col("kind") == "cvfp").select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
+        rows = one.rows.filter(pl.col("kind") == CVFP.name).select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
         curves = pl.concat(curve(arm, one.laws[arm, kind]) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))
@@ -146,13 +147,15 @@ def curve(arm: str, law: Law) -> pl.DataFrame:
 
 def plan(found: Compared, trained: Trained) -> Section:
     """How the experiment was laid out, and what its test sets are worth."""
-    said, design = trained.arms.common.said, trained.design
-    rows = [(f"{name}, of the union", *_size(said[name])) for name in ("pool", "validation", "test")]
+    made, design = trained.arms.common.record, trained.design
+    rows = [
+        (f"{name}, of the union", size.conversations, size.tokens, size.bytes) for name, size in made.sizes().items()
+    ]
     lines = [
         f"preset: {trained.arms.preset.name}: {trained.arms.preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
         f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
-        f"tokenizer: {said['tokenizer']}; {said['embeddings']}",
+        f"tokenizer: {made.tokenizer}; {made.embeddings}",
         "both are the same for both arms; those that are made here are made of the union of their training pools",
         "split: by near-duplicate cluster of the union of both corpora, before anything else",
         "validation: shared, and it only selects the checkpoint",
@@ -169,7 +172,7 @@ def plan(found: Compared, trained: Trained) -> Section:
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
-        missing=tuple(f"{visible(note)}." for note in said["notes"]),
+        missing=tuple(f"{visible(note)}." for note in made.notes),
     )
 
 
@@ -189,10 +192,6 @@ def tests(scored: Sequence[Scored]) -> Table:
         for one in scored
     ]
     return Table(head, tuple(rows))
-
-
-def _size(said: dict[str, int]) -> tuple[int, int, int]:
-    return said["conversations"], said["tokens"], said["bytes"]
 
 
 def _error(one: Scored) -> str:

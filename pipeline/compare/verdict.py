@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.compare.scored import Scored
 from pipeline.report.parts import Check
-from trainer.prepare.split import CONVERSATIONS
+from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Difference, Kind
 
 Interval = tuple[float, float]
@@ -70,8 +70,8 @@ def verdict(found: Sequence[Scored], names: tuple[str, str], lacks: str, checks:
 
 def too_few(found: Sequence[Scored]) -> str:
     """Which test sets hold too little for an interval to be believed, as a part of a sentence; empty where none do."""
-    few = [_few(one) for one in found if one.test.effective < CONVERSATIONS]  # what is bootstrapped are clusters
-    return f"since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
+    few = [_few(one) for one in found if one.test.effective < MIN_CONVERSATIONS]  # what is bootstrapped are clusters
+    return f"since a test set needs {MIN_CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
 
 
 def no_interval(found: Sequence[Scored]) -> str:
@@ -98,7 +98,7 @@ def _few(one: Scored) -> str:
     said = f"{one.test.name} has {count:,}"
     if distinct < count:
         said += f" in {distinct:,} cluster{'s' * (distinct > 1)} of near-duplicates"
-    if distinct < CONVERSATIONS:
+    if distinct < MIN_CONVERSATIONS:
         return said
     return f"{said}, which for their lengths say as much as {int(one.test.effective)} alike"
 

@@ -426,7 +426,7 @@ def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
 def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path) -> None:
     """Presets and options that no comparison can be made with, and a run that is not meant."""
     for more, said in (
-        ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
+        ({"preset": "e1"}, "preset e1 reports the set that selects its weights"),
         ({"budgets": (1000,)}, "--budgets names one size"),
         ({"wanted": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
     ):

@@ -101,7 +101,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
     preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
     keys = np.arange(90, dtype=np.uint64)
     made = prepare(given, keys, np.arange(90), preset, wanted, tmp_path / "data")
-    preset = preset.sized(made.said["vocabulary"])
+    preset = preset.sized(made.record.vocabulary)
     jobs = [
         Job(kind, count, seed, str(tmp_path / "data"), made.digest, preset)
         for kind in KINDS
@@ -126,14 +126,14 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "99999999"], "the largest budget there is"),
-        (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
+        (["--budget", "99999999"], "the budget is 99,999,999 tokens and the training pool has"),
+        (["--preset", "e9"], "there is no preset 'e9': choose one of house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
         (["--device", "warp"], "--device warp is not there"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
-        (["--limit", "3"], "no test set can be set apart"),
+        (["--limit", "3"], "too small for a test set"),
     ],
 )
 def test_a_training_that_cannot_be_is_one_sentence(refine: Refine, jsonl: Jsonl, words: list[str], said: str) -> None:
@@ -255,7 +255,7 @@ def test_a_preset_of_the_user_leaves_its_record(tmp_path: Path, name: str) -> No
     frame = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
     wanted = Choices(tokenizer="bpe:300", embeddings="random")
     made = prepare(frame, np.arange(90, dtype=np.uint64), None, preset, wanted, tmp_path / "data")
-    preset = preset.sized(made.said["vocabulary"])
+    preset = preset.sized(made.record.vocabulary)
     (budget,) = made.budgets(preset, None)
     for kind in KINDS:
         job = Job(kind, budget, 42, str(tmp_path / "data"), made.digest, preset)

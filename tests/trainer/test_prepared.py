@@ -52,7 +52,7 @@ def test_a_tokenizer_is_known_by_what_it_does_not_by_its_path(tmp_path: Path) ->
     wanted = replace(WANTED, tokenizer=str(path))
     first = made(tmp_path / "data", wanted)
     vocabulary.train(texts, 270).save(path)
-    assert (first.said["vocabulary"], made(tmp_path / "data", wanted).said["vocabulary"]) == (280, 270)
+    assert (first.record.vocabulary, made(tmp_path / "data", wanted).record.vocabulary) == (280, 270)
 
 
 def test_embeddings_of_an_attempt_that_was_stopped_are_not_taken_up(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_damaged_data_are_made_again_and_never_trained_on(tmp_path: Path, name: 
     folder = tmp_path / "data"
     digest = made(folder).digest
     (folder / name).write_bytes((folder / name).read_bytes()[:30])
-    with pytest.raises(PreparedError, match=r"are damaged .*: remove that folder, and start again"):
+    with pytest.raises(PreparedError, match=r"are damaged .*: remove that folder and start again"):
         load(folder)
     assert made(folder).digest == digest
 
@@ -86,9 +86,11 @@ def test_a_vocabulary_has_a_size_that_can_be(tmp_path: Path, said: str) -> None:
 def test_a_small_test_set_says_what_it_is_worth(tmp_path: Path) -> None:
     """Whether the corpus or the user made it small, in tokens as they are."""
     found = made(tmp_path / "data")
-    said = f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations, fewer than 100,000"
-    assert said in found.said["notes"][0]
-    assert "standard error" in found.said["notes"][0]
+    said = (
+        f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations (fewer than 100,000 tokens)"
+    )
+    assert said in found.record.notes[0]
+    assert "standard error" in found.record.notes[0]
 
 
 @pytest.mark.parametrize(("name", "text"), [("record.json", "{"), ("record.json", "{}"), ("scores.npz", "PK")])
@@ -97,7 +99,7 @@ def test_a_damaged_training_is_one_sentence(tmp_path: Path, name: str, text: str
     folder = tmp_path / "one"
     training(folder).run()
     (folder / name).write_text(text)
-    with pytest.raises(DamagedError, match=rf"{name} cannot be read .*: remove {folder}, and that training is done"):
+    with pytest.raises(DamagedError, match=rf"{name} cannot be read .*: remove {folder} to repeat that training run"):
         read(folder) if name == "record.json" else scores(folder)
 
 
