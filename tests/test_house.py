@@ -20,11 +20,11 @@ LINE = (
 
 ROOMS: dict[str, tuple[str, ...]] = {
     # stages: the contract, files and readers at the bottom; a room of stages knows no other room of stages
+    "stages.text.compiled": (),
     "stages.stage": (),
     "stages.files": ("stages.stage",),
     "stages.readers": ("stages.stage",),
-    "stages.text.compiled": (),
-    "stages.text": ("stages.stage", "stages.files", "stages.text.compiled"),
+    "stages.text": STAGE,
     "stages.language": (*STAGE, "stages.text"),
     "stages.heuristics": (*STAGE, "stages.text"),
     "stages.toxicity": (*STAGE, "stages.text"),
