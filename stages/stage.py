@@ -49,6 +49,11 @@ class CorruptInputError(Exception):
         return type(self), (self.path, self.why)  # it crosses from a worker process
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 class StageParameterError(ValueError):
     """A stage's parameter has a value it cannot take; the message names the parameter, what was found and expected."""
 

@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.stage": (),
     "stages.files": ("stages.stage",),
     "stages.readers": ("stages.stage",),
-    "stages.text": ("stages.stage", "stages.files"),
+    "stages.text": STAGE,
     "stages.language": (*STAGE, "stages.text"),
     "stages.heuristics": (*STAGE, "stages.text"),
     "stages.toxicity": (*STAGE, "stages.text"),
@@ -50,7 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
     "pipeline.ownership": ("pipeline.store", "stages.files"),
-    "pipeline.sources": ("pipeline.ownership", "stages.readers"),
+    "pipeline.sources": ("pipeline.ownership", *STAGE),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),

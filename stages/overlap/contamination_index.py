@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.overlap import contamination_kernel as kernel
-from stages.overlap.evals import Part, shown
+from stages.overlap.evals import Part, excerpt
 from stages.text.repeats import prefix_index
 from stages.text.shingles import split
 
@@ -108,7 +108,7 @@ def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
 def _labels(parts: Sequence[Part]) -> pl.DataFrame:
     columns = {
         "eval_set": [part.file for part in parts],
-        "eval_item": [shown(part) for part in parts],
+        "eval_item": [excerpt(part) for part in parts],
         "eval_field": [part.field for part in parts],
     }
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from stages.readers import opened, suffix
-from stages.stage import MissingModelError, StageParameterError
+from stages import readers
+from stages.readers import RECORDS, UnreadableFileError
+from stages.stage import MissingModelError, StageParameterError, reason
 
 # fmt: off
 QUESTIONS = frozenset({
@@ -32,9 +33,10 @@ ANSWERERS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
 NAMES = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
 """Columns that name an item."""
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md")
-SHOWN = 80
-"""Characters of an item that are shown."""
+TEXT = (".txt", ".text", ".md")
+ENDINGS = (*RECORDS, *TEXT)
+EXCERPT = 80
+"""Maximum length of an item's name and of its excerpt in characters."""
 
 
 class Part(NamedTuple):
@@ -68,42 +70,39 @@ class _Item:
 
 
 def files(evals: str) -> tuple[Path, ...]:
-    """The files of evaluation sets, in order of name; none for an empty string.
+    """The files of evaluation sets in order of their names; none for an empty string.
 
     Raises:
-        MissingModelError: there is no such file, or the folder has none that can be read.
+        MissingModelError: there is no file that can be read.
     """
     if not evals:
         return ()
-    path = Path(evals).expanduser()
-    found = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    found = [one for one in found if suffix(one) in ENDINGS and not one.name.startswith(".")]
-    if not found:
+    paths = readers.files(Path(evals).expanduser(), ENDINGS)
+    if not paths:
         raise MissingModelError(
-            f"no evaluation sets at {evals!r}: expected a file, or a folder of files, that ends in "
+            f"no evaluation sets at {evals!r}: expected a file, or a folder of files, ending in "
             f"{', '.join(ENDINGS)} (text and JSON also with .gz or .zst)"
         )
-    return tuple(found)
+    return tuple(paths)
 
 
 def parts(evals: str) -> Iterator[Part]:
     """The texts of every item.
 
-    A loop over items, because each has a shape of its own; evaluation sets are small.
+    Loops over items, because each has its own shape; evaluation sets are small.
 
     Raises:
-        StageParameterError: a file cannot be read, or its items have no column that is known.
+        StageParameterError: a file cannot be read, or its items have no known column.
     """
     root = Path(evals).expanduser()
     for path in files(evals):
         label = path.name if path == root else path.relative_to(root).as_posix()
         try:
             yield from _parts(path, label)
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            if isinstance(error, StageParameterError):
-                raise
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageParameterError(f"evaluation set {str(path)!r} cannot be read: {said}") from error
+        except UnreadableFileError as error:
+            raise StageParameterError(f"evaluation set {str(path)!r} {error}: repair or remove the file") from error
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StageParameterError(f"evaluation set {str(path)!r} cannot be read ({reason(error)})") from error
 
 
 def _parts(path: Path, label: str) -> Iterator[Part]:
@@ -125,32 +124,31 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
 
 
 def _records(path: Path) -> Iterator[Any]:
-    kind = suffix(path)
-    if kind == ".parquet":
+    ending = readers.ending(path)
+    if ending == ".parquet":
         yield from pl.read_parquet(path).iter_rows(named=True)
-        return
-    with opened(path) as file:
-        text = file.read().decode("utf-8", "replace").removeprefix("\ufeff")
-    if kind in {".txt", ".text", ".md"}:
+    elif ending in TEXT:
+        text = readers.read_text(path)
         blocks = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
         yield from (block.strip() for block in blocks if block.strip())
-    elif kind == ".json" and text.lstrip()[:1] in {"[", "{"} and (whole := _whole(text)) is not None:
-        yield from whole
+    elif ending == ".json" and (items := _whole(path)) is not None:
+        yield from items
     else:
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        for first, lines in readers.lines(path):
+            yield from (readers.parse(line, at) for at, line in enumerate(lines, first) if not line.isspace())
 
 
-def _whole(text: str) -> list[Any] | None:
-    """The items of a file that is one JSON value, an array or an object that holds one; None where it is JSON Lines."""
+def _whole(path: Path) -> list[Any] | None:
+    """The items of a file with one JSON value: an array, an array in an object, or the object. None for JSON Lines."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(readers.read_text(path))
+    except (ValueError, RecursionError):
         return None
-    if isinstance(value, list):
-        return value
-    held = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
-    held = [each for each in held if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
-    return held[0] if held else [value]
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else None
+    lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+    lists = [each for each in lists if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
+    return lists[0] if lists else [value]
 
 
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
@@ -167,7 +165,7 @@ def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from _texts(f"{field}.{role}" if isinstance(role, str) else field, value[key])
 
 
-def shown(part: Part) -> str:
-    """An item's name and the beginning of the text, on one line, without control characters."""
-    start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * SHOWN])
-    return f"{part.name[:SHOWN]}: {' '.join(start.split())[:SHOWN]}"
+def excerpt(part: Part) -> str:
+    """The name of an item and the beginning of its text, on one line, without control characters."""
+    start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * EXCERPT])
+    return f"{part.name[:EXCERPT]}: {' '.join(start.split())[:EXCERPT]}"

@@ -15,8 +15,9 @@ from stages.files import fitted, read_frame, read_json, save_json, seal
 from stages.ngram import lmplz
 from stages.ppl import place, score
 from stages.ppl.lines import halves, tokenise
-from stages.ppl.reference import batches, files
+from stages.readers import RECORDS
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
+from stages.text.corpus import TEXT, Corpus
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Perplexity(FittedStage, GlobalStage):
                 )
             return (model,)
         executable = lmplz.find()
-        return (*files(self.reference), *((executable,) if executable else ()))
+        return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Train a model of the reference, or of each half; `models.json` says by what and how large.
@@ -151,5 +152,9 @@ def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
 
 
 def _reference(path: str) -> Iterator[pl.Series]:
-    for texts in batches(path):
-        yield tokenise(texts)["line"]
+    for batch in _corpus(path).batches():
+        yield tokenise(batch["text"])["line"]
+
+
+def _corpus(reference: str) -> Corpus:
+    return Corpus(reference, "reference corpus", (*TEXT, *RECORDS))
