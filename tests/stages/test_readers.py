@@ -29,7 +29,7 @@ def _ingest(path: Path) -> list[str]:
 
 
 def _columns(path: Path) -> list[str]:
-    return pl.concat([*Texts([Columns.of(path)], "text")]).to_list()
+    return list(pl.concat([*Texts([Columns.of(path)], "text")]))
 
 
 def _corpus(path: Path) -> list[str]:
