@@ -22,6 +22,8 @@ PACKED = (".gz", ".zst")
 """Endings of compressed files."""
 RECORDS = (".parquet", ".jsonl", ".ndjson", ".json")
 """Endings of files of records; JSON may be compressed."""
+TEXT = (".txt", ".text")
+"""Endings of plain text, which may be compressed."""
 BATCH_BYTES = 1 << 24
 """Target size of a batch of lines in bytes."""
 SAMPLE = 1000

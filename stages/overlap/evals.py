@@ -1,18 +1,17 @@
-"""Evaluation sets, read from whatever files they come in: the texts of each item, and what the item is called."""
+"""Evaluation sets in files: the texts of each item, and the name of the item."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from stages import readers
-from stages.readers import RECORDS, UnreadableFileError
+from stages.readers import RECORDS, TEXT, UnreadableFileError
 from stages.stage import MissingModelError, StageParameterError, reason
 
 # fmt: off
@@ -27,20 +26,30 @@ ANSWERS = frozenset({
     "choices", "options", "endings", "best_answer", "correct_answers", "chosen", "rejected",
 })
 # fmt: on
-"""Columns that hold questions and dialogues, and answers; the others of an item are not looked at."""
-ANSWERERS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
+"""Columns with questions and dialogues, and with answers. All other columns of an item are ignored."""
+ANSWERING_ROLES = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
 """Roles whose messages are answers."""
-NAMES = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
-"""Columns that name an item."""
+NAME_COLUMNS = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
+"""Columns that name an item; the first one present counts."""
 
-TEXT = (".txt", ".text", ".md")
-ENDINGS = (*RECORDS, *TEXT)
+_PLAIN = (*TEXT, ".md")
+ENDINGS = (*RECORDS, *_PLAIN)
+"""Endings of files of evaluation sets."""
 EXCERPT = 80
 """Maximum length of an item's name and of its excerpt in characters."""
 
 
 class Part(NamedTuple):
-    """A text of an item: a question, an answer, one message."""
+    """A text of an item: a question, an answer, or a message.
+
+    Attributes:
+        file: the file of the evaluation set.
+        item: the number of the item in its file, counted from 1.
+        name: the item's name, or its row.
+        field: the column, with the role for a message.
+        text: the text.
+        asks: whether it is not an answer. A short answer such as "Is there anything else?" proves nothing.
+    """
 
     file: str
     item: int
@@ -48,25 +57,6 @@ class Part(NamedTuple):
     field: str
     text: str
     asks: bool
-    """Whether it is a question or the like: a short answer ("Is there anything else I can help you with?") is no
-    evidence of anything."""
-
-
-@dataclass(frozen=True)
-class _Item:
-    number: int
-    record: Any
-
-    def parts(self, file: str) -> Iterator[Part]:
-        if isinstance(self.record, str):
-            yield Part(file, self.number, f"row {self.number}", "text", self.record, asks=True)
-            return
-        name = next((str(self.record[key]) for key in NAMES if isinstance(self.record.get(key), str | int)), None)
-        for column in self.record:
-            if column.lower() in QUESTIONS | ANSWERS:
-                for field, text in _texts(column, self.record[column]):
-                    asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERERS
-                    yield Part(file, self.number, name or f"row {self.number}", field, text, asks)
 
 
 def files(evals: str) -> tuple[Path, ...]:
@@ -113,7 +103,7 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
                 f"evaluation set {str(path)!r}: item {number} is {type(record).__name__}, expected an object or a text"
             )
         columns = columns or ", ".join(map(str, record)) if isinstance(record, Mapping) else "text"
-        for part in _Item(number, record).parts(label):
+        for part in _of_item(record, number, label):
             known = True
             yield part
     if columns and not known:
@@ -123,11 +113,23 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
         )
 
 
+def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterator[Part]:
+    if isinstance(record, str):
+        yield Part(file, number, f"row {number}", "text", record, asks=True)
+        return
+    name = next((str(record[key]) for key in NAME_COLUMNS if isinstance(record.get(key), str | int)), "")
+    for column in record:
+        if column.lower() in QUESTIONS | ANSWERS:
+            for field, text in _texts(column, record[column]):
+                asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERING_ROLES
+                yield Part(file, number, name or f"row {number}", field, text, asks)
+
+
 def _records(path: Path) -> Iterator[Any]:
     ending = readers.ending(path)
     if ending == ".parquet":
         yield from pl.read_parquet(path).iter_rows(named=True)
-    elif ending in TEXT:
+    elif ending in _PLAIN:
         text = readers.read_text(path)
         blocks = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
         yield from (block.strip() for block in blocks if block.strip())
@@ -152,9 +154,12 @@ def _whole(path: Path) -> list[Any] | None:
 
 
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
-    """The texts inside a value, with the field that each stands in."""
+    """The texts in a value, each with its field."""
     if isinstance(value, str):
-        yield field, value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # half a pair in a JSON escape
+        yield (
+            field,
+            value.encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
+        )  # lone surrogates
     elif isinstance(value, list):
         for each in value:
             yield from _texts(field, each)

@@ -15,9 +15,9 @@ from stages.files import fitted, read_frame, read_json, save_json, seal
 from stages.ngram import lmplz
 from stages.ppl import place, score
 from stages.ppl.lines import halves, tokenise
-from stages.readers import RECORDS
+from stages.readers import RECORDS, TEXT
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
-from stages.text.corpus import TEXT, Corpus
+from stages.text.corpus import Corpus
 
 
 @dataclass(frozen=True)

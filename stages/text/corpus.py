@@ -9,11 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from stages import readers
-from stages.readers import BATCH_BYTES, RECORDS, UnreadableFileError
+from stages.readers import BATCH_BYTES, RECORDS, TEXT, UnreadableFileError
 from stages.stage import MissingModelError, StageParameterError, reason
 
-TEXT = (".txt", ".text")
-"""Endings of plain text, each line of which is a text."""
 ID_COLUMNS = ("id", "source_id", "prompt_id")
 """Columns that name a conversation; the first one present counts."""
 BATCH_ROWS = 20_000
@@ -34,7 +32,7 @@ class Corpus:
     Attributes:
         path: a file, a folder of files, or a run folder, which stands for its refined conversations; empty for none.
         name: what messages call it.
-        endings: endings of the files that are read.
+        endings: endings of the files that are read; each line of plain text is a text.
     """
 
     path: str

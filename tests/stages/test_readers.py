@@ -17,8 +17,8 @@ from pipeline.dedup.columns import Columns, Texts
 from pipeline.experiments import points_csv
 from stages import readers
 from stages.overlap import evals
-from stages.readers import UnreadableFileError
-from stages.text.corpus import TEXT, Corpus
+from stages.readers import TEXT, UnreadableFileError
+from stages.text.corpus import Corpus
 from tests.conftest import Refine
 from trainer.scaling import ScalingError
 
