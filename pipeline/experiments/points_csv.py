@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ REQUIRED = ("tokens", "ppl")
 """Columns that the file must have; seed and corpus are optional."""
 MAX_ROWS = 100_000
 """Maximum number of rows; each row is one training run."""
+_EXPECTED_TABLE = "give comma-separated columns tokens and ppl, and optionally corpus and seed"
 
 Corpora = dict[str | None, Points]
 
@@ -41,7 +43,7 @@ def read(file: Path) -> Corpora:
             seeds = None if seed is None else seed.to_numpy()
             corpora[name] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seeds)
         except ScalingError as error:
-            raise ScalingError(f"{file}{_of(name)}: {error}") from None
+            raise ScalingError(f"{file}{'' if name is None else f', corpus {name}'}: {error}") from None
     return corpora
 
 
@@ -49,38 +51,26 @@ def _frame(file: Path) -> pl.DataFrame:
     """The checked columns, and `row`, the number of each row in the file."""
     if not file.is_file():
         raise ScalingError(f"{file} is not a file: name a CSV file with the columns tokens and ppl")
-    text = b""
     try:
-        with readers.open_text(file) as opened:
-            text = b"".join(islice(opened, MAX_ROWS + 2))
-        lines = pl.read_csv(text, has_header=False, infer_schema=False)
-    except pl.exceptions.NoDataError:
-        raise ScalingError(f"{file} is empty: give a CSV file with the columns tokens and ppl") from None
-    except (UnreadableFileError, pl.exceptions.PolarsError) as error:
-        raise ScalingError(
-            f"{file}{_long_row(text)} cannot be read as CSV ({reason(error)[:100]}): "
-            "give comma-separated columns tokens and ppl, with as many fields in each row as in the first"
-        ) from None
-    lines = lines.select(pl.int_range(1, pl.len() + 1).alias("row"), pl.all().str.strip_chars().replace("", None))
-    header = _header(file, [cell for cell in lines.row(0)[1:] if cell is not None])
-    if len(lines) > MAX_ROWS + 1:
+        with readers.open_text(file) as binary:
+            text = b"".join(islice(binary, MAX_ROWS + 2)).decode()
+        rows = list(csv.reader(io.StringIO(text), strict=True))
+    except (UnreadableFileError, UnicodeDecodeError, csv.Error) as error:
+        raise ScalingError(f"{file} cannot be read as CSV ({reason(error)[:100]}): {_EXPECTED_TABLE}") from None
+    if not rows:
+        raise ScalingError(f"{file} is empty: {_EXPECTED_TABLE}")
+    header = _header(file, [cell.strip() for cell in rows[0]])
+    if number := next((number for number, row in enumerate(rows, 1) if len(row) > len(header)), None):
+        raise ScalingError(f"{file}, row {number} cannot be read as CSV (it has too many fields): {_EXPECTED_TABLE}")
+    if len(rows) > MAX_ROWS + 1:
         raise ScalingError(f"{file} has more than {MAX_ROWS:,} rows: give one row per training run")
-    cells = lines.slice(1).filter(~pl.all_horizontal(pl.exclude("row").is_null()))
-    if cells.is_empty():
+    at = {name: header.index(name) for name in (*REQUIRED, "seed", "corpus") if name in header}
+    padded = [(number, [*row, *[""] * len(header)]) for number, row in enumerate(rows[1:], 2) if "".join(row).strip()]
+    if not padded:
         raise ScalingError(f"{file} has a header and no rows: give one row per training run")
-    at = {name: lines.row(0).index(name) for name in (*REQUIRED, "seed", "corpus") if name in header}
-    frame = cells.select("row", *(pl.nth(i).alias(name) for name, i in at.items()))
+    cells = [(number, *(row[i].strip() or None for i in at.values())) for number, row in padded]
+    frame = pl.DataFrame(cells, {"row": pl.Int64, **dict.fromkeys(at, pl.String)}, orient="row")
     return frame.select(_checked(file, frame, name) for name in frame.columns)
-
-
-def _long_row(text: bytes) -> str:
-    """Which row has more fields than the first, if any; polars does not say."""
-    try:
-        rows = csv.reader(text.decode().splitlines(keepends=True))
-        fields = len(next(rows))
-        return next((f", row {i}" for i, row in enumerate(rows, 2) if len(row) > fields), "")
-    except (UnicodeDecodeError, csv.Error, StopIteration):
-        return ""
 
 
 def _header(file: Path, header: list[str]) -> list[str]:
@@ -89,11 +79,8 @@ def _header(file: Path, header: list[str]) -> list[str]:
             raise ScalingError(f"{file} has {header.count(name)} columns named {name}: keep one")
     for name in REQUIRED:
         if name not in header:
-            there = ", ".join(header[:20])[:200] or "none"
-            raise ScalingError(
-                f"{file} has no column {name} in its first row (found: {there}): "
-                "give comma-separated columns tokens and ppl, and optionally corpus and seed"
-            )
+            there = ", ".join(filter(None, header[:20]))[:200] or "none"
+            raise ScalingError(f"{file} has no column {name} in its first row (found: {there}): {_EXPECTED_TABLE}")
     return header
 
 
@@ -127,7 +114,3 @@ _ADVICE = {
     "seed": "give a whole number, or omit the column",
     "corpus": "name the corpus of every point, or omit the column",
 }
-
-
-def _of(name: str | None) -> str:
-    return "" if name is None else f", corpus {name}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from pipeline.ownership import is_run
 from pipeline.sources.hub import Hub
-from pipeline.sources.rows import Hashes, Row, SourceError, Unreadable, valid_text
+from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from stages import readers
 from stages.readers import RECORDS
@@ -25,34 +25,8 @@ ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that `datasets` writes beside its data; they hold no records."""
 
 
-class Source(Protocol):
-    """A source of records, always in the same order."""
-
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
-
-    def paths(self) -> Sequence[Path]:
-        """Files and folders that are read."""
-
-    def again(self, before: Mapping[str, Any]) -> Source:
-        """This source as the run with the source.json `before` read it."""
-
-    def origin(self) -> dict[str, Any]:
-        """What source.json needs for `again`, besides name and digest."""
-
-    def digest(self) -> str:
-        """16 hex digits of its content; ids begin with them."""
-
-    def files(self) -> list[dict[str, Any]]:
-        """Its files for the manifest."""
-
-    def rows(self) -> Iterator[Row]:
-        """Its rows."""
-
-
 @dataclass(frozen=True)
-class Embedded:
+class Embedded(Source):
     """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
 
     name: str = DEFAULT
@@ -66,12 +40,6 @@ class Embedded:
 
     def paths(self) -> Sequence[Path]:
         return (self.path(),)
-
-    def again(self, _before: Mapping[str, Any]) -> Embedded:
-        return self
-
-    def origin(self) -> dict[str, Any]:
-        return {}
 
     def digest(self) -> str:
         return Hashes().digest([self.path()])
@@ -91,7 +59,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(Source):
     """Parquet and JSON files, one or a folder of them, in the order of their names."""
 
     name: str
@@ -105,12 +73,6 @@ class Files:
 
     def paths(self) -> Sequence[Path]:
         return self.members
-
-    def again(self, _before: Mapping[str, Any]) -> Files:
-        return self
-
-    def origin(self) -> dict[str, Any]:
-        return {}
 
     def digest(self) -> str:
         return self._hashes.digest(self.members)

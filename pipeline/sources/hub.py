@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from pipeline.sources.rows import Row, SourceError, why
+from pipeline.sources.rows import Row, Source, SourceError, why
 
 TRIES = 5
 """Maximum number of attempts in a row that yield no row."""
@@ -21,7 +20,7 @@ _PERMANENT = (ValueError, TypeError, LookupError, ImportError, FileNotFoundError
 
 
 @dataclass(frozen=True)
-class Hub:
+class Hub(Source):
     """A dataset of the hub, streamed: only the raw shards are kept on disk."""
 
     name: str
@@ -32,9 +31,6 @@ class Hub:
 
     def _options(self) -> dict[str, Any]:
         return {"hub": self.name, "split": self.split, "config": self.config, "revision": self.revision}
-
-    def paths(self) -> Sequence[Path]:
-        return ()
 
     def again(self, before: Mapping[str, Any]) -> Hub:
         """Pinned to the commit of an earlier run with the same options, so that no network is needed."""

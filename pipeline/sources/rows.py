@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,38 @@ class Row(NamedTuple):
     number: int
     value: Any
     replaced: bool = False
+
+
+class Source(ABC):
+    """A source of records, always in the same order."""
+
+    name: str
+    """What the user calls it."""
+
+    def paths(self) -> Sequence[Path]:
+        """Files and folders that are read."""
+        return ()
+
+    def again(self, before: Mapping[str, Any]) -> Source:
+        """This source as the run with the source.json `before` read it."""
+        del before
+        return self
+
+    def origin(self) -> dict[str, Any]:
+        """What source.json needs for `again`, besides name and digest."""
+        return {}
+
+    @abstractmethod
+    def digest(self) -> str:
+        """16 hex digits of its content; ids begin with them."""
+
+    @abstractmethod
+    def files(self) -> list[dict[str, Any]]:
+        """Its files for the manifest."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Its rows."""
 
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")

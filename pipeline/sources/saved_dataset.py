@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.sources.hub import one_split
-from pipeline.sources.rows import Hashes, Row, SourceError, valid_text, why
+from pipeline.sources.rows import Hashes, Row, Source, SourceError, valid_text, why
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -18,7 +18,7 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class SavedDataset:
+class SavedDataset(Source):
     """A folder written by `Dataset.save_to_disk`, one split or a `DatasetDict`."""
 
     name: str
@@ -28,12 +28,6 @@ class SavedDataset:
 
     def paths(self) -> Sequence[Path]:
         return (self.folder,)
-
-    def again(self, _before: Mapping[str, Any]) -> SavedDataset:
-        return self
-
-    def origin(self) -> dict[str, Any]:
-        return {}
 
     def digest(self) -> str:
         return self._hashes.digest(self._files(), self.split or "")
