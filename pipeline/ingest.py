@@ -1,18 +1,18 @@
-"""Any source -> raw shards, with unreadable rows in quarantine."""
+"""Ingest: any source becomes raw shards, with unreadable rows in quarantine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import polars as pl
 
 from pipeline.ownership import claim, claimed, listed, sweep
 from pipeline.sources import Source, shapes
-from pipeline.sources.rows import Row, SourceError, Unreadable, shown
+from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
 from stages.files import save_frame, save_json
 from stages.stage import RAW
@@ -20,28 +20,31 @@ from stages.stage import RAW
 QUARANTINE = pl.Schema(
     {"id": pl.String(), "file": pl.String(), "row": pl.Int64(), "reason": pl.String(), "record": pl.String()}
 )
-"""Columns of a quarantine shard. `row` counts from 1 in its file; `record` is the row as found, at most 1 MB of it."""
+"""Columns of a quarantine shard. `row` counts from 1 in its file; `record` is the original row, cut to
+`RECORD_LIMIT`."""
 
 RECORD_LIMIT = 1_000_000
+"""Maximum length of a record in quarantine in characters."""
 REASON_LIMIT = 1_000
-TELLING = 1_000
-"""Rows from which on the share of unreadable ones says something before the source has ended."""
+"""Maximum length of a reason in quarantine in characters."""
+MIN_ROWS = 1_000
+"""Minimum number of rows before the share of unreadable ones can end an ingest early."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How a source is cut into shards, and how much of it may be unreadable."""
+    """How a source is split into shards, and what share of it may be unreadable."""
 
     rows: int = 2_000
-    """Rows of a shard at most."""
+    """Maximum number of rows of a shard."""
     characters: int = 200_000_000
-    """Characters of all columns of a shard and its quarantine, about: it ends after the row that passes this."""
+    """Target size of a shard and its quarantine in characters; a shard ends after the row that reaches it."""
     limit: int | None = None
-    """Rows of the source that are read; all by default."""
+    """Maximum number of rows to read; all by default."""
     unreadable: float = 0.01
-    """The share of unreadable rows past which ingest stops."""
+    """Maximum share of unreadable rows."""
     shape: str | None = None
-    """The shape of the records; recognised from the first one by default."""
+    """The shape of the records; by default that of the first one."""
 
 
 @dataclass
@@ -65,47 +68,47 @@ class _Count:
         if self.quarantined > share * self.rows:
             raise SourceError(
                 f"{self.quarantined:,} of {self.rows:,} rows of {source} cannot be read, more than the "
-                f"{share:.2%} allowed; the first: {self.first}; they lie in quarantine/: mend them, say which --shape "
-                "the records have, or allow more with --max-unreadable"
+                f"{share:.2%} allowed; the first: {self.first}; see quarantine/: repair them, name their shape with "
+                "--shape, or allow more with --max-unreadable"
             )
 
 
 def ingest(
     source: Source, store: Store, limits: Limits, tell: Callable[[int], None] = lambda _rows: None
 ) -> dict[str, Any]:
-    """Write a source's raw shards and, last, their list; nothing is done where the list is there already.
+    """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
     Args:
         source: where the rows come from.
         store: the run.
-        limits: the size of shards, and what is read.
+        limits: size of shards, and what to read.
         tell: called with the number of rows read so far.
 
     Returns:
         The shard list: source, shape, rows, quarantined, replaced, shards.
 
     Raises:
-        SourceError: the source cannot be read, is empty, has no known shape, or too many unreadable rows.
+        SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
         RunFolderError: the folder belongs to another source.
     """
     store.check()
     if inside := [path for path in source.paths() if path.resolve().is_relative_to(store.folder.resolve())]:
         raise RunFolderError(
-            f"{store.folder} is where {shown(str(inside[0]))} of {source.name} lies, and a run would write over it: "
+            f"{store.folder} holds {valid_text(str(inside[0]))} of {source.name}, and a run would overwrite it: "
             "choose another --out"
         )
     before = claimed(store)
     source = source.again(before)
-    said = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
-    del said["unreadable"]  # it decides whether the run goes on, not what is in it
-    done = listed(store)
-    claim(store, said, before, complete=done is not None)
-    if done is None:
-        save_json(store.source, said)
-        done = _read_all(source, store, limits, said["digest"], tell)
-        save_json(store.shard_list, done)
-    sweep(store, done["shards"])
-    return done
+    identity = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
+    del identity["unreadable"]  # decides whether the run continues, not what it holds
+    shard_list = listed(store)
+    claim(store, identity, before, complete=shard_list is not None)
+    if shard_list is None:
+        save_json(store.source, identity)
+        shard_list = _read_all(source, store, limits, identity["digest"], tell)
+        save_json(store.shard_list, shard_list)
+    sweep(store, shard_list["shards"])
+    return shard_list
 
 
 def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: Callable[[int], None]) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
         _save(store, name, shard)
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
         tell(count.rows)
-        if count.rows >= TELLING:
+        if count.rows >= MIN_ROWS:
             count.check(limits.unreadable, source.name)
     count.check(limits.unreadable, source.name)
     return {
@@ -134,10 +137,10 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     }
 
 
-def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Iterator[Row]]:
-    """The shape of the records, from the first that is an object; and all the rows again."""
-    if wanted is not None:
-        return wanted, rows
+def _shape(rows: Iterator[Row], shape: str | None, name: str) -> tuple[str, Iterator[Row]]:
+    """The shape of the records, by default that of the first object, and all rows."""
+    if shape is not None:
+        return shape, rows
     seen: list[Row] = []
     for row in islice(rows, 1000):
         seen.append(row)
@@ -146,9 +149,9 @@ def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Ite
             if shape is None:
                 raise SourceError(
                     f"{row.file}: a record with {_fields(row.value)} has none of the known "
-                    f"shapes: {shapes.expected()}; rename the fields, or say one with --shape"
+                    f"shapes: {shapes.expected()}; rename the fields, or name a shape with --shape"
                 )
-            return shape, _again(seen, rows)
+            return shape, chain(seen, rows)
     if not seen:
         raise SourceError(f"{name} holds no rows: nothing to refine")
     first = seen[0].value
@@ -157,17 +160,12 @@ def _shape(rows: Iterator[Row], wanted: str | None, name: str) -> tuple[str, Ite
 
 
 def _fields(record: dict[Any, Any]) -> str:
-    names = [shown(str(name)[:100]) for name in islice(record, 20)]
+    names = [valid_text(str(name)[:100]) for name in islice(record, 20)]
     return ", ".join(names) + (" ..." if len(record) > len(names) else "") if names else "no fields"
 
 
-def _again(seen: list[Row], rows: Iterator[Row]) -> Iterator[Row]:
-    yield from seen
-    yield from rows
-
-
 def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count: _Count) -> Iterator[_Shard]:
-    """Rows in shards. A loop over rows, because each one may be broken in its own way and must not end the others."""
+    """Rows in shards. Loops over rows, because each may be malformed in its own way and must not end the others."""
     shard = _Shard()
     for row in rows:
         identity = f"{digest}-{count.rows:09d}"
@@ -197,10 +195,10 @@ def _read(row: Row, shape: str) -> shapes.Conversation:
 
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
     count.quarantined += 1
-    reason = shown(reason[:REASON_LIMIT])
+    reason = valid_text(reason[:REASON_LIMIT])
     count.first = count.first or f"{row.file}, row {row.number}: {reason}"
     record = row.value.record if isinstance(row.value, Unreadable) else shapes.as_json(row.value)
-    put = (identity, row.file, row.number, reason, shown(record[:RECORD_LIMIT]))
+    put = (identity, row.file, row.number, reason, valid_text(record[:RECORD_LIMIT]))
     shard.quarantined.append(put)
     shard.characters += _characters(put)
 

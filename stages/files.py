@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.stage import CorruptInputError
+from stages.stage import CorruptInputError, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -160,8 +160,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401  any JSON
 
 
 def _corrupt(path: Path, error: Exception) -> CorruptInputError:
-    why = "it is not there" if isinstance(error, FileNotFoundError) else (str(error).splitlines() or ["no message"])[0]
-    return CorruptInputError(path, why)
+    return CorruptInputError(path, "it is not there" if isinstance(error, FileNotFoundError) else reason(error))
 
 
 def seal(folder: Path, names: Iterable[str]) -> None:

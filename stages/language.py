@@ -1,4 +1,4 @@
-"""The language of a conversation, and of its turns where they are in another one."""
+"""The language of a conversation, and turns in another language."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ import polars as pl
 from stages.stage import Axis, Measure, MissingModelError, Stage
 from stages.text.prose import prose
 
-_PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less
+_PIECE = 1000  # characters; eldc reads no more, and a fastText average over more is less certain
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
 _MIN_SCORE = 0.5  # for a fastText model; CCNet's (cc_net/mine.py)
-# eldc calls nothing reliable where a close relative scores almost the same, Hindi beside Marathi; at this score the
-# first is still right in 97 of 100 sentences.
+# eldc is never sure between close relatives with almost the same score, such as Hindi and Marathi; at this score the
+# first one is right in 97 of 100 sentences.
 _SURE_SCORE = 0.8
 _FASTTEXT_CODES = {"nb": "no", "nn": "no", "sh": "sr", "wuu": "zh", "yue": "zh"}
 
 Detect = Callable[[list[str]], list[tuple[str | None, float | None]]]
-"""The language of each piece (ISO 639-1) and its score; both null where the model does not stand by it."""
+"""The language of each piece (ISO 639-1) and its score, or two nulls if the model is not sure."""
 
 
 @dataclass(frozen=True)
 class Language(Stage):
-    """Language, by turns: code, addresses, numbers and turns of few letters say nothing.
+    """Language of each turn, without code, addresses, numbers and turns of few letters.
 
-    The default model is the one the package `eldc` carries (60 languages, Apache-2.0). Where it is
-    not sure nothing is said: most text in a language it does not know, or in none, is null.
+    The default model is that of the package `eldc` (60 languages, Apache-2.0). If it is not sure, the signals are null:
+    this is so for most text in a language that it does not know.
 
     Args:
-        model: path of a fastText model such as lid.176.bin (176 languages), taken in place of the default one.
-        min_letters: a turn with fewer letters outside of code is not judged; a Han, kana or Hangul one counts as three.
+        model: path of a fastText model, such as lid.176.bin (176 languages), to use instead.
+        min_letters: minimum number of letters outside of code for a turn to be judged; a Han, kana or Hangul letter
+            counts as three.
 
     Signals:
-        language: the language most letters of the judged turns are in, ISO 639-1; short turns are judged together.
-        language_score: the model's mean score for it, 0 to 1. A probability with a fastText model (thresholds of the
-            field: datatrove and DCLM 0.65, CCNet 0.5); with the default model 0.7 and above is usual.
+        language: the language of most letters of the judged turns, ISO 639-1; short turns are judged together.
+        language_score: the model's mean score for it, from 0 to 1. A fastText model gives a probability (usual
+            thresholds: datatrove and DCLM 0.65, CCNet 0.5); with the default model, 0.7 and above is usual.
         user_language, assistant_language: the same for the turns of one role.
-        judged_turns: turns that could be judged.
-        other_language_turns: share of them that is in another language than the conversation.
-        other_language: share of their letters.
+        judged_turns: number of judged turns.
+        other_language_turns: share of them in another language than the conversation.
+        other_language: share of their letters in another language.
     """
 
     summary: ClassVar[str] = "language of the conversation, of each role, and turns in another one"
@@ -67,7 +68,7 @@ class Language(Stage):
         """The model's file.
 
         Raises:
-            MissingModelError: it is not there, or the package that carries the default one is not.
+            MissingModelError: it is missing, or the package with the default model is.
         """
         if not self.model:
             return (_eldc_file(),)
@@ -75,7 +76,7 @@ class Language(Stage):
         if not path.is_file():
             raise MissingModelError(
                 f"language: no fastText model at {path}: give the path of a lid.176.bin or lid.176.ftz, "
-                "or leave `model` out to use the one that comes with refine"
+                "or omit `model` to use the default one"
             )
         return (path,)
 
@@ -96,7 +97,7 @@ def _eldc_file() -> Path:
         native = import_module("eldc._eldc")
     except ImportError as error:
         raise MissingModelError(
-            "language: the package eldc, which carries the default model, is not installed: type `pip install eldc`, "
+            "language: the package eldc, which holds the default model, is not installed: `pip install eldc`, "
             "or set `model` to the path of a lid.176.bin"
         ) from error
     return Path(str(native.__file__))
@@ -109,12 +110,12 @@ def _eldc() -> Detect:
     detector.set_scores(1)
 
     def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
-        # eldc takes one text a call; 1.6 microseconds each, so the loop costs nothing that a column would save
-        found: list[tuple[str | None, float | None]] = []
+        # eldc takes one text per call, in 1.6 microseconds
+        answers: list[tuple[str | None, float | None]] = []
         for each in map(detector.detect_details, pieces):
             score = each.scores.get(each.language, 0.0)
-            found.append((each.language, score) if each.reliable or score >= _SURE_SCORE else (None, None))
-        return found
+            answers.append((each.language, score) if each.reliable or score >= _SURE_SCORE else (None, None))
+        return answers
 
     return detect
 
@@ -126,26 +127,25 @@ def _fasttext(path: Path) -> Detect:
         model = fasttext.load_model(str(path))
     except (ValueError, RuntimeError, MemoryError) as error:
         raise MissingModelError(
-            f"language: {path} is no fastText model ({error}): give the path of a lid.176.bin or lid.176.ftz"
+            f"language: {path} is not a fastText model ({error}): give the path of a lid.176.bin or lid.176.ftz"
         ) from error
 
     def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
         labels, scores = model.predict(pieces) if pieces else ([], [])
-        found: list[tuple[str | None, float | None]] = []
+        answers: list[tuple[str | None, float | None]] = []
         for label, score in zip(labels, scores, strict=True):
             sure = len(label) > 0 and score[0] >= _MIN_SCORE
             code = label[0].removeprefix("__label__") if sure else None
-            found.append((_FASTTEXT_CODES.get(code, code), min(1.0, float(score[0]))) if code else (None, None))
-        return found
+            answers.append((_FASTTEXT_CODES.get(code, code), min(1.0, float(score[0]))) if code else (None, None))
+        return answers
 
     return detect
 
 
 def _pieces(messages: pl.Series, min_letters: int) -> pl.DataFrame:
-    """Pieces of prose, one row each: `row`, `turn`, `role`, `piece`, `letters`.
+    """Pieces of prose, one per row: `row`, `turn`, `role`, `piece`, `letters`.
 
-    Turns with too few letters are joined: together they say something of the conversation, though nothing of a turn
-    (`turn` and `role` are null there).
+    Turns with too few letters are joined per conversation; their `turn` and `role` are null.
     """
     turns = (
         pl.DataFrame({"messages": messages})
@@ -179,7 +179,7 @@ def _letters(column: str) -> pl.Expr:
 
 
 def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
-    """The language with most letters for each value of `by`, ties by the alphabet, and its mean score."""
+    """The language with most letters for each value of `by`, ties in alphabetical order, and its mean score."""
     weight = pl.col("letters")
     return (
         judged.group_by(by, "language")
@@ -192,10 +192,10 @@ def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
 
 def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFrame:
     pieces = _pieces(messages, min_letters)
-    found = pl.DataFrame(
+    answers = pl.DataFrame(
         detect(pieces["piece"].to_list()), schema={"language": pl.String, "score": pl.Float64}, orient="row"
     )
-    judged = pl.concat([pieces.drop("piece"), found], how="horizontal").drop_nulls("language")
+    judged = pl.concat([pieces.drop("piece"), answers], how="horizontal").drop_nulls("language")
     whole = _main(judged, "row")
     of_turns = judged.drop_nulls("turn")
     turns = _main(of_turns, "turn").join(of_turns.unique("turn").select("turn", "row"), on="turn")

@@ -1,4 +1,4 @@
-"""The contract of a stage: it looks at conversations and writes signals beside them; it never drops anything."""
+"""The contract of a stage: it measures conversations and writes signals beside them. It never drops anything."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.Stri
 
 RAW = pl.Schema(
     {
-        "id": pl.String(),  # "<source digest>-<row>", stable for the same source; unique
-        "source_id": pl.String(),  # the record's own id, null where it has none
+        "id": pl.String(),  # "<content digest>-<row>": unique, and stable for the same source
+        "source_id": pl.String(),  # the record's own id, or null
         "prompt": pl.String(),
-        "prompt_id": pl.String(),  # repeats by nature
+        "prompt_id": pl.String(),  # not unique
         "messages": MESSAGES,
-        "text": pl.String(),  # the messages' contents joined by a newline
-        "source": pl.String(),  # the record's own, else the file or hub id it came from
-        "extra": pl.String(),  # the record's other fields as JSON, null where there are none
+        "text": pl.String(),  # contents of the messages, joined by a newline
+        "source": pl.String(),  # the record's own source, else its file or hub id
+        "extra": pl.String(),  # the record's other fields as JSON, or null
     }
 )
-"""Columns of a raw shard. No text is null; a list of messages may be empty, a content may be the empty string.
+"""Columns of a raw shard. No text is null; a list of messages may be empty, and so may a content.
 
-Roles are lower-case: "system", "user", "assistant", "tool", others as found; a plain document is one message of role
-"text"."""
+Roles are in lower case: "system", "user", "assistant", "tool", or what the record has. A plain document is one message
+with the role "text"."""
 
 PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
 """Columns of a file of near-duplicates."""
@@ -38,26 +38,36 @@ Measure = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 class MissingModelError(Exception):
-    """A model file or package that a stage needs is not there; the message says which one and how to get it."""
+    """A file or package that a stage needs is missing; the message says which one and how to get it."""
 
 
 class CorruptInputError(Exception):
-    """A file of the run that a stage reads cannot be read; `path` names it."""
+    """A file of the run is missing or damaged.
+
+    Attributes:
+        path: the file.
+        why: the fault.
+    """
 
     def __init__(self, path: Path, why: object) -> None:
         super().__init__(f"{path} is corrupt: {why}")
         self.path, self.why = path, str(why)
 
     def __reduce__(self) -> tuple[type[CorruptInputError], tuple[Path, str]]:
-        return type(self), (self.path, self.why)  # it crosses from a worker process
+        return type(self), (self.path, self.why)  # workers send it to the main process
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 class StageParameterError(ValueError):
-    """A stage's parameter has a value it cannot take; the message names the parameter, what was found and expected."""
+    """A parameter of a stage has an invalid value; the message names the parameter and what was expected."""
 
 
 class StageRefusedError(Exception):
-    """A stage will not go on with what it found; the message says what that is, and how to allow it."""
+    """A stage refuses to go on with a suspicious corpus; the message says why, and how to allow it."""
 
 
 @dataclass(frozen=True)
@@ -77,52 +87,55 @@ class Axis:
 
 @dataclass(frozen=True)
 class Stage(ABC):
-    """A measurement of conversations. The fields of the dataclass are its parameters.
+    """A measurement of conversations, a frozen dataclass whose fields are its parameters.
 
-    A stage implements `measure`, or, where something heavy must be loaded first, `open`.
+    A subclass sets `summary` and `writes`, and implements `measure`, or `open` if it must load a model first. Each
+    parameter needs a default and a hashable value. The class docstring documents the signals for `refine stages`.
     """
 
     summary: ClassVar[str]
-    """What it measures, in one line for `refine stages`."""
+    """One line about what it measures, for `refine stages`."""
     version: ClassVar[int] = 1
-    """Raised by hand whenever the same parameters would give other signals than before."""
+    """Increase it when the same parameters give different signals than before; signals are then measured again."""
     identity: ClassVar[str] = ""
-    """"module:Class" as the digest spells it, set where a class has moved; empty for where the class is now."""
+    """"module:Class" in the digest of a built-in class that has moved; by default the current one."""
     reads: ClassVar[tuple[str, ...]] = ("text",)
-    """The columns of `RAW` it needs: only those are read from disk."""
+    """The columns of `RAW` that it needs; no others are read from disk."""
     writes: ClassVar[pl.Schema]
-    """The signals it writes: null where unknown, never NaN."""
+    """Its signals: columns and types. An unknown value is null, never NaN."""
     axes: ClassVar[Mapping[str, Axis]] = {}
     """The numeric signals that a report draws; all of them, on a linear axis, if this is empty."""
 
     def models(self) -> tuple[Path, ...]:
-        """Files whose content is part of this stage's identity.
+        """Files that the signals depend on; their content is part of the digest.
 
         Raises:
-            MissingModelError: one that is needed is not there.
+            MissingModelError: a file is missing.
         """
         return ()
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences the user must read before and after a run, such as a second stage that cannot run here."""
+        """Sentences for the user, printed before and after a run, such as a part that cannot run on this machine."""
         return ()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
-        """Sentences about what measuring found that the user must read after it; `folder` is the stage's own."""
+        """Sentences for the user about the measured corpus, printed after measuring; `folder` is as for `open`."""
         del folder
         return ()
 
     def open(self, folder: Path) -> Measure:
-        """Load what measuring needs, once a process, and return the function that measures a batch.
+        """Load what measuring needs, once per process, and return the function that measures a batch.
 
         Args:
-            folder: the stage's own folder in the run; what `fit` left there is in it.
+            folder: the stage's folder in the run, with the files that `fit` wrote.
         """
         del folder
         return self.measure
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Signals of a batch: the columns of `writes`, as many rows as the batch has, in the same order.
+        """Signals of a batch: the columns of `writes`, one row per conversation, in the same order.
+
+        Each row depends on its conversation only.
 
         Args:
             batch: the columns of `reads`.
@@ -130,13 +143,13 @@ class Stage(ABC):
         raise NotImplementedError(f"{type(self).__name__} implements neither measure nor open")
 
     def digest(self) -> str:
-        """16 hex digits that name this measurement: class, version, parameters and the content of its models.
+        """16 hex digits that identify this measurement: class, version, parameters and content of its models.
 
-        The source of a user's own stage counts too, since nobody raises a version while trying things out.
+        The source file of a user's own stage counts too, because its version is rarely increased while it is developed.
         """
         state = hashlib.blake2b(digest_size=8)
         kind = type(self)
-        own = kind.__module__.startswith("stages.")  # a subclass elsewhere must not pass for the class it inherits from
+        own = kind.__module__.startswith("stages.")  # a subclass elsewhere is another measurement
         identity = kind.identity if own and kind.identity else f"{kind.__module__}:{kind.__qualname__}"
         state.update(f"{identity}:{self.version}".encode())
         for field in fields(self):
@@ -148,52 +161,50 @@ class Stage(ABC):
 
 
 class FittedStage(Stage):
-    """A stage that must see the corpus, or train a model, once before it measures."""
+    """A stage that must see the whole corpus, or train a model, before it measures."""
 
     @abstractmethod
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Leave in `folder` what `open` needs. The same for the same corpus, whatever the number of workers.
+        """Write the files that `open` needs: the same for the same corpus.
 
         Args:
-            raw: the raw shards (Parquet of `RAW`), in order; read them lazily, memory is bounded.
-            folder: the stage's own folder; files are written aside and renamed by whoever writes them.
+            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, so that memory is bounded.
+            folder: the stage's folder in the run. Write with `stages.files.save`, so that no file is incomplete.
         """
 
 
 class GlobalStage(Stage):
-    """A stage whose answer needs all shards: clusters, pairs, percentiles."""
+    """A stage that compares conversations across all shards: clusters, pairs, percentiles."""
 
     merges: ClassVar[pl.Schema]
-    """Columns the merge adds to each conversation."""
+    """Its further signals, which the merge adds to each conversation."""
     pairs: ClassVar[Mapping[str, str]] = {}
-    """Kinds of duplicate this stage finds, for `KeepBest`: name -> the column of `merges` that holds, for each
-    conversation, the id of the first one that is an exact copy of it (its own id where it is alone). Near-duplicates
-    among those first ones stand in `<name>.parquet` in the stage's folder, with the columns of `PAIRS`."""
+    """Kinds of duplicates that it finds, for `KeepBest`: name -> column of `merges` with the id of the first exact copy
+    of each conversation (its own id if there is none). Near-duplicates among these first copies are in
+    `<name>.parquet` in the stage's folder, with the columns of `PAIRS`."""
     copies: ClassVar[Mapping[str, str]] = {}
-    """Kinds of duplicate that are exact copies only, as in `pairs`; there is no file of near-duplicates."""
+    """Kinds of duplicates that are exact copies only, in the form of `pairs`. They have no file of near-duplicates."""
 
     @abstractmethod
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Write the answer over all shards.
+        """Write the signals that need all shards.
 
-        Writes `folder/merged/<name of the measured shard>` for each measured shard (`id` and the columns of `merges`,
-        same rows, same order), and `folder/<name>.parquet` for each kind in `pairs`. Works by partition, so that memory
-        is bounded.
+        They go to `folder/merged/<name of the shard>`: `id` and the columns of `merges`, same rows, same order. Each
+        kind in `pairs` goes to `folder/<name>.parquet`. Memory must be bounded: work by partition.
 
         Args:
-            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, where signals do not suffice.
-            measured: the shards that measuring wrote (`id` and the columns of `writes`): one for each raw shard, same
-                rows, same order.
-            folder: the stage's own folder.
+            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, if signals do not suffice.
+            measured: the measured shards (`id` and the columns of `writes`), one per raw shard, same rows, same order.
+            folder: the stage's folder in the run.
         """
 
 
 def _source(kind: type[Stage]) -> tuple[Path, ...]:
-    """The file that a class is written in; none where it was typed in."""
+    """The source file of a class; none if it was typed into an interpreter."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return (Path(file),) if file else ()
 
 
 def parameters(stage: Stage) -> dict[str, Any]:
-    """A stage's parameters by name, as the plan and the manifest show them."""
+    """Parameters of a stage by name."""
     return {field.name: getattr(stage, field.name) for field in fields(stage)}

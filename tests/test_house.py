@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
     "pipeline.ownership": ("pipeline.store", "stages.files"),
-    "pipeline.sources": ("pipeline.ownership", "stages.readers"),
+    "pipeline.sources": ("pipeline.ownership", *STAGE),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),

@@ -12,10 +12,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.dedup.columns import reading
 from pipeline.dedup.texts import Texts
 from pipeline.sources import SourceError
+from stages import readers
 from stages.dedup.keep import Kept
-from stages.readers import opened
 
 STEP = 1 << 20
 """Number of row numbers that are made at once."""
@@ -124,15 +125,14 @@ def write_lines(result: Result, path: Path) -> None:
     columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
     with path.open("wb") as out:
         for source in columns.paths:
-            if source.suffix == ".parquet":
+            if readers.ending(source) == ".parquet":
                 one = replace(columns, paths=(source,))
                 for part in one.parts(one.schema()):
                     part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)
                     begin += len(part)
                 continue
-            with opened(source) as file:
-                for line in file:
-                    row = line.removeprefix(b"\xef\xbb\xbf").strip()
+            with reading(source):
+                for row in (line.strip() for _, batch in readers.lines(source) for line in batch):
                     if row and mask[begin]:
                         out.write(row + b"\n")
                     begin += bool(row)

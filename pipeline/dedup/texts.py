@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import polars as pl
 
-from pipeline.dedup.columns import Columns
+from pipeline.dedup.columns import Columns, reading
 from pipeline.sources import SourceError
-from stages.readers import opened
+from stages import readers
 
 MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
 MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
+MAX_BYTES = 1 << 20
+"""Size in bytes of a batch of these lines."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,19 @@ class TextColumn:
 
 def _json_kind(columns: Columns, name: str) -> pl.DataType:
     """Whether the first value of a JSON column that is not null is a conversation; else it is read as text."""
-    with opened(columns.paths[0]) as file:
-        for line in filter(bytes.strip, islice(file, MAX_LINES)):
-            value = json.loads(line.decode("utf-8-sig", "replace")).get(name)
-            if isinstance(value, list):
-                texts = all(isinstance(one, dict) and not isinstance(one.get("content"), list | dict) for one in value)
-                return MESSAGES if texts else pl.List(pl.Unknown())
-            if value is not None:
-                break
+    path = columns.paths[0]
+    with reading(path):
+        lines = (line for _, batch in readers.lines(path, MAX_BYTES) for line in batch)
+        for number, line in enumerate(islice(lines, MAX_LINES), 1):
+            if line.strip():
+                value = readers.parse(line, number).get(name)
+                if isinstance(value, list):
+                    texts = all(
+                        isinstance(one, dict) and not isinstance(one.get("content"), list | dict) for one in value
+                    )
+                    return MESSAGES if texts else pl.List(pl.Unknown())
+                if value is not None:
+                    break
     return pl.String()
 
 

@@ -18,7 +18,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
 from pipeline.ownership import is_run
 from pipeline.sources import shapes
-from pipeline.sources.rows import SourceError, shown
+from pipeline.sources.rows import SourceError, valid_text
 from pipeline.store import RunFolderError, Store
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import clusters
@@ -117,15 +117,15 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
         SourceError: the corpus holds no text.
     """
     if not store.manifest.is_file():
-        folder = shown(str(store.folder))
+        folder = valid_text(str(store.folder))
         raise RunFolderError(
             f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
         )
     if part == "refined":
         check_kept(store, limit)
     if part == "refined" and limit is not None:
-        return _read(f"{part} of {shown(store.folder.name)}", _kept_of(store, limit), None)
-    return _read(f"{part} of {shown(store.folder.name)}", _conversations(store, part), limit)
+        return _read(f"{part} of {valid_text(store.folder.name)}", _kept_of(store, limit), None)
+    return _read(f"{part} of {valid_text(store.folder.name)}", _conversations(store, part), limit)
 
 
 def check_kept(store: Store, limit: int | None) -> None:
@@ -134,7 +134,7 @@ def check_kept(store: Store, limit: int | None) -> None:
     Raises:
         SourceError: nothing was kept of the whole run, or of its first `limit` rows.
     """
-    folder = shown(str(store.folder))
+    folder = valid_text(str(store.folder))
     if store.manifest.is_file() and not Manifest.load(store).counts.refined:
         raise SourceError(
             f"the refined corpus of {folder} is empty, every conversation was dropped: `refine show {folder}` says "

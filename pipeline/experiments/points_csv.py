@@ -1,32 +1,38 @@
-"""The points of a scaling law as a user writes them down: a CSV file, each cell of it checked."""
+"""The points of a scaling law from a CSV file, each cell checked."""
 
 from __future__ import annotations
 
 import csv
+import io
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
+from stages import readers
+from stages.readers import UnreadableFileError
+from stages.stage import reason
 from trainer.scaling import Points, ScalingError
 from trainer.scaling.points import RANGE
 
-NEEDED = ("tokens", "ppl")
-MOST = 100_000
-"""Rows; a row is one training, so that more of them are another kind of file."""
+REQUIRED = ("tokens", "ppl")
+"""Columns that the file must have; seed and corpus are optional."""
+MAX_ROWS = 100_000
+"""Maximum number of rows; each row is one training run."""
+_EXPECTED_TABLE = "give comma-separated columns tokens and ppl, and optionally corpus and seed"
 
 Corpora = dict[str | None, Points]
 
 
 def read(file: Path) -> Corpora:
-    """The points of a CSV file by corpus, in order of appearance; None names the only one where no column does.
+    """The points of a CSV file by corpus, in order of appearance. Without a column `corpus` the only key is None.
 
     Raises:
-        ScalingError: Naming file, row (the header is row 1) and column, what was found and what was expected.
+        ScalingError: the file is not such a table; the message names row (the header is row 1) and column.
     """
     frame = _frame(file)
     names = frame["corpus"].unique(maintain_order=True).to_list() if "corpus" in frame.columns else [None]
-    made: Corpora = {}
+    corpora: Corpora = {}
     for name in names:
         part = frame if name is None else frame.filter(pl.col("corpus") == name)
         seed = part["seed"] if "seed" in part.columns and part["seed"].null_count() < len(part) else None
@@ -35,10 +41,10 @@ def read(file: Path) -> Corpora:
             raise ScalingError(f"{file}, row {row}, column seed: it is empty; name the seed of every point, or of none")
         try:
             seeds = None if seed is None else seed.to_numpy()
-            made[name] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seeds)
+            corpora[name] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seeds)
         except ScalingError as error:
-            raise ScalingError(f"{file}{_of(name)}: {error}") from None
-    return made
+            raise ScalingError(f"{file}{'' if name is None else f', corpus {name}'}: {error}") from None
+    return corpora
 
 
 def _frame(file: Path) -> pl.DataFrame:
@@ -46,78 +52,65 @@ def _frame(file: Path) -> pl.DataFrame:
     if not file.is_file():
         raise ScalingError(f"{file} is not a file: name a CSV file with the columns tokens and ppl")
     try:
-        lines = pl.read_csv(file, has_header=False, infer_schema=False, n_rows=MOST + 2)
-    except pl.exceptions.NoDataError:
-        raise ScalingError(f"{file} is empty: give a CSV file with the columns tokens and ppl") from None
-    except pl.exceptions.PolarsError as error:
-        raise ScalingError(
-            f"{file}{_long_row(file)} cannot be read as CSV ({str(error).splitlines()[0][:100]}): "
-            "give comma-separated columns tokens and ppl, with as many fields in each row as in the first"
-        ) from None
-    lines = lines.select(pl.int_range(1, pl.len() + 1).alias("row"), pl.all().str.strip_chars().replace("", None))
-    header = _header(file, [cell for cell in lines.row(0)[1:] if cell is not None])
-    if len(lines) > MOST + 1:
-        raise ScalingError(f"{file} has more than {MOST:,} rows: give one row a training")
-    cells = lines.slice(1).filter(~pl.all_horizontal(pl.exclude("row").is_null()))
-    if cells.is_empty():
-        raise ScalingError(f"{file} has a header and no rows: give one row a training")
-    at = {name: lines.row(0).index(name) for name in (*NEEDED, "seed", "corpus") if name in header}
-    frame = cells.select("row", *(pl.nth(i).alias(name) for name, i in at.items()))
+        with readers.open_text(file) as binary:
+            text = b"".join(islice(binary, MAX_ROWS + 2)).decode()
+        rows = list(csv.reader(io.StringIO(text), strict=True))
+    except (UnreadableFileError, UnicodeDecodeError, csv.Error) as error:
+        raise ScalingError(f"{file} cannot be read as CSV ({reason(error)[:100]}): {_EXPECTED_TABLE}") from None
+    if not rows:
+        raise ScalingError(f"{file} is empty: {_EXPECTED_TABLE}")
+    header = _header(file, [cell.strip() for cell in rows[0]])
+    if number := next((number for number, row in enumerate(rows, 1) if len(row) > len(header)), None):
+        raise ScalingError(f"{file}, row {number} cannot be read as CSV (it has too many fields): {_EXPECTED_TABLE}")
+    if len(rows) > MAX_ROWS + 1:
+        raise ScalingError(f"{file} has more than {MAX_ROWS:,} rows: give one row per training run")
+    at = {name: header.index(name) for name in (*REQUIRED, "seed", "corpus") if name in header}
+    padded = [(number, [*row, *[""] * len(header)]) for number, row in enumerate(rows[1:], 2) if "".join(row).strip()]
+    if not padded:
+        raise ScalingError(f"{file} has a header and no rows: give one row per training run")
+    cells = [(number, *(row[i].strip() or None for i in at.values())) for number, row in padded]
+    frame = pl.DataFrame(cells, {"row": pl.Int64, **dict.fromkeys(at, pl.String)}, orient="row")
     return frame.select(_checked(file, frame, name) for name in frame.columns)
 
 
-def _long_row(file: Path) -> str:
-    """Which row has more fields than the first, where that is what is wrong; polars does not say."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = islice(csv.reader(opened), MOST)
-            fields = len(next(rows))
-            return next((f", row {i}" for i, row in enumerate(rows, 2) if len(row) > fields), "")
-    except (UnicodeDecodeError, csv.Error, StopIteration):
-        return ""
-
-
 def _header(file: Path, header: list[str]) -> list[str]:
-    for name in (*NEEDED, "seed", "corpus"):
+    for name in (*REQUIRED, "seed", "corpus"):
         if header.count(name) > 1:
-            raise ScalingError(f"{file} has {header.count(name)} columns named {name}: leave one")
-    for name in NEEDED:
+            raise ScalingError(f"{file} has {header.count(name)} columns named {name}: keep one")
+    for name in REQUIRED:
         if name not in header:
-            found = ", ".join(header[:20])[:200] or "none"
-            raise ScalingError(
-                f"{file} has no column {name} in its first row (found: {found}): "
-                "give comma-separated columns tokens and ppl, and corpus and seed where there are any"
-            )
+            there = ", ".join(filter(None, header[:20]))[:200] or "none"
+            raise ScalingError(f"{file} has no column {name} in its first row (found: {there}): {_EXPECTED_TABLE}")
     return header
 
 
 def _checked(file: Path, frame: pl.DataFrame, name: str) -> pl.Series:
-    """A column as numbers (corpus: as text), or the sentence about its first cell that is none."""
+    """A column as numbers (corpus: as text).
+
+    Raises:
+        ScalingError: a cell is empty, or is not such a value.
+    """
     column = frame[name]
     if name == "row":
         return column
     kind = {"corpus": pl.String, "seed": pl.Int64}.get(name, pl.Float64)
-    made = column.cast(kind, strict=False)
-    wrong = made.is_null() & column.is_not_null() if name == "seed" else made.is_null()
-    if name in NEEDED:
-        wrong = wrong | ~made.is_between(*RANGE[name]).fill_null(value=False)
+    values = column.cast(kind, strict=False)
+    wrong = values.is_null() & column.is_not_null() if name == "seed" else values.is_null()
+    if name in REQUIRED:
+        wrong = wrong | ~values.is_between(*RANGE[name]).fill_null(value=False)
     first = wrong.arg_true()
     if len(first):
         cell, row = column[first[0]], frame["row"][first[0]]
-        found = "it is empty" if cell is None else f"{cell[:60]!r} is not a {_WHAT[name]}"
-        raise ScalingError(f"{file}, row {row}, column {name}: {found}; {_DO[name]}")
-    return made
+        fault = "it is empty" if cell is None else f"{cell[:60]!r} is not a {_EXPECTED[name]}"
+        raise ScalingError(f"{file}, row {row}, column {name}: {fault}; {_ADVICE[name]}")
+    return values
 
 
-_WHAT = {name: f"number from {low:g} to {high:g}" for name, (low, high) in RANGE.items()}
-_WHAT |= {"seed": "whole number", "corpus": "name"}
-_DO = {
+_EXPECTED = {name: f"number from {low:g} to {high:g}" for name, (low, high) in RANGE.items()}
+_EXPECTED |= {"seed": "whole number", "corpus": "name"}
+_ADVICE = {
     "tokens": "give training tokens, such as 100000",
     "ppl": "give a perplexity, such as 123.4",
-    "seed": "give a whole number, or leave the column out",
-    "corpus": "name the corpus of every point, or leave the column out",
+    "seed": "give a whole number, or omit the column",
+    "corpus": "name the corpus of every point, or omit the column",
 }
-
-
-def _of(name: str | None) -> str:
-    return "" if name is None else f", corpus {name}"

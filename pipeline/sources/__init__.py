@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from pipeline.ownership import is_run
 from pipeline.sources.hub import Hub
-from pipeline.sources.rows import Hashes, Row, SourceError, Unreadable, shown
-from pipeline.sources.saved_dataset import Saved, is_saved
+from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
+from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
+from stages import readers
+from stages.readers import RECORDS
 
-__all__ = ["DEFAULT", "ENDINGS", "Embedded", "Files", "Row", "Source", "SourceError", "Unreadable", "find"]
+__all__ = ["DEFAULT", "Embedded", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
 
 DEFAULT = "chitchat"
 """The name of the embedded default: 7,168 human dialogues of the package chitchat-dataset (MIT)."""
 
-ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".json", ".json.gz", ".json.zst")
-
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
-"""Files of `datasets` that tell of the data beside them, and hold none."""
-
-
-class Source(Protocol):
-    """Something that records come from, always in the same order."""
-
-    @property
-    def name(self) -> str:
-        """How a user would say it."""
-
-    def paths(self) -> Sequence[Path]:
-        """Files and folders that are read."""
-
-    def again(self, before: Mapping[str, Any]) -> Source:
-        """This source as a run read it whose source.json is `before`."""
-
-    def origin(self) -> dict[str, Any]:
-        """What source.json must say of it for `again`, besides its name and digest."""
-
-    def digest(self) -> str:
-        """16 hex digits of its content; ids begin with them."""
-
-    def files(self) -> list[dict[str, Any]]:
-        """What it is made of, for the manifest."""
-
-    def rows(self) -> Iterator[Row]:
-        """Its rows."""
+"""Files that `datasets` writes beside its data; they hold no records."""
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """The embedded default, read into UltraChat's schema: a dialogue's two speakers become user and assistant."""
+class Embedded(Source):
+    """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
 
     name: str = DEFAULT
 
@@ -68,12 +41,6 @@ class Embedded:
     def paths(self) -> Sequence[Path]:
         return (self.path(),)
 
-    def again(self, _before: Mapping[str, Any]) -> Embedded:
-        return self
-
-    def origin(self) -> dict[str, Any]:
-        return {}
-
     def digest(self) -> str:
         return Hashes().digest([self.path()])
 
@@ -83,7 +50,7 @@ class Embedded:
     def rows(self) -> Iterator[Row]:
         dialogues = orjson.loads(self.path().read_bytes())
         for number, (key, dialogue) in enumerate(dialogues.items(), 1):
-            turns = [(turn[0]["sender"], "\n".join(said["text"] for said in turn)) for turn in dialogue["messages"]]
+            turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
             first = turns[0][0] if turns else ""
             messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
             yield Row(
@@ -92,66 +59,66 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class Files:
-    """Parquet and JSON Lines files, one or a folder of them, in the order of their names."""
+class Files(Source):
+    """Parquet and JSON files, one or a folder of them, in the order of their names."""
 
     name: str
-    found: tuple[Path, ...]
+    members: tuple[Path, ...]
     root: Path
     _hashes: Hashes = field(default_factory=Hashes, compare=False, repr=False)
 
     def label(self, path: Path) -> str:
-        """A file's name as messages and quarantine show it."""
-        return shown(path.relative_to(self.root).as_posix() if path != self.root else path.name)
+        """A file's name in messages and in quarantine."""
+        return valid_text(path.relative_to(self.root).as_posix() if path != self.root else path.name)
 
     def paths(self) -> Sequence[Path]:
-        return self.found
-
-    def again(self, _before: Mapping[str, Any]) -> Files:
-        return self
-
-    def origin(self) -> dict[str, Any]:
-        return {}
+        return self.members
 
     def digest(self) -> str:
-        return self._hashes.digest(self.found)
+        return self._hashes.digest(self.members)
 
     def files(self) -> list[dict[str, Any]]:
-        return [self._hashes.described(path, self.label(path)) for path in self.found]
+        return [self._hashes.described(path, self.label(path)) for path in self.members]
 
     def rows(self) -> Iterator[Row]:
         from pipeline.sources import jsonlines, parquet
 
-        for path in self.found:
-            reader = parquet if path.name.endswith(".parquet") else jsonlines
+        for path in self.members:
+            reader = parquet if readers.ending(path) == ".parquet" else jsonlines
             yield from reader.rows(path, self.label(path))
 
 
 def find(
-    said: str | None, *, split: str | None = None, config: str | None = None, revision: str | None = None
+    word: str | None, *, split: str | None = None, config: str | None = None, revision: str | None = None
 ) -> Source:
-    """The source that a user means by a word on the command line.
+    """The source that a word on the command line names.
 
     Raises:
-        SourceError: there is no such source, it holds no file that can be read, or an option has no meaning for it.
+        SourceError: there is no such source, it has no file that can be read, or an option does not apply to it.
     """
     options = {"--split": split, "--config": config, "--revision": revision}
-    if said is None or said == DEFAULT:
+    if word is None or word == DEFAULT:
         _refuse(options, DEFAULT, "the embedded default")
         return Embedded()
-    if not said.strip():
-        raise SourceError("SOURCE is an empty text, expected a file, a folder or a hub id; leave it away for chitchat")
-    name, path = shown(said), Path(said).expanduser()
+    if not word.strip():
+        raise SourceError("SOURCE is an empty text, expected a file, a folder or a hub id; omit it for chitchat")
+    name, path = valid_text(word), Path(word).expanduser()
     if path.is_file():
-        if not path.name.endswith(ENDINGS):
+        if not readers.files(path, RECORDS):
             raise SourceError(
-                f"{name}: expected a file ending in {', '.join(ENDINGS)}; convert it, or choose another one"
+                f"{name}: expected a file ending in {', '.join(RECORDS)} (JSON also with .gz or .zst); convert it, or "
+                "choose another one"
             )
         _refuse(options, name, "a file")
         return Files(name, (path,), path.parent)
     if path.is_dir():
-        return _folder(name, path, options)
-    if path.is_absolute() or said.startswith((".", "~")) or said.count("/") != 1 or said.endswith(ENDINGS):
+        if is_saved_dataset(path):
+            _refuse({**options, "--split": None}, name, "a saved Dataset")
+            return SavedDataset(name, path, split)
+        _refuse(options, name, "a folder of files")
+        return Files(name, record_files(path), path)
+    is_hub_id = word.count("/") == 1 and not word.startswith((".", "~", "/")) and readers.ending(path) not in RECORDS
+    if not is_hub_id:
         raise SourceError(
             f"no such source: {name!r} is neither a file, nor a folder, nor a hub id like HuggingFaceH4/ultrachat_200k"
         )
@@ -162,35 +129,32 @@ def _refuse(options: Mapping[str, str | None], name: str, kind: str) -> None:
     """Refuse an option that would have no effect."""
     for option, value in options.items():
         if value is not None:
-            raise SourceError(f"{option} is {value!r}, and {name} is {kind}, which has none: leave {option} away")
+            raise SourceError(f"{option} is {value!r}, and {name} is {kind}, which has none: omit {option}")
 
 
-def _folder(name: str, path: Path, options: dict[str, str | None]) -> Source:
-    if is_saved(path):
-        _refuse({**options, "--split": None}, name, "a saved Dataset")
-        return Saved(name, path, options["--split"])
-    _refuse(options, name, "a folder of files")
-    root = path
-    run = path if is_run(path) else path.resolve().parent
+def record_files(folder: Path) -> tuple[Path, ...]:
+    """Files of records in a folder, at any depth; a run folder stands for its refined conversations.
+
+    Hidden files are omitted, and so are runs inside the folder.
+
+    Raises:
+        SourceError: there is no such file, or the run is not complete.
+    """
+    name = valid_text(str(folder))
+    run = folder if is_run(folder) else folder.resolve().parent
     if is_run(run) and not (run / "manifest.json").is_file():
         raise SourceError(
-            f"{name}: this run is not complete: start `refine run` again with its source and --out {shown(str(run))}"
+            f"{name}: this run is not complete: start `refine run` again with its source and --out "
+            f"{valid_text(str(run))}"
         )
-    if run == path:
-        path = path / "refined"  # a run of ours stands for its refined corpus
-    found = tuple(sorted(_listed(path)))
-    if not found:
-        about = " (a saved Dataset has a state.json too)" if (path / "dataset_info.json").exists() else ""
-        raise SourceError(f"{name}: no file in this folder ends in {', '.join(ENDINGS)}; nothing to refine{about}")
-    return Files(name, found, root)
+    inside = folder / "refined" if run == folder else folder
+    members = tuple(readers.files(inside, RECORDS, _holds_no_records))
+    if not members:
+        about = " (a saved Dataset has a state.json too)" if (folder / "dataset_info.json").exists() else ""
+        raise SourceError(f"{name}: no file in this folder ends in {', '.join(RECORDS)}; nothing to refine{about}")
+    return members
 
 
-def _listed(root: Path) -> Iterator[Path]:
-    """Files to read at any depth; hidden ones are not, nor are runs of ours, which may lie inside their own source."""
-    for folder, below, names in os.walk(root, followlinks=False):
-        here = Path(folder)
-        below[:] = [one for one in below if not one.startswith(".") and not is_run(here / one)]
-        about = (*ABOUT, "shards.json") if is_run(here.parent) else ABOUT
-        for one in names:
-            if one.endswith(ENDINGS) and not one.startswith(".") and one not in about and (here / one).is_file():
-                yield here / one
+def _holds_no_records(path: Path) -> bool:
+    """Whether this is a run, which may lie inside its own source, or a file about other files."""
+    return path.name in ABOUT or is_run(path) or (path.name == "shards.json" and is_run(path.parent.parent))

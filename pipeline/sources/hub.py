@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from pipeline.sources.rows import Row, SourceError, why
+from pipeline.sources.rows import Row, Source, SourceError, why
 
 TRIES = 5
-"""How often in a row a stream may be lost without giving a row."""
+"""Maximum number of attempts in a row that yield no row."""
 WAIT = 1.0
-"""Seconds before the first new try; each one waits twice as long."""
-_SAID = (ValueError, TypeError, LookupError, ImportError, FileNotFoundError, NotImplementedError)
-"""Errors that another try does not mend, when they come before any row."""
+"""Seconds before the second attempt; each later one waits twice as long."""
+_PERMANENT = (ValueError, TypeError, LookupError, ImportError, FileNotFoundError, NotImplementedError)
+"""Errors that another attempt does not cure if they come before the first row."""
 
 
 @dataclass(frozen=True)
-class Hub:
-    """A dataset of the hub, streamed; nothing of it is kept on disk but the raw shards."""
+class Hub(Source):
+    """A dataset of the hub, streamed: only the raw shards are kept on disk."""
 
     name: str
     split: str | None = None
@@ -30,20 +29,17 @@ class Hub:
     revision: str | None = None
     _pinned: dict[str, str] = field(default_factory=dict, compare=False)
 
-    def asked(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         return {"hub": self.name, "split": self.split, "config": self.config, "revision": self.revision}
 
-    def paths(self) -> Sequence[Path]:
-        return ()
-
     def again(self, before: Mapping[str, Any]) -> Hub:
-        """Pinned to the commit that a run began with, where that run was asked for the same: no network is needed."""
+        """Pinned to the commit of an earlier run with the same options, so that no network is needed."""
         commit = before.get("commit")
-        same = all(before.get(key) == value for key, value in self.asked().items())
+        same = all(before.get(key) == value for key, value in self._options().items())
         return replace(self, _pinned={"sha": commit}) if same and isinstance(commit, str) else self
 
     def pinned(self) -> str:
-        """The commit that the revision means now, so that ids and resumed runs hold.
+        """The commit that the revision names now; it keeps ids and resumed runs stable.
 
         Raises:
             SourceError: the hub cannot be reached, or has no such dataset.
@@ -61,20 +57,20 @@ class Hub:
         return self._pinned["sha"]
 
     def origin(self) -> dict[str, Any]:
-        return {**self.asked(), "commit": self.pinned()}
+        return {**self._options(), "commit": self.pinned()}
 
     def digest(self) -> str:
-        said = json.dumps([self.name, self.pinned(), self.config, self.split])
-        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+        identity = json.dumps([self.name, self.pinned(), self.config, self.split])
+        return hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
 
     def files(self) -> list[dict[str, Any]]:
         return [{"hub": self.name, "revision": self.pinned(), "config": self.config, "split": self.split}]
 
     def rows(self) -> Iterator[Row]:
-        """Its rows; a stream that is lost is taken up again at the row that it had reached.
+        """Its rows. A stream that breaks off is resumed at the row that it had reached.
 
         Raises:
-            SourceError: there is no such split or configuration, or the stream is lost for good.
+            SourceError: there is no such split or configuration, or the stream cannot be resumed.
         """
         number = lost = 0
         while True:
@@ -86,7 +82,7 @@ class Hub:
                 raise
             except Exception as error:
                 lost += 1
-                if lost == TRIES or (number == 0 and isinstance(error, _SAID)):
+                if lost == TRIES or (number == 0 and isinstance(error, _PERMANENT)):
                     raise SourceError(
                         f"{self.name}: the hub's data cannot be streamed past row {number:,} "
                         f"({type(error).__name__}: {why(error)}): check the network and start again with the same --out"
@@ -103,15 +99,15 @@ class Hub:
         return iter(stream.skip(start) if start else stream)
 
 
-def one_split(name: str, there: list[str], wanted: str | None) -> str:
-    """The split that is meant.
+def one_split(name: str, splits: list[str], split: str | None) -> str:
+    """The split of this name, or the only one.
 
     Raises:
-        SourceError: there is no such split, or several and none is named.
+        SourceError: there is no such split, or there are several and none is named.
     """
-    if wanted is None and len(there) == 1:
-        return there[0]
-    if wanted not in there:
-        found = "no split is named" if wanted is None else f"there is no split {wanted!r}"
-        raise SourceError(f"{name} has the splits {', '.join(there)} and {found}: say which one with --split")
-    return str(wanted)
+    if split is None and len(splits) == 1:
+        return splits[0]
+    if split not in splits:
+        fault = "no split is named" if split is None else f"there is no split {split!r}"
+        raise SourceError(f"{name} has the splits {', '.join(splits)} and {fault}: name one with --split")
+    return str(split)

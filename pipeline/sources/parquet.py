@@ -12,21 +12,21 @@ import pyarrow.parquet as pq
 from pipeline.sources.rows import Row, SourceError, Unreadable, why
 from pipeline.sources.shapes import as_json
 
-ROWS = 1_000
-"""Rows of a batch at most."""
-BYTES = 1 << 26
-"""Of a batch as the row group's footer counts them, about; a batch has one row at least."""
+BATCH_ROWS = 1_000
+"""Maximum number of rows of a batch."""
+BATCH_BYTES = 1 << 26
+"""Target size of a batch in bytes, as the footer of its row group counts them. A batch has at least one row."""
 
 
 def rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of a file. All columns are read, because those that a shape does not name are kept in `extra`.
+    """Rows of a file. All columns are read: those that a shape does not name are kept in `extra`.
 
     Raises:
         SourceError: the file cannot be read.
     """
     number = 0
     try:
-        with path.open("rb") as opened, pq.ParquetFile(opened) as file:  # it takes no path that is not UTF-8
+        with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group]):
                     for value in _records(batch):
@@ -34,24 +34,24 @@ def rows(path: Path, label: str) -> Iterator[Row]:
                         yield Row(label, number, value)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(
-            f"{label} cannot be read after row {number} ({why(error)}): mend or remove the file"
+            f"{label} cannot be read after row {number} ({why(error)}): repair or remove the file"
         ) from error
 
 
 def _size(group: pq.RowGroupMetaData) -> int:
-    return max(1, min(ROWS, BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * int(group.num_rows) // max(int(group.total_byte_size), 1)))
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[Any]:
     try:
         yield from batch.to_pylist()
-    except Exception:  # noqa: BLE001  what one value raises depends on its type: rows are taken one by one
+    except Exception:  # noqa: BLE001  depends on the type of the value at fault; the other rows are kept
         for i in range(batch.num_rows):
             yield _record(batch.slice(i, 1))
 
 
 def _record(row: pa.RecordBatch) -> Any:  # noqa: ANN401  any JSON
-    """A batch of one row as a record; Parquet checks neither its text nor its dates."""
+    """A batch of one row as a record. Parquet checks neither texts nor dates."""
     values, faults = {}, []
     for name, column in zip(row.schema.names, row.columns, strict=True):
         try:
@@ -61,12 +61,12 @@ def _record(row: pa.RecordBatch) -> Any:  # noqa: ANN401  any JSON
             values[name] = repr(error.object[:1000])
         except Exception as error:  # noqa: BLE001  the same
             faults.append(f"{name} cannot be read ({why(error)})")
-            values[name] = _told(column)
+            values[name] = _as_text(column)
     return Unreadable(faults[0], as_json(values)) if faults else values
 
 
-def _told(column: pa.Array) -> str:
-    """A column that Python cannot hold as Arrow shows it."""
+def _as_text(column: pa.Array) -> str:
+    """A value that Python cannot hold, as Arrow prints it."""
     try:
         return str(column)
     except Exception as error:  # noqa: BLE001  the same
@@ -74,7 +74,7 @@ def _told(column: pa.Array) -> str:
 
 
 def _value(column: pa.Array) -> Any:  # noqa: ANN401  any JSON
-    """The only value of a column; a date, time or span that Python cannot hold as its number, with its type."""
+    """The only value of a column; the number and type of a date or time span that Python cannot hold."""
     try:
         return column[0].as_py()
     except (OverflowError, ValueError):

@@ -1,27 +1,37 @@
-"""A row of a source, as it was found."""
+"""A row of a source, before its shape is known."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.stage import reason
+
 
 class SourceError(Exception):
-    """A source is not there, cannot be read, or holds no conversations; the message says what to do."""
+    """A source is missing, cannot be read, or holds no conversations; the message says what to do."""
 
 
 class Unreadable(NamedTuple):
-    """A row that could not be read."""
+    """A row that cannot be read."""
 
     reason: str
     record: str
 
 
 class Row(NamedTuple):
-    """A row of a source. `number` counts from 1 in its file, as a line of JSONL does."""
+    """A row of a source.
+
+    Attributes:
+        file: the name of its file.
+        number: its number in the file, counted from 1; of JSON Lines the line.
+        value: the record, or `Unreadable`.
+        replaced: whether U+FFFD stands for bytes that are not text.
+    """
 
     file: str
     number: int
@@ -29,32 +39,64 @@ class Row(NamedTuple):
     replaced: bool = False
 
 
+class Source(ABC):
+    """A source of records, always in the same order."""
+
+    name: str
+    """What the user calls it."""
+
+    def paths(self) -> Sequence[Path]:
+        """Files and folders that are read."""
+        return ()
+
+    def again(self, before: Mapping[str, Any]) -> Source:
+        """This source as the run with the source.json `before` read it."""
+        del before
+        return self
+
+    def origin(self) -> dict[str, Any]:
+        """What source.json needs for `again`, besides name and digest."""
+        return {}
+
+    @abstractmethod
+    def digest(self) -> str:
+        """16 hex digits of its content; ids begin with them."""
+
+    @abstractmethod
+    def files(self) -> list[dict[str, Any]]:
+        """Its files for the manifest."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[Row]:
+        """Its rows."""
+
+
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
-def shown(name: str) -> str:
-    """A text that Parquet and JSON can hold: in the name of a file each byte that is not UTF-8 becomes U+FFFD."""
+def valid_text(name: str) -> str:
+    """A text that Parquet and JSON can hold: each byte of a file name that is not UTF-8 becomes U+FFFD."""
     return _SURROGATES.sub("\ufffd", name)
 
 
 def why(error: BaseException) -> str:
-    """The first line of an error's message, or the error's name."""
-    return shown((str(error).splitlines() or [""])[0].strip() or type(error).__name__)
+    """The first line of an error's message, as text that Parquet and JSON can hold."""
+    return valid_text(reason(error))
 
 
 class Hashes(dict[Path, bytes]):
-    """The content digest of each file that was asked for."""
+    """Content digests of files, each computed once."""
 
     def __missing__(self, path: Path) -> bytes:
         try:
             with path.open("rb") as file:
                 self[path] = hashlib.file_digest(file, "blake2b").digest()
         except OSError as error:
-            raise SourceError(f"{shown(str(path))} cannot be read: {error.strerror}") from error
+            raise SourceError(f"{valid_text(str(path))} cannot be read: {error.strerror}") from error
         return self[path]
 
     def digest(self, paths: Sequence[Path], salt: str = "") -> str:
-        """16 hex digits of the content of files, in order; their names do not count.
+        """16 hex digits of the content of files, in order, whatever their names.
 
         Raises:
             SourceError: a file cannot be read.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pipeline.sources.rows import shown
+from pipeline.sources.rows import valid_text
 
 ROLES = {
     "human": "user",
@@ -24,15 +24,15 @@ ROLES = {
     "function_response": "tool",
     "observation": "tool",
 }
-"""Names of roles in the wild (ShareGPT and its kin) and the name they have here; others stay as they are."""
+"""Role names in ShareGPT and similar corpora, and the names used here; other roles keep their names."""
 
 
 class UnreadableRecordError(ValueError):
-    """A record is not a conversation; the message says what was found and what was expected."""
+    """A record is not a conversation. The message says what it has and what was expected."""
 
 
 class Conversation(NamedTuple):
-    """A record as read: everything of a raw row but its id and the joined text."""
+    """A parsed record: a raw row without its id and the joined text."""
 
     source_id: str | None
     prompt: str
@@ -54,8 +54,8 @@ def _parts(number: int, parts: Sequence[Any]) -> str:
     texts = []
     for part in parts:
         if not (isinstance(part, Mapping) and isinstance(part.get("text"), str)):
-            found = f"a part of type {part.get('type')!r}" if isinstance(part, Mapping) else _kind(part)
-            raise UnreadableRecordError(f"message {number} has {found}, expected text")
+            kind = f"a part of type {part.get('type')!r}" if isinstance(part, Mapping) else _kind(part)
+            raise UnreadableRecordError(f"message {number} has {kind}, expected text")
         texts.append(part["text"])
     return "\n".join(texts)
 
@@ -106,7 +106,7 @@ def _plain(record: Record) -> list[dict[str, str]]:
 
 
 class Shape(NamedTuple):
-    """A record shape: the column it is known by, and how its messages are read."""
+    """A record shape: the column that identifies it, a description, and the function that reads its messages."""
 
     column: str
     describes: str
@@ -135,7 +135,7 @@ def recognise(columns: Sequence[str]) -> str | None:
 
 
 def expected() -> str:
-    """The shapes there are, for an error message."""
+    """The known shapes, for an error message."""
     return "; ".join(f"{name} ({shape.describes})" for name, shape in SHAPES.items())
 
 
@@ -154,7 +154,7 @@ def read(record: object, shape: str) -> Conversation:
     """Read a record of a shape.
 
     Raises:
-        UnreadableRecordError: it is not a conversation of this shape.
+        UnreadableRecordError: the record is not a conversation of this shape.
     """
     if not isinstance(record, Mapping):
         raise UnreadableRecordError(f"the record is {_kind(record)}, expected an object with {SHAPES[shape].describes}")
@@ -169,12 +169,12 @@ def read(record: object, shape: str) -> Conversation:
 
 
 def as_json(value: object) -> str:
-    """Any value of a record as JSON; what JSON has no word for is shown as text."""
+    """Any value of a record as JSON; a value that JSON cannot express becomes text."""
     try:
         return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except (orjson.JSONEncodeError, RecursionError):  # an integer of more than 64 bits, a surrogate, nesting
         pass
     try:
-        return shown(json.dumps(value, default=str, ensure_ascii=False))
+        return valid_text(json.dumps(value, default=str, ensure_ascii=False))
     except (RecursionError, ValueError, TypeError):
         return json.dumps(f"{_kind(value)} that JSON cannot hold")

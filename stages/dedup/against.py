@@ -11,10 +11,10 @@ from typing import ClassVar
 import polars as pl
 
 from stages.dedup.bands import Matching
-from stages.dedup.earlier import batches, files
 from stages.files import fitted, seal
 from stages.readers import stamps
 from stages.stage import Axis, FittedStage, Measure, Stage
+from stages.text.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Against(FittedStage):
 
     def models(self) -> tuple[Path, ...]:
         """The files of the earlier corpus."""
-        return files(self.corpus)
+        return Corpus(self.corpus).files()
 
     def digest(self) -> str:
         """As for every stage, but files that have not changed are not read again: a run asks once per shard."""
@@ -99,7 +99,7 @@ class Against(FittedStage):
         if self.corpus:
             from stages.dedup.index import build
 
-            build(batches(self.corpus), self.matching, folder / "index")
+            build(Corpus(self.corpus).batches(), self.matching, folder / "index")
             seal(folder, (f"index/{path.name}" for path in (folder / "index").iterdir()))
 
     def open(self, folder: Path) -> Measure:

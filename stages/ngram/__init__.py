@@ -2,7 +2,7 @@
 
 Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Modeling" (1998); Heafield and others,
 "Scalable Modified Kneser-Ney Language Model Estimation" (2013). Arithmetic is in 32-bit floats and words are numbered
-by first appearance, so that discounts and probabilities are lmplz's own, not only close to them.
+by first appearance, so that discounts and probabilities equal those of lmplz exactly.
 """
 
 from __future__ import annotations
@@ -19,30 +19,32 @@ from stages.ngram.counts import NONE, Column, slices
 from stages.ngram.kneser_ney import Corpus, Estimation
 from stages.ngram.lmplz import train as train_lmplz
 
-_NO_LINE = "there is no line to train a language model on: it needs at least one"
-
 SPECIAL = ("<unk>", "<s>", "</s>")
+"""Tokens that a model reserves."""
 
 
 class NgramError(ValueError):
-    """No model can be trained on these lines with these parameters; the message says why and what to do."""
+    """No model can be trained on these lines with these parameters."""
 
 
 class NoLineError(NgramError):
     """There is no line to train on."""
 
+    def __init__(self) -> None:
+        super().__init__("there is no line to train a language model on: it needs at least one")
+
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was trained.
+    """A trained model.
 
     Attributes:
         path: the ARPA file.
         engine: "columns" (this package) or "lmplz".
-        sizes: n-grams kept of each order; as many as the model has orders, which on a corpus of very short sentences
-            can be fewer than asked for.
-        fallback: orders whose discounts are lmplz's fallback, because counts of counts were degenerate.
-        tokens: words and sentence ends trained on.
+        sizes: number of n-grams of each order; on a corpus of very short sentences the model has fewer orders than
+            requested.
+        fallback: orders that have lmplz's fallback discounts, because counts of counts were degenerate.
+        tokens: number of words and sentence ends in the training corpus.
     """
 
     path: Path
@@ -65,61 +67,61 @@ def train(
     """Train a model and write it to `out` as ARPA: the same bytes for the same lines in the same order.
 
     Args:
-        lines: batches of sentences (String); a sentence is its tokens with single spaces between them, whatever a token
-            is: words, or ids of a tokenizer written as numbers.
-        out: the ARPA file; written aside and renamed. Columns lie in a folder beside it while it is made.
-        order: words in the longest n-gram, at least 2.
-        prune: as lmplz's `--prune`: n-grams that occur this often or less are left out, one value for each order, the
-            last one for all that follow, none lower than the one before, the first one 0.
-        partition: tokens that are sorted at a time, about 60 bytes each.
-        types: where the words that can occur are known, their number, </s> included: the uniform share is over these,
-            and each that was not seen has the probability of <unk>, so that all of them sum to one. By default it is
-            over the words seen and <unk>, as with lmplz, which has no such option.
-        lmplz: an executable that is used instead: the same n-grams, log10 values that differ by less than 1e-6.
+        lines: batches of sentences (String), each a sequence of tokens joined by single spaces. A token is any text
+            without spaces, such as a word or a token id.
+        out: the ARPA file. Temporary columns are in a folder beside it.
+        order: number of words in the longest n-gram, at least 2.
+        prune: n-grams that occur at most this often are omitted, as with lmplz's `--prune`: one value per order,
+            starting with 0, none lower than the one before; the last one holds for all orders that follow.
+        partition: number of tokens that are sorted at a time, with about 60 bytes of memory each.
+        types: number of words that can occur, </s> included. The uniform distribution is over these words, and each
+            unseen one has the probability of <unk>, so that all sum to one. By default it is over the words seen and
+            <unk>, as with lmplz, which has no such option.
+        lmplz: an executable to use instead; its log10 probabilities differ by less than 1e-6.
 
     Raises:
         NoLineError: there is no line.
-        NgramError: a line holds <s>, </s> or <unk> as a token, a parameter is out of range, or `types` is given to
-            lmplz or fewer than the words seen.
-        LmplzError: `lmplz` was given and failed.
+        NgramError: a line has <s>, </s> or <unk> as a token, a parameter is out of range, `types` is less than the
+            number of words seen, or both `types` and `lmplz` are given.
+        LmplzError: `lmplz` failed.
     """
     limits = thresholds(order, prune)
     if types is not None and lmplz:
-        raise NgramError("lmplz cannot be told how many words there are: leave `types` or `lmplz` away")
+        raise NgramError("types and lmplz are both given, and lmplz has no such option: omit one of them")
     with scratch(out.parent, out.name) as folder:
         if lmplz:
             aside = folder / "arpa"
             sizes, fallback, tokens = train_lmplz(lmplz, lines, aside, limits)
             if not tokens:
-                raise NoLineError(_NO_LINE)
+                raise NoLineError
             save(out, aside.replace)
             return Model(out, "lmplz", sizes, fallback, tokens)
         corpus, sentences = _number(lines, folder / "words")
         seen = len(corpus.vocabulary) - 2  # with </s>, without <unk> and <s>
         if types is not None and types < seen:
-            raise NgramError(f"types is {types:,}, and {seen:,} words occur, </s> included")
-        found = Estimation(corpus, limits, folder, partition, types).run(out)
-        return Model(out, "columns", found.sizes, found.fallback, len(corpus.words) - sentences)
+            raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
+        estimate = Estimation(corpus, limits, folder, partition, types).run(out)
+        return Model(out, "columns", estimate.sizes, estimate.fallback, len(corpus.words) - sentences)
 
 
 def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
-    """One pruning threshold for each order.
+    """One pruning threshold per order.
 
     Raises:
-        NgramError: lmplz would refuse them, or they prune words.
+        NgramError: lmplz would refuse them, or they would prune words.
     """
     rest = prune[-1] if prune else 0
     full = (*prune, *((rest,) * (order - len(prune))))
     if order < 2 or len(full) != order or full[0] or list(full) != sorted(full):  # noqa: PLR2004 - kenlm needs bigrams
         raise NgramError(
-            f"order {order} with prune {tuple(prune)}: order must be at least 2, and prune at most one threshold for "
-            f"each order, the first 0 and none lower than the one before it, such as (0, 0, 1)"
+            f"order {order} with prune {tuple(prune)}: order must be at least 2, and prune at most one threshold "
+            f"per order, the first 0 and none lower than the one before it, such as (0, 0, 1)"
         )
     return full
 
 
 def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Corpus, int]:
-    """The corpus as word ids, in a file, and its number of sentences."""
+    """The corpus as word ids, in a file, and the number of sentences."""
     known = pl.DataFrame({"word": SPECIAL, "id": np.arange(len(SPECIAL), dtype=np.uint32)})
     sentences = 0
     with path.open("wb") as file:
@@ -133,22 +135,18 @@ def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Corpus, int]:
             sentences += len(batch)
             file.write(numbered.to_numpy().data)
     if not sentences:
-        raise NoLineError(_NO_LINE)
+        raise NoLineError
     words = np.memmap(path, np.uint32, "r")
     _check(words, sentences)
     return Corpus(words, known["word"]), sentences
 
 
 def _check(words: Column, sentences: int) -> None:
-    found = np.zeros(len(SPECIAL), np.int64)
+    counts = np.zeros(len(SPECIAL), np.int64)
     for part in slices(len(words)):
-        found += np.bincount(words[part], minlength=len(SPECIAL))[: len(SPECIAL)]
-    for token, times, expected in zip(SPECIAL, found, (0, sentences, sentences), strict=True):
-        if times != expected:
-            raise NgramError(
-                f"{times - expected} tokens are {token}, which a model keeps for itself: spell them otherwise"
-            )
+        counts += np.bincount(words[part], minlength=len(SPECIAL))[: len(SPECIAL)]
+    for token, count, expected in zip(SPECIAL, counts, (0, sentences, sentences), strict=True):
+        if count != expected:
+            raise NgramError(f"{count - expected} tokens are {token}, which a model reserves: replace them")
     if len(words) >= int(NONE):
-        raise NgramError(
-            f"{len(words):,} tokens: a model takes fewer than {int(NONE):,}; train on a part of the corpus"
-        )
+        raise NgramError(f"{len(words):,} tokens, expected fewer than {int(NONE):,}: train on a part of the corpus")

@@ -14,11 +14,11 @@ import polars as pl
 from stages.files import save
 
 LOWEST = -99.0
-"""What stands for log10 of 0."""
+"""The log10 of probability 0."""
 
 
 def log10(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """log10, at most 0 for a probability that rounding lifted over 1, and -99 for 0."""
+    """log10, and `LOWEST` for 0."""
     with np.errstate(divide="ignore"):
         return np.maximum(np.log10(values.astype(np.float64)), LOWEST).astype(np.float32)
 
@@ -32,12 +32,12 @@ def write_lines(
         lines = lines.with_columns(b=backoffs)
     text = io.BytesIO()
     lines.write_csv(text, include_header=False, separator="\t", quote_style="never")
-    with file.open("ab") as out:  # not by polars, whose error on a full disk has no number
+    with file.open("ab") as out:  # polars' own error on a full disk has no error number
         out.write(text.getbuffer())
 
 
 def join(sections: Sequence[Path], sizes: Sequence[int], out: Path) -> None:
-    """One ARPA file of the sections of all orders, written aside and renamed."""
+    """Join the sections of all orders into one ARPA file."""
 
     def into(aside: Path) -> None:
         with aside.open("wb") as file:
@@ -53,12 +53,12 @@ def join(sections: Sequence[Path], sizes: Sequence[int], out: Path) -> None:
 
 
 def sizes(path: Path) -> tuple[int, ...]:
-    """n-grams of each order, as the file's head says."""
-    found = []
+    """Number of n-grams of each order, from the header of the file."""
+    counts: list[int] = []
     with path.open("rb") as file:
         for line in file:
             if line.startswith(b"ngram "):
-                found.append(int(line.partition(b"=")[2]))
-            elif found and not line.strip():
+                counts.append(int(line.partition(b"=")[2]))
+            elif counts and not line.strip():
                 break
-    return tuple(found)
+    return tuple(counts)

@@ -1,8 +1,8 @@
-"""Distinct n-grams and how often they occur, as sorted columns; one order from the order below it.
+"""Distinct n-grams and their counts as sorted columns; each order is made from the order below it.
 
-An n-gram is named by its rank in suffix order (last word first, as lmplz sorts). Ranks of one order are dense, so the
-n-grams of the next order are one sorted column of 64-bit keys: rank of the last n-1 words, then the first word. Every
-position of the corpus knows the rank of the n-gram that ends there, so an n-gram's context is a look-up, not a join.
+An n-gram is identified by its rank in suffix order (last word first, as lmplz sorts). Ranks of an order are dense, so
+the n-grams of the next order are a sorted column of 64-bit keys: the rank of the last n-1 words, then the first word.
+For every position of the corpus the rank of the n-gram that ends there is stored, so a context needs no join.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from stages.files import zeros
 Column = np.ndarray[Any, np.dtype[np.uint32]]
 
 UNK, BOS, EOS = 0, 1, 2
-"""Ids of <unk>, <s> and </s>; words follow in order of first appearance, as in lmplz."""
+"""Ids of <unk>, <s> and </s>; the words follow in order of first appearance, as in lmplz."""
 
 NONE = np.uint32(0xFFFFFFFF)
-"""At a position or an index where there is no such n-gram."""
+"""The rank or index of an n-gram that does not exist."""
 
-_LARGE = 1 << 24
+_LARGE = 1 << 24  # n-grams
 
 CHUNK = 1 << 22
-"""Positions or n-grams that are worked on at a time where a whole column need not be in memory."""
+"""Number of positions or n-grams in memory at a time."""
 
 
 @dataclass(frozen=True)
 class Ngrams:
-    """The distinct n-grams of one order, in suffix order; columns lie on disk.
+    """The distinct n-grams of one order, in suffix order; the columns are on disk.
 
     Attributes:
-        order: words in an n-gram.
-        parent: rank of its last n-1 words in the order below; empty for words.
-        at: a position of the corpus where it ends.
-        count: how often it occurs.
-        ending: for every position, the rank of the n-gram that ends there, or NONE.
+        order: number of words in an n-gram.
+        parent: rank of the last n-1 words in the order below; empty for words.
+        at: a position of the corpus where the n-gram ends.
+        count: number of occurrences.
+        ending: for each position of the corpus, the rank of the n-gram that ends there, or NONE.
     """
 
     order: int
@@ -64,14 +64,14 @@ def column(folder: Path, name: str, size: int) -> Column:
 
 
 def slices(size: int, step: int | None = None) -> Iterator[slice]:
-    """Parts of `size` positions or n-grams, CHUNK at a time unless told."""
+    """Slices of `size` positions or n-grams, by default CHUNK at a time."""
     step = step or CHUNK
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
 
 def unigrams(words: Column, size: int) -> Ngrams:
-    """The words themselves: `words` is the corpus, sentences as <s> w ... </s>; `size` is the number of ids."""
+    """Unigrams of `words`, a corpus of sentences <s> w ... </s>; `size` is the number of ids."""
     count = np.zeros(size, np.uint32)
     for part in slices(len(words)):
         count += np.bincount(words[part], minlength=size).astype(np.uint32)
@@ -79,13 +79,13 @@ def unigrams(words: Column, size: int) -> Ngrams:
 
 
 def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[Ngrams, Column]:
-    """The n-grams that are one word longer than `below`, and for each of `below` its number of left extensions.
+    """The n-grams one word longer than `below`, and the number of left extensions of each n-gram of `below`.
 
     Args:
         below: n-grams of the order below.
         words: the corpus as word ids.
-        folder: where columns are put.
-        partition: positions sorted at a time; memory is about 50 bytes each.
+        folder: the folder of the new columns.
+        partition: number of positions sorted at a time, with about 50 bytes of memory each.
     """
     order = below.order + 1
     ending = column(folder, f"ending{order}", len(words))
@@ -105,25 +105,25 @@ def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[
         ending[where] = rank + np.uint32(size)
         extensions[low:high] = np.bincount(parents - np.uint32(low), minlength=high - low)
         size = end
-    for name in names:  # what is beyond was never written; its room on disk is given back
+    for name in names:  # the rest was never written; free its disk space
         os.truncate(folder / f"{name}{order}", size * ending.itemsize)
     return Ngrams(order, parent[:size], at[:size], count[:size], ending), extensions
 
 
 def _ending_in(below: Ngrams, words: Column, low: int, high: int) -> npt.NDArray[np.int64]:
-    """Positions whose n-gram has a rank in [low, high) and can be made longer: it does not begin with <s>."""
-    found = []
+    """Positions whose n-gram has a rank in [low, high) and can be extended: it does not begin with <s>."""
+    positions = []
     for part in slices(len(words)):
         ranks = below.ending[part]
         inside = np.flatnonzero((ranks >= low) & (ranks < high)) + part.start
-        found.append(inside[words[inside - below.order + 1] != BOS])
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+        positions.append(inside[words[inside - below.order + 1] != BOS])
+    return np.concatenate(positions) if positions else np.empty(0, np.int64)
 
 
 def _distinct(
     last: Column, first: Column, where: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64], Column]:
-    """Sorted distinct keys, a position of each, how often each occurs, and for each of `where` its key's index."""
+    """Sorted distinct keys, a position and the count of each, and the index of the key for each of `where`."""
     keys = (last.astype(np.uint64) << np.uint64(32)) | first
     by_key = np.argsort(keys)
     keys = keys[by_key]
@@ -137,8 +137,8 @@ def _distinct(
 
 
 def _partitions(count: Column, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ranks that hold about `size` positions each; one n-gram is never divided."""
-    step = 1 if len(count) < _LARGE else 64  # sums of 8 bytes for each n-gram of a large corpus would not fit
+    """Ranges of ranks with about `size` positions each; an n-gram is never divided."""
+    step = 1 if len(count) < _LARGE else 64  # an 8-byte sum per n-gram of a large corpus would not fit in memory
     at = np.arange(0, len(count), step)
     sums = np.cumsum(np.add.reduceat(count, at, dtype=np.int64)) if len(count) else np.empty(0, np.int64)
     low = before = 0

@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney of counted n-grams, order by order, as lmplz computes it."""
+"""Interpolated modified Kneser-Ney smoothing, order by order, as lmplz computes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stages.ngram.counts import BOS, NONE, Column, Ngrams, column, longer, slice
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
 
-_WRITTEN = 1 << 20  # n-grams turned into text at a time
+_TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What was written: n-grams kept of each order, and the orders whose discounts are the fallback."""
+    """Number of n-grams of each order in the model, and the orders with fallback discounts."""
 
     sizes: tuple[int, ...]
     fallback: tuple[int, ...]
@@ -42,25 +42,25 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Order:
-    """An order whose probabilities are known and whose backoffs are not yet."""
+    """An order with known probabilities and unknown backoffs."""
 
     grams: Ngrams
-    kept: Index  # n-grams that are not pruned
-    slot: Column  # n-gram -> its index in `kept`, or NONE
-    probs: Floats  # of the kept
-    holds_last: bool  # its last n-gram ends the last of the highest order
+    kept: Index  # ranks of the n-grams that are not pruned
+    slot: Column  # rank -> index in `kept`, or NONE
+    probs: Floats  # of the kept n-grams
+    holds_last: bool  # its last n-gram is a suffix of the last one of the highest order
 
 
 @dataclass(frozen=True)
 class Estimation:
-    """One training.
+    """The estimation of one model.
 
     Attributes:
-        corpus: what to train on.
-        prune: for each order, the count up to which an n-gram is left out; the first one is 0.
-        folder: an empty one, for columns and sections.
-        partition: positions sorted at a time.
-        types: words that can occur, </s> among them, seen or not; by default those seen and <unk>, as lmplz has it.
+        corpus: the training corpus.
+        prune: per order, the count up to which an n-gram is omitted; the first one is 0.
+        folder: an empty folder for columns and sections.
+        partition: number of positions sorted at a time.
+        types: number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz.
     """
 
     corpus: Corpus
@@ -72,8 +72,8 @@ class Estimation:
     def run(self, out: Path) -> Estimate:
         """Count, discount, interpolate and write one order after the other.
 
-        Orders for which the corpus has no n-gram, or of which pruning leaves none, are left out at the end: what
-        remains gives the same probabilities, and query libraries refuse an order with nothing in it.
+        The highest orders are omitted if the corpus has no such n-gram, or pruning leaves none: the probabilities are
+        the same, and query libraries refuse an empty order.
         """
         grams: Ngrams | None = unigrams(self.corpus.words, len(self.corpus.vocabulary))
         below: _Order | None = None
@@ -93,10 +93,10 @@ class Estimation:
         return Estimate(tuple(sizes), tuple(fallback))
 
     def _count(self, grams: Ngrams) -> tuple[Ngrams | None, Column]:
-        """The next order, if there is one, and this order's adjusted counts.
+        """The next order, or None, and the adjusted counts of this one.
 
-        An adjusted count is the number of distinct words to the left; for the highest order, and for what begins with
-        <s>, it is the number of occurrences.
+        An adjusted count is the number of distinct words to the left; for the highest order, and for n-grams that begin
+        with <s>, it is the number of occurrences.
         """
         if grams.order == len(self.prune):
             return None, grams.count
@@ -111,11 +111,11 @@ class Estimation:
     def _interpolate(
         self, grams: Ngrams, counts: Column, discounts: Discounts, below: _Order | None, *, holds_last: bool
     ) -> _Order:
-        """Probabilities of this order; the order below gets its backoffs and is written."""
+        """Compute the probabilities of this order, and write the order below with its backoffs."""
         if below is None:
-            everything = np.arange(len(counts))
+            ranks = np.arange(len(counts))
             probs = _words(counts, discounts, self.types or len(counts) - 1)  # <unk> is a word here, <s> is not
-            return _Order(grams, everything, everything.astype(np.uint32), probs, holds_last)
+            return _Order(grams, ranks, ranks.astype(np.uint32), probs, holds_last)
         limit = self.prune[grams.order - 1]
         kept = np.flatnonzero(grams.count > limit)
         slot = column(self.folder, f"slot{grams.order}", len(grams))
@@ -132,8 +132,8 @@ class Estimation:
         return _Order(grams, kept, slot, probs, holds_last)
 
     def _write(self, order: _Order, backoffs: Floats | None) -> None:
-        """The ARPA section of an order; without backoffs it is the highest."""
-        for part in slices(len(order.kept), _WRITTEN):
+        """Write the ARPA section of an order; the highest has no backoffs."""
+        for part in slices(len(order.kept), _TEXT_CHUNK):
             grams = self._text(order.grams, order.kept[part])
             weights = None if backoffs is None else arpa.log10(backoffs[part])
             arpa.write_lines(self._section(order.grams.order), arpa.log10(order.probs[part]), grams, weights)
@@ -151,10 +151,10 @@ class Estimation:
 
 
 def _counts_of_counts(counts: Column, of_last: Column) -> npt.NDArray[np.int64]:
-    """`n[j]`, how many n-grams have adjusted count j, for j from 0 to 5 or more; the last one counts as in `of_last`.
+    """`n[j]`, the number of n-grams with adjusted count j, from 0 to 5 or more; the last one counts as in `of_last`.
 
-    lmplz counts the last n-gram in suffix order by its occurrences (kenlm, lm/builder/adjust_counts.cc, end of Run). It
-    is one of all, but on a small corpus it moves the discounts.
+    lmplz counts the occurrences of the last n-gram in suffix order (kenlm, lm/builder/adjust_counts.cc, end of Run). On
+    a small corpus this single n-gram changes the discounts.
     """
     n = np.zeros(6, np.int64)
     for part in slices(len(counts)):
@@ -165,7 +165,7 @@ def _counts_of_counts(counts: Column, of_last: Column) -> npt.NDArray[np.int64]:
 
 
 def _words(counts: Column, discounts: Discounts, types: int) -> Floats:
-    """Probabilities of words: interpolated with a uniform share, which is all that <unk> has; <s> has probability 1."""
+    """Probabilities of words, interpolated with the uniform distribution; <unk> has no other share, and <s> has 1."""
     taken = discounts.of(counts)
     denominator = np.float32(counts.sum(dtype=np.int64))
     weight = np.float32(taken.sum(dtype=np.float64)) / denominator
@@ -176,15 +176,15 @@ def _words(counts: Column, discounts: Discounts, types: int) -> Floats:
 
 
 def _context(below: _Order, at: Column) -> Column:
-    """The kept n-gram that ends one word earlier, or NONE."""
+    """Index of the kept n-gram that ends one word earlier, or NONE."""
     context: Column = below.slot[below.grams.ending[at - np.uint32(1)]]
     return context
 
 
 def _contexts(grams: Ngrams, counts: Column, discounts: Discounts, limit: int, below: _Order) -> tuple[Floats, Floats]:
-    """For each kept n-gram of the order below: what follows it, counted, and the share of it that backing off gets.
+    """For each kept n-gram of the order below, the sum of the counts of its continuations, and its backoff weight.
 
-    What pruning takes goes to backing off whole (kenlm, lm/builder/initial_probabilities.cc).
+    The counts of pruned n-grams go to the backoff as a whole (kenlm, lm/builder/initial_probabilities.cc).
     """
     denominators, left = np.zeros(len(below.kept)), np.zeros(len(below.kept))
     for part in slices(len(grams)):
@@ -194,29 +194,29 @@ def _contexts(grams: Ngrams, counts: Column, discounts: Discounts, limit: int, b
         np.add.at(denominators, context, some)
         np.add.at(left, context, np.where(grams.count[part][known] > limit, discounts.of(some), some))
     single = denominators.astype(np.float32)
-    backoffs = np.ones(len(below.kept), np.float32)  # a sentence end, and <unk>, is nobody's context
+    backoffs = np.ones(len(below.kept), np.float32)  # a sentence end and <unk> have no continuation
     np.divide(left.astype(np.float32), single, out=backoffs, where=single > 0)
     return single, backoffs
 
 
 FALLBACK = (0.5, 1.0, 1.5)
-"""What lmplz takes with `--discount_fallback` where counts of counts are degenerate (lm/builder/lmplz_main.cc)."""
+"""Discounts of lmplz's `--discount_fallback`, for degenerate counts of counts (lm/builder/lmplz_main.cc)."""
 
 
 @dataclass(frozen=True)
 class Discounts:
-    """What is taken from an adjusted count of 1, 2, and 3 or more.
+    """The discounts of adjusted counts of 1, 2, and 3 or more.
 
     Attributes:
-        values: D1, D2, D3+, as 32-bit floats hold them.
-        fallback: the closed form did not hold for these counts, so `values` is FALLBACK.
+        values: D1, D2, D3+, each representable as a 32-bit float.
+        fallback: whether the closed form failed, and `values` is FALLBACK.
     """
 
     values: tuple[float, float, float]
     fallback: bool
 
     def of(self, counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-        """The discount of each count; a count of 0 has none."""
+        """The discount of each count; 0 for a count of 0."""
         taken: npt.NDArray[np.float32] = np.array((0.0, *self.values), np.float32)[np.minimum(counts, 3)]
         return taken
 
@@ -224,7 +224,7 @@ class Discounts:
 def closed_form(n: npt.NDArray[np.int64]) -> Discounts:
     """Discounts from counts of counts: `n[j]` n-grams have the adjusted count j, for j from 1 to 4.
 
-    lmplz refuses where an n1, n2 or n3 is 0 or a discount leaves [0, j], unless it is given a fallback; so here.
+    The fallback is used in the cases in which lmplz needs it: if n1, n2 or n3 is 0, or a discount is outside [0, j].
     """
     if not all(n[1:4]):
         return Discounts(FALLBACK, fallback=True)

@@ -1,4 +1,4 @@
-"""Training by kenlm's own `lmplz`, where it is installed."""
+"""Training by kenlm's `lmplz`, if it is installed."""
 
 from __future__ import annotations
 
@@ -16,43 +16,46 @@ from stages.ngram.kneser_ney import FALLBACK
 
 
 class LmplzError(RuntimeError):
-    """`lmplz` did not make a model; the message holds the last thing it said."""
+    """`lmplz` failed; the message has the last line of its output."""
 
 
 def find() -> Path | None:
-    """The `lmplz` on the PATH, if there is one."""
-    found = shutil.which("lmplz")
-    return Path(found) if found else None
+    """The `lmplz` on the PATH, if any."""
+    path = shutil.which("lmplz")
+    return Path(path) if path else None
 
 
 def train(
     lmplz: Path, lines: Iterable[pl.Series], out: Path, prune: Sequence[int], memory: str = "1G"
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Sizes of the orders, orders with fallback discounts, and tokens; the model as ARPA in `out`.
+    """Train a model and write it to `out` as ARPA.
 
-    It puts its own files beside `out`. The fallback is always offered: lmplz takes it only for an order whose closed
-    form does not hold, and says so.
+    lmplz writes temporary files beside `out`. It uses the fallback discounts only for an order whose closed form fails,
+    and logs it.
+
+    Returns:
+        Sizes of the orders, orders with fallback discounts, number of tokens.
 
     Raises:
-        LmplzError: it failed.
+        LmplzError: lmplz failed.
     """
-    said = out.with_name("lmplz.log")
+    output = out.with_name("lmplz.log")
     fallback = [str(value) for value in FALLBACK]
     command = [str(lmplz), "-o", str(len(prune)), "--prune", *map(str, prune), "--discount_fallback", *fallback]
     command += ["-S", memory, "-T", f"{out.parent}/", "--arpa", str(out)]
     tokens = 0
     with (
-        said.open("wb") as log,
-        suppress(BrokenPipeError),  # it ended early: its exit code and its words say why
+        output.open("wb") as log,
+        suppress(BrokenPipeError),  # lmplz ended early; its exit code and output say why
         subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, stdout=log) as process,  # noqa: S603 - no shell
     ):
         for batch in lines:
             tokens += int((batch.str.count_matches(r"[^ ]+") + 1).sum())
             _send(batch, process)
-    words = said.read_text(errors="replace").strip().splitlines()
+    messages = output.read_text(errors="replace").strip().splitlines()
     if process.returncode:
-        raise LmplzError(f"{lmplz} ended with {process.returncode}: {' '.join(words[-1:])}")
-    orders = [line.split("order ")[1].split(":")[0] for line in words if line.startswith("Substituting")]
+        raise LmplzError(f"{lmplz} failed with exit code {process.returncode}: {' '.join(messages[-1:])}")
+    orders = [line.split("order ")[1].split(":")[0] for line in messages if line.startswith("Substituting")]
     return arpa.sizes(out), tuple(int(order) + 1 for order in orders), tokens
 
 

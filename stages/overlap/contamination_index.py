@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.overlap.evals import Part, shown
+from stages.overlap.evals import Part, excerpt
 from stages.text.compiled import Kernels
 from stages.text.repeats import prefix_index
 from stages.text.shingles import split
@@ -115,7 +115,7 @@ def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
 def _labels(parts: Sequence[Part]) -> pl.DataFrame:
     columns = {
         "eval_set": [part.file for part in parts],
-        "eval_item": [shown(part) for part in parts],
+        "eval_item": [excerpt(part) for part in parts],
         "eval_field": [part.field for part in parts],
     }
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))

@@ -1,18 +1,18 @@
-"""Evaluation sets, read from whatever files they come in: the texts of each item, and what the item is called."""
+"""Evaluation sets in files: the texts of each item, and the name of the item."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from stages.readers import opened, suffix
-from stages.stage import MissingModelError, StageParameterError
+from stages import readers
+from stages.readers import RECORDS, TEXT, UnreadableFileError
+from stages.stage import MissingModelError, StageParameterError, reason
 
 # fmt: off
 QUESTIONS = frozenset({
@@ -26,19 +26,30 @@ ANSWERS = frozenset({
     "choices", "options", "endings", "best_answer", "correct_answers", "chosen", "rejected",
 })
 # fmt: on
-"""Columns that hold questions and dialogues, and answers; the others of an item are not looked at."""
-ANSWERERS = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
+"""Columns with questions and dialogues, and with answers. All other columns of an item are ignored."""
+ANSWERING_ROLES = frozenset({"assistant", "gpt", "chatgpt", "model", "bot"})
 """Roles whose messages are answers."""
-NAMES = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
-"""Columns that name an item."""
+NAME_COLUMNS = ("id", "question_id", "task_id", "prompt_id", "qid", "key", "uid", "idx", "index", "unique_id")
+"""Columns that name an item; the first one present counts."""
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".text", ".md")
-SHOWN = 80
-"""Characters of an item that are shown."""
+_PLAIN = (*TEXT, ".md")
+ENDINGS = (*RECORDS, *_PLAIN)
+"""Endings of files of evaluation sets."""
+EXCERPT = 80
+"""Maximum length of an item's name and of its excerpt in characters."""
 
 
 class Part(NamedTuple):
-    """A text of an item: a question, an answer, one message."""
+    """A text of an item: a question, an answer, or a message.
+
+    Attributes:
+        file: the file of the evaluation set.
+        item: the number of the item in its file, counted from 1.
+        name: the item's name, or its row.
+        field: the column, with the role for a message.
+        text: the text.
+        asks: whether it is not an answer. A short answer such as "Is there anything else?" proves nothing.
+    """
 
     file: str
     item: int
@@ -46,64 +57,42 @@ class Part(NamedTuple):
     field: str
     text: str
     asks: bool
-    """Whether it is a question or the like: a short answer ("Is there anything else I can help you with?") is no
-    evidence of anything."""
-
-
-@dataclass(frozen=True)
-class _Item:
-    number: int
-    record: Any
-
-    def parts(self, file: str) -> Iterator[Part]:
-        if isinstance(self.record, str):
-            yield Part(file, self.number, f"row {self.number}", "text", self.record, asks=True)
-            return
-        name = next((str(self.record[key]) for key in NAMES if isinstance(self.record.get(key), str | int)), None)
-        for column in self.record:
-            if column.lower() in QUESTIONS | ANSWERS:
-                for field, text in _texts(column, self.record[column]):
-                    asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERERS
-                    yield Part(file, self.number, name or f"row {self.number}", field, text, asks)
 
 
 def files(evals: str) -> tuple[Path, ...]:
-    """The files of evaluation sets, in order of name; none for an empty string.
+    """The files of evaluation sets in order of their names; none for an empty string.
 
     Raises:
-        MissingModelError: there is no such file, or the folder has none that can be read.
+        MissingModelError: there is no file that can be read.
     """
     if not evals:
         return ()
-    path = Path(evals).expanduser()
-    found = [path] if path.is_file() else sorted(one for one in path.rglob("*") if one.is_file())
-    found = [one for one in found if suffix(one) in ENDINGS and not one.name.startswith(".")]
-    if not found:
+    paths = readers.files(Path(evals).expanduser(), ENDINGS)
+    if not paths:
         raise MissingModelError(
-            f"no evaluation sets at {evals!r}: expected a file, or a folder of files, that ends in "
+            f"no evaluation sets at {evals!r}: expected a file, or a folder of files, ending in "
             f"{', '.join(ENDINGS)} (text and JSON also with .gz or .zst)"
         )
-    return tuple(found)
+    return tuple(paths)
 
 
 def parts(evals: str) -> Iterator[Part]:
     """The texts of every item.
 
-    A loop over items, because each has a shape of its own; evaluation sets are small.
+    Loops over items, because each has its own shape; evaluation sets are small.
 
     Raises:
-        StageParameterError: a file cannot be read, or its items have no column that is known.
+        StageParameterError: a file cannot be read, or its items have no known column.
     """
     root = Path(evals).expanduser()
     for path in files(evals):
         label = path.name if path == root else path.relative_to(root).as_posix()
         try:
             yield from _parts(path, label)
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            if isinstance(error, StageParameterError):
-                raise
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise StageParameterError(f"evaluation set {str(path)!r} cannot be read: {said}") from error
+        except UnreadableFileError as error:
+            raise StageParameterError(f"evaluation set {str(path)!r} {error}: repair or remove the file") from error
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise StageParameterError(f"evaluation set {str(path)!r} cannot be read ({reason(error)})") from error
 
 
 def _parts(path: Path, label: str) -> Iterator[Part]:
@@ -114,7 +103,7 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
                 f"evaluation set {str(path)!r}: item {number} is {type(record).__name__}, expected an object or a text"
             )
         columns = columns or ", ".join(map(str, record)) if isinstance(record, Mapping) else "text"
-        for part in _Item(number, record).parts(label):
+        for part in _of_item(record, number, label):
             known = True
             yield part
     if columns and not known:
@@ -124,39 +113,53 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
         )
 
 
-def _records(path: Path) -> Iterator[Any]:
-    kind = suffix(path)
-    if kind == ".parquet":
-        yield from pl.read_parquet(path).iter_rows(named=True)
+def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterator[Part]:
+    if isinstance(record, str):
+        yield Part(file, number, f"row {number}", "text", record, asks=True)
         return
-    with opened(path) as file:
-        text = file.read().decode("utf-8", "replace").removeprefix("\ufeff")
-    if kind in {".txt", ".text", ".md"}:
+    name = next((str(record[key]) for key in NAME_COLUMNS if isinstance(record.get(key), str | int)), "")
+    for column in record:
+        if column.lower() in QUESTIONS | ANSWERS:
+            for field, text in _texts(column, record[column]):
+                asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERING_ROLES
+                yield Part(file, number, name or f"row {number}", field, text, asks)
+
+
+def _records(path: Path) -> Iterator[Any]:
+    ending = readers.ending(path)
+    if ending == ".parquet":
+        yield from pl.read_parquet(path).iter_rows(named=True)
+    elif ending in _PLAIN:
+        text = readers.read_text(path)
         blocks = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
         yield from (block.strip() for block in blocks if block.strip())
-    elif kind == ".json" and text.lstrip()[:1] in {"[", "{"} and (whole := _whole(text)) is not None:
-        yield from whole
+    elif ending == ".json" and (items := _whole(path)) is not None:
+        yield from items
     else:
-        yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        for first, lines in readers.lines(path):
+            yield from (readers.parse(line, at) for at, line in enumerate(lines, first) if not line.isspace())
 
 
-def _whole(text: str) -> list[Any] | None:
-    """The items of a file that is one JSON value, an array or an object that holds one; None where it is JSON Lines."""
+def _whole(path: Path) -> list[Any] | None:
+    """The items of a file with one JSON value: an array, an array in an object, or the object. None for JSON Lines."""
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(readers.read_text(path))
+    except (ValueError, RecursionError):
         return None
-    if isinstance(value, list):
-        return value
-    held = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
-    held = [each for each in held if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
-    return held[0] if held else [value]
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else None
+    lists = [each for each in value.values() if isinstance(each, list) and each and isinstance(each[0], dict)]
+    lists = [each for each in lists if {key.lower() for key in each[0]} & (QUESTIONS | ANSWERS)]
+    return lists[0] if lists else [value]
 
 
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
-    """The texts inside a value, with the field that each stands in."""
+    """The texts in a value, each with its field."""
     if isinstance(value, str):
-        yield field, value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # half a pair in a JSON escape
+        yield (
+            field,
+            value.encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
+        )  # lone surrogates
     elif isinstance(value, list):
         for each in value:
             yield from _texts(field, each)
@@ -167,7 +170,7 @@ def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from _texts(f"{field}.{role}" if isinstance(role, str) else field, value[key])
 
 
-def shown(part: Part) -> str:
-    """An item's name and the beginning of the text, on one line, without control characters."""
-    start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * SHOWN])
-    return f"{part.name[:SHOWN]}: {' '.join(start.split())[:SHOWN]}"
+def excerpt(part: Part) -> str:
+    """The name of an item and the beginning of its text, on one line, without control characters."""
+    start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * EXCERPT])
+    return f"{part.name[:EXCERPT]}: {' '.join(start.split())[:EXCERPT]}"

@@ -15,39 +15,42 @@ from stages.files import fitted, read_frame, read_json, save_json, seal
 from stages.ngram import lmplz
 from stages.ppl import place, score
 from stages.ppl.lines import halves, tokenise
-from stages.ppl.reference import batches, files
+from stages.readers import RECORDS, TEXT
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
+from stages.text.corpus import Corpus
 
 
 @dataclass(frozen=True)
 class Perplexity(FittedStage, GlobalStage):
     """Perplexity per token, sentence ends counted: 10^(-log10 p / (tokens + lines)); a sentence is a line, as in CCNet.
 
-    By default cross-fitted: the corpus is halved by a hash of each text's letters, so that copies stay together; a
-    5-gram modified Kneser-Ney model of each half, singletons of order 3 and above pruned, scores the other half.
+    By default cross-fitted: a hash of each text's letters splits the corpus in two halves, so that copies stay
+    together. A 5-gram modified Kneser-Ney model of each half, without singletons of order 3 and above, scores the
+    other half.
 
-    Measured, null where there is nothing to score or no model for it:
+    Measured (null if there is nothing to score, or no model):
         ppl_tokens: tokens and line ends scored.
         ppl: perplexity of all messages.
-        ppl_user, ppl_assistant: of one role's messages.
-        ppl_worst_turn: of the message with the highest, among those of at least `turn_tokens` tokens.
-        ppl_worst_role, ppl_worst_index: that message's role and position from 0.
+        ppl_user, ppl_assistant: perplexity of the messages of one role.
+        ppl_worst_turn: highest perplexity of a message with at least `turn_tokens` tokens.
+        ppl_worst_role, ppl_worst_index: role of that message, and its position, counted from 0.
     Merged over the corpus:
-        ppl_percentile: 0 (most expected) to 100; equal ones share their mean rank.
-        ppl_bucket: "head", "middle", "tail", parted at the 30th and 60th percentile (CCNet, cc_net/perplexity.py:258).
-        ppl_z: standard deviations of ln ppl above the median of conversations of the same source about as long, robust
-            (median distance); null where fewer than 100 were scored.
+        ppl_percentile: 0 (most predictable) to 100; ties share their mean rank.
+        ppl_bucket: "head", "middle" or "tail", split at percentiles 30 and 60 (CCNet, cc_net/perplexity.py:258).
+        ppl_z: robust standard deviations of ln ppl above the median of conversations of the same source and of similar
+            length (by the median distance); null if fewer than 100 were scored.
 
-    Alone neither `ppl` nor a percentile nor `ppl_z` marks junk: a level holds for one corpus only, a percentile drops
-    its share of the cleanest, and in templated corpora the farthest out are the most human. Rules join level and place.
+    None of `ppl`, a percentile or `ppl_z` marks junk by itself: a level holds for one corpus only, a percentile drops
+    the same share of a clean corpus, and in templated corpora the outliers are the most human conversations. A rule
+    should combine a level with a rank.
 
     Attributes:
-        reference: train on this instead of the corpus: a text file (a line is a sentence), JSONL or Parquet with a
-            column `text` or `messages`, or a folder of such files.
-        model: ask this .arpa or KenLM .bin instead; its words must be lower-case, with digits as 0.
-        order: words in the longest n-gram.
-        prune: n-grams seen this often or less are left out, a value for each order, the last for all that follow.
-        turn_tokens: shorter messages ("Thanks!") are never the worst turn.
+        reference: a corpus to train on instead: a text file (a sentence per line), JSON or Parquet with a column
+            `text`, `messages`, `conversations` or `data`, a folder of such files, or a run folder of refine.
+        model: a .arpa or KenLM .bin file to use instead; its words must be in lower case, with 0 for each digit.
+        order: number of words in the longest n-gram.
+        prune: n-grams that occur at most this often are omitted; one value per order, the last one for all that follow.
+        turn_tokens: minimum number of tokens of the worst turn, so that it is never a mere "Thanks!".
     """
 
     summary: ClassVar[str] = "perplexity under a KenLM 5-gram model of the other half of the corpus"
@@ -70,7 +73,7 @@ class Perplexity(FittedStage, GlobalStage):
 
     def __post_init__(self) -> None:
         if self.reference and self.model:
-            raise StageParameterError("reference and model are both given: name the one that ppl shall be measured by")
+            raise StageParameterError("reference and model are both given: give one of them")
         if self.turn_tokens < 1:
             raise StageParameterError(f"turn_tokens is {self.turn_tokens}, expected at least 1")
         try:
@@ -79,23 +82,23 @@ class Perplexity(FittedStage, GlobalStage):
             raise StageParameterError(str(error)) from error
 
     def models(self) -> tuple[Path, ...]:
-        """The model; else the reference, and the `lmplz` on the PATH, whose models differ from ours in last digits."""
+        """The model, or the reference and `lmplz` if it is on the PATH: its models differ in the last digits."""
         if self.model:
             model = Path(self.model).expanduser()
             if not model.is_file():
                 raise MissingModelError(
                     f"no language model at {self.model!r}: give ppl the path of a KenLM .arpa or .bin as `model`, or "
-                    f"leave it out to train on the corpus itself"
+                    f"omit it to train on the corpus itself"
                 )
             return (model,)
         executable = lmplz.find()
-        return (*files(self.reference), *((executable,) if executable else ()))
+        return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model of the reference, or of each half; `models.json` says by what and how large.
+        """Train a model on the reference, or on each half; `models.json` lists engines and sizes.
 
         Raises:
-            StageParameterError: the reference has no text.
+            StageParameterError: the reference cannot be read, or has no text.
         """
         if self.model:
             return
@@ -109,7 +112,7 @@ class Perplexity(FittedStage, GlobalStage):
         seal(folder, ["models.json", *(f"{name}.arpa" for name, model in trained.items() if model)])
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
-        """What `models.json` says of a model, or None where there is no line to train it on."""
+        """The entry of a model in `models.json`, or None if there is no line to train it on."""
         failed: dict[str, Any] = {}
         options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
@@ -123,11 +126,11 @@ class Perplexity(FittedStage, GlobalStage):
         return {**asdict(model), "path": out.name} | failed
 
     def open(self, folder: Path) -> Measure:
-        """Load the models, once a process.
+        """Load the models, once per process.
 
         Raises:
-            MissingModelError: `model` is gone, or is none.
-            CorruptInputError: a model that `fit` left is gone, or another.
+            MissingModelError: `model` is missing or is not a language model.
+            CorruptInputError: a model that `fit` wrote is missing or damaged.
         """
         if self.model:
             model = score.load(Path(self.model).expanduser())
@@ -139,7 +142,7 @@ class Perplexity(FittedStage, GlobalStage):
         return partial(score.measure, scorers=scorers, turn_tokens=self.turn_tokens)
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Places in the corpus; 40 bytes of memory a conversation."""
+        """Rank the corpus, with 40 bytes of memory per conversation."""
         place.merge(raw, measured, folder)
 
 
@@ -151,5 +154,9 @@ def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
 
 
 def _reference(path: str) -> Iterator[pl.Series]:
-    for texts in batches(path):
-        yield tokenise(texts)["line"]
+    for batch in _corpus(path).batches():
+        yield tokenise(batch["text"])["line"]
+
+
+def _corpus(reference: str) -> Corpus:
+    return Corpus(reference, "reference corpus", (*TEXT, *RECORDS))

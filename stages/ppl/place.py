@@ -1,4 +1,4 @@
-"""Where each conversation's perplexity stands in its corpus."""
+"""The rank of each conversation's perplexity in its corpus."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import polars as pl
 from stages.files import read_frame, save_frame
 
 HEAD, TAIL = 30, 60
-"""Percentiles that part head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
+"""Percentiles between head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
 
-FEWEST = 100
-"""Conversations scored that a spread can be told from: a smaller source is pooled with the other small ones, and where
-there are fewer altogether `ppl_z` is null."""
+MIN_SCORED = 100
+"""Minimum number of scored conversations to estimate a spread from. Smaller sources are pooled; if they have fewer
+together, their `ppl_z` is null."""
 
 SIGNALS = pl.Schema({"ppl_percentile": pl.Float64(), "ppl_bucket": pl.String(), "ppl_z": pl.Float64()})
 
-_GROUP, _GROUPS = 200, 20  # conversations compared with each other, at least; groups, at most
-_MAD = 1.4826  # times the median distance is the standard deviation, where values are normal
-_NARROW = 0.2  # of ln ppl: in a corpus that is all alike, a fifth more perplexity is no outlier
+_MIN_GROUP, _MAX_GROUPS = 200, 20  # conversations of similar length that are compared, and groups of them per source
+_MAD = 1.4826  # ratio of the standard deviation to the median distance in a normal distribution
+_MIN_SPREAD = 0.2  # of ln ppl: in a uniform corpus, a fifth more perplexity is no outlier
 
 
 def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-    """Write `merged/` for the measured shards; `source` is read from the raw ones."""
+    """Write the merged shards; `source` is read from the raw shards."""
     into = folder / "merged"
     into.mkdir(parents=True, exist_ok=True)
     sources = pl.concat([read_frame(path, ["source"]) for path in raw], rechunk=True)
@@ -37,11 +37,11 @@ def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
 
 
 def place(measured: pl.DataFrame) -> pl.DataFrame:
-    """The columns of SIGNALS from `ppl`, `ppl_tokens` and `source` of a whole corpus, same rows.
+    """The columns of `SIGNALS` from `ppl`, `ppl_tokens` and `source` of a whole corpus, same rows.
 
-    `ppl_z` says how many standard deviations ln ppl lies above (or below) the median of conversations of the same
-    source and about as long: sources differ a lot, and short ones vary more. Spread is told apart for each side, by the
-    median distance to the median, so that neither outliers nor near-copies with next to no perplexity move it.
+    `ppl_z` is the number of standard deviations that ln ppl lies above (or below) the median of conversations of the
+    same source and similar length, because sources differ and short conversations vary more. The spread is estimated
+    for each side by the median distance to the median, so that neither outliers nor near-copies affect it.
     """
     ppl = pl.col("ppl")
     percentile = (ppl.rank("average") - 0.5) / ppl.count() * 100
@@ -55,16 +55,16 @@ def place(measured: pl.DataFrame) -> pl.DataFrame:
 
 def _z(measured: pl.DataFrame) -> pl.Series:
     scored = pl.col("ppl").count()
-    pooled = pl.when(scored.over("source") >= FEWEST).then(pl.col("source"))
+    pooled = pl.when(scored.over("source") >= MIN_SCORED).then(pl.col("source"))
     length = pl.when(pl.col("ppl").is_not_null()).then(pl.col("ppl_tokens")).rank("min").cast(pl.Int64)
-    groups = (scored // _GROUP).clip(1, _GROUPS)
+    groups = (scored // _MIN_GROUP).clip(1, _MAX_GROUPS)
     alike, far = ["source", "group"], pl.col("far")
     above, below = (far.filter(side).median().over(alike) for side in (far > 0, far < 0))
-    spread = pl.max_horizontal(pl.when(far > 0).then(above).otherwise(-below) * _MAD, pl.lit(_NARROW))
+    spread = pl.max_horizontal(pl.when(far > 0).then(above).otherwise(-below) * _MAD, pl.lit(_MIN_SPREAD))
     return (
         measured.with_columns(source=pooled)
         .with_columns(group=((length - 1) * groups // scored).over("source"), among=scored.over("source"))
         .with_columns(far=pl.col("ppl").log() - pl.col("ppl").log().median().over(alike))
-        .select(pl.when(pl.col("among") >= FEWEST).then(far / spread))
+        .select(pl.when(pl.col("among") >= MIN_SCORED).then(far / spread))
         .to_series()
     )

@@ -1,4 +1,4 @@
-"""Scores of lines by the `kenlm` library, gathered to messages and conversations."""
+"""Scores of lines by the `kenlm` library, summed over messages and conversations."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SIGNALS = pl.Schema(
 )
 
 Scorer = Callable[[str], float]
-"""log10 probability of a line of tokens and its end."""
+"""Returns the log10 probability of a line of tokens, its end included."""
 
-_UNIT = 1e6  # scores are summed as whole millionths, so that the order of summing makes no difference
+_UNIT = 1e6  # scores are summed as integer millionths, so that the order of summation does not matter
 
 
 def load(path: Path) -> Scorer:
-    """A model's scoring function.
+    """Load a model and return its scoring function.
 
     Raises:
-        MissingModelError: there is no such file, or KenLM cannot read it.
+        MissingModelError: the file is missing, or KenLM cannot read it.
     """
     import kenlm
 
@@ -42,8 +42,8 @@ def load(path: Path) -> Scorer:
     try:
         model = kenlm.Model(str(path), config)
     except (OSError, RuntimeError) as error:
-        said = str(error).strip().splitlines()[-1:]
-        raise MissingModelError(f"language model {str(path)!r} cannot be loaded: {' '.join(said)}") from error
+        last = str(error).strip().splitlines()[-1:]
+        raise MissingModelError(f"language model {str(path)!r} cannot be loaded: {' '.join(last)}") from error
     score: Scorer = model.score
     return score
 
@@ -53,8 +53,8 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
 
     Args:
         batch: `text` and `messages`.
-        scorers: what scores the conversations of half 0 and of half 1; None where no model could be trained.
-        turn_tokens: messages with fewer tokens are never the worst turn.
+        scorers: scorers of the conversations of half 0 and of half 1; None if no model could be trained.
+        turn_tokens: minimum number of tokens of the worst turn.
     """
     turns = _turns(batch)
     lines = tokenise(turns["content"]).join(
@@ -70,7 +70,7 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
 
 
 def _turns(batch: pl.DataFrame) -> pl.DataFrame:
-    """A row a message: `row` and `half` of the conversation, `turn`, `role`, `content`."""
+    """One row per message: `row` and `half` of its conversation, `turn`, `role`, `content`."""
     numbered = batch.select(
         "messages",
         half=halves(batch["text"]),
@@ -81,16 +81,16 @@ def _turns(batch: pl.DataFrame) -> pl.DataFrame:
 
 
 def _scored(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
-    """Lines with their `score` in millionths; without those that no model can score."""
+    """Lines with their `score` in millionths, without lines that have no model."""
     parts = []
     for half, score in enumerate(scorers):
-        different = lines.filter(half=half).select("line").unique(maintain_order=True)
-        if score is None or not different.height:
+        distinct = lines.filter(half=half).select("line").unique(maintain_order=True)
+        if score is None or not distinct.height:
             continue
-        # A loop over lines, because kenlm takes one at a time; each different line is asked for once.
-        scores = pl.Series("score", [score(line) for line in different["line"]], pl.Float64)
+        # A loop, because kenlm takes one line per call; each distinct line is scored once.
+        scores = pl.Series("score", [score(line) for line in distinct["line"]], pl.Float64)
         whole = (scores * _UNIT).round().cast(pl.Int64)
-        parts.append(different.with_columns(whole, half=pl.lit(half, pl.UInt8)))
+        parts.append(distinct.with_columns(whole, half=pl.lit(half, pl.UInt8)))
     if not parts:
         return lines.clear().with_columns(score=pl.lit(0, pl.Int64))
     return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
@@ -101,11 +101,11 @@ def _perplexity(score: pl.Expr, tokens: pl.Expr) -> pl.Expr:
 
 
 def _conversations(turns: pl.DataFrame, turn_tokens: int) -> pl.DataFrame:
-    """Signals of conversations, from scored messages: `row`, `turn`, `role`, `score`, `n`."""
+    """Signals of conversations from scored messages (`row`, `turn`, `role`, `score`, `n`)."""
     score, n = pl.col("score"), pl.col("n")
-    said_by = {role: pl.col("role") == role for role in ("user", "assistant")}
     by_role = {
-        f"ppl_{role}": _perplexity(score.filter(said).sum(), n.filter(said).sum()) for role, said in said_by.items()
+        f"ppl_{role}": _perplexity(score.filter(pl.col("role") == role).sum(), n.filter(pl.col("role") == role).sum())
+        for role in ("user", "assistant")
     }
     worst = pl.col("of_turn").arg_max()
     return (

@@ -106,7 +106,7 @@ def test_a_corpus_without_text_is_refused(jsonl: Jsonl) -> None:
 def test_options_without_meaning_are_refused(jsonl: Jsonl) -> None:
     """As `refine run` refuses them."""
     path = str(jsonl([chat(0)]))
-    with pytest.raises(SourceError, match="leave --split away"):
+    with pytest.raises(SourceError, match="omit --split"):
         read(path, split="train")
     with pytest.raises(SourceError, match="the shape is 'x'; there are ultrachat"):
         read(path, shape="x")

@@ -345,7 +345,7 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
         (["c.parquet", "--column", "score"], "the column 'score' is Int64, expected text"),
         (["c.parquet", "--column", "body", "--id", "key"], "has no column 'key': name one with --id"),
         (["c.parquet", "--column", "body", "--order", "size DESC"], "no column 'size' to order by"),
-        (["none.parquet"], "none.parquet: expected a file that is there and ends in .parquet"),
+        (["none.parquet"], "none.parquet: expected an existing file or folder, ending in .parquet"),
         (["c.parquet", "--threshold", "1.5"], "--threshold is 1.5, expected a Jaccard above 0"),
         (["c.parquet", "--kept", "no/where.txt"], "no is not a folder"),
         (["c.parquet", "--kept", "c.parquet"], "c.parquet is the file that is read"),
@@ -353,7 +353,7 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
         (["c.parquet", "--kept", "k.csv"], "--kept is k.csv, expected a file that ends in .parquet or .jsonl"),
         (["bytes.parquet", "--kept", "k.jsonl"], "bytes.parquet has a column of bytes, which JSON cannot hold"),
         (["bad.parquet"], "bad.parquet cannot be read"),
-        (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
+        (["bad.jsonl"], "bad.jsonl is not JSON on line 2"),
         (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
     ],
 )
@@ -427,7 +427,7 @@ from pipeline.dedup.texts import TextColumn, Texts
 from stages.dedup.bands import Matching
 from stages.dedup.keep import keep_best
 
-pipeline.dedup.columns.BYTES = stages.text.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
+pipeline.dedup.columns.BATCH_BYTES = stages.text.shingles.PART = 1 << 20  # batches must not count
 
 def anonymous():
     status = Path("/proc/self/status").read_text()

@@ -166,6 +166,6 @@ def test_a_run_is_never_written_over_its_own_source(jsonl: Jsonl, tmp_path: Path
     (out / "raw").rename(out / "refined")
     (out / "refined" / "shards.json").unlink()
     (out / "manifest.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="a run would write over it"):
+    with pytest.raises(RunFolderError, match="a run would overwrite it"):
         take(out, out)
     assert (out / "refined" / "00000.parquet").exists()

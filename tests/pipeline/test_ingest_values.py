@@ -177,7 +177,7 @@ def test_parquet_is_read_in_batches_of_bounded_bytes(tmp_path: Path, monkeypatch
         return records(batch)
 
     monkeypatch.setattr(parquet, "_records", counted)
-    monkeypatch.setattr(parquet, "BYTES", 100_000)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 100_000)
     table = pa.table({"text": [f"{i} " + os.urandom(10_000).hex() for i in range(20)]})
     pq.write_table(table, tmp_path / "long.parquet", row_group_size=10)
     pq.write_table(pa.table({"text": [str(i) for i in range(2500)]}), tmp_path / "short.parquet")
@@ -186,7 +186,7 @@ def test_parquet_is_read_in_batches_of_bounded_bytes(tmp_path: Path, monkeypatch
     sizes.clear()
     take(tmp_path / "short.parquet", tmp_path / "s")
     assert sizes == [1000, 1000, 500]
-    monkeypatch.setattr(parquet, "BYTES", 1)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 1)
     assert take(tmp_path / "long.parquet", tmp_path / "t").height == 20
 
 
@@ -216,7 +216,7 @@ def test_a_zst_file_cut_short_is_never_taken_for_a_shorter_one(jsonl: Jsonl, tmp
     packed = zstandard.compress(plain.read_bytes())
     end = int(cut * len(packed)) if isinstance(cut, float) else cut
     (tmp_path / "a.jsonl.zst").write_bytes(packed + packed[:end])
-    with pytest.raises(SourceError, match=r"a\.jsonl\.zst cannot be read after line .* mend or remove the file"):
+    with pytest.raises(SourceError, match=r"a\.jsonl\.zst cannot be read after line .* repair or remove the file"):
         take(tmp_path / "a.jsonl.zst", tmp_path / "r")
     (tmp_path / "a.jsonl.zst").write_bytes(packed + packed)
     assert take(tmp_path / "a.jsonl.zst", tmp_path / "s").height == 6000

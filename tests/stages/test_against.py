@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.dedup import earlier
 from stages.dedup.against import Against
 from stages.stage import MissingModelError, StageParameterError
+from stages.text.corpus import Corpus
 from tests import strategies
 from tests.conftest import Refine, chat
 from tests.stages.dedup_reference import jaccard, shingles
@@ -150,9 +150,9 @@ def test_a_large_file_is_read_by_parts_and_rows_are_still_numbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole lines of some bytes at a time."""
-    monkeypatch.setattr(earlier, "_BYTES", 100)
+    monkeypatch.setattr("stages.text.corpus.BATCH_BYTES", 100)
     path = jsonl(tmp_path / "old.jsonl", [{"text": f"text number {i}"} for i in range(50)])
-    read = list(earlier.batches(path))
+    read = list(Corpus(path).batches())
     assert len(read) > 5
     assert pl.concat(read).rows() == [(f"text number {i}", f"old.jsonl:{i + 1}") for i in range(50)]
 
@@ -221,10 +221,10 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StageParameterError, match="has the columns x: expected `messages`"):
         measured(Against(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), [], tmp_path / "stage")
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n{"text"\n')
-    with pytest.raises(StageParameterError, match=r"b\.jsonl' cannot be read near row 1"):
+    with pytest.raises(StageParameterError, match=r"b\.jsonl' is not JSON on line 2"):
         measured(Against(str(tmp_path / "b.jsonl")), [], tmp_path / "stage")
     (tmp_path / "e.jsonl").write_text("3\n")
-    with pytest.raises(StageParameterError, match="a record is int, expected an object"):
+    with pytest.raises(StageParameterError, match="has int on line 1, expected a JSON object"):
         measured(Against(str(tmp_path / "e.jsonl")), [], tmp_path / "stage")
     (tmp_path / "e.jsonl").write_text("\n")
     with pytest.raises(StageParameterError, match="the earlier corpus holds no conversation"):

@@ -207,7 +207,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     ):
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": ')
-    with pytest.raises(StageParameterError, match=r"bad\.jsonl' cannot be read"):
+    with pytest.raises(StageParameterError, match=r"bad\.jsonl' is not JSON on line 1"):
         Contamination(str(bad)).notes()
     bad.write_text("")
     with pytest.raises(StageParameterError, match="has 0 items, none of which has 8 words"):

@@ -110,7 +110,7 @@ def test_code_around_the_words_does_not_hide_them() -> None:
 
 def test_a_missing_model_is_named_with_the_fix(tmp_path: Path) -> None:
     """A path without a model is one sentence that names the path and what to do."""
-    with pytest.raises(MissingModelError, match=r"lid\.176\.bin.*leave `model` out"):
+    with pytest.raises(MissingModelError, match=r"lid\.176\.bin.*omit `model`"):
         Language(model=str(tmp_path / "absent.ftz")).open(tmp_path)
 
 

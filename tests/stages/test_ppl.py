@@ -234,7 +234,7 @@ def test_a_reference_corpus_of_any_shape_gives_the_same_model(tmp_path: Path) ->
 
 def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """No such model or reference, a file that is no model, two sources at once, a reference without a text column."""
-    with pytest.raises(MissingModelError, match=r"nowhere\.arpa.*leave it out"):
+    with pytest.raises(MissingModelError, match=r"nowhere\.arpa.*omit it"):
         Perplexity(model="nowhere.arpa").models()
     with pytest.raises(MissingModelError, match="no reference corpus at 'nowhere'"):
         Perplexity(reference="nowhere").models()

@@ -163,6 +163,17 @@ def test_an_axis_of_a_column_that_is_not_written_is_refused(monkeypatch: pytest.
         stages.find("turns")
 
 
+def test_a_class_that_forgets_to_be_a_dataclass_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters would be ignored."""
+
+    class Mine(Turns):
+        longest: int = 3
+
+    monkeypatch.setattr("stages.overlap.turns.Mine", Mine, raising=False)
+    with pytest.raises(stages.UnknownStageError, match=r"has the parameter longest; decorate it with @dataclass"):
+        stages.find("stages.overlap.turns:Mine")
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if issubclass(stages.find(name), GlobalStage)])
 def test_a_merge_does_not_depend_on_how_the_corpus_is_cut(name: str, tmp_path: Path) -> None:
     """One shard or five: the same columns and pairs."""

@@ -54,5 +54,5 @@ def test_a_folder_without_a_configuration_is_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_fasttext_model_is_named(tmp_path: Path) -> None:
     """Not a traceback of fastText's."""
     (tmp_path / "lid.bin").write_bytes(b"this is no model")
-    with pytest.raises(MissingModelError, match=r"lid\.bin is no fastText model"):
+    with pytest.raises(MissingModelError, match=r"lid\.bin is not a fastText model"):
         Language(model=str(tmp_path / "lid.bin")).open(tmp_path)

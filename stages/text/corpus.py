@@ -1,0 +1,116 @@
+"""The texts of a corpus in files, such as an earlier corpus or a reference to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from stages import readers
+from stages.readers import BATCH_BYTES, RECORDS, TEXT, UnreadableFileError
+from stages.stage import MissingModelError, StageParameterError, reason
+
+ID_COLUMNS = ("id", "source_id", "prompt_id")
+"""Columns that name a conversation; the first one present counts."""
+BATCH_ROWS = 20_000
+"""Maximum number of rows of a batch from Parquet."""
+
+_LISTS = {"messages": "content", "conversations": "value"}  # columns of messages, and the field that holds the text
+_TYPES: dict[str, pl.DataType] = {
+    **dict.fromkeys((*ID_COLUMNS, "text"), pl.String()),  # an id may be a number
+    **{name: pl.List(pl.Struct({field: pl.String()})) for name, field in _LISTS.items()},
+    "data": pl.List(pl.String()),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus that a stage's parameter names.
+
+    Attributes:
+        path: a file, a folder of files, or a run folder, which stands for its refined conversations; empty for none.
+        name: what messages call it.
+        endings: endings of the files that are read; each line of plain text is a text.
+    """
+
+    path: str
+    name: str = "corpus"
+    endings: tuple[str, ...] = RECORDS
+
+    def files(self) -> tuple[Path, ...]:
+        """The files in order of their names.
+
+        Raises:
+            MissingModelError: there is no file that can be read, or the run is not complete.
+        """
+        if not self.path:
+            return ()
+        path = Path(self.path).expanduser()
+        if (path / "source.json").exists() and (path / "raw").is_dir():
+            if not (path / "manifest.json").exists():
+                raise MissingModelError(
+                    f"{self.path!r} is a run that is not complete: finish it, or name another {self.name}"
+                )
+            path /= "refined"
+        files = readers.files(path, self.endings)
+        if not files:
+            raise MissingModelError(
+                f"no {self.name} at {self.path!r}: expected a run folder, a file, or a folder of files ending in "
+                f"{', '.join(self.endings)} (text and JSON also with .gz or .zst)"
+            )
+        return tuple(files)
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """Conversations in batches: `text` (messages joined by a newline, never null) and `name`.
+
+        The name is the id, else the prompt's id, else the file and the row, counted from 1.
+
+        Raises:
+            StageParameterError: a file cannot be read, or has no column with text.
+        """
+        for path in self.files():
+            row = 1
+            try:
+                for frame in self._frames(path):
+                    names = [pl.col(name).cast(pl.String) for name in ID_COLUMNS if name in frame.columns]
+                    rows = pl.format("{}:{}", pl.lit(path.name), pl.int_range(row, row + pl.len()))
+                    yield frame.select(text=self._text(path, frame.schema), name=pl.coalesce(*names, rows))
+                    row += frame.height
+            except UnreadableFileError as error:
+                raise StageParameterError(f"{self.name} {str(path)!r} {error}") from error
+            except (pl.exceptions.PolarsError, OSError) as error:
+                raise StageParameterError(
+                    f"{self.name} {str(path)!r} cannot be read near row {row} ({reason(error)})"
+                ) from error
+
+    def _frames(self, path: Path) -> Iterator[pl.DataFrame]:
+        """The columns of a file that matter, or all of them if none does."""
+        if readers.ending(path) == ".parquet":
+            scan = pl.scan_parquet(path)
+            columns = list(scan.collect_schema())
+            scan = scan.select([name for name in _TYPES if name in columns] or columns)
+            yield from scan.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
+        elif readers.ending(path) in TEXT:
+            for _, lines in readers.lines(path, BATCH_BYTES):
+                text = b"".join(lines).decode("utf-8", "replace")
+                yield pl.DataFrame({"text": text.removesuffix("\n").split("\n")})
+        elif fields := readers.fields(path):
+            types = {name: kind for name, kind in _TYPES.items() if name in fields}
+            yield from readers.frames(path, pl.Schema(types or dict.fromkeys(fields, pl.String())), BATCH_BYTES)
+
+    def _text(self, path: Path, schema: pl.Schema) -> pl.Expr:
+        for name, field in _LISTS.items():
+            turn = schema[name].inner if isinstance(schema.get(name), pl.List) else None  # type: ignore[attr-defined]
+            if isinstance(turn, pl.Struct) and any(each.name == field for each in turn.fields):
+                content = pl.element().struct.field(field).cast(pl.String).fill_null("")
+                return pl.col(name).list.eval(content).list.join("\n").fill_null("")
+        if schema.get("data") == pl.List(pl.String):
+            return pl.col("data").list.eval(pl.element().fill_null("")).list.join("\n").fill_null("")
+        if schema.get("text") == pl.String:
+            return pl.col("text").fill_null("")
+        raise StageParameterError(
+            f"{self.name} {str(path)!r} has the columns {', '.join(schema) or 'none'}: expected `messages` (role, "
+            f"content), `conversations` (from, value), `data` (texts) or `text`; name another file or convert it"
+        )
