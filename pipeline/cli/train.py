@@ -73,9 +73,9 @@ def train(
     from pipeline.experiments import train
     from trainer.prepare.choices import Choices
 
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    train.train(asked, budget, seed, threads, baselines=baselines)
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
 def scale(
@@ -121,14 +121,15 @@ def scale(
         ]
         if others:
             raise ScalingError(f"--points fits a table and trains nothing: leave {', '.join(others)} away")
-        fitting.points(points, predict=predict or [], as_json=as_json)
+        fitting.show(fitting.fit_points(points, predict or []), as_json=as_json)
         return
     from pipeline.experiments import scale, train
     from trainer.prepare.choices import Choices
 
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    scale.scale(asked, train.numbers(budgets), seeds, workers, predict or [])
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    scale.print_scaling(result, as_json=as_json)
 
 
 def compare(
@@ -169,6 +170,7 @@ def compare(
     from pipeline.compare import command as comparing
     from pipeline.compare.corpora import Hub
     from pipeline.compare.data import TrainingOptions
+    from pipeline.compare.show import print_comparison
     from pipeline.experiments.train import numbers
     from pipeline.report.run.checks import Bounds
     from trainer.prepare.choices import Choices
@@ -180,8 +182,11 @@ def compare(
     )
     hub = Hub(split, config, revision, shape)
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    asked = comparing.CompareOptions(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
-    comparing.compare(asked)
+    options = comparing.CompareOptions(raw, refined, run, out, limit, train, how, hub, bounds, words)
+    result = comparing.compare(options)
+    print_comparison(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
 
 
 def ablate(
@@ -219,4 +224,8 @@ def ablate(
     how = TrainingOptions(
         preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
     )
-    ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, how, bounds, words))
+    ablating.print_ablation(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)

@@ -102,7 +102,7 @@ def test_a_planted_leak_stops_the_comparison(union: Union, tmp_path: Path, monke
     keys = distinct(corpora.keys(copies["text"]))
     members = {"raw": np.ones(len(copies), np.bool_)}
     blind = Union(copies, keys, np.arange(len(copies)), members)
-    with pytest.raises(LeakError, match="have a near-duplicate among those that would be trained on"):
+    with pytest.raises(LeakError, match="have a near-duplicate in the training data"):
         data.arms(blind, how(), tmp_path / "blind")
     seeing = replace(blind, groups=corpora.groups(copies["text"]))
     assert data.arms(seeing, how(), tmp_path / "seeing").common.said["leaks"]["leaks"] == 0

@@ -129,7 +129,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
         (["--budget", "99999999"], "the largest budget there is"),
         (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
-        (["--device", "warp"], "--device warp is not there"),
+        (["--device", "warp"], "--device warp is not available"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
