@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+
+from pipeline.manifest import HubSplit, Input, Manifest
 
 _HEAD = """---
 configs:
@@ -18,26 +19,23 @@ tags:
 """
 
 
-def text(manifest: dict[str, Any]) -> str:
+def text(manifest: Manifest) -> str:
     """The card's Markdown. What comes from the corpus (names) is shown as code, never as markup."""
-    counts, source, plan = manifest["counts"], manifest["source"], manifest["plan"]
-    share = counts["refined"] / counts["ingested"] if counts["ingested"] else 0.0
+    counts = manifest.counts
+    share = counts.refined / counts.ingested if counts.ingested else 0.0
     parts = [
         _HEAD,
-        f"# {_plain(source['source'])}, refined\n",
+        f"# {_plain(manifest.source)}, refined\n",
         (
-            f"{counts['refined']:,} of {counts['ingested']:,} conversations ({share:.1%}) were kept, with "
-            f"{counts['refined_tokens']:,} tokens (words and punctuation marks). {counts['rejected']:,} were dropped "
-            f"and lie in `rejected/` with the reason; {counts['quarantined']:,} could not be read and lie in "
+            f"{counts.refined:,} of {counts.ingested:,} conversations ({share:.1%}) were kept, with "
+            f"{counts.refined_tokens:,} tokens (words and punctuation marks). {counts.rejected:,} were dropped "
+            f"and lie in `rejected/` with the reason; {counts.quarantined:,} could not be read and lie in "
             "`quarantine/`.\n"
         ),
         "## What was dropped\n",
         _table(
             ("reason", "rule", "dropped", "fired", "unknown", "because"),
-            [
-                (_code(r["reason"]), _code(r["where"]), r["dropped"], r["fired"], r["nulls"], _plain(r["because"]))
-                for r in plan["rules"]
-            ],
+            [(_code(r.reason), _code(r.where), r.dropped, r.fired, r.nulls, _plain(r.because)) for r in manifest.rules],
         ),
         (
             "A conversation is counted as dropped by the first rule that fired. Unknown: the rule met a signal that "
@@ -46,26 +44,23 @@ def text(manifest: dict[str, Any]) -> str:
         "## How it was measured\n",
         _table(
             ("stage", "digest", "parameters"),
-            [
-                (_code(s["use"]), _code(s["digest"]), _code(json.dumps(s["parameters"], default=str)))
-                for s in plan["stages"]
-            ],
+            [(_code(s.use), _code(s.digest), _code(json.dumps(s.parameters, default=str))) for s in manifest.stages],
         ),
-        *(f"{_plain(note)}\n" for stage in plan["stages"] for note in stage["notes"]),
+        *(f"{_plain(note)}\n" for stage in manifest.stages for note in stage.notes),
         "## Where it comes from\n",
         (
-            f"Records of shape {_code(source['shape'])}, source digest {_code(source['digest'])}, "
-            f"refine {manifest['refine']}. Invalid text was replaced in {counts['replaced']:,} conversations.\n"
+            f"Records of shape {_code(manifest.shape)}, source digest {_code(manifest.digest)}, "
+            f"refine {manifest.refine}. Invalid text was replaced in {counts.replaced:,} conversations.\n"
         ),
-        _table(("input", "content"), [_file(file) for file in source["files"]]),
+        _table(("input", "content"), [_input(one) for one in manifest.inputs]),
     ]
     return "\n".join(parts)
 
 
-def _file(file: dict[str, Any]) -> tuple[str, str]:
-    if "hub" in file:
-        return _code(file["hub"]), _code(f"revision {file['revision']}, split {file['split']}")
-    return _code(file["name"]), _code(f"{file['bytes']} bytes, blake2b {file['blake2b']}")
+def _input(one: Input) -> tuple[str, str]:
+    if isinstance(one, HubSplit):
+        return _code(one.hub), _code(f"revision {one.revision}, split {one.split}")
+    return _code(one.name), _code(f"{one.bytes} bytes, blake2b {one.blake2b}")
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:

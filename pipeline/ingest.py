@@ -13,7 +13,8 @@ import polars as pl
 from pipeline.ownership import claim, claimed, listed, sweep
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, shown
-from pipeline.store import RunFolderError, Store, save_frame, save_json
+from pipeline.store import RunFolderError, Store
+from stages.files import save_frame, save_json
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -210,5 +211,5 @@ def _characters(row: tuple[Any, ...]) -> int:
 
 def _save(store: Store, name: str, shard: _Shard) -> None:
     if shard.quarantined:
-        save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"))
-    save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"))
+        save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
+    save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})

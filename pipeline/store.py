@@ -1,4 +1,4 @@
-"""Every path of a run, and the one way a file comes into being: written aside, synced, renamed."""
+"""The paths of a run, and the lock on its folder."""
 
 from __future__ import annotations
 
@@ -8,17 +8,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from stages.files import plain_table, save
-from stages.stage import CorruptInputError
 
 
 class RunFolderError(Exception):
@@ -162,12 +155,6 @@ PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
 """The folders of a run."""
 
 
-def save_json(path: Path, value: object) -> None:
-    """Save a value as indented JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    save(path, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of the run.
 
@@ -179,28 +166,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): remove it and start the run again") from error
     return value
-
-
-def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
-    """Save a frame as Parquet with plain Arrow types, page checksums, and metadata in its footer."""
-    table = plain_table(frame).replace_schema_metadata(dict(metadata or {}))
-
-    def into(aside: Path) -> None:
-        with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
-            if table.num_rows:  # `datasets` cannot read a row group without rows
-                file.write_table(table)
-
-    save(path, into)
-
-
-def footer(path: Path) -> dict[str, str]:
-    """The metadata of a Parquet file's footer.
-
-    Raises:
-        CorruptInputError: the footer cannot be read.
-    """
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptInputError(path, str(error).splitlines()[0]) from error
-    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}

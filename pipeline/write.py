@@ -17,8 +17,8 @@ from pipeline.engine import Engine
 from pipeline.plan import Plan
 from pipeline.rules import Drop
 from pipeline.signals import decisions_of, signals_of
-from pipeline.store import Store, footer, save_frame
-from stages.files import plain_table, read_frame, save
+from pipeline.store import Store
+from stages.files import footer, plain_table, read_frame, save, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")

@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from stages.stage import RAW, GlobalStage, Stage, StageParameterError
+from stages.stage import RAW, Axis, GlobalStage, Stage, StageParameterError
 
 BUILTIN = {
     "heuristics": "stages.heuristics:Heuristics",
@@ -16,10 +16,10 @@ BUILTIN = {
     "dedup": "stages.dedup:Dedup",
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
-    "turns": "stages.turns:Turns",
-    "substrings": "stages.substrings:Substrings",
-    "contamination": "stages.contamination:Contamination",
-    "against": "stages.against:Against",
+    "turns": "stages.overlap.turns:Turns",
+    "substrings": "stages.overlap.substrings:Substrings",
+    "contamination": "stages.overlap.contamination:Contamination",
+    "against": "stages.dedup.against:Against",
 }
 
 
@@ -74,6 +74,11 @@ def _check(use: str, kind: type[Stage]) -> None:
     if strange := [column for column in kind.reads if column not in RAW or column == "id"]:
         there = ", ".join(name for name in RAW if name != "id")
         raise UnknownStageError(f"stage {use!r} reads {', '.join(strange)}; a stage can read {there}")
+    columns = {*kind.writes, *(kind.merges if issubclass(kind, GlobalStage) else ())}
+    if strange := [name for name, axis in kind.axes.items() if name not in columns or not isinstance(axis, Axis)]:
+        raise UnknownStageError(
+            f"stage {use!r}: axes[{strange[0]!r}] must be an Axis of a column that the stage writes"
+        )
     try:
         hash(kind())
     except StageParameterError:

@@ -1,4 +1,4 @@
-"""Files of a stage's folder: how they come into being, and how damage to them is found."""
+"""Files of a run and of a stage: written atomically, read with checks that detect damage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,18 +19,19 @@ from stages.stage import CorruptInputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 Number = TypeVar("Number", bound=np.generic)
 
 FITTED = "fitted.json"
-"""Digests of what a fit left, written last; `fitted` checks them."""
+"""Name of the file with the digests of a fit's files. It is written last."""
 _BLOCK = 1 << 20
 
 
 def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, sync it and rename it, so that a file that exists is whole."""
+    """Write a temporary file beside `path`, sync it and rename it, so that an existing file is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the name by which a run clears what a kill left
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a later run removes files of this pattern
     try:
         write(aside)
         with aside.open("rb") as file:
@@ -41,22 +42,30 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the rename itself must last too
+        os.fsync(folder)  # makes the rename durable
     finally:
         os.close(folder)
 
 
-def save_json(path: Path, value: object) -> None:
-    """Save a value as indented JSON."""
-    text = json.dumps(value, indent=1, ensure_ascii=False)
+def save_json(path: Path, value: object, *, indent: int = 2, end: str = "\n") -> None:
+    """Save a value as indented JSON, with `end` after the last bracket."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False) + end
     save(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def save_frame(path: Path, frame: pl.DataFrame) -> None:
-    """Save a frame as Parquet of plain Arrow types, with page checksums by which a flipped byte is found."""
-    import pyarrow.parquet as pq  # 0.1 s to load, which naming a stage must not cost
+def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
+    """Save a frame as Parquet with plain Arrow types and page checksums.
+
+    Args:
+        path: the file.
+        frame: its content.
+        metadata: key-value pairs for the footer. An empty mapping and None give different bytes.
+    """
+    import pyarrow.parquet as pq  # takes 0.1 s to import, and `refine --help` must not wait for it
 
     table = plain_table(frame)
+    if metadata is not None:
+        table = table.replace_schema_metadata(dict(metadata))
 
     def into(aside: Path) -> None:
         with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
@@ -67,7 +76,7 @@ def save_frame(path: Path, frame: pl.DataFrame) -> None:
 
 
 def plain_table(frame: pl.DataFrame) -> pa.Table:
-    """A frame as an Arrow table of plain types, because polars' own large ones show as `LargeList` in `datasets`."""
+    """A frame as an Arrow table of plain types, because `datasets` shows polars' large types as `LargeList`."""
     import pyarrow as pa
 
     table = frame.to_arrow()
@@ -89,46 +98,60 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Columns of a Parquet file of the run, in the order asked for; page checksums are verified.
+    """Read columns of a Parquet file, in the order given, and verify its page checksums.
 
     Raises:
-        CorruptInputError: the file is not there, cannot be read whole, or lacks a column.
+        CorruptInputError: the file is missing, damaged, or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = None if columns is None else list(columns)
+    names = None if columns is None else list(columns)
     try:
-        table = pq.read_table(path, columns=wanted, page_checksum_verification=True, partitioning=None)
-        frame = pl.from_arrow(table.select(wanted) if wanted else table)
+        table = pq.read_table(path, columns=names, page_checksum_verification=True, partitioning=None)
+        frame = pl.from_arrow(table.select(names) if names else table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error
     del table
-    pa.default_memory_pool().release_unused()  # Arrow would keep what was unpacked
+    pa.default_memory_pool().release_unused()  # Arrow would keep the decompressed pages
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
     return frame
 
 
 def rows(path: Path) -> int:
-    """Rows of a Parquet file of the run, from its footer.
+    """Number of rows of a Parquet file, from its footer.
 
     Raises:
         CorruptInputError: the footer cannot be read.
     """
+    return int(_footer(path).num_rows)
+
+
+def footer(path: Path) -> dict[str, str]:
+    """Key-value metadata of a Parquet file.
+
+    Raises:
+        CorruptInputError: the footer cannot be read.
+    """
+    metadata = _footer(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
+
+
+def _footer(path: Path) -> pq.FileMetaData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int(pq.read_metadata(path).num_rows)
+        return pq.read_metadata(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupt(path, error) from error
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401  whatever was saved
-    """A JSON file that the stage saved.
+def read_json(path: Path) -> Any:  # noqa: ANN401  any JSON
+    """Read a JSON file.
 
     Raises:
-        CorruptInputError: it is not there, or is not JSON.
+        CorruptInputError: the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -141,29 +164,29 @@ def _corrupt(path: Path, error: Exception) -> CorruptInputError:
     return CorruptInputError(path, why)
 
 
-def seal(folder: Path, left: Iterable[str]) -> None:
-    """Write down the digests of what a fit left, as its last step: of each file, and of the digests themselves."""
-    files = {name: _digest(folder / name) for name in sorted(left)}
-    save_json(folder / FITTED, {"files": files, "digest": _of(files)})
+def seal(folder: Path, names: Iterable[str]) -> None:
+    """Write `fitted.json`, the digests of the files that a fit wrote, as the last step of the fit."""
+    files = {name: _digest(folder / name) for name in sorted(names)}
+    save_json(folder / FITTED, {"files": files, "digest": _of(files)}, indent=1, end="")
 
 
 def fitted(folder: Path) -> None:
-    """Check that what a fit left is as it left it.
+    """Check the files that a fit wrote against `fitted.json`.
 
     Raises:
-        CorruptInputError: a file is not there or is another; it is named.
+        CorruptInputError: a file is missing or has changed; `path` names it.
     """
-    found = read_json(folder / FITTED)
-    files = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(files, dict) or found.get("digest") != _of(files):
-        raise CorruptInputError(folder / FITTED, "it holds other digests than were written")
+    seals = read_json(folder / FITTED)
+    files = seals.get("files") if isinstance(seals, dict) else None
+    if not isinstance(files, dict) or seals.get("digest") != _of(files):
+        raise CorruptInputError(folder / FITTED, "its digests have changed since it was written")
     for name, digest in files.items():
         try:
             now = _digest(folder / name)
         except OSError as error:
             raise _corrupt(folder / name, error) from error
         if now != digest:
-            raise CorruptInputError(folder / name, f"its digest is {now}, {digest} when it was written")
+            raise CorruptInputError(folder / name, f"its digest is {now}, and was {digest} when it was written")
 
 
 def _of(files: dict[str, str]) -> str:
@@ -178,7 +201,7 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def scratch(folder: Path, name: str) -> Iterator[Path]:
-    """An empty folder `.<name>.<pid>.scratch` for files that are not kept; what killed processes left goes first."""
+    """A new folder `.<name>.<pid>.scratch` for temporary files; those of processes that were killed are removed."""
     for left in folder.glob(f".{name}.*.scratch"):
         shutil.rmtree(left)
     aside = folder / f".{name}.{os.getpid()}.scratch"
@@ -186,11 +209,11 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
     try:
         yield aside
     finally:
-        shutil.rmtree(aside, ignore_errors=True)  # it may have been renamed: then it is kept
+        shutil.rmtree(aside, ignore_errors=True)  # the caller may have renamed it in order to keep it
 
 
 def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:
-    """A column of zeros in a new file, mapped, its room on disk taken now.
+    """A memory-mapped array of zeros in a new file, its disk space allocated up front.
 
     Writing to a sparse mapped file on a full disk would end the process with SIGBUS.
 
@@ -204,7 +227,7 @@ def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:
     with path.open("w+b") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, length)
-        else:  # macOS: blocks of zeros take their room too
+        else:  # macOS: written blocks of zeros are allocated
             for begin in range(0, length, _BLOCK):
                 file.write(bytes(min(_BLOCK, length - begin)))
     return np.memmap(path, kind, "r+", shape=(size,))

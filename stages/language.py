@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import polars as pl
 
-from stages.stage import Measure, MissingModelError, Stage
+from stages.stage import Axis, Measure, MissingModelError, Stage
 from stages.text.prose import prose
 
 _PIECE = 1000  # characters; eldc looks at no more, and a fastText average over more says less
@@ -59,6 +59,7 @@ class Language(Stage):
             "other_language": pl.Float64(),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {"language_score": Axis("mean score of the language", rank=150)}
     model: str = ""
     min_letters: int = 25
 

@@ -58,6 +58,21 @@ class StageRefusedError(Exception):
 
 
 @dataclass(frozen=True)
+class Axis:
+    """How a report draws a signal.
+
+    Attributes:
+        unit: the axis title, such as "words" or "share of lines seen before".
+        log: whether the axis is logarithmic.
+        rank: the place among a report's figures, lowest first. The default stands after the six main built-in signals.
+    """
+
+    unit: str = ""
+    log: bool = False
+    rank: int = 65
+
+
+@dataclass(frozen=True)
 class Stage(ABC):
     """A measurement of conversations. The fields of the dataclass are its parameters.
 
@@ -74,6 +89,8 @@ class Stage(ABC):
     """The columns of `RAW` it needs: only those are read from disk."""
     writes: ClassVar[pl.Schema]
     """The signals it writes: null where unknown, never NaN."""
+    axes: ClassVar[Mapping[str, Axis]] = {}
+    """The numeric signals that a report draws; all of them, on a linear axis, if this is empty."""
 
     def models(self) -> tuple[Path, ...]:
         """Files whose content is part of this stage's identity.

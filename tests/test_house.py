@@ -86,7 +86,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.compare": (
         *("pipeline", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.sources"),
         *("pipeline.ownership", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
-        *("stages.language", "stages.stage"),
+        *("stages.language", "stages.stage", "stages.files"),
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.experiment", "trainer.scaling"),
     ),
     "pipeline.ablate": (

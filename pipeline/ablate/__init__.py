@@ -24,14 +24,12 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored
 from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
-from pipeline.plan import Plan
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import Bounds
-from pipeline.rules import Drop, KeepBest
-from pipeline.signals import pairs_of, signals_of
-from pipeline.store import RunFolderError, Store
+from pipeline.signals import RuleInputs
+from pipeline.store import RunFolderError
 
 Mask = NDArray[np.bool_]
 
@@ -91,16 +89,16 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     store = pair.run
     assert store is not None  # noqa: S101  raw and refined are parts of a run
     plan = planning.load(store.plan)
-    decisions = _Decisions(store, plan, pair.union.frame["id"])
+    inputs, ids = RuleInputs.read(plan, store), pair.union.frame["id"]
     raw, refined = (pair.union.members[name] for name in pair.names)
-    if not np.array_equal(decisions.kept(plan.rules), refined):
+    if not np.array_equal(_kept(inputs, plan.rules, ids), refined):
         raise RunFolderError(
             f"{store.decisions} does not match the plan of the run: start `refine decide {store.folder}`"
         )
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
     for rule in plan.rules:
-        without = decisions.kept([one for one in plan.rules if one is not rule])
-        alone = decisions.kept([rule])
+        without = _kept(inputs, [one for one in plan.rules if one is not rule], ids)
+        alone = _kept(inputs, [rule], ids)
         for how, name, first, second in (
             ("alone", f"only {rule.reason}", raw, alone),
             ("on top", f"without {rule.reason}", without, refined),
@@ -115,22 +113,12 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     return members, contrasts, skipped
 
 
-class _Decisions:
-    """The signals of a run, and what some of its rules keep."""
-
-    def __init__(self, store: Store, plan: Plan, ids: pl.Series) -> None:
-        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
-        names = dict.fromkeys([c for rule in drops for c in rule.columns()] + [term.split()[0] for term in plan.order])
-        self.signals = pl.concat([signals_of(plan, store, shard, list(names)) for shard in store.shards()])
-        self.pairs = pairs_of(plan, store, [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)])
-        self.order, self.ids = plan.order, ids
-
-    def kept(self, chosen: Sequence[rules.Rule]) -> Mask:
-        """Which conversations these rules keep, in the order of `ids`."""
-        made = rules.decide(self.signals, self.pairs, chosen, self.order).select("id", "keep")
-        kept = self.ids.to_frame("id").join(made, on="id", how="left", maintain_order="left")["keep"]
-        mask: Mask = kept.fill_null(value=False).to_numpy()
-        return mask
+def _kept(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
+    """Which conversations these rules keep, in the order of `ids`."""
+    decisions = inputs.decide(chosen).select("id", "keep")
+    kept = ids.to_frame("id").join(decisions, on="id", how="left", maintain_order="left")["keep"]
+    mask: Mask = kept.fill_null(value=False).to_numpy()
+    return mask
 
 
 def _trained(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:

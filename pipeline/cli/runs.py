@@ -19,8 +19,9 @@ from pipeline import sources
 from pipeline.cli.errors import sentence
 from pipeline.engine import Local
 from pipeline.ingest import Limits
+from pipeline.manifest import Manifest
 from pipeline.plan import Plan, PlanError
-from pipeline.run import Run, summary
+from pipeline.run import Run
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import ProgressReporter, console, safe, table
@@ -161,21 +162,19 @@ def decide(folder: Path, path: Path | None, drops: list[str], *, as_json: bool) 
     _finish(store, manifest, as_json=as_json)
 
 
-def _finish(store: Store, manifest: dict[str, Any], *, as_json: bool) -> None:
+def _finish(store: Store, manifest: Manifest, *, as_json: bool) -> None:
     if as_json:
-        _print_json({"out": str(store.folder), **summary(manifest)})
+        _print_json({"out": str(store.folder), **manifest.summary()})
         return
-    out, counts = console(), manifest["counts"]
-    n = max(counts["ingested"], 1)
-    rows: list[tuple[object, ...]] = [("in", counts["ingested"], "100.0 %", "")]
-    rows += [
-        (f"- {r['reason']}", r["dropped"], f"{r['dropped'] / n:.1%}", r["where"]) for r in manifest["plan"]["rules"]
-    ]
-    if counts["quarantined"]:
-        rows.append(("- quarantined", counts["quarantined"], f"{counts['quarantined'] / n:.1%}", "could not be read"))
-    rows.append(("out", counts["refined"], f"{counts['refined'] / n:.1%}", f"{counts['refined_tokens']:,} tokens"))
+    out, counts = console(), manifest.counts
+    n = max(counts.ingested, 1)
+    rows: list[tuple[object, ...]] = [("in", counts.ingested, "100.0 %", "")]
+    rows += [(f"- {rule.reason}", rule.dropped, f"{rule.dropped / n:.1%}", rule.where) for rule in manifest.rules]
+    if counts.quarantined:
+        rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "could not be read"))
+    rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
     out.print(table("", ("", "conversations", "share", "where"), rows, frozenset({1, 2})))
-    seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in manifest["seconds"].items())
+    seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in manifest.seconds.items())
     out.print(
         Text(f"\nseconds: {seconds}\n{store.folder}: README.md, refined/, rejected/, decisions.parquet, manifest.json")
     )
@@ -221,7 +220,7 @@ def status(folder: Path | None, *, as_json: bool) -> None:
 
 def _state(store: Store) -> dict[str, Any]:
     shards = read_json(store.shard_list) if store.shard_list.exists() else None
-    manifest = read_json(store.manifest) if store.manifest.exists() else None
+    manifest = Manifest.load(store) if store.manifest.exists() else None
     names = {shard["name"] for shard in shards["shards"]} if shards else set()
     done = {
         path.name: sum(file.name in names for file in path.glob("*.parquet"))
@@ -234,7 +233,7 @@ def _state(store: Store) -> dict[str, Any]:
         "state": state,
         "source": read_json(store.source)["source"],
         "rows": shards["rows"] if shards else 0,
-        "refined": manifest["counts"]["refined"] if manifest else "",
+        "refined": manifest.counts.refined if manifest else "",
         "stages": ", ".join(f"{name.rpartition('-')[0]} {n}/{total}" for name, n in done.items()),
     }
 

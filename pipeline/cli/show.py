@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import plan as planning
+from pipeline.manifest import Manifest
 from pipeline.signals import decisions_of, signals_of
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store import RunFolderError, Store
 from pipeline.terminal import console, safe
 from stages.files import read_frame
 
@@ -59,7 +60,7 @@ def show(folder: Path, wanted: ShowOptions, *, as_json: bool) -> None:
 def _sample(store: Store, wanted: ShowOptions) -> Iterator[dict[str, Any]]:
     """Conversations drawn by seed: the same ones for the same run and seed."""
     if wanted.reason is not None:
-        there = list(read_json(store.manifest)["by_rule"])
+        there = list(Manifest.load(store).by_rule)
         if wanted.reason not in there:
             raise RunFolderError(
                 f"no rule of this run gives the reason {wanted.reason!r}; there are {', '.join(there)}"

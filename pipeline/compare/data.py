@@ -15,8 +15,9 @@ import polars as pl
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.train import EXPERIMENTS, PREPARING, check_device
 from pipeline.ownership import check_experiment, experiment_claimed
-from pipeline.store import read_json, save_json
+from pipeline.store import read_json
 from pipeline.terminal import say
+from stages.files import save_json
 from trainer import TrainerError, presets
 from trainer.prepare import arms as arming
 from trainer.prepare import prepared as preparing

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
+from pipeline.manifest import Manifest
 from pipeline.ownership import is_run
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, shown
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store import RunFolderError, Store
 from stages.dedup import Dedup
 from stages.files import plain_table, read_frame, save_frame
 from stages.text.shingles import text_keys
@@ -141,7 +142,7 @@ def check_kept(store: Store, limit: int | None) -> None:
         SourceError: nothing was kept, of the whole run or of its first rows.
     """
     folder = shown(str(store.folder))
-    if store.manifest.is_file() and not read_json(store.manifest)["counts"]["refined"]:
+    if store.manifest.is_file() and not Manifest.load(store).counts.refined:
         raise SourceError(
             f"the refined corpus of {folder} is empty, every conversation was dropped: `refine show {folder}` says "
             f"why, `refine decide {folder}` takes other rules"

@@ -20,8 +20,8 @@ from pipeline.experiments.laws import LawReport, fit_laws, law_report, show
 from pipeline.experiments.points_csv import Corpora
 from pipeline.experiments.schedule import carry_out
 from pipeline.experiments.train import TrainOptions, prepared
-from pipeline.store import save_json
 from pipeline.terminal import console, safe, table
+from stages.files import save_json
 from trainer.experiment.jobs import Job
 from trainer.experiment.kinds import KIND_NAMES, KINDS
 from trainer.experiment.points import points

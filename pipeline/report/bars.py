@@ -65,7 +65,7 @@ def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
     return [within.encode(color=alt.Color("ink:N", scale=None)), *outside]
 
 
-def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: Axis) -> Drawn:
+def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
     """How a signal is distributed: all conversations, the kept ones in front, and the thresholds of rules.
 
     Args:
@@ -92,7 +92,7 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: Axis)
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
 
 
-def _along(edges: list[float], title: str, kind: Axis) -> alt.X:
+def _along(edges: list[float], title: str, kind: AxisKind) -> alt.X:
     """The axis of a signal."""
     scale: dict[str, Any] = {"type": "linear", "zero": False}
     ticks: dict[str, Any] = {"tickCount": 5}
@@ -140,4 +140,4 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
     return drawn.properties(width=FULL, autosize=FIT, height=26 * len(labels))
 
 
-Axis = Literal["linear", "log", "whole"]
+AxisKind = Literal["linear", "log", "whole"]

@@ -13,7 +13,7 @@ import polars as pl
 
 from stages.dedup.bands import Matching
 from stages.files import read_json
-from stages.stage import GlobalStage, StageParameterError
+from stages.stage import Axis, GlobalStage, StageParameterError
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,12 @@ class Dedup(GlobalStage):
             "dedup_crowded": pl.Boolean(),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "nearest_jaccard": Axis("Jaccard to the nearest other", rank=30),
+        "exact_copies": Axis("conversations with this text", log=True, rank=90),
+        "cluster_size": Axis("conversations in its cluster", log=True, rank=190),
+        "dedup_words": Axis("words", log=True, rank=330),
+    }
     pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of", "prompt": "prompt_copy_of"})
 
     def __post_init__(self) -> None:

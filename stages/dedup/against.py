@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.dedup.bands import Matching
 from stages.dedup.earlier import batches, files
 from stages.files import fitted, seal
 from stages.readers import stamps
-from stages.stage import FittedStage, Measure, Stage
+from stages.stage import Axis, FittedStage, Measure, Stage
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Against(FittedStage):
     writes: ClassVar[pl.Schema] = pl.Schema(
         {"against_jaccard": pl.Float32(), "against_id": pl.String(), "against_crowded": pl.Boolean()}
     )
+    axes: ClassVar[Mapping[str, Axis]] = {"against_jaccard": Axis("Jaccard to the earlier corpus", rank=340)}
 
     def __post_init__(self) -> None:
         """Check the parameters.

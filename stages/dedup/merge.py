@@ -52,7 +52,7 @@ def merge(
     found = {"id": names.of(pairs[:, 0]), "other": names.of(pairs[:, 1]), "jaccard": near.jaccard}
     save_frame(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS))
     save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
-    save_json(folder / "dedup.json", _summary(matching, near, answer, names, examples))
+    save_json(folder / "dedup.json", _summary(matching, near, answer, names, examples), indent=1, end="")
 
 
 def _prompts(keys: NDArray[np.uint64]) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ import polars as pl
 from stages.heuristics.lines import LINE_SIGNALS, line_signals
 from stages.heuristics.turns import CHAT_SIGNALS, chat_signals
 from stages.heuristics.words import TEXT_SIGNALS, word_signals
-from stages.stage import Stage
+from stages.stage import Axis, Stage
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,24 @@ class Heuristics(Stage):
     summary: ClassVar[str] = "words, lines, repetition (Gopher, C4, FineWeb); turns, roles, refusals, truncation, code"
     reads: ClassVar[tuple[str, ...]] = ("text", "messages", "prompt")
     writes: ClassVar[pl.Schema] = pl.Schema({**TEXT_SIGNALS, **LINE_SIGNALS, **CHAT_SIGNALS})
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "n_words": Axis("words", log=True, rank=40),
+        "n_turns": Axis("turns", log=True, rank=50),
+        "prompt_words": Axis("words in the first prompt", log=True, rank=60),
+        "assistant_chars": Axis("characters in the replies", log=True, rank=70),
+        "reply_repetition": Axis("share of replies repeated within a reply", rank=80),
+        "alpha_words": Axis("share of words with a letter", rank=120),
+        "dup_lines": Axis("share of lines seen before", rank=130),
+        "code_share": Axis("share of characters in code", rank=140),
+        "refusals": Axis("replies that decline", rank=160),
+        "mean_word_len": Axis("characters per word", rank=170),
+        "user_chars": Axis("characters in the user's turns", log=True, rank=180),
+        "user_turns": Axis("user messages", log=True, rank=240),
+        "assistant_turns": Axis("replies", log=True, rank=250),
+        "empty_replies": Axis("blank replies", rank=260),
+        "no_feelings": Axis("replies that deny feelings", rank=270),
+        "truncated_last": Axis("last reply cut off (0 or 1)", rank=280),
+    }
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Signals of a batch; see the class."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import polars as pl
 from stages.files import read_frame
 from stages.overlap.evals import files, parts
 from stages.readers import stamps
-from stages.stage import Measure, Stage, StageParameterError
+from stages.stage import Axis, Measure, Stage, StageParameterError
 
 if TYPE_CHECKING:
     from stages.overlap.contamination_index import Index
@@ -70,6 +70,7 @@ class Contamination(Stage):
             "eval_field": pl.String(),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {"contamination": Axis("share of an evaluation item", rank=320)}
 
     def __post_init__(self) -> None:
         """Check the parameters.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
 
-from stages.stage import GlobalStage, StageParameterError
+from stages.stage import Axis, GlobalStage, StageParameterError
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Substrings(GlobalStage):
             "dup_span_of": pl.String(),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {"dup_span_share": Axis("share of words that occur elsewhere", rank=310)}
 
     def __post_init__(self) -> None:
         """Check the parameter.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import read_frame, save_frame
-from stages.stage import GlobalStage, StageParameterError
+from stages.stage import Axis, GlobalStage, StageParameterError
 from stages.text.repeats import Repeats, Shard
 from stages.text.shards import Shards
 
@@ -63,6 +63,10 @@ class Turns(GlobalStage):
             "opening_copies": pl.UInt32(),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "answer_copies": Axis("conversations with its answer", log=True, rank=290),
+        "repeated_answer_share": Axis("share of answers given elsewhere", rank=300),
+    }
 
     def __post_init__(self) -> None:
         """Check the parameters.
@@ -93,7 +97,7 @@ class Turns(GlobalStage):
         listed = {
             kind: [self._listed(kind, *one) for one in found] for kind, found in merge_turns(raw, measured, folder)
         }
-        save_json(folder / "turns.json", listed)
+        save_json(folder / "turns.json", listed, indent=1, end="")
 
     def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null where they are too short)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from stages.ngram import lmplz
 from stages.ppl import place, score
 from stages.ppl.lines import halves, tokenise
 from stages.ppl.reference import batches, files
-from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
+from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,13 @@ class Perplexity(FittedStage, GlobalStage):
     reads: ClassVar[tuple[str, ...]] = ("text", "messages")
     writes: ClassVar[pl.Schema] = score.SIGNALS
     merges: ClassVar[pl.Schema] = place.SIGNALS
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "ppl": Axis("perplexity per token", log=True, rank=10),
+        "ppl_z": Axis("robust deviations of ln ppl", rank=110),
+        "ppl_assistant": Axis("perplexity of the replies", log=True, rank=200),
+        "ppl_worst_turn": Axis("perplexity of the worst turn", log=True, rank=210),
+        "ppl_tokens": Axis("tokens scored", log=True, rank=220),
+    }
 
     reference: str = ""
     model: str = ""
@@ -98,7 +105,7 @@ class Perplexity(FittedStage, GlobalStage):
         trained = {name: self._train(lines, folder / f"{name}.arpa") for name, lines in sources.items()}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
-        save_json(folder / "models.json", trained)
+        save_json(folder / "models.json", trained, indent=1, end="")
         seal(folder, ["models.json", *(f"{name}.arpa" for name, model in trained.items() if model)])
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:

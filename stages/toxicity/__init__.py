@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import fitted, save, seal
-from stages.stage import FittedStage, Measure, MissingModelError, StageParameterError
+from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
 from stages.toxicity import detoxify, encoder, words
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class Toxicity(FittedStage):
             "toxicity_turns": pl.List(pl.Float32()),
         }
     )
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "toxicity": Axis("probability, worst message", rank=20),
+        "toxicity_share": Axis("share of messages above 0.5", rank=100),
+        "toxicity_mean": Axis("mean probability", rank=230),
+    }
 
     def __post_init__(self) -> None:
         """Refuse a threshold that is no probability."""

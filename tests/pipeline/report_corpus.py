@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from stages.stage import Stage
-from tests.conftest import ROOT, chat
+from tests.conftest import call, chat
 
 PLAN = """
 order = ["dedup_words DESC"]
@@ -21,7 +19,7 @@ columns = ["ppl"]
 [[stage]]
 use = "dedup"
 [[stage]]
-use = "tests.report_corpus:Scores"
+use = "tests.pipeline.report_corpus:Scores"
 [[drop]]
 reason = "too_short"
 where = "n_words < 6"
@@ -101,10 +99,8 @@ def poisoned() -> list[dict[str, Any]]:
 
 
 def refine(here: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    """Start `refine` as a user does, in a folder; tests of a module share what it makes there."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "pipeline.cli", *map(str, words)]
-    return subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=False, timeout=300)
+    """`refine` in a folder; tests of a module share what it makes there."""
+    return call(*words, cwd=here)
 
 
 def run(here: Path, corpus: list[dict[str, Any]], plan: str = PLAN) -> Path:

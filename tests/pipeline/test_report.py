@@ -20,8 +20,7 @@ from pipeline.report.parts import Check, Figure, Page, Panel, Section
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.duplicates import kinds
 from pipeline.report.run.frame import finished
-from pipeline.store import save_frame
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 
 

@@ -20,9 +20,11 @@ from pipeline.report.run.bands import LENGTH, SOURCE, fixed, named
 from pipeline.report.run.bins import binned, places
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.duplicates import Kind, both, duplicated
-from pipeline.report.run.signals import Signal, thresholds
+from pipeline.report.run.signals import Signal, chosen, thresholds
 from pipeline.report.text import labels, short, visible
 from pipeline.rules import Pairs
+from stages.stage import Axis
+from tests.pipeline.toy_stages import Words
 
 TRICKY = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("</>&!-\u2028\u2029\u202e\u200b\x00"))
 
@@ -120,6 +122,18 @@ def test_thresholds_are_those_of_the_rules() -> None:
         ("a", "n_words < 5", 5.0),
         ("b", "n_words > 1e3", 1000.0),
     ]
+
+
+def test_a_users_stage_is_drawn_like_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own axes where it has them, else all its numbers on linear axes, after the main built-in signals."""
+    tables = [{"use": "heuristics"}, {"use": "tests.pipeline.toy_stages:Words"}]
+    plan = planning.read({"stage": tables}, "test")
+    names = [signal.name for signal in chosen(plan)]
+    assert names[:5] == ["n_words", "n_turns", "prompt_words", "words", "assistant_chars"]
+    assert "stop_words" not in names
+    assert Signal("words", "", log=False) in chosen(plan)
+    monkeypatch.setattr(Words, "axes", {"words": Axis("white-space separated words", log=True, rank=1)})
+    assert chosen(plan)[0] == Signal("words", "white-space separated words", log=True)
 
 
 @pytest.mark.parametrize(

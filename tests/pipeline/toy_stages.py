@@ -11,8 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.store import save_frame, save_json
-from stages.files import read_frame
+from stages.files import read_frame, save_frame, save_json
 from stages.stage import FittedStage, GlobalStage, Measure, MissingModelError, Stage
 
 

@@ -18,7 +18,7 @@ from tests.conftest import ROOT, Refine
 
 LOOPS = """
 import numpy as np
-from stages.compiled import inner
+from stages.text.compiled import inner
 
 @inner
 def _square(value):

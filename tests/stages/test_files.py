@@ -16,10 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import stages
-from pipeline.store import save_frame
 from stages import files, ngram
 from stages.dedup.against import Against
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from stages.ppl import Perplexity
 from stages.stage import CorruptInputError, FittedStage, GlobalStage, Stage
 from stages.toxicity import Toxicity

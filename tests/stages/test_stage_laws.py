@@ -11,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from polars.testing import assert_frame_equal
 
 import stages
-from pipeline.store import save_frame
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from stages.overlap.turns import Turns
-from stages.stage import FittedStage, GlobalStage, Measure, Stage
+from stages.stage import Axis, FittedStage, GlobalStage, Measure, Stage
 from tests import strategies
 from tests.conftest import chat
 
@@ -133,14 +132,35 @@ def test_a_subclass_elsewhere_is_another_measurement() -> None:
     assert Mine().digest() != Turns().digest()
 
 
+def columns(kind: type[Stage]) -> pl.Schema:
+    """The columns of a stage, those of its merge included."""
+    return pl.Schema({**kind.writes, **(kind.merges if issubclass(kind, GlobalStage) else {})})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_signal_is_documented(name: str) -> None:
     """A user who reads `refine stages NAME` finds each column."""
     kind = stages.find(name)
-    merged = kind.merges if issubclass(kind, GlobalStage) else pl.Schema()
     assert kind.summary
-    missing = [column for column in {**kind.writes, **merged} if column not in str(kind.__doc__)]
+    missing = [column for column in columns(kind) if column not in str(kind.__doc__)]
     assert not missing
+
+
+def test_every_stage_says_how_its_signals_are_drawn() -> None:
+    """Each axis has a unit and a rank of its own, and belongs to a number that its stage writes."""
+    axes = {column: axis for name in NAMES for column, axis in stages.find(name).axes.items()}
+    assert all(stages.find(name).axes for name in NAMES)
+    assert all(axis.unit for axis in axes.values())
+    assert len({axis.rank for axis in axes.values()}) == len(axes)
+    kinds = {column: kind for name in NAMES for column, kind in columns(stages.find(name)).items()}
+    assert all(kinds[column].is_numeric() or kinds[column] == pl.Boolean for column in axes)
+
+
+def test_an_axis_of_a_column_that_is_not_written_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped name ends a run before it begins."""
+    monkeypatch.setattr(Turns, "axes", {"answer_copy": Axis("conversations")})
+    with pytest.raises(stages.UnknownStageError, match=r"axes\['answer_copy'\] must be an Axis of a column"):
+        stages.find("turns")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if issubclass(stages.find(name), GlobalStage)])

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.store import save_frame
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from stages.overlap.substrings import Substrings
 from stages.overlap.substrings_merge import Merge
 from stages.stage import StageParameterError

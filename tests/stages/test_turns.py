@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.store import save_frame
-from stages.files import read_frame
+from stages.files import read_frame, save_frame
 from stages.overlap.turns import Turns
 from stages.stage import StageParameterError
 from tests import strategies

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.report.bars import Axis
+from pipeline.report.bars import AxisKind
 from pipeline.report.run.signals import Signal
 
 BINS = 24
@@ -23,7 +23,7 @@ class Bins:
     """Edges of bins, and the kind of their axis: "whole" has a bin for each whole number, in its middle."""
 
     edges: tuple[float, ...]
-    axis: Axis = "linear"
+    axis: AxisKind = "linear"
 
 
 def binned(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:

@@ -55,7 +55,7 @@ class _Files:
 def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     """All checks, in the order a reader cares about them."""
     files = _read(run)
-    counts = run.manifest["counts"]
+    counts = run.manifest.counts
     total = files.refined + files.rejected + files.quarantined
     n = run.rows.height
     twice = n - run.rows["id"].n_unique()
@@ -63,8 +63,8 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     return [
         Check(
             "counts add up",
-            (total, files.refined, files.rejected) == (counts["ingested"], counts["refined"], counts["rejected"]),
-            f"{counts['ingested']:,} in = {files.refined:,} refined + {files.rejected:,} rejected + "
+            (total, files.refined, files.rejected) == (counts.ingested, counts.refined, counts.rejected),
+            f"{counts.ingested:,} in = {files.refined:,} refined + {files.rejected:,} rejected + "
             f"{files.quarantined:,} quarantined",
         ),
         Check("ids are unique", twice == 0, f"{n:,} conversations, {twice:,} ids given twice"),

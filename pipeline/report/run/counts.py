@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import Any
 
 import polars as pl
 
+from pipeline.manifest import Manifest
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.signals import Signal
 
@@ -194,18 +194,18 @@ def mix(sorted_: BandedRun, band: Band) -> pl.DataFrame:
     )
 
 
-def retention(manifest: dict[str, Any]) -> pl.DataFrame:
+def retention(manifest: Manifest) -> pl.DataFrame:
     """From what came in to what is kept.
 
     Returns:
         i (number of the rule; null for what is none), step, kind ("in", "dropped" or "kept"), n (conversations), begin
         and end (how many were left before and after), share (of all); rules that dropped nothing are left out.
     """
-    counts = manifest["counts"]
-    left = counts["ingested"]
+    counts = manifest.counts
+    left = counts.ingested
     steps: list[tuple[int | None, str, str, int, int, int]] = [(None, "in", "in", left, 0, left)]
-    drops: list[tuple[int | None, str, int]] = [(None, "could not be read", counts["quarantined"])]
-    drops += [(i, rule["reason"], rule["dropped"]) for i, rule in enumerate(manifest["plan"]["rules"])]
+    drops: list[tuple[int | None, str, int]] = [(None, "could not be read", counts.quarantined)]
+    drops += [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
     for i, reason, n in drops:
         if n:
             steps.append((i, reason, "dropped", n, left, left - n))
@@ -213,4 +213,4 @@ def retention(manifest: dict[str, Any]) -> pl.DataFrame:
     steps.append((None, "kept", "kept", left, 0, left))
     schema = {"i": pl.Int16, "step": pl.String, "kind": pl.String, "n": pl.Int64, "begin": pl.Int64, "end": pl.Int64}
     frame = pl.DataFrame(steps, schema=schema, orient="row")
-    return frame.with_columns(share=pl.col("n") / max(counts["ingested"], 1))
+    return frame.with_columns(share=pl.col("n") / max(counts.ingested, 1))

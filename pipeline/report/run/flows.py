@@ -35,7 +35,7 @@ def retention(sorted_: BandedRun) -> Figure:
         .then(pl.format("reason:{}", "i"))
         .otherwise(pl.lit("")),
     )
-    idle = [rule["reason"] for rule in sorted_.run.manifest["plan"]["rules"] if not rule["dropped"]]
+    idle = [rule.reason for rule in sorted_.run.manifest.rules if not rule.dropped]
     notes = (f"Dropped nothing: {', '.join(labels(idle))}.",) if idle else ()
     return Figure(
         "retention",

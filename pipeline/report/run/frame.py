@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from pipeline import plan as planning
+from pipeline.manifest import Manifest
 from pipeline.plan import Plan
 from pipeline.report.run.signals import Signal, chosen
-from pipeline.signals import decisions_of, signals_of
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.signals import decisions_of, measured_plan, signals_of
+from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 
 
@@ -22,7 +21,7 @@ class FinishedRun:
 
     store: Store
     plan: Plan
-    manifest: dict[str, Any]
+    manifest: Manifest
     signals: tuple[Signal, ...]
     rows: pl.DataFrame
     """One row a conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
@@ -53,16 +52,10 @@ def finished(folder: Path) -> FinishedRun:
         raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
     if not store.manifest.exists():
         raise RunFolderError(f"{folder} is not finished: start `refine run` again with --out {folder} to complete it")
-    plan = planning.load(store.plan)
-    for measured in plan.stages:
-        if not store.stage(measured.key).exists():
-            raise RunFolderError(
-                f"{folder} holds no signals of stage {measured.name!r} as it is now (its code or models changed): "
-                f"start `refine run` again with --out {folder} and --plan {store.plan}"
-            )
+    plan = measured_plan(store)
     signals = chosen(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
-    return FinishedRun(store, plan, read_json(store.manifest), signals, rows)
+    return FinishedRun(store, plan, Manifest.load(store), signals, rows)
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
+from pipeline.manifest import HubSplit, Manifest
 from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
 from pipeline.report.run import flows, heatmaps
 from pipeline.report.run.bands import BandedRun, crossing
@@ -22,18 +23,14 @@ MISSING = {
 }
 
 
-COUNTED = ("dropped", "fired", "nulls")
-"""Numbers of a rule in the manifest."""
-
-
 def page(sorted_: BandedRun, checks: list[Check]) -> Page:
     """The report of one run."""
-    run, counts = sorted_.run, sorted_.run.manifest["counts"]
-    total, kept = counts["ingested"], counts["refined"]
+    run, counts = sorted_.run, sorted_.run.manifest.counts
+    total, kept = counts.ingested, counts.refined
     warnings = [] if kept else ["Nothing was kept: every conversation was dropped, so that the refined side is empty."]
     warnings += failed(checks)
     return Page(
-        title=visible(run.manifest["source"]["source"].rstrip("/").rpartition("/")[2], 80),
+        title=visible(run.manifest.source.rstrip("/").rpartition("/")[2], 80),
         kicker=f"refine report · {visible(run.store.folder.name, 60)}",
         headline=_headline(run.manifest),
         tiles=_tiles(run.manifest, checks),
@@ -43,8 +40,8 @@ def page(sorted_: BandedRun, checks: list[Check]) -> Page:
         examples=clicked(sorted_),
         numbers={
             "run": str(run.store.folder),
-            "counts": counts,
-            "by_rule": run.manifest["by_rule"],
+            "counts": asdict(counts),
+            "by_rule": run.manifest.by_rule,
             "kept_share": kept / total if total else None,
         },
     )
@@ -56,13 +53,13 @@ def failed(checks: Sequence[Check]) -> list[str]:
     return [f"{many} check{'s' * (many > 1)} failed."] if many else []
 
 
-def _headline(manifest: dict[str, Any]) -> str:
+def _headline(manifest: Manifest) -> str:
     """What came in, what is left, and the three reasons that took most."""
-    counts = manifest["counts"]
-    total, kept = counts["ingested"], counts["refined"]
+    counts = manifest.counts
+    total, kept = counts.ingested, counts.refined
     share = f" ({kept / total:.1%})" if total else ""
     said = f"{total:,} conversations came in, {kept:,}{share} were kept and {total - kept:,} dropped"
-    most = [(reason, n) for reason, n in sorted(manifest["by_rule"].items(), key=lambda item: -item[1])[:3] if n]
+    most = [(reason, n) for reason, n in sorted(manifest.by_rule.items(), key=lambda item: -item[1])[:3] if n]
     if not most:
         return f"{said}."
     reasons = [f"{visible(reason, 40)} ({n:,})" for reason, n in most]
@@ -70,16 +67,16 @@ def _headline(manifest: dict[str, Any]) -> str:
     return f"{said}, {'all' if sum(n for _, n in most) == total - kept else 'most'} of them for {listed}."
 
 
-def _tiles(manifest: dict[str, Any], checks: list[Check]) -> tuple[Tile, ...]:
-    counts = manifest["counts"]
-    total = counts["ingested"]
-    share = f"{counts['refined'] / total:.1%}" if total else "none"
+def _tiles(manifest: Manifest, checks: list[Check]) -> tuple[Tile, ...]:
+    counts = manifest.counts
+    total = counts.ingested
+    share = f"{counts.refined / total:.1%}" if total else "none"
     asked = [check for check in checks if check.passed is not None]
     return (
         Tile(f"{total:,}", "conversations in"),
-        Tile(share, f"kept: {counts['refined']:,}"),
-        Tile(f"{counts['rejected']:,}", f"dropped, and {counts['quarantined']:,} unreadable"),
-        Tile(f"{counts['refined_tokens']:,}", "tokens kept"),
+        Tile(share, f"kept: {counts.refined:,}"),
+        Tile(f"{counts.rejected:,}", f"dropped, and {counts.quarantined:,} unreadable"),
+        Tile(f"{counts.refined_tokens:,}", "tokens kept"),
         Tile(f"{sum(bool(check.passed) for check in asked)} of {len(asked)}", "checks passed"),
     )
 
@@ -138,11 +135,11 @@ def _rules(sorted_: BandedRun) -> Section:
     along = next(sorted_.bands[key] for key in ("ppl", "length", "source") if key in sorted_.bands)
     rows = [
         (
-            *(visible(r[key], 200) for key in ("reason", "where")),
-            *(r[key] for key in COUNTED),
-            visible(r["because"], 300),
+            *(visible(rule.reason, 200), visible(rule.where, 200)),
+            *(rule.dropped, rule.fired, rule.nulls),
+            visible(rule.because, 300),
         )
-        for r in sorted_.run.manifest["plan"]["rules"]
+        for rule in sorted_.run.manifest.rules
     ]
     return Section(
         "rules",
@@ -181,7 +178,7 @@ def _origin(sorted_: BandedRun) -> Section:
 def origin(sorted_: BandedRun) -> tuple[tuple[str, str], ...]:
     """The command that makes a run again, its plan and its manifest, each with a heading."""
     run = sorted_.run
-    manifest = json.dumps(run.manifest, indent=2, ensure_ascii=False)
+    manifest = json.dumps(run.manifest.to_json(), indent=2, ensure_ascii=False)
     plan = run.store.plan.read_text(encoding="utf-8")
     return (
         ("The command that makes this run again", command(run.manifest, str(run.store.folder), _limit(sorted_))),
@@ -195,14 +192,12 @@ def _limit(sorted_: BandedRun) -> int | None:
     return int(said) if said else None
 
 
-def command(manifest: dict[str, Any], folder: str, limit: int | None) -> str:
+def command(manifest: Manifest, folder: str, limit: int | None) -> str:
     """The command line that makes this run again, and the digest of the source that it was made from."""
-    source = manifest["source"]
-    words = ["refine", "run", source["source"], "--plan", f"{folder}/plan.toml", "--out", f"{folder}-again"]
-    if source["files"] and "hub" in source["files"][0]:
-        hub = source["files"][0]
-        words[2:3] = [hub["hub"], "--revision", hub["revision"], "--split", hub["split"]]
-    elif source["source"] == "chitchat":
+    words = ["refine", "run", manifest.source, "--plan", f"{folder}/plan.toml", "--out", f"{folder}-again"]
+    if manifest.inputs and isinstance(hub := manifest.inputs[0], HubSplit):
+        words[2:3] = [hub.hub, "--revision", hub.revision, "--split", hub.split]
+    elif manifest.source == "chitchat":
         del words[2]
     words += ["--limit", str(limit)] if limit else []
-    return f"{visible(shlex.join(words))}\n# source digest {source['digest']}, records of shape {source['shape']}"
+    return f"{visible(shlex.join(words))}\n# source digest {manifest.digest}, records of shape {manifest.shape}"

@@ -1,4 +1,4 @@
-"""What a reader should know of a signal: its unit, whether its axis is logarithmic, and the thresholds on it."""
+"""The signals that a report draws, with their axes and the thresholds that rules set on them."""
 
 from __future__ import annotations
 
@@ -9,55 +9,15 @@ import polars as pl
 
 from pipeline.plan import Plan
 from pipeline.rules import Drop
+from stages.stage import Axis
 
-MOST = 24
-"""Signals that a report shows at most: those of the rules first."""
-
-KNOWN: dict[str, tuple[str, bool]] = {
-    "ppl": ("perplexity per token", True),
-    "toxicity": ("probability, worst message", False),
-    "nearest_jaccard": ("Jaccard to the nearest other", False),
-    "n_words": ("words", True),
-    "n_turns": ("turns", True),
-    "prompt_words": ("words of the first prompt", True),
-    "assistant_chars": ("characters of the replies", True),
-    "reply_repetition": ("share of replies said before", False),
-    "exact_copies": ("conversations with this text", True),
-    "toxicity_share": ("share of messages above 0.5", False),
-    "ppl_z": ("robust deviations of ln ppl", False),
-    "alpha_words": ("share of words with a letter", False),
-    "dup_lines": ("share of lines seen before", False),
-    "code_share": ("share of characters in code", False),
-    "language_score": ("certainty of the language", False),
-    "refusals": ("replies that decline", False),
-    "mean_word_len": ("characters a word", False),
-    "user_chars": ("characters of the user", True),
-    "cluster_size": ("conversations in its cluster", True),
-    "ppl_assistant": ("perplexity of the replies", True),
-    "ppl_worst_turn": ("perplexity of the worst turn", True),
-    "ppl_tokens": ("tokens scored", True),
-    "toxicity_mean": ("mean probability", False),
-    "user_turns": ("messages of the user", True),
-    "assistant_turns": ("replies", True),
-    "empty_replies": ("replies of white space", False),
-    "no_feelings": ("replies that deny feelings", False),
-    "truncated_last": ("last reply cut off (0 or 1)", False),
-    "answer_copies": ("conversations with its answer", True),
-    "repeated_answer_share": ("share of answers given elsewhere", False),
-    "dup_span_share": ("share of words found elsewhere", False),
-    "contamination": ("share of an evaluation item", False),
-    "dedup_words": ("words", True),
-    "against_jaccard": ("Jaccard to the earlier corpus", False),
-}
-"""Signals of the stages that come with refine that are worth a figure, in the order of how much they say: unit, and
-whether their axis is logarithmic."""
-_OWN = 6
-"""Signals of a user's own stages come after this many known ones."""
+MAX_SIGNALS = 24
+"""Maximum number of signals that a report draws."""
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A signal as a figure shows it."""
+    """A signal as a figure draws it."""
 
     name: str
     unit: str
@@ -74,19 +34,18 @@ class Threshold:
 
 
 def chosen(plan: Plan) -> tuple[Signal, ...]:
-    """The signals a report shows, the most telling first: those that rules read, a user's own, and known ones."""
+    """The signals that a report draws, by rank: first choice are those that rules read, then those with an axis."""
     scalar = {name for name, kind in plan.signals.items() if kind.is_numeric() or kind == pl.Boolean}
     ruled = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
-    own = [
-        name
-        for measured in plan.stages
-        if not type(measured.stage).__module__.startswith("stages.")
-        for name in measured.signals
-    ]
-    names = [name for name in dict.fromkeys([*ruled, *own, *KNOWN]) if name in scalar][:MOST]
-    order = {name: i for i, name in enumerate(KNOWN)}
-    names.sort(key=lambda name: order.get(name, _OWN - 0.5))
-    return tuple(Signal(name, *KNOWN.get(name, ("", False))) for name in names)
+    axes = {
+        name: axis
+        for one in plan.stages
+        for name, axis in (one.stage.axes or dict.fromkeys(one.signals, Axis())).items()
+    }
+    ranked = sorted(axes, key=lambda name: axes[name].rank)
+    names = [name for name in dict.fromkeys([*ruled, *ranked]) if name in scalar][:MAX_SIGNALS]
+    drawn = sorted(((name, axes.get(name, Axis())) for name in names), key=lambda one: one[1].rank)
+    return tuple(Signal(name, axis.unit, axis.log) for name, axis in drawn)
 
 
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)"

