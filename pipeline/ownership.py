@@ -101,6 +101,16 @@ def is_run(folder: Path) -> bool:
     return isinstance(said, dict) and said.keys() >= RUN_KEYS
 
 
+RUNS = Path("data/runs")
+"""Where runs are made by default, relative to the current folder."""
+
+
+def run_folders() -> list[Path]:
+    """Folders of runs in data/runs/ and directly in the current folder, by name."""
+    places = (*sorted(RUNS.glob("*/source.json")), *sorted(Path().glob("*/source.json")))
+    return [path.parent for path in places if is_run(path.parent)]
+
+
 CLAIM = "experiment.json"
 """The file that says whose folder it is."""
 
