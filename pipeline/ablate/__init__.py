@@ -150,7 +150,12 @@ def _done(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions, fol
     tests = scoring.test_sets(pair, arms)
     scored = {
         (one.reason, one.how): [
-            scoring.scored(test, arms, {("cvfp", arm): jobs["cvfp", arm] for arm in (one.first, one.second)}, trainings)
+            scoring.scored(
+                test,
+                arms,
+                {key: jobs[key] for arm in (one.first, one.second) for key in jobs if key[1] == arm},
+                trainings,
+            )
             for test in tests
         ]
         for one in found.contrasts

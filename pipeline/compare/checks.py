@@ -13,6 +13,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Design
 from pipeline.report.parts import Check
 from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Arms
 
@@ -39,7 +40,7 @@ def _records(
     return {
         (arm, job.budget, job.seed): read(folder / job.name)
         for (kind, arm), wanted in jobs.items()
-        if kind == "cvfp"
+        if kind == CVFP.name
         for job in wanted
     }
 

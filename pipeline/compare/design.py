@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import CHEAP_KINDS
+from trainer.experiment.kinds import BASELINES, CHEAP_BASELINES, CVFP, KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
@@ -16,7 +16,6 @@ SIZES, DECADES, SEEDS = 5, 1.5, 3
 QUICK_SIZES, QUICK_SEEDS = 3, 1
 PART = 3.2
 """A default budget is the preset's over this: two corpora with baselines take less than half an hour on two cores."""
-BASELINES = ("random_block", "gru", "kneser_ney", "unigram")
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class Design:
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The trainings by kind and arm: networks of all seeds, counts of both arms, other baselines of the first."""
         found = {
-            ("cvfp", name): [
-                job for seed in range(self.seeds) for job in arm_jobs(arms, "cvfp", name, self.budgets, seed, device)
+            (CVFP.name, name): [
+                job for seed in range(self.seeds) for job in arm_jobs(arms, CVFP.name, name, self.budgets, seed, device)
             ]
             for name in names
         }
         for kind in self.kinds:
-            for name in names if kind in CHEAP_KINDS else names[:1]:
+            for name in names if KINDS[kind].cheap else names[:1]:
                 found[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
         return found
 
@@ -96,7 +95,7 @@ def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: boo
                 f"{_smallest(arms)}; {proposal(largest)}"
             )
     if quick:
-        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_KINDS, quick=True)
+        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_BASELINES, quick=True)
     return Design(budgets, seeds or SEEDS)
 
 

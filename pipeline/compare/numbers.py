@@ -14,7 +14,7 @@ from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said, signed
 from pipeline.experiments import laws
 from pipeline.experiments.scale import lost_to
-from trainer.experiment.kinds import KIND_NAMES
+from trainer.experiment.kinds import CVFP, KINDS
 from trainer.scaling import Law, Points
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def baselines(one: Scored) -> tuple[tuple[str, ...], Rows]:
     first = one.rows.filter(pl.col("seed") == 0).select("arm", "kind", "tokens", "ppl")
     found = {(arm, kind, tokens): ppl for arm, kind, tokens, ppl in first.iter_rows()}
     order = sorted(
-        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(KIND_NAMES).index(key[1]))
+        {key[:2] for key in found}, key=lambda key: (list(one.points).index(key[0]), list(KINDS).index(key[1]))
     )
     rows: Rows = [
-        (arm, KIND_NAMES[kind], *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order
+        (arm, KINDS[kind].label, *(number(found[arm, kind, budget]) for budget in budgets)) for arm, kind in order
     ]
     return head, rows
 
@@ -103,7 +103,7 @@ def standing(one: Scored) -> list[str]:
 
 def point_rows(one: Scored) -> tuple[tuple[str, ...], Rows]:
     """PPL of every training of the network on a test set, a row a corpus and budget, and the mean of bits a byte."""
-    rows = one.rows.filter(pl.col("kind") == "cvfp")
+    rows = one.rows.filter(pl.col("kind") == CVFP.name)
     seeds = sorted(rows["seed"].unique().to_list())
     found = {
         (arm, tokens, seed): ppl for arm, tokens, seed, ppl in rows.select("arm", "tokens", "seed", "ppl").iter_rows()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.compare.corpora import Pair
 from trainer.experiment.jobs import Job
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.points import arm_points, arm_scores
 from trainer.prepare import split as splitting
 from trainer.prepare.arms import Arms
@@ -127,7 +128,7 @@ def scored(test: TestSet, arms: Arms, jobs: Mapping[tuple[str, str], Sequence[Jo
         folders = [folder / job.name for job in wanted]
         frame = arm_scores(folders, arms.common.test, test.mask)
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
-        if kind == "cvfp":
+        if kind == CVFP.name:
             points[arm] = arm_points(folders, arms.common, test.mask)
     fits, foretold, differences, notes = laws(points)
     notes = (*filter(None, [test.small]), *notes)

@@ -14,6 +14,7 @@ from pipeline.compare.numbers import Rows, baselines, difference_rows, law_rows,
 from pipeline.compare.scored import Scored
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
+from trainer.experiment.kinds import CVFP, GRU
 from trainer.scaling import Kind, Law
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def results(found: Compared, trained: Trained) -> list[Section]:
             "PPL by training tokens, all of seed 0: the same tokens in the same order"
             + (
                 f"; the random frozen block and the GRU are trained on {visible(names[0])} alone, the counts on both."
-                if "gru" in trained.design.kinds
+                if GRU.name in trained.design.kinds
                 else "; --quick trains counts alone."
             )
             + "".join(f" {visible(said, 200)}." for one in trained.scored for said in standing(one)),
@@ -111,7 +112,7 @@ def _figure(trained: Trained, kind: Kind) -> Figure:
     panels = []
     first, second = trained.scored[0].points
     for one in trained.scored:
-        rows = one.rows.filter(pl.col("kind") == "cvfp").select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
+        rows = one.rows.filter(pl.col("kind") == CVFP.name).select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
         curves = pl.concat(curve(arm, one.laws[arm, kind]) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))

@@ -20,7 +20,7 @@ from pipeline.experiments.train import TrainOptions, prepared
 from pipeline.store import save_json
 from pipeline.terminal import console, safe, table
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.kinds import CVFP, KINDS, KNESER_NEY
 from trainer.experiment.points import points
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset
@@ -61,7 +61,9 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     carry_out(folder / "trainings", jobs, workers, asked.device)
     folders = [folder / "trainings" / job.name for job in jobs]
     frame, resampled = points(folders, data.clusters)
-    named = pl.col("kind").replace_strict(KIND_NAMES).alias("corpus")  # as `refine scale --points` reads it
+    named = (
+        pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
+    )  # as `refine scale --points` reads it
     frame.select(named, pl.exclude("kind")).write_csv(folder / "points.csv")
     corpora = laws(frame, resampled)
     found = as_dict(corpora, predict)
@@ -69,7 +71,7 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     if asked.as_json:
         sys.stdout.write(json.dumps({"folder": str(folder), "data": data.said, **found}, indent=2) + "\n")
         return
-    network = KIND_NAMES["cvfp"]
+    network = CVFP.label
     show({network: corpora[network]}, predict=predict, as_json=False)
     out = console()
     out.print(standing(frame))
@@ -88,7 +90,7 @@ def wanted(folder: Path, preset: Preset, data: Prepared, budgets: list[int], *, 
         for kind in KINDS
         for count in budgets
         for seed in range(seeds)
-        if seed == 0 or kind == "cvfp" or (kind == "kneser_ney" and preset.shuffled)
+        if seed == 0 or kind == CVFP.name or (kind == KNESER_NEY.name and preset.shuffled)
     ]
 
 
@@ -100,7 +102,7 @@ def laws(frame: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
         part = frame[rows.tolist()]
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
         moved = None if resampled is None else resampled[rows]
-        found[KIND_NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
+        found[KINDS[kind].label] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
     return found
 
 
@@ -111,9 +113,9 @@ def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     rows: list[tuple[object, ...]] = []
     for (budget,), part in mean.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
         ppl = dict(zip(part["kind"], part["ppl"], strict=True))
-        best = KIND_NAMES[min(ppl, key=lambda kind: ppl[kind])]
+        best = KINDS[min(ppl, key=lambda kind: ppl[kind])].label
         rows.append((f"{budget:,}", *(f"{ppl[kind]:,.2f}" for kind in kinds), best))
-    head = ("tokens", *(KIND_NAMES[kind] for kind in kinds), "lowest")
+    head = ("tokens", *(KINDS[kind].label for kind in kinds), "lowest")
     return table(
         "\nPPL beside the baselines, seed 0, on the same test set", head, rows, frozenset(range(len(kinds) + 1))
     )
@@ -132,8 +134,8 @@ def lost_to(frame: pl.DataFrame) -> str:
         frame: a row a training: kind, tokens, seed, nats.
     """
     first = frame.filter(pl.col("seed") == 0)
-    network = first.filter(pl.col("kind") == "cvfp").select("tokens", own="nats")
-    beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
+    network = first.filter(pl.col("kind") == CVFP.name).select("tokens", own="nats")
+    beside = first.filter(pl.col("kind") != CVFP.name).join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    said = [f"{KIND_NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
+    said = [f"{KINDS[kind].label} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
     return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.engine import Local
 from pipeline.terminal import say
 from trainer.experiment.jobs import Job, run
-from trainer.experiment.kinds import CHEAP_KINDS, KIND_NAMES
+from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import read
 
 EVERY = 20.0
@@ -92,7 +92,7 @@ def carry_out(
 
 def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None:
     """Time the smallest training of each kind, as many at once as later; they are trainings of the experiment."""
-    ascending = sorted((job for job in jobs if job.kind not in CHEAP_KINDS), key=lambda job: (job.budget, job.seed))
+    ascending = sorted((job for job in jobs if not KINDS[job.kind].cheap), key=lambda job: (job.budget, job.seed))
     first = {job.kind: job for job in reversed(ascending)}
     others = [job for job in ascending if job is not first[job.kind]]
     probes = [*first.values(), *others[: max(cost.workers - len(first), 0)]]
@@ -107,7 +107,7 @@ def _told(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
 
     def tell(job: Job, record: dict[str, Any]) -> None:
         of = f"{names[job.name]}, " if job.name in names else ""
-        what = f"{KIND_NAMES[job.kind]}, {of}{job.budget:,} tokens, seed {job.seed}"
+        what = f"{KINDS[job.kind].label}, {of}{job.budget:,} tokens, seed {job.seed}"
         collapsed = "; its contexts have COLLAPSED into one or two" if record.get("collapsed") else ""
         say(f"{what}: PPL {record['ppl']:,.2f}{collapsed}")
 

@@ -22,7 +22,7 @@ from pipeline.terminal import console, safe, say, table
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.kinds import BASELINES, CVFP, KINDS, RANDOM_BLOCK
 from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
@@ -165,19 +165,19 @@ def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
 ) -> None:
     count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
     data.budgets(preset, [count])
-    kinds = KINDS if baselines else KINDS[:1]
-    first = Job("cvfp", count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
+    kinds = (CVFP.name, *(BASELINES if baselines else ()))
+    first = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
     records = {}
     for kind in kinds:
         job = replace(first, kind=kind)
         where = folder / "trainings" / job.name
         if (where / "record.json").exists():
             records[kind] = read(where)
-        elif kind == "cvfp":
-            say(f"\n{KIND_NAMES[kind]}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
+        elif kind == CVFP.name:
+            say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
             records[kind] = jobs.train(job, data, where, _line)
         else:
-            say(f"{KIND_NAMES[kind]} ...")
+            say(f"{KINDS[kind].label} ...")
             records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
     _finish(asked, preset, folder / "trainings" / first.name, records, data)
 
@@ -215,10 +215,10 @@ def _finish(
         found = {"folder": str(where), "data": data.said, **records}
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
-    one = records["cvfp"]
+    one = records[CVFP.name]
     rows: list[tuple[object, ...]] = [
         (
-            KIND_NAMES[kind],
+            KINDS[kind].label,
             f"{r['nats']:.4f}",
             f"{r['bits_per_byte']:.4f}",
             f"{r['ppl']:,.2f}",
@@ -241,13 +241,13 @@ def verdicts(records: dict[str, dict[str, Any]], *, falls: bool) -> list[str]:
         records: by kind.
         falls: whether the learning rate fell to 0, so that the last evaluation is the best as a rule.
     """
-    one, said = records["cvfp"], []
-    better = [KIND_NAMES[kind] for kind, r in records.items() if r["nats"] < one["nats"]]
+    one, said = records[CVFP.name], []
+    better = [KINDS[kind].label for kind, r in records.items() if r["nats"] < one["nats"]]
     if better:
         said.append(f"CVFP loses to {', '.join(better)}")
     elif len(records) > 1:
         said.append("CVFP beats every baseline here")
-    block = records.get("random_block")
+    block = records.get(RANDOM_BLOCK.name)
     if block and block["nats"] >= one["nats"]:
         said.append(f"phase 1 is worth {block['nats'] - one['nats']:.4f} nats against a random block, one seed")
     if one["best_evaluation"] == one["evaluations"] and not falls:
