@@ -71,10 +71,12 @@ def last_best(jobs: Mapping[tuple[str, str], Sequence[Job]], folder: Path, *, fa
 
 def leakage(arms: Arms) -> Check:
     """No near-duplicate of a test conversation is trained on, as counted in the sets themselves."""
-    said = arms.common.said["leaks"]
-    found = f"{said['leaks']:,} of {said['tested']:,} test conversations have a near-duplicate among the "
-    found += f"{said['trained']:,} that are trained on or choose the weights (word 5-gram Jaccard {said['jaccard']:g})"
-    return Check("train/test leakage 0", said["leaks"] == 0, found)
+    leaks = arms.leaks
+    if leaks is None:
+        return Check("train/test leakage 0", passed=False, found="the texts were not searched")
+    found = f"{leaks.leaks:,} of {leaks.tested:,} test conversations have a near-duplicate among the "
+    found += f"{leaks.trained:,} that are trained on or choose the weights (word 5-gram Jaccard {leaks.jaccard:g})"
+    return Check("train/test leakage 0", leaks.leaks == 0, found)
 
 
 def corpora_checks(pair: Pair) -> list[Check]:

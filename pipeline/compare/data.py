@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,7 @@ from pipeline.store import read_json, save_json
 from pipeline.terminal import say
 from trainer import TrainerError, presets
 from trainer.prepare import arms as arming
-from trainer.prepare import prepared as preparing
-from trainer.prepare.arms import Arms, ArmsError, Union
+from trainer.prepare.arms import Arms, ArmsError, Leaks, Union
 from trainer.prepare.choices import Choices, named, outside
 from trainer.presets import Preset
 
@@ -104,28 +103,27 @@ def arms(union: Union, how: TrainingOptions, folder: Path) -> Arms:
     given = outside(preset, how.wanted)
     made = arming.prepare(union, preset, how.wanted, folder / "data", given)
     texts = union.frame[preset.text.column]
-    said = folder / "data" / "leaks.json"
-    if not said.exists():
+    path = folder / "data" / "leaks.json"
+    if not path.exists():
         trained = texts.gather(np.concatenate([made.split.pool, made.split.validation]))
-        save_json(said, leaks(trained, texts.gather(made.split.test)))
-    found = read_json(said)
-    if found["leaks"]:
-        many = f"{found['leaks']:,} of {found['tested']:,} test conversations"
+        save_json(path, asdict(leaks(trained, texts.gather(made.split.test))))
+    found = Leaks(**read_json(path))
+    if found.leaks:
+        many = f"{found.leaks:,} of {found.tested:,} test conversations"
         raise LeakError(
             f"{many} have a near-duplicate among those that would be trained on, as happens where thousands are alike: "
             "remove near-duplicates first (`refine run` with the stage dedup)"
         )
-    made.common.said["leaks"] = found
-    for line in preparing.told(made.common.said):
+    for line in made.common.record.lines():
         say(line)
-    return made
+    return replace(made, leaks=found)
 
 
-def leaks(trained: pl.Series, tested: pl.Series) -> dict[str, float]:
+def leaks(trained: pl.Series, tested: pl.Series) -> Leaks:
     """How many test conversations have a near-duplicate among those that are trained on, looked for in the texts.
 
     The split is not asked: clusters are found anew in what was taken, tested texts first.
     """
     groups = corpora.groups(pl.concat([tested, trained]))
     alike = np.isin(groups[: len(tested)], groups[len(tested) :])
-    return {"leaks": int(alike.sum()), "tested": len(tested), "trained": len(trained), "jaccard": corpora.ALIKE}
+    return Leaks(int(alike.sum()), len(tested), len(trained), corpora.ALIKE)

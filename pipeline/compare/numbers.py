@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -15,6 +16,7 @@ from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said, si
 from pipeline.experiments import laws
 from pipeline.experiments.scale import lost_to
 from trainer.experiment.kinds import CVFP, KINDS
+from trainer.prepare.arms import Arms
 from trainer.scaling import Law, Points
 
 if TYPE_CHECKING:
@@ -173,9 +175,15 @@ def _trained(found: Trained) -> dict[str, Any]:
         "preset": found.arms.preset.name,
         "trainings": len({job.name for wanted in found.jobs.values() for job in wanted}),
         "folder": str(found.folder),
-        "data": {key: value for key, value in found.arms.common.said.items() if key != "identity"},
+        "data": _data(found.arms),
         "pools": {name: found.arms.tokens(name) for name in found.arms.pools},
     }
+
+
+def _data(arms: Arms) -> dict[str, Any]:
+    record = arms.common.record.as_dict()
+    del record["identity"]
+    return record | {"evaluated": arms.evaluated, "leaks": arms.leaks and asdict(arms.leaks)}
 
 
 def _test(one: Scored) -> dict[str, Any]:

@@ -147,13 +147,15 @@ def curve(arm: str, law: Law) -> pl.DataFrame:
 
 def plan(found: Compared, trained: Trained) -> Section:
     """How the experiment was laid out, and what its test sets are worth."""
-    said, design = trained.arms.common.said, trained.design
-    rows = [(f"{name}, of the union", *_size(said[name])) for name in ("pool", "validation", "test")]
+    made, design = trained.arms.common.record, trained.design
+    rows = [
+        (f"{name}, of the union", size.conversations, size.tokens, size.bytes) for name, size in made.sizes().items()
+    ]
     lines = [
         f"preset: {trained.arms.preset.name}: {trained.arms.preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
         f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
-        f"tokenizer: {said['tokenizer']}; {said['embeddings']}",
+        f"tokenizer: {made.tokenizer}; {made.embeddings}",
         "both are the same for both arms; those that are made here are made of the union of their training pools",
         "split: by near-duplicate cluster of the union of both corpora, before anything else",
         "validation: shared, and it only selects the checkpoint",
@@ -170,7 +172,7 @@ def plan(found: Compared, trained: Trained) -> Section:
             Table(("set", "conversations", "tokens", "bytes"), tuple(rows)),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
-        missing=tuple(f"{visible(note)}." for note in said["notes"]),
+        missing=tuple(f"{visible(note)}." for note in made.notes),
     )
 
 
@@ -190,10 +192,6 @@ def tests(scored: Sequence[Scored]) -> Table:
         for one in scored
     ]
     return Table(head, tuple(rows))
-
-
-def _size(said: dict[str, int]) -> tuple[int, int, int]:
-    return said["conversations"], said["tokens"], said["bytes"]
 
 
 def _error(one: Scored) -> str:

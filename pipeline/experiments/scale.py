@@ -69,7 +69,7 @@ def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
     found = as_dict(corpora, predict)
     save_json(folder / "law.json", found)
     if asked.as_json:
-        sys.stdout.write(json.dumps({"folder": str(folder), "data": data.said, **found}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({"folder": str(folder), "data": data.record.as_dict(), **found}, indent=2) + "\n")
         return
     network = CVFP.label
     show({network: corpora[network]}, predict=predict, as_json=False)

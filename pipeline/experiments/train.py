@@ -134,11 +134,11 @@ def prepared(asked: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
         keys = arms.distinct(source.keys())  # else copies would stand next to each other in every order
         data = preparing.prepare(source.frame, keys, groups, preset, asked.wanted, folder / "data", given)
         del source, texts, groups, keys  # trainings read the folder alone
-        for line in preparing.told(data.said):
+        for line in data.record.lines():
             say(line)
         for flaw in preset.flaws:
             say(f"as the user ran it: {flaw}")
-        yield folder, preset.sized(int(data.said["vocabulary"])), data
+        yield folder, preset.sized(data.record.vocabulary), data
 
 
 def train(asked: TrainOptions, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
@@ -212,7 +212,7 @@ def _finish(
     asked: TrainOptions, preset: Preset, where: Path, records: dict[str, dict[str, Any]], data: Prepared
 ) -> None:
     if asked.as_json:
-        found = {"folder": str(where), "data": data.said, **records}
+        found = {"folder": str(where), "data": data.record.as_dict(), **records}
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     one = records[CVFP.name]

@@ -97,7 +97,7 @@ def work(pair: Pair, folder: Path, preset: Preset, seeds: int, wanted: Choices) 
     arms = arming.prepare(pair.union, preset, wanted, folder / "data")
     texts = pair.union.frame["text"]
     trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
-    arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
+    arms = replace(arms, leaks=leaks(trained, texts.gather(arms.split.test)))
     design = Design(preset.budgets, seeds, ())
     return Work(pair, arms, design, design.jobs(arms, pair.names, "cpu"))
 

@@ -120,7 +120,7 @@ def jobs(
                 for corpus, data, count in ((BENCHMARK, part, part.pool.tokens), (DEFAULT, whole, budget)):
                     if count > data.pool.tokens:
                         continue
-                    preset = replace(variant.sized(int(data.said["vocabulary"])), shuffled=corpus == DEFAULT)
+                    preset = replace(variant.sized(data.record.vocabulary), shuffled=corpus == DEFAULT)
                     job = Job(CVFP.name, count, seed, str(data.folder), data.digest, preset, device)
                     found[corpus, budget, name, seed] = job
     return found

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -129,17 +129,17 @@ def train(
 
 def about(job: Job, data: Prepared) -> dict[str, Any]:
     """What a record says of the preset and the data of its training, so that it stands without them."""
-    said = data.said
+    made = data.record
     return {
         "preset": job.preset.name,
         "settings": job.preset.settings(),
-        "tokenizer": said["tokenizer"],
-        "vocabulary": said["vocabulary"],
-        "embeddings": said["embeddings"],
-        "embeddings_tokens": said["embeddings_tokens"] if said["table"] else job.budget,
-        "pool": said.get("pool"),
-        "validation": said.get("validation"),
-        "data": said["digest"],
+        "tokenizer": made.tokenizer,
+        "vocabulary": made.vocabulary,
+        "embeddings": made.embeddings,
+        "embeddings_tokens": made.embeddings_tokens if made.table else job.budget,
+        "pool": asdict(made.pool),
+        "validation": asdict(made.validation),
+        "data": made.digest,
     }
 
 
@@ -153,7 +153,7 @@ def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported 
 def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     from trainer.experiment import baselines
 
-    given, size, began = _given(job, data), int(data.said["vocabulary"]), time.perf_counter()
+    given, size, began = _given(job, data), data.record.vocabulary, time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = {}
     if job.kind == GRU.name:
