@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Experiment
 from pipeline.report.parts import Check
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Arms
 
@@ -35,7 +36,7 @@ def _records(experiment: Experiment) -> Records:
     return {
         (arm, job.budget, job.seed): read(experiment.runs / job.name)
         for (kind, arm), jobs in experiment.jobs.items()
-        if kind == "cvfp"
+        if kind == CVFP.name
         for job in jobs
     }
 
@@ -60,12 +61,14 @@ def last_best(experiment: Experiment) -> str:
 
 
 def _leakage(arms: Arms) -> Check:
-    found = arms.common.said["leaks"]
+    leaks = arms.leaks
+    if leaks is None:
+        return Check("train/test leakage 0", passed=False, found="the texts were not searched")
     text = (
-        f"{found['leaks']:,} of {found['tested']:,} test conversations have a near-duplicate among the "
-        f"{found['trained']:,} of the training pool and the validation set (word 5-gram Jaccard {found['jaccard']:g})"
+        f"{leaks.leaks:,} of {leaks.tested:,} test conversations have a near-duplicate among the "
+        f"{leaks.trained:,} of the training pool and the validation set (word 5-gram Jaccard {leaks.jaccard:g})"
     )
-    return Check("train/test leakage 0", found["leaks"] == 0, text)
+    return Check("train/test leakage 0", leaks.leaks == 0, text)
 
 
 def corpora_checks(pair: Pair) -> list[Check]:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ from pipeline.terminal import say
 from stages.files import save_json
 from trainer import TrainerError, presets
 from trainer.prepare import arms as arming
-from trainer.prepare import prepared as preparing
-from trainer.prepare.arms import Arms, ArmsError, Union
+from trainer.prepare.arms import Arms, ArmsError, Leaks, Union
 from trainer.prepare.choices import Choices, named, outside
 from trainer.presets import Preset
 
@@ -112,21 +111,20 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
     record = folder / "data" / "leaks.json"
     if not record.exists():
         trained = texts.gather(np.concatenate([made.split.pool, made.split.validation]))
-        save_json(record, leaks(trained, texts.gather(made.split.test)))
-    found = read_json(record)
-    if found["leaks"]:
+        save_json(record, asdict(leaks(trained, texts.gather(made.split.test))))
+    found = Leaks(**read_json(record))
+    if found.leaks:
         raise LeakError(
-            f"{found['leaks']:,} of {found['tested']:,} test conversations have a near-duplicate in the training data, "
+            f"{found.leaks:,} of {found.tested:,} test conversations have a near-duplicate in the training data, "
             "which happens if thousands are alike: remove near-duplicates first (`refine run` with the stage dedup)"
         )
-    made.common.said["leaks"] = found
-    for line in preparing.told(made.common.said):
+    for line in made.common.record.lines():
         say(line)
-    return made
+    return replace(made, leaks=found)
 
 
-def leaks(trained: pl.Series, tested: pl.Series) -> dict[str, float]:
+def leaks(trained: pl.Series, tested: pl.Series) -> Leaks:
     """Count test texts with a near-duplicate in the training data, by a new search that does not use the split."""
     groups = corpora.groups(pl.concat([tested, trained]))
     alike = np.isin(groups[: len(tested)], groups[len(tested) :])
-    return {"leaks": int(alike.sum()), "tested": len(tested), "trained": len(trained), "jaccard": corpora.ALIKE}
+    return Leaks(int(alike.sum()), len(tested), len(trained), corpora.ALIKE)

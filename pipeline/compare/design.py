@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import CHEAP_KINDS
+from trainer.experiment.kinds import BASELINES, CHEAP_BASELINES, CVFP, KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
@@ -17,7 +17,6 @@ MIN_BUDGETS, MIN_DECADES, MIN_SEEDS = 5, 1.5, 3
 QUICK_BUDGETS, QUICK_SEEDS = 3, 1
 BUDGET_DIVISOR = 3.2
 """What the preset's budgets are divided by, so that two corpora with baselines take half an hour on two cores."""
-BASELINES = ("random_block", "gru", "kneser_ney", "unigram")
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class Design:
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm."""
         jobs = {
-            ("cvfp", name): [
-                job for seed in range(self.seeds) for job in arm_jobs(arms, "cvfp", name, self.budgets, seed, device)
+            (CVFP.name, name): [
+                job for seed in range(self.seeds) for job in arm_jobs(arms, CVFP.name, name, self.budgets, seed, device)
             ]
             for name in names
         }
         for kind in self.baselines:
-            for name in names if kind in CHEAP_KINDS else names[:1]:
+            for name in names if KINDS[kind].cheap else names[:1]:
                 jobs[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
         return jobs
 
@@ -119,7 +118,7 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None, *, qu
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
     if quick:
-        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_KINDS, quick=True)
+        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_BASELINES, quick=True)
     return Design(budgets, seeds or MIN_SEEDS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,7 +21,8 @@ from pipeline.experiments.formats import (
 )
 from pipeline.experiments.laws import DIFFERENCE_NUMBERS
 from pipeline.experiments.scale import lost_to
-from trainer.experiment.kinds import KIND_NAMES
+from trainer.experiment.kinds import CVFP, KINDS
+from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Law
 
 if TYPE_CHECKING:
@@ -56,10 +58,10 @@ def baselines(one: Scored) -> HeadAndRows:
     head = ("corpus", "model", *(f"{budget:,}" for budget in budgets))
     first = one.rows.filter(pl.col("seed") == 0).select("arm", "kind", "tokens", "ppl")
     ppl = {(arm, kind, tokens): value for arm, kind, tokens, value in first.iter_rows()}
-    arms, kinds = list(one.points), list(KIND_NAMES)
+    arms, kinds = list(one.points), list(KINDS)
     order = sorted({key[:2] for key in ppl}, key=lambda key: (arms.index(key[0]), kinds.index(key[1])))
     rows: Rows = [
-        (arm, KIND_NAMES[kind], *(number(ppl[arm, kind, budget]) for budget in budgets)) for arm, kind in order
+        (arm, KINDS[kind].label, *(number(ppl[arm, kind, budget]) for budget in budgets)) for arm, kind in order
     ]
     return head, rows
 
@@ -75,7 +77,7 @@ def baseline_sentences(one: Scored) -> list[str]:
 
 def point_rows(one: Scored) -> HeadAndRows:
     """PPL of the network on a test set, a row per corpus and budget and a column per seed, with means over seeds."""
-    rows = one.rows.filter(pl.col("kind") == "cvfp")
+    rows = one.rows.filter(pl.col("kind") == CVFP.name)
     seeds = sorted(rows["seed"].unique().to_list())
     runs = rows.select("arm", "tokens", "seed", "ppl").iter_rows()
     ppl = {(arm, tokens, seed): value for arm, tokens, seed, value in runs}
@@ -131,7 +133,7 @@ def numbers(found: Comparison) -> dict[str, Any]:
         return made
     first, experiment = found.scored[0].differences.get("power"), found.experiment
     keys = ("budget", *DIFFERENCE_NUMBERS, *(f"{key}_interval" for key in DIFFERENCE_NUMBERS), "extrapolates")
-    design, data = experiment.design, experiment.arms.common.said
+    design = experiment.design
     return made | {
         **dict.fromkeys(keys),
         **({"budget": first.budget, **difference_dict(first)} if first else {}),
@@ -145,9 +147,15 @@ def numbers(found: Comparison) -> dict[str, Any]:
         "preset": experiment.arms.preset.name,
         "trainings": experiment.count(),
         "folder": str(experiment.folder),
-        "data": {key: value for key, value in data.items() if key != "identity"},
+        "data": _data(experiment.arms),
         "pools": {name: experiment.arms.tokens(name) for name in experiment.arms.pools},
     }
+
+
+def _data(arms: Arms) -> dict[str, Any]:
+    record = arms.common.record.as_dict()
+    del record["identity"]
+    return record | {"evaluated": arms.evaluated, "leaks": arms.leaks and asdict(arms.leaks)}
 
 
 def _test(one: Scored) -> dict[str, Any]:

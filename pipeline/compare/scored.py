@@ -13,6 +13,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Experiment
 from pipeline.experiments.laws import CorpusLaws, fit_laws
 from pipeline.experiments.points_csv import Corpora
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.points import arm_points, arm_scores
 from trainer.prepare import split as splitting
 from trainer.prepare.arms import Arms
@@ -133,7 +134,7 @@ def scored(test: TestSet, experiment: Experiment, names: tuple[str, str]) -> Sco
         folders = [experiment.runs / job.name for job in jobs]
         frame = arm_scores(folders, common.test, test.mask)
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
-        if kind == "cvfp":
+        if kind == CVFP.name:
             points[arm] = arm_points(folders, common, test.mask)
     ordered = {name: points[name] for name in names}
     laws = compared_laws(ordered)

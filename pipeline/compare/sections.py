@@ -15,6 +15,7 @@ from pipeline.compare.scored import Scored
 from pipeline.experiments.laws import LAWS
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
+from trainer.experiment.kinds import CVFP, GRU
 from trainer.scaling import Kind, Law
 
 CURVE_POINTS = 40
@@ -41,7 +42,7 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
     notes = dict.fromkeys(note for one in scored for note in one.notes)
     trained = (
         f"the random frozen block and the GRU are trained on {first} alone, the n-gram counts on both."
-        if "gru" in experiment.design.baselines
+        if GRU.name in experiment.design.baselines
         else "--quick trains n-gram counts alone."
     )
     return [
@@ -113,7 +114,7 @@ def _laws(scored: Sequence[Scored], kind: Kind) -> Figure:
     panels = []
     first, second = scored[0].points
     for one in scored:
-        rows = one.rows.filter(pl.col("kind") == "cvfp").select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
+        rows = one.rows.filter(pl.col("kind") == CVFP.name).select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
         curves = pl.concat(curve(arm, one.laws.fits[arm, kind]) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))
@@ -148,14 +149,14 @@ def curve(arm: str, law: Law) -> pl.DataFrame:
 
 def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored]) -> Section:
     """The design of the experiment, and the sizes of its test sets; the arguments are those of `results`."""
-    data, design, preset = experiment.arms.common.said, experiment.design, experiment.arms.preset
-    sets = [(f"{name}, of the union", data[name]) for name in ("pool", "validation", "test")]
+    data, design, preset = experiment.arms.common.record, experiment.design, experiment.arms.preset
+    sets = [(f"{name}, of the union", size) for name, size in data.sizes().items()]
     pools = ", ".join(f"{name} {experiment.arms.tokens(name):,} tokens" for name in names)
     lines = [
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
         f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
-        f"tokenizer: {data['tokenizer']}; {data['embeddings']}",
+        f"tokenizer: {data.tokenizer}; {data.embeddings}",
         "tokenizer and embeddings are shared; if trained here, then on the union of both training pools",
         "split: by near-duplicate clusters of the union of both corpora, before anything else",
         "validation: shared by both arms; it only selects the checkpoint",
@@ -171,11 +172,11 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
             test_table(scored),
             Table(
                 ("set", "conversations", "tokens", "bytes"),
-                tuple((name, size["conversations"], size["tokens"], size["bytes"]) for name, size in sets),
+                tuple((name, size.conversations, size.tokens, size.bytes) for name, size in sets),
             ),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
-        missing=tuple(f"{visible(note)}." for note in data["notes"]),
+        missing=tuple(f"{visible(note)}." for note in data.notes),
     )
 
 

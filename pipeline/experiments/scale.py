@@ -23,7 +23,7 @@ from pipeline.experiments.train import TrainOptions, prepared
 from pipeline.terminal import console, safe, table
 from stages.files import save_json
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.kinds import CVFP, KINDS, KNESER_NEY
 from trainer.experiment.points import points
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset
@@ -77,11 +77,13 @@ def scale(
         jobs = scale_jobs(folder, preset, data, counts, seeds=seeds, device=options.device)
         carry_out(folder / "trainings", jobs, workers, options.device)
         runs, resampled = points([folder / "trainings" / job.name for job in jobs], data.clusters)
-        names = pl.col("kind").replace_strict(KIND_NAMES).alias("corpus")  # as `refine scale --points` reads it
+        names = (
+            pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
+        )  # as `refine scale --points` reads it
         runs.select(names, pl.exclude("kind")).write_csv(folder / "points.csv")
         report = law_report(fit_laws(points_by_kind(runs, resampled)), predict)
         save_json(folder / "law.json", report.as_dict())
-    return ScalingResult(folder, data.said, runs, report)
+    return ScalingResult(folder, data.record.as_dict(), runs, report)
 
 
 def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
@@ -90,7 +92,7 @@ def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
         report = {"folder": str(result.folder), "data": result.data, **result.report.as_dict()}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
-    network, laws = KIND_NAMES["cvfp"], result.report.laws
+    network, laws = CVFP.label, result.report.laws
     budgets = [one.tokens for one in result.report.predictions[network, "power"]]
     show(law_report(fit_laws({network: laws.points[network]}), budgets))
     out = console()
@@ -113,7 +115,7 @@ def scale_jobs(
         for kind in KINDS
         for count in budgets
         for seed in range(seeds)
-        if seed == 0 or kind == "cvfp" or (kind == "kneser_ney" and preset.shuffled)
+        if seed == 0 or kind == CVFP.name or (kind == KNESER_NEY.name and preset.shuffled)
     ]
 
 
@@ -125,7 +127,7 @@ def points_by_kind(runs: pl.DataFrame, resampled: NDArray[np.float64] | None) ->
         part = runs[rows.tolist()]
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
         moved = None if resampled is None else resampled[rows]
-        made[KIND_NAMES[kind]] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
+        made[KINDS[kind].label] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
     return made
 
 
@@ -136,9 +138,9 @@ def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     rows: list[tuple[object, ...]] = []
     for (budget,), part in first.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
         ppl = dict(zip(part["kind"], part["ppl"], strict=True))
-        best = KIND_NAMES[min(ppl, key=lambda kind: ppl[kind])]
+        best = KINDS[min(ppl, key=lambda kind: ppl[kind])].label
         rows.append((f"{budget:,}", *(number(ppl[kind]) for kind in kinds), best))
-    head = ("tokens", *(KIND_NAMES[kind] for kind in kinds), "lowest")
+    head = ("tokens", *(KINDS[kind].label for kind in kinds), "lowest")
     title = "\nPPL beside the baselines, seed 0, on the same test set"
     return table(title, head, rows, frozenset(range(len(kinds) + 1)))
 
@@ -150,8 +152,8 @@ def lost_to(runs: pl.DataFrame) -> str:
         runs: one row per training run: kind, tokens, seed, nats.
     """
     first = runs.filter(pl.col("seed") == 0)
-    network = first.filter(pl.col("kind") == "cvfp").select("tokens", own="nats")
-    beside = first.filter(pl.col("kind") != "cvfp").join(network, on="tokens")
+    network = first.filter(pl.col("kind") == CVFP.name).select("tokens", own="nats")
+    beside = first.filter(pl.col("kind") != CVFP.name).join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    each = [f"{KIND_NAMES[kind]} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
+    each = [f"{KINDS[kind].label} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
     return f"CVFP loses to {', to '.join(each)}" if each else "CVFP beats every baseline at every budget"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from pipeline.engine import Local
 from pipeline.terminal import say
 from trainer.experiment.jobs import Job, run
-from trainer.experiment.kinds import CHEAP_KINDS, KIND_NAMES
+from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import METRICS, read
 
 LINE_INTERVAL = 20.0
@@ -118,7 +118,7 @@ def _unfinished(folder: Path, jobs: Sequence[Job]) -> list[Job]:
 
 def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None:
     """Time the smallest run of each kind, with all workers busy; these are runs of the experiment."""
-    ascending = sorted((job for job in jobs if job.kind not in CHEAP_KINDS), key=lambda job: (job.budget, job.seed))
+    ascending = sorted((job for job in jobs if not KINDS[job.kind].cheap), key=lambda job: (job.budget, job.seed))
     first = {job.kind: job for job in reversed(ascending)}
     others = [job for job in ascending if job is not first[job.kind]]
     probes = [*first.values(), *others[: max(cost.workers - len(first), 0)]]
@@ -131,7 +131,7 @@ def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None
 def _say_results(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
     def tell(job: Job, record: dict[str, Any]) -> None:
         corpus = f"{names[job.name]}, " if job.name in names else ""
-        what = f"{KIND_NAMES[job.kind]}, {corpus}{job.budget:,} tokens, seed {job.seed}"
+        what = f"{KINDS[job.kind].label}, {corpus}{job.budget:,} tokens, seed {job.seed}"
         collapsed = "; its contexts have COLLAPSED into one or two" if record.get("collapsed") else ""
         say(f"{what}: PPL {record['ppl']:,.2f}{collapsed}")
 

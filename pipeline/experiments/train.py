@@ -23,7 +23,7 @@ from pipeline.terminal import console, safe, say, table
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import KIND_NAMES, KINDS
+from trainer.experiment.kinds import BASELINES, CVFP, KINDS, RANDOM_BLOCK
 from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
@@ -154,11 +154,11 @@ def prepared(options: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
         say(PREPARING)
         data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
         del source, texts, groups, keys  # training runs read the folder alone
-        for line in preparing.told(data.said):
+        for line in data.record.lines():
             say(line)
         for flaw in preset.flaws:
             say(f"known bug of the original, reproduced: {flaw}")
-        yield folder, preset.sized(int(data.said["vocabulary"])), data
+        yield folder, preset.sized(data.record.vocabulary), data
 
 
 PREPARING = "preparing the split, the vocabulary, the token streams and the embeddings ..."
@@ -190,20 +190,20 @@ def train(
     with prepared(options) as (folder, preset, data):
         count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(DEFAULT_BUDGET, data.pool.tokens))
         data.budgets(preset, [count])
-        network = Job("cvfp", count, seed, str(folder / "data"), data.digest, preset, options.device, threads)
+        network = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, options.device, threads)
         records = {}
-        for kind in KINDS if baselines else KINDS[:1]:
+        for kind in (CVFP.name, *(BASELINES if baselines else ())):
             job = replace(network, kind=kind)
             place = folder / "trainings" / job.name
             if (place / "record.json").exists():
                 records[kind] = read(place)
-            elif kind == "cvfp":
-                say(f"\n{KIND_NAMES[kind]}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
+            elif kind == CVFP.name:
+                say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
                 records[kind] = jobs.train(job, data, place, _say_metrics)
             else:
-                say(f"{KIND_NAMES[kind]} ...")
+                say(f"{KINDS[kind].label} ...")
                 records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
-    return TrainingResult(folder / "trainings" / network.name, data.said, records, preset)
+    return TrainingResult(folder / "trainings" / network.name, data.record.as_dict(), records, preset)
 
 
 def _say_metrics(line: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
         return
     rows: list[tuple[object, ...]] = [
         (
-            KIND_NAMES[kind],
+            KINDS[kind].label,
             f"{record['nats']:.4f}",
             f"{record['bits_per_byte']:.4f}",
             number(record["ppl"]),
@@ -247,7 +247,7 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
         )
         for kind, record in result.records.items()
     ]
-    network, preset = result.records["cvfp"], result.preset
+    network, preset = result.records[CVFP.name], result.preset
     name = "Validation set, which also selects the epoch" if preset.validation is not None else "Test set"
     title = f"\n{name}: {network['test_tokens']:,} tokens of {network['test_conversations']:,} conversations"
     out = console()
@@ -264,13 +264,13 @@ def remarks(records: Mapping[str, dict[str, Any]], *, decays: bool) -> list[str]
         records: by kind.
         decays: whether the learning rate decays to 0, so that the last evaluation is usually the best.
     """
-    network, sentences = records["cvfp"], []
-    better = [KIND_NAMES[kind] for kind, record in records.items() if record["nats"] < network["nats"]]
+    network, sentences = records[CVFP.name], []
+    better = [KINDS[kind].label for kind, record in records.items() if record["nats"] < network["nats"]]
     if better:
         sentences.append(f"CVFP loses to {', '.join(better)}")
     elif len(records) > 1:
         sentences.append("CVFP beats every baseline")
-    block = records.get("random_block")
+    block = records.get(RANDOM_BLOCK.name)
     if block and block["nats"] >= network["nats"]:
         gain = block["nats"] - network["nats"]
         sentences.append(f"phase 1 improves the loss by {gain:.4f} nats over a random block (one seed)")

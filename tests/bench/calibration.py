@@ -83,7 +83,7 @@ def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choi
     arms = arming.prepare(pair.union, preset, choices, folder / "data")
     texts = pair.union.frame["text"]
     trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
-    arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
+    arms = replace(arms, leaks=leaks(trained, texts.gather(arms.split.test)))
     design = Design(preset.budgets, seeds, ())
     return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder)
 
