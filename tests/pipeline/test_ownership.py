@@ -73,7 +73,7 @@ def test_a_run_and_an_experiment_cannot_share_a_folder(tmp_path: Path) -> None:
     with experiment_claimed(tmp_path / "e", origin, "--out") as experiment:
         pass
     with (
-        pytest.raises(RunFolderError, match="not a run folder: it holds experiment.json"),
+        pytest.raises(RunFolderError, match=r"not a run folder: it holds experiment\.json"),
         run_locked(Store(experiment)),
     ):
         pass
