@@ -21,12 +21,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline import VERSION as __version__
     from pipeline.api.compare import Comparison, compare
     from pipeline.api.errors import RefineError
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
     from stages.stage import FittedStage, GlobalStage, Stage
+
+__version__: str
 
 __all__ = [
     "Comparison",

@@ -99,12 +99,8 @@ class _Step:
     total: int
     began: float = field(default_factory=time.monotonic)
     samples: deque[tuple[float, int]] = field(default_factory=deque)
-    printed: float = -LINE_INTERVAL
+    printed: float = field(default_factory=time.monotonic)
     task: TaskID | None = None
-
-    def __post_init__(self) -> None:
-        self.samples.append((self.began, self.done))
-        self.printed = self.began
 
     @property
     def silent(self) -> bool:
@@ -129,10 +125,11 @@ class _Step:
         return f"{rate:,.0f} rows/s{left}"
 
     def line(self, now: float) -> str:
-        if self.silent:
-            return f"{self.name} of {self.total:,} rows, {now - self.began:,.0f} s so far"
+        seconds = now - self.began
         if self.done >= self.total > 0:
-            return f"{self.name}: {self.done:,} rows in {now - self.began:,.1f} s"
+            return f"{self.name}{' of' if self.silent else ':'} {self.done:,} rows in {seconds:,.1f} s"
+        if self.silent:
+            return f"{self.name} of {self.total:,} rows, {seconds:,.0f} s so far"
         of = f" of {self.total:,}" if self.total else ""
         return ", ".join(filter(None, [f"{self.name}: {self.done:,}{of} rows", self.speed(now)]))
 
@@ -180,22 +177,22 @@ class ProgressReporter:
         with progress(show=self._bars is None):
             say(line)
 
-    def __call__(self, name: str, done: int, total: int) -> None:
+    def __call__(self, step: str, done: int, total: int) -> None:
         """Report that `done` of `total` rows of a step are done; a total of 0 is unknown."""
         now = time.monotonic()
-        first = name not in self._steps
-        step = self._steps.setdefault(name, _Step(name, done, total))
-        step.update(done, total, now)
+        first = step not in self._steps
+        state = self._steps.setdefault(step, _Step(step, done, total))
+        state.update(done, total, now)
         if self._bars:
-            if step.task is None:
-                step.task = self._bars.add_task(name, total=None, speed="")
-            known = total or None if not step.silent or done else None
-            self._bars.update(step.task, completed=done, total=known, speed=step.speed(now))
-        if first and step.silent:
-            self._line(f"{name} of {total:,} rows ...")
-        elif not first and not step.silent and (done >= total > 0 or now - step.printed > LINE_INTERVAL):
-            step.printed = now
-            self._line(step.line(now))
+            if state.task is None:
+                state.task = self._bars.add_task(step, total=None, speed="")
+            known = total or None if not state.silent or done else None
+            self._bars.update(state.task, completed=done, total=known, speed=state.speed(now))
+        if first and state.silent:
+            self._line(f"{step} of {total:,} rows ...")
+        elif not first and (done >= total > 0 or now - state.printed > LINE_INTERVAL):
+            state.printed = now
+            self._line(state.line(now))
 
 
 def table(

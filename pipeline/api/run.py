@@ -14,13 +14,13 @@ import polars as pl
 from pipeline import plan as planning
 from pipeline import run as running
 from pipeline import sources, terminal
-from pipeline.api.tables import Summary
+from pipeline.api import signals
+from pipeline.api.tables import Display, Summary
 from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan, PlanError
-from pipeline.signals import scan_signals
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
@@ -30,7 +30,7 @@ MAX_NAME = 40
 
 
 @dataclass(frozen=True, repr=False)
-class Run:
+class Run(Display):
     """A complete run.
 
     Attributes:
@@ -59,7 +59,7 @@ class Run:
     @property
     def signals(self) -> pl.LazyFrame:
         """All signals in one frame: id and a column per signal, a row per conversation, in the order of `raw`."""
-        return scan_signals(Store(self.path))
+        return signals.scan(Store(self.path))
 
     @property
     def decisions(self) -> pl.LazyFrame:
@@ -79,8 +79,8 @@ class Run:
     def _scan(self, part: str) -> pl.LazyFrame:
         return pl.scan_parquet([self.path / part / shard for shard in Store(self.path).shards()])
 
-    def summary(self) -> Summary:
-        """Conversations in, dropped by each rule, and out."""
+    def summaries(self) -> Sequence[Summary]:
+        """Return the conversations in, dropped by each rule, and out."""
         counts = self.counts
         n = max(counts.ingested, 1)
         rows: list[tuple[object, ...]] = [("in", counts.ingested, "100.0 %", "")]
@@ -91,15 +91,8 @@ class Run:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
-        head = ("", "conversations", "share", "where")
-        return Summary("", head, tuple(rows), frozenset({1, 2}), f"\nseconds: {seconds}\n{note}")
-
-    def __repr__(self) -> str:
-        return self.summary().text()
-
-    def _repr_html_(self) -> str:
-        return self.summary().html()
+        note = f"\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
+        return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,11 @@ def report(
     as_json: o.AsJson = False,
 ) -> None:
     """Show a run on one page: heatmaps, examples and checks."""
-    from pipeline.report import run
-    from pipeline.report.run.checks import Bounds
+    from pipeline.api import report as api
+    from pipeline.cli import runs
 
-    run.report(folder, out, Bounds(min_kept, max_kept), fail=check, as_json=as_json)
+    made = api.report(folder, out=out, min_kept=min_kept, max_kept=max_kept, progress=True)
+    runs.print_report(made, fail=check, as_json=as_json)
 
 
 @app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")

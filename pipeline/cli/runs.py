@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
-from pipeline import signals as signal_tables
-from pipeline.api.run import Run, RunOptions, notes
+from pipeline.api import signals as tables
+from pipeline.api.report import Report
+from pipeline.api.run import Run, RunOptions, notes, open_run
 from pipeline.cli.errors import sentence
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
@@ -29,7 +31,17 @@ def finish(run: Run, *, as_json: bool) -> None:
     if as_json:
         print_json({"out": str(run.path), **run.manifest.summary()})
     else:
-        console().print(Text(repr(run)))
+        run.print(console())
+
+
+def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
+    """Print a report, and exit with 1 if a check failed and `fail` is true."""
+    if as_json:
+        print_json({"report": str(report.path), **report.numbers})
+    else:
+        report.print(console())
+    if fail and not report.passed:
+        sys.exit(1)
 
 
 def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
@@ -90,22 +102,23 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
 
 def signals(folder: Path, out: Path | None) -> None:
     """Write all signals of a run to one file, or print a summary of each."""
+    store = Store(open_run(folder).path)
     if out is not None:
-        signal_tables.save_signals(Store(folder), out)
-        sys.stdout.write(f"{safe(str(out))}\n")
+        frame = tables.write(store, out)
+        sys.stdout.write(safe(f"{out}: {frame.height:,} conversations, {frame.width - 1} signals\n"))
         return
-    frame = signal_tables.all_signals(Store(folder))
-    rows: list[tuple[object, ...]] = []
-    for column in frame.drop("id"):
-        numeric = column.dtype.is_numeric()
-        ends = (
-            [f"{value:.4g}" if value is not None else "" for value in (column.min(), column.median(), column.max())]
-            if numeric
-            else ["", "", ""]
-        )
-        rows.append((column.name, str(column.dtype), column.null_count(), *ends))
+    frame = tables.load(store)
+    rows = [(column.name, str(column.dtype), column.null_count(), *_range(column)) for column in frame.drop("id")]
     head = ("signal", "type", "unknown", "min", "median", "max")
-    console().print(table(f"{frame.height:,} conversations", head, rows, frozenset(range(2, 6))))
+    console().print(table(f"{frame.height:,} conversations", head, list(rows), frozenset(range(2, len(head)))))
+
+
+def _range(column: pl.Series) -> tuple[str, ...]:
+    """Minimum, median and maximum of numbers; empty for other types."""
+    if not column.dtype.is_numeric():
+        return ("", "", "")
+    ends: list[Any] = [column.min(), column.median(), column.max()]
+    return tuple("" if value is None else f"{value:.4g}" for value in ends)
 
 
 def stages(name: str | None, *, as_json: bool) -> None:
