@@ -18,7 +18,7 @@ from pipeline.api.tables import Display, Summary
 from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
-from pipeline.ownership import RUNS, is_run
+from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan, PlanError
 from pipeline.signals import scan, scan_decisions, scan_signals
 from pipeline.sources import shapes
@@ -252,8 +252,7 @@ def decide(
         RefineError: the rules cannot be applied; the message says why and what to do.
     """
     folder = run.path if isinstance(run, Run) else Path(run)
-    store = Store(folder)
-    store.shards()
+    store = run_at(folder, RunState.INGESTED)
     if plan is None and not store.plan.exists():
         raise RunFolderError(
             f"{folder} has no plan yet: start `refine run` again with its source and --out {folder}, or name a plan "
@@ -275,9 +274,5 @@ def open_run(folder: Path | str) -> Run:
     Raises:
         RunFolderError: the folder does not exist, is not a run, or the run is not complete.
     """
-    store = Store(Path(folder))
-    if not is_run(store.folder):
-        raise RunFolderError(f"{folder} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
-    if not store.manifest.exists():
-        raise RunFolderError(f"{folder} is not complete: start `refine run` again with its source and --out {folder}")
+    store = run_at(Path(folder))
     return Run(store.folder, Manifest.load(store))

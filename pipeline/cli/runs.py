@@ -18,9 +18,9 @@ from pipeline import plan as planning
 from pipeline.api.report import Report
 from pipeline.api.run import Run, RunOptions, notes, open_run
 from pipeline.cli.errors import sentence
-from pipeline.ownership import RUNS, is_run, run_folders
+from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store import Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
 from stages.stage import GlobalStage, MissingModelError, parameters
@@ -48,7 +48,7 @@ def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits = options.find(), options.chosen_plan(), options.limits()
     folder = options.folder(source.name)
-    Store(folder).check()
+    check_run(Store(folder))
     first = next(iter(source.rows()), None)
     shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
     states = {measured.name: _state_of(measured) for measured in plan.stages}
@@ -178,8 +178,7 @@ def print_plan(*, as_json: bool) -> None:
 def status(folders: Sequence[Path], *, as_json: bool) -> None:
     """Print the progress of runs, by default of all in data/runs/ and the current folder."""
     for folder in folders:
-        if not is_run(folder):
-            raise RunFolderError(f"{folder} is not a run folder: it has no source.json")
+        check_is_run(folder)
     states = [_progress(Store(path)) for path in folders or run_folders()]
     if as_json:
         print_json(states)
@@ -201,7 +200,7 @@ def _progress(store: Store) -> dict[str, Any]:
         for path in sorted(store.stage("").glob("*"))
     }
     total = len(shards["shards"]) if shards else "?"
-    state = "running" if store.in_use() else "complete" if manifest else "interrupted"
+    state = "running" if in_use(store.folder) else "complete" if manifest else "interrupted"
     return {
         "run": str(store.folder),
         "state": state,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
-from pipeline.ownership import is_run
+from pipeline.ownership import is_run, run_at
 from pipeline.report.text import visible
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError
@@ -83,12 +83,7 @@ def latest(run: Path | None) -> Store:
                 "makes one, --run names another, or name two corpora"
             )
         run = done[-1].parent
-    store = Store(run)
-    if not store.claimed():
-        raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
-    if store.in_use() or not store.manifest.is_file():
-        raise RunFolderError(f"{run} is not finished: start `refine run` again with its source and --out {run}")
-    return store
+    return run_at(run)
 
 
 def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: Hub = Hub()) -> Pair:
