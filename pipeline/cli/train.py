@@ -46,8 +46,8 @@ def train(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, as_json)
-    train.train(options, budget, seed, threads, baselines=baselines)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
 def scale(
@@ -91,8 +91,9 @@ def scale(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, as_json)
-    scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    scale.print_scaling(result, as_json=as_json)
 
 
 def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json: bool) -> None:
@@ -108,7 +109,7 @@ def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json:
     ]
     if others:
         raise ScalingError(f"--points fits a table and trains nothing: omit {', '.join(others)}")
-    laws.points(points, predict=predict, as_json=as_json)
+    laws.show(laws.fit_points(points, predict), as_json=as_json)
 
 
 def compare(
@@ -149,6 +150,7 @@ def compare(
     from pipeline.compare import command as comparing
     from pipeline.compare.corpora import Hub
     from pipeline.compare.data import TrainingOptions
+    from pipeline.compare.show import print_comparison
     from pipeline.experiments.train import numbers
     from pipeline.report.run.checks import Bounds
     from trainer.prepare.choices import Choices
@@ -160,8 +162,11 @@ def compare(
     )
     hub = Hub(split, config, revision, shape)
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    asked = comparing.CompareOptions(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
-    comparing.compare(asked)
+    options = comparing.CompareOptions(raw, refined, run, out, limit, train, how, hub, bounds, words)
+    result = comparing.compare(options)
+    print_comparison(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
 
 
 def ablate(
@@ -200,4 +205,8 @@ def ablate(
     how = TrainingOptions(
         preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
     )
-    ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, how, bounds, words))
+    ablating.print_ablation(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
