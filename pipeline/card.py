@@ -29,7 +29,7 @@ def text(manifest: Manifest) -> str:
         (
             f"{counts.refined:,} of {counts.ingested:,} conversations ({share:.1%}) were kept, with "
             f"{counts.refined_tokens:,} tokens (words and punctuation marks). {counts.rejected:,} were dropped "
-            f"and lie in `rejected/` with the reason; {counts.quarantined:,} could not be read and lie in "
+            f"and are in `rejected/` with the reason; {counts.quarantined:,} could not be read and are in "
             "`quarantine/`.\n"
         ),
         "## What was dropped\n",

@@ -48,7 +48,7 @@ _PROMISED = (
 class Tell(Protocol):
     """Where progress goes: `rows` of `total` are done in a step of the run."""
 
-    def __call__(self, step: str, done: int, total: int) -> None: ...
+    def __call__(self, step: str, done: int, total: int, /) -> None: ...
 
 
 @lru_cache(maxsize=1)  # models load once a process, and leave when the next stage begins

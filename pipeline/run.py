@@ -13,6 +13,7 @@ from pipeline.engine import Engine
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
 from pipeline.measure import Tell
+from pipeline.ownership import run_locked
 from pipeline.plan import Plan, dumps
 from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
@@ -43,7 +44,7 @@ class Run:
         Raises:
             SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
         """
-        with self.store.locked():
+        with run_locked(self.store):
             return self._mending(lambda: self._carry_out(source, limits))
 
     def decide_again(self) -> Manifest:
@@ -52,7 +53,7 @@ class Run:
         Raises:
             RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
         """
-        with self.store.locked():
+        with run_locked(self.store):
             check_measured(self.plan, self.store)
             try:
                 return self._decide(read_json(self.store.shard_list))

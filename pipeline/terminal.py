@@ -64,7 +64,9 @@ def configure(*, quiet: bool, log_file: Path | None) -> None:
     Raises:
         OSError: the log file cannot be opened.
     """
-    _OUTPUT.quiet = quiet
+    if _OUTPUT.log:
+        _OUTPUT.log.close()
+    _OUTPUT.quiet, _OUTPUT.log = quiet, None
     if log_file is not None:
         _OUTPUT.log = log_file.open("a", encoding="utf-8", buffering=1)
 

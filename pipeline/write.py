@@ -87,8 +87,9 @@ class _Task:
         """Names what is written: the decisions, the rules' words and the signals that go with them."""
         text = io.BytesIO()
         decisions.write_csv(text)
-        said = (VERSION, self.plan.rules, self.plan.columns, [measured.key for measured in self.plan.stages])
-        return hashlib.blake2b(text.getvalue() + repr(said).encode(), digest_size=8).hexdigest()
+        rules = [(rule.reason, rule.where) for rule in self.plan.rules]
+        written = (VERSION, rules, self.plan.columns, [measured.key for measured in self.plan.stages])
+        return hashlib.blake2b(text.getvalue() + repr(written).encode(), digest_size=8).hexdigest()
 
     def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         signals = signals_of(self.plan, self.store, shard, self.plan.columns).drop("id")

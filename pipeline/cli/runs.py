@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
-from pipeline.api import signals as tables
 from pipeline.api.report import Report
 from pipeline.api.run import Run, RunOptions, notes, open_run
 from pipeline.cli.errors import sentence
-from pipeline.ownership import RUNS, is_run, run_folders
+from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
-from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store import Store, read_json
 from pipeline.terminal import console, safe, table
+from stages.files import save
 from stages.stage import GlobalStage, MissingModelError, parameters
 
 
@@ -48,7 +48,7 @@ def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits = options.find(), options.chosen_plan(), options.limits()
     folder = options.folder(source.name)
-    Store(folder).check()
+    check_run(Store(folder))
     first = next(iter(source.rows()), None)
     shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
     states = {measured.name: _state_of(measured) for measured in plan.stages}
@@ -101,16 +101,38 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
 
 
 def signals(folder: Path, out: Path | None) -> None:
-    """Write all signals of a run to one file, or print a summary of each."""
-    store = Store(open_run(folder).path)
-    if out is not None:
-        frame = tables.write(store, out)
-        sys.stdout.write(safe(f"{out}: {frame.height:,} conversations, {frame.width - 1} signals\n"))
+    """Write all signals of a run to one file, or print a summary of each.
+
+    Raises:
+        RunFolderError: the run is not complete, or the file has another ending or lies in the run folder.
+    """
+    run = open_run(folder)
+    if out is None:
+        frame = run.signals.collect()
+        rows = [(column.name, str(column.dtype), column.null_count(), *_range(column)) for column in frame.drop("id")]
+        head = ("signal", "type", "unknown", "min", "median", "max")
+        console().print(table(f"{frame.height:,} conversations", head, list(rows), frozenset(range(2, len(head)))))
         return
-    frame = tables.load(store)
-    rows = [(column.name, str(column.dtype), column.null_count(), *_range(column)) for column in frame.drop("id")]
-    head = ("signal", "type", "unknown", "min", "median", "max")
-    console().print(table(f"{frame.height:,} conversations", head, list(rows), frozenset(range(2, len(head)))))
+    if out.suffix not in WRITERS:
+        raise RunFolderError(f"--out is {out}, expected a file that ends in {', '.join(WRITERS)}")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise RunFolderError(f"--out is {out}, a file in the run folder: choose another place")
+    save(out, lambda aside: WRITERS[out.suffix](run.signals, aside))
+    sys.stdout.write(safe(f"{out}: {len(run.signals.collect_schema()) - 1} signals\n"))
+
+
+def _write_csv(frame: pl.LazyFrame, path: Path) -> None:
+    """Write a CSV, which has no lists: their values are joined by spaces."""
+    lists = [name for name, dtype in frame.collect_schema().items() if dtype.is_nested()]
+    frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" ")).sink_csv(path)
+
+
+WRITERS: dict[str, Callable[[pl.LazyFrame, Path], object]] = {
+    ".parquet": pl.LazyFrame.sink_parquet,
+    ".csv": _write_csv,
+    ".jsonl": pl.LazyFrame.sink_ndjson,
+}
+"""How a table is written, by the ending of its file."""
 
 
 def _range(column: pl.Series) -> tuple[str, ...]:
@@ -156,8 +178,7 @@ def print_plan(*, as_json: bool) -> None:
 def status(folders: Sequence[Path], *, as_json: bool) -> None:
     """Print the progress of runs, by default of all in data/runs/ and the current folder."""
     for folder in folders:
-        if not is_run(folder):
-            raise RunFolderError(f"{folder} is not a run folder: it has no source.json")
+        check_is_run(folder)
     states = [_progress(Store(path)) for path in folders or run_folders()]
     if as_json:
         print_json(states)
@@ -179,7 +200,7 @@ def _progress(store: Store) -> dict[str, Any]:
         for path in sorted(store.stage("").glob("*"))
     }
     total = len(shards["shards"]) if shards else "?"
-    state = "running" if store.in_use() else "complete" if manifest else "interrupted"
+    state = "running" if in_use(store.folder) else "complete" if manifest else "interrupted"
     return {
         "run": str(store.folder),
         "state": state,

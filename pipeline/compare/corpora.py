@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
-from pipeline.ownership import is_run
+from pipeline.ownership import RUNS, RunState, is_run, run_at, run_folders, state
 from pipeline.report.text import visible
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from trainer.prepare.arms import Union, distinct
 
-RUNS = Path("data/runs")
-"""Folder in which the latest run is searched, relative to the working directory."""
 PARTS = ("raw", "refined")
 """Names of corpora that mean a part of the run."""
 MAX_NAME = 40
@@ -70,25 +68,22 @@ class Pair:
 
 
 def latest(run: Path | None) -> Store:
-    """The run that "raw" and "refined" are parts of: `run`, or the complete one in data/runs/ that ended last.
+    """The run that "raw" and "refined" are parts of: `run`, or the complete run that finished last.
+
+    Runs are searched for in data/runs/ and in the current folder.
 
     Raises:
         RunFolderError: there is none, or it is not complete.
     """
     if run is None:
-        complete = sorted(RUNS.glob("*/manifest.json"), key=lambda path: (path.stat().st_mtime, str(path)))
+        complete = [folder for folder in run_folders() if state(folder) is RunState.COMPLETE]
         if not complete:
             raise RunFolderError(
-                f"there is no complete run in {RUNS} whose raw and refined corpora could be compared: make one with "
-                "`refine run`, name one with --run, or name two corpora"
+                f"there is no complete run in {RUNS} or the current folder whose raw and refined corpora could be "
+                "compared: make one with `refine run`, name one with --run, or name two corpora"
             )
-        run = complete[-1].parent
-    store = Store(run)
-    if not store.claimed():
-        raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
-    if store.in_use() or not store.manifest.is_file():
-        raise RunFolderError(f"{run} is not finished: start `refine run` again with its source and --out {run}")
-    return store
+        run = max(complete, key=lambda folder: (Store(folder).manifest.stat().st_mtime, str(folder)))
+    return run_at(run)
 
 
 def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: Hub = Hub()) -> Pair:

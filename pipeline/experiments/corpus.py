@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
-from pipeline.ownership import is_run
+from pipeline.ownership import is_run, run_at
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, shown
-from pipeline.store import RunFolderError, Store
+from pipeline.store import Store
 from stages.dedup import Dedup
 from stages.files import plain_table, read_frame, save_frame
 from stages.text.shingles import text_keys
@@ -123,11 +123,7 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
         CorruptInputError: a shard cannot be read.
         SourceError: there is no text in it.
     """
-    if not store.manifest.is_file():
-        folder = shown(str(store.folder))
-        raise RunFolderError(
-            f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
-        )
+    run_at(store.folder)
     if part == "refined":
         check_kept(store, limit)
     if part == "refined" and limit is not None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from pipeline.ownership import is_run
+from pipeline.ownership import is_run, run_at
 from pipeline.sources.hub import Hub
 from pipeline.sources.rows import Hashes, Row, SourceError, Unreadable, shown
 from pipeline.sources.saved_dataset import Saved, is_saved
@@ -172,10 +172,8 @@ def _folder(name: str, path: Path, options: dict[str, str | None]) -> Source:
     _refuse(options, name, "a folder of files")
     root = path
     run = path if is_run(path) else path.resolve().parent
-    if is_run(run) and not (run / "manifest.json").is_file():
-        raise SourceError(
-            f"{name}: this run is not complete: start `refine run` again with its source and --out {shown(str(run))}"
-        )
+    if is_run(run):
+        run_at(run)
     if run == path:
         path = path / "refined"  # a run of ours stands for its refined corpus
     found = tuple(sorted(_listed(path)))

@@ -104,9 +104,9 @@ def test_all_commands_are_tested() -> None:
         (["run", "--stages", "heuristics", "--drop", "wrds < 3"], "no stage writes the column 'wrds'"),
         (["run", "--shape", "cube"], "--shape is 'cube'"),
         (["run", "--plan", "none.toml"], "plan none.toml cannot be read"),
-        (["decide", "nowhere"], "holds no complete ingest"),
+        (["decide", "nowhere"], "there is no folder nowhere"),
         (["show", "nowhere"], "is not a complete run"),
-        (["status", "nowhere"], "is not a run folder"),
+        (["status", "nowhere"], "there is no folder nowhere"),
         (["run", "--plan", TOY, "--out", "/proc/none"], "/proc/none"),
     ],
 )
@@ -169,9 +169,10 @@ def test_a_dry_run_writes_nothing(refine: Refine, jsonl: Jsonl, tmp_path: Path) 
 
 def test_two_runs_in_one_folder_at_once_are_refused(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """The second says that the folder is in use."""
+    from pipeline.ownership import run_locked
     from pipeline.store import Store
 
-    with Store(tmp_path / "r").locked():
+    with run_locked(Store(tmp_path / "r")):
         done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", "r")
         assert refine("status", "r", "--json").returncode == 1  # nothing claimed it yet
     assert done.returncode == 1

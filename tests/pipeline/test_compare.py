@@ -296,7 +296,7 @@ def broken(run: Path, here: Path, **counts: int) -> Path:
 
 def test_bad_corpora_get_a_sentence(my_run: Path, tmp_path: Path) -> None:
     """An unfinished run, an empty refined corpus, the same one twice, plain text against conversations."""
-    with pytest.raises(RunFolderError, match="is not finished: start `refine run` again with its source and --out"):
+    with pytest.raises(RunFolderError, match="is not a complete run: start `refine run` again with its source"):
         pair("raw", "refined", broken(my_run, tmp_path))
     shutil.rmtree(tmp_path / "copy")
     with pytest.raises(SourceError, match="is empty, every conversation was dropped"):

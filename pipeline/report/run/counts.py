@@ -153,7 +153,7 @@ def correlations(sorted_: BandedRun) -> pl.DataFrame:
 
 def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
     """Their rank correlation where both are known; None where fewer than ten are, or one does not vary."""
-    known = rows.select(pl.col(a).alias("a"), pl.col(b).alias("b")).drop_nulls()
+    known = rows.select(a=pl.col(a).cast(pl.Float64), b=pl.col(b).cast(pl.Float64)).drop_nulls()
     if known.height < 10:  # noqa: PLR2004  too few to say anything
         return None
     found = known.select(pl.corr("a", "b", method="spearman")).item()

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.manifest import Manifest
+from pipeline.ownership import run_at
 from pipeline.plan import Plan
 from pipeline.report.run.signals import Signal, chosen
 from pipeline.signals import decisions_of, measured_plan, signals_of
@@ -45,13 +46,7 @@ def finished(folder: Path) -> FinishedRun:
         RunFolderError: it is no run, is not complete, is in use, or its signals are not those of its plan.
         CorruptInputError: a file of it cannot be read.
     """
-    store = Store(folder)
-    if not store.claimed():
-        raise RunFolderError(f"{folder} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
-    if store.in_use():
-        raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
-    if not store.manifest.exists():
-        raise RunFolderError(f"{folder} is not finished: start `refine run` again with --out {folder} to complete it")
+    store = run_at(folder)
     plan = measured_plan(store)
     signals = chosen(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])

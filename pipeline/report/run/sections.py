@@ -170,7 +170,8 @@ def _origin(sorted_: BandedRun) -> Section:
     return Section(
         "origin",
         "Plan and origin",
-        "The same source, plan and versions give the same files, byte for byte.",
+        "On one type of processor the same source, plan, versions and shard size give the same files, byte for byte. "
+        "Elsewhere the scores of neural models (toxicity) may differ in the 7th digit, and figures that rank them too.",
         texts=origin(sorted_),
     )
 
