@@ -18,8 +18,8 @@ EMPTY = "#80808018"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 SEQUENTIAL = ("#def5e5", "#8ad9b1", "#40b7ad", "#348fa7", "#37659e", "#413d7b", "#2e1e3b")
-"""Seaborn's `mako` without its black end, light for low values: lightness is linear in the value, so colour-blind readers
-can distinguish all steps."""
+"""Seaborn's `mako` without its black end, light for low values: lightness is linear in the value, so that colour-blind
+readers can distinguish all steps."""
 DIVERGING = (
     "#134b85",
     "#2f78b3",
