@@ -17,6 +17,7 @@ from pipeline.cli import app
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
 from pipeline.compare.checks import corpora_checks
+from pipeline.compare.result import Comparison
 from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
@@ -45,13 +46,18 @@ def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(my_run: Path) -> Path:
+def result(my_run: Path) -> Comparison:
     """A comparison of the run's two corpora, trained once for the tests of this module."""
     here = my_run.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
-        comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
-    return here
+        return comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
+
+
+@pytest.fixture(scope="module")
+def made(result: Comparison) -> Path:
+    """The folder of that comparison, in which report/ and work/ lie."""
+    return result.page.parent.parent
 
 
 def trainings(here: Path) -> dict[str, bytes]:
@@ -82,6 +88,41 @@ def test_a_comparison_says_all_of_it(made: Path) -> None:
     assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
         one["name"] for one in found["checks"] if one["passed"]
     }
+
+
+def test_the_result_holds_the_numbers_of_the_report(result: Comparison, made: Path) -> None:
+    """As frames: differences and laws with the ends of their intervals, training runs, corpora."""
+    found = report(made)
+    assert result.verdict.sentence == found["verdict"]
+    assert not result.failed
+    first = result.differences.row(
+        by_predicate=(pl.col("test_set") == "raw-test") & (pl.col("law") == "power"), named=True
+    )
+    assert [first["delta_alpha_low"], first["delta_alpha_high"]] == pytest.approx(found["delta_alpha_interval"])
+    assert (first["corpus"], first["against"], first["budget"]) == ("refined", "raw", found["budget"])
+    assert (len(result.differences), len(result.laws)) == (4, 8)
+    law = next(one for one in found["test_sets"]["refined-test"]["laws"] if one["law"] == "power")
+    row = result.laws.row(
+        by_predicate=(pl.col("test_set") == "refined-test")
+        & (pl.col("law") == "power")
+        & (pl.col("corpus") == law["corpus"]),
+        named=True,
+    )
+    assert [row["alpha_low"], row["alpha"], row["alpha_high"]] == pytest.approx(
+        [law["alpha_interval"][0], law["alpha"], law["alpha_interval"][1]]
+    )
+    assert len(result.training_runs) == sum(len(one["trainings"]) for one in found["test_sets"].values())
+    assert dict(result.corpora.select("corpus", "words").iter_rows()) == {
+        name: one["words"] for name, one in found["corpora"].items()
+    }
+    assert result._repr_html_().startswith(f"<p>{result.verdict.sentence}</p>")
+
+
+def test_a_comparison_prints_nothing(my_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output belongs to the caller."""
+    found = comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
+    assert capsys.readouterr().out == ""
+    assert (found.differences.is_empty(), len(found.corpora), found.page.is_file()) == (True, 2, True)
 
 
 def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pipeline.engine import Local
+from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents
 from tests.trainer.test_cvfp_training import SIZE, SMALL, data, stream
@@ -92,6 +93,31 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
     table = refine(*words, "--predict", "100000", **OFFLINE)
     assert "extrapolates" in table.stdout
     assert "PPL beside the baselines" in table.stdout
+
+
+def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
+    """A small run that is done is a small share; a run in progress counts by its passes, then by its steps."""
+    small, large = (Job("cvfp", budget, 0, "data", "digest", SMALL) for budget in (100, 100_000))
+    cost = Cost({"cvfp": (1.0, 0.001, 0.01)}, workers=1)
+    for job in (small, large):
+        (tmp_path / job.name).mkdir()
+    (tmp_path / small.name / "record.json").write_text("{}")
+    share, text = progress(tmp_path, [small, large], cost, 60.0)
+    assert share == pytest.approx(cost.of([small]) / cost.of([small, large]))
+    assert share < 0.1
+    assert text.startswith("1 of 2 training runs done, 1.0 min; about ")
+    shares = [share]
+    half = SMALL.phase2.total(large.budget - 1) // 2
+    for line in ({"phase": 1, "pass": 1}, {"phase": 1, "pass": 2}, {"phase": 2, "step": half}):
+        (tmp_path / large.name / "metrics.jsonl").write_text(
+            json.dumps({"phase": 1, "how": "x"}) + "\n" + json.dumps(line)
+        )
+        shares.append(progress(tmp_path, [small, large], cost, 60.0)[0])
+    assert shares == sorted(set(shares))
+    steps = 0.01 * SMALL.phase2.total(large.budget - 1)
+    assert cost.spent(large, tmp_path / large.name) == pytest.approx(100 + steps / 2, rel=1e-3)
+    (tmp_path / large.name / "metrics.jsonl").write_text('{"phase": 1, "pa')  # a line that is being written
+    assert progress(tmp_path, [small, large], cost, 60.0)[0] == share
 
 
 def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
