@@ -165,7 +165,7 @@ def _test(one: Scored) -> dict[str, Any]:
         "conversations": one.test.conversations,
         "clusters": one.test.distinct,
         "effective_conversations": round(one.test.effective, 1),
-        **finite(one.laws.as_dict()),
+        **one.laws.as_dict(),
         "notes": list(one.notes),
         "trainings": one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts(),
     }

@@ -147,4 +147,4 @@ def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:
     try:
         return fit_laws(corpora)
     except ScalingError as error:
-        return CorpusLaws(corpora, {}, {}, {}, (str(error),))
+        return CorpusLaws(corpora, notes=(str(error),))

@@ -30,9 +30,14 @@ def signed(value: float, digits: int) -> str:
     return text.replace("-", MINUS) if text.strip("+-0.") else text[1:]
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A signed share in per cent."""
-    return signed(100 * share, digits) + PERCENT
+def share(value: float) -> str:
+    """A share in per cent."""
+    return f"{100 * value:.2f}{PERCENT}"
+
+
+def percent(value: float) -> str:
+    """A relative change in per cent, with its sign."""
+    return signed(100 * value, 1) + PERCENT
 
 
 def exponent(alpha: float) -> str:
