@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
-from pipeline.compare.sections import plan, results
+from pipeline.compare.sections import plan, results, terms
 from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import bars
 from pipeline.report.heatmap import Drawn
@@ -29,10 +29,10 @@ def page(found: Comparison) -> Page:
     first, second = (visible(name, 40) for name in found.pair.names)
     run = found.pair.run
     bands = None if found.run is None else banded(found.run.read, found.run.kinds)
-    trained: list[Section] = []
+    names, trained, about = found.pair.names, list[Section](), ""
     if found.experiment is not None:
-        parts = (found.pair.names, found.experiment, found.scored)
-        trained = [*results(*parts), plan(*parts)]
+        trained = [*results(names, found.experiment, found.scored), plan(names, found.experiment, found.scored)]
+        about = terms(names, found.scored)
     return Page(
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
@@ -46,6 +46,7 @@ def page(found: Comparison) -> Page:
             *([] if bands is None else sections.of_run(bands)),
             _origin(found, bands),
         ),
+        about=about,
         examples=None if bands is None else sections.clicked(bands),
         numbers=numbers(found),
     )

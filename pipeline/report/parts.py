@@ -94,6 +94,8 @@ class Page:
     warnings: tuple[str, ...]
     checks: tuple[Check, ...]
     sections: tuple[Section, ...]
+    about: str = ""
+    """Explanation of the terms of the headline and the tiles."""
     examples: Examples | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     """Additional fields of `report.json`."""

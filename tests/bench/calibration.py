@@ -5,7 +5,7 @@
 
 A/A: each time 1,500 conversations of the embedded default are drawn and cut into two random halves, which go the whole
 way of a comparison: split by clusters, vocabulary, embeddings, trainings on nested budgets with paired seeds, laws,
-verdict. Said is how often the 95 % intervals of delta-alpha hold 0, and how often a verdict finds a difference there.
+verdict. Said is how often the 95 % intervals of delta alpha hold 0, and how often a verdict finds a difference there.
 
 On 2026-11-26: 92.8 % of 208 intervals of 104 comparisons (two test sets each) hold 0, 7.7 % of verdicts find a
 difference.
@@ -73,7 +73,7 @@ class Outcome:
     verdict: Verdict
 
     def holds(self) -> list[bool | None]:
-        """Whether the interval of delta-alpha holds 0 on each test set; None where there is none."""
+        """Whether the interval of delta alpha holds 0 on each test set; None where there is none."""
         found = [one.differences["power"].delta_alpha_interval for one in self.scored]
         return [None if both is None else both[0] <= 0 <= both[1] for both in found]
 
@@ -145,7 +145,7 @@ def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def one(name: str) -> tuple[list[bool | None], str, str, list[float]]:
-    """An A/A comparison: what `holds`, what the verdict says of exponent and level, and each delta-alpha."""
+    """An A/A comparison: what `holds`, what the verdict says of exponent and level, and each delta alpha."""
     found = compared(halves(int(name)))
     return (
         found.holds(),
@@ -164,7 +164,7 @@ def coverage(times: int, workers: int) -> None:
             verdicts.append(bool(exponent or level))
             if done % 10 == 0 or done == times:
                 sys.stdout.write(
-                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta-alpha hold 0; "
+                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta alpha hold 0; "
                     f"{np.mean(verdicts):.3f} of verdicts find a difference\n"
                 )
                 sys.stdout.flush()
@@ -178,7 +178,7 @@ def known(seed: int = 0, size: int = 260) -> Outcome:
     Length, size and test tokens were chosen after looking: conversations without a reply, 44 % of the default, told
     nothing on clean text with an earlier split. With these the clean corpus's PPL on clean text is lower by 4.1 %
     (2.8 % to 5.4 %), with two other seeds of the corpus by 4.5 % (1.7 % to 7.2 %) and 3.5 % (2.1 % to 4.8 %), and on
-    spoiled text higher by 12 % to 18 %. Delta-alpha always holds 0.
+    spoiled text higher by 12 % to 18 %. Delta alpha always holds 0.
     """
     frame = default().drop("group").filter(pl.col("text").str.len_chars().is_between(400, 4000))
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
@@ -192,8 +192,8 @@ def known_house(folder: Path, workers: int) -> Outcome:
 
     Trainings stay in the folder, and those that lie there are not done again. The design was fixed before its numbers
     were looked at. On 2026-11-26: on clean-test PPL -13.4 % (-19.5 % to -6.7 %), a token worth 1.46 (1.17 to 1.82),
-    delta-alpha +0.0148 (-0.0591 to +0.0886); on spoiled-test PPL +11.5 % (+5.1 % to +18.4 %), a token worth 0.73 (0.63
-    to 0.85), delta-alpha +0.0138 (-0.0474 to +0.0750).
+    delta alpha +0.0148 (-0.0591 to +0.0886); on spoiled-test PPL +11.5 % (+5.1 % to +18.4 %), a token worth 0.73 (0.63
+    to 0.85), delta alpha +0.0138 (-0.0474 to +0.0750).
     """
     frame = default().drop("group")
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
@@ -206,7 +206,7 @@ def said(outcome: Outcome) -> Sequence[str]:
     """The difference on each test set, and the verdict."""
     found = [(each.test.name, each.differences["power"]) for each in outcome.scored]
     lines = [
-        f"{name}: delta-alpha {delta_alpha(one)}, PPL {ppl_change(one)}, a token is worth {token_worth(one)}"
+        f"{name}: delta alpha {delta_alpha(one)}, PPL {ppl_change(one)}, a token is worth {token_worth(one)}"
         for name, one in found
     ]
     return [*lines, outcome.verdict.sentence]

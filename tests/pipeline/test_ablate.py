@@ -157,9 +157,9 @@ def test_an_ablation_that_cannot_tell_says_so() -> None:
     )
     unknown = replace(one, laws=replace(one.laws, differences={}))
     assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
-        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta-alpha "
+        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta alpha "
         "has no interval for short alone."
     )
     assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
-        "Nothing can be concluded; delta-alpha has no interval for noisy alone, short alone."
+        "Nothing can be concluded; delta alpha has no interval for noisy alone, short alone."
     )

@@ -27,7 +27,7 @@ def test_a_spoiled_corpus_is_told_from_its_original() -> None:
 
 @pytest.mark.slow
 def test_two_halves_of_one_corpus_are_not_told_apart() -> None:
-    """The intervals of delta-alpha hold 0 on both test sets, and nothing is concluded about the exponent."""
+    """The intervals of delta alpha hold 0 on both test sets, and nothing is concluded about the exponent."""
     found = calibration.compared(calibration.halves(0))
     assert found.holds() == [True, True]
     assert found.verdict.exponent == ""

@@ -29,7 +29,7 @@ def test_a_steeper_law_on_both_test_sets_is_said_with_its_numbers() -> None:
     found = said((-0.05, -0.1), (-0.05, -0.1))
     assert (found.concludes, found.exponent, found.level) == (True, "steeper", "lower")
     assert found.sentence.startswith(
-        "The exponent of refined is steeper than that of raw: delta-alpha is \N{MINUS SIGN}0.0"
+        "The exponent of refined is steeper than that of raw: delta alpha is \N{MINUS SIGN}0.0"
     )
     assert "on set0-test and" in found.sentence
     assert "the PPL of refined is lower: \N{MINUS SIGN}9" in found.sentence
@@ -179,12 +179,12 @@ def test_no_interval_is_no_conclusion() -> None:
     found = said((-0.3, -0.5), (-0.3, -0.5), seeds=1, budgets=2)
     assert (found.concludes, found.sentence) == (
         False,
-        "Nothing can be concluded: delta-alpha has no interval on set0-test, set1-test.",
+        "Nothing can be concluded: delta alpha has no interval on set0-test, set1-test.",
     )
 
 
 def test_equal_arms_are_seldom_said_to_differ() -> None:
-    """Simulated points of one law: intervals of delta-alpha hold 0 in 90 to 99 % of comparisons."""
+    """Simulated points of one law: intervals of delta alpha hold 0 in 90 to 99 % of comparisons."""
     holds = []
     for seed in range(300):
         arms = points(0.0, seed=seed, noise=0.01)
