@@ -20,7 +20,7 @@ from pipeline.api.run import Run, RunOptions, notes, open_run
 from pipeline.cli.errors import sentence
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
-from pipeline.store import Store, read_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
 from stages.stage import GlobalStage, MissingModelError, parameters
@@ -37,10 +37,10 @@ def finish(run: Run, *, as_json: bool) -> None:
 def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
     """Print a report, and exit with 1 if a check failed and `fail` is true."""
     if as_json:
-        print_json({"report": str(report.path), **report.numbers})
+        print_json({"report": str(report.page), **report.numbers})
     else:
         report.print(console())
-    if fail and not report.passed:
+    if fail and report.failed:
         sys.exit(1)
 
 

@@ -147,23 +147,19 @@ def compare(
 
     The laws are fitted to models trained on both corpora.
     """
-    from pipeline.compare import command as comparing
+    from pipeline.api.compare import training_options
+    from pipeline.compare.command import CompareOptions
+    from pipeline.compare.command import compare as carry_out
     from pipeline.compare.corpora import Hub
-    from pipeline.compare.data import TrainingOptions
     from pipeline.compare.show import print_comparison
-    from pipeline.experiments.train import numbers
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    hub = Hub(split, config, revision, shape)
-    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    options = comparing.CompareOptions(raw, refined, run, out, limit, train, how, hub, bounds, words)
-    result = comparing.compare(options)
+    hub, bounds = Hub(split, config, revision, shape), Bounds(min_kept, max_kept)
+    words = tuple(sys.argv[1:])
+    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
     print_comparison(result, as_json=as_json)
     if check and result.failed:
         sys.exit(1)
@@ -195,18 +191,14 @@ def ablate(
     Models are trained without each rule, and with each rule alone.
     """
     from pipeline import ablate as ablating
-    from pipeline.compare.data import TrainingOptions
-    from pipeline.experiments.train import numbers
+    from pipeline.api.compare import training_options
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    result = ablating.ablate(ablating.AblateOptions(folder, out, train, how, bounds, words))
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
     ablating.print_ablation(result, as_json=as_json)
     if check and result.failed:
         sys.exit(1)

@@ -28,7 +28,7 @@ class RunFindings:
     checks: list[Check]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """Two corpora compared; made by `compare`.
 
@@ -87,6 +87,10 @@ class Comparison:
     def _by_test_set(self, frame: Callable[[Scored], pl.DataFrame]) -> pl.DataFrame:
         frames = [frame(one).select(pl.lit(one.test.name).alias("test_set"), pl.all()) for one in self.scored]
         return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
+
+    def __repr__(self) -> str:
+        frame = self.differences if self.scored else self.corpora
+        return f"{self.verdict.sentence}\n{frame}\n{self.page}"
 
     def _repr_html_(self) -> str:
         """The verdict and the differences, or the corpora without training, as a notebook shows them."""
