@@ -103,8 +103,8 @@ def _few(one: Scored) -> str:
 
 
 def _alpha(one: Scored, kind: Kind) -> Interval | None:
-    found = one.differences.get(kind)
-    return None if found is None else found.delta_alpha_interval
+    difference = one.differences.get(kind)
+    return None if difference is None else difference.delta_alpha_interval
 
 
 def _ratio(one: Scored) -> Interval | None:
