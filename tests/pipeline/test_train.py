@@ -190,7 +190,7 @@ def test_budgets_are_whole_numbers_of_tokens() -> None:
     assert numbers(None) is None
     for text in ("ten", "1", "1000.5", "1000,,2000", "nan", "inf"):
         with pytest.raises(PresetError, match="--budgets has"):
-            numbers(said)
+            numbers(text)
 
 
 def test_the_tables_of_the_original_experiments_ship_as_examples(refine: Refine) -> None:
@@ -235,7 +235,7 @@ def test_the_recurrent_baseline_has_the_networks_size_and_learns() -> None:
     nats, right, record = baselines.gru(given, preset, 0, "cpu")
     assert len(nats) == len(right) == given.test.tokens - 1
     assert nats.mean() < baselines.unigram(given.train, given.test, SIZE).mean() - 0.5
-    assert said["steps"] >= 300
+    assert record["steps"] >= 300
 
 
 def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
