@@ -185,6 +185,7 @@ def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Ru
 
 def test_reasons_and_orders_are_checked() -> None:
     """A reason is given once; the order names columns there are."""
+    rules.check([KeepBest("r", "dedup", 1.0)], ["x", "name desc", "x ASC"], SCHEMA, ["dedup"])
     with pytest.raises(RuleError, match="two rules give the reason 'r'"):
         rules.check([Drop("r", "x > 1"), Drop("r", "x > 2")], [], SCHEMA, [])
     with pytest.raises(RuleError, match="no stage writes the column 'size'"):
