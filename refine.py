@@ -8,7 +8,7 @@ Every function takes the options of its command, with the same names and default
     (150, 50)
     >>> run.signals.select("id", "n_words").collect()   # a polars frame; also raw, decisions, refined, rejected
     >>> run = refine.decide(run, drop="n_words < 10")   # other rules on the same signals, in seconds
-    >>> refine.report(run).path
+    >>> refine.report(run).page
     >>> refine.compare(run=run, train=False)            # a table in a notebook
 
 An error that a user can cause is one of the classes in `RefineError`. A subclass of `Stage` in a module of your own,
@@ -21,10 +21,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.api.compare import Comparison, compare
+    from pipeline.api.compare import compare
     from pipeline.api.errors import RefineError
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
+    from pipeline.compare.result import Comparison
     from stages.stage import FittedStage, GlobalStage, Stage
 
 __version__: str
@@ -48,7 +49,8 @@ __all__ = [
 _HOMES = {
     "pipeline.api.run": ("Run", "decide", "open_run", "run"),
     "pipeline.api.report": ("Report", "report"),
-    "pipeline.api.compare": ("Comparison", "compare"),
+    "pipeline.api.compare": ("compare",),
+    "pipeline.compare.result": ("Comparison",),
     "pipeline.api.errors": ("RefineError",),
     "stages.stage": ("FittedStage", "GlobalStage", "Stage"),
 }

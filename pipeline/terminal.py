@@ -64,7 +64,9 @@ def configure(*, quiet: bool, log_file: Path | None) -> None:
     Raises:
         OSError: the log file cannot be opened.
     """
-    _OUTPUT.quiet = quiet
+    if _OUTPUT.log:
+        _OUTPUT.log.close()
+    _OUTPUT.quiet, _OUTPUT.log = quiet, None
     if log_file is not None:
         _OUTPUT.log = log_file.open("a", encoding="utf-8", buffering=1)
 
@@ -95,11 +97,12 @@ class _Step:
     """One step of a run and the samples that its rate is computed from."""
 
     name: str
-    done: int
-    total: int
-    began: float = field(default_factory=time.monotonic)
+    began: float
+    printed: float
+    """When its last line was printed; at first, when it began."""
+    done: int = 0
+    total: int = 0
     samples: deque[tuple[float, int]] = field(default_factory=deque)
-    printed: float = field(default_factory=time.monotonic)
     task: TaskID | None = None
 
     @property
@@ -181,7 +184,7 @@ class ProgressReporter:
         """Report that `done` of `total` rows of a step are done; a total of 0 is unknown."""
         now = time.monotonic()
         first = step not in self._steps
-        state = self._steps.setdefault(step, _Step(step, done, total))
+        state = self._steps.setdefault(step, _Step(step, now, now))
         state.update(done, total, now)
         if self._bars:
             if state.task is None:

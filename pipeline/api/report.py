@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import terminal
 from pipeline.api.run import Run
-from pipeline.api.tables import Display, Summary, checks_summary
+from pipeline.api.tables import Display, Summary
 from pipeline.report import run as reporting
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import Bounds
@@ -20,29 +20,28 @@ class Report(Display):
     """The report of a run.
 
     Attributes:
-        path: the page, index.html.
+        page: index.html; report.json lies beside it.
         headline: the page's first sentence.
         checks: what was checked, and whether it passed; None for a check that does not apply.
         numbers: every number of the page, as report.json holds them.
     """
 
-    path: Path
+    page: Path
     headline: str
     checks: tuple[Check, ...]
     numbers: dict[str, Any]
 
     @property
-    def passed(self) -> bool:
-        """Whether no check failed."""
-        return all(check.passed is not False for check in self.checks)
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.passed is False]
 
     def summaries(self) -> Sequence[Summary]:
-        """Return the headline, the checks and the path."""
-        return [Summary("", (), (), note=self.headline), checks_summary(self.checks), _path(self.path)]
-
-
-def _path(path: Path) -> Summary:
-    return Summary("", (), (), note=f"\n{path}")
+        """Return the headline, the checks and the file of the page."""
+        names = {True: "pass", False: "FAIL", None: "n/a"}
+        rows = [(names[check.passed], check.name, check.found) for check in self.checks]
+        checks = Summary("\nChecks", ("", "check", "found"), rows, note=f"\n{self.page}")
+        return [Summary("", (), (), note=self.headline), checks]
 
 
 def report(

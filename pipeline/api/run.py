@@ -14,13 +14,13 @@ import polars as pl
 from pipeline import plan as planning
 from pipeline import run as running
 from pipeline import sources, terminal
-from pipeline.api import signals
 from pipeline.api.tables import Display, Summary
 from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan, PlanError
+from pipeline.signals import scan, scan_decisions, scan_signals
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
@@ -54,30 +54,27 @@ class Run(Display):
     @property
     def raw(self) -> pl.LazyFrame:
         """The conversations as ingested: id, messages, text and their origin."""
-        return self._scan("raw")
+        return scan(Store(self.path), "raw")
 
     @property
     def signals(self) -> pl.LazyFrame:
         """All signals in one frame: id and a column per signal, a row per conversation, in the order of `raw`."""
-        return signals.scan(Store(self.path))
+        return scan_signals(Store(self.path))
 
     @property
     def decisions(self) -> pl.LazyFrame:
         """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
-        return pl.scan_parquet(Store(self.path).decisions)
+        return scan_decisions(Store(self.path))
 
     @property
     def refined(self) -> pl.LazyFrame:
         """The kept conversations, with the signals that the plan writes beside them."""
-        return self._scan("refined")
+        return scan(Store(self.path), "refined")
 
     @property
     def rejected(self) -> pl.LazyFrame:
         """The dropped conversations, with reason, rule and the values of the signals that the rule reads."""
-        return self._scan("rejected")
-
-    def _scan(self, part: str) -> pl.LazyFrame:
-        return pl.scan_parquet([self.path / part / shard for shard in Store(self.path).shards()])
+        return scan(Store(self.path), "rejected")
 
     def summaries(self) -> Sequence[Summary]:
         """Return the conversations in, dropped by each rule, and out."""

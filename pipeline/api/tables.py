@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.report.parts import Check
 from pipeline.report.text import visible
 from pipeline.terminal import safe, table
 
@@ -70,10 +69,3 @@ class Display:
 
     def _repr_html_(self) -> str:
         return "".join(summary.html() for summary in self.summaries())
-
-
-def checks_summary(checks: Sequence[Check]) -> Summary:
-    """Return the checks of a report as a table."""
-    names = {True: "pass", False: "FAIL", None: "n/a"}
-    rows = [(names[check.passed], check.name, check.found) for check in checks]
-    return Summary("\nChecks", ("", "check", "found"), rows)

@@ -350,3 +350,8 @@ def main() -> None:
 
         say(f"refine: {sentence(error)}", always=True)
         sys.exit(1)
+    finally:
+        if ours:  # this process may call main again, as the tests do
+            from pipeline import terminal
+
+            terminal.configure(quiet=False, log_file=None)

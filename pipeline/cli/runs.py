@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
-from pipeline.api import signals as tables
 from pipeline.api.report import Report
 from pipeline.api.run import Run, RunOptions, notes, open_run
 from pipeline.cli.errors import sentence
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
-from pipeline.store import Store, read_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
+from stages.files import save
 from stages.stage import GlobalStage, MissingModelError, parameters
 
 
@@ -37,10 +37,10 @@ def finish(run: Run, *, as_json: bool) -> None:
 def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
     """Print a report, and exit with 1 if a check failed and `fail` is true."""
     if as_json:
-        print_json({"report": str(report.path), **report.numbers})
+        print_json({"report": str(report.page), **report.numbers})
     else:
         report.print(console())
-    if fail and not report.passed:
+    if fail and report.failed:
         sys.exit(1)
 
 
@@ -101,16 +101,38 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
 
 
 def signals(folder: Path, out: Path | None) -> None:
-    """Write all signals of a run to one file, or print a summary of each."""
-    store = Store(open_run(folder).path)
-    if out is not None:
-        frame = tables.write(store, out)
-        sys.stdout.write(safe(f"{out}: {frame.height:,} conversations, {frame.width - 1} signals\n"))
+    """Write all signals of a run to one file, or print a summary of each.
+
+    Raises:
+        RunFolderError: the run is not complete, or the file has another ending or lies in the run folder.
+    """
+    run = open_run(folder)
+    if out is None:
+        frame = run.signals.collect()
+        rows = [(column.name, str(column.dtype), column.null_count(), *_range(column)) for column in frame.drop("id")]
+        head = ("signal", "type", "unknown", "min", "median", "max")
+        console().print(table(f"{frame.height:,} conversations", head, list(rows), frozenset(range(2, len(head)))))
         return
-    frame = tables.load(store)
-    rows = [(column.name, str(column.dtype), column.null_count(), *_range(column)) for column in frame.drop("id")]
-    head = ("signal", "type", "unknown", "min", "median", "max")
-    console().print(table(f"{frame.height:,} conversations", head, list(rows), frozenset(range(2, len(head)))))
+    if out.suffix not in WRITERS:
+        raise RunFolderError(f"--out is {out}, expected a file that ends in {', '.join(WRITERS)}")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise RunFolderError(f"--out is {out}, a file in the run folder: choose another place")
+    save(out, lambda aside: WRITERS[out.suffix](run.signals, aside))
+    sys.stdout.write(safe(f"{out}: {len(run.signals.collect_schema()) - 1} signals\n"))
+
+
+def _write_csv(frame: pl.LazyFrame, path: Path) -> None:
+    """Write a CSV, which has no lists: their values are joined by spaces."""
+    lists = [name for name, dtype in frame.collect_schema().items() if dtype.is_nested()]
+    frame.with_columns(pl.col(lists).cast(pl.List(pl.String)).list.join(" ")).sink_csv(path)
+
+
+WRITERS: dict[str, Callable[[pl.LazyFrame, Path], object]] = {
+    ".parquet": pl.LazyFrame.sink_parquet,
+    ".csv": _write_csv,
+    ".jsonl": pl.LazyFrame.sink_ndjson,
+}
+"""How a table is written, by the ending of its file."""
 
 
 def _range(column: pl.Series) -> tuple[str, ...]:

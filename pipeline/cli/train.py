@@ -46,8 +46,8 @@ def train(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, as_json)
-    train.train(options, budget, seed, threads, baselines=baselines)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
 def scale(
@@ -91,8 +91,9 @@ def scale(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, as_json)
-    scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    scale.print_scaling(result, as_json=as_json)
 
 
 def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json: bool) -> None:
@@ -108,7 +109,7 @@ def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json:
     ]
     if others:
         raise ScalingError(f"--points fits a table and trains nothing: omit {', '.join(others)}")
-    laws.points(points, predict=predict, as_json=as_json)
+    laws.show(laws.fit_points(points, predict), as_json=as_json)
 
 
 def compare(
@@ -146,22 +147,22 @@ def compare(
 
     The laws are fitted to models trained on both corpora.
     """
-    from pipeline.compare import command as comparing
+    from pipeline.api.compare import training_options
+    from pipeline.compare.command import CompareOptions
+    from pipeline.compare.command import compare as carry_out
     from pipeline.compare.corpora import Hub
-    from pipeline.compare.data import TrainingOptions
-    from pipeline.experiments.train import numbers
+    from pipeline.compare.show import print_comparison
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    hub = Hub(split, config, revision, shape)
-    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    asked = comparing.CompareOptions(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
-    comparing.compare(asked)
+    hub, bounds = Hub(split, config, revision, shape), Bounds(min_kept, max_kept)
+    words = tuple(sys.argv[1:])
+    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
+    print_comparison(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
 
 
 def ablate(
@@ -190,14 +191,14 @@ def ablate(
     Models are trained without each rule, and with each rule alone.
     """
     from pipeline import ablate as ablating
-    from pipeline.compare.data import TrainingOptions
-    from pipeline.experiments.train import numbers
+    from pipeline.api.compare import training_options
     from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
+    ablating.print_ablation(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)

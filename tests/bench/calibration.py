@@ -28,19 +28,19 @@ import numpy as np
 import polars as pl
 
 from pipeline.compare import design as designing
-from pipeline.compare import scored as scoring
-from pipeline.compare.checks import comparison_checks
+from pipeline.compare.command import conclude
 from pipeline.compare.corpora import Pair, united
 from pipeline.compare.data import leaks
-from pipeline.compare.design import Design
+from pipeline.compare.design import Design, Experiment
 from pipeline.compare.scored import Scored
-from pipeline.compare.verdict import Verdict, alpha_said, efficiency_said, ratio_said, verdict
+from pipeline.compare.verdict import Verdict
 from pipeline.engine import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
-from trainer.experiment.jobs import Job, run
+from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
+from trainer.experiment.jobs import run
 from trainer.prepare import arms as arming
-from trainer.prepare.arms import Arms, Union, distinct
+from trainer.prepare.arms import Union, distinct
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE, Preset
 
@@ -78,47 +78,31 @@ class Outcome:
         return [None if both is None else both[0] <= 0 <= both[1] for both in found]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a comparison trains."""
-
-    pair: Pair
-    arms: Arms
-    design: Design
-    jobs: dict[tuple[str, str], list[Job]]
-
-    def every(self) -> list[Job]:
-        """All trainings, those that arms share once for each."""
-        return [job for wanted in self.jobs.values() for job in wanted]
-
-
-def work(pair: Pair, folder: Path, preset: Preset, seeds: int, wanted: Choices) -> Work:
-    """Split, vocabulary, embeddings and the trainings of a comparison; its data lie in folder/data."""
-    arms = arming.prepare(pair.union, preset, wanted, folder / "data")
+def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choices) -> Experiment:
+    """The data and the training runs of a comparison without baselines; the data lie in folder/data."""
+    arms = arming.prepare(pair.union, preset, choices, folder / "data")
     texts = pair.union.frame["text"]
     trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
-    arms.common.said["leaks"] = leaks(trained, texts.gather(arms.split.test))
+    arms = replace(arms, leaks=leaks(trained, texts.gather(arms.split.test)))
     design = Design(preset.budgets, seeds, ())
-    return Work(pair, arms, design, design.jobs(arms, pair.names, "cpu"))
+    return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder)
 
 
-def outcome(done: Work, folder: Path, workers: int = 1) -> Outcome:
-    """The trainings of a comparison, those in folder/trainings taken as done, and what they say."""
-    engine, trainings = Local(workers), folder / "trainings"
+def outcome(pair: Pair, experiment: Experiment, workers: int = 1) -> Outcome:
+    """Do the training runs that are not in the experiment's folder yet, and conclude."""
+    engine = Local(workers)
     try:
-        run(trainings, done.every(), engine.map, lambda _job, _record: None)
+        run(experiment.runs, experiment.every(), engine.map, lambda _job, _record: None)
     finally:
         engine.close()
-    tests = scoring.test_sets(done.pair, done.arms)
-    scored = [scoring.scored(test, done.arms, done.jobs, trainings) for test in tests]
-    checks = comparison_checks(done.pair, done.arms, done.design, done.jobs, trainings)
-    return Outcome(tuple(scored), verdict(scored, done.pair.names, done.design.lacks(), checks))
+    scored, _, verdict = conclude(pair, experiment)
+    return Outcome(tuple(scored), verdict)
 
 
 def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choices = WANTED) -> Outcome:
     """The whole way of a comparison, in this process."""
     with tempfile.TemporaryDirectory(prefix="refine-calibration-") as scratch:
-        return outcome(work(pair, Path(scratch), preset, seeds, wanted), Path(scratch))
+        return outcome(pair, prepared(pair, Path(scratch), preset, seeds, wanted))
 
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) -> Pair:
@@ -214,15 +198,15 @@ def known_house(folder: Path, workers: int) -> Outcome:
     frame = default().drop("group")
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
     pair = paired(spoiled(clean), clean, ("spoiled", "clean"))
-    preset = replace(HOUSE, budgets=designing.default(HOUSE))
-    return outcome(work(pair, folder, preset, SEEDS, Choices()), folder, workers)
+    preset = replace(HOUSE, budgets=designing.default_budgets(HOUSE))
+    return outcome(pair, prepared(pair, folder, preset, SEEDS, Choices()), workers)
 
 
 def said(outcome: Outcome) -> Sequence[str]:
     """The difference on each test set, and the verdict."""
     found = [(each.test.name, each.differences["power"]) for each in outcome.scored]
     lines = [
-        f"{name}: delta-alpha {alpha_said(one)}, PPL {ratio_said(one)}, a token is worth {efficiency_said(one)}"
+        f"{name}: delta-alpha {delta_alpha(one)}, PPL {ppl_change(one)}, a token is worth {token_worth(one)}"
         for name, one in found
     ]
     return [*lines, outcome.verdict.sentence]

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pipeline.engine import Local
 from tests.bench.house import HELD, SIZE, embedded, stream
 from trainer.experiment.jobs import Job, run
+from trainer.experiment.kinds import CVFP
 from trainer.experiment.records import read
 from trainer.prepare import prepared as preparing
 from trainer.presets import HOUSE, Preset
@@ -119,8 +120,8 @@ def jobs(
                 for corpus, data, count in ((BENCHMARK, part, part.pool.tokens), (DEFAULT, whole, budget)):
                     if count > data.pool.tokens:
                         continue
-                    preset = replace(variant.sized(int(data.said["vocabulary"])), shuffled=corpus == DEFAULT)
-                    job = Job("cvfp", count, seed, str(data.folder), data.digest, preset, device)
+                    preset = replace(variant.sized(data.record.vocabulary), shuffled=corpus == DEFAULT)
+                    job = Job(CVFP.name, count, seed, str(data.folder), data.digest, preset, device)
                     found[corpus, budget, name, seed] = job
     return found
 

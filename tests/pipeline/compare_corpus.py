@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.compare import command as comparing
 from pipeline.compare.data import TrainingOptions
-from pipeline.compare.scored import Scored, TestSet, laws
+from pipeline.compare.scored import Scored, TestSet, compared_laws
 from pipeline.store import read_json
 from tests.pipeline.report_corpus import refine
 from trainer.prepare.choices import Choices
@@ -41,17 +41,14 @@ def run(here: Path, limit: int = LIMIT) -> Path:
 
 def how(**more: Any) -> TrainingOptions:
     """How tests train."""
-    return replace(TrainingOptions(preset="blink", wanted=WANTED, workers=1), **more)
+    return replace(TrainingOptions(preset="blink", choices=WANTED, workers=1), **more)
 
 
 def asked(
-    first: str, second: str, run: Path | None, here: Path, how: TrainingOptions, **more: Any
+    first: str, second: str, run: Path | None, here: Path, how: TrainingOptions, *, train: bool = True
 ) -> comparing.CompareOptions:
     """A command line."""
-    said: dict[str, Any] = {"limit": None, "train": True, "fail": False, "as_json": False} | more
-    return comparing.CompareOptions(
-        first, second, run, here / "report", how=how, words=("compare", first, second), **said
-    )
+    return comparing.CompareOptions(first, second, run, here / "report", train=train, training=how)
 
 
 def report(here: Path) -> dict[str, Any]:
@@ -65,7 +62,7 @@ def simulated(
     """Two arms on a test set: `points` with their laws."""
     found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
     test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
-    return Scored(test, pl.DataFrame(), found, *laws(found))
+    return Scored(test, pl.DataFrame(), compared_laws(found))
 
 
 def points(

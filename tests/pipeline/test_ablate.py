@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline import ablate as ablating
-from pipeline.ablate import arms_of, verdict
+from pipeline.ablate import AblateOptions, arms_of, verdict
 from pipeline.ablate.result import Contrast
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
@@ -75,7 +75,10 @@ def test_an_ablation_shares_the_trainings_of_a_comparison(my_run: Path, tmp_path
     asks = how(work=tmp_path / "work", budgets=BUDGETS, seeds=2)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}
-    ablating.ablate(my_run, asks, tmp_path / "page", Bounds(), train=True, fail=True, as_json=False)
+    result = ablating.ablate(AblateOptions(my_run, tmp_path / "page", training=asks))
+    assert not result.failed
+    assert set(result.differences["law"]) == {"power", "saturating"}
+    assert len(result.differences) == len(result.contrasts) * 4
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = read_json(tmp_path / "page" / "report.json")
     arms = 2 + len({arm for one in found["contrasts"] for arm in (one["first"], one["second"])} - {"raw", "refined"})
@@ -105,7 +108,7 @@ def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> 
     shutil.copytree(my_run, copy)
     plan = (copy / "plan.toml").read_text()
     (copy / "plan.toml").write_text(plan.replace("n_words < 5", "n_words < 50"))
-    with pytest.raises(RunFolderError, match="is not what the plan says now: start `refine decide"):
+    with pytest.raises(RunFolderError, match="does not match the plan of the run: start `refine decide"):
         arms_of(corpora.pair("raw", "refined", copy, None, grouped=False))
 
 
@@ -117,13 +120,13 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
         ("short", "alone"): [simulated(0.0, seed=3), simulated(0.0, seed=4)],
     }
     said = verdict(scored, contrasts, "", [])
-    assert said.startswith("The exponent moved: noisy alone makes it steeper (2 contrasts were looked at")
+    assert said.startswith("The exponent changed: noisy alone makes it steeper (2 contrasts were tested")
     both_ways = verdict(
         {**scored, ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(0.05, seed=2)]}, contrasts, "", []
     )
     assert "noisy alone makes it steeper on one test set and flatter on the other (2 contrasts" in both_ways
     assert verdict({**scored, ("noisy", "alone"): scored["short", "alone"]}, contrasts, "", []).startswith(
-        "No rule can be said to have moved the exponent"
+        "No rule can be said to have changed the exponent"
     )
     assert verdict(scored, contrasts, "there is 1 seed", []) == "Nothing is concluded, because there is 1 seed."
     failed = [Check("budgets reached", passed=False, found="")]
@@ -135,12 +138,12 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
 def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Path) -> None:
     """The run's checks stand on the page; how much may be kept is the user's to say."""
     out = tmp_path / "page"
-    ablating.ablate(my_run, how(), out, Bounds(), train=False, fail=True, as_json=False)
+    assert not ablating.ablate(AblateOptions(my_run, out, train=False, training=how())).failed
     checks = {one["name"]: one["passed"] for one in read_json(out / "report.json")["checks"]}
     assert checks[SHARE]
     assert checks["counts add up"]
-    with pytest.raises(SystemExit):
-        ablating.ablate(my_run, how(), out, Bounds(0.0, 0.01), train=False, fail=True, as_json=False)
+    kept = ablating.ablate(AblateOptions(my_run, out, train=False, training=how(), bounds=Bounds(0.0, 0.01)))
+    assert [check.name for check in kept.failed] == [SHARE]
 
 
 def test_an_ablation_that_cannot_tell_says_so() -> None:
@@ -152,10 +155,10 @@ def test_an_ablation_that_cannot_tell_says_so() -> None:
     assert verdict({key: [few] for key in keys}, contrasts, "", []).startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 4 clusters"
     )
-    unknown = replace(one, differences={})
+    unknown = replace(one, laws=replace(one.laws, differences={}))
     assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
-        "No rule can be said to have moved the exponent (1 contrast was looked at, each at 95 %); delta-alpha has no "
-        "interval for short alone."
+        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta-alpha "
+        "has no interval for short alone."
     )
     assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
         "Nothing can be concluded; delta-alpha has no interval for noisy alone, short alone."

@@ -11,9 +11,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.compare import command as comparing
-from pipeline.compare import corpora, scored
+from pipeline.compare import corpora
 from pipeline.compare.checks import corpora_checks
 from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
@@ -93,7 +95,7 @@ def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:
 def test_the_page_shows_laws_and_corpora(made: Path) -> None:
     """A picture a figure, and the sections a reader looks for."""
     page = (made / "report" / "index.html").read_text()
-    for title in ("The difference", "Scaling laws", "Baselines", "Every training", "The experiment", "The corpora"):
+    for title in ("The difference", "Scaling laws", "Baselines", "Every training run", "The experiment", "The corpora"):
         assert f"<h2>{title}</h2>" in page
     assert {"laws-power", "laws-saturating", "differences"} <= set(report(made)["figures"])
     rows = report(made)["figures"]["differences"]["panels"][0]["rows"]
@@ -118,8 +120,8 @@ def test_the_plan_says_where_validation_was_best(made: Path) -> None:
     """In how many trainings of each budget and arm the last evaluation was the best."""
     page = (made / "report" / "index.html").read_text()
     found = re.search(
-        r"validation was best at the last evaluation, by which the rate is 0, of 200 tokens in (\d) of 3 trainings of "
-        r"raw and (\d) of 3 trainings of refined; of 500 tokens",
+        r"validation was best at the last evaluation, when the learning rate is 0, of 200 tokens in (\d) of 3 training "
+        r"runs of raw and (\d) of 3 training runs of refined; of 500 tokens",
         page,
     )
     assert found
@@ -221,7 +223,7 @@ def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: 
     assert refine("compare", "--no-train", "--run", my_run).stderr == ""
     other = refine("compare", "--no-train", "--run", my_run, "--limit", "20", "--json")
     assert json.loads(other.stdout)["notes"] == [
-        f"--limit 20 compares the first rows of {my_run}; what the run measured is of all of it"
+        f"--limit 20 compares the first rows of {my_run}; the run's own figures are of all rows"
     ]
     assert "the report of `refine compare --no-train --run" in other.stderr
     assert "will be replaced; --out keeps both" in other.stderr
@@ -243,7 +245,7 @@ def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["corpora"]["b.jsonl"]["conversations"] == 4
     assert "the shape is 'prose'; there are" in refine("compare", "a.jsonl", "b.jsonl", "--shape", "prose").stderr
-    assert "--shape text says how records are read" in refine("compare", "--shape", "text").stderr
+    assert "--shape text sets how records are read" in refine("compare", "--shape", "text").stderr
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_names_can_be_told_apart(first: str, second: str, names: list[str]) -> N
     """Short, and where they differ is seen; nothing is cut from what is short."""
     found = [corpora._arm(one, first, second) for one in (first, second)]  # noqa: SLF001
     assert found == names
-    assert max(map(len, found)) <= corpora.LONGEST
+    assert max(map(len, found)) <= corpora.MAX_NAME
     assert found[0] != found[1]
 
 
@@ -316,7 +318,7 @@ def pair(first: str, second: str, run: Path | None) -> Any:
     ("more", "said"),
     [
         ({"preset": "vast"}, r"too small for the default budgets .* take a larger corpus, or --budgets \d+,"),
-        ({"budgets": (200, 10_000_000)}, r"a budget of 10,000,000 tokens was asked for, .* or --budgets \d+,\d+,"),
+        ({"budgets": (200, 10_000_000)}, r"--budgets has 10,000,000 tokens, .* or --budgets \d+,\d+,"),
     ],
 )
 def test_too_large_budgets_get_a_proposal_that_fits(
@@ -371,7 +373,7 @@ def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytes
             pass
     with how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"]) as again:
         assert again == once
-    with how(wanted=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"]) as other:
+    with how(choices=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"]) as other:
         assert other != once
     with (
         pytest.raises(RunFolderError, match="is the experiment of another corpus"),
@@ -380,16 +382,14 @@ def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytes
         pass
 
 
-def test_a_check_that_fails_ends_with_1(
-    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --check, after the page is written; without it the exit code is 0."""
-    monkeypatch.setattr(scored, "corpora", lambda _pair: [Check("a check", passed=False, found="it")])
-    comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
-    with pytest.raises(SystemExit) as found:
-        comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False, fail=True))
-    assert found.value.code == 1
-    assert "FAIL" in capsys.readouterr().out
+    monkeypatch.setattr(comparing, "corpora_checks", lambda _pair: [Check("a check", passed=False, found="it")])
+    words = ["compare", "--no-train", "--run", str(my_run), "--out", str(tmp_path / "report")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    done = CliRunner().invoke(app, [*words, "--check"])
+    assert done.exit_code == 1
+    assert "FAIL" in done.stdout
     assert (tmp_path / "report" / "index.html").exists()
 
 
@@ -407,7 +407,8 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     """Its checks count as those of the trainings do, but for how much was kept."""
     pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
     share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
-    found = [comparing.train(pair, how(), made / "work", checks).verdict for checks in ([share], [share, moved])]
+    experiment = comparing.train_arms(pair.union, how(), made / "work")
+    found = [comparing.conclude(pair, experiment, checks)[2] for checks in ([share], [share, moved])]
     assert "a check failed" not in found[0].sentence
     assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
 
@@ -428,14 +429,14 @@ def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path)
     for more, said in (
         ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
         ({"budgets": (1000,)}, "--budgets names one size"),
-        ({"wanted": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
+        ({"choices": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
     ):
         with pytest.raises(ArmsError, match=said):
             comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, how(**more)))
-    asks = how(wanted=replace(WANTED, embeddings="nowhere.npy"))
+    asks = how(choices=replace(WANTED, embeddings="nowhere.npy"))
     with pytest.raises(EmbeddingsError, match=r"nowhere\.npy"):
         comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, asks))
-    with pytest.raises(SourceError, match="--run names the run that raw and refined are of"):
+    with pytest.raises(SourceError, match="--run names the run of raw and refined"):
         pair("a.jsonl", "b.jsonl", my_run)
     shutil.copytree(my_run, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy" / "signals")

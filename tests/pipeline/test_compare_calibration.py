@@ -15,7 +15,7 @@ def test_a_spoiled_corpus_is_told_from_its_original() -> None:
     """
     outcome = calibration.known()
     assert (outcome.verdict.concludes, outcome.verdict.level) == (True, "mixed")
-    assert "at 32,000 tokens each corpus is the better one for its own kind of text" in outcome.verdict.sentence
+    assert "at 32,000 tokens each corpus is better on its own kind of text" in outcome.verdict.sentence
     found = {one.test.name: one.differences["power"] for one in outcome.scored}
     clean, spoiled = found["clean-test"], found["spoiled-test"]
     assert clean.ln_ratio_interval is not None

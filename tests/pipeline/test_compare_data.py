@@ -91,8 +91,8 @@ def test_a_leak_is_found_in_the_texts_themselves() -> None:
     text = "the quick brown fox jumps over the lazy dog and runs into the deep green forest for the whole long night"
     tested = pl.Series([text, "hello you", "a text about something that nobody else has ever said in any other place"])
     trained = pl.Series([text.replace("deep", "dark"), "hello you", "hello me", "nothing alike"])
-    assert leaks(trained, tested)["leaks"] == 2
-    assert leaks(trained[2:], tested)["leaks"] == 0
+    assert leaks(trained, tested).leaks == 2
+    assert leaks(trained[2:], tested).leaks == 0
 
 
 def test_a_planted_leak_stops_the_comparison(union: Union, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,10 +102,13 @@ def test_a_planted_leak_stops_the_comparison(union: Union, tmp_path: Path, monke
     keys = distinct(corpora.keys(copies["text"]))
     members = {"raw": np.ones(len(copies), np.bool_)}
     blind = Union(copies, keys, np.arange(len(copies)), members)
-    with pytest.raises(LeakError, match="have a near-duplicate among those that would be trained on"):
+    with pytest.raises(LeakError, match="have a near-duplicate in the training data"):
         data.arms(blind, how(), tmp_path / "blind")
     seeing = replace(blind, groups=corpora.groups(copies["text"]))
-    assert data.arms(seeing, how(), tmp_path / "seeing").common.said["leaks"]["leaks"] == 0
+    counted = data.arms(seeing, how(), tmp_path / "seeing").leaks
+    assert counted is not None
+    assert counted.leaks == 0
+    assert counted.tested > 0
 
 
 def test_no_cluster_is_on_two_sides(union: Union, made: Arms) -> None:

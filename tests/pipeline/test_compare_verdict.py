@@ -1,4 +1,4 @@
-"""The one sentence of a comparison: it concludes where all test sets agree, and never from too little."""
+"""The verdict of a comparison concludes if all test sets agree, and never from too little."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.compare.design import Design
+from pipeline.compare.scored import compared_laws
 from pipeline.compare.verdict import Verdict, verdict
 from pipeline.report.parts import Check
 from tests.pipeline.compare_corpus import points, simulated
@@ -32,7 +33,7 @@ def test_a_steeper_law_on_both_test_sets_is_said_with_its_numbers() -> None:
     )
     assert "on set0-test and" in found.sentence
     assert "the PPL of refined is lower: \N{MINUS SIGN}9" in found.sentence
-    assert "one of its tokens is worth 1." in found.sentence
+    assert "one token of refined is worth 1." in found.sentence
     assert said((0.05, 0.1), (0.05, 0.1)).exponent == "flatter"
 
 
@@ -40,7 +41,7 @@ def test_a_level_alone_is_no_exponent() -> None:
     """Refined is better by the same factor at every budget."""
     found = said((0.0, -0.1), (0.0, -0.1))
     assert (found.concludes, found.exponent, found.level) == (True, "", "lower")
-    assert found.sentence.startswith("No difference of the exponents of raw and refined can be concluded")
+    assert found.sentence.startswith("No difference between the exponents of raw and refined can be concluded")
     assert said((0.0, 0.1), (0.0, 0.1)).level == "higher"
 
 
@@ -48,7 +49,7 @@ def test_no_difference_is_said_to_be_none() -> None:
     """The same corpus twice."""
     found = said((0.0, 0.0), (0.0, 0.0))
     assert (found.concludes, found.exponent, found.level) == (False, "", "")
-    assert "no difference of their PPL at 316,228 tokens can be concluded" in found.sentence
+    assert "no difference in PPL at 316,228 tokens can be concluded" in found.sentence
 
 
 def test_one_test_set_alone_allows_no_conclusion() -> None:
@@ -65,7 +66,8 @@ def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
     assert (found.concludes, found.exponent, found.level) == (True, "mixed", "mixed")
     assert "The exponent of refined is steeper on set0-test and flatter on set1-test than that of raw" in found.sentence
     assert "refined has the lower PPL on set0-test and raw has the lower PPL on set1-test" in found.sentence
-    assert "on set1-test of raw's" in found.sentence
+    assert found.sentence.endswith("on set1-test of raw.")
+    assert "refined is worth" in found.sentence
 
 
 @pytest.mark.parametrize(("shift", "own"), [(0.1, True), (-0.1, False)])
@@ -75,7 +77,7 @@ def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> N
     named = [replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, NAMES, strict=True)]
     found = verdict(named, NAMES, "", [])
     assert found.level == "mixed"
-    assert ("each corpus is the better one for its own kind of text: the PPL of refined" in found.sentence) is own
+    assert ("each corpus is better on its own kind of text: the PPL of refined" in found.sentence) is own
     assert ("refined has the lower PPL on raw-test and raw has" in found.sentence) is not own
 
 
@@ -83,7 +85,7 @@ def test_an_exponent_alone_is_no_level() -> None:
     """Laws that cross at the largest budget: each half of the sentence stands for itself."""
     found = said((-0.05, 0.0), (-0.05, 0.0))
     assert (found.concludes, found.exponent, found.level) == (True, "steeper", "")
-    assert "no difference of their PPL at 316,228 tokens can be concluded, where refined lies" in found.sentence
+    assert "no difference in PPL at 316,228 tokens can be concluded: that of refined differs by" in found.sentence
 
 
 def test_what_a_token_is_worth_past_the_largest_budget_is_marked() -> None:
@@ -120,11 +122,10 @@ def test_copies_say_as_much_as_one_conversation() -> None:
 def test_the_same_trainings_are_said_to_be() -> None:
     """No zero with an interval of zeros, whether or not the design could conclude."""
     one = simulated(-0.05, -0.1)
-    both = dict.fromkeys(NAMES, one.points["raw"])
-    same = replace(one, points=both, differences={"power": difference(both["raw"], both["refined"], "power")})
+    same = replace(one, laws=compared_laws(dict.fromkeys(NAMES, one.points["raw"])))
     assert verdict([same], NAMES, "", []).sentence == (
-        "No difference can be found: at these budgets raw and refined are the same text, and all their trainings the "
-        "same."
+        "There is no difference: at these budgets raw and refined are the same text, and all their training runs are "
+        "the same."
     )
     assert "(and at these budgets raw and refined are the same text" in verdict([same], NAMES, "x", []).sentence
 
@@ -135,8 +136,8 @@ def test_one_long_test_conversation_allows_no_conclusion() -> None:
     uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
     found = verdict([uneven], NAMES, "", [])
     assert found.sentence.startswith(
-        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, which for their lengths "
-        "say as much as 3 alike"
+        "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, whose unequal lengths "
+        "leave an effective sample size (Kish) of 3"
     )
     assert not found.concludes
 
@@ -151,12 +152,12 @@ def test_one_long_test_conversation_allows_no_conclusion() -> None:
     ],
 )
 def test_too_small_a_design_never_concludes(design: Design, why: str) -> None:
-    """However clear the numbers look: they are given for what they are worth."""
+    """However clear the numbers look; they are given as not conclusive."""
     found = said((-0.3, -0.5), (-0.3, -0.5), lacks=design.lacks())
     assert (found.concludes, found.exponent, found.level) == (False, "", "")
     assert found.sentence.startswith("Nothing is concluded, because ")
     assert why in found.sentence
-    assert "for what it is worth" in found.sentence
+    assert "not conclusive" in found.sentence
 
 
 def test_the_full_design_lacks_nothing() -> None:

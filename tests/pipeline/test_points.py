@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.experiments.laws import points
+from pipeline.experiments.formats import MINUS
+from pipeline.experiments.laws import fit_points, show
 from pipeline.experiments.points_csv import read
 from tests.conftest import ROOT
 from trainer.scaling import Law, Points, ScalingError, difference, fit
@@ -38,7 +39,7 @@ def csv(tmp_path: Path) -> Callable[[str], Path]:
 
 def told(file: Path, capsys: pytest.CaptureFixture[str], *predict: float) -> dict[str, Any]:
     """What `--json` prints."""
-    points(file, predict=list(predict), as_json=True)
+    show(fit_points(file, predict), as_json=True)
     made: dict[str, Any] = json.loads(capsys.readouterr().out)
     return made
 
@@ -75,16 +76,17 @@ def test_a_law_from_two_points_has_no_interval_and_a_trivial_r2(capsys: pytest.C
     found = told(EXAMPLES / "E4.csv", capsys)
     assert [law["alpha_interval"] for law in found["laws"]] == [None, None]
     assert sum("R2 says nothing here" in note for note in found["notes"]) == 2
-    points(EXAMPLES / "E4.csv", predict=[], as_json=False)
+    show(fit_points(EXAMPLES / "E4.csv"))
     assert capsys.readouterr().out.count("(trivial)") == 2
 
 
 def test_people_see_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     """The tables hold alpha, its interval, A, R2, the reduction per doubling, and a mark on what extrapolates."""
-    points(EXAMPLES / "E1.csv", predict=[20000, 1e6], as_json=False)
+    show(fit_points(EXAMPLES / "E1.csv", [20000, 1e6]))
     shown = capsys.readouterr().out
-    for part in ("-0.7143", "-1.0106 to -0.4180", "2,264,935", "0.9818", "39.05%", "117.25"):
-        assert part in shown
+    plain = shown.replace(MINUS, "-").replace("\N{NO-BREAK SPACE}", " ")
+    for part in ("-0.7143 (-1.0106 to -0.4180)", "2,264,935", "0.9818", "39.05 %", "117.25"):
+        assert part in plain
     assert [("extrapolates" in line) for line in shown.splitlines() if line.strip().startswith("power  ")][1:] == [
         False,
         True,
@@ -122,7 +124,7 @@ def test_a_bad_table_is_one_sentence(csv: Callable[[str], Path], text: str, said
     """The sentence names the file, and the row and column where there is one."""
     file = csv(text)
     with pytest.raises(ScalingError) as error:
-        points(file, predict=[], as_json=True)
+        fit_points(file)
     assert said in str(error.value)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)

@@ -101,7 +101,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
     preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
     keys = np.arange(90, dtype=np.uint64)
     made = prepare(given, keys, np.arange(90), preset, wanted, tmp_path / "data")
-    preset = preset.sized(made.said["vocabulary"])
+    preset = preset.sized(made.record.vocabulary)
     jobs = [
         Job(kind, count, seed, str(tmp_path / "data"), made.digest, preset)
         for kind in KINDS
@@ -129,7 +129,7 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
         (["--budget", "99999999"], "the largest budget there is"),
         (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
-        (["--device", "warp"], "--device warp is not there"),
+        (["--device", "warp"], "--device warp is not available"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
@@ -255,7 +255,7 @@ def test_a_preset_of_the_user_leaves_its_record(tmp_path: Path, name: str) -> No
     frame = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
     wanted = Choices(tokenizer="bpe:300", embeddings="random")
     made = prepare(frame, np.arange(90, dtype=np.uint64), None, preset, wanted, tmp_path / "data")
-    preset = preset.sized(made.said["vocabulary"])
+    preset = preset.sized(made.record.vocabulary)
     (budget,) = made.budgets(preset, None)
     for kind in KINDS:
         job = Job(kind, budget, 42, str(tmp_path / "data"), made.digest, preset)

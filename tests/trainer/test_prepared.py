@@ -52,7 +52,7 @@ def test_a_tokenizer_is_known_by_what_it_does_not_by_its_path(tmp_path: Path) ->
     wanted = replace(WANTED, tokenizer=str(path))
     first = made(tmp_path / "data", wanted)
     vocabulary.train(texts, 270).save(path)
-    assert (first.said["vocabulary"], made(tmp_path / "data", wanted).said["vocabulary"]) == (280, 270)
+    assert (first.record.vocabulary, made(tmp_path / "data", wanted).record.vocabulary) == (280, 270)
 
 
 def test_embeddings_of_an_attempt_that_was_stopped_are_not_taken_up(tmp_path: Path) -> None:
@@ -87,8 +87,8 @@ def test_a_small_test_set_says_what_it_is_worth(tmp_path: Path) -> None:
     """Whether the corpus or the user made it small, in tokens as they are."""
     found = made(tmp_path / "data")
     said = f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations, fewer than 100,000"
-    assert said in found.said["notes"][0]
-    assert "standard error" in found.said["notes"][0]
+    assert said in found.record.notes[0]
+    assert "standard error" in found.record.notes[0]
 
 
 @pytest.mark.parametrize(("name", "text"), [("record.json", "{"), ("record.json", "{}"), ("scores.npz", "PK")])

@@ -6,14 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from trainer.experiment.kinds import KINDS
+from trainer.experiment.kinds import CVFP, GRU, KINDS, KNESER_NEY, RANDOM_BLOCK
 from trainer.experiment.records import read, reported, write
 from trainer.prepare import prepared as preparing
 from trainer.prepare.arms import Arms
@@ -36,7 +36,7 @@ class Job:
     """One training, or one baseline.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: a name in `KINDS`.
         budget: training tokens.
         seed: of order, weights and noise.
         data: the folder of the prepared data.
@@ -96,7 +96,7 @@ def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict
     done = {name for name in todo if (folder / name / "record.json").exists()}
     for name in done:
         tell(todo[name], read(folder / name))
-    left = sorted(todo.keys() - done, key=lambda name: (-todo[name].budget, KINDS.index(todo[name].kind), name))
+    left = sorted(todo.keys() - done, key=lambda name: (-todo[name].budget, list(KINDS).index(todo[name].kind), name))
     for name, record in zip(left, each(partial(carry_out, folder, todo), left), strict=True):
         tell(todo[name], record)
     return [folder / job.name for job in jobs]
@@ -110,7 +110,7 @@ def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     data = preparing.load(Path(job.data), job.arm)
     where = folder / name
-    return train(job, data, where) if job.kind in {"cvfp", "random_block"} else _baseline(job, data, where)
+    return train(job, data, where) if job.kind in {CVFP.name, RANDOM_BLOCK.name} else _baseline(job, data, where)
 
 
 def train(
@@ -120,7 +120,7 @@ def train(
     from trainer.experiment.training import Training
 
     given, preset = _given(job, data), job.preset
-    if job.kind == "random_block":
+    if job.kind == RANDOM_BLOCK.name:
         preset = replace(preset, phase1=replace(preset.phase1, passes=0))
     identity, said = job.identity, about(job, data)
     made = Training(preset, given, job.seed, where, identity=identity, device=job.device, tell=tell, said=said)
@@ -129,17 +129,17 @@ def train(
 
 def about(job: Job, data: Prepared) -> dict[str, Any]:
     """What a record says of the preset and the data of its training, so that it stands without them."""
-    said = data.said
+    made = data.record
     return {
         "preset": job.preset.name,
         "settings": job.preset.settings(),
-        "tokenizer": said["tokenizer"],
-        "vocabulary": said["vocabulary"],
-        "embeddings": said["embeddings"],
-        "embeddings_tokens": said["embeddings_tokens"] if said["table"] else job.budget,
-        "pool": said.get("pool"),
-        "validation": said.get("validation"),
-        "data": said["digest"],
+        "tokenizer": made.tokenizer,
+        "vocabulary": made.vocabulary,
+        "embeddings": made.embeddings,
+        "embeddings_tokens": made.embeddings_tokens if made.table else job.budget,
+        "pool": asdict(made.pool),
+        "validation": asdict(made.validation),
+        "data": made.digest,
     }
 
 
@@ -153,13 +153,13 @@ def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported 
 def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
     from trainer.experiment import baselines
 
-    given, size, began = _given(job, data), int(data.said["vocabulary"]), time.perf_counter()
+    given, size, began = _given(job, data), data.record.vocabulary, time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = {}
-    if job.kind == "gru":
+    if job.kind == GRU.name:
         nats, right, said = baselines.gru(given, job.preset, job.seed, job.device)
     else:
-        model = baselines.kneser_ney if job.kind == "kneser_ney" else baselines.unigram
+        model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
         nats = model(given.train, given.test, size)
         right = np.full(len(nats), np.nan)  # counts are asked for a target's chance, not for the likeliest id
     record = reported(nats, right, given.test) | said

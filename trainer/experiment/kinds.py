@@ -1,19 +1,36 @@
-"""The kinds of model that an experiment trains, once."""
+"""The kinds of model that an experiment trains: one row of this table per kind."""
 
 from __future__ import annotations
 
-KIND_NAMES = {
-    "cvfp": "CVFP",
-    "random_block": "random frozen block",
-    "gru": "GRU of the same size",
-    "kneser_ney": "Kneser-Ney 5-gram",
-    "unigram": "unigram",
-}
+from dataclasses import dataclass
 
 
-KINDS = ("cvfp", "random_block", "gru", "kneser_ney", "unigram")
-"""The network, and its baselines: a random frozen context block, a GRU of the same size, counts."""
+@dataclass(frozen=True)
+class ModelKind:
+    """A kind of model.
+
+    Attributes:
+        name: in job folders, identities and records.
+        label: on pages and in the terminal.
+        baseline: whether it is there to compare the network with.
+        cheap: whether it only counts n-grams, which takes seconds, so its time is not estimated.
+    """
+
+    name: str
+    label: str
+    baseline: bool = True
+    cheap: bool = False
 
 
-CHEAP_KINDS = ("kneser_ney", "unigram")
-"""Baselines of counts: no estimate of time is needed."""
+CVFP = ModelKind("cvfp", "CVFP", baseline=False)
+RANDOM_BLOCK = ModelKind("random_block", "random frozen block")
+GRU = ModelKind("gru", "GRU of the same size")
+KNESER_NEY = ModelKind("kneser_ney", "Kneser-Ney 5-gram", cheap=True)
+UNIGRAM = ModelKind("unigram", "unigram", cheap=True)
+
+KINDS = {kind.name: kind for kind in (CVFP, RANDOM_BLOCK, GRU, KNESER_NEY, UNIGRAM)}
+"""All kinds by name, in the order of every table."""
+BASELINES = tuple(name for name, kind in KINDS.items() if kind.baseline)
+"""Names of the baselines."""
+CHEAP_BASELINES = tuple(name for name in BASELINES if KINDS[name].cheap)
+"""Names of the baselines that only count n-grams."""

@@ -25,6 +25,7 @@ from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.cvfp.scan import Tape
 from trainer.experiment import checkpoint
+from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
 from trainer.experiment.records import add_metrics, reported, save_metrics, write
 from trainer.prepare.streams import Stream
 from trainer.presets import Preset
@@ -289,7 +290,7 @@ class Training:
         checkpoint.save(self.folder / "weights.safetensors", weights, {"shape": asdict(self.network.shape)})
         record = {
             **reported(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
-            "kind": "cvfp" if self.preset.phase1.passes else "random_block",
+            "kind": (CVFP if self.preset.phase1.passes else RANDOM_BLOCK).name,
             "tokens": self.data.train.tokens,
             "conversations": len(self.data.train),
             "seed": self.seed,

@@ -53,6 +53,23 @@ class Union:
         return next((name for name, mask in self.members.items() if mask.all()), None)
 
 
+@dataclass(frozen=True)
+class Leaks:
+    """What leaks.json says: how many test conversations have a near-duplicate among those trained on.
+
+    Attributes:
+        leaks: test conversations with a near-duplicate in the pool or the validation set.
+        tested: test conversations.
+        trained: conversations of the pool and the validation set.
+        jaccard: word 5-gram similarity of a near-duplicate.
+    """
+
+    leaks: int
+    tested: int
+    trained: int
+    jaccard: float
+
+
 @dataclass(frozen=True, eq=False)
 class Arms:
     """The prepared data of all arms; made by `prepare`.
@@ -63,6 +80,8 @@ class Arms:
         pools: bool [pool] by arm.
         tests: bool [test conversations] by arm: those of its own.
         preset: sized for the vocabulary.
+        evaluated: 16 hex digits of what all training runs share: both evaluated sets, vocabulary and embeddings.
+        leaks: what a search of the texts found; None before it.
     """
 
     common: Prepared
@@ -70,6 +89,8 @@ class Arms:
     pools: Mapping[str, Mask]
     tests: Mapping[str, Mask]
     preset: Preset
+    evaluated: str
+    leaks: Leaks | None = None
 
     def tokens(self, arm: str) -> int:
         """Tokens of an arm's pool, the largest budget it serves."""
@@ -94,7 +115,7 @@ class Arms:
 
     def digest(self, stream: Stream) -> str:
         """16 hex digits of all that a training sees."""
-        state = hashlib.blake2b(str(self.common.said["evaluated"]).encode(), digest_size=8)
+        state = hashlib.blake2b(self.evaluated.encode(), digest_size=8)
         for array in (stream.ids, stream.starts):
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
@@ -117,13 +138,13 @@ def prepare(union: Union, preset: Preset, wanted: Choices, folder: Path, given: 
     check(preset, wanted)
     made = split(union, union.frame[preset.text.column], wanted)
     common = preparing.prepare(union.frame, union.keys, union.groups, preset, wanted, folder, given, made)
-    common.said["evaluated"] = _evaluated(common)
     arms = Arms(
         common,
         made,
         {name: mask[made.pool] for name, mask in union.members.items()},
         {name: mask[made.test] for name, mask in union.members.items()},
-        preset.sized(int(common.said["vocabulary"])),
+        preset.sized(common.record.vocabulary),
+        _evaluated(common),
     )
     for name, mask in arms.pools.items():
         rows = np.flatnonzero(mask)
@@ -200,8 +221,7 @@ def _name(rows: NDArray[np.int64]) -> str:
 
 
 def _evaluated(common: Prepared) -> str:
-    """16 hex digits of what all trainings share: both evaluated sets, vocabulary and embeddings."""
-    state = hashlib.blake2b(str(common.said["vocabulary"]).encode(), digest_size=8)
+    state = hashlib.blake2b(str(common.record.vocabulary).encode(), digest_size=8)
     for stream in (common.validation, common.test):
         for array in (stream.ids, stream.starts):
             state.update(np.ascontiguousarray(array).tobytes())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -31,9 +31,85 @@ FEW = 5
 BYTES_A_TOKEN = 5
 """Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
 
+SETS = ("pool", "validation", "test")
+
 
 class PreparedError(TrainerError):
     """Prepared data are damaged; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class SetSize:
+    """The size of the pool, the validation set or the test set."""
+
+    tokens: int
+    conversations: int
+    bytes: int
+
+    @classmethod
+    def of(cls, stream: Stream) -> Self:
+        """The size of a stream."""
+        return cls(stream.tokens, len(stream), int(stream.bytes.sum()))
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What prepared.json says of the data, and every record of a training run after it.
+
+    Attributes:
+        identity: 16 and 8 hex digits of all that the data are made from.
+        tokenizer: its name.
+        vocabulary: V.
+        embeddings: one sentence about them.
+        embeddings_tokens: tokens that they were made from, -1 if unknown; None if each training run makes its own.
+        table: (V, E); None if each training run makes its own embeddings.
+        notes: sentences that a reader of the results needs, such as how little a small test set tells.
+        pool: size of the training pool.
+        validation: size of the set that selects the weights.
+        test: size of the reported set.
+        digest: 16 hex digits of all that training runs see.
+    """
+
+    identity: str
+    tokenizer: str
+    vocabulary: int
+    embeddings: str
+    embeddings_tokens: int | None
+    table: tuple[int, int] | None
+    notes: tuple[str, ...]
+    pool: SetSize
+    validation: SetSize
+    test: SetSize
+    digest: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The record in a JSON text.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not one.
+        """
+        found = json.loads(text)
+        values = {one.name: found[one.name] for one in fields(cls)}
+        values |= {name: SetSize(**values[name]) for name in SETS}
+        values["table"] = values["table"] and tuple(values["table"])
+        return cls(**values | {"notes": tuple(values["notes"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        return asdict(self)
+
+    def sizes(self) -> dict[str, SetSize]:
+        """Size of each set by its name."""
+        return {name: getattr(self, name) for name in SETS}
+
+    def lines(self) -> list[str]:
+        """The record for a terminal."""
+        sets = ", ".join(
+            f"{name} {size.tokens:,} tokens of {size.conversations:,} conversations"
+            for name, size in self.sizes().items()
+        )
+        return [f"tokenizer {self.tokenizer}; {self.embeddings}", sets, *self.notes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +125,7 @@ class Prepared:
         keys: uint64 [K] of the pool's conversations.
         clusters: int64 [test conversations] from 0, the same number for near-duplicates; presets that split by position
             look for none.
-        said: what a record tells of all this.
+        record: what prepared.json says of all this.
         rows: int64, which of the pool's conversations are trained on: those of one arm; None for all.
     """
 
@@ -60,13 +136,13 @@ class Prepared:
     table: NDArray[np.float32] | None
     keys: NDArray[np.uint64]
     clusters: NDArray[np.int64]
-    said: dict[str, Any]
+    record: DataRecord
     rows: NDArray[np.int64] | None = None
 
     @property
     def digest(self) -> str:
         """16 hex digits of all that trainings see."""
-        return str(self.said["digest"])
+        return self.record.digest
 
     def budget(self, preset: Preset, count: int, seed: int) -> Stream:
         """The training stream of a budget: drawn by seed, or the first tokens in the corpus's order.
@@ -86,7 +162,7 @@ class Prepared:
         """The embeddings of a training: those of the experiment, or made of its own stream."""
         if self.table is not None:
             return self.table
-        made = tables.ppmi_svd(train.ids, train.starts, self.said["vocabulary"], preset.shape.embedding, seed=seed)
+        made = tables.ppmi_svd(train.ids, train.starts, self.record.vocabulary, preset.shape.embedding, seed=seed)
         return made.table
 
     def budgets(self, preset: Preset, asked: list[int] | None) -> list[int]:
@@ -140,7 +216,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys know nothing of case and punctuation
     identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
     there = _found(folder)
-    if there is not None and there.said["identity"] == identity:
+    if there is not None and there.record.identity == identity:
         return there
     shutil.rmtree(folder, ignore_errors=True)  # of other data, or of an attempt that was stopped
     texts = conversations[preset.text.column]
@@ -152,28 +228,29 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     )
     table = embeddings(pool, words, preset, wanted, given)
     clusters = splitting.numbered(made.reported if groups is None else groups[made.reported])
-    said = {
-        "identity": identity,
-        "tokenizer": words.name,
-        "vocabulary": words.size,
-        "embeddings": table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
-        "embeddings_tokens": table.tokens_seen if table else None,
-        "table": list(table.table.shape) if table else None,
-        "notes": [*filter(None, _small(test, clusters, validation, preset, wanted)), *made.notes],
-        "pool": _size(pool),
-        "validation": _size(validation),
-        "test": _size(test),
-    }
-    said["digest"] = _digest(pool, validation, test, table)
+    record = DataRecord(
+        identity=identity,
+        tokenizer=words.name,
+        vocabulary=words.size,
+        embeddings=table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
+        embeddings_tokens=table.tokens_seen if table else None,
+        table=(words.size, table.table.shape[1]) if table else None,
+        notes=(*filter(None, _small(test, clusters, validation, preset, wanted)), *made.notes),
+        pool=SetSize.of(pool),
+        validation=SetSize.of(validation),
+        test=SetSize.of(test),
+        digest=_digest(pool, validation, test, table),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     words.save(folder / "tokenizer.json")
-    for name, stream in (("pool", pool), ("validation", validation), ("test", test)):
+    for name, stream in zip(SETS, (pool, validation, test), strict=True):
         stream.save(folder / name)
     np.save(folder / "keys.npy", keys[made.pool])
     np.save(folder / "clusters.npy", clusters)
     if table is not None:
         np.save(folder / "embeddings.npy", table.table)
-    save(folder / "prepared.json", lambda aside: aside.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8"))
+    text = json.dumps(record.as_dict(), indent=2) + "\n"
+    save(folder / "prepared.json", lambda aside: aside.write_text(text, encoding="utf-8"))
     return load(folder)
 
 
@@ -184,12 +261,12 @@ def load(folder: Path, arm: str = "") -> Prepared:
         PreparedError: something is missing there, or damaged.
     """
     try:
-        said = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-        pool, validation, test = (streams.load(folder / name) for name in ("pool", "validation", "test"))
-        table = np.load(folder / "embeddings.npy", allow_pickle=False) if said["table"] else None
+        record = DataRecord.parse((folder / "prepared.json").read_text(encoding="utf-8"))
+        pool, validation, test = (streams.load(folder / name) for name in SETS)
+        table = np.load(folder / "embeddings.npy", allow_pickle=False) if record.table else None
         rows = np.load(folder / f"{arm}.npy", allow_pickle=False) if arm else None
         keys, clusters = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("keys", "clusters"))
-        whole = (table is None or list(table.shape) == said["table"]) and len(keys) == len(pool)
+        whole = (table is None or table.shape == record.table) and len(keys) == len(pool)
         whole = whole and len(clusters) == len(test)
     except (OSError, EOFError, ValueError, KeyError, TypeError, streams.StreamError) as error:
         raise PreparedError(
@@ -199,7 +276,7 @@ def load(folder: Path, arm: str = "") -> Prepared:
         raise PreparedError(
             f"the data in {folder} are damaged (their sizes differ): remove that folder, and start again"
         )
-    return Prepared(folder, pool, validation, test, table, keys, clusters, said, rows)
+    return Prepared(folder, pool, validation, test, table, keys, clusters, record, rows)
 
 
 def _found(folder: Path) -> Prepared | None:
@@ -245,10 +322,6 @@ def _sizes(stream: Stream) -> NDArray[np.int64]:
     return np.diff(stream.starts, append=stream.tokens)
 
 
-def _size(stream: Stream) -> dict[str, int]:
-    return {"tokens": stream.tokens, "conversations": len(stream), "bytes": int(stream.bytes.sum())}
-
-
 def _identity(  # noqa: PLR0917  what `prepare` takes
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
@@ -277,12 +350,3 @@ def _digest(pool: Stream, validation: Stream, test: Stream, table: Embeddings | 
             state.update(np.ascontiguousarray(array).tobytes())
     state.update(b"" if table is None else table.table.tobytes())
     return state.hexdigest()
-
-
-def told(said: Mapping[str, Any]) -> list[str]:
-    """What a user reads of the data, a line each."""
-    sets = ", ".join(
-        f"{name} {said[name]['tokens']:,} tokens of {said[name]['conversations']:,} conversations"
-        for name in ("pool", "validation", "test")
-    )
-    return [f"tokenizer {said['tokenizer']}; {said['embeddings']}", sets, *said["notes"]]
