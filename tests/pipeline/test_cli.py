@@ -184,7 +184,7 @@ def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], said
             "Failing",
             "stage 'tests.pipeline.toy_stages:Failing' failed on r/raw/00000.parquet: KeyError: 'no such thing'",
         ),
-        ("Lying", "gave 39 rows for the 40 of r/raw/00000.parquet"),
+        ("Lying", "wrote 39 rows for the 40 of r/raw/00000.parquet"),
         ("Modelled", "the model toy.bin is not there: put it in the folder models/"),
         ("Killed", "a worker process was killed by the system"),
     ],
