@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.compare.scored import Scored
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
 from pipeline.report.parts import Check
-from trainer.prepare.split import CONVERSATIONS
+from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Kind
 
 Interval = tuple[float, float]
@@ -70,8 +70,8 @@ def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks
 
 def too_few(scored: Sequence[Scored]) -> str:
     """Which test sets are too small for a bootstrap, as a clause; empty if none is."""
-    few = [_few(one) for one in scored if one.test.effective < CONVERSATIONS]  # the bootstrap draws clusters
-    return f"since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
+    few = [_few(one) for one in scored if one.test.effective < MIN_CONVERSATIONS]  # the bootstrap draws clusters
+    return f"since a test set needs {MIN_CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
 
 
 def no_interval(scored: Sequence[Scored]) -> str:
@@ -97,7 +97,7 @@ def _few(one: Scored) -> str:
     text = f"{one.test.name} has {count:,}"
     if distinct < count:
         text += f" in {distinct:,} cluster{'s' * (distinct > 1)} of near-duplicates"
-    if distinct < CONVERSATIONS:
+    if distinct < MIN_CONVERSATIONS:
         return text
     return f"{text}, whose unequal lengths leave an effective sample size (Kish) of {int(one.test.effective)}"
 

@@ -468,7 +468,7 @@ def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:
 def test_options_are_checked_before_corpora_are_read(my_run: Path, tmp_path: Path) -> None:
     """Presets and options that do not suit a comparison, and a --run that has no effect."""
     for more, message in (
-        ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
+        ({"preset": "e1"}, "preset e1 reports the set that selects its weights"),
         ({"budgets": (1000,)}, "--budgets names one size"),
         ({"choices": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
     ):

@@ -165,5 +165,5 @@ def test_arms_with_the_same_stream_share_a_training_run(union: Union, tmp_path: 
 
 def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:
     """The presets of the original experiments report the set that selects the weights."""
-    with pytest.raises(ArmsError, match="preset e1 reports the set that chooses its weights"):
+    with pytest.raises(ArmsError, match="preset e1 reports the set that selects its weights"):
         arming.prepare(union, presets.find("e1"), WANTED, tmp_path / "data")

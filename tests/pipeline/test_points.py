@@ -75,7 +75,7 @@ def test_a_law_from_two_points_has_no_interval_and_a_trivial_r2(capsys: pytest.C
     """R2 = 1 of two points is marked as trivial, in tables and in JSON."""
     found = as_json(EXAMPLES / "E4.csv", capsys)
     assert [law["alpha_interval"] for law in found["laws"]] == [None, None]
-    assert sum("R2 says nothing here" in note for note in found["notes"]) == 2
+    assert sum("R2 is no evidence here" in note for note in found["notes"]) == 2
     show(fit_points(EXAMPLES / "E4.csv"))
     assert capsys.readouterr().out.count("(trivial)") == 2
 
@@ -116,7 +116,7 @@ def test_tables_hold_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> Non
         ("tokens,ppl,corpus\n1000,9,raw\n2000,8,\n", "row 3, column corpus: it is empty"),
         ("tokens,ppl,seed\n1000,9,1\n1000,8,1\n", "seed 1 has 2 points at 1,000 tokens"),
         ("tokens,ppl,seed\n1000,9,1\n2000,8,1\n1000,9,2\n", "seed 2 has no point at 2,000 tokens"),
-        ("tokens,ppl\n1000,9\n", "2 token budgets or more, not 1"),
+        ("tokens,ppl\n1000,9\n", "2 or more token budgets, not 1"),
         ("tokens,ppl,corpus\n1000,9,raw\n", "raw: a power law needs"),
     ],
 )

@@ -152,14 +152,14 @@ def test_training_runs_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", "99999999"], "the largest budget there is"),
-        (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
+        (["--budget", "99999999"], "the budget is 99,999,999 tokens and the training pool has"),
+        (["--preset", "e9"], "there is no preset 'e9': choose one of house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
         (["--device", "warp"], "--device warp is not available"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
-        (["--limit", "3"], "no test set can be set apart"),
+        (["--limit", "3"], "too small for a test set"),
     ],
 )
 def test_a_training_run_that_is_impossible_is_one_sentence(
