@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-STAGE = ("stages.stage", "stages.files", "stages.readers")
+STAGE = ("stages.stage", "stages.files", "stages.readers", "stages.text.compiled")
 LINE = (
     *("pipeline", "pipeline.card", "pipeline.engine", "pipeline.ingest", "pipeline.manifest", "pipeline.measure"),
     *("pipeline.ownership", "pipeline.plan", "pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.write"),
@@ -20,10 +20,11 @@ LINE = (
 
 ROOMS: dict[str, tuple[str, ...]] = {
     # stages: the contract, files and readers at the bottom; a room of stages knows no other room of stages
+    "stages.text.compiled": (),
     "stages.stage": (),
     "stages.files": ("stages.stage",),
     "stages.readers": ("stages.stage",),
-    "stages.text": ("stages.stage", "stages.files"),
+    "stages.text": STAGE,
     "stages.language": (*STAGE, "stages.text"),
     "stages.heuristics": (*STAGE, "stages.text"),
     "stages.toxicity": (*STAGE, "stages.text"),
@@ -35,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     # trainer: laws and network are pure, experiments stand on prepared data
     "trainer": (),
     "trainer.scaling": ("trainer",),
-    "trainer.cvfp": ("trainer",),
+    "trainer.cvfp": ("trainer", "stages.text.compiled"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.experiment": (

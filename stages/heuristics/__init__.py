@@ -1,4 +1,4 @@
-"""Heuristic signals: Gopher, C4 and FineWeb over the whole text, and what only a conversation has."""
+"""Heuristic signals: those of Gopher, C4 and FineWeb over the whole text, and those of conversations."""
 
 from __future__ import annotations
 
@@ -18,67 +18,68 @@ from stages.stage import Axis, Stage
 class Heuristics(Stage):
     """Counts and shares that need no model.
 
-    Shares are between 0 and 1, lengths in characters. A line is a piece between newlines that is not blank. Null: no
-    word, line, reply or prompt to measure. The systems' thresholds stand behind the signals; they were made for web
-    pages, and most of them do not fit chat.
+    Shares are between 0 and 1, lengths are in characters. A line is a non-blank piece between newlines. A signal is
+    null if there is no word, line, reply or prompt to measure. The thresholds named after the signals are those of the
+    systems that they come from. They were made for web pages, and most of them do not fit chat.
 
-    Words of the text (Gopher quality, https://arxiv.org/abs/2112.11446; numbers as datatrove's filters):
+    Words of the text (Gopher quality, https://arxiv.org/abs/2112.11446; numbers as in datatrove's filters):
         n_chars: characters of the text.
-        n_words: words; punctuation is none, a Han, kana or Thai letter is one. Gopher: 50 to 100,000.
+        n_words: words, punctuation excluded; each Han, kana or Thai letter is a word. Gopher: 50 to 100,000.
         mean_word_len: mean length of a word. Gopher: 3 to 10.
-        alpha_words: share of tokens between white space with a letter. Gopher: at least 0.8.
-        stop_words: distinct words of {the, be, to, of, and, that, have, with}. Gopher: at least 2.
-        longest_token: longest piece between white space. C4: lines with one over 1,000 go.
-        hash_ratio, ellipsis_ratio: "#", or "..." and U+2026, a word. Gopher: at most 0.1.
-        bullet_lines, ellipsis_lines: share of lines that begin with a bullet (Gopher: at most 0.9), that end with an
+        alpha_words: share of white-space separated tokens that contain a letter. Gopher: at least 0.8.
+        stop_words: number of distinct words of {the, be, to, of, and, that, have, with}. Gopher: at least 2.
+        longest_token: length of the longest token. C4 drops lines with one over 1,000.
+        hash_ratio, ellipsis_ratio: "#" per word; "..." and U+2026 per word. Gopher: at most 0.1.
+        bullet_lines, ellipsis_lines: share of lines that begin with a bullet (Gopher: at most 0.9); that end with an
             ellipsis (at most 0.3).
     Repetition in the text (Gopher, A.1.1):
-        dup_lines, dup_paras: share of lines, of paragraphs, seen before in the text. At most 0.3.
-        dup_line_chars, dup_para_chars: characters in them a character of the text. At most 0.2.
-        top_2gram, top_3gram, top_4gram: characters in the most frequent n-gram that stands twice or more. At most
-            0.20, 0.18, 0.16.
-        dup_5gram, dup_6gram, dup_7gram, dup_8gram, dup_9gram, dup_10gram: characters in n-grams seen before. At most
-            0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
+        dup_lines, dup_paras: share of lines, and of paragraphs, that occur earlier in the text. At most 0.3.
+        dup_line_chars, dup_para_chars: share of characters in such lines, and in such paragraphs. At most 0.2.
+        top_2gram, top_3gram, top_4gram: share of characters in the most frequent n-gram, if it occurs at least twice.
+            At most 0.20, 0.18, 0.16.
+        dup_5gram, dup_6gram, dup_7gram, dup_8gram, dup_9gram, dup_10gram: share of characters in n-grams that occur
+            earlier in the text. At most 0.15, 0.14, 0.13, 0.12, 0.11, 0.10.
     Lines (FineWeb, https://arxiv.org/abs/2406.17557):
-        n_lines: lines.
-        punct_lines: share that ends with a terminal mark. FineWeb: at least 0.12.
-        short_lines: share of 30 characters or less. FineWeb: at most 0.67.
-        fineweb_dup_chars: as dup_line_chars, newlines not counted below. FineWeb: at most 0.01.
-        newline_ratio: newlines a word. FineWeb: at most 0.3.
-    Lines (C4, https://arxiv.org/abs/1910.10683; the last four are hostile to code):
-        no_punct_lines: share that C4 removes: no terminal mark at the end, or an ellipsis.
-        few_word_lines: share with fewer than 3 words.
-        long_lines: number of lines of 200 characters or more. mC4: at least 3.
-        c4_lines, c4_sentences: share of lines that C4's line rules keep, and sentences in them. C4: at least 5.
-        policy_lines: share with a phrase such as "privacy policy".
-        lorem_ipsum: the text contains "lorem ipsum".
-        curly_bracket: the text contains "{".
-        javascript_lines: share with the word "javascript".
-    Turns (a turn is a message that is not the system's):
-        n_turns, user_turns, assistant_turns: messages of anyone but the system, of the user, of the assistant.
-        has_system: there is a system message.
-        alternates: no user message follows the user's, no reply the assistant's.
-        first_role, last_role: role of the first turn, of the last message.
-        odd_roles: messages of another role than user, assistant, system, tool, function.
-        empty_turns, empty_replies: turns, and replies, of nothing but white space.
-        empty_last: the last message is one.
-        truncated_last: the last message is a reply and stops in mid-sentence or inside a code fence.
-        prompt_chars, prompt_words: characters and words (between white space) of the first prompt.
-        user_chars, assistant_chars: characters of all their turns.
+        n_lines: number of lines.
+        punct_lines: share of lines that end with a terminal mark. FineWeb: at least 0.12.
+        short_lines: share of lines of at most 30 characters. FineWeb: at most 0.67.
+        fineweb_dup_chars: dup_line_chars as a share of the characters other than newlines. FineWeb: at most 0.01.
+        newline_ratio: newlines per word. FineWeb: at most 0.3.
+    Lines (C4, https://arxiv.org/abs/1910.10683; the last four drop code):
+        no_punct_lines: share of lines that C4 removes because they end without a terminal mark or with an ellipsis.
+        few_word_lines: share of lines of fewer than 3 words.
+        long_lines: number of lines of at least 200 characters. mC4: at least 3.
+        c4_lines, c4_sentences: share of lines that C4's line rules keep, and number of their sentences. C4: at least 5.
+        policy_lines: share of lines with a phrase such as "privacy policy".
+        lorem_ipsum: whether the text contains "lorem ipsum".
+        curly_bracket: whether the text contains "{".
+        javascript_lines: share of lines with the word "javascript".
+    Turns (a turn is a message that is not a system message):
+        n_turns, user_turns, assistant_turns: number of turns; of the user's messages; of the assistant's replies.
+        has_system: whether there is a system message.
+        alternates: whether no user message follows a user message and no reply follows a reply.
+        first_role, last_role: role of the first turn, and of the last message.
+        odd_roles: number of messages of a role other than user, assistant, system, tool, function.
+        empty_turns, empty_replies: number of turns, and of replies, that are only white space.
+        empty_last: whether the last message is only white space.
+        truncated_last: whether the last message is a reply that stops in mid-sentence or inside a code fence.
+        prompt_chars, prompt_words: characters, and white-space separated words, of the first prompt.
+        user_chars, assistant_chars: characters of all messages of the user, and of the assistant.
         max_turn_chars: characters of the longest message.
-        bad_chars: control characters and U+FFFD.
-    Replies (`first_` counts replies from 0):
-        refusals, first_refusal: replies that decline, and which is the first.
-        ai_mentions, first_ai_mention: replies that speak of themselves as a model, and which is the first.
-        no_feelings: replies that deny having emotions or opinions (UltraChat 200k's own refinement, dataset card).
-        repeated_replies: replies of 5 words or more that equal an earlier one, but for case and punctuation.
-        echoes: replies of 5 words or more that equal the user's turn before them.
-        self_overlap: share of the 5-grams of later replies that an earlier reply had.
-        user_overlap: share of the replies' 5-grams that an earlier turn of the user had.
-        reply_repetition: characters of replies in 5-grams that the same reply had before, a character of all replies.
+        bad_chars: number of control characters and U+FFFD.
+    Replies (`first_` is the index of a reply, from 0):
+        refusals, first_refusal: number of replies that decline, and the first of them.
+        ai_mentions, first_ai_mention: number of replies that mention being an AI model, and the first of them.
+        no_feelings: number of replies that deny having emotions or opinions (UltraChat 200k's dataset card).
+        repeated_replies: number of replies of at least 5 words that repeat an earlier reply, ignoring case and
+            punctuation.
+        echoes: number of replies of at least 5 words that repeat the user's turn before them.
+        self_overlap: share of the 5-grams of later replies that an earlier reply contains.
+        user_overlap: share of the replies' 5-grams that an earlier turn of the user contains.
+        reply_repetition: share of the replies' characters in 5-grams that occur earlier in the same reply.
     Code:
-        code_share: characters in fences and in lines that look like code.
-        fenced_share: characters in fences.
+        code_share: share of characters in code fences and in lines that look like code.
+        fenced_share: share of characters in code fences.
     """
 
     summary: ClassVar[str] = "words, lines, repetition (Gopher, C4, FineWeb); turns, roles, refusals, truncation, code"

@@ -1,7 +1,7 @@
-"""Line statistics of texts: Gopher, C4 and FineWeb. A line stands between newlines; blank lines are never counted.
+"""Line statistics of texts: those of Gopher, C4 and FineWeb. Blank lines are never counted.
 
-Blank lines count as duplicates of each other in some systems (datatrove#273): texts that set a blank line between
-paragraphs were dropped for it.
+Some systems count blank lines as duplicates of each other (datatrove#273), and so drop texts that separate paragraphs
+by a blank line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import polars as pl
 
 TERMINAL = r"[.!?\"'”’…。！？」』।॥؟۔။።]$"  # noqa: RUF001 - end marks of other scripts are meant
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-"""Boilerplate that C4 drops lines for (tensorflow_datasets c4_utils.py)."""
+"""Phrases for which C4 drops a line (tensorflow_datasets c4_utils.py)."""
 
 _ELLIPSIS = r"(?:\.\.\.|…)$"
 _BULLET = r"^[•‣◦·*-]"
@@ -49,7 +49,7 @@ LINE_SIGNALS = pl.Schema(
 
 
 def _pieces(texts: pl.Series, between: str) -> pl.DataFrame:
-    """The pieces of each text that are not blank, with `row`, `length` in characters and `copy` (seen before in it)."""
+    """The non-blank pieces of each text: `row`, `length` in characters, and `copy`, whether it occurs earlier in it."""
     return (
         pl.DataFrame({"piece": texts})
         .with_row_index("row")
@@ -86,14 +86,8 @@ def _line_columns() -> list[pl.Expr]:
 
 
 _SHARES = (
-    "punct_lines",
-    "ellipsis_lines",
-    "no_punct_lines",
-    "bullet_lines",
-    "few_word_lines",
-    "javascript_lines",
-    "policy_lines",
-    "c4_lines",
+    *("punct_lines", "ellipsis_lines", "no_punct_lines", "bullet_lines"),
+    *("few_word_lines", "javascript_lines", "policy_lines", "c4_lines"),
 )
 
 
@@ -103,7 +97,7 @@ def _by_row(pieces: pl.DataFrame, height: int, aggregates: list[pl.Expr]) -> pl.
 
 
 def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
-    """Signals of `LINE_SIGNALS` for each text; shares are null where there is no line, ratios where there is no word.
+    """The signals `LINE_SIGNALS` of each text; shares are null if it has no line, ratios if it has no word.
 
     Args:
         texts: strings, no nulls.

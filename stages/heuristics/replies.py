@@ -1,4 +1,4 @@
-"""What a reply says or shows: it declines, speaks of itself, carries code, stops in mid-sentence. Text expressions."""
+"""Expressions over replies: whether one declines, mentions being a model, contains code, stops in mid-sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HELP = (
 _HELP_WITH_THAT = (
     r"(?:fulfill|assist|comply|help (?:you )?with (?:that|this)|support|promote|endorse|encourage|condone|engage in)"
 )
-# An apology alone refuses nothing ("I'm sorry, I could not find a table"): the verb must be one of helping or telling.
+# An apology alone is no refusal ("I'm sorry, I could not find a table"): a verb of helping or telling must follow.
 REFUSAL = "(?i)" + "|".join(
     (
         rf"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
@@ -27,7 +27,7 @@ REFUSAL = "(?i)" + "|".join(
         r"\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
     )
 )
-"""A reply that declines: an apology and a verb of helping, a bare "I cannot assist", "As an AI ..., I cannot"."""
+"""Pattern of a reply that declines: an apology and a verb of helping, "I cannot assist", "As an AI ..., I cannot"."""
 
 _MODEL = r"(?:AI|artificial intelligence|(?:large )?language model|machine learning model)"
 _KIND = r"(?: (?:language )?(?:model|assistant|system|bot|program|chatbot))?"
@@ -40,7 +40,7 @@ SELF_REFERENCE = "(?i)" + "|".join(
         r"\b(?:trained|developed|created) by OpenAI\b",
     )
 )
-"""A reply that speaks of itself as a model."""
+"""Pattern of a reply that mentions being an AI model."""
 
 NO_FEELINGS = (
     r"(?i)\bI (?:do not|don't|cannot|can't) (?:actually |really |personally )?(?:have|hold|possess|feel|experience)"
@@ -48,16 +48,18 @@ NO_FEELINGS = (
     r"(?: thoughts,?| feelings,?| beliefs,?| experiences,?| preferences,?)?(?: and| or)?(?: personal)?"
     r" (?:emotions|opinions)\b"
 )
-"""UltraChat 200k's own refinement drops dialogues whose assistant says "I do not have emotions" or "I don't have
-opinions" (dataset card); the same in other words is taken with it."""
+"""Pattern of a reply that denies having emotions or opinions.
+
+UltraChat 200k drops dialogues with "I do not have emotions" or "I don't have opinions" (dataset card); other wordings
+are included here."""
 
 
-# Words that no finished sentence ends with; most prepositions do end some ("what is it for").
+# Words that no finished sentence ends with; most prepositions can end one ("what is it for").
 _DANGLING = (
     r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with|on|at|from|by|as|is|than|a) (?:the|a|an|their|your)"
     r"|if|such as|including|your|their|our|my|every|it's|und|der|les|los)$"
 )
-# Words that end one seldom, and hardly where the reply ends its other sentences with a mark.
+# Words that rarely end a sentence, least of all in a reply whose other sentences end with a mark.
 _WEAK = (
     r"\b(?:to|from|at|is|are|was|were|be|very|really|can|could|would|should|will|has|had|they|we|i|rather|than|who|which"
     r"|how|i'm|you're|we're|they're)$"
@@ -66,36 +68,36 @@ _LIST_OR_HEADING = r"^\s*(?:[-*•‣◦·#>|+]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)]\
 _LINE = r"(?m)^(?:\S+[ \t]+){7,}\S+[ \t]*$"  # of eight words or more
 _UNMARKED_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S*[\p{L}\p{N},][ \t]*$"
 _FRAGMENT = 5  # words: a shorter reply without an end mark is an answer, not a fragment
-_SENTENCES = 15  # words: with a mark inside, a reply that long is written in sentences
+_SENTENCES = 15  # words: a longer reply with a mark inside is written in sentences
 _MARK_INSIDE = r"[.!?][\"”]?\s"
-_LONG_REPLY = 100  # words: a reply that long, well marked until then, was cut where it ends without a mark
+_LONG_REPLY = 100  # words: a longer reply with marks everywhere but at its end was cut
 _MARKED_LINES = 4
 _NOT_PROSE = r"\S*(?:://|#\w)\S*$|[=;{}<>]"
 _PROSE_END = r"[.!?。！？।؟][\"'”’)\]]*$"  # noqa: RUF001 - other scripts' marks are meant
 
 
 def plain(content: pl.Expr) -> pl.Expr:
-    """Content with typographic apostrophes made plain, as the patterns expect it."""
+    """Content with ASCII apostrophes, as the patterns expect."""
     return content.str.replace_all("’", "'", literal=True)  # noqa: RUF001 - the typographic apostrophe is meant
 
 
 def fenced_chars(content: pl.Expr) -> pl.Expr:
-    """Characters in fenced code blocks, fences included; an open fence reaches to the end."""
+    """Number of characters in fenced code blocks, fences included; an open fence extends to the end."""
     return content.str.len_chars().cast(pl.Int64) - content.str.replace_all(FENCED, "").str.len_chars()
 
 
 def code_chars(content: pl.Expr) -> pl.Expr:
-    """Characters in fenced blocks and, outside of them, in lines that look like code."""
+    """Number of characters in fenced blocks, and outside them in lines that look like code."""
     return content.str.len_chars().cast(pl.Int64) - prose(content).str.len_chars()
 
 
 def stops_short(content: pl.Expr) -> pl.Expr:
     """Whether a reply stops in mid-sentence or inside a code fence.
 
-    It does where a fence stays open and code stands at the end; where the last line is prose (no list item, heading,
-    table row) and ends with a word that ends no sentence, or seldom one in a reply that is written in sentences; where
-    a long reply ends in prose without a mark though every other line of prose in it, four at least, has one. Poems,
-    lists and people who never set a mark are spared.
+    Any of three conditions is enough: a fence is open and code is at the end; the last line is prose (no list item,
+    heading or table row) and its last word ends no sentence, or ends one rarely in a reply that is written in
+    sentences; a long reply ends in prose without a mark, but at least four other lines of prose, and all of them, end
+    with one. Poems, lists and writers who never use marks are therefore not counted.
     """
     bare = content.str.strip_chars()
     last = bare.str.extract(r"([^\n]*)$", 1)

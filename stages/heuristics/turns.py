@@ -1,4 +1,4 @@
-"""What only a conversation has: turns, roles, replies that decline, copy or break off; a message is a row here."""
+"""Signals of conversations: turns, roles, and replies that decline, repeat or stop in mid-sentence."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import polars as pl
 
 from stages.heuristics.replies import NO_FEELINGS, REFUSAL, SELF_REFERENCE, code_chars, fenced_chars, plain, stops_short
 from stages.heuristics.words import overlap_statistics
+from stages.text.messages import messages
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
-_LONG_REPLY = 5  # words: below that, equal replies ("You're welcome!") are no fault
+_LONG_REPLY = 5  # words: shorter replies ("You're welcome!") may repeat
 
 CHAT_SIGNALS = pl.Schema(
     {
@@ -48,36 +49,32 @@ CHAT_SIGNALS = pl.Schema(
 )
 
 
-def _turns(messages: pl.Series) -> pl.DataFrame:
-    """One row a message: `row`, `role`, `content`, and what is measured on it alone."""
-    turns = (
-        pl.DataFrame({"messages": messages})
-        .with_row_index("row")
-        .filter(pl.col("messages").list.len() > 0)
-        .explode("messages")
-        .unnest("messages")
-        .with_columns(pl.col("role").fill_null("").str.to_lowercase(), pl.col("content").fill_null(""))
-    )
+def _turns(conversations: pl.Series) -> pl.DataFrame:
+    """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
     content, reply = pl.col("content"), pl.col("role") == ASSISTANT
     is_turn = pl.col("role") != SYSTEM
-    return turns.with_columns(
-        content.str.len_chars().cast(pl.Int64).alias("chars"),
-        (content.str.strip_chars() == "").alias("empty"),
-        content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars().alias("bare"),
-        fenced_chars(content).alias("fenced"),
-        code_chars(content).alias("code"),
-        content.str.count_matches(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x{FFFD}]").alias("bad"),
-        plain(content).alias("plain"),
-        reply.alias("reply"),
-        is_turn.alias("is_turn"),
-    ).with_columns(
-        (reply & pl.col("plain").str.contains(REFUSAL)).alias("refusal"),
-        (reply & pl.col("plain").str.contains(SELF_REFERENCE)).alias("ai"),
-        (reply & pl.col("plain").str.contains(NO_FEELINGS)).alias("no_feelings"),
-        (reply.cum_sum().over("row") - 1).cast(pl.Int64).alias("nth_reply"),
-        pl.col("role").shift(1).over("row").alias("role_before"),
-        pl.col("bare").shift(1).over("row").alias("bare_before"),
-        (pl.col("bare").str.count_matches(" ") >= _LONG_REPLY - 1).alias("long"),
+    return (
+        messages(conversations)
+        .with_columns(
+            content.str.len_chars().cast(pl.Int64).alias("chars"),
+            (content.str.strip_chars() == "").alias("empty"),
+            content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars().alias("bare"),
+            fenced_chars(content).alias("fenced"),
+            code_chars(content).alias("code"),
+            content.str.count_matches(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x{FFFD}]").alias("bad"),
+            plain(content).alias("plain"),
+            reply.alias("reply"),
+            is_turn.alias("is_turn"),
+        )
+        .with_columns(
+            (reply & pl.col("plain").str.contains(REFUSAL)).alias("refusal"),
+            (reply & pl.col("plain").str.contains(SELF_REFERENCE)).alias("ai"),
+            (reply & pl.col("plain").str.contains(NO_FEELINGS)).alias("no_feelings"),
+            (reply.cum_sum().over("row") - 1).cast(pl.Int64).alias("nth_reply"),
+            pl.col("role").shift(1).over("row").alias("role_before"),
+            pl.col("bare").shift(1).over("row").alias("bare_before"),
+            (pl.col("bare").str.count_matches(" ") >= _LONG_REPLY - 1).alias("long"),
+        )
     )
 
 
@@ -121,7 +118,7 @@ def _aggregates() -> list[pl.Expr]:
 
 
 def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
-    """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null where no reply has five words."""
+    """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null if no reply has five words."""
     first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
     code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
     roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
@@ -138,17 +135,17 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     )
 
 
-def chat_signals(messages: pl.Series, prompts: pl.Series) -> pl.DataFrame:
-    """Signals of `CHAT_SIGNALS` for each conversation; without messages the counts are 0 and the rest is null.
+def chat_signals(conversations: pl.Series, prompts: pl.Series) -> pl.DataFrame:
+    """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null.
 
     Args:
-        messages: lists of {role, content}.
+        conversations: lists of {role, content}.
         prompts: the first prompt of each conversation.
     """
-    turns = _turns(messages)
-    rows = pl.DataFrame({"row": pl.int_range(len(messages), dtype=pl.UInt32, eager=True)})
+    turns = _turns(conversations)
+    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
     by_row = rows.join(turns.group_by("row").agg(_aggregates()), on="row", how="left", maintain_order="left")
-    frame = pl.concat([by_row, _overlaps(turns, len(messages)), prompts.to_frame("prompt")], how="horizontal")
+    frame = pl.concat([by_row, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
     replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_()
     return (

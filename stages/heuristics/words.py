@@ -1,23 +1,32 @@
-"""Words and repetition of texts, as columns: the Arrow buffers of a column go to compiled loops and come back."""
+"""Word and repetition signals of a column of texts, by compiled loops over its Arrow buffers."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-if TYPE_CHECKING:
-    from stages.heuristics.words_kernel import Bytes, Floats, Longs
+from stages.heuristics import words_kernel as kernel
+from stages.heuristics.words_kernel import Bytes, Floats, Hashes, Longs
+from stages.text.buffers import utf8_buffers
+from stages.text.compiled import Kernels
 
+LOOPS = Kernels(
+    "stages.heuristics.words_kernel",
+    {
+        "text_statistics": "u1* i8* u1* u8* u8** i8** f8**",
+        "turn_overlap": "u1* i8* i8* u1* u1* u8** i8** f8**",
+    },
+)
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-"""Gopher's (https://arxiv.org/abs/2112.11446, A.1.1)."""
+"""Gopher's stop words (https://arxiv.org/abs/2112.11446, A.1.1)."""
 
-# Scripts that set no space between words: each character is taken as a word, so that n-grams of them mean something.
+# In scripts without spaces between words each character is a word; otherwise n-grams would mean nothing.
 _SYLLABLES = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}&&\p{L}]$"
 _JOINERS = "'.’-"  # noqa: RUF001 - the typographic apostrophe is meant
-_SURROGATES = range(0xD800, 0xE000)
+_CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
+"""Code points that may be a letter, mark, digit or white space: other planes have none (Unicode 16)."""
 
 TEXT_SIGNALS = pl.Schema(
     {
@@ -35,11 +44,8 @@ TEXT_SIGNALS = pl.Schema(
 
 @cache
 def character_classes() -> Bytes:
-    """The class of every code point, shape (0x110000,), by the Unicode tables that polars carries."""
-    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
-
-    codes = np.array([code for code in range(0x110000) if code not in _SURROGATES])
-    characters = pl.Series([chr(code) for code in codes.tolist()])
+    """The class of every code point, uint8 [0x110000], by the Unicode tables of polars."""
+    codes, characters = np.array(_CODES), pl.Series([chr(code) for code in _CODES])
     classes = np.zeros(0x110000, np.uint8)
     for pattern, kind in (
         (r"^\s$", kernel.SPACE),
@@ -53,35 +59,29 @@ def character_classes() -> Bytes:
 
 
 @cache
-def _stop_hashes() -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
+def _stop_hashes() -> Hashes:
+    with np.errstate(over="ignore"):
+        return np.array([kernel.word_hash(np.frombuffer(word.encode(), np.uint8)) for word in STOP_WORDS], np.uint64)
 
-    return np.array([kernel.word_hash(np.frombuffer(word.encode(), np.uint8)) for word in STOP_WORDS], np.uint64)
 
-
-def utf8_buffers(texts: pl.Series) -> tuple[Bytes, Longs]:
-    """The bytes of a column of strings without nulls, and where each begins (one more than there are)."""
-    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
-    _, offsets, data = array.buffers()
-    begins = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    if data is None or data.size == 0:
-        return np.zeros(1, np.uint8), begins
-    return np.frombuffer(data, np.uint8), begins
+def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
+    """Space for the words of the longest text: a word and what separates it from the next take two bytes."""
+    size = kernel.slots(int(np.diff(offsets).max(initial=0)) // 2 + 1)
+    return np.empty((3, size), np.uint64), np.zeros((numbers, size), np.int64)
 
 
 def word_signals(texts: pl.Series) -> pl.DataFrame:
-    """Signals of `TEXT_SIGNALS` for each text.
+    """The signals `TEXT_SIGNALS` of each text.
 
-    A word is a run of letters, marks, digits and `_`, bound by one of ' . - inside it; a Han, kana, Thai, Lao, Khmer or
-    Myanmar letter is a word of its own. Ratios are null where there is no word.
+    A word is a run of letters, marks, digits and `_`, which may contain single ' . - between them. A Han, kana, Thai,
+    Lao, Khmer or Myanmar letter is a word by itself. Ratios are null if there is no word.
 
     Args:
-        texts: one string or more, no nulls.
+        texts: strings, no nulls.
     """
-    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
-
     data, offsets = utf8_buffers(texts)
-    statistics = kernel.text_statistics(data, offsets, character_classes(), _stop_hashes())
+    statistics = np.empty((len(texts), kernel.WIDTH))
+    LOOPS.call("text_statistics", data, offsets, character_classes(), _stop_hashes(), *_scratch(offsets, 4), statistics)
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)
@@ -97,15 +97,15 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
 
 
 def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
-    """How much the assistant repeats itself and the user: see `stages.word_kernel.turn_overlap`.
+    """How much the assistant repeats itself and the user: float64 [conversations, 5], see `words_kernel.turn_overlap`.
 
     Args:
-        contents: all messages of a batch, conversation after conversation, no nulls.
-        first: the first message of each conversation, and one past the last.
-        roles: of each message: 1 the user's, 2 the assistant's, 0 any other.
+        contents: the messages of all conversations, no nulls.
+        first: int64 [conversations + 1], the first message of each conversation, and the end of the last.
+        roles: uint8 [messages]: 1 the user's, 2 the assistant's, 0 any other.
     """
-    from stages.heuristics import words_kernel as kernel  # numba takes 0.4 s to load
-
     data, offsets = utf8_buffers(contents)
-    found: Floats = kernel.turn_overlap(data, offsets, first, roles, character_classes())
+    found = np.empty((len(first) - 1, 5))
+    scratch = _scratch(offsets[first], 7)
+    LOOPS.call("turn_overlap", data, offsets, first, roles, character_classes(), *scratch, found)
     return found

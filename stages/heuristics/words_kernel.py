@@ -1,7 +1,6 @@
 """Compiled loops over UTF-8 text: words, repetition within a text, overlap between the turns of a conversation.
 
-A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error. All loops stand in
-this file: numba keeps a compiled loop until its own file changes, not one it calls into.
+A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -18,14 +16,14 @@ Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 SYMBOL, SPACE, LETTER, DIGIT, SYLLABLE, JOINER = range(6)
-"""Classes of characters: SYLLABLE is a word of its own (Han, kana, Thai ...), JOINER binds what stands around it."""
+"""Classes of characters: a SYLLABLE is a word by itself (Han, kana, Thai ...), a JOINER connects its neighbours."""
 
 FIRST_ORDER, DUPLICATE_ORDER, LAST_ORDER = 2, 5, 10
-"""n-grams of 2 to 4 words are measured by the most frequent one, those of 5 to 10 by all copies, as Gopher does."""
+"""Orders of n-grams: of 2 to 4 words the most frequent one is measured, of 5 to 10 all copies (Gopher)."""
 
 WIDTH = 7 + LAST_ORDER - FIRST_ORDER + 1
-"""Columns of `text_statistics`: characters, words, characters in words, tokens between white space, those with a
-letter, stop words, longest token; then one a repetition order."""
+"""Number of columns of `text_statistics`: characters, words, characters in words, white-space separated tokens, tokens
+with a letter, stop words, longest token; then one per repetition order."""
 
 OVERLAP_ORDER = 5
 USER, ASSISTANT = 1, 2
@@ -39,14 +37,14 @@ _CONTINUATION, _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0x80, 0xC0, 0xE0, 0xF0  #
 
 
 class Words(NamedTuple):
-    """Room for the words of one text: their hashes and their lengths in characters."""
+    """Space for the words of one text: their hashes and their lengths in characters."""
 
     hashes: Hashes
     lengths: Longs
 
 
 class Table(NamedTuple):
-    """An open-addressed hash table; a slot is filled where its stamp is the current one, so nothing is ever cleared."""
+    """An open-addressed hash table. A slot is filled if its stamp is the current one, so the table is never cleared."""
 
     keys: Hashes
     stamps: Longs
@@ -54,7 +52,6 @@ class Table(NamedTuple):
     firsts: Longs
 
 
-@njit(cache=True, nogil=True, inline="always")
 def _decode(data: Bytes, at: int) -> tuple[int, int]:
     first = int(data[at])
     if first < _TWO_BYTES:
@@ -67,7 +64,6 @@ def _decode(data: Bytes, at: int) -> tuple[int, int]:
     return high | ((int(data[at + 2]) & 0x3F) << 6) | (int(data[at + 3]) & 0x3F), 4
 
 
-@njit(cache=True, nogil=True)
 def word_hash(data: Bytes) -> np.uint64:
     """FNV-1a of a word's bytes."""
     value = _FNV
@@ -76,13 +72,11 @@ def word_hash(data: Bytes) -> np.uint64:
     return value
 
 
-@njit(cache=True, nogil=True, inline="always")
 def _combine(left: np.uint64, right: np.uint64) -> np.uint64:
     mixed = (left ^ (left >> _SHIFT)) * _MIX + right
     return (mixed ^ (mixed >> _SHIFT)) * _PRIME
 
 
-@njit(cache=True, nogil=True)
 def _characters(data: Bytes, start: int, stop: int) -> int:
     count = 0
     for byte in data[start:stop]:
@@ -90,14 +84,12 @@ def _characters(data: Bytes, start: int, stop: int) -> int:
     return count
 
 
-@njit(cache=True, nogil=True, inline="always")
 def _in_word(kind: int) -> bool:
     return kind in (LETTER, DIGIT)
 
 
-@njit(cache=True, nogil=True)
 def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
-    """Where the word that begins at `at` ends: a joiner belongs to it only between two of its characters."""
+    """Where the word that begins at `at` ends; a joiner is part of it only between two of its characters."""
     while at < stop:
         code, size = _decode(data, at)
         if not _in_word(classes[code]):
@@ -110,9 +102,8 @@ def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
     return at
 
 
-@njit(cache=True, nogil=True)
 def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -> int:
-    """Fill `words` with those of the text between the bounds; returns how many there are."""
+    """Write the words of the text between the bounds; return their number."""
     at, stop = bounds
     count = 0
     while at < stop:
@@ -128,9 +119,8 @@ def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -
     return count
 
 
-@njit(cache=True, nogil=True)
 def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, int, int]:
-    """Pieces between white space: how many, how many with a letter, characters of the longest."""
+    """Number of white-space separated tokens, number with a letter, characters of the longest."""
     at, stop = bounds
     count = alphabetic = longest = length = 0
     letter = False
@@ -150,24 +140,16 @@ def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, 
     return count + (length > 0), alphabetic + letter, longest
 
 
-@njit(cache=True, nogil=True)
-def _table_mask(count: int) -> int:
+def slots(count: int) -> int:
+    """Slots of a hash table of at most `count` keys: a power of two."""
     size = 16
     while size < 2 * count:
         size *= 2
-    return size - 1
+    return size
 
 
-@njit(cache=True, nogil=True)
-def _new_table(count: int) -> Table:
-    size = _table_mask(count) + 1
-    longs = np.zeros((3, size), np.int64)
-    return Table(np.zeros(size, np.uint64), longs[0], longs[1], longs[2])
-
-
-@njit(cache=True, nogil=True, inline="always")
 def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, bool]:
-    """The slot of a key, and whether it was there; where it was not, it is now, with value 0."""
+    """The slot of a key, and whether the key was in the table; a new key is inserted with value 0."""
     slot = int(np.int64((key ^ (key >> _HALF)) & np.uint64(mask)))
     while table.stamps[slot] == stamp and table.keys[slot] != key:
         slot = (slot + 1) & mask
@@ -179,10 +161,9 @@ def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, boo
     return slot, known
 
 
-@njit(cache=True, nogil=True)
 def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
-    """Characters in the most frequent n-gram (the first of equals), as often as it stands; 0 when none repeats."""
-    mask = _table_mask(len(grams))
+    """Characters of all occurrences of the most frequent n-gram (the first of equals); 0 if none repeats."""
+    mask = slots(len(grams)) - 1
     best = first = 0
     for i in range(len(grams)):
         slot, known = _slot(table, stamp, mask, grams[i])
@@ -196,10 +177,9 @@ def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, sta
     return 0 if best <= 1 else (lengths[first : first + order].sum() + order - 1) * best
 
 
-@njit(cache=True, nogil=True)
 def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
-    """Characters in n-grams seen before, each once: behind a copy the walk goes on after its last word."""
-    mask = _table_mask(len(grams))
+    """Characters in n-grams that occur earlier, each counted once: after a copy, the scan continues at its end."""
+    mask = slots(len(grams)) - 1
     characters = i = 0
     while i < len(grams):
         _, known = _slot(table, stamp, mask, grams[i])
@@ -209,32 +189,32 @@ def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Tabl
     return characters
 
 
-@njit(cache=True, nogil=True)
 def _stop_words(hashes: Hashes, stop_words: Hashes) -> int:
-    found = 0
+    count = 0
     for word in stop_words:
-        found += int(np.any(hashes == word))
-    return found
+        for value in hashes:
+            if value == word:
+                count += 1
+                break
+    return count
 
 
-@njit(cache=True, nogil=True)
-def text_statistics(data: Bytes, offsets: Longs, classes: Bytes, stop_words: Hashes) -> Floats:
+def text_statistics(  # noqa: PLR0917  compiled: arguments by position
+    data: Bytes, offsets: Longs, classes: Bytes, stop_words: Hashes, hashes: Hashes, numbers: Longs, out: Floats
+) -> int:
     """Word and repetition statistics of each text.
 
     Args:
         data: UTF-8 bytes of all texts.
-        offsets: where each text begins, and where the last ends.
+        offsets: where each text begins, and where the last one ends.
         classes: the class of every code point.
         stop_words: hashes of the words whose presence is counted.
-
-    Returns:
-        one row a text, `WIDTH` columns; repetition is a share of the text's characters, 0 for an empty text.
+        hashes: scratch, [3, `slots` of the words of the longest text].
+        numbers: scratch, [4, the same], the first row zeros.
+        out: [texts, `WIDTH`], filled; repetition is a share of the text's characters, 0 for an empty text.
     """
-    out = np.zeros((len(offsets) - 1, WIDTH))
-    longest = np.diff(offsets).max() // 2 + 1  # a word and what parts it from the next take two bytes
-    words = Words(np.empty(longest, np.uint64), np.empty(longest, np.int64))
-    table = _new_table(longest)
-    room = np.empty(longest, np.uint64)
+    words, room = Words(hashes[0], numbers[3]), hashes[1]
+    table = Table(hashes[2], numbers[0], numbers[1], numbers[2])
     stamp = 0
     for text in range(len(offsets) - 1):
         bounds = (offsets[text], offsets[text + 1])
@@ -242,9 +222,12 @@ def text_statistics(data: Bytes, offsets: Longs, classes: Bytes, stop_words: Has
         lengths = words.lengths[:count]
         characters = _characters(data, bounds[0], bounds[1])
         tokens, alphabetic, longest_token = _tokens(data, bounds, classes)
-        out[text, :5] = characters, count, lengths.sum(), tokens, alphabetic
-        out[text, 5:7] = _stop_words(words.hashes[:count], stop_words), longest_token
-        room[:count] = words.hashes[:count]
+        row = out[text]
+        row[0], row[1], row[2], row[3], row[4] = characters, count, lengths.sum(), tokens, alphabetic
+        row[5], row[6] = _stop_words(words.hashes[:count], stop_words), longest_token
+        row[7:] = 0
+        for i in range(count):
+            room[i] = words.hashes[i]
         for order in range(FIRST_ORDER, min(LAST_ORDER, count) + 1):
             grams = room[: count - order + 1]
             for i in range(len(grams)):
@@ -254,37 +237,39 @@ def text_statistics(data: Bytes, offsets: Longs, classes: Bytes, stop_words: Has
                 repeated = _top_characters(grams, lengths, order, table, stamp)
             else:
                 repeated = _duplicate_characters(grams, lengths, order, table, stamp)
-            out[text, 7 + order - FIRST_ORDER] = min(1.0, repeated / characters)
-    return out
+            row[7 + order - FIRST_ORDER] = min(1.0, repeated / characters)
+    return stamp
 
 
-@njit(cache=True, nogil=True)
-def turn_overlap(data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classes: Bytes) -> Floats:
+def turn_overlap(  # noqa: PLR0917  the same
+    data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classes: Bytes, hashes: Hashes, numbers: Longs, out: Floats
+) -> int:
     """How much the assistant repeats itself and the user, by word 5-grams.
 
     Args:
         data: UTF-8 bytes of all messages.
-        offsets: where each message begins, and where the last ends.
+        offsets: where each message begins, and where the last one ends.
         first: the first message of each conversation, and one past the last.
-        roles: of each message: `USER`, `ASSISTANT`, or 0 for any other.
+        roles: of each message: `USER`, `ASSISTANT`, or 0.
         classes: the class of every code point.
-
-    Returns:
-        one row a conversation: the assistant's 5-grams, those an earlier reply had, those of replies after the first,
-        those an earlier turn of the user had; and the characters of replies in 5-grams the same reply had before.
+        hashes: scratch, [3, `slots` of the words of the longest conversation].
+        numbers: scratch, [7, the same], the first two rows zeros.
+        out: [conversations, 5], filled: the assistant's 5-grams; those that an earlier reply had; those of replies
+            after the first; those that an earlier turn of the user had; the characters of replies in 5-grams that the
+            same reply had before.
     """
-    out = np.zeros((len(first) - 1, 5))
-    largest = np.diff(offsets[first]).max() // 2 + 1  # a word and what parts it from the next take two bytes
-    words = Words(np.empty(largest, np.uint64), np.empty(largest, np.int64))
-    seen, inner = _new_table(largest), _new_table(largest)
+    words = Words(hashes[0], numbers[2])
+    seen = Table(hashes[1], numbers[0], numbers[3], numbers[4])
+    inner = Table(hashes[2], numbers[1], numbers[5], numbers[6])
     for conversation in range(len(first) - 1):
         row = out[conversation]
-        mask = _table_mask((offsets[first[conversation + 1]] - offsets[first[conversation]]) // 2 + 1)
+        row[:] = 0
+        mask = slots((offsets[first[conversation + 1]] - offsets[first[conversation]]) // 2 + 1) - 1
         replied = False
         for message in range(first[conversation], first[conversation + 1]):
             bounds = (offsets[message], offsets[message + 1])
             count = _split(data, bounds, classes, words) if roles[message] > 0 else 0
-            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each takes the place of its first word
+            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
             for i in range(len(grams)):
                 for k in range(i + 1, i + OVERLAP_ORDER):
                     grams[i] = _combine(grams[i], words.hashes[k])
@@ -300,4 +285,4 @@ def turn_overlap(data: Bytes, offsets: Longs, first: Longs, roles: Bytes, classe
             for gram in grams:  # only now: a reply does not repeat an earlier one by repeating itself
                 slot, _ = _slot(seen, conversation + 1, mask, gram)
                 seen.values[slot] |= roles[message]
-    return out
+    return len(first) - 1

@@ -10,24 +10,31 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.overlap import contamination_kernel as kernel
 from stages.overlap.evals import Part, shown
+from stages.text.compiled import Kernels
 from stages.text.repeats import prefix_index
 from stages.text.shingles import split
 
+LOOPS = Kernels(
+    "stages.overlap.contamination_kernel",
+    {
+        "grams": "u8* i8* i8 i8 u8* i8* u8* i8*",
+        "overlap": "u8* i8* i8 i8 u8* i8* u8 u8* u8* i8* u8 i8* i8* i8* i8* i8* i8 u4* f4* i8*",
+    },
+)
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Index:
-    """What is looked for.
+    """What is searched for.
 
     Attributes:
         n: words of an n-gram.
-        shortest: words of the shortest text that is looked for.
-        tables: what `stages.contamination_kernel.overlap` takes between `shortest` and what it fills.
+        shortest: minimum number of words of a text that is searched for.
+        tables: the arguments of `contamination_kernel.overlap` from `keys` to `sizes`.
         labels: `eval_set`, `eval_item`, `eval_field` of each part.
-        items: how many items there are, and how many of them have nothing that can be looked for.
+        items: number of items, and number of those with nothing to search for.
     """
 
     n: int
@@ -38,7 +45,7 @@ class Index:
 
     @classmethod
     def of(cls, parts: Sequence[Part], n: int, shortest: int, common: int) -> Index:
-        """Index the parts of items; n-grams of more than `common` items are left out."""
+        """Index the parts of items; n-grams of more than `common` items are ignored."""
         owners, keys, heads, lengths = _grams(parts, n, shortest)
         items = pl.Series([f"{part.file}\0{part.item}" for part in parts], dtype=pl.String).rank("dense").to_numpy()
         pairs = pl.DataFrame({"key": keys, "part": owners, "item": items[owners] if len(owners) else owners}).unique()
@@ -46,29 +53,29 @@ class Index:
         sizes = np.bincount(rare["part"].to_numpy(), minlength=len(parts)).astype(np.int64)
         groups = rare.group_by("key", maintain_order=True).len()
         posts = np.concatenate([np.zeros(1, np.int64), groups["len"].cum_sum().to_numpy().astype(np.int64)])
-        grams = groups["key"].to_numpy(writable=True)
+        grams = groups["key"].to_numpy()
         tables = (
             grams,
             *prefix_index(grams),
             *_heads(heads, lengths),
             posts,
-            rare["part"].to_numpy(writable=True),
+            rare["part"].to_numpy(),
             sizes,
         )
         lost = len(np.unique(items)) - len(np.unique(items[sizes > 0]))
         return cls(n, shortest, tables, _labels(parts), (len(np.unique(items)), lost))
 
     def measure(self, texts: pl.Series) -> pl.DataFrame:
-        """contaminated_ngrams, contamination, eval_set, eval_item, eval_field of each text."""
+        """The signals of the stage for each text."""
         rows = len(texts)
         counts, shares, worst = np.empty(rows, np.uint32), np.empty(rows, np.float32), np.empty(rows, np.int64)
-        overlap: Any = kernel.overlap  # compiled: no types are known
+        posts, _, sizes = self.tables[-3:]
+        seen, tally = np.zeros(len(posts) - 1 + len(sizes), np.int64), np.empty(len(sizes), np.int64)
         done = 0
         for part in split(texts):
             here = slice(done, done + len(part.keys))
-            overlap(
-                part.hashes, part.ends, self.n, self.shortest, *self.tables, counts[here], shares[here], worst[here]
-            )
+            given = (part.hashes, part.ends, self.n, self.shortest, *self.tables, seen, tally, done)
+            LOOPS.call("overlap", *given, counts[here], shares[here], worst[here])
             done = here.stop
         which = pl.Series(worst)
         labels = self.labels.select(pl.all().gather(which.set(which < 0, None)))
@@ -78,26 +85,26 @@ class Index:
 def _grams(
     parts: Sequence[Part], n: int, shortest: int
 ) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
-    """The part and hash of each gram, with repeats; the head of each part that is a short gram, and its words or 0."""
+    """The part and the hash of each gram, with repeats; head and words of each part that is a short gram."""
     sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
     for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
         found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
         head, length = np.empty(len(words.keys), np.uint64), np.empty(len(words.keys), np.int64)
-        kernel.grams(words.hashes, words.ends, n, shortest, found, ends, head, length)
+        LOOPS.call("grams", words.hashes, words.ends, n, shortest, found, ends, head, length)
         sizes.append(np.diff(ends))
         keys.append(found[: ends[-1]].copy())
         heads.append(head)
         lengths.append(length)
     owners = np.repeat(np.arange(len(parts)), np.concatenate(sizes))
     short, every = np.concatenate([np.empty(0, np.int64), *lengths]), np.concatenate(keys)
-    wanted = (short == 0) | np.array([part.asks for part in parts], np.bool_)
-    short[~wanted] = 0
+    searched = (short == 0) | np.array([part.asks for part in parts], np.bool_)
+    short[~searched] = 0
     head = np.concatenate([np.empty(0, np.uint64), *heads])
-    return owners[wanted[owners]], every[wanted[owners]], head, short
+    return owners[searched[owners]], every[searched[owners]], head, short
 
 
 def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
-    """Sorted heads of short grams, the lengths that follow each as bits, and what finds a head."""
+    """Sorted heads of short grams, the lengths of the grams with each head as bits, the heads' prefix index."""
     short = lengths > 0
     keys, which = np.unique(heads[short], return_inverse=True)
     bits = np.zeros(len(keys), np.uint64)

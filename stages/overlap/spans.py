@@ -1,4 +1,4 @@
-"""Texts to anchors, windows and what repeated windows cover: a shard at a time, through `stages.span_kernel`."""
+"""Anchors and windows of texts, and what repeated windows cover: a shard at a time, by compiled loops."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import read_frame
-from stages.overlap import spans_kernel
+from stages.text.compiled import Kernels
 from stages.text.repeats import Keys, prefix_index
 from stages.text.shingles import split
 
+LOOPS = Kernels(
+    "stages.overlap.spans_kernel",
+    {
+        "anchors": "u8* i8* i8 u8* i8* u8** i8*",
+        "windows": "u8* i8* i8 u8* i8* u8 u8* i8* u8** i8*",
+        "cover": "u8* i8* i8 u8* i8* u8 u4* u4* i8* i8** u8**",
+        "among": "u8* i8* u8* i8* u8 b1*",
+    },
+)
+Hashed = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
 READS = ("text", "messages")
-"""Columns that `spoken` needs."""
-
+"""Columns that `spoken` reads."""
 COVER = ("words", "earlier_words", "longest", "copies", "source")
-"""Columns of what `Found.cover` gives."""
+"""Columns of the array that `Found.cover` returns."""
 
 
 def spoken(frame: pl.DataFrame) -> pl.Series:
-    """The texts of conversations without their system messages, which a corpus repeats on purpose."""
+    """The texts of conversations without their system messages."""
     role = pl.element().struct.field("role")
     system = frame.select(pl.col("messages").list.eval(role == "system").list.any().fill_null(value=False)).to_series()
     if not system.any():
@@ -31,25 +40,33 @@ def spoken(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.when(system).then(others.list.join("\n")).otherwise(pl.col("text"))).to_series()
 
 
-def anchors(texts: pl.Series, width: int) -> tuple[NDArray[np.int64], Keys, NDArray[np.int64]]:
-    """Words of each text; the different anchors of its windows, one text after the other; how many it has."""
-    words, keys, sizes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+def anchors(texts: pl.Series, width: int) -> Hashed:
+    """Number of words of each text; the distinct anchors of its windows, text by text; number of anchors of each."""
+    return _sets("anchors", texts, width)
+
+
+def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -> Hashed:
+    """Words of each text, and the set of hashes that a loop writes for it."""
+    keys = (table.keys, table.starts, table.shift) if table else ()
+    words, hashes, sizes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for part in split(texts):
+        longest = part.longest()
         found, ends = np.empty(len(part.hashes), np.uint64), np.empty_like(part.ends)
-        spans_kernel.anchors(part.hashes, part.ends, width, found, ends)
+        scratch, starts = np.empty((4, longest), np.uint64), np.empty(2 * longest + 3, np.int64)
+        count = LOOPS.call(loop, part.hashes, part.ends, width, *keys, found, ends, scratch, starts)
         words.append(np.diff(part.ends))
-        keys.append(found[: ends[-1]].copy())
+        hashes.append(found[:count].copy())
         sizes.append(np.diff(ends))
-    return np.concatenate(words), np.concatenate(keys), np.concatenate(sizes)
+    return np.concatenate(words), np.concatenate(hashes), np.concatenate(sizes)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Sorted keys, with where each value of their top bits begins, and the bits below those."""
+    """Sorted keys, and the prefix index that finds one: see `stages.text.repeats.prefix_index`."""
 
     keys: Keys
     starts: NDArray[np.int64]
-    shift: np.uint64
+    shift: int
 
     @classmethod
     def of(cls, keys: Keys) -> Table:
@@ -57,49 +74,33 @@ class Table:
         return cls(keys, *prefix_index(keys))
 
     def among(self, keys: Keys, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of rows with so many keys each, which have one that is in the table."""
+        """Whether each row has a key that is in the table; `sizes` is each row's number of keys."""
         marks = np.empty(len(sizes), np.bool_)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        spans_kernel.among(keys, ends, self.keys, self.starts, self.shift, marks)
+        LOOPS.call("among", keys, ends, self.keys, self.starts, self.shift, marks)
         return marks
 
     def windows(self, texts: pl.Series, width: int) -> tuple[Keys, NDArray[np.int64]]:
-        """The different windows of texts whose anchor is in the table, one text after the other; how many each has."""
-        keys, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-        for part in split(texts):
-            found, ends = np.empty(len(part.hashes), np.uint64), np.empty_like(part.ends)
-            spans_kernel.windows(part.hashes, part.ends, width, self.keys, self.starts, self.shift, found, ends)
-            keys.append(found[: ends[-1]].copy())
-            sizes.append(np.diff(ends))
-        return np.concatenate(keys), np.concatenate(sizes)
+        """The distinct windows of texts whose anchor is in the table, text by text; number of windows of each."""
+        return _sets("windows", texts, width, self)[1:]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Windows that more than one conversation has, with how many have each, and the first of them."""
+    """Windows that several conversations have, how many have each, and the first of them."""
 
     table: Table
     counts: NDArray[np.uint32]
     firsts: NDArray[np.uint32]
 
     def cover(self, rows: NDArray[np.int64], texts: pl.Series, width: int) -> NDArray[np.int64]:
-        """What they cover of the texts of rows: int64 [n, 5], see `stages.span_kernel.cover`."""
+        """What the windows cover of the texts of these rows: int64 [n, 5], the columns `COVER`."""
         out, done = np.empty((len(rows), len(COVER)), np.int64), 0
-        table = self.table
+        windows = (self.table.keys, self.table.starts, self.table.shift, self.counts, self.firsts)
         for part in split(texts):
             here = slice(done, done + len(part.keys))
-            spans_kernel.cover(
-                part.hashes,
-                part.ends,
-                width,
-                table.keys,
-                table.starts,
-                table.shift,
-                self.counts,
-                self.firsts,
-                rows[here],
-                out[here],
-            )
+            scratch = np.empty((1, part.longest()), np.uint64)
+            LOOPS.call("cover", part.hashes, part.ends, width, *windows, rows[here], out[here], scratch)
             done = here.stop
         return out
 
@@ -110,6 +111,6 @@ def column(path: Path, name: str) -> pl.Series:
 
 
 def flat(lists: pl.Series) -> tuple[Keys, NDArray[np.int64]]:
-    """The values of lists of keys, one list after the other, and how many each has."""
+    """The values of lists of keys, list by list, and the length of each list."""
     sizes = lists.list.len().to_numpy().astype(np.int64)
     return lists.explode().drop_nulls().to_numpy(writable=True), sizes

@@ -1,4 +1,4 @@
-"""Passages that conversations have in common, word for word."""
+"""Passages that several conversations contain, word for word."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from stages.stage import Axis, GlobalStage, StageParameterError
 
 @dataclass(frozen=True)
 class Substrings(GlobalStage):
-    r"""Spans of at least `span` words that stand in another conversation too, word for word, whole copies included.
+    r"""Spans of at least `span` words that another conversation also contains, word for word; whole copies included.
 
-    Source: Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", whose spans are of 50 tokens.
-    Words are those of `dedup` (lower-cased `\w+`), so that case, punctuation and line breaks make no difference; a span
-    may run over several messages. System messages are left out: a corpus repeats them on purpose.
+    Source: Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", with spans of 50 tokens. Words
+    are those of `dedup` (lower-cased `\w+`), so case, punctuation and line breaks make no difference. A span may extend
+    over several messages. System messages are ignored, because a corpus repeats them on purpose.
 
     Signals:
         span_words: words of the conversation.
-        span_anchors: anchors of its windows (winnowing), sorted: what the merge finds repeated windows by.
-        dup_span_share: share (0 to 1) of its words in such spans; null where there is no word.
-        dup_span_earlier: share of its words in spans that an earlier conversation has: a rule on it leaves the first of
-            those that share a span, where a rule on `dup_span_share` drops them all.
-        dup_span_words: words of its longest stretch any `span` words of which stand together in another conversation,
-            mostly one and the same; 0 where there is none.
-        dup_span_copies: conversations that have the most repeated `span` words of it, itself included; 1 where no other
-            has any.
-        dup_span_of: id of the first conversation that has the beginning of its longest stretch found earlier; null
-            where there is none.
+        span_anchors: sorted anchors of its windows (winnowing), by which the merge finds repeated windows.
+        dup_span_share: share (0 to 1) of its words in repeated spans; null if it has no word.
+        dup_span_earlier: share of its words in spans that an earlier conversation contains. A rule on it keeps the
+            first conversation with a span; a rule on `dup_span_share` drops all of them.
+        dup_span_words: words of its longest stretch in which every `span` words occur together in another conversation
+            (usually the same one throughout); 0 if there is none.
+        dup_span_copies: number of conversations, itself included, that contain its most repeated `span` words; 1 if no
+            other conversation contains any.
+        dup_span_of: id of the first conversation that contains the beginning of its longest stretch with an earlier
+            copy; null if there is none.
 
-    Exact but for collisions of 64-bit hashes: nothing is sampled. Of each window of `span` words the least hash of its
-    runs of `span // 2` words is its anchor (Schleimer et al. 2003), about one in 13 words at 50; windows that are equal
-    have equal anchors, so only windows under an anchor that two conversations have are looked at, by a hash of all
-    their words. Any two of a billion different windows are taken for the same with a chance of 0.03.
+    Exact up to collisions of 64-bit hashes; nothing is sampled. The anchor of a window of `span` words is the least
+    hash of its runs of `span // 2` words (Schleimer et al. 2003): about one distinct anchor per 13 words at 50. Equal
+    windows have equal anchors, so only windows whose anchor two conversations have are compared, by a hash of all their
+    words. The chance that any two of a billion different windows collide is 0.03.
 
-    Memory of the merge: 10 bytes for each anchor that repeats, 40 bytes a conversation, 2 bytes for each window that
-    repeats, a shard a core, and up to 4 billion words 700 MB at most to sort in; disk: 12 bytes for each word whose
-    window is under a repeated anchor, and 16 for each window that repeats, for a while.
+    Memory of the merge: 10 bytes per repeated anchor, 40 bytes per conversation, 2 bytes per repeated window, a shard
+    per core, and at most 700 MB to sort up to 4 billion words. Temporary disk space: 12 bytes per word whose window has
+    a repeated anchor, and 16 bytes per repeated window.
 
     Attributes:
-        span: words of the shortest span that counts.
+        span: minimum number of words of a span.
     """
 
     span: int = 50
 
     identity: ClassVar[str] = "stages.substrings:Substrings"
-    summary: ClassVar[str] = "passages of 50 words or more that other conversations have too, word for word"
+    summary: ClassVar[str] = "passages of at least 50 words that other conversations also contain, word for word"
     reads: ClassVar[tuple[str, ...]] = ("text", "messages")
     writes: ClassVar[pl.Schema] = pl.Schema({"span_words": pl.UInt32(), "span_anchors": pl.List(pl.UInt64())})
     merges: ClassVar[pl.Schema] = pl.Schema(
@@ -69,11 +69,11 @@ class Substrings(GlobalStage):
         Raises:
             StageParameterError: a span of fewer than two words.
         """
-        if self.span < 2:  # noqa: PLR2004  what has a half
-            raise StageParameterError(f"substrings: span is {self.span}, expected 2 words or more")
+        if self.span < 2:  # noqa: PLR2004  a span has two halves
+            raise StageParameterError(f"substrings: span is {self.span}, expected at least 2 words")
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Words and anchors of each text."""
+        """`span_words` and `span_anchors` of each conversation."""
         from stages.overlap.spans import anchors, spoken
 
         words, keys, sizes = anchors(spoken(batch), self.span)
@@ -87,7 +87,7 @@ class Substrings(GlobalStage):
         return every.select(self.writes.names()).cast(dict(self.writes))  # type: ignore[arg-type]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """What repeats over all shards; see the class."""
+        """Write the signals that need all shards; see the class."""
         from stages.overlap.substrings_merge import Merge
         from stages.text.shards import Shards
 

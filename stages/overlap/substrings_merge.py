@@ -1,4 +1,4 @@
-"""The merge of `stages.substrings`: which windows of words repeat over all shards, and what they cover."""
+"""The merge of the substrings stage: which windows of words repeat over all shards, and what they cover."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from stages.overlap.spans import COVER, READS, Found, Table, column, flat, spoke
 from stages.text.repeats import AT_ONCE, Keys, Shard, repeated
 from stages.text.shards import Ids, Shards
 
-FILES = 8
-"""Bits by which windows are parted on disk, at most: 2 * 256 files are open at once."""
+MAX_BITS = 8
+"""Maximum number of top bits by which windows are split into files: 2 * 256 files are open at once."""
 
 Result = TypeVar("Result")
 Number = TypeVar("Number", np.uint64, np.uint32)
@@ -28,12 +28,12 @@ Number = TypeVar("Number", np.uint64, np.uint32)
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge at work.
+    """A merge of measured shards.
 
     Attributes:
-        shards: what is merged.
+        shards: raw and measured shards.
         width: words of a window.
-        at_once: keys that are in memory at once.
+        at_once: maximum number of keys in memory.
     """
 
     shards: Shards
@@ -41,7 +41,7 @@ class Merge:
     at_once: int = AT_ONCE
 
     def write(self, folder: Path) -> None:
-        """Write `merged/` for the measured shards."""
+        """Write the merged signals of each shard to `folder/merged`."""
         with scratch(folder, "windows") as aside:
             anchors = self._anchors()
             windows = self._windows(anchors, aside)
@@ -65,14 +65,14 @@ class Merge:
         return Table.of(repeated(each, int(sum(lists)), self.at_once)[0])
 
     def _touched(self, at: int, anchors: Table) -> tuple[NDArray[np.int64], pl.Series]:
-        """Rows of a shard that have one of the anchors, numbered from 0, and their texts."""
+        """The rows of a shard that have one of the anchors, from 0, and their texts."""
         rows = np.flatnonzero(anchors.among(*flat(column(self.shards.measured[at], "span_anchors"))))
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
         return rows, spoken(read_frame(self.shards.raw[at], READS)[rows])
 
     def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
-        """Rows and windows of a shard that have one of the anchors, for each value of the windows' top bits."""
+        """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
         rows, texts = self._touched(at, anchors)
         keys, sizes = anchors.windows(texts, self.width)
         numbers = np.repeat(rows + self.shards.starts[at], sizes)
@@ -83,9 +83,9 @@ class Merge:
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
     def _windows(self, anchors: Table, aside: Path) -> Found:
-        """The windows that more than one conversation has: by ranges of their hashes, which are parted on disk."""
+        """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
-        bits = min(FILES, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
+        bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
         with ExitStack() as stack:
             files = [stack.enter_context((aside / f"{part}").open("wb")) for part in range(2 << bits)]
             for parts in _each(len(self.shards.raw), lambda at: self._candidates(at, anchors, bits)):
@@ -114,7 +114,7 @@ class Merge:
 
 
 def _each(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
-    """The results for each shard, in order; as many shards at once as there are cores."""
+    """The results for each shard, in order, computed on all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(cores) as pool:
         for begin in range(0, count, cores):
@@ -122,7 +122,7 @@ def _each(count: int, work: Callable[[int], Result]) -> Iterator[Result]:
 
 
 def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
-    """Of windows and rows: windows of more than one row, sorted; how many have each; the first."""
+    """The windows that more than one row has, sorted; the number of rows with each; the first of them."""
     keys = np.fromfile(keys_file, np.uint64)
     order = np.argsort(keys)
     keys, rows = keys[order], np.fromfile(rows_file, np.uint32)[order]
@@ -133,8 +133,8 @@ def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
 
 
 def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
-    """A file of numbers; writable (a private copy), because numba would compile once more for one that is not."""
-    return np.memmap(path, kind, "c") if path.stat().st_size else np.empty(0, kind)
+    """A file of numbers, mapped."""
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
 def _columns(found: NDArray[np.int64], ids: pl.Series, words: pl.Series, names: Ids) -> pl.DataFrame:

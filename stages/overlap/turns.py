@@ -1,4 +1,4 @@
-"""Answers, and openings of answers, that repeat across conversations."""
+"""Answers and openings of answers that several conversations contain."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from stages.stage import Axis, GlobalStage, StageParameterError
 from stages.text.repeats import Repeats, Shard
 from stages.text.shards import Shards
 
-SHOWN = 200
-"""Characters of an answer that `turns.json` shows."""
+MAX_CHARACTERS = 200
+"""Maximum number of characters of an answer in `turns.json`."""
 
 
 @dataclass(frozen=True)
 class Turns(GlobalStage):
-    r"""Answers given in more than one conversation, and answers that begin alike, word for word.
+    r"""Answers that several conversations contain, and answers that begin alike, word for word.
 
-    An answer is an assistant message of at least `words` words, so that "ok" or "you are welcome" do not count; words
-    are those of `dedup` (lower-cased `\w+`), so that case, punctuation and white space make no difference. Within a
-    conversation an answer counts once. The opening is the first `opening` words of the first assistant message.
+    An answer is an assistant message of at least `words` words, so "ok" and "you are welcome" do not count. Words are
+    those of `dedup` (lower-cased `\w+`), so case, punctuation and white space make no difference. An answer counts once
+    per conversation. The opening is the first `opening` words of the first assistant message.
 
-    Signals, null where a conversation has no answer, or no opening, as long as that:
-        answer_keys: 64 bits for each different answer, sorted.
-        opening_key: 64 bits that stand for the opening.
-        repeated_answers: its different answers that another conversation gives too.
-        repeated_answer_share: these as a share (0 to 1) of its different answers.
-        earlier_answer_share: share of its different answers that an earlier conversation gives: a rule on it leaves the
-            first of those that share an answer, where a rule on `repeated_answer_share` drops them all.
-        answer_copies: conversations that give its most repeated answer, itself included.
-        opening_copies: conversations whose first answer opens like its own, itself included.
+    Signals, null if a conversation has no answer, or no opening, of that length:
+        answer_keys: sorted 64-bit keys of its distinct answers.
+        opening_key: 64-bit key of its opening.
+        repeated_answers: number of its distinct answers that another conversation also contains.
+        repeated_answer_share: share (0 to 1) of its distinct answers that another conversation also contains.
+        earlier_answer_share: share of its distinct answers that an earlier conversation contains. A rule on it keeps
+            the first conversation with an answer; a rule on `repeated_answer_share` drops all of them.
+        answer_copies: number of conversations, itself included, that contain its most repeated answer.
+        opening_copies: number of conversations, itself included, that have its opening.
 
-    The merge also writes `turns.json`: the most repeated answers and openings, how many conversations have each, and
-    the first of them. Its memory is 8 bytes an answer and 25 more a repeated one, beside one shard. Two different
-    answers are taken for the same with a chance of 2**-64 a pair: 0.0003 for any among 100 million.
+    The merge also writes `turns.json`: the most repeated answers and openings, the number of conversations with each,
+    and the first of them. Its memory is 8 bytes per answer and 25 more per repeated answer, beside one shard. Two
+    different answers collide with a chance of 2**-64: 0.0003 for any two of 100 million.
 
     Attributes:
-        words: words of the shortest answer that counts.
-        opening: words of an opening.
+        words: minimum number of words of an answer.
+        opening: number of words of an opening.
     """
 
     words: int = 10
     opening: int = 10
 
     identity: ClassVar[str] = "stages.turns:Turns"
-    summary: ClassVar[str] = "answers and openings that repeat across conversations, word for word"
+    summary: ClassVar[str] = "answers and openings that several conversations contain, word for word"
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     writes: ClassVar[pl.Schema] = pl.Schema({"answer_keys": pl.List(pl.UInt64()), "opening_key": pl.UInt64()})
     merges: ClassVar[pl.Schema] = pl.Schema(
@@ -72,14 +72,14 @@ class Turns(GlobalStage):
         """Check the parameters.
 
         Raises:
-            StageParameterError: one cannot have its value.
+            StageParameterError: a parameter is out of range.
         """
         for name, value in (("words", self.words), ("opening", self.opening)):
             if value < 1:
-                raise StageParameterError(f"turns: {name} is {value}, expected 1 or more")
+                raise StageParameterError(f"turns: {name} is {value}, expected at least 1")
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Keys of the answers and of the opening."""
+        """`answer_keys` and `opening_key` of each conversation."""
         said = self._keyed(batch)
         given = (
             said.filter(pl.col("words") >= self.words).group_by("row").agg(answer_keys=pl.col("key").unique().sort())
@@ -91,7 +91,7 @@ class Turns(GlobalStage):
         return rows.select(self.writes.names())
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Count over all shards; see the class."""
+        """Write the signals that need all shards, and `turns.json`; see the class."""
         from stages.files import save_json
 
         listed = {
@@ -100,7 +100,7 @@ class Turns(GlobalStage):
         save_json(folder / "turns.json", listed, indent=1, end="")
 
     def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Assistant messages in order: row, content, words, key, opening_key (null where they are too short)."""
+        """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
         from stages.text.shingles import split
 
         said = batch.select("messages").with_row_index("row").explode("messages").unnest("messages")
@@ -118,13 +118,13 @@ class Turns(GlobalStage):
         )
 
     def _listed(self, kind: str, key: int, count: int, first: str, messages: pl.DataFrame) -> dict[str, Any]:
-        """An entry of `turns.json`: how many conversations, the first of them, and how the answer begins."""
+        """An entry of `turns.json`: number of conversations, the first of them, the beginning of the answer."""
         said = self._keyed(messages).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
-        return {"conversations": count, "first": first, "begins": said["content"][0][:SHOWN]}
+        return {"conversations": count, "first": first, "begins": said["content"][0][:MAX_CHARACTERS]}
 
 
 def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
-    """64 bits that stand for the first words of each text; of no meaning where there are fewer."""
+    """A 64-bit key of the first words of each text; meaningless if it has fewer."""
     folded, last = np.full(len(ends) - 1, 0xA0761D6478BD642F, np.uint64), len(words) - 1
     for i in range(length):
         folded = (folded ^ words[np.minimum(ends[:-1] + i, last)]) * np.uint64(0xE7037ED1A0B428DB)
@@ -133,13 +133,13 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
 
 
 Listed = tuple[int, int, str, pl.DataFrame]
-"""Key, conversations that have it, the first one's id, and its `messages` as a frame of one row."""
+"""A key, the number of conversations with it, the id of the first, and its `messages` as a frame of one row."""
 MAX_LISTED = 10
-"""Answers and openings that are listed."""
+"""Maximum number of answers, and of openings, in `turns.json`."""
 
 
 def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Listed]]]:
-    """Write `merged/` for the measured shards; then give the most repeated "answers" and "openings"."""
+    """Write the merged signals of each shard to `folder/merged`; yield the most repeated "answers" and "openings"."""
     shards = Shards.of(raw, measured)
     repeats = {
         kind: _repeats(shards, reader) for kind, reader in (("answers", _answer_groups), ("openings", _opening_groups))
@@ -197,7 +197,7 @@ def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl
 
 
 def _known(values: NDArray[np.int64] | NDArray[np.float64], where: NDArray[np.int64], kind: pl.DataType) -> pl.Series:
-    """A column that is null where there is nothing to know."""
+    """A column that is null where `where` is 0."""
     return pl.Series(values).cast(kind).set(pl.Series(where == 0), None)
 
 

@@ -1,7 +1,17 @@
-"""Compiled loops without their compiler: numba makes machine code once, later processes only load it.
+"""Compiled loops in a process that never loads their compiler.
 
-Loading numba and taking functions from its own cache costs 0.6 s of CPU in every process, more than the near-duplicates
-of 20,000 documents do. Here the object code of a module's loops is kept in one file, which llvmlite links in 0.05 s.
+A loop is a plain Python function in a module named `*kernel`. The module beside it declares the loop's parameters and
+calls it: `LOOPS = Kernels("stages.text.shingles_kernel", {"fold": "u4** i8 u4**"})`, `LOOPS.call("fold", ...)`.
+
+1. At the first call, the module's machine code is read from `__pycache__`, or from the user's cache folder.
+2. The file's name holds the versions of numba and llvmlite and the processor; its checksum covers the source of the
+   kernel module, of the kernel modules that it imports, of this file, and the parameters. Any change recompiles.
+3. Without a valid file, numba compiles every loop. Nothing else imports numba: a kernel module is plain Python.
+4. The code may call nothing but `EXTERNALS`: no Python, no allocation. A loop gets its scratch space from its caller.
+5. llvmlite links the code, and ctypes calls it as numba's functions are called; see `_flat`. A numba that passes
+   arguments in another way raises `NotCompiledError` when it compiles.
+
+The first call costs 0.05 s of CPU; with `numba.njit(cache=True)` it costs 0.5 to 1.3 s, most of it imports.
 """
 
 from __future__ import annotations
@@ -11,18 +21,30 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from types import FunctionType, ModuleType
+from typing import Any
 
 import numpy as np
 
-TYPES = {"u1": "uint8", "u4": "uint32", "i4": "int32", "i8": "int64", "u8": "uint64", "f4": "float32", "f8": "float64"}
+TYPES = {
+    "b1": "boolean",
+    "u1": "uint8",
+    "u4": "uint32",
+    "i4": "int32",
+    "i8": "int64",
+    "u8": "uint64",
+    "f4": "float32",
+    "f8": "float64",
+}
+"""NumPy's name of each parameter type, and numba's."""
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -30,24 +52,14 @@ OPTIONS: dict[str, Any] = {
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
 }
-"""Of every numba function here: it allocates nothing, raises nothing, and is called by no Python."""
-NEEDED = {"memcpy", "memset", "memmove"}
-"""What the machine code may call: there is no Python in it, and no allocation."""
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+"""Options of every compiled function: it allocates nothing, raises nothing, and Python never calls it."""
+EXTERNALS = {"memcpy", "memset", "memmove", "exp", "sqrt", "sqrtf"}
+"""Functions of the C library that the machine code may call, besides LLVM's intrinsics."""
+_KERNEL_IMPORT = re.compile(r"^from ([\w.]*kernel) import ", re.MULTILINE)
 
 
 class NotCompiledError(RuntimeError):
-    """The compiler made something else than what is called here: another numba than those that were tested."""
-
-
-def inner(function: Function) -> Function:
-    """A function that compiled loops call: for decorating it in their module, which only the compiler imports."""
-    from numba import njit
-
-    compiled: Function = njit(**OPTIONS)(function)
-    return compiled
+    """numba compiled a loop to something that cannot be called without numba and Python."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +67,22 @@ class Kernels:
     """The compiled loops of a module.
 
     Attributes:
-        module: its name; it is imported only to compile it. Its loops are numba functions that allocate nothing, raise
-            nothing, and return an int64.
-        loops: for each loop its parameters, such as "u1* i8 f8**": NumPy types, a star a dimension of an array in C
-            order.
+        module: name of the module, `*kernel`. Its functions allocate nothing and raise nothing.
+        loops: the functions that are called from outside, each of which returns an int64: name -> types of its
+            parameters, such as "u1* i8 f8**" (uint8 array, int64, two-dimensional float64 array). Arrays are C-ordered.
+        fastmath: floating-point rewrites that LLVM may apply, such as "reassoc".
     """
 
     module: str
     loops: Mapping[str, str]
+    fastmath: Collection[str] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
     def call(self, loop: str, *arguments: Any) -> int:  # noqa: ANN401  arrays and numbers
-        """Run a loop, without Python's lock; its number.
+        """Run a loop without holding Python's global lock; return its result.
 
         Raises:
-            TypeError: an array is of another type, shape or order than the loop says.
+            TypeError: an array's type, number of dimensions or order differs from the declaration.
         """
         with self._lock:  # the first of several threads loads
             _, functions = self._loaded
@@ -86,13 +99,12 @@ class Kernels:
 
     @cached_property
     def _loaded(self) -> tuple[Any, dict[str, Any]]:
-        """The machine code's owner, as long as which the code lives, and the loops as C functions."""
+        """The engine that owns the machine code, and the loops as C functions, valid while the engine lives."""
         import llvmlite.binding as llvm  # type: ignore[import-untyped]  # it has no types
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_default_triple().create_target_machine(jit=True, **_processor(llvm))
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(llvm))
         engine.add_object_file(llvm.ObjectFileRef.from_data(self._object(llvm)))
         engine.finalize_object()
         return engine, {
@@ -103,62 +115,99 @@ class Kernels:
         }
 
     def _object(self, llvm: Any) -> bytes:  # noqa: ANN401  a module
-        """Object code from the cache, or compiled and put there."""
-        source = Path(str(getattr(importlib.util.find_spec(self.module), "origin", None)))
+        """Object code from a cache, or compiled and written to one."""
+        sources = _sources(self.module)
         made_by = (version("numba"), version("llvmlite"), llvm.get_process_triple(), *_processor(llvm).values())
-        name = f"{source.stem}.{hashlib.blake2b(repr(made_by).encode(), digest_size=8).hexdigest()}.o"
-        places = [folder / name for folder in (source.parent / "__pycache__", _user_cache())]
-        key = hashlib.blake2b(source.read_bytes() + repr(sorted(self.loops.items())).encode()).digest()
+        name = f"{self.module}.{hashlib.blake2b(repr(made_by).encode(), digest_size=8).hexdigest()}.o"
+        places = [folder / name for folder in (sources[self.module].parent / "__pycache__", _user_cache())]
+        key = hashlib.blake2b(repr((sorted(self.loops.items()), sorted(self.fastmath))).encode())
+        for path in (*sources.values(), Path(__file__)):
+            key.update(path.read_bytes())
         for place in places:
-            if code := _read(place, key):
+            if code := _read(place, key.digest()):
                 return code
-        code = _compile(llvm, self.module, self.loops)
-        any(_written(place, key, code) for place in places)  # the first that can be
+        code = _compile(llvm, self, sources)
+        any(_written(place, key.digest(), code) for place in places)  # the first that can be
         return code
 
 
+def _sources(module: str) -> dict[str, Path]:
+    """The files of a kernel module and of the kernel modules that it imports, found without importing them."""
+    files: dict[str, Path] = {}
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name not in files:
+            files[name] = Path(str(getattr(importlib.util.find_spec(name), "origin", None)))
+            todo += _KERNEL_IMPORT.findall(files[name].read_text(encoding="utf-8"))
+    return files
+
+
 def _processor(llvm: Any) -> dict[str, Any]:  # noqa: ANN401
-    features = llvm.get_host_cpu_features().flatten()
-    return {"cpu": llvm.get_host_cpu_name(), "features": features, "opt": 3}
+    return {"cpu": llvm.get_host_cpu_name(), "features": llvm.get_host_cpu_features().flatten(), "opt": 3}
+
+
+def _machine(llvm: Any) -> Any:  # noqa: ANN401
+    return llvm.Target.from_default_triple().create_target_machine(jit=True, **_processor(llvm))
 
 
 def _flat(kinds: str) -> list[Any]:
-    """How numba passes arguments: an array as owner, parent, items, bytes an item, data, shape, strides."""
+    """The C types by which numba passes arguments.
+
+    An array is passed as owner, parent, number of items, bytes per item, data, shape, strides.
+    """
     flat: list[Any] = []
     for kind in kinds.split():
         if kind.endswith("*"):
-            dimensions = kind.count("*")
-            flat += [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p] + [ctypes.c_int64] * 2 * dimensions
+            flat += [ctypes.c_void_p] * 2 + [ctypes.c_int64] * 2 + [ctypes.c_void_p]
+            flat += [ctypes.c_int64] * 2 * kind.count("*")
         else:
             flat.append(np.ctypeslib.as_ctypes_type(np.dtype(kind)))
     return flat
 
 
-def _compile(llvm: Any, module: str, loops: Mapping[str, str]) -> bytes:  # noqa: ANN401
+def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  # noqa: ANN401
     """Object code of all loops, each under its own name."""
     from numba import njit, types
+    from numba.extending import register_jitable
 
-    source, whole = importlib.import_module(module), llvm.parse_assembly("")
-    for loop, kinds in loops.items():
+    options = {**OPTIONS, "fastmath": set(kernels.fastmath)}
+    modules = [importlib.import_module(name) for name in sources]
+    for function in _functions(modules):
+        register_jitable(**options)(function)
+    source, whole = importlib.import_module(kernels.module), llvm.parse_assembly("")
+    for loop, kinds in kernels.loops.items():
         parameters = [
             types.Array(getattr(types, TYPES[kind.rstrip("*")]), kind.count("*"), "C")
             if kind.endswith("*")
             else getattr(types, TYPES[kind])
             for kind in kinds.split()
         ]
-        function: Any = njit(types.int64(*parameters), **OPTIONS)(getattr(source, loop))
-        (signature,) = function.signatures
-        code = llvm.parse_assembly(function.inspect_llvm(signature))
-        entry = code.get_function(function.overloads[signature].fndesc.llvm_func_name)
-        if len(list(entry.arguments)) != 2 + len(_flat(kinds)):
-            raise NotCompiledError(f"numba passes the arguments of {loop} in another way than expected")
+        compiled: Any = njit(types.int64(*parameters), **options)(getattr(source, loop))
+        (signature,) = compiled.signatures
+        code = llvm.parse_assembly(compiled.inspect_llvm(signature))
+        entry = code.get_function(compiled.overloads[signature].fndesc.llvm_func_name)
+        pointers = [kind is ctypes.c_void_p for kind in (ctypes.c_void_p, ctypes.c_void_p, *_flat(kinds))]
+        if [argument.type.is_pointer for argument in entry.arguments] != pointers:
+            raise NotCompiledError(
+                f"numba {version('numba')} passes the arguments of {kernels.module}.{loop} in an unknown way: "
+                "install a version that pyproject.toml allows"
+            )
         entry.name, entry.linkage = loop, "external"
         whole.link_in(code)
-    foreign = {one.name for one in whole.functions if one.is_declaration and not one.name.startswith("llvm.")} - NEEDED
-    if foreign:
-        raise NotCompiledError(f"the loops of {module} call {', '.join(sorted(foreign))}")
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True, **_processor(llvm))
-    return bytes(machine.emit_object(whole))
+    foreign = {one.name for one in whole.functions if one.is_declaration and not one.name.startswith("llvm.")}
+    if foreign := foreign - EXTERNALS:
+        raise NotCompiledError(f"the loops of {kernels.module} call {', '.join(sorted(foreign))}")
+    return bytes(_machine(llvm).emit_object(whole))
+
+
+def _functions(modules: Collection[ModuleType]) -> list[FunctionType]:
+    return [
+        function
+        for module in modules
+        for function in vars(module).values()
+        if isinstance(function, FunctionType) and function.__module__ == module.__name__
+    ]
 
 
 def _user_cache() -> Path:
@@ -168,13 +217,13 @@ def _user_cache() -> Path:
 
 
 def _read(path: Path, key: bytes) -> bytes | None:
-    """Object code, if the file is there, made from this source, and whole: a damaged one is not even loaded."""
+    """Object code, if the file exists, was made from this source, and is whole: a damaged file is never linked."""
     try:
-        found = path.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
     size = hashlib.blake2b().digest_size
-    return found[size:] if found[:size] == hashlib.blake2b(key + found[size:]).digest() else None
+    return content[size:] if content[:size] == hashlib.blake2b(key + content[size:]).digest() else None
 
 
 def _written(path: Path, key: bytes, code: bytes) -> bool:

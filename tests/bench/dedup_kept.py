@@ -1,9 +1,9 @@
-"""Process start to kept ids through `stages.dedup`: measure, merge, keep the first of each pair at a Jaccard.
+"""From process start to kept ids through `stages.dedup`: measure, merge, keep the first of each pair.
 
     python tests/bench/dedup_kept.py CORPUS KEPT [THRESHOLD]    CORPUS/docs.parquet: id, text
 
-The texts are read, measured and merged as one shard, as a run would, signals written to disk between the two. The keep
-rule is the run's: rows in order, a row paired at the threshold (0.7) or more with a kept one is dropped.
+As in a run, the texts are one shard, and signals are written to disk before the merge. The keep rule is that of a run:
+in order, a row is dropped if it pairs with a kept row at or above the threshold (0.7).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What users of other tools would run: `python dedup_peers.py TOOL CORPUS KEPT`, in a venv that has the tool.
+"""Deduplicate with another tool: `python dedup_peers.py TOOL CORPUS KEPT`, in a venv that has the tool.
 
-rensa: MinHash of 128 permutations, 16 bands, its estimate of the Jaccard at 0.7 or more. datasketch: MinHash of 128
-permutations, LSH of 16 bands of 8, what it finds is a duplicate. Both keep the first, and get the set of lower-cased
-word 5-grams of each text, as here.
+rensa: MinHash of 128 permutations, 16 bands, estimated Jaccard at or above 0.7. datasketch: MinHash of 128
+permutations, LSH of 16 bands of 8; each text that it finds is a duplicate. Both keep the first text, and get the set of
+lower-cased word 5-grams of each text, as here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def shingles(text: str) -> list[str]:
 
 
 def rensa(ids: list[str], texts: list[str]) -> Iterator[str]:
-    """Its deduplicator, fed in batches."""
+    """Ids that rensa's deduplicator keeps, fed in batches."""
     import rensa as tool
 
     index = tool.RMinHashDeduplicator(threshold=0.7, num_perm=128, use_lsh=True, num_bands=16, seed=42)
@@ -36,7 +36,7 @@ def rensa(ids: list[str], texts: list[str]) -> Iterator[str]:
 
 
 def datasketch(ids: list[str], texts: list[str]) -> Iterator[str]:
-    """Its index: a text that finds an earlier kept one goes."""
+    """Ids of the texts for which datasketch's index has no earlier kept one."""
     import xxhash
     from datasketch import MinHash, MinHashLSH
 

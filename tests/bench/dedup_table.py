@@ -1,12 +1,12 @@
-"""Compare `refine dedup` with its peers, and show how it grows: `make bench`.
+"""Compare `refine dedup` with its peers, and measure how its cost grows: `make bench`.
 
     python -m tests.bench.dedup_table [--peers PYTHON] [--rounds N] [--sizes N ...] [--grow N ...] [--folder DIR]
 
-Each command starts as a process and ends with kept ids; CPU seconds are those of the whole process tree, start-up
-included, the median of the rounds, which take turns. Corpora: ../shared/bench where it is (20,000 texts), and corpora
-that tests/bench/dedup_corpus.py makes from its texts; where it is not, from the texts of the embedded corpus. `--peers`
-names the Python of a venv with rensa and datasketch (datasketch is left out above 20,000 texts). `--grow` measures
-`refine dedup` alone on corpora of these sizes, with its peak memory.
+Each command is a process that ends with kept ids. CPU seconds are those of the whole process tree, start-up included,
+as the median of rounds in turn. Corpora: ../shared/bench (20,000 texts) if it exists, and corpora that
+tests/bench/dedup_corpus.py makes from its texts, else from those of the embedded corpus. `--peers` names the Python of
+a venv with rensa and datasketch (datasketch is omitted above 20,000 texts). `--grow` measures `refine dedup` alone on
+corpora of these sizes, with its peak memory.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ HEAD = (
     "| removed without a kept neighbour J>=0.7 |"
 )
 
-GROWTH = "| documents | CPU s | s | CPU microseconds a document | peak MB | bytes a document |"
+GROWTH = "| documents | CPU s | s | CPU microseconds per document | peak MB | bytes per document |"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one process: seconds, and bytes at its peak."""
+    """Cost of one process: CPU and wall seconds, and peak memory in bytes."""
 
     cpu: float
     wall: float
@@ -56,7 +56,7 @@ status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(json.dumps([status, used.ru_utime + used.ru_stime, time.perf_counter() - start, used.ru_maxrss * 1024]))
 """
-"""A process starts with the peak memory of the one that started it, so a small one starts it."""
+"""A child inherits the peak memory of its parent, so a small process starts it."""
 
 
 def cost(command: list[str]) -> Cost:
@@ -87,7 +87,7 @@ def scores(corpus: Path, kept_ids: list[str]) -> tuple[float, float, int]:
 
 
 def commands(corpus: Path, kept: Path, peers: str | None, documents: int) -> dict[str, list[str]]:
-    """What is compared."""
+    """The commands to compare, by tool."""
     script = str(Path(__file__).with_name("dedup_peers.py"))
     refine = [sys.executable, "-m", "pipeline.cli", "dedup", str(corpus / "docs.parquet"), "--kept", str(kept)]
     stage = [sys.executable, "-m", "tests.bench.dedup_kept", str(corpus), str(kept)]
@@ -104,7 +104,7 @@ def commands(corpus: Path, kept: Path, peers: str | None, documents: int) -> dic
 
 
 def compared(corpus: Path, peers: str | None, rounds: int) -> Iterator[str]:
-    """A line of the table for each tool."""
+    """A row of the table for each tool."""
     size = pl.scan_parquet(corpus / "docs.parquet").select(pl.len(), pl.col("text").str.len_bytes().sum()).collect()
     documents, volume = size.row(0)
     kept = Path(tempfile.mkdtemp()) / "kept.txt"
@@ -126,7 +126,7 @@ def compared(corpus: Path, peers: str | None, rounds: int) -> Iterator[str]:
 
 
 def grown(corpus: Path) -> str:
-    """A line of the table of growth."""
+    """A row of the table of growth."""
     documents = pl.scan_parquet(corpus / "docs.parquet").select(pl.len()).collect().item()
     kept = corpus / "kept.txt"
     command = [sys.executable, "-m", "pipeline.cli", "dedup", str(corpus / "docs.parquet"), "--kept", str(kept)]
@@ -138,7 +138,7 @@ def grown(corpus: Path) -> str:
 
 
 def source(folder: Path) -> Path:
-    """A folder with texts to make corpora of."""
+    """A folder with texts from which corpora are made."""
     if SHARED.is_dir():
         return SHARED
     import chitchat_dataset
@@ -150,7 +150,7 @@ def source(folder: Path) -> Path:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
+    """Processor, cores and date."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]

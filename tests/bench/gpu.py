@@ -1,11 +1,11 @@
-"""Tokens a second of both phases on a device, against its own limits, and the loss beside the processor's.
+"""Tokens per second of both phases on a device relative to its limits, and the loss compared with the CPU's.
 
     python -m tests.bench.gpu [--device cuda] [--width 768] [--layers 6] [--vocabulary 50257] [--compile]
 
-The limits are measured here, not looked up: the rate of a large matrix product and of a large copy. A phase
-cannot be faster than its multiply-adds at the first, nor than writing and reading its activations at the second.
-The same seed is trained on the processor on few tokens, without the noise of phase 1, which each device draws in its
-own way, and the losses must agree within the stated tolerance.
+The limits are measured: the rate of a large matrix product and of a large copy. A phase cannot be faster than its
+multiply-adds at the first rate, nor than writing and reading its activations at the second. The same seed is trained on
+the CPU on few tokens, without the noise of phase 1, which differs between devices, and the losses must agree within the
+tolerance.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from trainer.presets import PRESETS, Preset
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.005, "bfloat16": 0.02}
-"""Largest difference of the loss, in nats, between the device and the processor."""
+"""Maximum difference of the loss between the device and the CPU, in nats."""
 
 
 def say(line: str) -> None:
-    """A line of the table."""
+    """Print a line of the table."""
     sys.stdout.write(line + "\n")
 
 
 def seconds(device: str, work: Callable[[], object], times: int = 5) -> float:
-    """The best of some runs, the device waited for."""
+    """The best of some runs, including the wait for the device."""
 
     def wait() -> None:
         if device.startswith("cuda"):
@@ -57,7 +57,7 @@ def seconds(device: str, work: Callable[[], object], times: int = 5) -> float:
 
 
 def limits(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """Multiply-adds a second of a large product, and bytes a second of a large copy."""
+    """Multiply-adds per second of a large product, and bytes per second of a large copy."""
     side = 8192 if device.startswith("cuda") else 2048
     a = torch.randn(side, side, device=device, dtype=dtype)
     big = torch.empty(1 << (28 if device.startswith("cuda") else 24), device=device)
@@ -66,7 +66,7 @@ def limits(device: str, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def text(tokens: int, vocabulary: int, seed: int) -> Stream:
-    """Ids with Zipf's frequencies, in which a token tells something about the next."""
+    """Ids with Zipf's frequencies, in which half of the tokens determine the next one."""
     generator = np.random.default_rng(seed)
     ids = np.minimum(generator.zipf(1.2, tokens), vocabulary - 1).astype(np.int32)
     ids[1::2] = (ids[::2][: len(ids[1::2])] * 7 + 1) % vocabulary
@@ -75,10 +75,10 @@ def text(tokens: int, vocabulary: int, seed: int) -> Stream:
 
 
 def bound(shape: Shape, rates: list[tuple[float, float]]) -> list[float]:
-    """Tokens a second at most, of a parallel pass and of phase 2's batches, at these multiply-adds and bytes a second.
+    """Maximum tokens per second of a parallel pass and of phase 2's batches, at these rates.
 
-    Forward and backward are three products a weight, two at a frozen head. A layer's input, sum and output are written
-    and read in both directions; the logits of a token are written and read twice.
+    Forward and backward take three products per weight, two for a frozen head. A layer's input, sum and output are
+    written and read in both directions; the logits of a token are written and read twice.
     """
     with torch.device("meta"):
         counts = Network(shape, None).parameter_counts()
@@ -90,7 +90,7 @@ def bound(shape: Shape, rates: list[tuple[float, float]]) -> list[float]:
 
 
 def trained(preset: Preset, data: Data, device: str, *, compiled: bool) -> tuple[dict[int, float], float]:
-    """Tokens a second of each phase's fastest pass, its checks included, and the test loss."""
+    """Tokens per second of each phase's fastest pass, including its checks, and the test loss."""
     times: dict[int, list[float]] = {1: [], 2: []}
 
     def tell(line: dict[str, Any]) -> None:
@@ -112,12 +112,12 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--tokens", type=int, default=100_000)
-    parser.add_argument("--batch", type=int, default=4096, help="tokens of a step")
-    parser.add_argument("--compare", type=int, default=2_000, help="tokens of the comparison with the processor")
-    parser.add_argument("--compile", action="store_true", help="a row with torch.compile as well")
+    parser.add_argument("--batch", type=int, default=4096, help="tokens per step")
+    parser.add_argument("--compare", type=int, default=2_000, help="tokens of the comparison with the CPU")
+    parser.add_argument("--compile", action="store_true", help="add a row with torch.compile")
     asked = parser.parse_args()
     if asked.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("torch finds no GPU here: install torch for it, or take another --device")
+        parser.error("torch finds no GPU: install a build of torch for it, or take another --device")
     shape = Shape(asked.vocabulary, asked.width, asked.width, asked.layers, 2, weight_std=0.05)
     base = replace(
         PRESETS["house"],
@@ -134,10 +134,8 @@ def main() -> None:
     first = limits(asked.device, torch.float32)
     say(f"{torch.__version__}, {torch.cuda.get_device_name() if asked.device.startswith('cuda') else asked.device}")
     say(f"limits: {first[0] / 1e12:.2f} T multiply-adds/s in float32, {first[1] / 1e9:,.0f} GB/s copied")
-    say(f"loss on the processor: {here:.4f} nats after {asked.compare:,} tokens\n")
-    say(
-        "| precision | phase 1 tokens/s | of its limit | phase 2 tokens/s | of its limit | loss against the processor |"
-    )
+    say(f"loss on the CPU: {here:.4f} nats after {asked.compare:,} tokens\n")
+    say("| precision | phase 1 tokens/s | of its limit | phase 2 tokens/s | of its limit | loss against the CPU |")
     say("| --- | --- | --- | --- | --- | --- |")
     failed = False
     rows: list[tuple[Precision, bool]] = [("float32", False), ("bfloat16", False), ("bfloat16", True)]

@@ -1,18 +1,17 @@
-"""The `house` preset on the trainer benchmark or the embedded default, beside its baselines.
+"""The `house` preset and its baselines on the trainer benchmark or the embedded default.
 
     python -m tests.bench.house IDS.npz|default [--budgets 10000,20000,40000,80000,160000,200000] [--seeds 1]
 
-IDS.npz is ../shared/bench/cvfp/ids.npz: train and val ids, where samples start, and embeddings that were made from
-2.96 M tokens of the same documents, which helps the networks and not the count models. Two ways, PPL on the 20,001
-targets of val in both:
+IDS.npz has train and val ids, the starts of samples, and embeddings made from 2.96 M tokens of the same documents,
+which help the networks and not the count models. PPL is on the 20,001 targets of val, in two ways:
 
-- given: the file's embeddings; val chooses the epoch.
-- honest: embeddings from the training ids alone; the last ids before the budget's end choose the epoch (20,000 of them,
-  a fifth of the budget where that is less). So many fewer are trained on, while the count models have all of them.
+- given: embeddings of the file; val selects the epoch.
+- honest: embeddings from the training ids alone; the last ids of the budget select the epoch (20,000, or a fifth of the
+  budget if that is less) and are not trained on, although the count models have them.
 
-Of the embedded default it is PPL on the test set, and the validation set chooses the epoch, in both: given are the
-embeddings of its whole training pool, honest those of the budget's own tokens. What house was chosen among stands in
-tests/bench/house_choice.py.
+On the embedded default PPL is on the test set, and the validation set selects the epoch in both ways. Given are the
+embeddings of the whole training pool, honest those of the budget's own tokens. tests/bench/house_choice.py has the
+alternatives to house.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def say(line: str) -> None:
-    """A line of the table, at once."""
+    """Print a line of the table without buffering."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def stream(ids: NDArray[Any], starts: NDArray[Any], a: int, b: int) -> Stream:
-    """Ids a to b; a sample that is cut at a starts there."""
+    """Ids a to b; a sample cut at a starts there."""
     inside = np.unique(np.append(starts[(starts >= a) & (starts < b)] - a, 0)).astype(np.int64)
     widths = np.ones(SIZE, np.int32)
     return Stream(ids[a:b].astype(np.int32), inside, np.zeros(len(inside), np.int64), widths, 0, separated=False)
@@ -76,7 +75,7 @@ def ppl(preset: Preset, data: Data, seed: int) -> float:
 
 
 def embedded(folder: Path) -> Path:
-    """Data of the embedded default, split by near-duplicate clusters; made where they are not there."""
+    """Folder with the data of the embedded default, split by near-duplicate clusters; made if missing."""
     if not (folder / "prepared.json").exists():
         from pipeline.experiments import corpus
 
@@ -87,7 +86,7 @@ def embedded(folder: Path) -> Path:
 
 
 def default(folder: Path, budget: int, seed: int) -> tuple[Data, Data]:
-    """Of the embedded default: with embeddings of the pool, and with those of the budget's tokens."""
+    """Data of the embedded default: with embeddings of the pool, and with those of the budget's tokens."""
     found = preparing.load(embedded(folder))
     stream, preset = found.budget(PRESETS["house"], budget, seed), PRESETS["house"]
     own = replace(found, table=None).embedded(preset, stream, seed)
@@ -112,8 +111,10 @@ def row(data: tuple[Data, Data], preset: Preset, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("corpus", help="the benchmark's file, or default")
-    parser.add_argument("--folder", type=Path, default=Path("house-choice/embedded"), help="of the default's data")
+    parser.add_argument("corpus", help="file of the benchmark, or default")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("house-choice/embedded"), help="folder of the default's data"
+    )
     parser.add_argument("--budgets", default="10000,20000,40000,80000,160000,200000")
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args()

@@ -1,13 +1,13 @@
-"""What the `house` preset was chosen among: one setting changed at a time, on two corpora, judged by held-out tokens.
+"""Alternatives to the `house` preset: one setting changed at a time, on two corpora, judged by held-out tokens.
 
     python -m tests.bench.house_choice IDS.npz [--budgets 10000,...] [--variants "5 layers,..."] [--seeds 1]
                                        [--device cuda] [--workers 2]
 
-The corpora are the trainer benchmark (IDS.npz is ../shared/bench/cvfp/ids.npz, with the file's embeddings) and the
-embedded default (embeddings of its training pool). What a variant is judged by is the loss on the tokens that choose
-the epoch: of the benchmark the last ids before the budget's end (20,000, a fifth of the budget where that is less), of
-the default its validation set. The test sets (val of the benchmark, the test set of the default) choose nothing; their
-table comes last. Some hours on a processor, minutes on a GPU; trainings that are in the folder are not done again.
+The corpora are the trainer benchmark (IDS.npz, with the embeddings of the file) and the embedded default (embeddings of
+its training pool). A variant is judged by the loss on the tokens that select the epoch: on the benchmark the last ids
+of the budget (20,000, or a fifth of the budget if that is less), on the default its validation set. The test sets (val
+of the benchmark, test set of the default) select nothing; their table comes last. It takes hours on a CPU and minutes
+on a GPU; finished training runs in the folder are not repeated.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ VARIANTS = {
 
 
 def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Path:
-    """Data of the benchmark at one budget, where experiments look for them."""
+    """Folder with the data of the benchmark at one budget."""
     kept = budget - min(HELD, budget // 5)
     made = {
         "pool": stream(arrays["train"], arrays["train_starts"], 0, kept),
@@ -119,7 +119,7 @@ def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Pat
 def jobs(
     ids: Path, folder: Path, budgets: Sequence[int], variants: Sequence[str], *, seeds: int, device: str
 ) -> dict[Key, Job]:
-    """A training for each corpus, budget, variant and seed."""
+    """One training run per corpus, budget, variant and seed."""
     with np.load(ids) as file:
         arrays = {name: file[name] for name in file.files}
     found = {}
@@ -139,14 +139,14 @@ def jobs(
 
 
 def lean(task: Callable[[str], T], folder: Path, name: str) -> T:
-    """A training whose weights are not kept."""
+    """Run a task and remove its weights."""
     done = task(name)
     (folder / name / "weights.safetensors").unlink(missing_ok=True)
     return done
 
 
 def table(found: dict[Key, dict[str, Any]], key: str, seeds: int) -> Iterator[str]:
-    """PPL of house, and how far each variant is from it in per cent: the mean of seeds, and of all columns."""
+    """PPL of house, and the relative difference of each variant, as means over seeds; the last column is the mean."""
     columns = sorted({(corpus, budget) for corpus, budget, _, _ in found})
     yield "| variant | " + " | ".join(f"{corpus} {budget:,}" for corpus, budget in columns) + " | mean |"
     yield "| --- |" + " --- |" * (len(columns) + 1)
@@ -170,12 +170,12 @@ def table(found: dict[Key, dict[str, Any]], key: str, seeds: int) -> Iterator[st
 
 
 def main() -> None:
-    """Train what is not done yet, and print both tables."""
+    """Run what is missing, and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ids", type=Path)
-    parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="of data and trainings")
+    parser.add_argument("--folder", type=Path, default=Path("house-choice"), help="folder of data and training runs")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="beside house; all unless named")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="variants beside house; default all")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2)
@@ -194,7 +194,7 @@ def main() -> None:
     finally:
         engine.close()
     records = {key: read(trainings / job.name) for key, job in wanted.items()}
-    for key, about in (("validation_loss", "What chooses the epoch"), ("nats", "The test sets")):
+    for key, about in (("validation_loss", "The tokens that select the epoch"), ("nats", "The test sets")):
         sys.stdout.write("\n".join((f"\n{about}:\n", *table(records, key, asked.seeds))) + "\n")
 
 

@@ -1,11 +1,10 @@
-"""How often the intervals of a scaling law hold the truth: simulated trainings of two corpora whose laws are known.
+"""Coverage of the intervals of a scaling law: simulated training runs of two corpora with known laws.
 
     python -m tests.bench.scaling_coverage [--times 1000]
 
-A simulated training's ln PPL is the law's, moved by its seed (level and slope in ln tokens), by noise that the nested
-budgets of a seed share (the noise at n and N > n tokens has correlation sqrt(n / N)), and by the test set: some hundred
-conversations drawn anew each time, each with a level and a slope of its own that all seeds see, and noise of its own
-for each training.
+The ln PPL of a simulated run is the law's plus three effects: its seed (level and slope in ln tokens), noise that the
+nested budgets of a seed share (correlation sqrt(n / N) between n and N > n tokens), and the test set, which is redrawn
+for each experiment: each of its conversations has a level and a slope common to all seeds, and noise for each run.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ PPL_AT_START = {"power": 900.0, "saturating": 700.0}
 
 @dataclass(frozen=True)
 class Design:
-    """One experiment: `alpha` of corpus a, b's is `delta` away; standard deviations in ln PPL."""
+    """One experiment: corpus a has exponent `alpha`, b has `alpha + delta`; standard deviations are in ln PPL."""
 
     kind: Kind
     seeds: int
@@ -39,12 +38,12 @@ class Design:
     noise: float = 0.01
     nested: bool = True
     shared: float = 0.5
-    """Share of a seed's variance that is the same in both corpora (order, weights)."""
+    """Share of a seed's variance that is common to both corpora (order, weights)."""
     conversations: int = 0
     resamples: int = 100
 
     def says(self) -> str:
-        """The design in words."""
+        """The design as a phrase."""
         law = f"{self.kind}, floor {self.floor:g}" if self.floor else self.kind
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "no seeds"
         test = f", {self.conversations} test conversations" if self.conversations else ""
@@ -77,7 +76,7 @@ DESIGNS = (
 
 @dataclass(frozen=True)
 class Coverage:
-    """Shares of intervals that hold the truth, and the median half width of alpha's; `none` have no interval."""
+    """Shares of intervals that contain the truth, and the median half width of alpha's; `none` have no interval."""
 
     alpha: float
     delta: float
@@ -100,7 +99,7 @@ def simulated(design: Design, rng: np.random.Generator) -> tuple[Points, Points]
 
 
 def _of_seeds(design: Design, x: Floats, rng: np.random.Generator) -> Floats:
-    """What seeds do to ln PPL [S, T]."""
+    """Effects of seeds on ln PPL [S, T]."""
     tokens, size = np.exp(x), (design.seeds, len(x))
     steps = rng.normal(size=size) * np.sqrt(np.diff(tokens, prepend=0.0))
     noise = steps.cumsum(axis=1) / np.sqrt(tokens) if design.nested else rng.normal(size=size)
@@ -110,14 +109,14 @@ def _of_seeds(design: Design, x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _of_test(design: Design, x: Floats, rng: np.random.Generator) -> Floats:
-    """What is odd about each test conversation in ln PPL [M, 1, T], whoever reads it."""
+    """Effects of each test conversation on ln PPL [M, 1, T], common to all seeds."""
     level, slope = rng.normal(0, (0.4, 0.06), (design.conversations, 2)).T
     made: Floats = (level[:, None] + slope[:, None] * (x - x.mean()))[:, None]
     return made
 
 
 def _seen(design: Design, test: Floats, rng: np.random.Generator) -> Floats:
-    """What each training makes of each test conversation [M, S, T], noise of its own included."""
+    """Ln PPL of each run on each test conversation [M, S, T], including its noise."""
     return test + rng.normal(0, 0.08, (design.conversations, design.seeds, design.budgets))
 
 
@@ -134,7 +133,7 @@ def _points(design: Design, x: Floats, clean: Floats, seen: Floats) -> Points:
 
 
 def coverage(design: Design, times: int, seed: int = 1, level: float = 0.95) -> Coverage:
-    """How often the intervals hold the truth in so many experiments."""
+    """How often the intervals contain the truth, in `times` experiments."""
     rng = np.random.default_rng(seed)
     holds: list[tuple[bool, bool]] = []
     widths = []

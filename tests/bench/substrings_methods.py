@@ -1,11 +1,11 @@
-"""What it costs to find spans of 50 words that two conversations share, by method.
+"""The cost of finding spans of 50 words that two conversations share, by method.
 
-    python tests/bench/substrings_methods.py METHOD CORPUS    CORPUS: Parquet with a column `text`, a conversation a row
+    python tests/bench/substrings_methods.py METHOD CORPUS
 
-Methods: `anchors` (what `stages.substrings` does, shards of 5,000 rows on disk), `windows` (the hash of every window,
-sorted), `suffix` (a suffix array over the words by pydivsufsort, and its LCP; `pip install pydivsufsort`). Each is one
-process; prints words, seconds, words a second, memory above that of the texts, and words covered (equal for all).
-Compiled loops are compiled once: run it twice.
+CORPUS is a Parquet file with a column `text`, one conversation per row. Methods: `anchors` (the substrings stage, on
+shards of 5,000 rows on disk), `windows` (the hash of every window, sorted), `suffix` (a suffix array over the words by
+pydivsufsort, and its LCP; `pip install pydivsufsort`). Each prints words, seconds, words per second, memory beyond that
+of the texts, and words covered, which are equal for all methods. Run it twice: the first run compiles.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def shards(path: Path, folder: Path) -> list[Path]:
 
 
 def anchors(raw: list[Path]) -> int:
-    """Words covered, as `stages.substrings` finds them: measured and merged shard by shard, on disk."""
+    """Words covered according to the substrings stage, measured and merged shard by shard on disk."""
     from stages.overlap.substrings import Substrings
     from stages.overlap.substrings_merge import Merge
     from stages.text.shards import Shards
@@ -70,7 +70,7 @@ def _words(texts: pl.Series) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _cover(marks: NDArray[Any]) -> int:
-    """Words in windows that begin where a mark is."""
+    """Number of words in the windows that begin at a mark."""
     steps = np.zeros(len(marks) + SPAN + 1, np.int32)
     np.add.at(steps, np.flatnonzero(marks), 1)
     np.add.at(steps, np.flatnonzero(marks) + SPAN, -1)
@@ -78,15 +78,16 @@ def _cover(marks: NDArray[Any]) -> int:
 
 
 def windows(texts: pl.Series) -> int:
-    """Every window's hash, sorted with the conversation's number: 20 bytes a word at least."""
-    from stages.overlap.spans_kernel import _runs
+    """The hash of every window, sorted with the conversation's number: at least 20 bytes per word."""
+    from stages.text.compiled import Kernels
 
+    loops = Kernels("stages.text.hashes_kernel", {"runs": "u8* i8 i8 u8*"})
     words, sizes = _words(texts)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     hashes, owner = np.zeros(len(words), np.uint64), np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)
     valid = np.zeros(len(words), np.bool_)
     for begin, end in pairwise(ends):
-        count = _runs(words, begin, end, SPAN, hashes[begin:])
+        count = loops.call("runs", words[begin:end], int(end - begin), SPAN, hashes[begin:])
         valid[begin : begin + count] = True
     at = np.flatnonzero(valid)
     order = at[np.argsort(hashes[at], kind="stable")]
@@ -99,8 +100,8 @@ def windows(texts: pl.Series) -> int:
 
 
 def suffix(texts: pl.Series) -> int:
-    """A suffix array over words numbered in order, as bytes, with a separator after each conversation."""
-    sais = importlib.import_module("pydivsufsort")  # no dependency of the project
+    """A suffix array over the ranks of words, with a separator after each conversation."""
+    sais = importlib.import_module("pydivsufsort")  # not a dependency of the project
 
     words, sizes = _words(texts)
     _, ranks = np.unique(words, return_inverse=True)
@@ -110,7 +111,7 @@ def suffix(texts: pl.Series) -> int:
     inside = np.ones(len(owner), np.bool_)
     inside[stops] = False
     symbols[inside] = ranks + len(sizes)
-    symbols[stops] = np.arange(len(sizes))  # each separator differs, so that no span runs over it
+    symbols[stops] = np.arange(len(sizes))  # separators differ, so no span contains one
     if symbols.max() < 1 << 31:
         symbols = symbols.astype(np.int32)
     array = sais.divsufsort(symbols)

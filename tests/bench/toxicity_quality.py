@@ -1,7 +1,8 @@
-"""How well toxicity is found, and how often it is found where there is none: `python -m tests.bench.toxicity_quality`.
+"""Quality of toxicity, which measures abusive language and not harm: `python -m tests.bench.toxicity_quality`.
 
-Reads ../shared: ROC-AUC, precision and recall on surge and hatecheck (hatecheck also per functionality), and the share
-of messages and conversations flagged in each chat corpus, per role. `--texts CORPUS` prints what is flagged in one.
+Prints ROC-AUC, precision and recall on surge and hatecheck (hatecheck also per functionality), and the share of
+messages and conversations flagged in each chat corpus, per role. `--texts CORPUS` prints the highest-scored messages of
+one corpus. It reads the real test data (see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from scipy.stats import rankdata
 
 from stages.stage import Measure
 from stages.toxicity import Toxicity
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 CHAT = (
     "ultrachat_small sgd taskmaster4 gpteacher mtbench101 hh_rlhf_harmless_test oasst_100trees arena1k vicuna_identity"
 )
@@ -40,14 +41,14 @@ def single(texts: pl.Series) -> pl.DataFrame:
 
 
 def labelled(measure: Measure, name: str) -> pl.DataFrame:
-    """A labelled set of shared/: `label`, `category`, `score` (0 where it was not read)."""
-    table = pl.read_parquet(SHARED / "toxicity" / f"{name}.parquet")
+    """A labelled test set: `label`, `category`, `score` (0 if not scored)."""
+    table = pl.read_parquet(SHARED / "data" / "toxicity" / f"{name}.parquet")
     score = measure(single(table["text"]))["toxicity"]
     return table.select(pl.col("label").cast(pl.Int64), "category", "text").with_columns(score=score.fill_null(0.0))
 
 
 def chat(measure: Measure, name: str) -> pl.DataFrame:
-    """Messages of a chat corpus of shared/, or of the embedded default: `row`, `role`, `content`, `score`."""
+    """Messages of a chat corpus, or of the embedded default: `row`, `role`, `content`, `score`."""
     if name == "chitchat":
         import chitchat_dataset
 
@@ -55,7 +56,7 @@ def chat(measure: Measure, name: str) -> pl.DataFrame:
         said = [[{"role": "person", "content": one["text"]} for one in talk] for talk in talks]
         table = pl.DataFrame({"messages": said})
     else:
-        table = pl.read_parquet(SHARED / "chat" / f"{name}.parquet", columns=["messages"])
+        table = pl.read_parquet(SHARED / "data" / "chat" / f"{name}.parquet", columns=["messages"])
     start = time.perf_counter()
     scores = measure(table)["toxicity_turns"]
     seconds = time.perf_counter() - start
@@ -66,7 +67,7 @@ def chat(measure: Measure, name: str) -> pl.DataFrame:
 
 
 def quality(measure: Measure, threshold: float) -> None:
-    """Print the table of surge and hatecheck."""
+    """Print the measures on surge and hatecheck."""
     for name in ("surge", "hatecheck"):
         table = labelled(measure, name)
         label, score = table["label"].to_numpy(), table["score"].to_numpy()
@@ -89,7 +90,7 @@ def quality(measure: Measure, threshold: float) -> None:
 
 
 def main() -> None:
-    """Print everything."""
+    """Print all measures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--texts")
@@ -113,7 +114,7 @@ def main() -> None:
         sys.stdout.write(
             f"   flagged: messages {100 * hits.mean():.3f} % ({hits.sum()}), conversations {100 * talks.mean():.3f} %; "
             f"{', '.join(f'{role} {share:.3f} %' for role, share in roles[:3])}; "
-            f"unread {100 * flat['score'].is_null().to_numpy().mean():.2f} %\n"
+            f"not scored {100 * flat['score'].is_null().to_numpy().mean():.2f} %\n"
         )
 
 

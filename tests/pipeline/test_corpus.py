@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from pipeline.engine import Local
-from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import COLUMNS, groups, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load
@@ -20,7 +19,8 @@ from pipeline.run import Run
 from pipeline.sources import find
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store
-from stages.dedup import Dedup
+from stages.dedup import Dedup, pairs
+from stages.dedup.bands import Matching
 from tests.conftest import ROOT, chat
 from tests.stages.dedup_reference import run as deduplicate
 from tests.stages.test_dedup import corpus as made_texts
@@ -54,7 +54,7 @@ def test_ids_and_texts_are_those_of_ingest(jsonl: Jsonl, tmp_path: Path) -> None
     assert (made.name, made.notes) == (str(path), ())
 
 
-def test_the_embedded_default_is_read_without_a_word() -> None:
+def test_the_embedded_default_needs_no_argument() -> None:
     """7,168 conversations, each with the first message's content at its beginning."""
     made = read(None)
     assert (made.name, len(made.frame)) == ("chitchat", 7168)
@@ -78,7 +78,7 @@ def test_the_digest_is_of_the_texts(jsonl: Jsonl, tmp_path: Path) -> None:
     assert len({plain.digest, *(read(str(jsonl(other, "o.jsonl"))).digest for other in others)}) == 5
 
 
-def test_broken_rows_are_left_out_and_said(jsonl: Jsonl) -> None:
+def test_broken_rows_are_omitted_with_a_note(jsonl: Jsonl) -> None:
     """One in 200 is a note with its place; one in ten is an error."""
     rows: list[object] = [chat(i) for i in range(199)]
     made = read(str(jsonl([*rows, b"{broken"])))
@@ -89,7 +89,7 @@ def test_broken_rows_are_left_out_and_said(jsonl: Jsonl) -> None:
         read(str(jsonl([*rows[:9], b"{broken"])))
 
 
-def test_lone_surrogates_are_replaced_and_said(jsonl: Jsonl) -> None:
+def test_lone_surrogates_are_replaced_with_a_note(jsonl: Jsonl) -> None:
     """As in a run: U+FFFD, and a note."""
     made = read(str(jsonl([b'{"messages": [{"role": "user", "content": "a \\ud800 b"}]}', chat(1)])))
     assert made.frame["text"][0].strip("\ufffd ab") == ""
@@ -154,9 +154,9 @@ def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
 def test_groups_are_the_clusters_of_dedup(jaccard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same partition as the stage's own `cluster`, whatever the size of parts."""
     texts = made_texts(11, 300)
-    monkeypatch.setattr(corpora, "ROWS", 37)
+    monkeypatch.setattr(pairs, "PART", 37)
     found = groups(pl.Series(texts), jaccard)
-    floor = min(0.5, round(corpora.MARGIN * jaccard, 3))
+    floor = Matching.for_threshold(jaccard).floor
     wanted = deduplicate(tmp_path / "d", texts, Dedup(floor=floor, cluster=jaccard, max_cluster=1)).rows("cluster")
     assert found.tolist() == wanted
     assert 1 < len(np.unique(found)) < 300
@@ -187,7 +187,7 @@ def test_one_repeated_text_is_one_group_and_no_error() -> None:
 
 
 def test_keys_name_a_text_wherever_it_stands(jsonl: Jsonl) -> None:
-    """Another file, another position, the same key; another text, another key."""
+    """The same text in another file, at another position, has the same key; other texts have others."""
     one = read(str(jsonl([chat(i) for i in range(20)])))
     two = read(str(jsonl([chat(i) for i in range(50, 4, -1)], "two.jsonl")))
     assert len(np.unique(one.keys())) == 20
@@ -196,7 +196,7 @@ def test_keys_name_a_text_wherever_it_stands(jsonl: Jsonl) -> None:
 
 
 def test_real_corpora_are_read_whole(shared: Path) -> None:
-    """Each of the nine chat files gives all its rows, and no group holds most of the corpus but where it repeats."""
+    """Each of the nine chat files gives all its rows; only the repetitive one has a group of most of its corpus."""
     for path in sorted((shared / "chat").glob("*.parquet")):
         made = read(str(path))
         assert len(made.frame) == pl.scan_parquet(path).select(pl.len()).collect().item()

@@ -1,4 +1,4 @@
-"""The most similar conversation of an earlier corpus is the one that comparing all pairs finds."""
+"""The most similar conversation of an earlier corpus is that of a comparison of all pairs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_nearest_is_that_of_all_pairs(
 
 
 def test_real_increments_are_found_with_their_jaccard(shared: Path, tmp_path: Path) -> None:
-    """Half of a corpus against the other half: recall at 0.8 and more at least 0.99, and every Jaccard is exact."""
+    """Half of a corpus against the other half: recall at or above 0.8 is 0.99 or more, and every Jaccard is exact."""
     messages = pl.read_parquet(shared / "chat" / "oasst_100trees.parquet")["messages"]
     texts = messages.list.eval(pl.element().struct.field("content")).list.join("\n").to_list()[:220]
     old, new = texts[::2], texts[1::2]
@@ -113,16 +113,26 @@ def test_an_earlier_corpus_is_read_in_every_form(write: Callable[[Path], Path], 
         assert found.rows() == [(1.0, "7", False), (None, None, False)]
 
 
-def test_where_nothing_has_an_id_the_file_and_row_are_named(tmp_path: Path) -> None:
+def test_without_ids_the_file_and_row_are_named(tmp_path: Path) -> None:
     """So that the match can be looked up."""
     corpus = jsonl(tmp_path / "old.jsonl", [{"text": "one"}, {"text": TEXT}])
     assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"][0] == "old.jsonl:2"
 
 
 def test_of_equally_similar_ones_the_first_is_named(tmp_path: Path) -> None:
-    """Whatever order they are compared in."""
-    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in ("One", "two", "three", "four")])
-    assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"].to_list() == ["old.jsonl:1"]
+    """Whatever order they are compared in: of 40 with one Jaccard, each band has others first."""
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in range(40)])
+    found = measured(Against(corpus), [TEXT, TEXT.upper()], tmp_path / "stage")
+    assert found["against_id"].to_list() == ["old.jsonl:1"] * 2
+
+
+def test_the_floor_itself_counts(tmp_path: Path) -> None:
+    """A Jaccard of exactly `floor` is named; one just under it is not."""
+    words = [f"w{i}" for i in range(44)]
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": " ".join(words)}])
+    for floor, value in ((0.75, 0.75), (0.7501, None)):
+        stage = Against(corpus, floor=floor, recall=1.0)
+        assert measured(stage, [" ".join(words[:34])], tmp_path / "stage")["against_jaccard"].to_list() == [value]
 
 
 def test_odd_bytes_of_an_earlier_corpus_are_read_as_ingest_reads_them(tmp_path: Path) -> None:
@@ -147,8 +157,8 @@ def test_a_large_file_is_read_by_parts_and_rows_are_still_numbered(
     assert pl.concat(read).rows() == [(f"text number {i}", f"old.jsonl:{i + 1}") for i in range(50)]
 
 
-def test_a_crowd_is_compared_with_its_first_and_said_so(tmp_path: Path) -> None:
-    """Beyond `bucket` rows of one band key the signal says that some may have been missed; exact copies are one row."""
+def test_a_crowd_is_compared_with_its_first_rows_and_marked(tmp_path: Path) -> None:
+    """Beyond `bucket` rows of a band key the signal marks that some may be missed; exact copies are one row."""
     crowd = [f"{TEXT} {TEXT.upper()} " + f"{TEXT} {i}" for i in range(6)]
     corpus = jsonl(
         tmp_path / "old.jsonl",
@@ -159,6 +169,14 @@ def test_a_crowd_is_compared_with_its_first_and_said_so(tmp_path: Path) -> None:
     )
     assert found["against_crowded"].to_list() == [True, False]
     assert found["against_jaccard"].to_list() == [1, 1]
+
+
+def test_a_bucket_of_exactly_the_bound_is_no_crowd(tmp_path: Path) -> None:
+    """Two near-duplicates and a bound of 2: nothing can have been missed; a third one is too many."""
+    texts = [{"text": f"{TEXT} {TEXT.upper()} {TEXT} {i}"} for i in range(3)]
+    for size, crowded in ((2, False), (3, True)):
+        stage = Against(jsonl(tmp_path / "old.jsonl", texts[:size]), bucket=2)
+        assert measured(stage, [texts[0]["text"]], tmp_path / "stage")["against_crowded"].to_list() == [crowded]
 
 
 def test_an_increment_is_refined_against_a_run(refine: Refine, tmp_path: Path) -> None:
@@ -193,7 +211,7 @@ def test_measuring_parts_is_measuring_the_whole(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    """A corpus that is not there, a run that is not complete, columns that are none, broken files, parameters."""
+    """A missing corpus, an incomplete run, no usable column, broken files, a parameter out of range."""
     with pytest.raises(MissingModelError, match="no corpus at '/nowhere'"):
         Against("/nowhere").digest()
     (tmp_path / "run" / "raw").mkdir(parents=True)
@@ -219,21 +237,21 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_another_content_is_another_stage(tmp_path: Path) -> None:
-    """A corpus that grew is compared with anew."""
+    """A corpus that grew is indexed again."""
     stage = Against(jsonl(tmp_path / "old.jsonl", [{"text": TEXT}]))
     before = stage.digest()
     jsonl(tmp_path / "old.jsonl", [{"text": TEXT}, {"text": "more"}])
     assert stage.digest() != before
 
 
-def test_without_a_corpus_nothing_is_known_and_said_so(tmp_path: Path) -> None:
+def test_without_a_corpus_all_is_null_with_a_note(tmp_path: Path) -> None:
     """Null is not "new"."""
     assert measured(Against(), ["text"], tmp_path).rows() == [(None, None, None)]
     assert "no `corpus` is given" in Against().notes()[0]
 
 
 def test_a_corpus_that_has_not_changed_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run asks for the digest at every shard: a corpus of gigabytes is not read each time."""
+    """A run computes the digest at every shard: a corpus of gigabytes is not read each time."""
     reads = []
     opened = Path.open
 

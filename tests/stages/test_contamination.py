@@ -1,4 +1,4 @@
-"""Overlap with evaluation sets is what a plain search for n-grams finds, and the item that matches is named."""
+"""Overlap with evaluation sets equals a plain search for n-grams, and names the matching item."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.stages.dedup_reference import words
 
 
 def measured(stage: Contamination, texts: list[str]) -> pl.DataFrame:
-    """What the stage gives for texts."""
+    """The stage's signals of texts."""
     return stage.open(Path())(pl.DataFrame({"text": texts}, schema={"text": pl.String}))
 
 
 def grams(text: str, n: int, shortest: int) -> set[tuple[str, ...]]:
-    """The n-grams of a part of an item; all words of a question that is shorter."""
+    """The n-grams of a part of an item; all words of a shorter question."""
     found = words(text)
     if len(found) < n:
         return {tuple(found)} if len(found) >= shortest else set()
@@ -36,7 +36,7 @@ def grams(text: str, n: int, shortest: int) -> set[tuple[str, ...]]:
 
 
 def reference(items: list[list[str]], text: str, stage: Contamination) -> tuple[int, float]:
-    """Different n-grams found, and the largest share of a part, slowly."""
+    """Number of distinct n-grams and the largest share of a part, by an independent slow reference."""
     split = [[grams(part, stage.n, stage.n if k else stage.shortest) for k, part in enumerate(item)] for item in items]
     owners = defaultdict(set)
     for number, item in enumerate(split):
@@ -61,7 +61,7 @@ few = st.lists(st.sampled_from(["a", "B,", "a b", "b a b", "天气", "c", "a b c
 def test_hits_are_those_of_a_plain_search(
     items: list[list[str]], texts: list[str], sizes: tuple[int, int, int], tmp_path_factory: Any
 ) -> None:
-    """Counts and shares, of long and short parts, without n-grams that many items have."""
+    """Counts and shares, of long and short parts, ignoring n-grams of many items."""
     path = tmp_path_factory.mktemp("evals") / "set.jsonl"
     path.write_text("\n".join(json.dumps({"prompt": item[0], "answers": item[1:]}) for item in items))
     n, shortest, common = sizes
@@ -121,7 +121,7 @@ def test_an_item_is_found_in_every_form_and_named(write: Callable[[Path], Path],
 
 
 def test_a_text_file_holds_an_item_a_line_or_a_paragraph(tmp_path: Path) -> None:
-    """Blank lines part paragraphs; without them a line is an item."""
+    """Blank lines separate items; without them each line is an item."""
     lines, paragraphs = tmp_path / "lines.txt", tmp_path / "paragraphs.txt"
     lines.write_text(f"{QUESTION}\n{ANSWER}\n")
     paragraphs.write_text(f"{QUESTION}\n{ANSWER}\n\nAnother one.\n")
@@ -151,7 +151,7 @@ def test_a_phrase_of_many_items_is_not_contamination(tmp_path: Path) -> None:
 
 
 def test_of_equal_shares_the_part_with_more_is_named_then_the_first(tmp_path: Path) -> None:
-    """So that the rejected row says the same whatever the order in which things are found."""
+    """The rejected row does not depend on the order of the matches."""
     path = tmp_path / "set.jsonl"
     texts = [QUESTION, f"{ANSWER} And so on.", f"{ANSWER} And so on.", ANSWER]
     path.write_text("\n".join(json.dumps({"id": f"q{i}", "prompt": text}) for i, text in enumerate(texts)))
@@ -160,7 +160,7 @@ def test_of_equal_shares_the_part_with_more_is_named_then_the_first(tmp_path: Pa
 
 
 def test_a_short_answer_is_no_evidence(tmp_path: Path) -> None:
-    """Of eight words or more a question is looked for whole; an assistant's set phrase is not."""
+    """A question of at least eight words is searched for as a whole; an assistant's phrase is not."""
     path = tmp_path / "set.jsonl"
     asked, said = "How many legs do eleven spiders have together?", "Is there anything else I can help you with?"
     turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
@@ -170,7 +170,7 @@ def test_a_short_answer_is_no_evidence(tmp_path: Path) -> None:
 
 
 def test_measuring_parts_is_measuring_the_whole(tmp_path: Path) -> None:
-    """A row's signals do not depend on its neighbours, nor on the order they come in."""
+    """A row's signals do not depend on its neighbours, nor on their order."""
     path = tmp_path / "odd.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in [*strategies.ODD, QUESTION, ANSWER]))
     texts = [*strategies.ODD, ANSWER, "word " * 200_000, f"{QUESTION} {ANSWER}"]
@@ -194,11 +194,11 @@ def test_without_evaluation_sets_nothing_is_known_and_said_so() -> None:
     """Null is not "clean"."""
     stage = Contamination()
     assert measured(stage, ["some text"]).row(0) == (None,) * 5
-    assert "no `evals` is given" in stage.notes()[0]
+    assert "`evals` is not set" in stage.notes()[0]
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
-    """A folder that is not there, a set without a known column, a broken file, parameters that cannot be."""
+    """A missing folder, a set without a known column, a damaged file, parameters out of range."""
     with pytest.raises(MissingModelError, match="no evaluation sets at '/nowhere'"):
         Contamination("/nowhere").digest()
     (bad := tmp_path / "bad.jsonl").write_text('{"a": "x"}\n')
@@ -210,7 +210,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StageParameterError, match=r"bad\.jsonl' cannot be read"):
         Contamination(str(bad)).notes()
     bad.write_text("")
-    with pytest.raises(StageParameterError, match="holds 0 items, none of which has 8 words"):
+    with pytest.raises(StageParameterError, match="has 0 items, none of which has 8 words"):
         Contamination(str(bad)).notes()
     bad.write_text('{"prompt": "x"}\n3\n')
     with pytest.raises(StageParameterError, match="item 2 is int, expected an object or a text"):
@@ -220,7 +220,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_other_items_are_another_stage(tmp_path: Path) -> None:
-    """A changed evaluation set is measured anew, by the same process too."""
+    """A changed evaluation set is measured again, also by the same process."""
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps({"prompt": QUESTION}))
     stage = Contamination(str(path))
@@ -253,11 +253,11 @@ def test_the_rejected_row_names_the_item(refine: Refine, jsonl: Any, tmp_path: P
     assert rejected.height == 1
     assert values == {"contamination": 1.0, "eval_item": f"q7: {QUESTION[:80]}", "eval_set": "physics.jsonl"}
     said = " ".join((done.stdout + done.stderr).split())
-    assert "physics.jsonl: half or more of a question, answer or message of 1 of its items stands in 1 conv" in said
+    assert "physics.jsonl: at least half of a question, answer or message of 1 of its items is in 1 conv" in said
 
 
 def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
-    """Odd texts as items and as conversations: each is found in itself where it is long enough, nothing fails."""
+    """Odd texts as items and as conversations: each matches itself if it is long enough, and nothing fails."""
     path = tmp_path / "odd.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in strategies.ODD))
     found = measured(Contamination(str(path)), strategies.ODD)

@@ -6,6 +6,7 @@ import random
 import resource
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,7 +50,7 @@ def corpus(seed: int, size: int, longest: int = 60) -> list[str]:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 40))
 def test_pairs_are_those_of_brute_force(seed: int, size: int) -> None:
-    """No false pair, exact Jaccard, and every pair that shares a band of its signature, however the corpus is cut."""
+    """No false pair, exact Jaccard, and every pair that shares a band, however the corpus is split into shards."""
     texts = corpus(seed, size)
     truth = pairs(texts, 0.5)
     with TemporaryDirectory() as folder:
@@ -118,7 +119,7 @@ def test_short_and_wordless_texts_are_neither_equal_nor_dropped(tmp_path: Path) 
 
 
 def test_clusters_are_components(tmp_path: Path) -> None:
-    """A cluster is what hangs together at its Jaccard, named by its first member; its size counts copies."""
+    """A cluster is a connected component, named by its first member; its size counts copies."""
     numbers = [str(i) for i in range(104)]
     chain = [numbers[i : i + 100] for i in range(4)]  # neighbours 95 of 97 shingles, 0.979
     far = [numbers[:100] + ["x"] * 60]  # 96 of 157 with the first
@@ -128,6 +129,37 @@ def test_clusters_are_components(tmp_path: Path) -> None:
     assert found.merged["cluster_size"].to_list() == [5, 5, 5, 5, 1, 5]
     assert found.merged["nearest_jaccard"].to_list()[3] == pytest.approx(95 / 97)
     assert found.merged["nearest_jaccard"].to_list()[4] == pytest.approx(pairs(texts, 0.5)[0, 4])
+
+
+WORDS_44 = [f"w{i}" for i in range(44)]
+WHOLE, PREFIX = " ".join(WORDS_44), " ".join(WORDS_44[:34])  # 30 of 40 shingles: a Jaccard of exactly 0.75
+
+
+def test_a_pair_at_exactly_the_clusters_jaccard_is_in_one_cluster(tmp_path: Path) -> None:
+    """At or above, not above; the smallest step beyond parts them."""
+    assert run(tmp_path / "at", [WHOLE, PREFIX], Dedup(cluster=0.75)).rows("cluster") == [0, 0]
+    assert run(tmp_path / "beyond", [WHOLE, PREFIX], Dedup(cluster=0.7500001)).rows("cluster") == [0, 1]
+
+
+def test_a_pair_at_exactly_the_floor_is_written(tmp_path: Path) -> None:
+    """At or above; a floor just beyond it finds nothing."""
+    assert run(tmp_path / "at", [WHOLE, PREFIX], Dedup(floor=0.75, recall=0.9)).pairs() == {(0, 1): 0.75}
+    assert run(tmp_path / "beyond", [WHOLE, PREFIX], Dedup(floor=0.7501, cluster=0.8, recall=0.9)).pairs() == {}
+
+
+def test_a_row_at_exactly_the_clusters_jaccard_leads_no_crowd(tmp_path: Path) -> None:
+    """In a crowded bucket the second text, at 0.75 of the first, is no leader: the third is compared with the first."""
+    texts = [WHOLE, PREFIX, " ".join(WORDS_44[:33])]
+    stage = Dedup(
+        floor=0.3, permutations=1, bucket=2
+    )  # one band of one row: one bucket, if the smallest hash is shared
+    crowd = run(tmp_path / "at", texts, stage)
+    assert crowd.merged["dedup_crowded"].to_list() == [True] * 3
+    assert crowd.pairs().keys() == {(0, 1), (0, 2)}
+    full = run(tmp_path / "full", texts, replace(stage, bucket=3))
+    assert full.merged["dedup_crowded"].to_list() == [False] * 3  # a bucket of exactly that size is no crowd
+    two = run(tmp_path / "beyond", texts, replace(stage, cluster=0.7500001))
+    assert two.pairs().keys() == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_copies_of_one_text_are_a_star(tmp_path: Path) -> None:
@@ -143,8 +175,8 @@ def test_copies_of_one_text_are_a_star(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # KiB
 
 
-def test_a_crowd_is_said(tmp_path: Path) -> None:
-    """In a bucket too large to compare all pairs each text is compared with leaders, marked, and the user is told."""
+def test_a_crowd_is_reported(tmp_path: Path) -> None:
+    """If a bucket is too large to compare all pairs, its texts are compared with leaders and marked, with a note."""
     draw = random.Random(1)
     template = [str(i) for i in range(400)]
     texts = []
@@ -182,7 +214,7 @@ def test_a_crowd_leaves_one_with_the_longest_first(tmp_path: Path) -> None:
 
 
 def test_a_monster_cluster_stops_the_run_unless_allowed(tmp_path: Path) -> None:
-    """Copies and near-duplicates count; the sentence says how many, names one, and how to allow it."""
+    """Copies and near-duplicates count; the error gives the number, one of them, and the option that allows it."""
     same = [f"the very same words again and again and again, said by\x1b[2J {row % 2}" for row in range(1000)]
     texts = [*same, *(f"{row} is a text of its own with number {row + 1}" for row in range(500))]
     with pytest.raises(StageRefusedError, match=r"1,000 of 1,500 .* '000000' .*max_cluster = 0\.67") as refused:
@@ -194,7 +226,7 @@ def test_a_monster_cluster_stops_the_run_unless_allowed(tmp_path: Path) -> None:
 
 
 def test_recall_is_the_s_curve(tmp_path: Path) -> None:
-    """Of 1,500 pairs at a Jaccard of 0.7 to 0.8 as many are found as the S-curve of the plan says, 3 sigma aside."""
+    """Of 1,500 pairs at a Jaccard of 0.7 to 0.8 the S-curve's share is found, within 3 sigma."""
     draw = random.Random(2)
     texts = []
     for at in range(1500):
@@ -246,7 +278,7 @@ def test_a_corpus_without_rows_merges(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_parameters_are_refused(parameters: dict[str, float]) -> None:
-    """A parameter that cannot be is refused with its name."""
+    """A parameter out of range is refused by name."""
     with pytest.raises(StageParameterError, match=next(iter(parameters))):
         Dedup(**parameters)  # type: ignore[arg-type]
 
@@ -271,7 +303,7 @@ def test_benchmark_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (SHARED / "data/neardup").exists(), reason="needs the plagiarism corpus")
 def test_plagiarised_answers(tmp_path: Path) -> None:
-    """Clough & Stevenson (2011): pairs found are brute force's; cut copies come nearer than others, "non" never."""
+    """Clough & Stevenson (2011): pairs are those of brute force; "cut" answers are the nearest, "non" are none."""
     answers = pl.read_parquet(SHARED / "data/neardup/clough_stevenson.parquet")
     texts = [*answers["text_a"], *answers["text_b"]]
     found = run(tmp_path / "1", texts, Dedup(floor=0.2, recall=0.9)).pairs()

@@ -1,4 +1,4 @@
-"""What the merge of dedup costs grows with the corpus as it says."""
+"""The memory of the merge of dedup grows with the corpus as documented."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def corpus(folder: Path, shards: int, rows: int = 25_000) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_memory_of_the_merge_is_bounded(tmp_path: Path) -> None:
-    """Six times the shards cost at most 200 bytes a conversation and 100 a pair more (shingles lie on disk)."""
+    """Six times the shards cost at most 200 bytes per conversation and 100 per pair more; shingles are on disk."""
     small, large = corpus(tmp_path / "small", 2), corpus(tmp_path / "large", 12)
     command = [sys.executable, "-c", PEAK, str(small), str(large)]
     more = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""What the stage says of turns, roles and replies; hypothesis compares it with a plain loop over messages."""
+"""Signals of turns, roles and replies equal those of a plain loop over messages."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ CONVERSATION = st.lists(MESSAGE, max_size=8)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(CONVERSATION, min_size=1, max_size=4))
 def test_turns_and_overlaps_equal_the_reference(conversations: list[list[Message]]) -> None:
-    """Counts of turns and roles, and the shares of repeated 5-grams, are what a plain loop over the messages finds."""
+    """Counts of turns and roles, and the shares of repeated 5-grams, equal those of a plain loop over the messages."""
     for messages, found in zip(conversations, measure(*conversations), strict=True):
         for name, value in reference(messages).items():
             assert found[name] == pytest.approx(value), (name, messages)
@@ -152,7 +152,7 @@ def test_hostile_text_does_no_harm() -> None:
 
 
 def test_a_batch_of_no_rows_has_the_columns() -> None:
-    """No conversations give no rows, with the schema that is promised."""
+    """No conversations give no rows, in the promised schema."""
     measured = Heuristics().measure(batch())
     assert (measured.height, measured.schema) == (0, Heuristics.writes)
 
@@ -190,7 +190,7 @@ def test_an_apology_or_a_bare_cannot_is_no_refusal(content: str) -> None:
 
 
 def test_the_users_words_are_not_the_assistants() -> None:
-    """What only the user says is no refusal and no self-reference."""
+    """Only replies count as refusals and self-references, not what the user writes."""
     measured = measure([("user", "As an AI language model, I cannot provide opinions."), ("assistant", "Nice try.")])[0]
     assert (measured["refusals"], measured["ai_mentions"], measured["no_feelings"]) == (0, 0, 0)
 
@@ -207,7 +207,7 @@ def test_the_users_words_are_not_the_assistants() -> None:
     ],
 )
 def test_self_reference_is_seen(content: str, mentions: int, feelings: int) -> None:
-    """A reply that speaks of itself as a model, or denies feelings (UltraChat 200k's refinement), is counted."""
+    """A reply that mentions being a model, or denies feelings (UltraChat 200k's rule), is counted."""
     assert (reply(content)["ai_mentions"], reply(content)["no_feelings"]) == (mentions, feelings)
 
 
@@ -253,18 +253,18 @@ def test_a_reply_cut_off_is_seen(content: str) -> None:
     ],
 )
 def test_a_finished_reply_is_not_truncated(content: str) -> None:
-    """Code, lists, addresses, verse, other scripts' end marks, and people who set no marks are left alone."""
+    """Code, lists, addresses, verse, other scripts' end marks, and writers who use no marks are not counted."""
     assert reply(content)["truncated_last"] is False
 
 
 def test_truncation_is_unknown_without_a_last_reply() -> None:
-    """Where the user speaks last, or the last message is empty, nothing is said of truncation."""
+    """If the last message is the user's, or empty, the signal is null."""
     found = measure([("user", "and the")], [("user", "Hi"), ("assistant", " ")], [])
     assert [row["truncated_last"] for row in found] == [None, None, None]
 
 
 def test_an_echo_is_seen() -> None:
-    """A reply that equals the user's turn but for case and punctuation is an echo; a short one is not."""
+    """A reply that equals the user's turn, ignoring case and punctuation, is an echo; a short one is not."""
     long = [("user", "What is the best way to go?"), ("assistant", "what is the best way to go")]
     short = [("user", "Hello there!"), ("assistant", "Hello there")]
     assert [row["echoes"] for row in measure(long, short)] == [1, 0]

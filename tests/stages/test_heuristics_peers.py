@@ -1,7 +1,7 @@
 """The numbers of rules that peers have under the same name agree with those tools' own tests.
 
 Datatrove's definitions are taken where tools differ. The rows are read from the shared test data and skipped where it
-is absent; what holds without it stands in `test_heuristics_reference`.
+is absent; `test_heuristics_reference` needs none.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def assertions_type(row: dict[str, Any], assertion: dict[str, Any]) -> str:
 
 
 def test_every_row_is_checked_or_named() -> None:
-    """No row is left out silently: each is checked above or stands in INAPPLICABLE with its reason."""
+    """No row is omitted silently: each is checked above, or listed in INAPPLICABLE with a reason."""
     known = {row["id"] for row in rows()}
     assert set(INAPPLICABLE) <= known
     checked = {param.id for tool in ("datatrove", "dolma") for param in applicable(tool)}

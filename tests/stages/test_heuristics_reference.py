@@ -173,7 +173,7 @@ TEXTS = st.lists(st.tuples(VOCABULARY, GAPS), max_size=60).map(lambda pieces: ""
 @example(["x y long longer long longer x y"])
 @example(["I am. " * 40, "a\n\nb\n\na\n\nb", "x" * 250 + ".\n" + "y" * 1001 + " z w."])
 def test_signals_of_the_text_equal_the_reference(texts: list[str]) -> None:
-    """Every signal of the whole text is what a slow reading of its definition gives, for any mix of scripts."""
+    """Every signal of the whole text equals a slow reading of its definition, for any mix of scripts."""
     for text, found in zip(texts, measure(texts), strict=True):
         assert_agrees(text, found)
 
@@ -194,7 +194,7 @@ def test_a_long_text_equals_the_reference() -> None:
 
 @pytest.mark.parametrize("blanks", [1, 2, 3, 9])
 def test_blank_lines_are_no_duplicate_lines(blanks: int) -> None:
-    """Paragraphs set apart by blank lines have no duplicate line (datatrove#273 counted the blank ones)."""
+    """Paragraphs separated by blank lines have no duplicate line (datatrove#273 counted the blank ones)."""
     text = ("\n" * (blanks + 1)).join(["One line.", "Another line.", "A third one."])
     found = measure([text])[0]
     assert (found["dup_lines"], found["dup_line_chars"], found["dup_paras"]) == (0.0, 0.0, 0.0)

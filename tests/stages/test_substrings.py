@@ -1,4 +1,4 @@
-"""Passages in common are those that comparing every window with every other one finds."""
+"""Common passages equal those of a comparison of every window with every other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Made = list[list[dict[str, str]]]
 
 
 def signals(stage: Substrings, made: Made, folder: Path, parts: int = 1, at_once: int = 1 << 25) -> pl.DataFrame:
-    """What the stage gives for conversations that lie in some shards."""
+    """The stage's signals of conversations in shards."""
     whole = strategies.raw(made)
     size, raw = -(-len(made) // parts), []
     for i in range(parts):
@@ -37,7 +37,7 @@ def signals(stage: Substrings, made: Made, folder: Path, parts: int = 1, at_once
 
 
 def reference(made: Made, span: int) -> list[dict[str, Any]]:
-    """The same, slowly, with the words themselves."""
+    """An independent slow reference, over the words themselves."""
     texts = [words("\n".join(m["content"] for m in row if m["role"] != "system")) for row in made]
     windows = [[tuple(text[i : i + span]) for i in range(len(text) - span + 1)] for text in texts]
     owners: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -61,7 +61,7 @@ def _row(row: int, text: list[str], windows: list[tuple[str, ...]], owners: Any,
 
 
 def _stretches(positions: list[int]) -> list[list[int]]:
-    """Runs of positions that follow each other."""
+    """Runs of consecutive positions."""
     runs: list[list[int]] = []
     for at in positions:
         if runs and runs[-1][-1] == at - 1:
@@ -85,7 +85,7 @@ turn = st.fixed_dictionaries({"role": st.sampled_from(["assistant", "user", "sys
 def test_spans_are_those_of_brute_force(
     made: Made, span: int, parts: int, at_once: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Over any shards and partitions: shares, longest stretch, copies, and where the first of it stands."""
+    """Over any shards and partitions: shares, longest stretch, copies, and the first copy."""
     found = signals(Substrings(span), made, tmp_path_factory.mktemp("spans"), parts, at_once)
     assert found.equals(pl.DataFrame(reference(made, span), schema=found.schema))
 
@@ -122,8 +122,8 @@ def test_real_conversations_agree_with_brute_force(shared: Path, tmp_path: Path)
 
 
 def test_a_span_has_a_half() -> None:
-    """One word is no span."""
-    with pytest.raises(StageParameterError, match="substrings: span is 1, expected 2 words or more"):
+    """A span of one word is refused."""
+    with pytest.raises(StageParameterError, match="substrings: span is 1, expected at least 2 words"):
         Substrings(1)
 
 

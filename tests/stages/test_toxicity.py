@@ -1,4 +1,4 @@
-"""Toxicity: what is flagged and what is not, the laws of a stage, and how well it does on labelled data."""
+"""Toxicity: which texts are flagged, the laws of a stage, and its quality on labelled data."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ GERMAN = (
 
 @pytest.fixture(scope="module")
 def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
-    """The stage as it runs where no Detoxify checkpoint is."""
+    """The stage without a Detoxify checkpoint."""
     folder = tmp_path_factory.mktemp("toxicity")
     stage = Toxicity(model="none")
     stage.fit((), folder)
@@ -66,7 +66,7 @@ def talks(*conversations: list[tuple[str, str]]) -> pl.DataFrame:
 
 
 def test_insults_are_above_the_default_threshold(measure: Measure) -> None:
-    """Plain insults score above `threshold`, disguised spellings too."""
+    """Insults score above `threshold`, also in disguised spellings."""
     scores = measure(talks(*[[("user", text)] for text in TOXIC]))["toxicity"].to_list()
     assert {text: score for text, score in zip(TOXIC, scores, strict=True) if score <= Toxicity().threshold} == {}
 
@@ -78,14 +78,14 @@ def test_harmless_words_of_the_same_kind_are_below(measure: Measure) -> None:
 
 
 def test_another_language_is_not_flagged(measure: Measure) -> None:
-    """German is not read: null, and counted as unread, never a guess."""
+    """German is not scored: null, and counted as unread."""
     found = measure(talks(*[[("user", text)] for text in GERMAN]))
     assert found["toxicity"].to_list() == [None, None]
     assert found["toxicity_unread"].to_list() == [1.0, 1.0]
 
 
 def test_a_toxic_sentence_is_found_in_a_long_answer(measure: Measure) -> None:
-    """One insult among 200 harmless sentences is found; the harmless ones alone, however many, do not add up."""
+    """One insult among 200 inoffensive sentences is detected; inoffensive sentences do not add up."""
     answer = " ".join(f"The museum opens at nine and room {i} shows paintings of the coast." for i in range(200))
     found = measure(talks([("assistant", answer)], [("assistant", f"{answer} {TOXIC[0]} {answer}")], [("user", "Hi")]))
     harmless, hidden, _ = found["toxicity"].to_list()
@@ -152,7 +152,7 @@ def test_parts_measured_alone_equal_the_whole(measure: Measure, said: list[list[
 
 
 def test_a_megabyte_of_text_is_read(measure: Measure) -> None:
-    """A text of 1 MB, of one word or of many, is scored, and a reading of insults alone has a bound."""
+    """A text of 1 MB, of one word or of many, is scored, and the cost of insults alone is bounded."""
     insults = " ".join(f"You are idiot number {i}, you stupid pig." for i in range(25_000))
     found = measure(talks([("user", "x" * 1_000_000)], [("user", "Nice to meet you. " * 60_000)], [("user", insults)]))
     _, nice, worst = found["toxicity"].to_list()
@@ -161,7 +161,7 @@ def test_a_megabyte_of_text_is_read(measure: Measure) -> None:
 
 
 def test_windows_cover_a_text_without_overlap() -> None:
-    """Windows of a text follow each other from its first byte to its last, whatever it holds."""
+    """The windows of a text cover it from its first byte to its last."""
     model = WordModel(np.zeros(1 << 20, np.float32), 0.0, np.zeros(1 << 20, np.uint8))
     texts = pl.Series(["One. " * 100, "no end " * 300, "", "**bold** f*** #tag", "a b c d!"])
     windows = model.windows(texts)
@@ -185,7 +185,7 @@ def test_training_is_deterministic() -> None:
 
 
 def test_fit_takes_the_model_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`fit` reads no corpus and trains nothing where the cache has the model; twice does no harm."""
+    """`fit` reads no corpus and trains nothing if the cache has the model; it can run twice."""
     words.trained()
     monkeypatch.setattr(words, "train", lambda _: pytest.fail("trained again"))
     stage = Toxicity(model="none")
@@ -195,7 +195,7 @@ def test_fit_takes_the_model_from_the_cache(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_notes_say_that_only_the_first_stage_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a checkpoint the user is told so, and without the encoder too; it is another digest then."""
+    """The notes report a missing checkpoint and a missing encoder; the digest differs."""
     assert "no Detoxify checkpoint" in Toxicity(model="none").notes()[0]
     before = Toxicity(model="none").digest()
     assert before == Toxicity(model="none").digest()
@@ -205,7 +205,7 @@ def test_notes_say_that_only_the_first_stage_runs(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_threshold_is_a_probability() -> None:
-    """A threshold outside 0 to 1 is refused, named and with what was expected."""
+    """A threshold outside 0 to 1 is refused by name, with the expected range."""
     with pytest.raises(StageParameterError, match=r"threshold is 1\.5; expected"):
         Toxicity(threshold=1.5)
 
@@ -220,7 +220,7 @@ def test_the_stage_is_found_by_name() -> None:
     ("name", "auc", "precision", "recall"), [("surge", 0.91, 0.94, 0.57), ("hatecheck", 0.56, 0.7, 0.5)]
 )
 def test_labelled_sets(measure: Measure, name: str, auc: float, precision: float, recall: float) -> None:
-    """ROC-AUC, precision and recall at the default threshold do not fall (agreed: 0.889 and 0.527 are to be beaten)."""
+    """ROC-AUC, precision and recall at the default threshold do not fall (to beat: 0.889 and 0.527)."""
     table = bench.labelled(measure, name)
     label, score = table["label"].to_numpy(), table["score"].to_numpy()
     flagged = score > Toxicity().threshold
@@ -231,7 +231,7 @@ def test_labelled_sets(measure: Measure, name: str, auc: float, precision: float
 
 @needs_shared
 def test_real_chat_is_left_alone(measure: Measure) -> None:
-    """Below 0.15 % of UltraChat's messages are flagged at a threshold that finds 60 % of surge."""
+    """Less than 0.15 % of UltraChat's messages are flagged at the threshold of 60 % recall on surge."""
     table = bench.labelled(measure, "surge")
     threshold = table.filter(pl.col("label") == 1)["score"].quantile(0.4, "lower")
     assert threshold is not None

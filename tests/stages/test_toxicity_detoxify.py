@@ -1,4 +1,4 @@
-"""Detoxify as the second stage: its real code on a small checkpoint made here, and what a bad checkpoint gets."""
+"""Detoxify as the second model: its real code on a small checkpoint, and errors for bad checkpoints."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(config: Path, **arguments: Any) -> dict[str, Any]:
-    """What a checkpoint of Detoxify holds: its training configuration and a state dict."""
+    """The content of a Detoxify checkpoint: its training configuration and a state dict."""
     torch.manual_seed(0)
     network = BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
     known: dict[str, Any] = {"model_type": "bert-base-uncased", "model_name": "BertForSequenceClassification"}
@@ -57,7 +57,7 @@ def checkpoint(config: Path) -> Path:
 
 
 def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> None:
-    """Detoxify's own code with the checkpoint's weights: equal to the network run by hand, whatever the batch."""
+    """Detoxify's own code with the checkpoint's weights: equal to the network run by hand, for any batch."""
     reader = detoxify.Reader.load(checkpoint, str(config))
     network = BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
     network.load_state_dict(contents(config)["state_dict"])
@@ -76,7 +76,7 @@ def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> N
 
 
 def test_it_decides_what_words_leave_uncertain(config: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """With a checkpoint the insult's score is Detoxify's, a plainly harmless message's stays the word model's."""
+    """With a checkpoint the insult's score is Detoxify's, an inoffensive message's stays the word model's."""
     stage = Toxicity(model=str(checkpoint), config=str(config))
     stage.fit((), tmp_path)
     said = [[{"role": "user", "content": text}] for text in (INSULT, "The weather is nice today and the sea is calm.")]
@@ -100,7 +100,7 @@ def test_a_checkpoint_that_changes_is_another_stage(config: Path, checkpoint: Pa
 
 
 def test_a_release_in_the_cache_is_found(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` takes a release from torch's hub cache once configuration and tokenizer are cached too; else none."""
+    """`auto` takes a release from torch's hub cache if its configuration and tokenizer are cached; else none."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = tmp_path / "hub" / "checkpoints" / detoxify.RELEASED["original"][0]
     place.parent.mkdir(parents=True)
@@ -126,7 +126,7 @@ class Hostile:
 def test_a_file_that_is_no_checkpoint_is_refused(
     kind: str, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Code in a checkpoint never runs; the sentence names the file and what was expected."""
+    """Code in a checkpoint never runs; the error names the file and what was expected."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bad.ckpt"
     if kind == "pickle":
@@ -141,14 +141,14 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 
 
 def test_only_known_architectures_are_built(config: Path, tmp_path: Path) -> None:
-    """A checkpoint cannot name any class of transformers it likes."""
+    """A checkpoint cannot name an arbitrary class of transformers."""
     torch.save(contents(config, model_name="pipeline"), tmp_path / "odd.ckpt")
     with pytest.raises(StageParameterError, match=r"odd\.ckpt asks for"):
         detoxify.Reader.load(tmp_path / "odd.ckpt", str(config))
 
 
 def test_a_checkpoint_with_missing_weights_is_refused(config: Path, tmp_path: Path) -> None:
-    """Weights that are not in the file would be drawn at random: never scores of those."""
+    """Missing weights would be drawn at random; they are refused."""
     whole = contents(config)
     del whole["state_dict"]["classifier.weight"]
     torch.save(whole, tmp_path / "part.ckpt")
@@ -157,13 +157,13 @@ def test_a_checkpoint_with_missing_weights_is_refused(config: Path, tmp_path: Pa
 
 
 def test_an_empty_tokenizer_is_refused(config: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """A folder without a tokenizer gives a sentence, not scores of nothing."""
+    """A folder without a tokenizer gives an error, not scores of empty text."""
     (tmp_path / "config.json").write_bytes((config / "config.json").read_bytes())
     with pytest.raises((StageParameterError, MissingModelError), match=r"tokenizer"):
         detoxify.Reader.load(checkpoint, str(tmp_path))
 
 
 def test_a_model_that_is_not_there_is_named() -> None:
-    """A path that does not exist is refused before any work, with what can be given."""
+    """A path that does not exist is refused before any work, with the accepted values."""
     with pytest.raises(MissingModelError, match=r"'nowhere.ckpt' is neither a file nor one of auto, none, unbiased"):
         Toxicity(model="nowhere.ckpt").models()

@@ -1,4 +1,4 @@
-"""Repeated answers are counted as a plain loop would count them."""
+"""Counts of repeated answers equal those of a plain loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Made = list[list[dict[str, str]]]
 
 
 def signals(stage: Turns, made: Made, folder: Path, parts: int = 1) -> pl.DataFrame:
-    """What the stage gives for conversations that lie in some shards."""
+    """The stage's signals of conversations in shards."""
     whole = strategies.raw(made)
     size, raw = -(-len(made) // parts), []
     for i in range(parts):
@@ -35,7 +35,7 @@ def signals(stage: Turns, made: Made, folder: Path, parts: int = 1) -> pl.DataFr
 
 
 def reference(made: Made, least: int, opening: int) -> list[dict[str, Any]]:
-    """The same, slowly, with the words themselves."""
+    """An independent slow reference, over the words themselves."""
     said = [[tuple(words(m["content"])) for m in row if m["role"] == "assistant"] for row in made]
     answers = [{one for one in row if len(one) >= least} for row in said]
     openings = [row[0][:opening] if row and len(row[0]) >= opening else None for row in said]
@@ -71,7 +71,7 @@ def test_counts_are_those_of_a_plain_loop(made: Made, parts: int, tmp_path_facto
 
 
 def test_case_punctuation_and_space_make_no_difference_and_short_answers_do_not_count(tmp_path: Path) -> None:
-    """An answer of ten words is found again; "You are welcome!" is not one."""
+    """An answer of ten words counts; "You are welcome!" does not."""
     long = "As a model, I am not able to help you with that."
     made = [
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": long}],
@@ -88,7 +88,7 @@ def test_case_punctuation_and_space_make_no_difference_and_short_answers_do_not_
 
 
 def test_a_rule_on_what_came_earlier_leaves_one_of_each_group(shared: Path, tmp_path: Path) -> None:
-    """In identity templates every answer that is dropped is still given by a conversation that stays."""
+    """In identity templates every answer that is dropped is still in a conversation that is kept."""
     made = pl.read_parquet(shared / "chat" / "vicuna_identity.parquet")["messages"].to_list()
     found = signals(Turns(), made, tmp_path, 2)
     dropped = found["earlier_answer_share"].fill_null(0) >= 1

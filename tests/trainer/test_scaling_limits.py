@@ -184,3 +184,38 @@ def test_one_law_clearly_predicts_better_if_the_errors_differ_by_more_than_twice
         again = held_out(replace(points, ppl=np.exp(y)))
         assert again.noise == pytest.approx(apart / times)
         assert again.clear is clear
+
+
+def test_text_has_a_perplexity_and_a_training_run_a_token() -> None:
+    """1 is the least of both, and is accepted."""
+    assert fit(of([1, 2, 3], [1, 1, 1])).alpha == 0
+    for tokens, ppl, name in (([0.999, 2], [2, 2], "tokens"), ([1, 2], [0.999, 2], "ppl")):
+        with pytest.raises(ScalingError, match=rf"{name} of point 1 is 0\.999: give a number from 1 to"):
+            of(tokens, ppl)
+
+
+def test_a_measured_ratio_needs_points_of_both_corpora() -> None:
+    """One seed of a has no scatter to measure, so the laws are compared, whichever corpus it is."""
+    many, one = planted((9.5, -0.4, 0.0), 3, 0.02), planted((9.4, -0.4, 0.0), 1, 0.02)
+    for pair in ((many, one), (one, many)):
+        found = difference(*pair)
+        assert not found.measured
+        laws = [fit(points).ln_ppl(found.budget).value for points in pair]
+        assert found.ln_ratio == pytest.approx(laws[1] - laws[0])
+
+
+def test_the_worth_of_a_token_is_that_of_what_lies_above_the_floor() -> None:
+    """By finite differences: ln efficiency moves with ln PPL of b by 1 / (alpha (PPL - floor) / PPL) of a's law."""
+    a, b = planted((9.5, -0.4, 25.0), 3, 0.002), planted((9.4, -0.4, 25.0), 3, 0.002)
+    law, found = fit(a, "saturating"), difference(a, b, "saturating")
+    more = difference(a, replace(b, ppl=b.ppl * np.exp(1e-4)), "saturating")
+    assert found.efficiency is not None
+    assert more.efficiency is not None
+    ppl = float(np.exp(law.ln_ppl(found.budget).value + found.ln_ratio))
+    moved = (np.log(more.efficiency) - np.log(found.efficiency)) / (more.ln_ratio - found.ln_ratio)
+    assert moved == pytest.approx(1 / (law.alpha * (ppl - law.floor) / ppl), rel=1e-2)
+    assert found.efficiency_interval is not None
+    wide = np.log(found.efficiency_interval[1] / found.efficiency_interval[0])
+    assert found.ln_ratio_interval is not None
+    ratio = found.ln_ratio_interval[1] - found.ln_ratio_interval[0]
+    assert wide > ratio / abs(law.alpha), "the floor makes a change of PPL worth more tokens than the exponent alone"

@@ -22,7 +22,7 @@ from trainer.prepare import streams, vocabulary
 from trainer.prepare.split import SplitError, effective, fixed, numbered, small, split
 from trainer.prepare.streams import Stream, StreamError
 from trainer.prepare.vocabulary import END, Vocabulary, VocabularyError
-from trainer.presets import Text
+from trainer.presets import PresetError, Text
 
 GPT2 = vocabulary.gpt2()
 SMALL = vocabulary.train(pl.Series(["the river runs under a stone bridge", "hello hello, the lamp is green"] * 20), 400)
@@ -261,13 +261,13 @@ def test_too_large_a_budget_says_the_largest() -> None:
         made.draw(5000, 0)
     with pytest.raises(StreamError, match="expected at least 2"):
         made.prefix(1)
-    with pytest.raises(StreamError, match="ask for 1 to 1"):
+    with pytest.raises(StreamError, match="choose 1 to 1"):
         made.conversations(2)
     with pytest.raises(StreamError, match="is cut"):
         made.prefix(3).order(0)
-    with pytest.raises(StreamError, match="expected first or conversation"):
+    with pytest.raises(PresetError, match="expected first or conversation"):
         Text(part="last")  # type: ignore[arg-type]
-    with pytest.raises(StreamError, match="truncate is 0"):
+    with pytest.raises(PresetError, match="truncate is 0"):
         Text(truncate=0)
 
 
@@ -434,9 +434,9 @@ def test_conversations_without_tokens_are_on_no_side() -> None:
 
 def test_a_corpus_too_small_to_split_is_said() -> None:
     """One sentence, with the groups there are; so are parameters that cannot be."""
-    with pytest.raises(SplitError, match="of the 300 tokens, and none of the 3 conversations or groups"):
+    with pytest.raises(SplitError, match="of the 300 tokens, and each of the 3 remaining conversations or groups"):
         split(np.full(3, 100), np.arange(3), np.arange(3, dtype=np.uint64))
-    with pytest.raises(SplitError, match="none of the 0 conversations or groups"):
+    with pytest.raises(SplitError, match="each of the 0 remaining conversations or groups"):
         split(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint64))
     with pytest.raises(SplitError, match=r"share of 0\.9"):
         split(*drawn(), share=0.9)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,8 @@ class Pass:
 
     def record(self) -> dict[str, Any]:
         """The pass as a line of metrics.jsonl."""
-        return {
-            "phase": 1,
-            "pass": self.number,
-            "loss": self.loss,
-            "cvfp": self.cvfp,
-            "diversity": self.diversity,
-            "converged": self.converged,
-        }
+        values = asdict(self)
+        return {"phase": 1, "pass": values.pop("number"), **values}
 
 
 @torch.no_grad()

@@ -18,8 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stages.text.compiled import Kernels
 from trainer.cvfp.model import NORM_EPS, ContextBlock, Network
 
+LOOPS = Kernels(
+    "trainer.cvfp.scan_kernel",
+    {"scan": "f4* b1* i8** f4* f4* f4* f4* f4 f4** f4*"},
+    fastmath=("reassoc", "contract"),
+)
 Floats = NDArray[np.float32]
 
 ScanMethod = Literal["auto", "sequential", "sweeps"]
@@ -184,43 +190,36 @@ class Scanner:
 
 @dataclass(frozen=True)
 class _ScanWeights:
-    """The weights of a context block as arguments of the compiled scan."""
+    """The weights of a context block as the compiled scan takes them: the arrays of all layers, one after the other."""
 
-    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the part of its matrix that u meets, and its bias
-    weights: tuple[Floats, ...]
-    residuals: tuple[Floats, ...]
-    norms: tuple[Floats, ...]
+    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the token part of its matrix, its bias
+    shapes: NDArray[np.int64]
+    weights: Floats
+    residuals: Floats
+    norms: Floats
 
     def scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        from trainer.cvfp.scan_kernel import scan
-
-        given = [bias[None] if part is None else torch.addmm(bias, u, part.T) for part, bias in self.token]
-        out = [torch.empty(len(u), len(bias)) for _, bias in self.token]
-        scan(
-            c.clone().numpy(),
-            fresh.numpy(),
-            tuple(each.numpy() for each in given),
-            self.weights,
-            self.residuals,
-            self.norms,
-            np.float32(NORM_EPS),
-            tuple(each.numpy() for each in out),
-        )
-        return out
+        given = [bias if part is None else torch.addmm(bias, u, part.T).flatten() for part, bias in self.token]
+        sizes = [len(u) * len(bias) for _, bias in self.token]
+        out = np.empty(sum(sizes), np.float32)
+        scratch = np.empty((3, self.shapes[:, :2].max()), np.float32)
+        weights = (torch.cat(given).numpy(), self.weights, self.residuals, self.norms)
+        LOOPS.call("scan", c.clone().numpy(), fresh.numpy(), self.shapes, *weights, NORM_EPS, scratch, out)
+        return [torch.from_numpy(each).view(len(u), -1) for each in np.split(out, np.cumsum(sizes)[:-1])]
 
 
 @torch.no_grad()
 def _scan_weights(block: ContextBlock) -> _ScanWeights:
     token: list[tuple[Tensor | None, Tensor]] = []
-    weights, residuals, norms = [], [], []
+    shapes, weights, residuals, norms = [], [], [], []
     for layer, takes in copy.deepcopy(block).cpu().stack():
         matrix, bias = layer.linear.weight, layer.linear.bias
         main = layer.residual.in_features if layer.residual is not None else len(bias)
         token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
-        weights.append(matrix[:, :main].T.contiguous().numpy())
-        projected = matrix.new_zeros(0, len(bias))
+        shapes.append((main, len(bias), takes, layer.residual is not None))
+        weights.append(matrix[:, :main].T.flatten())
         if layer.residual is not None:
-            projected = torch.cat((layer.residual.weight.T, layer.residual.bias[None]))
-        residuals.append(projected.numpy())
-        norms.append(torch.stack((layer.norm.weight, layer.norm.bias)).numpy())
-    return _ScanWeights(token, tuple(weights), tuple(residuals), tuple(norms))
+            residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
+        norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
+    flat = (torch.cat([torch.empty(0), *each]).numpy() for each in (weights, residuals, norms))
+    return _ScanWeights(token, np.array(shapes, np.int64), *flat)

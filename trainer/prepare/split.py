@@ -41,6 +41,9 @@ MIN_VALIDATION_RATIO = 0.2
 SALT = 0x5EED
 """Makes the order of the split independent of the order of training under the same seed."""
 
+Groups = NDArray[np.bool_]
+"""Which groups belong to a set, [G]."""
+
 
 class SplitError(TrainerError):
     """A corpus cannot be split with these parameters."""
@@ -105,14 +108,14 @@ def split(
         )
     each = _Groups.of(tokens, groups, keys, seed)
     less = share * min(1.0, max(MIN_VALIDATION_RATIO, validation_tokens / test_tokens))
-    test = each.draw("test", test_tokens, share)
-    validation = each.draw("validation", validation_tokens, less, test.chosen)
-    side = np.where(test.chosen, 2, np.where(validation.chosen, 1, 0))[each.of_row]
+    test, notes = each.draw("test", test_tokens, share)
+    validation, more = each.draw("validation", validation_tokens, less, test)
+    side = np.where(test, 2, np.where(validation, 1, 0))[each.of_row]
     side[np.asarray(tokens) == 0] = -1
     rows = [np.flatnonzero(side == one) for one in range(3)]
     sides = [np.unique(np.asarray(groups)[one]) for one in rows]
     assert len(np.unique(np.concatenate(sides))) == sum(map(len, sides)), "a group is on two sides"  # noqa: S101
-    return Split(*rows, (*test.notes, *validation.notes))
+    return Split(rows[0], rows[1], rows[2], (*notes, *more))
 
 
 def fixed(conversations: int, *, validation: range) -> Split:
@@ -184,14 +187,6 @@ def small(
 
 
 @dataclass(frozen=True)
-class _Draw:
-    """Groups chosen for a set, bool [G], and notes."""
-
-    chosen: NDArray[np.bool_]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Groups:
     """Group of each row, int64 [K]; tokens and conversations of each group, int64 [G]; groups in drawing order."""
 
@@ -212,8 +207,12 @@ class _Groups:
         order = np.argsort(mixed(least, seed ^ SALT), kind="stable")  # mixed: the minimum of many keys is small
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def draw(self, name: str, tokens: int, share: float, used: NDArray[np.bool_] | None = None) -> _Draw:
-        """Choose groups in order until they have `tokens` or the share; `used` are those of the test set, if drawn."""
+    def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:
+        """Choose groups in order until they have `tokens` or the share; `used` are those of the test set, if drawn.
+
+        Returns:
+            The chosen groups, and notes.
+        """
         total, first = int(self.tokens.sum()), used is None
         used = np.zeros(len(self.tokens), np.bool_) if used is None else used
         allowed = int(share * total)
@@ -237,7 +236,7 @@ class _Groups:
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
-        return _Draw(chosen, self._notes(name, np.flatnonzero((self.tokens > limit) & ~used), limit))
+        return chosen, self._notes(name, np.flatnonzero((self.tokens > limit) & ~used), limit)
 
     def _typical_limit(self, aim: int, order: Rows) -> float:
         """The maximum tokens of a group of the test set, apart from `_twice_median`."""
