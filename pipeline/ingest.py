@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.ownership import claim, claimed, listed, sweep
+from pipeline.ownership import check_run, claim, claimed, listed, sweep
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
@@ -91,7 +91,7 @@ def ingest(
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
         RunFolderError: the folder belongs to another source.
     """
-    store.check()
+    check_run(store)
     if inside := [path for path in source.paths() if path.resolve().is_relative_to(store.folder.resolve())]:
         raise RunFolderError(
             f"{store.folder} holds {valid_text(str(inside[0]))} of {source.name}, and a run would overwrite it: "

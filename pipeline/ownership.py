@@ -1,143 +1,125 @@
-"""Whose run folder this is, and what of it may stay when ingest begins."""
+"""Whose folder this is, how far its run is, and who may write in it."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import PARTS, RunFolderError, Store, read_json
+from pipeline.store import PARTS, SHARD, RunFolderError, Store, read_json
 from stages.files import save_json
 
-SHARD = re.compile(r"\d{5,}\.parquet")
-"""A shard's file name."""
-
-
-def claimed(store: Store) -> dict[str, Any]:
-    """What the run's source.json says; nothing in a new folder.
-
-    Raises:
-        RunFolderError: it is not one of ours, or damaged.
-    """
-    if not store.source.exists():
-        return {}
-    said = read_json(store.source)
-    if not (isinstance(said, dict) and said.keys() >= RUN_KEYS):
-        raise RunFolderError(
-            f"{store.source} does not say what this run was started for: remove {store.folder}, or choose another --out"
-        )
-    return said
-
-
-def listed(store: Store) -> dict[str, Any] | None:
-    """The shard list of a complete ingest; None where it is missing, damaged, or lacks a quarantine shard."""
-    try:
-        done = read_json(store.shard_list)
-        whole = all(
-            SHARD.fullmatch(shard["name"]) and (not shard["quarantined"] or store.quarantine(shard["name"]).is_file())
-            for shard in done["shards"]
-        )
-        total = sum(shard["rows"] + shard["quarantined"] for shard in done["shards"])
-        kept = {"source", "digest", "shape", "files", "rows", "quarantined", "replaced"} <= done.keys()
-        return done if whole and kept and total == done["rows"] else None
-    except (FileNotFoundError, RunFolderError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-
-
-def claim(store: Store, said: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool) -> None:
-    """Make the folder ready for this source: raw shards that are not complete go, and all that came of another source.
-
-    Args:
-        store: the run.
-        said: what source.json will say.
-        before: what it says now; empty in a new folder.
-        complete: whether all raw shards are there.
-
-    Raises:
-        RunFolderError: the folder holds a complete ingest of something else.
-    """
-    other = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != said[key]]  # it may lie elsewhere now
-    if complete and other:
-        key = other[0]
-        raise RunFolderError(
-            f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
-            f"{said[key]!r}; choose another --out, or start it as it was"
-        )
-    if complete:
-        return
-    for path in (store.manifest, *((store.decisions, store.card, store.plan) if other else ())):
-        path.unlink(missing_ok=True)
-    for part in PARTS if other else ("raw", "quarantine"):
-        if (store.folder / part).exists():
-            shutil.rmtree(store.folder / part)
-
-
-def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
-    """Remove raw and quarantine shards that are not in the list."""
-    raw = {shard["name"] for shard in shards}
-    aside = {shard["name"] for shard in shards if shard["quarantined"]}
-    for folder, names in ((store.raw(""), raw), (store.quarantine(""), aside)):
-        for path in folder.glob("*.parquet"):
-            if path.name not in names:
-                path.unlink()
-
-
 RUN_KEYS = frozenset({"source", "digest", "rows", "characters", "limit", "shape"})
-"""What the source.json of a run says at least."""
+"""Keys that the source.json of every run has."""
+RUNS = Path("data/runs")
+"""Where runs are made by default, relative to the current folder."""
+CLAIM = "experiment.json"
+"""File that names the corpus of an experiment's folder."""
+LOCK = ".lock"
+"""File that a process locks while it writes in a folder."""
+
+
+class RunState(IntEnum):
+    """How far the run in a folder is."""
+
+    ABSENT = 0
+    """There is no such folder."""
+    FOREIGN = 1
+    """The folder holds something else."""
+    BEGUN = 2
+    """Ingest is not complete."""
+    INGESTED = 3
+    """Raw shards are complete; signals or decisions are not."""
+    COMPLETE = 4
+
+
+def state(folder: Path) -> RunState:
+    """How far the run in a folder is; files are looked for, not read."""
+    store = Store(folder)
+    if not folder.exists():
+        return RunState.ABSENT
+    if not is_run(folder):
+        return RunState.FOREIGN
+    if not store.shard_list.is_file():
+        return RunState.BEGUN
+    return RunState.COMPLETE if store.manifest.is_file() else RunState.INGESTED
+
+
+def check_is_run(folder: Path) -> RunState:
+    """How far the run in a folder is, which may be in use.
+
+    Raises:
+        RunFolderError: there is no such folder, or it holds something else.
+    """
+    far = state(folder)
+    if far is RunState.ABSENT:
+        raise RunFolderError(f"there is no folder {folder}: name the folder of a run; `refine status` lists runs")
+    if far is RunState.FOREIGN:
+        raise RunFolderError(
+            f"{folder} is not a run folder: it holds no source.json of a run; `refine run --out DIR` makes one"
+        )
+    return far
+
+
+def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
+    """The run in a folder, which must be at least this far, and which no other process may be writing.
+
+    Raises:
+        RunFolderError: it is not; the message says what the folder is instead, and what to do.
+    """
+    far = check_is_run(folder)
+    if in_use(folder):
+        raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
+    if far < least:
+        what = "holds no complete ingest" if far is RunState.BEGUN else "is not a complete run"
+        raise RunFolderError(f"{folder} {what}: start `refine run` again with its source and --out {folder}")
+    return Store(folder)
 
 
 def is_run(folder: Path) -> bool:
-    """Whether this is the folder of a run of ours, complete or not."""
+    """Whether a folder is a run's, complete or not."""
     try:
-        said = json.loads((folder / "source.json").read_bytes())
+        origin = json.loads((folder / "source.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.keys() >= RUN_KEYS
+    return isinstance(origin, dict) and origin.keys() >= RUN_KEYS
 
 
-CLAIM = "experiment.json"
-"""The file that says whose folder it is."""
+def run_folders() -> list[Path]:
+    """Folders of runs in data/runs/ and directly in the current folder, by name."""
+    places = (*sorted(RUNS.glob("*/source.json")), *sorted(Path().glob("*/source.json")))
+    return [path.parent for path in places if is_run(path.parent)]
 
 
-LOCK = ".lock"
+def in_use(folder: Path) -> bool:
+    """Whether a process is writing in a folder now."""
+    try:
+        with (folder / LOCK).open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
-def check_experiment(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be an experiment's.
-
-    Args:
-        folder: where it would lie.
-        option: of the command line that names it, for the message.
-
-    Raises:
-        RunFolderError: it is a file, or a folder of something else.
-    """
-    if not folder.exists():
-        return
-    others = not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())
-    if others and not (folder / CLAIM).is_file():
-        raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
-
-
-@contextmanager
-def experiment_claimed(folder: Path, said: Mapping[str, Any], option: str) -> Iterator[Path]:
-    """Hold the folder alone; it is made where there is none.
+@contextlib.contextmanager
+def locked(folder: Path, option: str) -> Iterator[None]:
+    """Make a folder, if it does not exist, and be the only one to write in it.
 
     Args:
-        folder: where the experiment lies.
-        said: what it is of; its "corpus" is a name and its "digest" the texts'.
-        option: of the command line that names it, for messages.
+        folder: the folder of a run or an experiment.
+        option: the command-line option that names the folder, for the message.
 
     Raises:
-        RunFolderError: another process holds it, it is of another corpus, or a folder of something else.
+        RunFolderError: another process is writing in it.
     """
-    check_experiment(folder, option)
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
@@ -147,11 +129,149 @@ def experiment_claimed(folder: Path, said: Mapping[str, Any], option: str) -> It
             raise RunFolderError(
                 f"{folder} is in use by another refine process: wait for it, or choose another {option}"
             ) from None
-        if (folder / CLAIM).exists() and (there := read_json(folder / CLAIM)).get("digest") != said["digest"]:
-            raise RunFolderError(
-                f"{folder} is the experiment of another corpus ({there.get('corpus')}): choose another {option}"
-            )
-        save_json(folder / CLAIM, said)
-        yield folder
+        yield
     finally:
         os.close(lock)
+
+
+def check_run(store: Store) -> None:
+    """Refuse a folder in which a run must not write.
+
+    Raises:
+        RunFolderError: it is a file, holds something else, or a part of it is a link.
+    """
+    folder = store.folder
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file, expected a folder for the run: choose another --out")
+    if not folder.exists() or store.source.is_file():
+        if links := [part for part in PARTS if (folder / part).is_symlink()]:
+            raise RunFolderError(f"{folder / links[0]} is a link, and a run writes only below its own folder")
+    elif others := _others(folder):
+        raise RunFolderError(f"{folder} is not a run folder: it holds {', '.join(others[:3])}; choose another --out")
+
+
+def _others(folder: Path) -> list[str]:
+    """The names of everything in a folder but its lock."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+
+
+@contextlib.contextmanager
+def run_locked(store: Store) -> Iterator[None]:
+    """Be the only one to write in a run's folder, and remove what an interrupted run left half-written.
+
+    Raises:
+        RunFolderError: another process is writing in it, or see `check_run`; nothing is touched then.
+    """
+    check_run(store)
+    with locked(store.folder, "--out"):
+        for scratch in store.folder.glob("signals/**/.*.scratch"):
+            shutil.rmtree(scratch)
+        for pattern in (".*.tmp", *(f"{part}/**/.*.tmp" for part in PARTS)):
+            for leftover in store.folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
+        yield
+
+
+def claimed(store: Store) -> dict[str, Any]:
+    """The run's source.json; empty in a new folder.
+
+    Raises:
+        RunFolderError: it is damaged, or not one of ours.
+    """
+    if not store.source.exists():
+        return {}
+    origin = read_json(store.source)
+    if not (isinstance(origin, dict) and origin.keys() >= RUN_KEYS):
+        raise RunFolderError(
+            f"{store.source} does not say what this run was started for: remove {store.folder}, or choose another --out"
+        )
+    return origin
+
+
+def listed(store: Store) -> dict[str, Any] | None:
+    """The shard list of a complete ingest; None if it is missing, damaged, or lacks a quarantine shard."""
+    try:
+        done = read_json(store.shard_list)
+        whole = all(
+            SHARD.fullmatch(shard["name"]) and (not shard["quarantined"] or store.quarantine(shard["name"]).is_file())
+            for shard in done["shards"]
+        )
+        total = sum(shard["rows"] + shard["quarantined"] for shard in done["shards"])
+        has_all = {"source", "digest", "shape", "files", "rows", "quarantined", "replaced"} <= done.keys()
+        return done if whole and has_all and total == done["rows"] else None
+    except (FileNotFoundError, RunFolderError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool) -> None:
+    """Make a folder ready for a source: incomplete raw shards are removed, and everything made from another source.
+
+    Args:
+        store: the run.
+        origin: the new source.json.
+        before: the source.json in the folder; empty in a new folder.
+        complete: whether ingest is complete.
+
+    Raises:
+        RunFolderError: the folder holds a complete ingest of another source.
+    """
+    changed = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != origin[key]]  # its path may change
+    if complete and changed:
+        key = changed[0]
+        raise RunFolderError(
+            f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
+            f"{origin[key]!r}; choose another --out, or start it as it was"
+        )
+    if complete:
+        return
+    for path in (store.manifest, *((store.decisions, store.card, store.plan) if changed else ())):
+        path.unlink(missing_ok=True)
+    for part in PARTS if changed else ("raw", "quarantine"):
+        if (store.folder / part).exists():
+            shutil.rmtree(store.folder / part)
+
+
+def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
+    """Remove raw and quarantine shards that are not in the shard list."""
+    raw = {shard["name"] for shard in shards}
+    quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
+    for folder, names in ((store.raw(""), raw), (store.quarantine(""), quarantined)):
+        for path in folder.glob("*.parquet"):
+            if path.name not in names:
+                path.unlink()
+
+
+def check_experiment(folder: Path, option: str) -> None:
+    """Refuse a folder in which an experiment must not write.
+
+    Args:
+        folder: the folder.
+        option: the command-line option that names it, for the message.
+
+    Raises:
+        RunFolderError: it is a file, or holds something else.
+    """
+    if folder.exists() and not (folder / CLAIM).is_file() and (not folder.is_dir() or _others(folder)):
+        raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
+
+
+@contextlib.contextmanager
+def experiment_claimed(folder: Path, origin: Mapping[str, Any], option: str) -> Iterator[Path]:
+    """Make a folder an experiment's, and be the only one to write in it.
+
+    Args:
+        folder: the folder; it is made if it does not exist.
+        origin: its experiment.json; "corpus" is a name and "digest" the content of the texts.
+        option: the command-line option that names the folder, for messages.
+
+    Raises:
+        RunFolderError: another process is writing in it, it is of another corpus, or see `check_experiment`.
+    """
+    check_experiment(folder, option)
+    with locked(folder, option):
+        if (folder / CLAIM).exists() and (before := read_json(folder / CLAIM)).get("digest") != origin["digest"]:
+            raise RunFolderError(
+                f"{folder} is the experiment of another corpus ({before.get('corpus')}): choose another {option}"
+            )
+        save_json(folder / CLAIM, origin)
+        yield folder

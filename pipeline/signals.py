@@ -142,11 +142,9 @@ def scan_signals(store: Store) -> pl.LazyFrame:
     """
     plan, shards = measured_plan(store), store.shards()
     parts = [scan(store, "raw").select("id")]
-    for folder, names in _folders(
-        plan, store, set(plan.signals)
-    ):  # files of a stage have the raw shards' rows in order
-        parts.append(pl.scan_parquet([folder / shard for shard in shards]).select(names))
-    return pl.concat(parts, how="horizontal").select("id", *plan.signals)
+    for folder, names in _folders(plan, store, set(plan.signals)):
+        parts.append(pl.scan_parquet([folder / shard for shard in shards], glob=False).select(names))
+    return pl.concat(parts, how="horizontal").select("id", *plan.signals)  # a signal shard has its raw shard's rows
 
 
 def save_signals(store: Store, path: Path) -> None:
@@ -160,9 +158,9 @@ def save_signals(store: Store, path: Path) -> None:
 
 def scan(store: Store, part: Literal["raw", "refined", "rejected"]) -> pl.LazyFrame:
     """The conversations of one part of a complete run, in the order of the source."""
-    return pl.scan_parquet([store.folder / part / shard for shard in store.shards()])
+    return pl.scan_parquet([store.folder / part / shard for shard in store.shards()], glob=False)
 
 
 def scan_decisions(store: Store) -> pl.LazyFrame:
     """The decisions of a complete run: id, keep, reason, duplicate_of, jaccard, and one boolean per rule."""
-    return pl.scan_parquet(store.decisions)
+    return pl.scan_parquet(store.decisions, glob=False)

@@ -1,109 +1,210 @@
-"""What a person sees: sentences for errors, progress, tables. Text of a corpus never reaches a terminal as it is."""
+"""What a person sees: progress and notes on stderr, tables on stdout. Text of a corpus is always escaped."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 import unicodedata
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+RATE_WINDOW = 30.0
+"""Length in seconds of the window over which the rate of a step is measured."""
 
-def safe(said: str) -> str:
-    """Text that a terminal only shows: control characters, escapes and direction overrides become U+FFFD."""
-    return "".join(c if c in "\n\t" or not _acts(c) else "\ufffd" for c in said)
+MIN_SECONDS = 5.0
+"""Minimum age in seconds of a step before its rate and time left are shown."""
+
+LINE_INTERVAL = 10.0
+"""Minimum number of seconds between two plain progress lines of a step."""
+
+BEAT_INTERVAL = 30.0
+"""Seconds between two plain lines about a fit or merge, which reports no rows while it works."""
+
+
+def safe(text: str) -> str:
+    """Replace control characters, terminal escapes and direction overrides by U+FFFD, except newline and tab."""
+    return "".join(c if c in "\n\t" or not _acts(c) else "\ufffd" for c in text)
 
 
 def _acts(c: str) -> bool:
-    """Whether a terminal does something at this character, other than show it."""
+    """Whether a terminal acts on this character instead of showing it."""
     return unicodedata.category(c) in {"Cc", "Cs"} or "\u202a" <= c <= "\u202e" or "\u2066" <= c <= "\u2069"
 
 
 def console() -> Console:
-    """Standard output; wide where it is piped, so that nothing is cut."""
+    """Standard output; 140 characters wide if it is not a terminal, so that tables are not cut."""
     return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 140)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Rows a second."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "")
+@dataclass
+class _Output:
+    """Where progress, notes and errors go in this process."""
+
+    quiet: bool = False
+    log: TextIO | None = None
+
+
+_OUTPUT = _Output()
+
+
+def configure(*, quiet: bool, log_file: Path | None) -> None:
+    """Set the global options `--quiet` and `--log-file` for the rest of this process.
+
+    Raises:
+        OSError: the log file cannot be opened.
+    """
+    if _OUTPUT.log:
+        _OUTPUT.log.close()
+    _OUTPUT.quiet, _OUTPUT.log = quiet, None
+    if log_file is not None:
+        _OUTPUT.log = log_file.open("a", encoding="utf-8", buffering=1)
+
+
+@contextlib.contextmanager
+def progress(*, show: bool) -> Iterator[None]:
+    """Show progress and notes inside the block only if `show` is true; a log file gets them in any case."""
+    before = _OUTPUT.quiet
+    _OUTPUT.quiet = before or not show
+    try:
+        yield
+    finally:
+        _OUTPUT.quiet = before
+
+
+def say(line: str, *, always: bool = False) -> None:
+    """Write a line to stderr and the log file; under `--quiet` to stderr only if it is an error (`always`)."""
+    line = safe(line) + "\n"
+    if always or not _OUTPUT.quiet:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+    if _OUTPUT.log:
+        _OUTPUT.log.write(line)
+
+
+@dataclass
+class _Step:
+    """One step of a run and the samples that its rate is computed from."""
+
+    name: str
+    began: float
+    printed: float
+    """When its last line was printed; at first, when it began."""
+    done: int = 0
+    total: int = 0
+    samples: deque[tuple[float, int]] = field(default_factory=deque)
+    task: TaskID | None = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether this is a fit or a merge: it reports only its start and its end."""
+        return ":" in self.name
+
+    def update(self, done: int, total: int, now: float) -> None:
+        self.done, self.total = done, total
+        self.samples.append((now, done))
+        while len(self.samples) > 2 and now - self.samples[1][0] >= RATE_WINDOW:  # noqa: PLR2004  the window's two ends
+            self.samples.popleft()
+
+    def speed(self, now: float) -> str:
+        """Rate over the last `RATE_WINDOW` seconds and the time left; empty in the first `MIN_SECONDS`."""
+        if self.silent or now - self.began < MIN_SECONDS:
+            return ""
+        begin, base = self.samples[0]
+        rate = (self.done - base) / max(now - begin, 1e-9)
+        if not rate:
+            return ""
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total > self.done else ""
+        return f"{rate:,.0f} rows/s{left}"
+
+    def line(self, now: float) -> str:
+        seconds = now - self.began
+        if self.done >= self.total > 0:
+            return f"{self.name}{' of' if self.silent else ':'} {self.done:,} rows in {seconds:,.1f} s"
+        if self.silent:
+            return f"{self.name} of {self.total:,} rows, {seconds:,.0f} s so far"
+        of = f" of {self.total:,}" if self.total else ""
+        return ", ".join(filter(None, [f"{self.name}: {self.done:,}{of} rows", self.speed(now)]))
 
 
 class ProgressReporter:
-    """Progress on stderr: bars with rate and time left on a terminal, plain lines when piped."""
+    """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bars: Progress | None = None
-        if self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description:<18}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TimeRemainingColumn(),
-            )
-            self._bars = Progress(*columns, console=self._console)
-        self._tasks: dict[str, Any] = {}
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._said = 0.0
+        if self._console.is_terminal and not _OUTPUT.quiet:
+            columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+            self._bars = Progress(*columns, TextColumn("{task.fields[speed]}"), console=self._console)
+        self._steps: dict[str, _Step] = {}
+        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
+        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if self._bars:
             self._bars.stop()
 
-    def warn(self, said: str) -> None:
-        """A sentence that the user must not miss."""
-        self._console.print(Text(safe(f"refine: {said}")))
+    def _beat(self) -> None:
+        """Report that a fit or merge is still at work."""
+        while not self._ended.wait(BEAT_INTERVAL):
+            for step in list(self._steps.values()):
+                if step.silent and step.done < step.total:
+                    self._line(step.line(time.monotonic()))
+
+    def warn(self, note: str) -> None:
+        """Write a sentence that the reader must not miss."""
+        if self._bars:
+            self._console.print(Text(safe(f"refine: {note}")))
+        self._line(f"refine: {note}")
+
+    def _line(self, line: str) -> None:
+        """Write a plain line, to the log file alone while bars are shown."""
+        with progress(show=self._bars is None):
+            say(line)
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """`done` of `total` rows of a step; a total of 0 is unknown."""
-        if self._bars:
-            if step not in self._tasks:
-                self._tasks[step] = self._bars.add_task(step, total=None)
-            known = total or None if ":" not in step or done else None  # a fit or a merge cannot say how far it is
-            self._bars.update(self._tasks[step], completed=done, total=known)
-            return
+        """Report that `done` of `total` rows of a step are done; a total of 0 is unknown."""
         now = time.monotonic()
-        first = step not in self._begun
-        if first and ":" in step:  # a fit or a merge, which cannot say how far it is
-            self._console.print(f"{step} of {total:,} rows ...")
-        began, base = self._begun.setdefault(step, (now, done))
-        if not first and ":" not in step and (done >= total > 0 or now - self._said > 10):  # noqa: PLR2004  a line in ten seconds
-            self._said = now
-            rate = (done - base) / max(now - began, 1e-9)
-            left = f", {(total - done) / rate:,.0f} s left" if rate and total > done else ""
-            of = f" of {total:,}" if total else ""
-            self._console.print(f"{step}: {done:,}{of} rows, {rate:,.0f} rows/s{left}")
+        first = step not in self._steps
+        state = self._steps.setdefault(step, _Step(step, now, now))
+        state.update(done, total, now)
+        if self._bars:
+            if state.task is None:
+                state.task = self._bars.add_task(step, total=None, speed="")
+            known = total or None if not state.silent or done else None
+            self._bars.update(state.task, completed=done, total=known, speed=state.speed(now))
+        if first and state.silent:
+            self._line(f"{step} of {total:,} rows ...")
+        elif not first and (done >= total > 0 or now - state.printed > LINE_INTERVAL):
+            state.printed = now
+            self._line(state.line(now))
 
 
 def table(
     title: str, head: tuple[str, ...], rows: list[tuple[object, ...]], right: frozenset[int] = frozenset()
 ) -> Table:
-    """A table; the columns named in `right` are numbers."""
+    """Build a table without borders; `right` are the indices of right-aligned columns."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
     for i, name in enumerate(head):
         made.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(safe(f"{cell:,}" if isinstance(cell, int) else str(cell))) for cell in row))
     return made
-
-
-def say(line: str) -> None:
-    """A line of progress on stderr."""
-    sys.stderr.write(safe(line) + "\n")
-    sys.stderr.flush()

@@ -95,6 +95,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.terminal", "trainer.prepare"),
         "trainer.scaling",
     ),
+    "pipeline.api": (
+        *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),
+        *("pipeline.experiments", "pipeline.compare", "stages", *STAGE, "trainer", "trainer.prepare"),
+    ),
     "pipeline.cli": ("*",),
     "refine": ("*",),
 }

@@ -1,155 +1,138 @@
-"""`refine ablate`: which rule of a run moved the exponent? Each left out in turn and each alone, on one protocol."""
+"""`refine ablate`: which rule of a run changed the exponent? Each rule is left out in turn, and applied alone."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from rich.text import Text
 
 from pipeline import plan as planning
 from pipeline import rules
-from pipeline.ablate.result import Ablated, Contrast
-from pipeline.compare import corpora, data
-from pipeline.compare import design as designing
+from pipeline.ablate import page
+from pipeline.ablate.result import Ablation, Contrast
+from pipeline.compare import corpora
 from pipeline.compare import scored as scoring
+from pipeline.compare import verdict as verdicts
 from pipeline.compare.checks import comparison_checks
-from pipeline.compare.command import name_of, of_run
+from pipeline.compare.command import announce, digests, integrity, pair_name, run_findings, train_arms
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
-from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored
-from pipeline.experiments.schedule import carry_out, named
+from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
-from pipeline.report.run.checks import SHARE, Bounds
+from pipeline.report.run.checks import Bounds
 from pipeline.signals import RuleInputs
 from pipeline.store import RunFolderError
-from pipeline.terminal import console, safe, say, table
-from trainer.prepare.arms import Union
 
 Mask = NDArray[np.bool_]
 
 
-def ablate(
-    folder: Path, how: TrainingOptions, out: Path | None, bounds: Bounds, *, train: bool, fail: bool, as_json: bool
-) -> None:
-    """Say which rule moved the exponent, and write the report.
+@dataclass(frozen=True)
+class AblateOptions:
+    """The options of `refine ablate`; its help describes each."""
+
+    run: Path
+    out: Path | None = None
+    train: bool = True
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    bounds: Bounds = field(default_factory=Bounds)
+    words: tuple[str, ...] = ()
+    """The command as it was typed, for the report; by default the run alone."""
+
+
+def ablate(options: AblateOptions) -> Ablation:
+    """Find out which rule of a run changed the exponent, and write the report.
+
+    Training runs that are already there are not repeated. Progress is reported on stderr.
 
     Raises:
-        RunFolderError, ReportError, RuleError, TrainerError: see there.
+        RunFolderError: the run is not complete, or its decisions are not those of its plan.
+        ReportError: the folder of the report holds something else.
+        RuleError, TrainerError: a rule, an option or the corpus does not serve.
     """
-    from pipeline.ablate import page
-
-    if out is not None:
-        folders.check(out)
-    how.checked()
-    pair = corpora.pair("raw", "refined", folder, None, grouped=train)
-    what = "ablate" + ("-rules" if not train else "-quick" if how.quick else "")
-    place = out or REPORTS / f"{name_of(pair)}-{what}"
-    folders.check(place)
+    if options.out is not None:
+        folders.check(options.out)
+    options.training.checked()
+    pair = corpora.pair("raw", "refined", options.run, None, grouped=options.train)
+    assert pair.run is not None  # noqa: S101  raw and refined are parts of a run
+    suffix = "-rules" if not options.train else "-quick" if options.training.quick else ""
+    place = options.out or REPORTS / f"{pair_name(pair)}-ablate{suffix}"
     members, contrasts, skipped = arms_of(pair)
-    command = shlex.join(("refine", *sys.argv[1:]))
-    for said in filter(None, [*skipped, folders.replaced(place, command)]):
-        say(f"refine: {said}")
-    none = (
+    command = shlex.join(("refine", *(options.words or ("ablate", str(options.run)))))
+    announce(place, command, skipped)
+    nothing = (
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )
-    assert pair.run is not None  # noqa: S101  raw and refined of a run
-    found = Ablated(pair, contrasts, skipped, {}, None, None, of_run(pair.run, bounds).checks, none, command)
-    if train and contrasts:
-        found = _trained(found, members, how)
-    made = build(page.page(found), place)
-    if as_json:
-        sys.stdout.write(json.dumps({"report": str(place / "index.html"), **made}, indent=2) + "\n")
-    else:
-        _show(found, place)
-    if fail and any(one.passed is False for one in found.checks):
-        sys.exit(1)
+    checks = run_findings(pair.run, options.bounds).checks
+    made = Ablation(pair, contrasts, skipped, None, {}, checks, nothing, command, place / "index.html")
+    if options.train and contrasts:
+        made = _trained(made, members, options.training)
+    build(page.page(made), place)
+    return made
 
 
 def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
-    """The arms of an ablation as parts of raw, which of them are compared, and why others are not.
+    """The arms of an ablation as parts of raw, the contrasts between them, and sentences on those that are skipped.
 
-    Decisions are made anew over the run's signals, for each rule without it and with it alone; no model is asked.
+    Decisions are recomputed from the run's signals, for each rule without it and with it alone; no model is rerun.
 
     Raises:
-        RunFolderError: signals of the plan are not there, or the decisions are not those that lie in the run.
+        RunFolderError: signals are missing, or the decisions in the run are not those of its plan.
     """
     store = pair.run
-    assert store is not None  # noqa: S101  raw and refined of a run
+    assert store is not None  # noqa: S101  raw and refined are parts of a run
     plan = planning.load(store.plan)
     inputs, ids = RuleInputs.read(plan, store), pair.union.frame["id"]
     raw, refined = (pair.union.members[name] for name in pair.names)
     if not np.array_equal(_kept(inputs, plan.rules, ids), refined):
-        raise RunFolderError(f"{store.decisions} is not what the plan says now: start `refine decide {store.folder}`")
+        raise RunFolderError(
+            f"{store.decisions} does not match the plan of the run: start `refine decide {store.folder}`"
+        )
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
     for rule in plan.rules:
         without = _kept(inputs, [one for one in plan.rules if one is not rule], ids)
         alone = _kept(inputs, [rule], ids)
-        for how, first, second, name in (
-            ("alone", raw, alone, f"only {rule.reason}"),
-            ("on top", without, refined, f"without {rule.reason}"),
+        for how, name, first, second in (
+            ("alone", f"only {rule.reason}", raw, alone),
+            ("on top", f"without {rule.reason}", without, refined),
         ):
             if np.array_equal(first, second):
                 skipped.append(f"{rule.reason} {how} drops nothing: skipped")
                 continue
             members[name] = alone if how == "alone" else without
             arms = ("raw", name) if how == "alone" else (name, "refined")
-            lost, won = int((first & ~second).sum()), int((second & ~first).sum())
-            contrasts.append(Contrast(rule.reason, how, *arms, lost, won))
+            dropped, added = int((first & ~second).sum()), int((second & ~first).sum())
+            contrasts.append(Contrast(rule.reason, how, *arms, dropped, added))
     return members, contrasts, skipped
 
 
 def _kept(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
-    """Which conversations, in the order of `ids`, these rules keep."""
+    """Which conversations these rules keep, in the order of `ids`."""
     decisions = inputs.decide(chosen).select("id", "keep")
     kept = ids.to_frame("id").join(decisions, on="id", how="left", maintain_order="left")["keep"]
     mask: Mask = kept.fill_null(value=False).to_numpy()
     return mask
 
 
-def _trained(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions) -> Ablated:
-    """Train all arms, each stream of tokens once."""
-    pair = found.pair
-    with how.folder(name_of(pair), [one.digest for one in pair.corpora.values()]) as folder:
-        return _done(found, members, how, folder)
-
-
-def _done(found: Ablated, members: Mapping[str, Mask], how: TrainingOptions, folder: Path) -> Ablated:
-    pair = found.pair
-    union = Union(pair.union.frame, pair.union.keys, pair.union.groups, members)
-    arms = data.arms(union, how, folder)
-    budgets = None if how.budgets is None else list(how.budgets)
-    planned = designing.design(arms, budgets, how.seeds, quick=how.quick)
-    design = Design(planned.budgets, planned.seeds, (), planned.quick)
-    jobs = design.jobs(arms, list(members), how.device)
-    trainings = folder / "trainings"
-    every = [job for wanted in jobs.values() for job in wanted]
-    carry_out(trainings, every, how.workers, how.device, named(jobs))
-    tests = scoring.test_sets(pair, arms)
-    scored = {
-        (one.reason, one.how): [
-            scoring.scored(
-                test,
-                arms,
-                {key: jobs[key] for arm in (one.first, one.second) for key in jobs if key[1] == arm},
-                trainings,
-            )
-            for test in tests
-        ]
-        for one in found.contrasts
-    }
-    checks = [*comparison_checks(pair, arms, design, jobs, trainings), *found.checks]
-    said = verdict(scored, found.contrasts, design.lacks(), [one for one in checks if one.name != SHARE])
-    return Ablated(pair, found.contrasts, found.skipped, scored, design, arms, checks, said, found.command)
+def _trained(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
+    """Train all arms and compare those of each contrast."""
+    pair, contrasts = untrained.pair, untrained.contrasts
+    with options.folder(pair_name(pair), digests(pair)) as folder:
+        experiment = train_arms(replace(pair.union, members=members), options, folder, baselines=False)
+        tests = scoring.test_sets(pair, experiment.arms)
+        scored = {
+            one.key: [scoring.scored(test, experiment, (one.first, one.second)) for test in tests] for one in contrasts
+        }
+        checks = [*comparison_checks(pair, experiment), *untrained.checks]
+    sentence = verdict(scored, contrasts, experiment.design.lacks(), integrity(checks))
+    return replace(untrained, experiment=experiment, scored=scored, checks=checks, sentence=sentence)
 
 
 def verdict(
@@ -158,44 +141,43 @@ def verdict(
     lacks: str,
     checks: Sequence[Check],
 ) -> str:
-    """One sentence: which rules moved the exponent, or that none can be said to have."""
-    from pipeline.compare.verdict import MIXED, no_interval, too_few
-    from pipeline.compare.verdict import verdict as of_two
+    """One sentence: which rules changed the exponent, or why none can be said to have.
 
+    Args:
+        scored: both arms of each contrast on each test set.
+        contrasts: all of them.
+        lacks: why the design allows no conclusion; empty if it allows one.
+        checks: a failed one forbids a conclusion.
+    """
     if lacks:
         return f"Nothing is concluded, because {lacks}."
     if failed := [one.name for one in checks if one.passed is False]:
         return f"Nothing can be concluded, because a check failed: {', '.join(failed)}."
-    first = scored[contrasts[0].reason, contrasts[0].how]
-    if few := too_few(first):  # test sets are the same ones for all
+    if few := verdicts.too_few(scored[contrasts[0].key]):  # the test sets are the same for all contrasts
         return f"Nothing can be concluded, {few}."
-    unknown = [f"{one.reason} {one.how}" for one in contrasts if no_interval(scored[one.reason, one.how])]
-    moved = []
+    unknown = [f"{one.reason} {one.how}" for one in contrasts if verdicts.no_interval(scored[one.key])]
+    changed = []
     for one in contrasts:
-        found = of_two(scored[one.reason, one.how], (one.first, one.second), "", checks)
-        if found.exponent:
-            how = "steeper on one test set and flatter on the other" if found.exponent == MIXED else found.exponent
-            moved.append(f"{one.reason} {one.how} makes it {how}")
-    open_ended = f"; delta-alpha has no interval for {', '.join(unknown)}" if unknown else ""
+        exponent = verdicts.verdict(scored[one.key], (one.first, one.second), "", checks).exponent
+        if exponent:
+            how = "steeper on one test set and flatter on the other" if exponent == verdicts.MIXED else exponent
+            changed.append(f"{one.reason} {one.how} makes it {how}")
+    open_ended = f"; delta alpha has no interval for {', '.join(unknown)}" if unknown else ""
     if len(unknown) == len(contrasts):
         return f"Nothing can be concluded{open_ended}."
     count = len(contrasts) - len(unknown)
-    many = f"{count} contrast{'s were' if count > 1 else ' was'} looked at, each at 95 %"
-    if not moved:
-        return f"No rule can be said to have moved the exponent ({many}){open_ended}."
-    chance = "so that one in twenty would be said to differ by chance"
-    return f"The exponent moved: {'; '.join(moved)} ({many}, {chance}){open_ended}."
+    tested = f"{count} contrast{'s were' if count > 1 else ' was'} tested, each at the 95 % level"
+    if not changed:
+        return f"No rule can be said to have changed the exponent ({tested}){open_ended}."
+    chance = "so one in twenty would appear to differ by chance"
+    return f"The exponent changed: {'; '.join(changed)} ({tested}, {chance}){open_ended}."
 
 
-def _show(found: Ablated, place: Path) -> None:
-    from pipeline.ablate.page import rows_of
-
-    out = console()
-    head, rows = rows_of(found)
-    out.print(table("What each rule does", head, list(rows), frozenset({2, 3})))
-    names = {True: "pass", False: "FAIL", None: "n/a"}
-    checks: list[tuple[object, ...]] = [(names[one.passed], one.name, one.found) for one in found.checks]
-    if checks:
-        out.print(table("\nChecks", ("", "check", "found"), checks))
-    out.print(Text(safe(f"\n{found.sentence}")))
-    out.print(Text(safe(f"\n{place / 'index.html'}")), soft_wrap=True)
+def print_ablation(result: Ablation, *, as_json: bool) -> None:
+    """Print the table of an ablation, its checks and its verdict, or its report as JSON."""
+    if as_json:
+        print_json(result.page)
+        return
+    print_rows("What each rule does", page.contrast_rows(result), 2)
+    print_checks(result.checks)
+    print_verdict(result.sentence, result.page)

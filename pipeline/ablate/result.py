@@ -1,28 +1,33 @@
-"""What an ablation found: contrasts of two arms that differ by one rule."""
+"""The outcome of an ablation: contrasts of two arms that differ by one rule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import polars as pl
 
 from pipeline.compare.corpora import Pair
-from pipeline.compare.design import Design
+from pipeline.compare.design import Experiment
 from pipeline.compare.scored import Scored
 from pipeline.report.parts import Check
-from trainer.prepare.arms import Arms
+from trainer.scaling import Difference
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Two arms of which one rule is the difference.
+    """Two arms that differ by one rule.
 
     Attributes:
-        reason: the rule's.
-        how: "alone" (the rule by itself against raw), or "on top" (all rules against all but this one).
+        reason: of the rule.
+        how: "alone" (the rule by itself against raw) or "on top" (all rules against all but this one).
         first: the arm without the rule.
         second: the arm with it.
-        dropped: conversations that the second lacks of the first.
-        added: conversations that it has beyond: duplicates that a rule's absence would have dropped in their place.
+        dropped: number of conversations that only the first arm has.
+        added: number of conversations that only the second arm has: duplicates of what the rule drops, which are
+            dropped in its place without the rule.
     """
 
     reason: str
@@ -32,23 +37,76 @@ class Contrast:
     dropped: int
     added: int = 0
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Reason and how."""
+        return self.reason, self.how
+
 
 @dataclass(frozen=True, eq=False)
-class Ablated:
-    """An ablation: its arms and contrasts, and each contrast's difference on each test set where there was training."""
+class Ablation:
+    """The rules of a run, each alone and each on top of all others; made by `ablate`.
+
+    Attributes:
+        pair: raw and refined of the run.
+        contrasts: of each rule, those in which it drops something.
+        skipped: sentences on the contrasts in which a rule drops nothing.
+        experiment: the training runs; None without training.
+        scored: both arms of each contrast on each test set, by `Contrast.key`; empty without training.
+        checks: those of the experiment and of the run.
+        sentence: the verdict.
+        command: that makes this ablation again.
+        page: index.html of the report; report.json lies beside it.
+    """
 
     pair: Pair
     contrasts: Sequence[Contrast]
     skipped: Sequence[str]
+    experiment: Experiment | None
     scored: Mapping[tuple[str, str], Sequence[Scored]]
-    """By reason and how."""
-    design: Design | None
-    arms: Arms | None
     checks: Sequence[Check]
-    """Of the trainings, and of the run."""
     sentence: str
     command: str
+    page: Path
 
-    def tests(self) -> Sequence[Scored]:
-        """The first contrast on each test set, which are the same for all; empty where nothing was trained."""
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.passed is False]
+
+    def test_sets(self) -> Sequence[Scored]:
+        """The first contrast on each test set; the test sets are the same for all. Empty without training."""
         return next(iter(self.scored.values()), ())
+
+    def by_power_law(self, contrast: Contrast) -> Iterator[tuple[str, Difference]]:
+        """The name of each test set and the difference of the power laws there."""
+        for one in self.scored.get(contrast.key, ()):
+            if "power" in one.differences:
+                yield one.test.name, one.differences["power"]
+
+    @property
+    def contrast_frame(self) -> pl.DataFrame:
+        """One row per contrast: reason, how, first, second, dropped, added (conversations)."""
+        return pl.DataFrame([vars(one) for one in self.contrasts])
+
+    @property
+    def differences(self) -> pl.DataFrame:
+        """One row per contrast, test set and law: its numbers with the ends of 95 % intervals. Empty without training.
+
+        Columns: reason, how, test_set, and those of `CorpusLaws.difference_frame`.
+        """
+        frames = [
+            one.laws.difference_frame().select(
+                *(pl.lit(text).alias(name) for name, text in zip(("reason", "how"), key, strict=True)),
+                pl.lit(one.test.name).alias("test_set"),
+                pl.all(),
+            )
+            for key, scored in self.scored.items()
+            for one in scored
+        ]
+        return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
+
+    def _repr_html_(self) -> str:
+        """The verdict and the differences, or the contrasts without training, as a notebook shows them."""
+        frame = self.differences if self.scored else self.contrast_frame
+        return f"<p>{escape(self.sentence)}</p>{frame._repr_html_()}"

@@ -1,26 +1,66 @@
-"""`refine`: a function for each command (cli/train.py has those that train), and where errors become sentences."""
+"""`refine`: one function per command (cli/train.py has those that train), and the boundary where errors are printed."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
+from pipeline.cli import options as o
 from pipeline.cli import train as training
-from pipeline.cli.options import AsJson, Config, Drops, Limit, MaxKept, MinKept, PlanFile, Revision, RunFolder, Split
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Refine chat corpora: measure every conversation, drop by rules, keep a reason for each drop.",
     epilog="Example: refine run --stages dedup --limit 200 --out first-run",
 )
+
+_GLOBAL = {"--debug": 0, "--quiet": 0, "--log-file": 1}
+"""Options of `refine` itself, which may also stand after the command, with the number of their values."""
+
+
+def _version(value: bool) -> None:
+    if value:
+        from pipeline import VERSION
+
+        typer.echo(f"refine {VERSION}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001  its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress and no notes, only errors.")] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file",
+            metavar="FILE",
+            help="Append progress, notes and errors to a file. These three may also stand after the command.",
+        ),
+    ] = None,
+) -> None:
+    """Handle the options that every command has."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+    if quiet or log_file:
+        from pipeline import terminal
+
+        terminal.configure(quiet=quiet, log_file=log_file)
 
 
 @app.command(epilog="Example: refine run --stages heuristics --limit 200 --out my-run   (the embedded chitchat corpus)")
@@ -30,102 +70,128 @@ def run(
         typer.Argument(
             metavar="SOURCE",
             help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
-            "HuggingFaceH4/ultrachat_200k. Without it: the embedded corpus `chitchat`.",
+            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`.",
         ),
     ] = None,
     stages: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="Only these stages of the plan, comma-separated, with the rules they suffice for."
+            metavar="NAMES",
+            help="Measure only these stages of the plan, comma-separated, and apply the rules that need no others.",
         ),
     ] = None,
-    plan: PlanFile = None,
-    drop: Drops = None,
+    plan: o.PlanFile = None,
+    drop: o.Drops = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="The run folder; an interrupted run goes on there. By default a new one in data/runs/."
+            metavar="DIR",
+            help="Folder of the run; an interrupted run is resumed. By default a new one in data/runs/.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one a core.")] = 0,
-    limit: Limit = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(
-            help="The records' shape: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default."
-        ),
-    ] = None,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of a shard at most.")] = 2000,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Worker processes; 0: one per core.")] = 0,
+    limit: o.Limit = None,
+    shape: o.RecordShape = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shard_rows: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of rows per shard.")] = 2000,
     max_unreadable: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The share of unreadable rows past which the run stops."),
+        typer.Option(
+            min=0.0, max=1.0, metavar="SHARE", help="Maximum share of unreadable rows; above it the run stops."
+        ),
     ] = 0.01,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and whether it can be.")] = False,
-    as_json: AsJson = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and whether it can be done; write nothing.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --dry-run: name all signals.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Refine a corpus: ingest, measure, decide, write."""
+    from pipeline.api import run as api
     from pipeline.cli import runs
-    from pipeline.ingest import Limits
 
-    asked = runs.RunOptions(
-        source=source, split=split, config=config, revision=revision, out=out, workers=workers, as_json=as_json
+    options = api.RunOptions(
+        *(source, api.names(stages), plan, tuple(drop or ()), out, workers, limit, shape, split, config, revision),
+        *(shard_rows, max_unreadable),
     )
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=runs.shape(shape))
-    chosen = runs.plan(plan, stages, drop or [])
     if dry_run:
-        runs.dry_run(asked, chosen, limits)
+        runs.dry_run(options, verbose=verbose, as_json=as_json)
     else:
-        runs.run(asked, chosen, limits)
+        runs.finish(api.carry_out(options), as_json=as_json)
 
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
-def decide(folder: RunFolder, plan: PlanFile = None, drop: Drops = None, as_json: AsJson = False) -> None:
-    """Apply changed rules to a run in seconds, without measuring anything.
+def decide(folder: o.RunFolder, plan: o.PlanFile = None, drop: o.Drops = None, as_json: o.AsJson = False) -> None:
+    """Apply changed rules to a run in seconds, without measuring again.
 
-    --drop adds to the run's plan in place of what an earlier --drop added; without options the plan holds again.
+    --drop replaces the rules of earlier --drop options. Without options the rules of the plan apply alone.
     """
+    from pipeline.api import run as api
     from pipeline.cli import runs
 
-    runs.decide(folder, plan, drop or [], as_json=as_json)
+    runs.finish(api.decide(folder, plan=plan, drop=drop or (), progress=True), as_json=as_json)
 
 
 @app.command(epilog="Example: refine show my-run --reason too_short -n 3")
 def show(
-    folder: RunFolder,
-    reason: Annotated[str | None, typer.Option(help="Only conversations dropped for this reason.")] = None,
-    id: Annotated[str | None, typer.Option("--id", help="One conversation, with all its signals.")] = None,  # noqa: A002
+    folder: o.RunFolder,
+    reason: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only conversations dropped for this reason.")
+    ] = None,
+    id: Annotated[  # noqa: A002
+        str | None, typer.Option("--id", metavar="ID", help="One conversation with all its signals.")
+    ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="Kept conversations instead of dropped ones.")] = False,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 5,
-    seed: Annotated[int, typer.Option(help="Which ones: the same seed, the same conversations.")] = 0,
-    full: Annotated[bool, typer.Option("--full", help="Whole messages.")] = False,
-    as_json: AsJson = False,
+    n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of conversations.")] = 5,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random sample of conversations.")] = 0,
+    full: Annotated[bool, typer.Option("--full", help="Do not cut long messages.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Look at what was dropped, and why."""
-    from pipeline.cli import show as showing
+    """Look at conversations and the reasons why they were dropped.
 
-    showing.show(folder, showing.ShowOptions(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
+    A duplicate is shown beside the conversation that was kept instead, with the words that differ.
+    """
+    from pipeline.cli.show import ShowOptions, print_conversations
+
+    print_conversations(folder, ShowOptions(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
+
+
+@app.command(epilog="Example: refine signals my-run --out signals.parquet")
+def signals(
+    folder: o.RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."
+        ),
+    ] = None,
+) -> None:
+    """Write all signals of a run as one table."""
+    from pipeline.cli import runs
+
+    runs.signals(folder, out)
 
 
 @app.command(epilog="Example: refine report my-run --out my-report")
 def report(
-    folder: RunFolder,
+    folder: o.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder of the report; by default reports/ and the run's name."),
+        typer.Option(metavar="DIR", help="Folder of the report. By default the run's name in reports/."),
     ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")] = False,
-    min_kept: MinKept = 0.05,
-    max_kept: MaxKept = 1.0,
-    as_json: AsJson = False,
+    check: o.CheckFails = False,
+    min_kept: o.MinKept = 0.05,
+    max_kept: o.MaxKept = 1.0,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Show a run on one page: heatmaps, distributions, examples and checks."""
-    from pipeline.report import run
-    from pipeline.report.run.checks import Bounds
+    """Show a run on one page: heatmaps, examples and checks."""
+    from pipeline.api import report as api
+    from pipeline.cli import runs
 
-    run.report(folder, out, Bounds(min_kept, max_kept), fail=check, as_json=as_json)
+    made = api.report(folder, out=out, min_kept=min_kept, max_kept=max_kept, progress=True)
+    runs.print_report(made, fail=check, as_json=as_json)
 
 
 @app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")
@@ -170,10 +236,10 @@ def dedup(
     ] = 0.05,
     workers: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print bands, S-curve, recall and clusters.")] = False,
-    as_json: AsJson = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Remove near-duplicates from one file, without a run."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # else NumPy starts threads that wait in vain, 0.1 s of CPU
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start threads that are never used: 0.1 CPU s
     from pipeline import dedup
 
     wanted = dedup.DedupOptions(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
@@ -188,66 +254,101 @@ app.command(epilog="Example: refine compare raw refined --run my-run --no-train 
 app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")(training.ablate)
 
 
-@app.command(epilog="Example: refine stages")
+@app.command(epilog="Example: refine stages ppl")
 def stages(
     name: Annotated[
-        str | None, typer.Argument(metavar="STAGE", help="One stage, with its parameters and signals.")
+        str | None, typer.Argument(metavar="STAGE", help="A stage to show with its parameters and signals.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: o.AsJson = False,
 ) -> None:
-    """The stages there are, and the signals that rules can use."""
+    """List the stages and the signals that rules can use."""
     from pipeline.cli import runs
 
     runs.stages(name, as_json=as_json)
 
 
 @app.command(epilog="Example: refine plan > plan.toml")
-def plan() -> None:
-    """Print the default plan, to read it or to start one's own."""
-    from pipeline.plan import DEFAULT
-
-    sys.stdout.write(DEFAULT.read_text(encoding="utf-8"))
-
-
-@app.command(epilog="Example: refine status")
-def status(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="The folder of a run; by default all in data/runs/.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """How far runs are."""
+def plan(as_json: o.AsJson = False) -> None:
+    """Print the default plan, to read it or to edit a copy."""
     from pipeline.cli import runs
 
-    runs.status(folder, as_json=as_json)
+    runs.print_plan(as_json=as_json)
+
+
+@app.command(epilog="Example: refine status my-run")
+def status(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RUN", help="Folders of runs. By default all in data/runs/ and the current folder."),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show the progress of runs."""
+    from pipeline.cli import runs
+
+    runs.status(folders or [], as_json=as_json)
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or SIGTERM; no library takes it for its own."""
+    """Ctrl-C or SIGTERM; not an Exception, so that no library catches it."""
 
 
 def _stop(_number: int, _frame: object) -> None:
     raise _Stopped
 
 
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separate the global options, wherever they stand before `--`, from the other words."""
+    ours, others = [], []
+    end = words.index("--") if "--" in words else len(words)
+    rest = iter(words[:end])
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name in _GLOBAL:
+            values = list(islice(rest, 0 if equals else _GLOBAL[name]))
+            if not equals and len(values) < _GLOBAL[name]:
+                return [word], []  # typer reports the missing value
+            ours += [word, *values]
+        else:
+            others.append(word)
+    return ours, [*others, *words[end:]]
+
+
+def _usage(error: TyperException) -> str:
+    """A mistyped command or option as one sentence with what was probably meant."""
+    message = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+    if close := getattr(error, "possibilities", None):
+        message = f"{error.message.replace(': ', ' ', 1)}; did you mean {' or '.join(sorted(close))}?"
+    path = getattr(getattr(error, "ctx", None), "command_path", "refine")
+    return f"{message[:1].lower()}{message[1:]} ({path} --help lists what there is)"
+
+
 def main() -> None:
-    """The entry point: a user's error is one sentence on stderr, 1 as exit code; --debug shows the traceback."""
-    debug = "--debug" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--debug"]
+    """Run the command line; an error is one sentence on stderr and exit code 1, or 2 if the command is mistyped."""
+    ours, sys.argv[1:] = _split(sys.argv[1:])
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        sys.exit(app([*ours, *sys.argv[1:]], prog_name="refine", standalone_mode=False))
     except _Stopped:
         sys.stderr.write(
-            "\nrefine: stopped; what is complete is kept, and the same command goes on (a run with the same --out)\n"
+            "\nrefine: stopped; what is complete is kept, and the same command resumes (a run with the same --out)\n"
         )
         sys.stderr.flush()
         os._exit(130)  # at once: workers end with this process
+    except TyperException as error:
+        sys.stderr.write(f"refine: {_usage(error)}\n")
+        sys.exit(error.exit_code)
     except Exception as error:  # the one error boundary
-        if debug:
+        if "--debug" in ours:
             raise
         from pipeline.cli.errors import sentence
+        from pipeline.terminal import say
 
-        sys.stderr.write(f"refine: {sentence(error)}\n")
+        say(f"refine: {sentence(error)}", always=True)
         sys.exit(1)
+    finally:
+        if ours:  # this process may call main again, as the tests do
+            from pipeline import terminal
+
+            terminal.configure(quiet=False, log_file=None)

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of `refine` have."""
+"""Arguments and options that several commands of `refine` share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,61 @@ import typer
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", metavar="FILE", help="A plan in TOML; `refine plan` prints the default one.")
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="A plan in TOML. `refine plan` prints the default plan."),
 ]
 Drops = Annotated[
     list[str] | None,
-    typer.Option("--drop", metavar="SQL", help='One more rule, such as "ppl > 800" or "noisy: ppl > 800"; repeatable.'),
+    typer.Option(
+        "--drop",
+        metavar="SQL",
+        help='An additional rule: "ppl > 800", or "noisy: ppl > 800" with its reason. Repeatable.',
+    ),
 ]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of a hub dataset or a saved DatasetDict.")]
+Config = Annotated[str | None, typer.Option(metavar="NAME", help="Configuration of a hub dataset.")]
+Revision = Annotated[str | None, typer.Option(metavar="NAME", help="Revision of a hub dataset.")]
+RecordShape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHAPE",
+        help="Shape of the records: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
 
 Source = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. Without it: "
+        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. By default "
         "the embedded corpus `chitchat`.",
     ),
 ]
 PresetName = Annotated[
-    str, typer.Option("--preset", help="house, or one of the user's experiments: e1, e2, e3a, e3b, e4a, e4b.")
+    str,
+    typer.Option(
+        "--preset",
+        metavar="NAME",
+        help="house (our own settings), or those of one of the original experiments: e1, e2, e3a, e3b, e4a, e4b.",
+    ),
 ]
 HousePreset = Annotated[
     str,
     typer.Option(
         "--preset",
-        help="house; the presets of the user's experiments report the set that chooses their weights, and are refused.",
+        metavar="NAME",
+        help="house. The presets of the original experiments report the set that selects their weights, and are "
+        "refused.",
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        metavar="N",
+        help="Seed of the order of conversations, the weights and the noise. The original experiments used 42.",
     ),
 ]
 Tokenizer = Annotated[
@@ -43,7 +75,7 @@ EmbeddingsFrom = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="ppmi (PPMI-SVD of the training pool), ppmi-budget (of each budget's own tokens), gpt2, random, a .npy "
+        help="ppmi (PPMI-SVD of the training pool), ppmi-budget (of the tokens of each budget), gpt2, random, a .npy "
         "file, or a file of GPT-2's weights.",
     ),
 ]
@@ -52,59 +84,68 @@ SharedEmbeddings = Annotated[
     typer.Option(
         "--embeddings",
         metavar="NAME",
-        help="ppmi (PPMI-SVD of the training pools of both), gpt2, random, a .npy file, or a file of GPT-2's weights.",
+        help="ppmi (PPMI-SVD of all training pools), gpt2, random, a .npy file, or a file of GPT-2's weights.",
     ),
 ]
 TestTokens = Annotated[
-    int, typer.Option(min=1, max=1_000_000_000, metavar="N", help="Tokens of the test set, where the corpus allows.")
+    int,
+    typer.Option(
+        min=1, max=1_000_000_000, metavar="N", help="Tokens of the test set; fewer if the corpus is too small."
+    ),
+]
+Budgets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKENS",
+        help="Training tokens, comma-separated. By default 3,125 to 100,000, each twice the previous one.",
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Training runs per budget and corpus. By default 3.")
+]
+Workers = Annotated[
+    int, typer.Option(min=0, metavar="N", help="Parallel training runs of one thread; 0: one per core.")
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or another torch device.")]
+Quick = Annotated[
+    bool,
+    typer.Option("--quick", help="Use three budgets and one seed by default: takes minutes, never concludes."),
 ]
 ExperimentOut = Annotated[
     Path | None,
     typer.Option(
         "--out",
         metavar="DIR",
-        help="The experiment's folder; an interrupted one goes on there. By default a new one in data/experiments/.",
+        help="Folder of the experiment; an interrupted one is resumed. By default a new one in data/experiments/.",
     ),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or another device of torch's.")]
-Split = Annotated[str | None, typer.Option(help="The split of a hub dataset or saved DatasetDict.")]
-Config = Annotated[str | None, typer.Option(help="The configuration of a hub dataset.")]
-Revision = Annotated[str | None, typer.Option(help="The revision of a hub dataset.")]
-RecordShape = Annotated[str | None, typer.Option(help="The records' shape; recognised by default.")]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
-MinKept = Annotated[
-    float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The least share kept that the checks let pass.")
-]
-MaxKept = Annotated[
-    float, typer.Option(min=0.0, max=1.0, metavar="SHARE", help="The largest share kept that they let pass.")
-]
-Budgets = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKENS",
-        help="Training tokens, comma-separated; by default 3,125 to 100,000, each twice the one before.",
-    ),
-]
-LatestRun = Annotated[
-    Path | None,
-    typer.Option(
-        "--run", metavar="RUN", help="The run that raw and refined are of; by default the latest in data/runs/."
-    ),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Three budgets and one seed unless named, in minutes; it never concludes.")
 ]
 Work = Annotated[
     Path | None,
     typer.Option(
         "--work",
         metavar="DIR",
-        help="Where trainings lie; by default a folder in data/experiments/ for these corpora and options, so that the "
-        "same command goes on where it stopped.",
+        help="Folder of the training runs. By default one in data/experiments/ for these corpora and options, so that "
+        "the same command resumes.",
     ),
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Trainings at a time, one thread each; 0: one a core.")]
-ReportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="The folder of the report; by default one in reports/.")
+LatestRun = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="The run that raw and refined belong to. By default the run in data/runs/ or the current folder that "
+        "finished last.",
+    ),
 ]
-CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 when a check fails.")]
+ReportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the report. By default one in reports/.")
+]
+CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 if a check fails.")]
+MinKept = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Minimum share of conversations kept that passes the checks."),
+]
+MaxKept = Annotated[
+    float,
+    typer.Option(min=0.0, max=1.0, metavar="SHARE", help="Maximum share of conversations kept that passes the checks."),
+]

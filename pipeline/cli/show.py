@@ -1,10 +1,10 @@
-"""Look at conversations of a run: dropped ones and why, kept ones, or one with everything that was measured."""
+"""`refine show`: conversations of a run with the reason for the decision, and duplicates beside what was kept."""
 
 from __future__ import annotations
 
+import difflib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,26 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline import plan as planning
-from pipeline.manifest import Manifest
+from pipeline.api.run import open_run
+from pipeline.cli.runs import print_json
 from pipeline.signals import decisions_of, signals_of
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import console, safe
 from stages.files import read_frame
 
-CUT = 400
-"""Characters of a message that are shown without --full."""
+MAX_CHARACTERS = 400
+"""Maximum number of characters shown of a message without --full."""
+
+MAX_WORDS = 5_000
+"""Maximum number of words of a conversation that are compared with its duplicate; the comparison is quadratic."""
+
+CONTEXT = 4
+"""Number of equal words shown on each side of a difference."""
 
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Which conversations."""
+    """The options of `refine show`, which its help describes."""
 
     reason: str | None
     id: str | None
@@ -36,51 +43,57 @@ class ShowOptions:
     full: bool
 
 
-def show(folder: Path, wanted: ShowOptions, *, as_json: bool) -> None:
+def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) -> None:
     """Print conversations of a run.
 
     Raises:
-        RunFolderError: the run is not complete, or holds no such reason or id.
+        RunFolderError: the run is not complete, or has no such reason or id.
     """
+    run = open_run(folder)
     store = Store(folder)
-    if not store.manifest.exists():
-        raise RunFolderError(
-            f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
-        )
-    if wanted.kept and (wanted.reason or wanted.id):
+    if options.kept and (options.reason or options.id):
         raise RunFolderError("--kept goes with neither --reason nor --id: a kept conversation has no reason")
-    found = [_whole(store, wanted.id)] if wanted.id else list(_sample(store, wanted))
+    rows = [_whole(store, options.id)] if options.id else list(_sample(store, options, list(run.manifest.by_rule)))
+    _add_partners(store, rows)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=True, default=str) + "\n")
+        print_json([{key: _parsed(value) if key in _JSON else value for key, value in row.items()} for row in rows])
         return
-    for one in found:
-        _print(console(), one, None if wanted.full else CUT)
+    for row in rows:
+        _print(console(), row, None if options.full else MAX_CHARACTERS)
 
 
-def _sample(store: Store, wanted: ShowOptions) -> Iterator[dict[str, Any]]:
-    """Conversations drawn by seed: the same ones for the same run and seed."""
-    if wanted.reason is not None:
-        there = list(Manifest.load(store).by_rule)
-        if wanted.reason not in there:
-            raise RunFolderError(
-                f"no rule of this run gives the reason {wanted.reason!r}; there are {', '.join(there)}"
-            )
-    path = store.refined if wanted.kept else store.rejected
+_JSON = ("values", "extra")
+"""Columns that hold JSON."""
+
+
+def _parsed(value: Any) -> Any:  # noqa: ANN401  any JSON value
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _sample(store: Store, options: ShowOptions, reasons: list[str]) -> Iterator[dict[str, Any]]:
+    """Draw conversations by the seed."""
+    if options.reason is not None and options.reason not in reasons:
+        raise RunFolderError(f"no rule of this run gives the reason {options.reason!r}; there are {', '.join(reasons)}")
+    path = store.refined if options.kept else store.rejected
     ids = pl.concat(
-        read_frame(path(shard), ["id"] if wanted.kept else ["id", "reason"]).with_columns(shard=pl.lit(shard))
+        read_frame(path(shard), ["id"] if options.kept else ["id", "reason"]).with_columns(shard=pl.lit(shard))
         for shard in store.shards()
     )
-    if wanted.reason is not None and not wanted.kept:
-        ids = ids.filter(pl.col("reason") == wanted.reason)
+    if options.reason is not None:
+        ids = ids.filter(pl.col("reason") == options.reason)
     if ids.is_empty():
-        raise RunFolderError(f"{store.folder}: no conversation was {'kept' if wanted.kept else 'dropped'} so")
-    drawn = ids.sample(min(wanted.n, ids.height), seed=wanted.seed, shuffle=True).sort("id")
+        which = "kept" if options.kept else f"dropped as {options.reason}" if options.reason else "dropped"
+        raise RunFolderError(f"{store.folder}: no conversation was {which}")
+    drawn = ids.sample(min(options.n, ids.height), seed=options.seed, shuffle=True).sort("id")
     for (shard,), some in drawn.group_by(["shard"], maintain_order=True):
         yield from read_frame(path(str(shard))).filter(pl.col("id").is_in(some["id"].to_list())).to_dicts()
 
 
 def _whole(store: Store, identity: str) -> dict[str, Any]:
-    """One conversation with its decision, all its signals, and the kept one that it is a duplicate of."""
+    """One conversation with its decision and all its signals."""
     plan = planning.load(store.plan)
     for shard in store.shards():
         raw = read_frame(store.raw(shard)).filter(pl.col("id") == identity)
@@ -91,9 +104,9 @@ def _whole(store: Store, identity: str) -> dict[str, Any]:
         fired = [rule.reason for rule in plan.rules if decision.pop(rule.reason)]
         return {**raw.drop("text").to_dicts()[0], **decision, "fired": fired, "signals": signals.to_dicts()[0]}
     for path in sorted(store.quarantine("").glob("*.parquet")):
-        if found := read_frame(path).filter(pl.col("id") == identity).to_dicts():
+        if rows := read_frame(path).filter(pl.col("id") == identity).to_dicts():
             raise RunFolderError(
-                f"{identity} could not be read: {found[0]['file']}, row {found[0]['row']}: {found[0]['reason']}"
+                f"{identity} could not be read: {rows[0]['file']}, row {rows[0]['row']}: {rows[0]['reason']}"
             )
     raise RunFolderError(f"{store.folder} holds no conversation {identity!r}; ids look like {_example(store)}")
 
@@ -103,26 +116,80 @@ def _example(store: Store) -> str:
     return ids[0] if ids else "nothing: it is empty"
 
 
-def _print(out: Console, one: dict[str, Any], cut: int | None) -> None:
-    out.print(Text(safe(f"{one['id']}  ({one['source']})"), style="bold"))
-    if one.get("reason"):
-        out.print(Text(safe(f"dropped: {one['reason']}" + (f" [{one['rule']}]" if "rule" in one else "")), style="red"))
-        if one.get("values"):
-            out.print(Text(safe(f"values:  {one['values']}")))
-        if one.get("duplicate_of"):
-            out.print(Text(f"kept instead: {one['duplicate_of']} (jaccard {one['jaccard']:.3f})"))
-    if "signals" in one:
-        if one["fired"]:
-            out.print(Text(safe(f"rules that fire: {', '.join(one['fired'])}")))
-        told = {key: value for key, value in one["signals"].items() if not isinstance(value, list)}  # --json has all
-        out.print(Text(safe("signals: " + ", ".join(f"{k}={_short(v)}" for k, v in told.items()))))
-    for message in one["messages"]:
-        said = message["content"]
-        more = f" … (+{len(said) - cut:,} characters)" if cut and len(said) > cut else ""
-        out.print(
-            Text(safe(f"  {message['role']}: "), style="cyan").append(Text(safe(said[:cut]) + more, style="default"))
-        )
+def _add_partners(store: Store, rows: list[dict[str, Any]]) -> None:
+    """Add to each duplicate the conversation kept instead, as `kept`, and the words that differ, as `differences`."""
+    partners = _conversations(store, {row["duplicate_of"] for row in rows if row.get("duplicate_of")})
+    for row in rows:
+        if partner := partners.get(row.get("duplicate_of") or ""):
+            row["kept"] = partner
+            hunks = _compared(_words(row), _words(partner))
+            row["differences"] = [{"dropped": " ".join(a), "kept": " ".join(b)} for same, a, b in hunks if not same]
+
+
+def _conversations(store: Store, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """The conversations with these ids; only the shards that hold one are read whole."""
+    found: dict[str, dict[str, Any]] = {}
+    for shard in store.shards() if ids else []:
+        if ids & set(read_frame(store.raw(shard), ["id"])["id"]):
+            rows = read_frame(store.raw(shard), ["id", "source", "messages"]).filter(pl.col("id").is_in(sorted(ids)))
+            found |= {row["id"]: row for row in rows.to_dicts()}
+    return found
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    return " ".join(message["content"] for message in row["messages"]).split()[:MAX_WORDS]
+
+
+def _compared(dropped: list[str], kept: list[str]) -> list[tuple[bool, list[str], list[str]]]:
+    """Runs of words: whether they are the same, those of the dropped conversation and those of the kept one."""
+    matcher = difflib.SequenceMatcher(None, dropped, kept, autojunk=False)
+    return [(op == "equal", dropped[a:b], kept[c:d]) for op, a, b, c, d in matcher.get_opcodes()]
+
+
+def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
+    out.print(Text(safe(f"{row['id']}  ({row['source']})"), style="bold"))
+    if row.get("reason"):
+        rule = f" [{row['rule']}]" if "rule" in row else ""
+        out.print(Text(safe(f"dropped: {row['reason']}{rule}"), style="red"))
+        if row.get("values"):
+            out.print(Text(safe(f"values:  {row['values']}")))
+    if "signals" in row:
+        if row["fired"]:
+            out.print(Text(safe(f"rules that fire: {', '.join(row['fired'])}")))
+        short = {key: value for key, value in row["signals"].items() if not isinstance(value, list)}  # --json has all
+        out.print(Text(safe("signals: " + ", ".join(f"{k}={_short(v)}" for k, v in short.items()))))
+    _print_messages(out, row["messages"], cut)
+    if row.get("duplicate_of"):
+        out.print(Text(safe(f"kept instead: {row['duplicate_of']} (jaccard {row['jaccard']:.3f})"), style="green"))
+        if "kept" in row:
+            _print_messages(out, row["kept"]["messages"], cut)
+            out.print(_difference(_words(row), _words(row["kept"])))
     out.print()
+
+
+def _print_messages(out: Console, messages: Iterable[dict[str, str]], cut: int | None) -> None:
+    for message in messages:
+        content = message["content"]
+        more = f" … (+{len(content) - cut:,} characters)" if cut and len(content) > cut else ""
+        line = Text(safe(f"  {message['role']}: "), style="cyan")
+        out.print(line.append(Text(safe(content[:cut]) + more, style="default")))
+
+
+def _difference(dropped: list[str], kept: list[str]) -> Text:
+    """The differing words in their context: [-dropped-] {+kept+}, as wdiff marks them."""
+    hunks = _compared(dropped, kept)
+    if all(same for same, _, _ in hunks):
+        return Text(f"same words{f' in the first {MAX_WORDS:,}' if len(dropped) == MAX_WORDS else ''}")
+    line = Text("differing words: ")
+    for same, ours, theirs in hunks:
+        if same and len(ours) > 2 * CONTEXT:
+            line.append(safe(" ".join([*ours[:CONTEXT], "…", *ours[-CONTEXT:]])) + " ")
+        elif same:
+            line.append(safe(" ".join(ours)) + " ")
+        for mark, words, style in (("[-{}-] ", ours, "red"), ("{{+{}+}} ", theirs, "green")):
+            if words and not same:
+                line.append(mark.format(safe(" ".join(words))), style=style)
+    return line
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The commands that train: `refine train`, `scale`, `compare` and `ablate`; they stand in pipeline/cli.py."""
+"""The commands that train: `refine train`, `scale`, `compare` and `ablate`."""
 
 from __future__ import annotations
 
@@ -8,127 +8,108 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.options import (
-    AsJson,
-    Budgets,
-    CheckFails,
-    Config,
-    Device,
-    EmbeddingsFrom,
-    ExperimentOut,
-    HousePreset,
-    LatestRun,
-    Limit,
-    MaxKept,
-    MinKept,
-    PresetName,
-    Quick,
-    RecordShape,
-    ReportOut,
-    Revision,
-    RunFolder,
-    SharedEmbeddings,
-    Source,
-    Split,
-    TestTokens,
-    Tokenizer,
-    Work,
-    Workers,
-)
+from pipeline.cli import options as o
 
 
 def train(
-    source: Source = None,
+    source: o.Source = None,
     budget: Annotated[
         int | None,
-        typer.Option(min=2, metavar="TOKENS", help="Training tokens; by default 100,000, or the preset's largest."),
+        typer.Option(min=2, metavar="TOKENS", help="Training tokens. By default 100,000, or the preset's largest."),
     ] = None,
-    preset: PresetName = "house",
-    seed: Annotated[
+    preset: o.PresetName = "house",
+    seed: o.Seed = 0,
+    device: o.Device = "cpu",
+    threads: Annotated[
         int,
         typer.Option(
             min=0,
-            max=2**32 - 1,
-            help="Of the conversations' order, the weights and the noise; the user's experiments were run with 42.",
+            max=1024,
+            metavar="N",
+            help="CPU threads; 0: one per core. Results are reproducible for a given number of threads.",
         ),
     ] = 0,
-    device: Device = "cpu",
-    threads: Annotated[
-        int,
-        typer.Option(min=0, max=1024, help="Processor threads; 0: one a core. The same number gives the same numbers."),
-    ] = 0,
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.EmbeddingsFrom = None,
+    test_tokens: o.TestTokens = 100_000,
     baselines: Annotated[bool, typer.Option(help="Train and score the baselines on the same split.")] = True,
-    out: ExperimentOut = None,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shape: RecordShape = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
+    out: o.ExperimentOut = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Train one CVFP language model on a corpus, beside its baselines."""
+    """Train one CVFP language model on a corpus, and its baselines."""
     from pipeline.experiments import train
     from trainer.prepare.choices import Choices
 
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    train.train(asked, budget, seed, threads, baselines=baselines)
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
 def scale(
     context: typer.Context,
-    source: Source = None,
+    source: o.Source = None,
     points: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Fit a table of yours instead: CSV with columns tokens, ppl and perhaps corpus, seed."
+            metavar="FILE", help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed."
         ),
     ] = None,
     budgets: Annotated[
-        str | None, typer.Option(metavar="TOKENS", help="Training tokens, comma-separated; by default the preset's.")
+        str | None, typer.Option(metavar="TOKENS", help="Training tokens, comma-separated. By default the preset's.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings of each budget.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Training runs per budget.")] = 3,
     predict: Annotated[
-        list[float] | None, typer.Option(metavar="TOKENS", help="Predict PPL at this budget; repeatable.")
+        list[float] | None, typer.Option(metavar="TOKENS", help="Predict the PPL at this budget. Repeatable.")
     ] = None,
-    preset: PresetName = "house",
-    device: Device = "cpu",
-    workers: Workers = 0,
-    tokenizer: Tokenizer = None,
-    embeddings: EmbeddingsFrom = None,
-    test_tokens: TestTokens = 100_000,
-    out: ExperimentOut = None,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shape: RecordShape = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
+    preset: o.PresetName = "house",
+    device: o.Device = "cpu",
+    workers: o.Workers = 0,
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.EmbeddingsFrom = None,
+    test_tokens: o.TestTokens = 100_000,
+    out: o.ExperimentOut = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Train on nested budgets with several seeds, and fit the scaling law PPL = A * tokens^alpha, with intervals."""
-    if points is not None:
-        from pipeline.experiments import laws as fitting
-        from trainer.scaling import ScalingError
+    """Fit the scaling law PPL = A * tokens^alpha to a corpus.
 
-        others = [
-            "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
-            for name in context.params
-            if name not in {"points", "predict", "as_json"}
-            and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-        ]
-        if others:
-            raise ScalingError(f"--points fits a table and trains nothing: leave {', '.join(others)} away")
-        fitting.points(points, predict=predict or [], as_json=as_json)
+    Models are trained on nested budgets with several seeds.
+    """
+    if points is not None:
+        _fit(context, points, predict or [], as_json=as_json)
         return
     from pipeline.experiments import scale, train
     from trainer.prepare.choices import Choices
 
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    asked = train.TrainOptions(source, split, config, revision, shape, limit, preset, wanted, out, device, as_json)
-    scale.scale(asked, train.numbers(budgets), seeds, workers, predict or [])
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    scale.print_scaling(result, as_json=as_json)
+
+
+def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json: bool) -> None:
+    """Fit a table of points; options of a training run are refused."""
+    from pipeline.experiments import laws
+    from trainer.scaling import ScalingError
+
+    others = [
+        "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in {"points", "predict", "as_json"}
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if others:
+        raise ScalingError(f"--points fits a table and trains nothing: omit {', '.join(others)}")
+    laws.show(laws.fit_points(points, predict), as_json=as_json)
 
 
 def compare(
@@ -136,87 +117,88 @@ def compare(
         str,
         typer.Argument(metavar="RAW", help="raw or refined (of the run), or a file, a folder, a run, a hub id."),
     ] = "raw",
-    refined: Annotated[str, typer.Argument(metavar="REFINED", help="What it is compared with; the same.")] = "refined",
-    run: LatestRun = None,
-    budgets: Budgets = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and corpus; by default 3.")
-    ] = None,
-    preset: HousePreset = "house",
-    quick: Quick = False,
+    refined: Annotated[str, typer.Argument(metavar="REFINED", help="The corpus to compare with RAW.")] = "refined",
+    run: o.LatestRun = None,
+    budgets: o.Budgets = None,
+    seeds: o.Seeds = None,
+    preset: o.HousePreset = "house",
+    quick: o.Quick = False,
     train: Annotated[
-        bool,
-        typer.Option("--train/--no-train", help="Whether to train at all; without, what they consist of, in seconds."),
+        bool, typer.Option("--train/--no-train", help="Train models, or only describe the corpora in seconds.")
     ] = True,
-    out: ReportOut = None,
-    work: Work = None,
-    workers: Workers = 0,
-    device: Device = "cpu",
-    tokenizer: Tokenizer = None,
-    embeddings: SharedEmbeddings = None,
-    test_tokens: TestTokens = 100_000,
-    split: Split = None,
-    config: Config = None,
-    revision: Revision = None,
-    shape: RecordShape = None,
-    limit: Limit = None,
-    check: CheckFails = False,
-    min_kept: MinKept = 0.05,
-    max_kept: MaxKept = 1.0,
-    as_json: AsJson = False,
+    out: o.ReportOut = None,
+    work: o.Work = None,
+    workers: o.Workers = 0,
+    device: o.Device = "cpu",
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.SharedEmbeddings = None,
+    test_tokens: o.TestTokens = 100_000,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    check: o.CheckFails = False,
+    min_kept: o.MinKept = 0.05,
+    max_kept: o.MaxKept = 1.0,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Compare two corpora by the scaling laws of models trained on them: did refining help?"""
-    from pipeline.compare import command as comparing
-    from pipeline.compare.corpora import Hub
-    from pipeline.compare.data import TrainingOptions
-    from pipeline.experiments.train import numbers
-    from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
+    """Compare two corpora by scaling laws: did refining help?
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    The laws are fitted to models trained on both corpora.
+    """
+    from pipeline.api.compare import training_options
+    from pipeline.compare.command import CompareOptions
+    from pipeline.compare.command import compare as carry_out
+    from pipeline.compare.corpora import Hub
+    from pipeline.compare.show import print_comparison
+    from pipeline.report.run.checks import Bounds
+
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    hub = Hub(split, config, revision, shape)
-    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    asked = comparing.CompareOptions(raw, refined, run, out, limit, train, how, check, as_json, words, hub, bounds)
-    comparing.compare(asked)
+    hub, bounds = Hub(split, config, revision, shape), Bounds(min_kept, max_kept)
+    words = tuple(sys.argv[1:])
+    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
+    print_comparison(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
 
 
 def ablate(
-    folder: RunFolder,
-    budgets: Budgets = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trainings of each budget and arm; by default 3.")
-    ] = None,
-    preset: HousePreset = "house",
-    quick: Quick = False,
+    folder: o.RunFolder,
+    budgets: o.Budgets = None,
+    seeds: o.Seeds = None,
+    preset: o.HousePreset = "house",
+    quick: o.Quick = False,
     train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Whether to train at all; without, what each rule drops.")
+        bool, typer.Option("--train/--no-train", help="Train models, or only count what each rule drops.")
     ] = True,
-    out: ReportOut = None,
-    work: Work = None,
-    workers: Workers = 0,
-    device: Device = "cpu",
-    tokenizer: Tokenizer = None,
-    embeddings: SharedEmbeddings = None,
-    test_tokens: TestTokens = 100_000,
-    check: CheckFails = False,
-    min_kept: MinKept = 0.05,
-    max_kept: MaxKept = 1.0,
-    as_json: AsJson = False,
+    out: o.ReportOut = None,
+    work: o.Work = None,
+    workers: o.Workers = 0,
+    device: o.Device = "cpu",
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.SharedEmbeddings = None,
+    test_tokens: o.TestTokens = 100_000,
+    check: o.CheckFails = False,
+    min_kept: o.MinKept = 0.05,
+    max_kept: o.MaxKept = 1.0,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Say which rule of a run moved the exponent: each left out in turn, and each alone."""
-    from pipeline import ablate as ablating
-    from pipeline.compare.data import TrainingOptions
-    from pipeline.experiments.train import numbers
-    from pipeline.report.run.checks import Bounds
-    from trainer.prepare.choices import Choices
+    """Find the rule that changed the scaling exponent.
 
-    counts = numbers(budgets)
-    wanted = Choices(tokenizer, embeddings, test_tokens)
-    how = TrainingOptions(
-        preset, wanted, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    Models are trained without each rule, and with each rule alone.
+    """
+    from pipeline import ablate as ablating
+    from pipeline.api.compare import training_options
+    from pipeline.report.run.checks import Bounds
+
+    training = training_options(
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    ablating.ablate(folder, how, out, Bounds(min_kept, max_kept), train=train, fail=check, as_json=as_json)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
+    ablating.print_ablation(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""The two corpora of a comparison: which are meant, what they share, and what they consist of."""
+"""The two corpora of a comparison: which they are, what they share, and their names."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
-from pipeline.ownership import is_run
+from pipeline.ownership import RUNS, RunState, is_run, run_at, run_folders, state
 from pipeline.report.text import visible
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from trainer.prepare.arms import Union, distinct
 
-RUNS = Path("data/runs")
-"""Where the latest run is looked for, in the folder that refine is started in."""
 PARTS = ("raw", "refined")
-"""Words that name a part of the run."""
-LONGEST = 40
-"""Characters of an arm's name."""
+"""Names of corpora that mean a part of the run."""
+MAX_NAME = 40
+"""Maximum length of an arm's name, in characters."""
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Which part of a dataset of the hub is meant, or of a saved one, and the shape of records that are no run's."""
+    """Which part of a hub dataset or saved DatasetDict to read, and the shape of records outside runs."""
 
     split: str | None = None
     config: str | None = None
@@ -40,14 +38,14 @@ class Hub:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two corpora, the first one the one that the other is measured against.
+    """Two corpora; the second is compared with the first.
 
     Attributes:
         corpora: by the arm's name.
-        run: the run that both are parts of; None for any others.
-        union: their conversations; each is its own group where only statistics were asked for.
-        notes: sentences that a reader must have.
-        grouped: whether near-duplicates were looked for.
+        run: the run that both are parts of; None for other corpora.
+        union: the conversations of both; each is its own group if near-duplicates were not searched.
+        notes: sentences for the reader.
+        grouped: whether near-duplicates were searched.
     """
 
     corpora: Mapping[str, Corpus]
@@ -64,123 +62,119 @@ class Pair:
 
     @property
     def subset(self) -> bool:
-        """Whether the second is a part of the first."""
+        """Whether the second corpus is a subset of the first."""
         first, second = (self.union.members[name] for name in self.names)
         return not bool((second & ~first).any())
 
 
 def latest(run: Path | None) -> Store:
-    """The run that "raw" and "refined" are parts of: the one named, or the complete one that ended last.
+    """The run that "raw" and "refined" are parts of: `run`, or the complete run that finished last.
+
+    Runs are searched for in data/runs/ and in the current folder.
 
     Raises:
         RunFolderError: there is none, or it is not complete.
     """
     if run is None:
-        done = sorted(RUNS.glob("*/manifest.json"), key=lambda path: (path.stat().st_mtime, str(path)))
-        if not done:
+        complete = [folder for folder in run_folders() if state(folder) is RunState.COMPLETE]
+        if not complete:
             raise RunFolderError(
-                f"there is no complete run in {RUNS}, whose raw and refined corpora would be compared: `refine run` "
-                "makes one, --run names another, or name two corpora"
+                f"there is no complete run in {RUNS} or the current folder whose raw and refined corpora could be "
+                "compared: make one with `refine run`, name one with --run, or name two corpora"
             )
-        run = done[-1].parent
-    store = Store(run)
-    if not store.claimed():
-        raise RunFolderError(f"{run} is not a run folder: it has no source.json; `refine run --out DIR` makes one")
-    if store.in_use() or not store.manifest.is_file():
-        raise RunFolderError(f"{run} is not finished: start `refine run` again with its source and --out {run}")
-    return store
+        run = max(complete, key=lambda folder: (Store(folder).manifest.stat().st_mtime, str(folder)))
+    return run_at(run)
 
 
 def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: Hub = Hub()) -> Pair:
-    """Read both corpora and find what they share.
+    """Read two corpora and find out what they share.
 
     Args:
-        first: "raw" or "refined" of the run, or a corpus as `pipeline.corpus.read` takes it.
+        first: "raw" or "refined" of the run, or a corpus as `pipeline.experiments.corpus.read` takes it.
         second: the same.
         run: the run; the latest one by default.
-        limit: rows of each that are read; of a run, rows that it took in.
-        hub: which part of datasets of the hub, or of saved ones, and their records' shape.
-        grouped: whether near-duplicates are looked for, as a split needs them.
+        limit: maximum number of rows to read of each; of a run, of its raw rows.
+        hub: which part of datasets to read, and the records' shape.
+        grouped: whether to search near-duplicates, which a split needs.
 
     Raises:
-        SourceError, RunFolderError: one cannot be read, is empty, or they share no schema.
+        SourceError, RunFolderError: a corpus cannot be read or is empty, or the two share no schema.
     """
     if first == second:
         raise SourceError(f"both corpora are {first}: name two, such as raw and refined")
-    runs = [one in PARTS or is_run(Path(one).expanduser()) for one in (first, second)]
-    if hub.shape is not None and all(runs):
-        raise SourceError(f"--shape {hub.shape} says how records are read, and both corpora are of runs: leave it away")
+    of_runs = [name in PARTS or is_run(Path(name).expanduser()) for name in (first, second)]
+    if hub.shape is not None and all(of_runs):
+        raise SourceError(f"--shape {hub.shape} sets how records are read, but both corpora are of runs: omit it")
     if run is not None and first not in PARTS and second not in PARTS:
-        raise SourceError("--run names the run that raw and refined are of, and neither is compared: leave it away")
+        raise SourceError("--run names the run of raw and refined, but neither is compared: omit it")
     store = latest(run) if first in PARTS or second in PARTS else None
     _check_shapes(first, second, store, hub)
-    read = {_arm(said, first, second): _read(said, store, limit, hub) for said in (first, second)}
+    read = {_arm(name, first, second): _read(name, store, limit, hub) for name in (first, second)}
     frame, members = united(*(one.frame for one in read.values()))
     keys = distinct(corpora.keys(frame["text"]))
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
-    made = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
+    union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
     notes = tuple(note for one in read.values() for note in one.notes)
-    found = Pair(read, both, made, notes, grouped)
-    return replace(found, notes=(*notes, *_overlap(found)))
+    made = Pair(read, both, union, notes, grouped)
+    return replace(made, notes=(*notes, *_overlap(made)))
 
 
-def _arm(said: str, *both: str) -> str:
-    """An arm's name: what the user said, short where that tells the two apart; nothing in it turns text around."""
+def _arm(name: str, *both: str) -> str:
+    """The name of an arm: the last part of a path if the two differ there, in printable characters."""
     short = [visible(Path(one.rstrip("/")).name or one) for one in both]
     names = short if len(set(short)) == len(short) else [visible(one) for one in both]
-    alike = next((i for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
-    cut = [_cut(name, alike) for name in names]
-    if cut[0] == cut[1]:  # told apart by length alone, or far behind
-        cut = [f"{name[: LONGEST - 4]} ({i})" for i, name in enumerate(cut, 1)]
-    return cut[both.index(said)]
+    differ = next((i for i, (a, b) in enumerate(zip(*names, strict=False)) if a != b), min(map(len, names)))
+    cut = [_cut(one, differ) for one in names]
+    if cut[0] == cut[1]:  # they differ in length alone, or far behind
+        cut = [f"{one[: MAX_NAME - 4]} ({i})" for i, one in enumerate(cut, 1)]
+    return cut[both.index(name)]
 
 
-def _cut(name: str, alike: int) -> str:
-    """A name of at most `LONGEST` characters, in which the place where it begins to differ is seen."""
-    begin = max(min(alike - LONGEST // 4, len(name) - LONGEST + 1), 0)
-    cut = name if len(name) <= LONGEST or not begin else "…" + name[begin:]
-    return cut if len(cut) <= LONGEST else cut[: LONGEST - 1] + "…"
+def _cut(name: str, differ: int) -> str:
+    """A name cut to `MAX_NAME` characters that include position `differ`."""
+    begin = max(min(differ - MAX_NAME // 4, len(name) - MAX_NAME + 1), 0)
+    cut = name if len(name) <= MAX_NAME or not begin else "…" + name[begin:]
+    return cut if len(cut) <= MAX_NAME else cut[: MAX_NAME - 1] + "…"
 
 
-def _read(said: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
-    if said not in PARTS or store is None:
-        shape = None if is_run(Path(said).expanduser()) else hub.shape
-        return corpora.read(said, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
-    return corpora.read_part(store, "raw" if said == "raw" else "refined", limit)
+def _read(name: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
+    if name not in PARTS or store is None:
+        shape = None if is_run(Path(name).expanduser()) else hub.shape
+        return corpora.read(name, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
+    return corpora.read_part(store, "raw" if name == "raw" else "refined", limit)
 
 
 def _check_shapes(first: str, second: str, store: Store | None, hub: Hub) -> None:
-    """Refuse a conversation against a plain document.
+    """Refuse to compare conversations with plain documents.
 
     Raises:
-        SourceError: the two share no schema.
+        SourceError: the two corpora share no schema.
     """
-    found = {said: _shape(said, store, hub) for said in (first, second)}
-    plain = [said for said, shape in found.items() if shape == "text"]
-    if len(plain) == 1 and None not in found.values():
-        told = " and ".join(f"{said} is of shape {shape}" for said, shape in found.items())
-        raise SourceError(f"{told}: plain documents and conversations share no schema; compare two of one kind")
+    shape_of = {name: _shape(name, store, hub) for name in (first, second)}
+    if None not in shape_of.values() and list(shape_of.values()).count("text") == 1:
+        both = " and ".join(f"{name} is of shape {shape}" for name, shape in shape_of.items())
+        raise SourceError(f"{both}: plain documents and conversations share no schema; compare two of one kind")
 
 
-def _shape(said: str, store: Store | None, hub: Hub) -> str | None:
-    """The shape of a corpus's records, by its first; None where that is not known before it is read."""
-    if said in PARTS and store is not None:
+def _shape(name: str, store: Store | None, hub: Hub) -> str | None:
+    """The shape of a corpus's records, judged by the first; None if it is unknown before reading."""
+    if name in PARTS and store is not None:
         return str(read_json(store.shard_list)["shape"])
-    if is_run(folder := Path(said).expanduser()):
+    if is_run(folder := Path(name).expanduser()):
         return str(read_json(Store(folder).shard_list)["shape"]) if Store(folder).shard_list.exists() else None
     if hub.shape is not None:
         return hub.shape
-    found = sources.find(said, split=hub.split, config=hub.config, revision=hub.revision)
-    first = next(iter(found.rows()), None)
+    source = sources.find(name, split=hub.split, config=hub.config, revision=hub.revision)
+    first = next(iter(source.rows()), None)
     return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
 
 
 def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """The conversations of both, each once, those of `a` first; and which of them each has: bool [K], bool [K].
+    """The union of two corpora, rows of `a` first, and which rows each contains: bool [K], bool [K].
 
-    A conversation is in both where id and text are the same; of the rest, the n-th copy of a text in one is the n-th
-    copy in the other.
+    A conversation is in both if its id and text are equal; among the others, the n-th copy of a text in one corpus is
+    the n-th copy in the other.
     """
     rows_a, rows_b = (frame.select("id", "text").with_row_index("row") for frame in (a, b))
     same = rows_b.join(rows_a.unique(["id", "text"], keep="first"), on=["id", "text"], how="inner")
@@ -200,19 +194,18 @@ def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArra
     return frame, (in_a, in_b)
 
 
-def _overlap(found: Pair) -> tuple[str, ...]:
-    """What to say of two corpora that are no part of one another."""
-    (a, b), members = found.names, found.union.members
+def _overlap(pair: Pair) -> tuple[str, ...]:
+    """A note on two corpora that are equal, or of which the second is not a subset of the first."""
+    (a, b), members = pair.names, pair.union.members
     shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
     if not alone and members[a].sum() == shared:
         return (f"{a} and {b} hold the same {shared:,} conversations: no difference can be found",)
     if not alone:
         return ()
-    said = f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "
+    note = f"{b} is not a subset of {a}: {alone:,} of its {int(members[b].sum()):,} conversations are not in {a} "
     if members[b].all():
-        said += (
-            f"({a} is one of {b}); the test set is drawn from {b}, and both arms are scored on it and its part in {a}"
-        )
+        note += f"({a} is a subset of {b}); the test set is drawn from {b}, and both arms are scored on it and on its "
+        note += f"part in {a}"
     else:
-        said += f"({shared:,} are); trainings of both are scored on a test set of each"
-    return (said,)
+        note += f"({shared:,} are); both arms are scored on one test set of each corpus"
+    return (note,)

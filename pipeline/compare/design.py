@@ -1,37 +1,38 @@
-"""What a comparison trains: budgets, seeds and baselines."""
+"""The design of a comparison: budgets, seeds and baselines."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
 from trainer.experiment.kinds import BASELINES, CHEAP_BASELINES, CVFP, KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
-SIZES, DECADES, SEEDS = 5, 1.5, 3
-"""The least from which anything is concluded: budgets, log10 of the largest over the smallest, seeds."""
-QUICK_SIZES, QUICK_SEEDS = 3, 1
-PART = 3.2
-"""A default budget is the preset's over this: two corpora with baselines take less than half an hour on two cores."""
+MIN_BUDGETS, MIN_DECADES, MIN_SEEDS = 5, 1.5, 3
+"""Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, seeds."""
+QUICK_BUDGETS, QUICK_SEEDS = 3, 1
+BUDGET_DIVISOR = 3.2
+"""What the preset's budgets are divided by, so that two corpora with baselines take half an hour on two cores."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Which trainings there are.
+    """What is trained on each arm.
 
     Attributes:
         budgets: training tokens, ascending.
-        seeds: trainings of a budget.
-        kinds: baselines, of one seed.
-        quick: asked for with --quick, which never concludes.
+        seeds: training runs of the network per budget.
+        baselines: kinds of baselines, trained with one seed.
+        quick: whether --quick was given, which never concludes.
     """
 
     budgets: tuple[int, ...]
     seeds: int
-    kinds: tuple[str, ...] = BASELINES
+    baselines: tuple[str, ...] = BASELINES
     quick: bool = False
 
     @property
@@ -40,67 +41,89 @@ class Design:
         return math.log10(self.budgets[-1] / self.budgets[0])
 
     def lacks(self) -> str:
-        """Why nothing may be concluded from it, as a part of a sentence; empty where something may."""
+        """Why the design allows no conclusion, as a clause; empty if it allows one."""
         short = []
-        if len(self.budgets) < SIZES:
-            short.append(f"{len(self.budgets)} budgets where {SIZES} are needed")
-        if self.decades < DECADES - 1e-9:
-            short.append(f"{self.decades:.2f} decades of tokens where {DECADES} are needed")
-        if self.seeds < SEEDS:
-            short.append(f"{self.seeds} seed{'s' * (self.seeds > 1)} where {SEEDS} are needed")
+        if len(self.budgets) < MIN_BUDGETS:
+            short.append(f"{len(self.budgets)} budgets where {MIN_BUDGETS} are needed")
+        if self.decades < MIN_DECADES - 1e-9:
+            short.append(f"{self.decades:.2f} decades of tokens where {MIN_DECADES} are needed")
+        if self.seeds < MIN_SEEDS:
+            short.append(f"{self.seeds} seed{'s' * (self.seeds > 1)} where {MIN_SEEDS} are needed")
         if self.quick:
-            return "--quick trains too few budgets and seeds" if short else "--quick never concludes: leave it away"
+            return "--quick trains too few budgets and seeds" if short else "--quick never concludes: omit it"
         return "there are " + " and ".join(short) if short else ""
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
-        """The trainings by kind and arm: networks of all seeds, counts of both arms, other baselines of the first."""
-        found = {
+        """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm."""
+        jobs = {
             (CVFP.name, name): [
                 job for seed in range(self.seeds) for job in arm_jobs(arms, CVFP.name, name, self.budgets, seed, device)
             ]
             for name in names
         }
-        for kind in self.kinds:
+        for kind in self.baselines:
             for name in names if KINDS[kind].cheap else names[:1]:
-                found[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
-        return found
+                jobs[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
+        return jobs
 
 
-def design(arms: Arms, asked: list[int] | None, seeds: int | None, *, quick: bool) -> Design:
-    """The trainings that were asked for, where all arms' pools hold them.
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """The training runs of a design on prepared arms.
+
+    Attributes:
+        arms: the prepared data.
+        design: the budgets, seeds and baselines.
+        jobs: the runs by kind and arm.
+        folder: parent of data/ and trainings/.
+    """
+
+    arms: Arms
+    design: Design
+    jobs: Mapping[tuple[str, str], Sequence[Job]]
+    folder: Path
+
+    @property
+    def runs(self) -> Path:
+        """Parent of the runs' folders."""
+        return self.folder / "trainings"
+
+    def every(self) -> list[Job]:
+        """All runs; one that several arms share is there once for each."""
+        return [job for jobs in self.jobs.values() for job in jobs]
+
+    def count(self) -> int:
+        """Number of distinct runs."""
+        return len({job.name for job in self.every()})
+
+
+def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None, *, quick: bool) -> Design:
+    """The design for some arms: the requested budgets, or the default ones that all pools hold.
 
     Raises:
-        ArmsError: a budget is larger than a pool, or too few of the default ones fit; the message proposes others.
+        ArmsError: a budget exceeds a pool, or too few default budgets fit; the message proposes budgets.
     """
-    largest, preset = arms.largest(), arms.preset
-    if asked is not None:
-        budgets = tuple(sorted(set(asked)))
+    largest, budgets = arms.largest(), default_budgets(arms.preset)
+    if requested is not None:
+        budgets = tuple(sorted(set(requested)))
         if budgets[-1] > largest:
-            raise ArmsError(
-                f"a budget of {budgets[-1]:,} tokens was asked for, and {_smallest(arms)}: {proposal(largest)}"
-            )
+            raise ArmsError(f"--budgets has {budgets[-1]:,} tokens, and {_smallest(arms)}: {proposal(largest)}")
     elif quick:
-        budgets = default(preset)[:QUICK_SIZES]
+        budgets = budgets[:QUICK_BUDGETS]
         if budgets[-1] > largest:
-            raise ArmsError(
-                f"the corpus is too small for the budgets of --quick ({', '.join(f'{one:,}' for one in budgets)}): "
-                f"{_smallest(arms)}; {proposal(largest)}"
-            )
+            raise _too_small("the budgets of --quick", budgets, arms)
     else:
-        budgets = tuple(count for count in default(preset) if count <= largest)
-        spanned = math.log10(budgets[-1] / budgets[0]) if budgets else 0.0
-        if len(budgets) < SIZES or spanned < DECADES:
-            raise ArmsError(
-                f"the corpus is too small for the default budgets ({_listed(preset)}): "
-                f"{_smallest(arms)}; {proposal(largest)}"
-            )
+        fitting = tuple(count for count in budgets if count <= largest)
+        if len(fitting) < MIN_BUDGETS or math.log10(fitting[-1] / fitting[0]) < MIN_DECADES:
+            raise _too_small("the default budgets", budgets, arms)
+        budgets = fitting
     if quick:
         return Design(budgets, seeds or QUICK_SEEDS, CHEAP_BASELINES, quick=True)
-    return Design(budgets, seeds or SEEDS)
+    return Design(budgets, seeds or MIN_SEEDS)
 
 
 def proposal(largest: int) -> str:
-    """The largest budgets that a pool holds, as a user would say them: six of them, each twice the one before."""
+    """Advice for a pool of `largest` tokens: six budgets that it holds, each twice the one before."""
     unit = 10 ** max(len(str(largest)) - 2, 0)  # two digits are enough for a budget
     top = largest // unit * unit
     counts = [max(top // 2**i, 2) for i in range(5, -1, -1)]
@@ -114,10 +137,11 @@ def _smallest(arms: Arms) -> str:
     return f"the training pool of {name} has {arms.tokens(name):,} tokens"
 
 
-def _listed(preset: Preset) -> str:
-    return ", ".join(f"{count:,}" for count in default(preset))
+def _too_small(what: str, budgets: Sequence[int], arms: Arms) -> ArmsError:
+    counts = ", ".join(f"{count:,}" for count in budgets)
+    return ArmsError(f"the corpus is too small for {what} ({counts}): {_smallest(arms)}; {proposal(arms.largest())}")
 
 
-def default(preset: Preset) -> tuple[int, ...]:
-    """The budgets of a comparison where none are asked for."""
-    return tuple(round(count / PART) for count in preset.budgets)
+def default_budgets(preset: Preset) -> tuple[int, ...]:
+    """The budgets of a comparison if none are requested."""
+    return tuple(round(count / BUDGET_DIVISOR) for count in preset.budgets)

@@ -1,4 +1,4 @@
-"""Differences as a figure: a value with its interval a row, a colour a test set, and a line where nothing differs."""
+"""Figures of laws and of differences with their intervals."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from pipeline.report.text import labels, visible
 from trainer.scaling import Difference
 
 VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
-"""What is drawn, as an axis says it; of both, less is better: a steeper law, a lower PPL."""
+"""Fields of `Difference` that can be drawn, and the titles of their axes; lower is better for both."""
 SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
-SAYS = "Points with 95 % intervals, alone where there is none; left of the line is better: steeper, or a lower PPL"
+HOW_TO_READ = (
+    "Points are estimates, lines their 95 % intervals (omitted if unknown); left of the dashed line is better: a "
+    "steeper law, or a lower PPL"
+)
 
 
-def panel(title: str, key: str, found: Sequence[tuple[str, str, Difference]]) -> Panel | None:
-    """A panel of one of `VALUES`; None where nothing of it is known.
+def panel(title: str, key: str, differences: Sequence[tuple[str, str, Difference]]) -> Panel | None:
+    """A panel of one of `VALUES`; None if no difference is known.
 
     Args:
         title: of the panel.
         key: of the value.
-        found: what each row is of, on which test set, and the difference.
+        differences: what each row is about, the test set, and the difference.
     """
     rows = []
-    for y, test, one in found:
-        value, both = getattr(one, key), getattr(one, f"{key}_interval") or (None, None)
+    for y, test, one in differences:
+        value, (low, high) = getattr(one, key), getattr(one, f"{key}_interval") or (math.nan, math.nan)
         if math.isfinite(value):
-            known = [None if end is None or not math.isfinite(end) else end for end in both]
-            rows.append((y, visible(test), value, *(known if None not in known else (None, None))))
+            known = math.isfinite(low) and math.isfinite(high)
+            rows.append((y, visible(test), value, *((low, high) if known else (None, None))))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
     return Panel(title, intervals(frame, VALUES[key]), frame) if rows else None
 
 
-def figure(name: str, title: str, says: str, panels: Sequence[Panel | None]) -> Figure | None:
-    """Panels of differences; None where there are none."""
-    there = tuple(one for one in panels if one is not None)
-    return Figure(name, title, says, there) if there else None
+def figure(name: str, title: str, about: str, panels: Sequence[Panel | None]) -> Figure | None:
+    """A figure of the panels that are not None; None if all are."""
+    known = tuple(one for one in panels if one is not None)
+    return Figure(name, title, about, known) if known else None
 
 
 def intervals(rows: pl.DataFrame, title: str) -> Drawn:
-    """Values with their intervals, one row a name, a colour a test set, and a line at 0.
+    """Values with their intervals, one row per name and a colour per test set, and a dashed line at 0.
 
     Args:
-        rows: y (what the row is of), test, value, low, high; low and high are null where there is no interval.
+        rows: y (the name), test, value, low, high; low and high are null if the interval is unknown.
         title: of the axis.
     """
-    found = rows["y"].unique(maintain_order=True).to_list()
-    names = dict(zip(found, labels(found), strict=True))
+    names = rows["y"].unique(maintain_order=True).to_list()
+    short = dict(zip(names, labels(names), strict=True))
+    rounded = {name: pl.col(name).round(4) for name in ("value", "low", "high")}
     data = rows.with_columns(
-        pl.col("y").replace(names),
+        pl.col("y").replace(short),
         tip=pl.when(pl.col("low").is_null())
-        .then(pl.format("{} on {}: {}", "y", "test", pl.col("value").round(4)))
-        .otherwise(
-            pl.format(
-                "{} on {}: {} ({} to {})", "y", "test", *(pl.col(name).round(4) for name in ("value", "low", "high"))
-            )
-        ),
+        .then(pl.format("{} on {}: {}", "y", "test", rounded["value"]))
+        .otherwise(pl.format("{} on {}: {} ({} to {})", "y", "test", *rounded.values())),
     )
     tests = data["test"].unique(maintain_order=True).to_list()
     base = alt.Chart(data).encode(
-        y=alt.Y("y:N", sort=list(names.values()), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150)),
+        y=alt.Y("y:N", sort=list(short.values()), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150)),
         yOffset=alt.YOffset("test:N", sort=tests),
     )
     colour = alt.Color(
@@ -83,13 +83,13 @@ def intervals(rows: pl.DataFrame, title: str) -> Drawn:
 
 
 def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Drawn:
-    """PPL against training tokens, both logarithmic, so that a power law is straight; one colour an arm.
+    """PPL against training tokens on logarithmic axes, on which a power law is straight; a colour per arm.
 
-    The first arm's points are rings, so that they are seen around the other's dots.
+    The first arm's points are rings, which stay visible around the other's dots.
 
     Args:
-        points: arm, tokens, ppl (one row a training).
-        curves: arm, tokens, ppl, low, high (the interval), extrapolated (a boolean: past the largest budget trained).
+        points: arm, tokens, ppl; one row per training run.
+        curves: arm, tokens, ppl, low, high (the interval), extrapolated (whether past the largest budget trained).
         arms: the names of the two.
     """
     spans = pl.concat([points["tokens"], curves["tokens"]]).to_list() or [1.0, 10.0]
@@ -113,30 +113,29 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
 
 
 def _arms(names: tuple[str, ...], *, legend: bool) -> alt.Color:
-    """The two arms by colour; one layer has the legend, the others none."""
     colours = [theme.DROPPED, theme.KEPT][:: -1 if names == ("refined", "raw") else 1]
     scale = alt.Scale(domain=list(names), range=colours)
     return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None, symbolType="stroke") if legend else None)
 
 
 def _joined(curves: pl.DataFrame) -> pl.DataFrame:
-    """Curves whose extrapolation begins where the rest ends."""
-    known = curves.filter(~pl.col("extrapolated")).sort("tokens")
-    joints = known.group_by("arm", maintain_order=True).last().select(curves.columns)
-    further = curves.filter("extrapolated")["arm"].unique().implode()
-    joints = joints.filter(pl.col("arm").is_in(further)).with_columns(extrapolated=pl.lit(value=True))
+    """Curves with the last point before each extrapolation repeated as its first, so that the lines meet."""
+    inside = curves.filter(~pl.col("extrapolated")).sort("tokens")
+    joints = inside.group_by("arm", maintain_order=True).last().select(curves.columns)
+    extrapolating = curves.filter("extrapolated")["arm"].unique().implode()
+    joints = joints.filter(pl.col("arm").is_in(extrapolating)).with_columns(extrapolated=pl.lit(value=True))
     return pl.concat([curves, joints]).sort("arm", "tokens", "extrapolated")
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Ticks of an axis of PPL, which seldom spans a decade."""
+    """Ticks of an axis of PPL, which rarely spans a decade."""
     steps = [step * 10.0**power for power in range(-1, 8) for step in (1, 1.5, 2, 3, 4, 5, 7)]
-    found = [tick for tick in steps if low <= tick <= high]
-    return found if len(found) <= 8 else decades(low, high)  # noqa: PLR2004
+    ticks = [tick for tick in steps if low <= tick <= high]
+    return ticks if len(ticks) <= 8 else decades(low, high)  # noqa: PLR2004
 
 
 def _extent(points: pl.DataFrame, curves: pl.DataFrame) -> tuple[float, float]:
-    """What the axis spans, with a little room."""
+    """The ends of the axis of PPL."""
     values = pl.concat([points["ppl"], *(curves[name] for name in ("ppl", "low", "high"))]).drop_nulls()
     low, high = values.min(), values.max()
     if not isinstance(low, float) or not isinstance(high, float):

@@ -1,4 +1,4 @@
-"""What the corpora of a comparison consist of: sizes, lengths, languages."""
+"""Sizes, lengths and languages of the corpora of a comparison."""
 
 from __future__ import annotations
 
@@ -11,81 +11,85 @@ from numpy.typing import NDArray
 
 from pipeline.compare.corpora import Pair
 
-WORDS = (10, 30, 100, 300, 1000)
-"""Edges of the bands of words a conversation."""
-LANGUAGES = 8
-"""Languages that are told one by one."""
-ROWS = 2_000
-"""Texts whose language is looked for at once."""
+WORD_EDGES = (10, 30, 100, 300, 1000)
+"""Edges of the bands of words per conversation."""
+MAX_LANGUAGES = 8
+"""Maximum number of languages with a bar of their own."""
+LANGUAGE_BATCH = 2_000
+"""Texts per call of the language model."""
 
 
-def statistics(found: Pair) -> dict[str, dict[str, Any]]:
-    """Conversations, words, bytes and the median length of each arm, and what it shares with the other."""
-    frame = found.union.frame
+def statistics(pair: Pair) -> dict[str, dict[str, Any]]:
+    """Sizes of each corpus by its name, in conversations, words and bytes, and what both share.
+
+    `near_duplicates` is the number of conversations in a cluster with others of the same corpus, None if clusters were
+    not computed.
+    """
+    frame = pair.union.frame
     words, size = words_of(frame), frame["text"].str.len_bytes()
-    shared = np.logical_and.reduce(list(found.union.members.values()))
-    told = {}
-    for name, mask in found.union.members.items():
+    shared = np.logical_and.reduce(list(pair.union.members.values()))
+    sizes = {}
+    for name, mask in pair.union.members.items():
         here = pl.Series(mask)
-        told[name] = {
+        lengths = words.filter(here).to_numpy()
+        sizes[name] = {
             "conversations": int(mask.sum()),
-            "words": int(words.filter(here).sum()),
+            "words": int(lengths.sum()),
             "bytes": int(size.filter(here).sum()),
-            "median_words": float(np.median(words.filter(here).to_numpy())),
-            "longest_words": int(words.filter(here).to_numpy().max()),
+            "median_words": float(np.median(lengths)),
+            "longest_words": int(lengths.max()),
             "copies": int(mask.sum()) - frame["text"].filter(here).n_unique(),
-            "near_duplicates": _in_groups(found.union.groups[mask]) if found.grouped else None,
+            "near_duplicates": _in_clusters(pair.union.groups[mask]) if pair.grouped else None,
             "shared": int(shared.sum()),
-            "digest": found.corpora[name].digest,
+            "digest": pair.corpora[name].digest,
         }
-    return told
+    return sizes
 
 
-def _in_groups(groups: NDArray[np.int64]) -> int:
-    """How many are in a group with another one of the same arm."""
+def _in_clusters(groups: NDArray[np.int64]) -> int:
     _, counts = np.unique(groups, return_counts=True)
     return int(counts[counts > 1].sum())
 
 
 def words_of(frame: pl.DataFrame) -> pl.Series:
-    """Words of each conversation: runs of characters that are not white space."""
+    """The number of words of each conversation: runs of characters other than white space."""
     return frame["text"].str.count_matches(r"\S+")
 
 
-def lengths(found: Pair) -> pl.DataFrame:
-    """The mix of lengths: y (band of words), and for each arm its conversations and share, a row a band."""
-    edges = [0, *WORDS]
-    said = [f"{low:,} to {high - 1:,}" for low, high in zip(edges, WORDS, strict=False)] + [f"{WORDS[-1]:,} or more"]
-    said[0] = f"fewer than {WORDS[0]}"
-    return _mix(found, said, np.searchsorted(WORDS, words_of(found.union.frame).to_numpy(), side="right"))
+def lengths(pair: Pair) -> pl.DataFrame:
+    """The mix of lengths: y (a band of words), and for each corpus "NAME conversations" and "NAME share"."""
+    edges = [0, *WORD_EDGES]
+    bands = [f"{low:,} to {high - 1:,}" for low, high in zip(edges, WORD_EDGES, strict=False)]
+    bands = [f"fewer than {WORD_EDGES[0]}", *bands[1:], f"{WORD_EDGES[-1]:,} or more"]
+    return _mix(pair, bands, np.searchsorted(WORD_EDGES, words_of(pair.union.frame).to_numpy(), side="right"))
 
 
-def languages(found: Pair) -> pl.DataFrame:
-    """The mix of languages, as the stage language tells them of the whole text: as `lengths`, the rare ones as one.
+def languages(pair: Pair) -> pl.DataFrame:
+    """The mix of languages of whole texts, by the stage `language`, with the columns of `lengths`.
 
     Raises:
-        MissingModelError: there is no model.
+        MissingModelError: the language model is not installed.
     """
     from stages.language import Language
 
     measure = Language().open(Path())
-    one = pl.concat_list(pl.struct(role=pl.lit("user"), content="text")).alias("messages")
-    frame = found.union.frame
-    told = pl.concat(
-        measure(part.select(one)).select(pl.col("language").fill_null("unknown")) for part in frame.iter_slices(ROWS)
-    )
-    often = told["language"].value_counts(sort=True).sort("count", "language", descending=[True, False])["language"]
-    known = often.filter(often != "unknown").to_list()
-    labels = known[:LANGUAGES]
-    labels += [*(["others"] if len(known) > LANGUAGES else []), *(["unknown"] if len(known) < len(often) else [])]
-    place = {name: labels.index(name if name in labels else "others") for name in often}
-    return _mix(found, labels, told["language"].replace_strict(place, return_dtype=pl.Int64).to_numpy())
+    messages = pl.concat_list(pl.struct(role=pl.lit("user"), content="text")).alias("messages")
+    batches = pair.union.frame.iter_slices(LANGUAGE_BATCH)
+    language = pl.concat(
+        measure(batch.select(messages)).select(pl.col("language").fill_null("unknown")) for batch in batches
+    )["language"]
+    counts = language.value_counts(sort=True).sort("count", "language", descending=[True, False])["language"]
+    known = counts.filter(counts != "unknown").to_list()
+    bands = known[:MAX_LANGUAGES]
+    bands += [*(["others"] if len(known) > MAX_LANGUAGES else []), *(["unknown"] if len(known) < len(counts) else [])]
+    place = {name: bands.index(name if name in bands else "others") for name in counts}
+    return _mix(pair, bands, language.replace_strict(place, return_dtype=pl.Int64).to_numpy())
 
 
-def _mix(found: Pair, labels: list[str], band: NDArray[np.int64]) -> pl.DataFrame:
-    """How many conversations of each arm are in each band."""
-    columns: dict[str, Any] = {"y": labels}
-    for name, mask in found.union.members.items():
-        counts = np.bincount(band[mask], minlength=len(labels))
+def _mix(pair: Pair, bands: list[str], band: NDArray[np.int64]) -> pl.DataFrame:
+    """Conversations of each corpus by band; `band` holds the index of each conversation's."""
+    columns: dict[str, Any] = {"y": bands}
+    for name, mask in pair.union.members.items():
+        counts = np.bincount(band[mask], minlength=len(bands))
         columns |= {f"{name} conversations": counts, f"{name} share": counts / max(counts.sum(), 1)}
     return pl.DataFrame(columns)

@@ -1,7 +1,8 @@
-"""The page of a comparison: the verdict, what training said, the run's own figures where there is one, origins."""
+"""The page of a comparison: the verdict, the results of training, the corpora, the figures of their run, the origin."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -9,8 +10,8 @@ import polars as pl
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
-from pipeline.compare.sections import plan, results
-from pipeline.compare.verdict import alpha_said, efficiency_said, ratio_said
+from pipeline.compare.sections import plan, results, terms
+from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import bars
 from pipeline.report.heatmap import Drawn
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
@@ -20,115 +21,121 @@ from pipeline.report.text import visible
 from stages.stage import MissingModelError
 
 if TYPE_CHECKING:
-    from pipeline.compare.result import Compared
+    from pipeline.compare.result import Comparison
 
 
-def page(found: Compared) -> Page:
-    """The report of a comparison; of raw and refined of one run, all that `refine report` shows of it is in it."""
-    first, second = (visible(name, 40) for name in found.pair.names)
-    run = found.pair.run
-    trained = found.trained
-    sorted_ = None if found.run is None else banded(found.run.read, found.run.kinds)
-    measured = [] if sorted_ is None else sections.of_run(sorted_)
+def page(comparison: Comparison) -> Page:
+    """The report of a comparison; for raw and refined of a run, it includes the figures of `refine report`."""
+    first, second = (visible(name, 40) for name in comparison.pair.names)
+    run = comparison.pair.run
+    bands = None if comparison.run is None else banded(comparison.run.read, comparison.run.kinds)
+    names, trained, about = comparison.pair.names, list[Section](), ""
+    if comparison.experiment is not None:
+        trained = [
+            *results(names, comparison.experiment, comparison.scored),
+            plan(names, comparison.experiment, comparison.scored),
+        ]
+        about = terms(names, comparison.scored)
     return Page(
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
-        headline=visible(found.sentence),
-        tiles=_tiles(found),
-        warnings=(*(visible(note) for note in found.notes), *sections.failed(found.checks)),
-        checks=tuple(found.checks),
+        headline=visible(comparison.verdict.sentence),
+        tiles=_tiles(comparison),
+        warnings=(*(visible(note) for note in comparison.notes), *sections.failed(comparison.checks)),
+        checks=tuple(comparison.checks),
         sections=(
-            *([] if trained is None else [*results(found, trained), plan(found, trained)]),
-            corpora_section(found.pair, frozenset() if sorted_ is None else frozenset(sorted_.bands)),
-            *measured,
-            _origin(found, sorted_),
+            *trained,
+            corpora_section(comparison.pair, frozenset() if bands is None else frozenset(bands.bands)),
+            *([] if bands is None else sections.of_run(bands)),
+            _origin(comparison, bands),
         ),
-        examples=None if sorted_ is None else sections.clicked(sorted_),
-        numbers=numbers(found),
+        about=about,
+        examples=None if bands is None else sections.clicked(bands),
+        numbers=numbers(comparison),
     )
 
 
-def _tiles(found: Compared) -> tuple[Tile, ...]:
-    told = mixes.statistics(found.pair)
-    sizes = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in told.items())
-    if found.trained is None or "power" not in found.trained.scored[0].differences:
-        return sizes
-    one = found.trained.scored[0]
-    power, name = one.differences["power"], visible(one.test.name, 30)
-    first, second = (visible(each, 30) for each in found.pair.names)
+def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
+    sizes = mixes.statistics(comparison.pair).items()
+    words = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
+    power = comparison.scored[0].differences.get("power") if comparison.scored else None
+    if power is None:
+        return words
+    test = visible(comparison.scored[0].test.name, 30)
+    first, second = (visible(name, 30) for name in comparison.pair.names)
+    worth, worth_interval = token_worth_parts(power)
     return (
-        Tile(alpha_said(power).split(" (")[0], f"delta alpha on {name}{_interval(alpha_said(power))}"),
-        Tile(
-            ratio_said(power).split(" (")[0],
-            f"PPL at {power.budget:,.0f} tokens on {name}{_interval(ratio_said(power))}",
+        _tile(
+            exponent(power.delta_alpha), f"delta alpha on {test}", interval(power.delta_alpha_interval, exponent, "")
         ),
-        Tile(
-            efficiency_said(power).split(" (")[0].split(",")[0],
-            f"tokens of {first} that one of {second} is worth{_interval(efficiency_said(power))}",
+        _tile(
+            change(power.ln_ratio),
+            f"PPL at {power.budget:,.0f} tokens on {test}",
+            interval(power.ln_ratio_interval, change, ""),
         ),
-        *sizes,
+        _tile(worth, f"tokens of {first} that one of {second} is worth", worth_interval),
+        *words,
     )
 
 
-def _interval(said: str) -> str:
-    return f": {said.partition(' (')[2].replace(')', '')}" if " (" in said else ""
+def _tile(value: str, label: str, ends: str) -> Tile:
+    return Tile(value, f"{label}: {ends}" if ends else label)
 
 
-def _origin(found: Compared, sorted_: BandedRun | None) -> Section:
-    run = [] if found.pair.run is None else [f"# raw and refined are of the run {found.pair.run.folder}"]
-    digests = [f"# {name}: digest {one.digest} of its texts" for name, one in found.pair.corpora.items()]
-    command = "\n".join((found.command, *run, *digests))
+def _origin(comparison: Comparison, bands: BandedRun | None) -> Section:
+    run = (
+        [] if comparison.pair.run is None else [f"# raw and refined are parts of the run {comparison.pair.run.folder}"]
+    )
+    digests = [f"# {name}: digest {one.digest} of its texts" for name, one in comparison.pair.corpora.items()]
+    command = "\n".join((comparison.command, *run, *digests))
     return Section(
         "origin",
         "How to repeat it",
         "The same corpora, command and versions give the same numbers on the same kind of machine.",
         texts=(
             ("The command that makes this comparison again", visible(command)),
-            *(() if sorted_ is None else sections.origin(sorted_)),
+            *(() if bands is None else sections.origin(bands)),
         ),
     )
 
 
 def corpora_section(pair: Pair, measured: frozenset[str]) -> Section:
-    """Sizes of both; lengths and languages too, where no run has measured them, whose own figures follow else.
+    """Sizes of both corpora, and their lengths and languages unless the figures of a run show these.
 
     Args:
         pair: the corpora.
         measured: keys of the bands that figures of a run show.
     """
     head, rows = corpora_rows(pair)
-    figures = [] if measured & {"length", "prompt"} else [_lengths(pair)]
-    missing: list[str] = []
-    try:
-        figures += [] if "lang" in measured else [_languages(pair)]
-    except MissingModelError as error:
-        missing.append(f"{visible(str(error))}.")
+    figures, missing = list[Figure](), list[str]()
+    if not measured & {"length", "prompt"}:
+        about = "Shares of conversations by number of words."
+        figures.append(_shares(pair, "lengths", about, mixes.lengths, "words per conversation"))
+    if "lang" not in measured:
+        about = "Shares of conversations by the language of most of their letters; unknown if the model is not sure."
+        try:
+            figures.append(_shares(pair, "languages", about, mixes.languages, "language"))
+        except MissingModelError as error:
+            missing.append(f"{visible(str(error))}.")
     if pair.run is None:
         missing.append(
-            "Perplexity and toxicity are measured by refine run, and refine compare raw refined shows them as heatmaps."
+            "For perplexity and toxicity, make a run of a corpus with refine run; refine compare raw refined then "
+            "shows them as heatmaps."
         )
-    says = "Sizes of what was compared. Copies: conversations whose text another one has"
+    about = "Sizes of the corpora. Copies: conversations whose text another one has"
     if pair.grouped:
-        says += "; near-duplicates: those in a group with others at a Jaccard of 0.5 or more, which the split keeps on "
-        says += "one side"
-    return Section(
-        "corpora", "The corpora", f"{says}.", tuple(figures), (Table(head, tuple(rows)),), missing=tuple(missing)
-    )
+        about += "; near-duplicates: conversations in a cluster with others at a Jaccard similarity of 0.5 or more, "
+        about += "which the split keeps on one side"
+    table = Table(head, tuple(rows))
+    return Section("corpora", "The corpora", f"{about}.", tuple(figures), (table,), missing=tuple(missing))
 
 
-def _lengths(pair: Pair) -> Figure:
-    chart, frame = _shares(pair, mixes.lengths(pair), "words of a conversation")
-    return Figure("lengths", "Lengths", "Shares of conversations by their words.", (Panel("", chart, frame),))
+def _shares(pair: Pair, name: str, about: str, mix: Callable[[Pair], pl.DataFrame], axis: str) -> Figure:
+    frame = mix(pair)
+    return Figure(name, name.capitalize(), about, (Panel("", _bars(pair, frame, axis), frame),))
 
 
-def _languages(pair: Pair) -> Figure:
-    chart, frame = _shares(pair, mixes.languages(pair), "language")
-    says = "Shares of conversations by the language of most of their letters; unknown where the model is not sure."
-    return Figure("languages", "Languages", says, (Panel("", chart, frame),))
-
-
-def _shares(pair: Pair, frame: pl.DataFrame, title: str) -> tuple[Drawn, pl.DataFrame]:
-    """A mix as bars."""
+def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Drawn:
     both = pl.concat(
         frame.select(
             "y",
@@ -142,4 +149,4 @@ def _shares(pair: Pair, frame: pl.DataFrame, title: str) -> tuple[Drawn, pl.Data
         )
         for name in pair.names
     )
-    return bars.shares(both, title, pair.names), frame
+    return bars.shares(both, axis, pair.names)

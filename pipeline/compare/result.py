@@ -1,55 +1,98 @@
-"""What a comparison found: the corpora, the training runs, the checks and the verdict."""
+"""The outcome of a comparison: the corpora, the training runs, the checks and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
+import polars as pl
+
 from pipeline.compare.corpora import Pair
-from pipeline.compare.design import Design
+from pipeline.compare.design import Experiment
+from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import Verdict
-from pipeline.experiments.schedule import Cost
 from pipeline.report.parts import Check
 from pipeline.report.run.duplicates import Kind
 from pipeline.report.run.frame import FinishedRun
-from trainer.experiment.jobs import Job
-from trainer.prepare.arms import Arms
 
 
 @dataclass(frozen=True, eq=False)
 class RunFindings:
-    """The run that both are parts of, read before any training, and what its own checks found."""
+    """The run that both corpora are parts of, its kinds of duplicates, and its own checks."""
 
     read: FinishedRun
     kinds: list[Kind]
     checks: list[Check]
 
 
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """Everything that was found out by training."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison:
+    """Two corpora compared; made by `compare`.
 
-    arms: Arms
-    design: Design
-    cost: Cost
-    jobs: Mapping[tuple[str, str], Sequence[Job]]
-    folder: Path
-    scored: Sequence[Scored]
-    checks: Sequence[Check]
-    verdict: Verdict
-
-
-@dataclass(frozen=True, eq=False)
-class Compared:
-    """A comparison: the corpora, and what training said of them where there was any."""
+    Attributes:
+        pair: the corpora.
+        verdict: the conclusion, or why there is none.
+        checks: those of the experiment and of the run; `passed` is None if one does not apply.
+        experiment: the training runs; None without training.
+        scored: both arms on each test set; empty without training.
+        run: that both corpora are parts of; None for other corpora.
+        notes: sentences for the reader.
+        command: that makes this comparison again.
+        page: index.html of the report; report.json lies beside it.
+    """
 
     pair: Pair
-    trained: Trained | None
+    verdict: Verdict
     checks: Sequence[Check]
-    sentence: str
-    command: str
+    experiment: Experiment | None
+    scored: Sequence[Scored]
     run: RunFindings | None
     notes: Sequence[str]
-    """Sentences that a reader must have."""
+    command: str
+    page: Path
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.passed is False]
+
+    @property
+    def corpora(self) -> pl.DataFrame:
+        """One row per corpus: its size in conversations, words and bytes, its copies, and its digest."""
+        return pl.DataFrame([{"corpus": name, **one} for name, one in statistics(self.pair).items()])
+
+    @property
+    def differences(self) -> pl.DataFrame:
+        """One row per test set and law: the second corpus against the first, with the ends of 95 % intervals.
+
+        Columns: test_set, corpus, against, law, budget (tokens), delta_alpha, delta_ln_A, ln_ratio (of PPL at the
+        budget), efficiency (tokens of the first corpus that one of the second is worth), each with _low and _high (null
+        if unknown), and extrapolates. Empty without training.
+        """
+        return self._by_test_set(lambda one: one.laws.difference_frame())
+
+    @property
+    def laws(self) -> pl.DataFrame:
+        """One row per test set, corpus and law: alpha, ln_A and floor with their intervals. Empty without training."""
+        return self._by_test_set(lambda one: one.laws.law_frame())
+
+    @property
+    def training_runs(self) -> pl.DataFrame:
+        """One row per test set and training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
+        return self._by_test_set(lambda one: one.rows)
+
+    def _by_test_set(self, frame: Callable[[Scored], pl.DataFrame]) -> pl.DataFrame:
+        frames = [frame(one).select(pl.lit(one.test.name).alias("test_set"), pl.all()) for one in self.scored]
+        return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
+
+    def __repr__(self) -> str:
+        frame = self.differences if self.scored else self.corpora
+        return f"{self.verdict.sentence}\n{frame}\n{self.page}"
+
+    def _repr_html_(self) -> str:
+        """The verdict and the differences, or the corpora without training, as a notebook shows them."""
+        frame = self.differences if self.scored else self.corpora
+        return f"<p>{escape(self.verdict.sentence)}</p>{frame._repr_html_()}"

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
-from pipeline.ownership import is_run
+from pipeline.ownership import is_run, run_at
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, valid_text
-from pipeline.store import RunFolderError, Store
+from pipeline.store import Store
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import clusters
 from stages.files import plain_table, read_frame
@@ -116,11 +116,7 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
         CorruptInputError: a shard cannot be read.
         SourceError: the corpus holds no text.
     """
-    if not store.manifest.is_file():
-        folder = valid_text(str(store.folder))
-        raise RunFolderError(
-            f"{folder} is not a complete run: start `refine run` again with its source and --out {folder}"
-        )
+    run_at(store.folder)
     if part == "refined":
         check_kept(store, limit)
     if part == "refined" and limit is not None:

@@ -1,180 +1,231 @@
-"""`refine scale --points`: the scaling laws of points that a user measured somewhere else."""
+"""The scaling laws of one or more corpora: fitted, compared, and printed as `refine scale` prints them."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.text import Text
 
+from pipeline.experiments.formats import (
+    DIFFERENCE_HEAD,
+    LAW_HEAD,
+    difference_cells,
+    finite,
+    interval,
+    law_cells,
+    number,
+    percent,
+    share,
+    with_interval,
+)
 from pipeline.experiments.points_csv import Corpora, read
 from pipeline.terminal import console, safe, table
-from trainer.scaling import Difference, HeldOut, Kind, Law, Points, Prediction, ScalingError, difference, fit, held_out
-from trainer.scaling.law import passes_through
+from trainer.scaling import Difference, HeldOut, Kind, Law, Prediction, ScalingError, difference, fit, held_out
+
+LAWS: tuple[Kind, ...] = ("power", "saturating")
+Key = tuple[str | None, Kind]
+"""A corpus and a law; the corpus is None if the table of points names none."""
 
 
-def points(file: Path, *, predict: list[float], as_json: bool) -> None:
-    """Fit both laws to the points of a CSV file, corpus by corpus, and print them.
+@dataclass(frozen=True, eq=False)
+class CorpusLaws:
+    """Both scaling laws of each corpus, and every other corpus against the first; made by `fit_laws`.
+
+    Attributes:
+        points: by corpus.
+        fits: by corpus and law; a law that cannot be fitted is omitted.
+        held_out: by corpus; omitted if there are too few budgets.
+        differences: by corpus and law: that corpus against the first one.
+        predictions: by corpus and law, one per requested budget.
+        notes: why something is omitted, and what to beware of in the rest.
+    """
+
+    points: Corpora
+    fits: Mapping[Key, Law] = field(default_factory=dict)
+    held_out: Mapping[str | None, HeldOut] = field(default_factory=dict)
+    differences: Mapping[Key, Difference] = field(default_factory=dict)
+    predictions: Mapping[Key, Sequence[Prediction]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> str | None:
+        """The corpus that the others are compared with."""
+        return next(iter(self.points))
+
+    def law_frame(self) -> pl.DataFrame:
+        """One row per corpus and law: its parameters, with the ends of their 95 % intervals (null if unknown)."""
+        rows = [
+            {"corpus": corpus, "law": kind, **_ends(law, LAW_NUMBERS), "r2": law.r2, "points": law.n}
+            for (corpus, kind), law in self.fits.items()
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def difference_frame(self) -> pl.DataFrame:
+        """One row per other corpus and law: its difference from the first corpus, with the ends of 95 % intervals."""
+        rows = [
+            {"corpus": corpus, "against": self.first, "law": kind, "budget": found.budget}
+            | _ends(found, DIFFERENCE_NUMBERS)
+            | {"extrapolates": found.extrapolates}
+            for (corpus, kind), found in self.differences.items()
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Laws, held-out tests, differences and notes for a script; numbers that are not finite are null."""
+        made: dict[str, Any] = finite(
+            {
+                "laws": [
+                    {"corpus": key[0], **_law(law, self.predictions.get(key, ()))} for key, law in self.fits.items()
+                ],
+                "held_out": [{"corpus": corpus, **vars(found)} for corpus, found in self.held_out.items()],
+                "differences": [
+                    {"a": self.first, "b": corpus, **_difference(found)}
+                    for (corpus, _), found in self.differences.items()
+                ],
+                "notes": [*self.notes, *self.bases()],
+            }
+        )
+        return made
+
+    def bases(self) -> Iterator[str]:
+        """What the intervals of each law are based on, or why there is none."""
+        for (corpus, kind), law in self.fits.items():
+            label = f"{corpus or 'points'}, {kind} law"
+            budgets = [f"{one.tokens:,.0f}" for one in self.predictions.get((corpus, kind), ()) if one.low is None]
+            if budgets and not law.why_no_interval and law.residual_sd is None:
+                yield f"{label}: predictions have no interval: no degree of freedom is left to estimate the scatter"
+            elif budgets and not law.why_no_interval:
+                yield f"{label}: no interval at {', '.join(budgets)} tokens: it spans a factor of a million or more"
+            yield f"{label}: {law.why_no_interval or f'intervals are {law.basis}'}"
+
+
+LAW_NUMBERS = ("alpha", "ln_A", "floor", "per_doubling")
+DIFFERENCE_NUMBERS = ("delta_alpha", "delta_ln_A", "ln_ratio", "efficiency")
+"""Names of the numbers of a law and of a difference that have an interval."""
+
+
+def _ends(record: Law | Difference, names: Sequence[str]) -> dict[str, float | None]:
+    ends: dict[str, float | None] = {}
+    for name in names:
+        low, high = getattr(record, f"{name}_interval") or (None, None)
+        ends |= {name: getattr(record, name), f"{name}_low": low, f"{name}_high": high}
+    return ends
+
+
+def fit_laws(points: Corpora, budgets: Sequence[float] = ()) -> CorpusLaws:
+    """Fit both laws to each corpus, predict PPL at some budgets, and compare every other corpus with the first.
 
     Args:
-        file: Columns `tokens` and `ppl`, and `corpus` and `seed` where there are any; other columns are ignored.
-        predict: Token budgets to predict PPL at.
-        as_json: Print one JSON object in place of tables.
+        points: by corpus.
+        budgets: in tokens.
 
     Raises:
-        ScalingError: The file, a cell of it, or a budget is not what a law can be fitted to.
+        ScalingError: a corpus has too few budgets for a power law, two corpora cannot be compared, or a budget to
+            predict at is not a finite number above 0.
     """
-    corpora = read(file)
+    fits, tests, differences, notes = (
+        dict[Key, Law](),
+        dict[str | None, HeldOut](),
+        dict[Key, Difference](),
+        list[str](),
+    )
+    for name, given in points.items():
+        try:
+            fits[name, "power"] = fit(given, "power")
+        except ScalingError as error:
+            raise ScalingError(f"{name}: {error}" if name else str(error)) from None
+        try:
+            fits[name, "saturating"] = fit(given, "saturating")
+            tests[name] = held_out(given)
+        except ScalingError as error:
+            notes.append(f"{name or 'points'}: {error}")
+    predictions = {key: law.predict(list(budgets)) if budgets else [] for key, law in fits.items()}
+    notes += [f"{name or 'points'}, {kind} law: {note}" for (name, kind), law in fits.items() for note in law.notes]
+    first, *others = points
+    for name in others:
+        for kind in LAWS:
+            if (first, kind) in fits and (name, kind) in fits:
+                found = difference(points[first], points[name], kind, names=(first or "a", name or "b"))
+                differences[name, kind] = found
+                notes += [f"{name} against {first}, {kind} law: {note}" for note in found.notes]
+    return CorpusLaws(points, fits, tests, differences, predictions, tuple(dict.fromkeys(notes)))
+
+
+def fit_points(file: Path, budgets: Sequence[float] = ()) -> CorpusLaws:
+    """Fit both laws to the points of a CSV file, corpus by corpus.
+
+    Args:
+        file: a table with the columns `tokens` and `ppl`, and optionally `corpus` and `seed`.
+        budgets: tokens to predict PPL at.
+
+    Raises:
+        ScalingError: the file, a cell of it or a budget does not serve.
+    """
+    points = read(file)
     try:
-        show(corpora, predict=predict, as_json=as_json)
+        return fit_laws(points, budgets)
     except ScalingError as error:
         raise ScalingError(f"{file}: {error}") from None
 
 
-def show(corpora: Corpora, *, predict: list[float], as_json: bool) -> None:
-    """Fit both laws to each corpus, compare the others with the first, and print.
-
-    Raises:
-        ScalingError: The points, or a budget to predict at, are not what a law can be fitted to.
-    """
-    told = _LawReport(corpora, predict)
+def show(laws: CorpusLaws, *, as_json: bool = False) -> None:
+    """Print laws as tables and sentences, or as JSON."""
     if as_json:
-        sys.stdout.write(json.dumps(_plain(told.as_dict()), indent=2) + "\n")
+        sys.stdout.write(json.dumps(laws.as_dict(), indent=2) + "\n")
         return
     out = console()
-    for shown in told.tables():
-        out.print(shown)
-    for said in told.sentences():
-        out.print(Text(safe(said)))
+    for made in _tables(laws):
+        out.print(made)
+    for sentence in _sentences(laws):
+        out.print(Text(safe(sentence)))
 
 
-def as_dict(corpora: Corpora, predict: list[float]) -> dict[str, Any]:
-    """What `show` prints as JSON: laws, held_out, differences, notes."""
-    found: dict[str, Any] = _plain(_LawReport(corpora, predict).as_dict())
-    return found
+def _tables(laws: CorpusLaws) -> Iterator[object]:
+    head: tuple[str, ...] = ("corpus", *LAW_HEAD, "per doubling")
+    rows: list[tuple[object, ...]] = [
+        (corpus or "", *law_cells(law), with_interval(law.per_doubling, law.per_doubling_interval, share))
+        for (corpus, _), law in laws.fits.items()
+    ]
+    yield table("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", head, rows, _numbers(head))
+    yield table("\nPoints", *_fitted(laws))
+    head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
+    rows = [
+        (corpus or "", kind, f"{one.tokens:,.0f}", *_predicted(one))
+        for (corpus, kind), made in laws.predictions.items()
+        for one in made
+    ]
+    if rows:
+        yield table("\nPredictions for a new training run", head, rows, frozenset({2, 3, 4}))
+    head = ("", *DIFFERENCE_HEAD, "at tokens")
+    rows = [
+        (f"{corpus} against {laws.first}", *difference_cells(found), f"{found.budget:,.0f}")
+        for (corpus, _), found in laws.differences.items()
+    ]
+    if rows:
+        yield table("\nDifferences, with 95 % intervals", head, rows, _numbers(head))
 
 
-def _open_ended(law: Law, made: list[Prediction]) -> Iterator[str]:
-    """Why predictions have no interval, where the law itself has some."""
-    where = [f"{one.tokens:,.0f}" for one in made if one.low is None]
-    if where and law.residual_sd is None:
-        yield "predictions have no interval: no point is left over to tell how far points lie off the law"
-    elif where:
-        yield f"at {', '.join(where)} tokens no interval is shown: it spans a factor of a million or more"
-
-
-class _LawReport:
-    """Everything that is said about the corpora."""
-
-    def __init__(self, corpora: Corpora, predict: list[float]) -> None:
-        self.laws: list[tuple[str | None, Law, list[Prediction]]] = []
-        self.held_out: list[tuple[str | None, HeldOut]] = []
-        self.differences: list[tuple[str | None, str | None, Difference]] = []
-        self.notes: list[str] = []
-        for name, given in corpora.items():
-            self._one(name, given, predict)
-        first, *others = corpora.items()
-        for name, given in others:
-            for kind in self._both(first[0], name):
-                found = difference(first[1], given, kind, names=(first[0] or "a", name or "b"))
-                self.differences.append((first[0], name, found))
-                self._note(f"{name} against {first[0]}, {kind} law", found.notes)
-
-    def _one(self, name: str | None, given: Points, predict: list[float]) -> None:
-        said = name or "points"
-        try:
-            laws = [fit(given, "power")]
-        except ScalingError as error:
-            raise ScalingError(f"{said}: {error}" if name else str(error)) from None
-        try:
-            laws.append(fit(given, "saturating"))
-            self.held_out.append((name, held_out(given)))
-        except ScalingError as error:
-            self.notes.append(f"{said}: {error}")
-        for law in laws:
-            made = law.predict(predict) if predict else []
-            self.laws.append((name, law, made))
-            if made and not law.why_no_interval:
-                self._note(f"{said}, {law.kind} law", tuple(_open_ended(law, made)))
-            self._note(f"{said}, {law.kind} law", law.notes)
-            self._note(f"{said}, {law.kind} law", (law.why_no_interval or f"intervals are {law.basis}",))
-
-    def _both(self, a: str | None, b: str | None) -> list[Kind]:
-        kinds = {name: {law.kind for of, law, _ in self.laws if of == name} for name in (a, b)}
-        return [kind for kind in ("power", "saturating") if kind in kinds[a] & kinds[b]]
-
-    def _note(self, of: str, said: tuple[str, ...]) -> None:
-        self.notes += [f"{of}: {one}" for one in said]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a script."""
-        return {
-            "laws": [{"corpus": name, **_law(law, made)} for name, law, made in self.laws],
-            "held_out": [{"corpus": name, **vars(found)} for name, found in self.held_out],
-            "differences": [{"a": a, "b": b, **_difference(found)} for a, b, found in self.differences],
-            "notes": self.notes,
-        }
-
-    def tables(self) -> Iterator[object]:
-        """For a person."""
-        head: tuple[str, ...] = (
-            "corpus",
-            "law",
-            "alpha",
-            "95 % interval",
-            "A",
-            "floor",
-            "interval",
-            "R2",
-            "per doubling",
-            "interval",
+def _sentences(laws: CorpusLaws) -> Iterator[str]:
+    for corpus, found in laws.held_out.items():
+        same = math.isclose(found.power, found.saturating, rel_tol=1e-6)
+        better = "both predict the same" if same else f"the {found.preferred} law predicts better"
+        noise = "" if same or found.clear is not False else " (the difference is within the noise of the seeds)"
+        yield (
+            f"\n{corpus or 'points'}: fitted without {found.budget:,.0f} tokens, where PPL is "
+            f"{number(found.measured)}, the power law gives {number(found.power)} ({percent(found.power_error)}), "
+            f"the saturating law {number(found.saturating)} ({percent(found.saturating_error)}): {better}{noise}"
         )
-        rows: list[tuple[object, ...]] = [(name or "", *_cells(law)) for name, law, _ in self.laws]
-        yield table("Laws: PPL = floor + A tokens^alpha", head, rows, frozenset(range(2, len(head))))
-        yield table("\nPoints", *_fits(self.laws))
-        made = [(name, law, one) for name, law, predictions in self.laws for one in predictions]
-        if made:
-            rows = [(name or "", law.kind, f"{one.tokens:,.0f}", *_predicted(one)) for name, law, one in made]
-            head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
-            yield table("\nPredictions for a new training", head, rows, frozenset({2, 3, 4}))
-        if self.differences:
-            rows = [(f"{b} against {a}", found.kind, *_against(found)) for a, b, found in self.differences]
-            head = (
-                "",
-                "law",
-                "delta alpha",
-                "interval",
-                "at tokens",
-                "PPL ratio",
-                "interval",
-                "tokens worth",
-                "interval",
-            )
-            yield table("\nDifferences", head, rows, frozenset(range(2, len(head))))
-
-    def sentences(self) -> Iterator[str]:
-        """What a person must have beside the numbers."""
-        for name, found in self.held_out:
-            same = math.isclose(found.power, found.saturating, rel_tol=1e-6)
-            better = "both predict the same" if same else f"the {found.preferred} law predicts better"
-            clear = {None: "", True: "", False: " (the difference is within the noise of the seeds)"}[found.clear]
-            yield (
-                f"\n{name or 'points'}: fitted without {found.budget:,.0f} tokens, where PPL is "
-                f"{_short(found.measured)}, "
-                f"the power law gives {_short(found.power)} ({found.power_error:+.1%}), "
-                f"the saturating law {_short(found.saturating)} ({found.saturating_error:+.1%}): "
-                f"{better}{'' if same else clear}"
-            )
-        yield ""
-        yield from self.notes
+    yield from ("", *laws.notes, *laws.bases())
 
 
-def _law(law: Law, made: list[Prediction]) -> dict[str, Any]:
+def _law(law: Law, predictions: Sequence[Prediction]) -> dict[str, Any]:
     names = ("alpha", "ln_A", "floor", "r2", "alpha_interval", "ln_A_interval", "floor_interval", "per_doubling")
     more = (
         "per_doubling_interval",
@@ -192,96 +243,38 @@ def _law(law: Law, made: list[Prediction]) -> dict[str, Any]:
     keys = ("tokens", "ppl", "seed", "fitted", "relative_error")
     return {
         "law": law.kind,
-        "A": _exp(law.ln_A),
+        "A": math.exp(law.ln_A) if law.ln_A < 700 else math.inf,  # noqa: PLR2004  the largest exponent of a float
         **{name: getattr(law, name) for name in names + more},
         "points": [dict(zip(keys, row, strict=True)) for row in columns],
-        "predictions": [vars(one) for one in made],
+        "predictions": [vars(one) for one in predictions],
     }
 
 
 def _difference(found: Difference) -> dict[str, Any]:
-    told = {one.name: getattr(found, one.name) for one in fields(found) if one.name not in {"a", "b", "kind"}}
-    return {"law": found.kind, **told}
+    rest = {one.name: getattr(found, one.name) for one in fields(found) if one.name not in {"a", "b", "kind"}}
+    return {"law": found.kind, **rest}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401  anything that becomes JSON
-    """The value as JSON holds it: numbers that are not finite are null."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value
+def _numbers(head: Sequence[str]) -> frozenset[int]:
+    """The columns of a table that hold numbers: all but the first two."""
+    return frozenset(range(2, len(head)))
 
 
-def _cells(law: Law) -> tuple[str, ...]:
-    trivial = passes_through(law.points, law.spread.theta)
-    r2 = "-" if law.r2 is None else f"{law.r2:.4f}{' (trivial)' if trivial else ''}"
-    floor = _short(law.floor) if law.kind == "saturating" else "-"
-    return (
-        law.kind,
-        f"{law.alpha:.4f}",
-        _pair(law.alpha_interval, "{:.4f}".format),
-        _short(_exp(law.ln_A)),
-        floor,
-        _pair(law.floor_interval, _short),
-        r2,
-        f"{law.per_doubling:.2%}",
-        _pair(law.per_doubling_interval, "{:.2%}".format),
-    )
-
-
-def _fits(laws: list[tuple[str | None, Law, list[Prediction]]]) -> tuple[tuple[str, ...], list[Any], frozenset[int]]:
-    """Every point with what its laws give there."""
+def _fitted(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]], frozenset[int]]:
+    """A table of all points, each with what both laws give there."""
     head = ("corpus", "tokens", "seed", "PPL", "power law", "off", "saturating law", "off")
-    rows: list[Any] = []
-    for name, law, _ in laws:
-        fitted = [
-            (_short(ppl), f"{round(off, 6) + 0.0:+.1%}")
-            for ppl, off in zip(law.fitted, law.relative_error, strict=True)
-        ]
-        if law.kind == "saturating":
-            rows[-law.n :] = [row[:-2] + two for row, two in zip(rows[-law.n :], fitted, strict=True)]
-            continue
-        seeds = [""] * law.n if law.points.seed is None else [str(seed) for seed in law.points.seed]
-        for tokens, ppl, seed, two in zip(law.points.tokens, law.points.ppl, seeds, fitted, strict=True):
-            rows.append((name or "", f"{tokens:,.0f}", seed, _short(ppl), *two, "-", "-"))
+    rows: list[tuple[object, ...]] = []
+    for corpus, points in laws.points.items():
+        fits = [laws.fits.get((corpus, kind)) for kind in LAWS]
+        for i, (tokens, ppl) in enumerate(zip(points.tokens, points.ppl, strict=True)):
+            seed = "" if points.seed is None else str(points.seed[i])
+            cells = [
+                ("-", "-") if law is None else (number(law.fitted[i]), percent(law.relative_error[i])) for law in fits
+            ]
+            rows.append((corpus or "", f"{tokens:,.0f}", seed, number(ppl), *cells[0], *cells[1]))
     return head, rows, frozenset(range(1, len(head)))
 
 
 def _predicted(one: Prediction) -> tuple[str, ...]:
-    return _short(one.value), _pair((one.low, one.high), _short), "extrapolates" if one.extrapolates else ""
-
-
-def _against(found: Difference) -> tuple[str, ...]:
-    ratio = None if found.ln_ratio_interval is None else tuple(map(_exp, found.ln_ratio_interval))
-    worth = (
-        "-" if found.efficiency is None else f"{found.efficiency:.3f}{' extrapolates' if found.extrapolates else ''}"
-    )
-    return (
-        f"{found.delta_alpha:+.4f}",
-        _pair(found.delta_alpha_interval, "{:+.4f}".format),
-        f"{found.budget:,.0f}",
-        f"{_exp(found.ln_ratio):.4f}",
-        _pair(ratio, "{:.4f}".format),
-        worth,
-        _pair(found.efficiency_interval, "{:.3f}".format),
-    )
-
-
-def _pair(ends: tuple[float | None, ...] | None, shown: Callable[[float], str]) -> str:
-    if ends is None or ends[0] is None or ends[1] is None:
-        return "-"
-    return f"{shown(ends[0])} to {shown(ends[1])}"
-
-
-def _short(value: float) -> str:
-    """A positive number with thousands separators while it is short enough to read."""
-    if value and not 1e-3 <= value < 1e9:  # noqa: PLR2004
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if value >= 1e4 else f"{value:,.2f}"  # noqa: PLR2004
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf  # noqa: PLR2004  what a float holds
+    ends = interval((one.low, one.high), number)
+    return number(one.value), ends, "extrapolates" if one.extrapolates else ""

@@ -1,10 +1,12 @@
-"""`refine scale`: budgets x seeds -> trainings -> the law of the network, and where its baselines stand."""
+"""`refine scale`: training runs at several budgets and seeds, the scaling law of each kind of model, baselines."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 from rich.text import Text
 
-from pipeline.experiments.laws import as_dict, show
+from pipeline.experiments.formats import number
+from pipeline.experiments.laws import CorpusLaws, fit_laws, show
 from pipeline.experiments.points_csv import Corpora
 from pipeline.experiments.schedule import carry_out
 from pipeline.experiments.train import TrainOptions, prepared
@@ -27,63 +30,84 @@ from trainer.presets import Preset
 from trainer.scaling import Points, ScalingError
 
 
-def scale(asked: TrainOptions, budgets: list[int] | None, seeds: int, workers: int, predict: list[float]) -> None:
-    """Train, fit, print; an interrupted one goes on with the same --out.
+@dataclass(frozen=True, eq=False)
+class ScalingResult:
+    """The outcome of `scale`.
+
+    Attributes:
+        folder: of the experiment: points.csv, law.json and trainings/.
+        data: a description of the prepared data.
+        runs: one row per training run: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder.
+        laws: of every kind of model, by its name, with predictions.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+    runs: pl.DataFrame
+    laws: CorpusLaws
+
+
+def scale(
+    options: TrainOptions, budgets: list[int] | None, seeds: int = 3, workers: int = 0, predict: Sequence[float] = ()
+) -> ScalingResult:
+    """Train every kind of model at every budget, and fit scaling laws; runs that are already there are not repeated.
+
+    Args:
+        options: the corpus, the preset and the folder.
+        budgets: training tokens; None for the preset's.
+        seeds: training runs per budget.
+        workers: training runs at a time; 0 for one per core.
+        predict: budgets to predict PPL at, in tokens.
 
     Raises:
-        TrainerError: a budget is larger than the pool, training met NaN, or the points carry no law.
+        SourceError, RunFolderError: the corpus or the folder does not serve.
+        TrainerError: a budget exceeds the training pool, a run met NaN, or the points carry no law.
     """
     if any(not (math.isfinite(count) and count > 0) for count in predict):
         raise ScalingError("--predict takes numbers of tokens above 0, such as 1000000")
     if budgets is not None and len(set(budgets)) < 2:  # noqa: PLR2004  a line needs two points
         raise ScalingError("--budgets names one size, and a law needs 2 or more, an interval 3: name more")
-    with prepared(asked) as (folder, preset, data):
-        _scale(asked, folder, preset, data, budgets, seeds, workers, predict)
+    with prepared(options) as (folder, preset, data):
+        counts = data.budgets(preset, budgets)
+        if len(counts) < 2:  # noqa: PLR2004
+            raise ScalingError(
+                f"of the budgets of preset {preset.name} only {counts[0]:,} tokens fit the training pool of "
+                f"{data.pool.tokens:,}, and a law needs 2 or more: name others with --budgets, or take a larger corpus"
+            )
+        jobs = scale_jobs(folder, preset, data, counts, seeds=seeds, device=options.device)
+        carry_out(folder / "trainings", jobs, workers, options.device)
+        runs, resampled = points([folder / "trainings" / job.name for job in jobs], data.clusters)
+        names = (
+            pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
+        )  # as `refine scale --points` reads it
+        runs.select(names, pl.exclude("kind")).write_csv(folder / "points.csv")
+        laws = fit_laws(points_by_kind(runs, resampled), predict)
+        save_json(folder / "law.json", laws.as_dict())
+    return ScalingResult(folder, data.record.as_dict(), runs, laws)
 
 
-def _scale(  # noqa: PLR0917  what `scale` is asked for, and what it found
-    asked: TrainOptions,
-    folder: Path,
-    preset: Preset,
-    data: Prepared,
-    budgets: list[int] | None,
-    seeds: int,
-    workers: int,
-    predict: list[float],
-) -> None:
-    counts = data.budgets(preset, budgets)
-    if len(counts) < 2:  # noqa: PLR2004
-        raise ScalingError(
-            f"of the budgets of preset {preset.name} only {counts[0]:,} tokens fit the training pool of "
-            f"{data.pool.tokens:,}, and a law needs 2 or more: name others with --budgets, or take a larger corpus"
-        )
-    jobs = wanted(folder, preset, data, counts, seeds=seeds, device=asked.device)
-    carry_out(folder / "trainings", jobs, workers, asked.device)
-    folders = [folder / "trainings" / job.name for job in jobs]
-    frame, resampled = points(folders, data.clusters)
-    named = (
-        pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
-    )  # as `refine scale --points` reads it
-    frame.select(named, pl.exclude("kind")).write_csv(folder / "points.csv")
-    corpora = laws(frame, resampled)
-    found = as_dict(corpora, predict)
-    save_json(folder / "law.json", found)
-    if asked.as_json:
-        sys.stdout.write(json.dumps({"folder": str(folder), "data": data.record.as_dict(), **found}, indent=2) + "\n")
+def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
+    """Print the network's laws and how its baselines compare, or everything as JSON."""
+    if as_json:
+        report = {"folder": str(result.folder), "data": result.data, **result.laws.as_dict()}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
-    network = CVFP.label
-    show({network: corpora[network]}, predict=predict, as_json=False)
+    budgets = [one.tokens for one in result.laws.predictions[CVFP.label, "power"]]
+    show(fit_laws({CVFP.label: result.laws.points[CVFP.label]}, budgets))
     out = console()
-    out.print(standing(frame))
-    out.print(Text(safe(ahead(frame))))
-    out.print(Text(safe(f"\n{folder}: points.csv, law.json (baselines' laws too), trainings/")))
+    out.print(baseline_table(result.runs))
+    beaten = lost_to(result.runs)
+    out.print(Text(safe(f"With seed 0, {beaten}" if result.runs["seed"].n_unique() > 1 else beaten)))
+    out.print(Text(safe(f"\n{result.folder}: points.csv, law.json (the baselines' laws included), trainings/")))
 
 
-def wanted(folder: Path, preset: Preset, data: Prepared, budgets: list[int], *, seeds: int, device: str) -> list[Job]:
-    """The trainings and baselines of an experiment: all budgets of each kind, the network first.
+def scale_jobs(
+    folder: Path, preset: Preset, data: Prepared, budgets: Sequence[int], *, seeds: int, device: str
+) -> list[Job]:
+    """The training runs of an experiment, the network first.
 
-    The network has every seed, and so have counts where a seed draws another order; of the others one seed shows where
-    they stand.
+    The network is trained with every seed, and so are counts if a seed draws another order; other baselines are trained
+    with one seed.
     """
     return [
         Job(kind, count, seed, str(folder / "data"), data.digest, preset, device)
@@ -94,48 +118,41 @@ def wanted(folder: Path, preset: Preset, data: Prepared, budgets: list[int], *, 
     ]
 
 
-def laws(frame: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
-    """The points of each kind of model, by its name; with one seed a point is a training of its own."""
-    found: Corpora = {}
-    for kind in frame["kind"].unique(maintain_order=True):
-        rows = np.flatnonzero((frame["kind"] == kind).to_numpy())
-        part = frame[rows.tolist()]
+def points_by_kind(runs: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
+    """The points of each kind of model, by its name; runs of a single seed are independent points."""
+    made: Corpora = {}
+    for kind in runs["kind"].unique(maintain_order=True):
+        rows = np.flatnonzero((runs["kind"] == kind).to_numpy())
+        part = runs[rows.tolist()]
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
         moved = None if resampled is None else resampled[rows]
-        found[KINDS[kind].label] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
-    return found
+        made[KINDS[kind].label] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
+    return made
 
 
-def standing(frame: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
-    """PPL of every model at every budget, each of seed 0: the same tokens in the same order; and who is ahead."""
-    mean = frame.filter(pl.col("seed") == 0)
-    kinds = mean["kind"].unique(maintain_order=True).to_list()
+def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
+    """PPL of every model at every budget with seed 0: the same tokens in the same order."""
+    first = runs.filter(pl.col("seed") == 0)
+    kinds = first["kind"].unique(maintain_order=True).to_list()
     rows: list[tuple[object, ...]] = []
-    for (budget,), part in mean.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
+    for (budget,), part in first.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
         ppl = dict(zip(part["kind"], part["ppl"], strict=True))
         best = KINDS[min(ppl, key=lambda kind: ppl[kind])].label
-        rows.append((f"{budget:,}", *(f"{ppl[kind]:,.2f}" for kind in kinds), best))
+        rows.append((f"{budget:,}", *(number(ppl[kind]) for kind in kinds), best))
     head = ("tokens", *(KINDS[kind].label for kind in kinds), "lowest")
-    return table(
-        "\nPPL beside the baselines, seed 0, on the same test set", head, rows, frozenset(range(len(kinds) + 1))
-    )
+    title = "\nPPL beside the baselines, seed 0, on the same test set"
+    return table(title, head, rows, frozenset(range(len(kinds) + 1)))
 
 
-def ahead(frame: pl.DataFrame) -> str:
-    """Which baselines are below the network, and at how many budgets: one sentence."""
-    said = lost_to(frame)
-    return f"With seed 0, {said}" if frame["seed"].n_unique() > 1 else said
-
-
-def lost_to(frame: pl.DataFrame) -> str:
-    """The same of seed 0, as a part of a sentence.
+def lost_to(runs: pl.DataFrame) -> str:
+    """Which baselines have a lower loss than the network with seed 0, and at how many budgets, as a clause.
 
     Args:
-        frame: a row a training: kind, tokens, seed, nats.
+        runs: one row per training run: kind, tokens, seed, nats.
     """
-    first = frame.filter(pl.col("seed") == 0)
+    first = runs.filter(pl.col("seed") == 0)
     network = first.filter(pl.col("kind") == CVFP.name).select("tokens", own="nats")
     beside = first.filter(pl.col("kind") != CVFP.name).join(network, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    said = [f"{KINDS[kind].label} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
-    return f"CVFP loses to {', to '.join(said)}" if said else "CVFP beats every baseline at every budget here"
+    each = [f"{KINDS[kind].label} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
+    return f"CVFP loses to {', to '.join(each)}" if each else "CVFP beats every baseline at every budget"

@@ -1,7 +1,8 @@
-"""Trainings, several at a time: what they cost is said before they start, and how far they are while they run."""
+"""Training runs, several at a time: their estimated cost before they start, and progress while they run."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -16,98 +17,115 @@ from pipeline.engine import Local
 from pipeline.terminal import say
 from trainer.experiment.jobs import Job, run
 from trainer.experiment.kinds import KINDS
-from trainer.experiment.records import read
+from trainer.experiment.records import METRICS, read
 
-EVERY = 20.0
+LINE_INTERVAL = 20.0
 """Seconds between lines of progress."""
+MIN_SHARE = 0.1
+"""Share of the work from which the time left is extrapolated from the time spent, not from the estimated cost."""
 
 
 @dataclass
 class Cost:
-    """What trainings cost on this machine, by the seconds that the smallest of each kind took.
+    """Estimated cost of training runs on this machine, measured on the smallest run of each kind.
 
     Attributes:
-        seconds: of each kind: of the evaluated test set, of a training token in phase 1, of a step of phase 2.
-        workers: trainings at a time.
+        seconds: by kind: of evaluating the test set, per training token of phase 1, per step of phase 2.
+        workers: training runs at a time.
     """
 
     seconds: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     workers: int = 1
 
     def learn(self, job: Job, spent: Mapping[str, float]) -> None:
-        """Take the seconds of a finished training into account."""
+        """Estimate a kind's cost from the seconds that a finished run spent in each part."""
         steps = max(job.preset.phase2.total(job.budget - 1), 1)
         stepping = spent.get("phase 2", 0.0) + spent.get("baseline", 0.0)
         self.seconds[job.kind] = (spent.get("test", 0.0), spent.get("phase 1", 0.0) / job.budget, stepping / steps)
 
     def of(self, jobs: Sequence[Job]) -> float:
-        """Seconds on one core; baselines of counts take next to none."""
-        total = 0.0
-        for job in jobs:
-            test, token, step = self.seconds.get(job.kind, (1.0, 0.0, 0.0))
-            total += test + token * job.budget + step * job.preset.phase2.total(job.budget - 1)
-        return total
+        """Seconds of some runs on one core; a kind that was not measured counts one second per run."""
+        return sum(sum(self._parts(job)) for job in jobs)
+
+    def spent(self, job: Job, folder: Path) -> float:
+        """Seconds' worth of a run that is done, judged by the last line of its metrics."""
+        if (folder / "record.json").exists():
+            return self.of([job])
+        try:
+            line: dict[str, int] = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+        except (OSError, IndexError, ValueError):
+            return 0.0
+        _, phase1, phase2 = self._parts(job)
+        if line.get("phase") == 1:
+            return phase1 * min(line.get("pass", 1) / max(job.preset.phase1.passes, 1), 1.0)
+        return phase1 + phase2 * min(line.get("step", 0) / max(job.preset.phase2.total(job.budget - 1), 1), 1.0)
+
+    def _parts(self, job: Job) -> tuple[float, float, float]:
+        """Seconds of the test set, phase 1 and phase 2."""
+        test, token, step = self.seconds.get(job.kind, (1.0, 0.0, 0.0))
+        return test, token * job.budget, step * job.preset.phase2.total(job.budget - 1)
 
     def minutes(self, jobs: Sequence[Job]) -> float:
-        """Minutes on this machine: no less than the longest training takes."""
+        """Minutes on this machine: at least those of the longest run."""
         longest = max((self.of([job]) for job in jobs), default=0.0)
         return max(self.of(jobs) / self.workers, longest) / 60
 
 
 def carry_out(
     folder: Path, jobs: Sequence[Job], workers: int, device: str, names: Mapping[str, str] = MappingProxyType({})
-) -> Cost:
-    """Do all trainings that are not done, after saying what they cost.
+) -> None:
+    """Do all training runs that are not done yet, and report their cost, progress and results on stderr.
 
     Args:
-        folder: where trainings lie.
-        jobs: what is wanted; the same one twice is done once.
-        workers: trainings at a time; 0 for one a core. On another device than a processor it is one.
-        device: where.
-        names: what each job is of, for a person, by the job's name.
+        folder: parent of the runs' folders.
+        jobs: the runs; a job that occurs twice is done once.
+        workers: runs at a time; 0 for one per core. On another device than the processor it is one.
+        device: a torch device.
+        names: what each job trains on, by the job's name, as a reader knows it.
 
     Raises:
-        NotFiniteError, CheckpointError, WorkerKilledError: a training failed.
+        NotFiniteError, CheckpointError, WorkerKilledError: a run failed.
     """
     every = list({job.name: job for job in jobs}.values())
     cost = Cost(workers=workers or len(os.sched_getaffinity(0)) if device == "cpu" else 1)
     engine = Local(cost.workers)
     try:
-        left = [job for job in every if not (folder / job.name / "record.json").exists()]
+        left = _unfinished(folder, every)
         tokens = sum(job.budget for job in every)
         shared = f", {len(jobs) - len(every)} of {len(jobs)} shared between arms" if len(jobs) > len(every) else ""
-        say(f"{len(every)} trainings on {tokens:,} tokens in all{shared}; {len(every) - len(left)} are done already")
+        done = f"{len(every) - len(left)} are done already"
+        say(f"{len(every)} training runs on {tokens:,} tokens in total{shared}; {done}")
         _probe(folder, every, engine, cost)
-        left = [job for job in left if not (folder / job.name / "record.json").exists()]
-        if left:
-            say(f"about {cost.minutes(left):.0f} min for {len(left)} trainings, {cost.workers} at a time")
+        if left := _unfinished(folder, left):
+            say(f"about {cost.minutes(left):.0f} min for {len(left)} training runs, {cost.workers} at a time")
             with _progress(folder, left, cost):
-                run(folder, left, engine.map, _told(names))
+                run(folder, left, engine.map, _say_results(names))
     except Exception:
         engine.close()
         raise
-    engine.close()  # never where the user stops it, since closing waits for the trainings that run
-    return cost
+    engine.close()  # not after an interruption, since closing waits for the runs in progress
+
+
+def _unfinished(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if not (folder / job.name / "record.json").exists()]
 
 
 def _probe(folder: Path, jobs: Sequence[Job], engine: Local, cost: Cost) -> None:
-    """Time the smallest training of each kind, as many at once as later; they are trainings of the experiment."""
+    """Time the smallest run of each kind, with all workers busy; these are runs of the experiment."""
     ascending = sorted((job for job in jobs if not KINDS[job.kind].cheap), key=lambda job: (job.budget, job.seed))
     first = {job.kind: job for job in reversed(ascending)}
     others = [job for job in ascending if job is not first[job.kind]]
     probes = [*first.values(), *others[: max(cost.workers - len(first), 0)]]
-    if any(not (folder / job.name / "record.json").exists() for job in probes):
-        say(f"timing the smallest trainings of the experiment first: {len(probes)} of {len(jobs)}")
-    for job, where in zip(probes, run(folder, probes, engine.map, lambda _job, _record: None), strict=True):
-        cost.learn(job, read(where)["seconds"])
+    if _unfinished(folder, probes):
+        say(f"timing the smallest training runs of the experiment first: {len(probes)} of {len(jobs)}")
+    for job, place in zip(probes, run(folder, probes, engine.map, lambda _job, _record: None), strict=True):
+        cost.learn(job, read(place)["seconds"])
 
 
-def _told(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
-    """Says a training's result, without a number: they come in their order, and those that are done are more."""
-
+def _say_results(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
     def tell(job: Job, record: dict[str, Any]) -> None:
-        of = f"{names[job.name]}, " if job.name in names else ""
-        what = f"{KINDS[job.kind].label}, {of}{job.budget:,} tokens, seed {job.seed}"
+        corpus = f"{names[job.name]}, " if job.name in names else ""
+        what = f"{KINDS[job.kind].label}, {corpus}{job.budget:,} tokens, seed {job.seed}"
         collapsed = "; its contexts have COLLAPSED into one or two" if record.get("collapsed") else ""
         say(f"{what}: PPL {record['ppl']:,.2f}{collapsed}")
 
@@ -116,34 +134,50 @@ def _told(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], None]:
 
 @contextmanager
 def _progress(folder: Path, jobs: Sequence[Job], cost: Cost) -> Iterator[None]:
-    """Say every `EVERY` seconds how much is done and how long the rest takes, at the rate so far."""
-    began, stopped = time.monotonic(), threading.Event()
-    whole = max(cost.of(jobs), 1e-9)
+    began, stop = time.monotonic(), threading.Event()
 
     def watch() -> None:
-        while not stopped.wait(EVERY):
-            done = [job for job in jobs if (folder / job.name / "record.json").exists()]
-            spent, part = (time.monotonic() - began) / 60, cost.of(done) / whole
-            late = max(cost.minutes(jobs) - spent, cost.minutes([job for job in jobs if job not in done]) / 2)
-            left = late if part < 0.1 else spent / part * (1 - part)  # noqa: PLR2004  too early for a rate
-            say(f"{len(done)} of {len(jobs)} trainings done, {spent:.1f} min; about {left:.1f} min left")
+        while not stop.wait(LINE_INTERVAL):
+            share, text = progress(folder, jobs, cost, time.monotonic() - began)
+            say(f"{share:.0%} of the work: {text}")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stopped.set()
+        stop.set()
         thread.join()
 
 
-def named(jobs: Mapping[tuple[str, str], Sequence[Job]]) -> dict[str, str]:
-    """The arm that each job is of, by the job's name: both, where two share it; of more, the first."""
-    found: dict[str, list[str]] = {}
+def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> tuple[float, str]:
+    """The share of the estimated work that is done, and a description with the time left.
+
+    Args:
+        folder: parent of the runs' folders.
+        jobs: the runs that were not done when the clock started.
+        cost: estimated.
+        seconds: since then.
+    """
+    left, spent = _unfinished(folder, jobs), seconds / 60
+    share = sum(cost.spent(job, folder / job.name) for job in jobs) / max(cost.of(jobs), 1e-9)
+    early = max(cost.minutes(jobs) - spent, cost.minutes(left) / 2)
+    rest = early if share < MIN_SHARE else spent / share * (1 - share)
+    done = len(jobs) - len(left)
+    return share, f"{done} of {len(jobs)} training runs done, {spent:.1f} min; about {rest:.1f} min left"
+
+
+def arm_names(jobs: Mapping[tuple[str, str], Sequence[Job]]) -> dict[str, str]:
+    """The arms that train each job, by the job's name: "a", "a and b", or "a and 2 others".
+
+    Args:
+        jobs: by kind and arm.
+    """
+    arms: dict[str, list[str]] = {}
     for (_, arm), each in jobs.items():
         for job in each:
-            found.setdefault(job.name, []).append(arm)
+            arms.setdefault(job.name, []).append(arm)
     return {
-        name: " and ".join(arms) if len(arms) < 3 else f"{arms[0]} and {len(arms) - 1} others"  # noqa: PLR2004
-        for name, arms in found.items()
+        name: " and ".join(of_job) if len(of_job) < 3 else f"{of_job[0]} and {len(of_job) - 1} others"  # noqa: PLR2004
+        for name, of_job in arms.items()
     }

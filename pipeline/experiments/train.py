@@ -1,4 +1,4 @@
-"""`refine train` and `refine scale`: from a corpus to prepared data, trainings, and what is said of them."""
+"""`refine train`: one network on a corpus, beside its baselines; and the preparation that `refine scale` shares."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from rich.text import Text
 
 from pipeline.experiments import corpus as corpora
+from pipeline.experiments.formats import number
 from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.terminal import console, safe, say, table
 from trainer import presets
@@ -30,162 +31,184 @@ from trainer.prepare.choices import Choices, named, outside
 from trainer.prepare.prepared import Prepared
 from trainer.presets import Preset, PresetError
 
-BUDGET = 100_000
-"""Training tokens of `refine train`, where none are named and the preset counts none."""
+DEFAULT_BUDGET = 100_000
+"""Training tokens of `refine train` if neither --budget nor the preset names a number."""
+EXPERIMENTS = Path("data/experiments")
+"""Default parent folder of experiments, relative to the working directory."""
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What a user asks for; see the help of `refine train` and `refine scale`."""
+    """The options that `refine train` and `refine scale` share; their help describes each."""
 
-    source: str | None
-    split: str | None
-    config: str | None
-    revision: str | None
-    shape: str | None
-    limit: int | None
-    preset: str
-    wanted: Choices
-    out: Path | None
-    device: str
-    as_json: bool
+    source: str | None = None
+    split: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    shape: str | None = None
+    limit: int | None = None
+    preset: str = "house"
+    choices: Choices = field(default_factory=Choices)
+    out: Path | None = None
+    device: str = "cpu"
 
     def checked(self) -> Preset:
-        """The preset, when the device is there: said before any work.
+        """The preset, after checking everything that is known before the corpus is read.
 
         Raises:
             PresetError: there is no such preset or device.
         """
-        found = presets.find(self.preset)
-        device(self.device)
-        return found
+        preset = presets.find(self.preset)
+        check_device(self.device)
+        return preset
 
     def folder(self, name: str) -> Path:
-        """The experiment's folder; a new one where none is named."""
+        """The experiment's folder: `out`, or a new one named by the corpus, the preset and the time."""
         word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "corpus"
         return self.out or EXPERIMENTS / f"{word}-{self.preset}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
-def device(name: str) -> None:
-    """Compute something on a device of torch's.
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """The outcome of `train`.
+
+    Attributes:
+        folder: of the network's run: record.json, metrics.jsonl, scores.npz and weights.safetensors.
+        data: a description of the prepared data.
+        records: what was recorded of the network and each baseline, by kind.
+        preset: of the run.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+    records: Mapping[str, dict[str, Any]]
+    preset: Preset
+
+
+def check_device(name: str) -> None:
+    """Compute something on a torch device.
 
     Raises:
-        PresetError: it cannot be.
+        PresetError: that is not possible.
     """
     import torch
 
     try:
         float(torch.ones(1, device=name, dtype=torch.float64) + 1)  # sums are float64
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PresetError(f"--device {name} is not there ({said}): take cpu, or install torch for it") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PresetError(f"--device {name} is not available ({reason}): take cpu, or install torch for it") from error
 
 
-def numbers(said: str | None) -> list[int] | None:
-    """Budgets as a user writes them: "10000,20_000,1e5".
+def numbers(text: str | None) -> list[int] | None:
+    """Parse budgets such as "10000,20_000,1e5".
 
     Raises:
-        PresetError: one is not a whole number of 2 or more.
+        PresetError: one of them is not a whole number of 2 or more.
     """
-    if said is None:
+    if text is None:
         return None
-    found = []
-    for word in said.split(","):
+    budgets = []
+    for word in text.split(","):
         try:
             value = float(word)
         except ValueError:
             value = math.nan
         if not (2 <= value < math.inf and value.is_integer()):  # noqa: PLR2004  an input and a target
             raise PresetError(f"--budgets has {word.strip()!r}, expected whole numbers of tokens, such as 10000,1e5")
-        found.append(int(value))
-    return found
+        budgets.append(int(value))
+    return budgets
 
 
 @contextmanager
-def prepared(asked: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
-    """The experiment's folder, held alone; the preset for its vocabulary; and the data, made or found.
+def prepared(options: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
+    """Lock the experiment's folder and yield it, the preset sized for its vocabulary, and the data.
 
     Raises:
-        RunFolderError: the folder is another process's, another corpus's, or of something else.
+        RunFolderError: the folder is in use, or belongs to another corpus or to something else.
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
-    preset = asked.checked()
-    given = outside(preset, asked.wanted)
-    named(preset, asked.wanted)
-    if asked.out is not None:
-        check_experiment(asked.out, "--out")
+    preset = options.checked()
+    given = outside(preset, options.choices)
+    named(preset, options.choices)
+    if options.out is not None:
+        check_experiment(options.out, "--out")
     source = corpora.read(
-        asked.source,
-        split=asked.split,
-        config=asked.config,
-        revision=asked.revision,
-        shape=asked.shape,
-        limit=asked.limit,
+        options.source,
+        split=options.split,
+        config=options.config,
+        revision=options.revision,
+        shape=options.shape,
+        limit=options.limit,
     )
     for note in source.notes:
         say(f"refine: {note}")
     say(f"corpus {source.name}: {len(source.frame):,} conversations")
     claim = {"corpus": source.name, "digest": source.digest}
-    with experiment_claimed(asked.folder(source.name), claim, "--out") as folder:
-        if asked.out is None:
-            say(f"experiment {folder}: after an interruption the same command goes on with --out {folder}")
+    with experiment_claimed(options.folder(source.name), claim, "--out") as folder:
+        if options.out is None:
+            say(f"experiment {folder}: to continue after an interruption, repeat the command with --out {folder}")
         texts = source.frame[preset.text.column]
         groups = None if preset.validation is not None else corpora.groups(texts)
-        keys = arms.distinct(source.keys())  # else copies would stand next to each other in every order
-        data = preparing.prepare(source.frame, keys, groups, preset, asked.wanted, folder / "data", given)
-        del source, texts, groups, keys  # trainings read the folder alone
+        keys = arms.distinct(source.keys())  # otherwise copies would be neighbours in every order
+        say(PREPARING)
+        data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
+        del source, texts, groups, keys  # training runs read the folder alone
         for line in data.record.lines():
             say(line)
         for flaw in preset.flaws:
-            say(f"as the user ran it: {flaw}")
+            say(f"known bug of the original, reproduced: {flaw}")
         yield folder, preset.sized(data.record.vocabulary), data
 
 
-def train(asked: TrainOptions, budget: int | None, seed: int, threads: int, *, baselines: bool) -> None:
-    """One training and its baselines on the same split."""
+PREPARING = "preparing the split, the vocabulary, the token streams and the embeddings ..."
+"""Line of progress before a step that takes minutes on a large corpus and reports nothing."""
+
+
+def train(
+    options: TrainOptions, budget: int | None = None, seed: int = 0, threads: int = 0, *, baselines: bool = True
+) -> TrainingResult:
+    """Train one network, and its baselines on the same split; runs that are already there are not repeated.
+
+    Args:
+        options: the corpus, the preset and the folder.
+        budget: training tokens; None for the preset's, or 100,000.
+        seed: of the order of conversations, the weights and the noise.
+        threads: processor threads; 0 for OMP_NUM_THREADS, or one per core.
+        baselines: whether to train and score the baselines.
+
+    Raises:
+        SourceError, RunFolderError: the corpus or the folder does not serve.
+        TrainerError: the budget exceeds the training pool, an option does not serve, or a run met NaN.
+    """
     import torch
 
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has a number a level
-    threads = threads or (int(said) if said.isascii() and said.isdecimal() else 0) or len(os.sched_getaffinity(0))
+    configured = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number per level
+    default = int(configured) if configured.isascii() and configured.isdecimal() else 0
+    threads = threads or default or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    with prepared(asked) as (folder, preset, data):
-        _train(asked, folder, preset, data, budget, seed, threads, baselines=baselines)
+    with prepared(options) as (folder, preset, data):
+        count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(DEFAULT_BUDGET, data.pool.tokens))
+        data.budgets(preset, [count])
+        network = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, options.device, threads)
+        records = {}
+        for kind in (CVFP.name, *(BASELINES if baselines else ())):
+            job = replace(network, kind=kind)
+            place = folder / "trainings" / job.name
+            if (place / "record.json").exists():
+                records[kind] = read(place)
+            elif kind == CVFP.name:
+                say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
+                records[kind] = jobs.train(job, data, place, _say_metrics)
+            else:
+                say(f"{KINDS[kind].label} ...")
+                records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
+    return TrainingResult(folder / "trainings" / network.name, data.record.as_dict(), records, preset)
 
 
-def _train(  # noqa: PLR0917  what `train` is asked for, and what it found
-    asked: TrainOptions,
-    folder: Path,
-    preset: Preset,
-    data: Prepared,
-    budget: int | None,
-    seed: int,
-    threads: int,
-    *,
-    baselines: bool,
-) -> None:
-    count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(BUDGET, data.pool.tokens))
-    data.budgets(preset, [count])
-    kinds = (CVFP.name, *(BASELINES if baselines else ()))
-    first = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, asked.device, threads)
-    records = {}
-    for kind in kinds:
-        job = replace(first, kind=kind)
-        where = folder / "trainings" / job.name
-        if (where / "record.json").exists():
-            records[kind] = read(where)
-        elif kind == CVFP.name:
-            say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
-            records[kind] = jobs.train(job, data, where, _line)
-        else:
-            say(f"{KINDS[kind].label} ...")
-            records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
-    _finish(asked, preset, folder / "trainings" / first.name, records, data)
-
-
-def _line(line: dict[str, Any]) -> None:
-    """One line of the metrics as a person reads it."""
+def _say_metrics(line: dict[str, Any]) -> None:
     if "resumed" in line:
-        say(f"goes on after {line['resumed']}")
+        say(f"resumed after {line['resumed']}")
     elif "converged" in line:
         say(
             f"pass {line['pass']:>3}  loss {line['loss']:+.5f}  CVFP {line['cvfp']:.5f}  diversity "
@@ -197,7 +220,7 @@ def _line(line: dict[str, Any]) -> None:
             " between tokens" + (f"; start forgotten: {line['verdict'].lower()}" if "verdict" in line else "")
         )
         if line["collapsed"]:
-            say("refine: the contexts have COLLAPSED into one or two: what follows is a model without context")
+            say("refine: the contexts have COLLAPSED into one or two: the result is a model without context")
     elif "validation_loss" in line:
         best = "  best" if line["best"] else ""
         say(
@@ -208,54 +231,51 @@ def _line(line: dict[str, Any]) -> None:
         say(f"contexts by {line.get('how') or line.get('contexts')}")
 
 
-def _finish(
-    asked: TrainOptions, preset: Preset, where: Path, records: dict[str, dict[str, Any]], data: Prepared
-) -> None:
-    if asked.as_json:
-        found = {"folder": str(where), "data": data.record.as_dict(), **records}
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+def print_training(result: TrainingResult, *, as_json: bool) -> None:
+    """Print the scores of the network and its baselines as a table, or everything as JSON."""
+    if as_json:
+        report = {"folder": str(result.folder), "data": result.data, **result.records}
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
-    one = records[CVFP.name]
     rows: list[tuple[object, ...]] = [
         (
             KINDS[kind].label,
-            f"{r['nats']:.4f}",
-            f"{r['bits_per_byte']:.4f}",
-            f"{r['ppl']:,.2f}",
-            "-" if r["accuracy"] is None else f"{r['accuracy']:.2%}",
+            f"{record['nats']:.4f}",
+            f"{record['bits_per_byte']:.4f}",
+            number(record["ppl"]),
+            "-" if record["accuracy"] is None else f"{record['accuracy']:.2%}",
         )
-        for kind, r in records.items()
+        for kind, record in result.records.items()
     ]
-    which = "Validation set, which chose the epoch too" if preset.validation is not None else "Test set"
-    what = f"\n{which}: {one['test_tokens']:,} tokens of {one['test_conversations']:,} conversations"
+    network, preset = result.records[CVFP.name], result.preset
+    name = "Validation set, which also selects the epoch" if preset.validation is not None else "Test set"
+    title = f"\n{name}: {network['test_tokens']:,} tokens of {network['test_conversations']:,} conversations"
     out = console()
-    out.print(table(what, ("", "nats a token", "bits a byte", "PPL", "accuracy"), rows, frozenset({1, 2, 3, 4})))
-    out.print(Text(safe("\n".join(verdicts(records, falls=preset.phase2.decay)))))
-    out.print(Text(safe(f"\n{where}: record.json, metrics.jsonl, scores.npz, weights.safetensors")))
+    head = ("", "nats per token", "bits per byte", "PPL", "accuracy")
+    out.print(table(title, head, rows, frozenset({1, 2, 3, 4})))
+    out.print(Text(safe("\n".join(remarks(result.records, decays=preset.phase2.decay)))))
+    out.print(Text(safe(f"\n{result.folder}: record.json, metrics.jsonl, scores.npz, weights.safetensors")))
 
 
-def verdicts(records: dict[str, dict[str, Any]], *, falls: bool) -> list[str]:
-    """What must be said beside the numbers: who beats the network, and a budget of steps that may be too small.
+def remarks(records: Mapping[str, dict[str, Any]], *, decays: bool) -> list[str]:
+    """Sentences beside the scores: which baselines beat the network, and whether more steps might help.
 
     Args:
         records: by kind.
-        falls: whether the learning rate fell to 0, so that the last evaluation is the best as a rule.
+        decays: whether the learning rate decays to 0, so that the last evaluation is usually the best.
     """
-    one, said = records[CVFP.name], []
-    better = [KINDS[kind].label for kind, r in records.items() if r["nats"] < one["nats"]]
+    network, sentences = records[CVFP.name], []
+    better = [KINDS[kind].label for kind, record in records.items() if record["nats"] < network["nats"]]
     if better:
-        said.append(f"CVFP loses to {', '.join(better)}")
+        sentences.append(f"CVFP loses to {', '.join(better)}")
     elif len(records) > 1:
-        said.append("CVFP beats every baseline here")
+        sentences.append("CVFP beats every baseline")
     block = records.get(RANDOM_BLOCK.name)
-    if block and block["nats"] >= one["nats"]:
-        said.append(f"phase 1 is worth {block['nats'] - one['nats']:.4f} nats against a random block, one seed")
-    if one["best_evaluation"] == one["evaluations"] and not falls:
-        said.append("the last evaluation was the best: more steps might still help")
-    if one["collapsed"]:
-        said.append("the contexts collapsed into one or two")
-    return said
-
-
-EXPERIMENTS = Path("data/experiments")
-"""Where experiments lie by default, in the folder that refine is started in."""
+    if block and block["nats"] >= network["nats"]:
+        gain = block["nats"] - network["nats"]
+        sentences.append(f"phase 1 improves the loss by {gain:.4f} nats over a random block (one seed)")
+    if network["best_evaluation"] == network["evaluations"] and not decays:
+        sentences.append("the last evaluation was the best: more steps might help")
+    if network["collapsed"]:
+        sentences.append("the contexts collapsed into one or two")
+    return sentences

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.ownership import is_run
+from pipeline.ownership import is_run, run_at
 from pipeline.sources.hub import Hub
 from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
@@ -138,15 +138,13 @@ def record_files(folder: Path) -> tuple[Path, ...]:
     Hidden files are omitted, and so are runs inside the folder.
 
     Raises:
-        SourceError: there is no such file, or the run is not complete.
+        SourceError: there is no such file.
+        RunFolderError: the run is not complete.
     """
     name = valid_text(str(folder))
     run = folder if is_run(folder) else folder.resolve().parent
-    if is_run(run) and not (run / "manifest.json").is_file():
-        raise SourceError(
-            f"{name}: this run is not complete: start `refine run` again with its source and --out "
-            f"{valid_text(str(run))}"
-        )
+    if is_run(run):
+        run_at(run)
     inside = folder / "refined" if run == folder else folder
     members = tuple(readers.files(inside, RECORDS, _holds_no_records))
     if not members:

@@ -146,7 +146,7 @@ def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
     run.manifest.unlink()
     with pytest.raises(RunFolderError, match="not a complete run"):
         read_part(run, "raw")
-    with pytest.raises(SourceError, match="not complete"):
+    with pytest.raises(RunFolderError, match="not a complete run"):
         read(str(run.folder))
 
 

@@ -127,7 +127,7 @@ def test_a_run_that_is_not_complete_is_no_source(jsonl: Jsonl, tmp_path: Path) -
     """Nor are its raw shards; of a complete one the raw shards are a corpus, without their list."""
     take(jsonl([chat(1), chat(2)]), tmp_path / "r")
     for folder in (tmp_path / "r", tmp_path / "r" / "raw"):
-        with pytest.raises(SourceError, match="this run is not complete"):
+        with pytest.raises(RunFolderError, match=r"r (holds no complete ingest|is not a complete run)"):
             take(folder, tmp_path / "s")
     (tmp_path / "r" / "manifest.json").write_text("{}")
     assert take(tmp_path / "r" / "raw", tmp_path / "s").height == 2
@@ -160,12 +160,14 @@ def test_an_option_without_effect_is_refused(jsonl: Jsonl, tmp_path: Path) -> No
 
 
 def test_a_run_is_never_written_over_its_own_source(jsonl: Jsonl, tmp_path: Path) -> None:
-    """A run whose shard list is lost is not wiped by reading its refined corpus into itself."""
+    """A run is not wiped by reading its refined corpus into itself, whether its shard list is there or lost."""
     out = tmp_path / "r"
     take(jsonl([chat(1), chat(2)]), out)
-    (out / "raw").rename(out / "refined")
-    (out / "refined" / "shards.json").unlink()
+    (out / "refined").mkdir()
+    (out / "raw" / "00000.parquet").rename(out / "refined" / "00000.parquet")
     (out / "manifest.json").write_text("{}")
-    with pytest.raises(RunFolderError, match="a run would overwrite it"):
-        take(out, out)
-    assert (out / "refined" / "00000.parquet").exists()
+    for why in ("a run would overwrite it", "holds no complete ingest"):
+        with pytest.raises(RunFolderError, match=why):
+            take(out, out)
+        assert (out / "refined" / "00000.parquet").exists()
+        (out / "raw" / "shards.json").unlink(missing_ok=True)

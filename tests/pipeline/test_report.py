@@ -196,13 +196,13 @@ def test_what_is_no_finished_run_gets_one_sentence(made: Made, tmp_path: Path) -
     done = refine(tmp_path, "report", "empty")
     assert (done.returncode, done.stderr) == (
         1,
-        "refine: empty is not a run folder: it has no source.json; `refine run --out DIR` makes one\n",
+        "refine: empty is not a run folder: it holds no source.json of a run; `refine run --out DIR` makes one\n",
     )
     shutil.copytree(made.run, tmp_path / "my-run")
     (tmp_path / "my-run" / "manifest.json").unlink()
     done = refine(tmp_path, "report", "my-run")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "my-run is not finished: start `refine run` again" in done.stderr
+    assert "my-run is not a complete run: start `refine run` again" in done.stderr
     assert not (tmp_path / "reports").exists()
 
 

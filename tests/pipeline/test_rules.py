@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -110,6 +111,42 @@ def test_two_kinds_of_duplicates_hold_together() -> None:
     ]
 
 
+EDGE = [0.7, 0.75, 0.9, 1.0]
+
+
+@pytest.mark.parametrize("at_least", EDGE)
+@pytest.mark.parametrize(("step", "kept"), [(0, ["a"]), (-1, ["a", "b"])])
+def test_a_pair_exactly_at_the_threshold_is_a_duplicate(at_least: float, step: int, kept: list[str]) -> None:
+    """At or above `at_least`; the next smaller Jaccard that Float32 can hold is below it."""
+    jaccard = np.float32(at_least) if not step else np.nextafter(np.float32(at_least), np.float32(0))
+    near = pl.DataFrame({"id": ["a"], "other": ["b"], "jaccard": pl.Series([jaccard], dtype=pl.Float32)})
+    pairs = {"k": Pairs(pl.Series(["a", "b"]), near)}
+    found = decide(pl.DataFrame({"id": ["a", "b"]}), pairs, [KeepBest("copy", "k", at_least)])
+    assert found.filter("keep")["id"].to_list() == kept
+
+
+def test_of_equally_near_kept_ones_the_first_is_named() -> None:
+    """`duplicate_of` is the nearest kept one, and the first of the corpus among several; the order says who is kept."""
+    signals = pl.DataFrame({"id": ["a", "b", "c", "d"], "size": [1, 2, 3, 0]})
+    near = pl.DataFrame({"id": ["a", "b", "c"], "other": ["d", "d", "d"], "jaccard": [0.8, 0.9, 0.9]})
+    near = near.cast({"jaccard": pl.Float32})
+    for frame in (near, near.reverse()):
+        pairs = {"k": Pairs(signals["id"], frame)}
+        found = decide(signals, pairs, [KeepBest("copy", "k", 0.8)], ["size DESC"])
+        assert found.select("id", "duplicate_of").rows() == [("a", None), ("b", None), ("c", None), ("d", "b")]
+
+
+def test_order_prefers_the_largest_the_known_and_then_the_first() -> None:
+    """DESC and ASC, unknown last either way, ties by id."""
+    signals = pl.DataFrame({"id": ["a", "b", "c", "d"], "size": [None, 2, 2, 1]})
+    none = pl.DataFrame(schema={"id": pl.String, "other": pl.String, "jaccard": pl.Float32})
+    pairs = {"k": Pairs(pl.Series(["a"] * 4), none)}
+    for order, best in ((["size DESC"], "b"), (["size desc"], "b"), (["size"], "d"), (["size ASC"], "d"), ([], "a")):
+        found = decide(signals, pairs, [KeepBest("copy", "k", 0.8)], order)
+        assert found.filter("keep")["id"].to_list() == [best]
+        assert set(found["duplicate_of"].drop_nulls()) == {best}
+
+
 def test_many_copies_are_decided_in_time_linear_in_them() -> None:
     """200,000 copies of one text are one walk, not 2e10 comparisons (the suite's time limit holds this)."""
     n = 200_000
@@ -127,9 +164,10 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
     [
         (Drop("r", "ppl > 3"), "no stage writes the column 'ppl'; there are x, name"),
         (Drop("r", "x + 1"), "is Int64, expected a condition"),
-        (Drop("r", "x >"), "is no SQL condition"),
-        (Drop("r", "name > 3 AND x"), "cannot be applied|is no|expected a condition"),
+        (Drop("r", "x >"), "is not SQL"),
+        (Drop("r", "name > 3 AND x"), "cannot be applied|is not SQL|expected a condition"),
         (KeepBest("r", "faces", 0.5), "no stage finds pairs 'faces'; there are dedup"),
+        (KeepBest("r", "dedup", 0.0), "at_least is 0.0, expected a Jaccard"),
         (KeepBest("r", "dedup", 7.0), "at_least is 7.0, expected a Jaccard"),
         (KeepBest("r", "dedup", float("nan")), "at_least is nan, expected a Jaccard"),
         (Drop("r", "1 = 1"), "reads no signal"),
@@ -147,6 +185,7 @@ def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Ru
 
 def test_reasons_and_orders_are_checked() -> None:
     """A reason is given once; the order names columns there are."""
+    rules.check([KeepBest("r", "dedup", 1.0)], ["x", "name desc", "x ASC"], SCHEMA, ["dedup"])
     with pytest.raises(RuleError, match="two rules give the reason 'r'"):
         rules.check([Drop("r", "x > 1"), Drop("r", "x > 2")], [], SCHEMA, [])
     with pytest.raises(RuleError, match="no stage writes the column 'size'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,15 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline import plan as planning
+from pipeline import sources
+from pipeline.engine import Local
+from pipeline.ingest import Limits
+from pipeline.manifest import Manifest
+from pipeline.run import AccountingError, Run
+from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
+from pipeline.store import RunFolderError, Store
+from pipeline.write import Written, write
 from tests.conftest import ROOT, Refine, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
@@ -57,6 +67,81 @@ def test_every_conversation_goes_to_one_place_with_a_reason(refine: Refine, json
     assert duplicates.height == said["by_rule"]["duplicate"] > 0
     assert set(duplicates["duplicate_of"]) <= set(refined["id"])
     assert {round(x, 3) for x in duplicates["jaccard"]} <= {1.0, 0.8}
+
+
+@pytest.fixture
+def toy(jsonl: Jsonl, tmp_path: Path) -> Callable[[], Manifest]:
+    """A run of the toy plan in this process, in the folder `r`."""
+    source = sources.find(str(jsonl(corpus(60))))
+
+    def carry_out() -> Manifest:
+        quiet = Run(Store(tmp_path / "r"), planning.load(TOY), Local(1), lambda *_: None, lambda _: None)
+        return quiet.carry_out(source, Limits(rows=20))
+
+    return carry_out
+
+
+def test_tokens_are_counted_in_what_is_kept_and_in_what_is_dropped(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """Words and punctuation marks of all messages, counted again by `re` in the files; the second time by footers."""
+    for counts in (toy().counts, toy().counts):
+        tokens = {}
+        for part in ("refined", "rejected"):
+            messages = pl.read_parquet(tmp_path / "r" / part / "*.parquet")["messages"]
+            texts = [message["content"] for conversation in messages for message in conversation]
+            tokens[part] = sum(len(re.findall(r"\w+|[^\w\s]", text)) for text in texts)
+        assert (counts.refined_tokens, counts.rejected_tokens) == (tokens["refined"], tokens["rejected"])
+        assert tokens["refined"] != tokens["rejected"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda out: (out / "refined" / "00001.parquet").unlink(), id="lost"),
+        pytest.param(
+            lambda out: shutil.copy(out / "raw" / "00001.parquet", out / "quarantine" / "00001.parquet"), id="doubled"
+        ),
+    ],
+)
+def test_a_run_that_loses_or_doubles_conversations_fails(
+    toy: Callable[[], Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object],
+) -> None:
+    """The files are counted again after they were written; no manifest says then that the run is complete."""
+    real = write
+
+    def faulty(*given: Any) -> Iterable[Written]:
+        yield from real(*given)
+        (tmp_path / "r" / "quarantine").mkdir(exist_ok=True)
+        damage(tmp_path / "r")
+
+    monkeypatch.setattr("pipeline.run.write", faulty)
+    with pytest.raises(AccountingError, match="60 conversations came in, and"):
+        toy()
+    assert not (tmp_path / "r" / "manifest.json").exists()
+    assert not (tmp_path / "r" / "README.md").exists()
+
+
+def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """A row per conversation, in the order of raw; merges stand beside what was measured per shard."""
+    toy()
+    store = Store(tmp_path / "r")
+    raw, decisions = scan(store, "raw").collect(), scan_decisions(store).collect()
+    signals = scan_signals(store).collect()
+    assert signals.columns == ["id", "words", "share_of_longest", "characters", "copy_of"]
+    assert signals["id"].equals(raw["id"])
+    assert decisions["id"].equals(raw["id"])
+    assert signals["characters"].to_list() == [len(text) for text in raw["text"]]
+    first: dict[str, str] = {}
+    assert signals["copy_of"].to_list() == [first.setdefault(t, i) for i, t in raw.select("id", "text").iter_rows()]
+    kept = scan_signals(store).filter(pl.col("words") > 20).select("id").collect()
+    assert kept.equals(signals.filter(pl.col("words") > 20).select("id"))
+    save_signals(store, tmp_path / "x" / "signals.parquet")
+    assert pl.read_parquet(tmp_path / "x" / "signals.parquet").equals(signals)
+    shutil.rmtree(min((store.folder / "signals").glob("*Words*")))
+    with pytest.raises(RunFolderError, match=r"holds no signals of stage .*Words.* start `refine run` again"):
+        scan_signals(store)
 
 
 def test_the_files_do_not_depend_on_the_number_of_workers(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:

@@ -1,54 +1,37 @@
-"""`refine report`: a run in, the folder of its report out."""
+"""The report of a run: a run in, a page with its pictures and numbers out."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-
-from rich.text import Text
+from typing import Any
 
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
-from pipeline.report.parts import Check, Page
+from pipeline.report.parts import Page
 from pipeline.report.run.bands import banded
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.duplicates import kinds
 from pipeline.report.run.frame import finished
 from pipeline.report.run.sections import page
-from pipeline.terminal import console, safe, table
+from pipeline.terminal import say
 
 
-def report(run: Path, out: Path | None, bounds: Bounds, *, fail: bool, as_json: bool) -> None:
-    """Write the report of a run, say what its checks found, and exit with 1 where one failed and `fail` asks for it.
+def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dict[str, Any]]:
+    """Write the report of a run; by default into the folder of the run's name in reports/.
+
+    Returns:
+        The folder of the report, its page, and the numbers that report.json holds.
 
     Raises:
-        RunFolderError: it is no run that is complete.
-        ReportError: the folder cannot be the report's.
+        RunFolderError: the folder is not a run, or the run is not complete.
+        ReportError: the folder of the report holds something else.
         CorruptInputError: a file of the run cannot be read.
     """
     place = out or REPORTS / run.resolve().name
     folders.check(place)
     if note := folders.replaced(place, f"refine report {run}"):
-        sys.stderr.write(f"refine: {safe(note)}\n")
+        say(f"refine: {note}")
     read = finished(run)
     found = kinds(read.plan, read.store)
-    checks = check(read, found, bounds)
-    made = page(banded(read, found), checks)
-    numbers = build(made, place)
-    if as_json:
-        said = {"report": str(place / "index.html"), **numbers}
-        sys.stdout.write(json.dumps(said, indent=2, ensure_ascii=True) + "\n")
-    else:
-        _say(made, checks, place)
-    if fail and any(one.passed is False for one in checks):
-        sys.exit(1)
-
-
-def _say(made: Page, checks: list[Check], place: Path) -> None:
-    out = console()
-    out.print(Text(safe(made.headline)))
-    names = {True: "pass", False: "FAIL", None: "n/a"}
-    rows: list[tuple[object, ...]] = [(names[one.passed], one.name, one.found) for one in checks]
-    out.print(table("\nChecks", ("", "check", "found"), rows))
-    out.print(Text(safe(f"\n{place / 'index.html'}")), soft_wrap=True)
+    made = page(banded(read, found), check(read, found, bounds))
+    return place, made, build(made, place)

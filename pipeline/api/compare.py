@@ -1,0 +1,134 @@
+"""`refine.compare`: two corpora compared from Python."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline import terminal
+from pipeline.api.run import Run
+from pipeline.compare import command
+from pipeline.compare.command import CompareOptions
+from pipeline.compare.corpora import Hub
+from pipeline.compare.data import TrainingOptions
+from pipeline.compare.result import Comparison
+from pipeline.experiments.train import numbers
+from pipeline.report.run.checks import Bounds
+from trainer.prepare.choices import Choices
+
+
+def compare(
+    first: Run | Path | str = "raw",
+    second: Run | Path | str = "refined",
+    *,
+    run: Run | Path | str | None = None,
+    budgets: str | Sequence[int] | None = None,
+    seeds: int | None = None,
+    preset: str = "house",
+    quick: bool = False,
+    train: bool = True,
+    out: Path | str | None = None,
+    work: Path | str | None = None,
+    workers: int = 0,
+    device: str = "cpu",
+    tokenizer: str | None = None,
+    embeddings: str | None = None,
+    test_tokens: int = 100_000,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    shape: str | None = None,
+    limit: int | None = None,
+    min_kept: float = 0.05,
+    max_kept: float = 1.0,
+    progress: bool = False,
+) -> Comparison:
+    """Compare two corpora by scaling laws as `refine compare` does, and write the report.
+
+    Args:
+        first: "raw" or "refined" (of the run), or a file, a folder, a run or a hub id.
+        second: the corpus to compare with the first.
+        run: the run that raw and refined belong to; by default the one that finished last.
+        budgets: training tokens; by default 3,125 to 100,000, each twice the previous one.
+        seeds: training runs per budget and corpus; by default 3.
+        preset: name of the preset.
+        quick: use three budgets and one seed by default; never concludes.
+        train: train models; otherwise the corpora are only described.
+        out: folder of the report; by default one in reports/.
+        work: folder of the training runs; by default one in data/experiments/, which the same call resumes.
+        workers: parallel training runs of one thread; 0: one per core.
+        device: torch device.
+        tokenizer: bpe, bpe:N, gpt2, or a tokenizer.json.
+        embeddings: ppmi, gpt2, random, a .npy file, or a file of GPT-2's weights.
+        test_tokens: tokens of the test set.
+        split: split of a hub dataset or a saved DatasetDict.
+        config: configuration of a hub dataset.
+        revision: revision of a hub dataset.
+        shape: shape of the records; recognised by default.
+        limit: number of rows to read of each corpus; by default all.
+        min_kept: minimum share of conversations kept that passes the checks.
+        max_kept: maximum share of conversations kept that passes the checks.
+        progress: show progress and notes on stderr.
+
+    Raises:
+        RefineError: the corpora cannot be compared; the message says why and what to do.
+    """
+    given = dict(locals())
+    named = budgets if budgets is None or isinstance(budgets, str) else ",".join(map(str, budgets))
+    options = CompareOptions(
+        *(_text(first), _text(second), _path(run), _path(out), limit, train),
+        training_options(
+            preset, tokenizer, embeddings, test_tokens, named, seeds, quick, device, workers, work=_path(work)
+        ),
+        *(Hub(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
+    )
+    with terminal.progress(show=progress):
+        return command.compare(options)
+
+
+def training_options(  # noqa: PLR0917  in the order of the options
+    preset: str,
+    tokenizer: str | None,
+    embeddings: str | None,
+    test_tokens: int,
+    budgets: str | None,
+    seeds: int | None,
+    quick: bool,
+    device: str,
+    workers: int,
+    *,
+    work: Path | None,
+) -> TrainingOptions:
+    """Return the options of the training runs of `refine compare` and `refine ablate`.
+
+    Raises:
+        PresetError: the budgets are not numbers of tokens.
+    """
+    counts = numbers(budgets)
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    return TrainingOptions(
+        preset, choices, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+    )
+
+
+def _words(given: Mapping[str, object]) -> tuple[str, ...]:
+    """The command line that makes the same comparison, for the report."""
+    words = ["compare", _text(given["first"]), _text(given["second"])]
+    for name, parameter in inspect.signature(compare).parameters.items():
+        value, flag = given[name], name.replace("_", "-")
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name == "progress" or value == parameter.default:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list | tuple) else _text(value)]
+    return tuple(words)
+
+
+def _text(corpus: object) -> str:
+    return str(corpus.path if isinstance(corpus, Run) else corpus)
+
+
+def _path(folder: Run | Path | str | None) -> Path | None:
+    return None if folder is None else Path(_text(folder))

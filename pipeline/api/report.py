@@ -1,0 +1,70 @@
+"""`refine.report`: the report of a run from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import terminal
+from pipeline.api.run import Run
+from pipeline.api.tables import Display, Summary
+from pipeline.report import run as reporting
+from pipeline.report.parts import Check
+from pipeline.report.run.checks import Bounds
+
+
+@dataclass(frozen=True, repr=False)
+class Report(Display):
+    """The report of a run.
+
+    Attributes:
+        page: index.html; report.json lies beside it.
+        headline: the page's first sentence.
+        checks: what was checked, and whether it passed; None for a check that does not apply.
+        numbers: every number of the page, as report.json holds them.
+    """
+
+    page: Path
+    headline: str
+    checks: tuple[Check, ...]
+    numbers: dict[str, Any]
+
+    @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.passed is False]
+
+    def summaries(self) -> Sequence[Summary]:
+        """Return the headline, the checks and the file of the page."""
+        names = {True: "pass", False: "FAIL", None: "n/a"}
+        rows = [(names[check.passed], check.name, check.found) for check in self.checks]
+        checks = Summary("\nChecks", ("", "check", "found"), rows, note=f"\n{self.page}")
+        return [Summary("", (), (), note=self.headline), checks]
+
+
+def report(
+    run: Run | Path | str,
+    *,
+    out: Path | str | None = None,
+    min_kept: float = 0.05,
+    max_kept: float = 1.0,
+    progress: bool = False,
+) -> Report:
+    """Write the report of a run as `refine report` does: a page with heatmaps, examples and checks.
+
+    Args:
+        run: a run, or its folder.
+        out: the folder of the report; by default the run's name in reports/.
+        min_kept: minimum share of conversations kept that passes the checks.
+        max_kept: maximum share of conversations kept that passes the checks.
+        progress: show notes on stderr.
+
+    Raises:
+        RefineError: the report cannot be written; the message says why and what to do.
+    """
+    folder = run.path if isinstance(run, Run) else Path(run)
+    with terminal.progress(show=progress):
+        place, page, numbers = reporting.report(folder, None if out is None else Path(out), Bounds(min_kept, max_kept))
+    return Report(place / "index.html", page.headline, tuple(page.checks), numbers)

@@ -1,0 +1,278 @@
+"""`refine.run`, `refine.decide`, `refine.open_run`: a run from Python, and its tables as polars frames."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from pipeline import plan as planning
+from pipeline import run as running
+from pipeline import sources, terminal
+from pipeline.api.tables import Display, Summary
+from pipeline.engine import Local
+from pipeline.ingest import Limits
+from pipeline.manifest import Counts, Manifest
+from pipeline.ownership import RUNS, RunState, run_at
+from pipeline.plan import ADDED, Plan, PlanError
+from pipeline.signals import scan, scan_decisions, scan_signals
+from pipeline.sources import shapes
+from pipeline.store import RunFolderError, Store
+from pipeline.terminal import ProgressReporter
+
+MAX_NAME = 40
+"""Maximum length in characters of a run folder's name before its date."""
+
+
+@dataclass(frozen=True, repr=False)
+class Run(Display):
+    """A complete run.
+
+    Attributes:
+        path: the folder of the run.
+        manifest: counts, rules, stages, inputs and versions, as manifest.json holds them.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def counts(self) -> Counts:
+        """Numbers of conversations and tokens."""
+        return self.manifest.counts
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time in seconds per step."""
+        return self.manifest.seconds
+
+    @property
+    def raw(self) -> pl.LazyFrame:
+        """The conversations as ingested: id, messages, text and their origin."""
+        return scan(Store(self.path), "raw")
+
+    @property
+    def signals(self) -> pl.LazyFrame:
+        """All signals in one frame: id and a column per signal, a row per conversation, in the order of `raw`."""
+        return scan_signals(Store(self.path))
+
+    @property
+    def decisions(self) -> pl.LazyFrame:
+        """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
+        return scan_decisions(Store(self.path))
+
+    @property
+    def refined(self) -> pl.LazyFrame:
+        """The kept conversations, with the signals that the plan writes beside them."""
+        return scan(Store(self.path), "refined")
+
+    @property
+    def rejected(self) -> pl.LazyFrame:
+        """The dropped conversations, with reason, rule and the values of the signals that the rule reads."""
+        return scan(Store(self.path), "rejected")
+
+    def summaries(self) -> Sequence[Summary]:
+        """Return the conversations in, dropped by each rule, and out."""
+        counts = self.counts
+        n = max(counts.ingested, 1)
+        rows: list[tuple[object, ...]] = [("in", counts.ingested, "100.0 %", "")]
+        rows += [
+            (f"- {rule.reason}", rule.dropped, f"{rule.dropped / n:.1%}", rule.where) for rule in self.manifest.rules
+        ]
+        if counts.quarantined:
+            rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
+        rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
+        seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
+        note = f"\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
+        return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `refine run`, which its help describes."""
+
+    source: str | Path | None
+    stages: Sequence[str] | None
+    plan: Path | str | None
+    drop: Sequence[str]
+    out: Path | str | None
+    workers: int
+    limit: int | None
+    shape: str | None
+    split: str | None
+    config: str | None
+    revision: str | None
+    shard_rows: int
+    max_unreadable: float
+
+    def find(self) -> sources.Source:
+        """Find the source.
+
+        Raises:
+            SourceError: there is none.
+        """
+        name = None if self.source is None else str(self.source)
+        return sources.find(name, split=self.split, config=self.config, revision=self.revision)
+
+    def chosen_plan(self) -> Plan:
+        """Read the plan, restrict it to the stages that were picked, add the rules, and check it.
+
+        Raises:
+            PlanError, RuleError, UnknownStageError: it cannot be carried out.
+        """
+        plan = planning.load(Path(self.plan) if self.plan is not None else planning.DEFAULT)
+        return (plan if self.stages is None else plan.picked(self.stages)).with_drops(self.drop).check()
+
+    def limits(self) -> Limits:
+        """How the source is cut into shards.
+
+        Raises:
+            PlanError: there is no such shape.
+        """
+        if self.shape is not None and self.shape not in shapes.SHAPES:
+            raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
+        return Limits(rows=self.shard_rows, limit=self.limit, unreadable=self.max_unreadable, shape=self.shape)
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of the run; by default a new one in data/runs/, named after the source and the time.
+
+        Raises:
+            RunFolderError: `out` is empty or the current folder.
+        """
+        if self.out is not None:
+            if str(self.out) in {"", "."}:
+                raise RunFolderError("--out is empty or the current folder: name a folder for the run")
+            return Path(self.out)
+        word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:MAX_NAME] or "run"
+        folder = RUNS / f"{word}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+        return folder.with_name(f"{folder.name}-{os.getpid()}") if folder.exists() else folder
+
+
+def names(stages: str | Sequence[str] | None) -> list[str] | None:
+    """Split comma-separated names of stages."""
+    if isinstance(stages, str):
+        return [name.strip() for name in stages.split(",") if name.strip()]
+    return None if stages is None else list(stages)
+
+
+def run(
+    source: str | Path | None = None,
+    *,
+    stages: str | Sequence[str] | None = None,
+    plan: Path | str | None = None,
+    drop: str | Sequence[str] = (),
+    out: Path | str | None = None,
+    workers: int = 0,
+    limit: int | None = None,
+    shape: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    shard_rows: int = 2000,
+    max_unreadable: float = 0.01,
+    progress: bool = False,
+) -> Run:
+    """Refine a corpus as `refine run` does: ingest, measure, decide, write.
+
+    Args:
+        source: a Parquet or JSONL file, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
+        stages: names of the stages to measure, as a list or comma-separated; by default all of the plan.
+        plan: a plan in TOML; by default the one that `refine plan` prints.
+        drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".
+        out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
+        workers: worker processes; 0: one per core.
+        limit: number of rows to read; by default all.
+        shape: shape of the records; recognised by default.
+        split: split of a hub dataset or a saved DatasetDict.
+        config: configuration of a hub dataset.
+        revision: revision of a hub dataset.
+        shard_rows: maximum number of rows per shard.
+        max_unreadable: maximum share of unreadable rows; above it the run stops.
+        progress: show progress and notes on stderr.
+
+    Raises:
+        RefineError: the run cannot be carried out; the message says why and what to do.
+    """
+    drop = [drop] if isinstance(drop, str) else list(drop)
+    options = RunOptions(
+        *(source, names(stages), plan, drop, out, workers, limit, shape, split, config, revision),
+        *(shard_rows, max_unreadable),
+    )
+    return carry_out(options, progress=progress)
+
+
+def carry_out(options: RunOptions, *, progress: bool = True) -> Run:
+    """Carry out a run; see `run`."""
+    source, plan, limits = options.find(), options.chosen_plan(), options.limits()
+    for measured in plan.stages:
+        measured.stage.models()  # a missing model is reported before any work
+    store = Store(options.folder(source.name))
+    engine = Local(options.workers or len(os.sched_getaffinity(0)))
+    with terminal.progress(show=progress), ProgressReporter() as reporter:
+        for note in notes(plan):
+            reporter.warn(note)
+        try:
+            manifest = running.Run(store, plan, engine, reporter, reporter.warn).carry_out(source, limits)
+        except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
+            engine.close()
+            raise
+        engine.close()
+    return Run(store.folder, manifest)
+
+
+def notes(plan: Plan) -> list[str]:
+    """Return what a user should know about the plan's stages and rules."""
+    said = [f"{measured.name}: {note}" for measured in plan.stages for note in measured.stage.notes()]
+    if plan.left_out:
+        said.append(f"rules omitted, because a stage that they need was not picked: {', '.join(plan.left_out)}")
+    return said
+
+
+def decide(
+    run: Run | Path | str,
+    *,
+    plan: Path | str | None = None,
+    drop: str | Sequence[str] = (),
+    progress: bool = False,
+) -> Run:
+    """Apply changed rules to a run as `refine decide` does; nothing is measured again.
+
+    Args:
+        run: a run, or its folder.
+        plan: a plan in TOML; by default the run's own.
+        drop: additional rules in SQL; they replace those that an earlier `drop` added.
+        progress: show progress and notes on stderr.
+
+    Raises:
+        RefineError: the rules cannot be applied; the message says why and what to do.
+    """
+    folder = run.path if isinstance(run, Run) else Path(run)
+    store = run_at(folder, RunState.INGESTED)
+    if plan is None and not store.plan.exists():
+        raise RunFolderError(
+            f"{folder} has no plan yet: start `refine run` again with its source and --out {folder}, or name a plan "
+            "with --plan"
+        )
+    before = planning.load(Path(plan) if plan is not None else store.plan)
+    chosen = before.with_drops([drop] if isinstance(drop, str) else drop).check()
+    removed = [rule.where for rule in before.rules if rule.because == ADDED and rule not in chosen.rules]
+    with terminal.progress(show=progress), ProgressReporter() as reporter:
+        if removed:
+            reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")
+        manifest = running.Run(store, chosen, Local(1), reporter, reporter.warn).decide_again()
+    return Run(folder, manifest)
+
+
+def open_run(folder: Path | str) -> Run:
+    """Open a complete run.
+
+    Raises:
+        RunFolderError: the folder does not exist, is not a run, or the run is not complete.
+    """
+    store = run_at(Path(folder))
+    return Run(store.folder, Manifest.load(store))

@@ -1,0 +1,74 @@
+"""Progress: rates and times that do not mislead, and no silence while a stage fits."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipeline import terminal
+from pipeline.terminal import ProgressReporter
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock that progress reads."""
+    made = Clock()
+    monkeypatch.setattr(time, "monotonic", made)
+    return made
+
+
+def test_time_left_is_not_predicted_from_the_first_shard(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate appears when a step is some seconds old, and is that of the last half minute, not of the beginning."""
+    reporter = ProgressReporter()
+    reporter("ppl", 0, 10_000)
+    for seconds, rows in [(1, 10), (11, 110), (41, 410), (62, 2510), (83, 4610)]:
+        clock.now = 100 + seconds
+        reporter("ppl", rows, 10_000)
+    clock.now = 200
+    reporter("ppl", 10_000, 10_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "ppl: 110 of 10,000 rows, 10 rows/s, 989 s left"
+    assert lines[3] == "ppl: 4,610 of 10,000 rows, 100 rows/s, 54 s left"
+    assert lines[-1] == "ppl: 10,000 rows in 100.0 s"
+
+
+def test_a_step_with_nothing_to_do_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was measured before is not measured again, and needs no line."""
+    ProgressReporter()("ppl", 50, 50)
+    assert clock.now == 100
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fit_says_what_it_does_and_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It reports no rows, so a line at regular intervals shows that it is at work."""
+    monkeypatch.setattr(terminal, "BEAT_INTERVAL", 0.01)
+    with ProgressReporter() as reporter:
+        reporter("ppl: fit", 0, 2000)
+        deadline, said = time.monotonic() + 30, ""
+        while "so far" not in said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+        reporter("ppl: fit", 2000, 2000)
+    lines = (said + capsys.readouterr().err).splitlines()
+    assert lines[0] == "ppl: fit of 2,000 rows ..."
+    assert lines[1] == "ppl: fit of 2,000 rows, 0 s so far"
+    assert lines[-1].startswith("ppl: fit of 2,000 rows in 0.")
+
+
+def test_text_of_a_corpus_does_nothing_to_a_terminal() -> None:
+    """Escapes, controls and direction overrides are replaced; line breaks, tabs and all scripts stay."""
+    assert terminal.safe("a\x1b[31m\x07\u202eb\u2066c\x9b\ud800") == "a\ufffd[31m\ufffd\ufffdb\ufffdc\ufffd\ufffd"
+    assert terminal.safe("line\n\ttab é 漢字 שלום 😀") == "line\n\ttab é 漢字 שלום 😀"
