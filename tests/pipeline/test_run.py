@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, Run
 from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
-from pipeline.write import Written, write
+from pipeline.write import Written, save_decisions, write
+from stages.stage import CorruptInputError
 from tests.conftest import ROOT, Refine, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
@@ -121,6 +123,17 @@ def test_a_run_that_loses_or_doubles_conversations_fails(
         toy()
     assert not (tmp_path / "r" / "manifest.json").exists()
     assert not (tmp_path / "r" / "README.md").exists()
+
+
+def test_decisions_on_other_conversations_are_never_written(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """Each shard's ids are compared with those of its decisions, whatever signals the plan reads."""
+    toy()
+    store = Store(tmp_path / "r")
+    decisions = scan_decisions(store).collect()
+    save_decisions(store, decisions.with_columns(pl.col("id").reverse()), [20, 20, 20])
+    plan = replace(planning.load(TOY), columns=())
+    with pytest.raises(CorruptInputError, match=r"00000\.parquet is corrupt: its ids are not those of the decisions"):
+        list(write(plan, store, Local(1), store.shards()))
 
 
 def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) -> None:
