@@ -159,13 +159,13 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The value that manifest.json holds, its keys in the file's order."""
-        said = asdict(self)
+        values = asdict(self)
         return {
             "refine": self.refine,
             "packages": self.packages,
-            "source": {**{key: said[key] for key in ("source", "digest", "shape")}, "files": said["inputs"]},
-            "plan": {key: said[key] for key in ("stages", "rules", "order", "left_out")},
-            "counts": said["counts"],
+            "source": {**{key: values[key] for key in ("source", "digest", "shape")}, "files": values["inputs"]},
+            "plan": {key: values[key] for key in ("stages", "rules", "order", "left_out")},
+            "counts": values["counts"],
             "by_rule": self.by_rule,
             "seconds": self.seconds,
             "remarks": self.remarks,

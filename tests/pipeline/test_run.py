@@ -265,7 +265,7 @@ def test_the_output_opens_in_datasets(refine: Refine, jsonl: Jsonl, tmp_path: Pa
         assert found[0]["messages"][0]["role"] == "user"
 
 
-def test_the_manifest_tells_what_was_done(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_the_manifest_records_what_was_done(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """Input digests, plan, versions, counts, nulls and timings are in the manifest; the card counts the same."""
     said = run(refine, jsonl(corpus()), tmp_path / "r")
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
@@ -288,7 +288,7 @@ def test_a_limit_reads_the_first_rows_and_ids_stay(refine: Refine, jsonl: Jsonl,
 
 
 @pytest.mark.parametrize("folder", ["refined", "rejected"])
-def test_a_flipped_bit_in_an_output_shard_is_named_and_mended(
+def test_a_flipped_bit_in_an_output_shard_is_named_and_written_again(
     refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str
 ) -> None:
     """The footer alone is not trusted."""
@@ -313,7 +313,7 @@ def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, js
     assert pl.read_parquet(out / "refined" / "*.parquet").height == said["refined"]
 
 
-def test_a_run_that_keeps_nothing_says_so(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_a_run_that_keeps_nothing_warns(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """An empty corpus is hardly what a user wanted."""
     done = refine("run", jsonl(corpus()), "--plan", TOY, "--out", tmp_path / "r", "--drop", "words > 0")
     assert done.returncode == 0
