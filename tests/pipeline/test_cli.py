@@ -457,3 +457,17 @@ def test_a_stopped_run_says_how_it_goes_on(
     assert "Traceback" not in said
     assert "leaked" not in said
     assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"
+
+
+def test_compare_finds_the_run_that_finished_last(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """In data/runs/ or in the current folder, where --out put it; one that is not complete is passed over."""
+    source = jsonl([chat(i) for i in range(40)])
+    for number, words in enumerate([[], ["--out", "here"], ["--out", "half"]]):
+        assert refine("run", source, "--plan", TOY, "--workers", 1, *words).returncode == 0
+        for manifest in tmp_path.rglob("manifest.json"):
+            if manifest.stat().st_mtime > 1e6:
+                os.utime(manifest, (number, number))
+    (tmp_path / "half" / "manifest.json").unlink()
+    assert json.loads(refine("compare", "--no-train", "--json").stdout)["run"] == "here"
+    os.utime(next((tmp_path / "data" / "runs").iterdir()) / "manifest.json", (9, 9))
+    assert json.loads(refine("compare", "--no-train", "--json").stdout)["run"].startswith("data/runs/corpus-")
