@@ -1,4 +1,4 @@
-"""The dataset card of a run: counts, plan and provenance, as Markdown that the hub and `datasets` read."""
+"""The dataset card of a run: counts, plan and origin, as Markdown that the hub and `datasets` read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tags:
 
 
 def text(manifest: Manifest) -> str:
-    """The card's Markdown. What comes from the corpus (names) is shown as code, never as markup."""
+    """The card as Markdown. Names that come from the corpus are shown as code, never as markup."""
     counts = manifest.counts
     share = counts.refined / counts.ingested if counts.ingested else 0.0
     parts = [
@@ -70,15 +70,18 @@ def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
-def _plain(said: object) -> str:
-    """Text without what Markdown or HTML would act on."""
-    kept = "".join(c if c.isprintable() else " " for c in str(said))
+def _plain(value: object) -> str:
+    """Text with the characters of Markdown and HTML escaped."""
+    text = _printable(value)
     for mark in "\\`*_[]<>|&":
-        kept = kept.replace(mark, f"\\{mark}")
-    return kept
+        text = text.replace(mark, f"\\{mark}")
+    return text
 
 
-def _code(said: object) -> str:
-    """Text as inline code inside a table cell."""
-    kept = "".join(c if c.isprintable() else " " for c in str(said))
-    return "`" + kept.replace("`", "'").replace("|", "\\|") + "`"
+def _code(value: object) -> str:
+    """Inline code that may stand in a table cell."""
+    return "`" + _printable(value).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _printable(value: object) -> str:
+    return "".join(c if c.isprintable() else " " for c in str(value))

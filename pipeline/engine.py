@@ -1,4 +1,4 @@
-"""Where shards are worked on. The unit is a shard's name, never a batch of rows: names, order and bytes stay."""
+"""Engines: where shards are worked on. The unit of work is a shard, so names, order and bytes do not depend on them."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 ONE_THREAD = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+"""Environment variables that limit the threads of a worker."""
 TIDIED = "ignore::UserWarning:multiprocessing.resource_tracker"
-"""Keeps the process that tidies up after stopped workers from saying that it did, in the form of PYTHONWARNINGS."""
+"""Value of PYTHONWARNINGS that silences the process which cleans up after stopped workers."""
 
 
 class WorkerKilledError(Exception):
-    """A worker process died without a word, as the system's out-of-memory killer makes it."""
+    """A worker process was killed, most likely by the system's out-of-memory killer."""
 
 
 class Engine(Protocol):
-    """Something that applies a task to shards."""
+    """Applies a task to shards."""
 
     def map(self, task: Callable[[str], T], shards: Sequence[str]) -> Iterator[T]:
-        """Results of `task` (picklable) for each shard, in the order of the shards."""
+        """Yield the result of `task`, which is picklable, for each shard, in order."""
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Stop the workers."""
 
 
 class Local:
-    """This machine: the process itself for one worker, else a pool of fresh processes of one thread each."""
+    """This machine: the current process if there is one worker, else a pool of processes with one thread each."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, task: Callable[[str], T], shards: Sequence[str]) -> Iterator[T]:
-        """Results in the order of the shards.
+        """Yield results in the order of the shards.
 
         Raises:
-            WorkerKilledError: a worker was killed; what it had finished is kept.
+            WorkerKilledError: a worker was killed; finished shards are kept.
         """
         if self.workers == 1 or len(shards) <= 1:
             yield from map(task, shards)
@@ -58,21 +59,21 @@ class Local:
         except BrokenProcessPool as error:
             self._pool = None
             raise WorkerKilledError(
-                "a worker process was killed by the system, most likely for want of memory: start the run again with "
-                f"fewer --workers (now {self.workers}); it goes on where it stopped"
+                "a worker process was killed by the system, most likely because memory ran out: start the run again "
+                f"with fewer --workers (now {self.workers}); finished shards are kept"
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             others = [one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one not in {"", TIDIED}]
             os.environ["PYTHONWARNINGS"] = ",".join([*others, TIDIED])
-            # spawned, because forking a process with threads (polars, Arrow) may hang
+            # spawned, because a forked process with threads (polars, Arrow) may hang
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_begin)
         return self._pool
 
     def close(self) -> None:
-        """Stop the workers, without waiting for shards that nobody asks for any more."""
+        """Stop the workers; shards that are still queued are not worked on."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -90,14 +91,14 @@ def _without_main() -> Iterator[None]:
 
 
 def _begin() -> None:
-    """Give this worker one thread, since the workers are the parallelism, and let it end with the run's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the run's process answers it
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # read when a library starts its threads, which is later
+    """Limit this worker to one thread, and end it with the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process handles it
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))  # libraries read it when they start their threads, later
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Wait for the run's process to die, so that no orphan writes into the folder of the next run."""
+    """Wait for the main process to die, so that no orphan writes into the folder of the next run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

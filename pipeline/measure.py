@@ -1,4 +1,4 @@
-"""Stages over the shards that they have not measured yet, their fits and their merges; and the signals read back."""
+"""Measure: apply stages to the shards that they have not measured yet, with their fits and merges."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from stages.stage import (
 
 
 class StageFailedError(Exception):
-    """A stage raised an error, or gave other signals than it promises; the message names the stage and the shard."""
+    """A stage raised an error or broke its contract; the message names the stage and the shard."""
 
 
 _PROMISED = (
@@ -46,19 +46,19 @@ _PROMISED = (
 
 
 class Tell(Protocol):
-    """Where progress goes: `rows` of `total` are done in a step of the run."""
+    """Receives progress: `done` of `total` rows of a step are done; a total of 0 is unknown."""
 
     def __call__(self, step: str, done: int, total: int, /) -> None: ...
 
 
-@lru_cache(maxsize=1)  # models load once a process, and leave when the next stage begins
+@lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
 def _opened(stage: Stage, folder: Path) -> Measure:
     return stage.open(folder)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Measure one shard. It crosses to a worker process."""
+    """Measures one shard; picklable."""
 
     name: str
     stage: Stage
@@ -77,44 +77,45 @@ class _Task:
     def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:
         if signals.schema != self.stage.writes:
             raise StageFailedError(
-                f"stage {self.name!r} wrote {dict(signals.schema)} for {path}, and says that it writes "
-                f"{dict(self.stage.writes)}"
+                f"stage {self.name!r} wrote {dict(signals.schema)} for {path}, expected {dict(self.stage.writes)}"
             )
         if signals.height != batch.height:
-            raise StageFailedError(f"stage {self.name!r} gave {signals.height} rows for the {batch.height} of {path}")
+            raise StageFailedError(f"stage {self.name!r} wrote {signals.height} rows for the {batch.height} of {path}")
         floats = signals.select(pl.col(pl.Float32, pl.Float64).is_nan().any())
         if nan := [name for name in floats.columns if floats[name].any()]:
-            raise StageFailedError(f"stage {self.name!r} gave NaN in {', '.join(nan)} for {path}; unknown is null")
+            raise StageFailedError(
+                f"stage {self.name!r} wrote NaN in {', '.join(nan)} for {path}, expected null for unknown"
+            )
 
 
 @contextlib.contextmanager
 def _named(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
-    """Say which stage failed, and on what, when it raises an error that it does not promise.
+    """Turn an error that a stage does not promise into one that names the stage and what it worked on.
 
-    Where it failed because one of the files that it `read` is corrupt, that one is named.
+    If one of the files that it `read` is corrupt, the error names that file instead.
     """
     try:
         yield
     except _PROMISED:
         raise
     except Exception as error:
-        if "No space left on device" in str(error):  # polars and Arrow have errors of their own for it
+        if "No space left on device" in str(error):  # polars and Arrow raise their own errors for it
             raise OSError(errno.ENOSPC, "No space left on device", str(on)) from error
         for path in read:
             read_frame(path)
-        said = (str(error).splitlines() or ["no message"])[0]
-        raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {said}") from error
+        why = (str(error).splitlines() or ["no message"])[0]
+        raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {why}") from error
 
 
 def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, float]:
-    """Measure with every stage of a plan what has not been measured.
+    """Measure whatever the stages of a plan have not measured yet.
 
     Returns:
-        Seconds by stage, of those that had anything to do.
+        Seconds per stage that had anything to do.
 
     Raises:
         StageFailedError: a stage raised an error, or broke its contract.
-        MissingModelError: a model that a stage needs is not there.
+        MissingModelError: a model that a stage needs is missing.
         CorruptInputError: a raw shard cannot be read.
     """
     seconds = {}
@@ -126,7 +127,7 @@ def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, f
 
 
 def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
-    """Measure with one stage; whether there was anything to do."""
+    """Measure with one stage; return whether there was anything to do."""
     name, stage, folder, shards = measured.name, measured.stage, store.stage(measured.key), store.shards()
     raw = [store.raw(shard) for shard in shards]
     size = {shard: rows(path) for shard, path in zip(shards, raw, strict=True)}
@@ -157,20 +158,20 @@ def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
 
 
 def _marker(folder: Path, step: str) -> Path:
-    """Says that a stage's fit or merge is complete."""
+    """The file that marks a stage's fit or merge as complete."""
     return folder / f"{step}.json"
 
 
 def _whole(path: Path, size: int) -> bool:
-    """Whether a shard's signals are there.
+    """Whether a shard's signals exist.
 
     Raises:
-        CorruptInputError: a file is there, and it is not whole.
+        CorruptInputError: they exist, but not for every row.
     """
     if not path.exists():
         return False
-    if (found := rows(path)) != size:
-        raise CorruptInputError(path, f"it has {found} rows, expected {size}")
+    if (height := rows(path)) != size:
+        raise CorruptInputError(path, f"it has {height} rows, expected {size}")
     return True
 
 
@@ -180,28 +181,28 @@ def _merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
 
 
 def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
-    """Make sure that all signals are there.
+    """Check that all signals exist.
 
     Raises:
-        CorruptInputError: one is missing; it is measured again like a corrupt one.
+        CorruptInputError: a file is missing; it is measured again like a corrupt one.
     """
     for measured in plan.stages:
         folder, stage = store.stage(measured.key), measured.stage
-        wanted = [folder / shard for shard in shards]
+        paths = [folder / shard for shard in shards]
         if isinstance(stage, GlobalStage):
-            wanted += [folder / "merged" / shard for shard in shards]
-            wanted += [folder / f"{kind}.parquet" for kind in stage.pairs]
-        for path in wanted:
+            paths += [folder / "merged" / shard for shard in shards]
+            paths += [folder / f"{kind}.parquet" for kind in stage.pairs]
+        for path in paths:
             if not path.exists():
                 raise CorruptInputError(path, "it is not there")
 
 
 def forget(path: Path, store: Store) -> None:
-    """Remove a corrupt file of the run with what says that it is complete, so that it is made again."""
+    """Remove a corrupt file of the run and the marker that calls it complete, so that it is made again."""
     path.unlink(missing_ok=True)
     if path.parent == store.raw(""):
         store.shard_list.unlink(missing_ok=True)
     for folder in (path.parent, path.parent.parent):
         _marker(folder, "merge").unlink(missing_ok=True)
-        if not re.fullmatch(r"\d+\.parquet", path.name):  # a model or the like, that a fit made
+        if not re.fullmatch(r"\d+\.parquet", path.name):  # a file that a fit made, such as a model
             _marker(folder, "fit").unlink(missing_ok=True)

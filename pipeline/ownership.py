@@ -6,18 +6,15 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import PARTS, RunFolderError, Store, read_json
+from pipeline.store import PARTS, SHARD, RunFolderError, Store, read_json
 from stages.files import save_json
 
-SHARD = re.compile(r"\d{5,}\.parquet")
-"""File name of a shard."""
 RUN_KEYS = frozenset({"source", "digest", "rows", "characters", "limit", "shape"})
 """Keys that the source.json of every run has."""
 RUNS = Path("data/runs")

@@ -1,4 +1,4 @@
-"""What to measure and what to drop: TOML -> a frozen Plan, everything checked before any work."""
+"""Plans: what to measure and what to drop, read from TOML and checked before any work."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ DEFAULT = Path(__file__).with_name("default.toml")
 
 
 class PlanError(ValueError):
-    """A plan cannot be used; the message names the file or option and the key."""
+    """A plan cannot be used; the message names the file or option, and the key."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A stage of a plan by the name that it was asked for."""
+    """A stage of a plan, and the name that the plan uses for it."""
 
     name: str
     stage: Stage
 
     @cached_property  # a digest may read models of many megabytes
     def key(self) -> str:
-        """The name of its folder."""
+        """Name of its folder in a run."""
         return f"{self.name.replace(':', '.')}-{self.stage.digest()}"
 
     @property
     def signals(self) -> pl.Schema:
-        """All columns it gives to a conversation, those of its merge included."""
+        """Schema of all its columns, including those of its merge."""
         merged = self.stage.merges if isinstance(self.stage, GlobalStage) else {}
         return pl.Schema({**self.stage.writes, **merged})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages that measure, rules that decide, and what stands beside the refined rows."""
+    """Stages that measure, rules that decide, and columns that are written beside the refined conversations."""
 
     stages: tuple[Measured, ...]
     rules: tuple[Rule, ...]
     order: tuple[str, ...] = ()
-    """Which of two duplicates is the better one: columns with ASC or DESC, as in SQL."""
+    """How duplicates are ranked: columns with ASC or DESC, as in SQL."""
     columns: tuple[str, ...] = ()
-    """Signals that are written beside each refined conversation."""
+    """Names of the signals that are written beside each refined conversation."""
     left_out: tuple[str, ...] = ()
-    """Reasons of the rules that were left out because a stage they need was not picked."""
+    """Reasons of the rules that were omitted because a stage that they need was not picked."""
 
     @property
     def signals(self) -> pl.Schema:
-        """All signals that the stages give."""
+        """Schema of the signals of all stages."""
         return pl.Schema({name: kind for measured in self.stages for name, kind in measured.signals.items()})
 
     @property
     def pairs(self) -> dict[str, Measured]:
-        """Which stage finds each kind of pairs."""
+        """The stage that finds each kind of pairs."""
         return {
             kind: measured
             for measured in self.stages
@@ -74,10 +74,10 @@ class Plan:
         }
 
     def check(self) -> Plan:
-        """The plan itself, when it can be carried out.
+        """Return the plan itself if it can be carried out.
 
         Raises:
-            PlanError: two stages write the same column, or a column to be written is not there.
+            PlanError: two stages write the same column, or no stage writes one of `columns`.
             RuleError: a rule cannot be applied.
         """
         owner: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Plan:
             for column in measured.signals:
                 if column in RAW or column in RESERVED:
                     raise PlanError(
-                        f"stage {measured.name!r} writes the column {column!r}, a name that shards have already"
+                        f"stage {measured.name!r} writes the column {column!r}, which every shard has: rename it"
                     )
                 if column in owner:
                     raise PlanError(f"stages {owner[column]!r} and {measured.name!r} both write the column {column!r}")
@@ -100,24 +100,24 @@ class Plan:
             floor = getattr(self.pairs[rule.pairs].stage, "floor", 0.0) if isinstance(rule, KeepBest) else 0.0
             if isinstance(rule, KeepBest) and rule.at_least < floor:
                 raise PlanError(
-                    f"rule {rule.reason!r}: at_least is {rule.at_least:g}, and its stage writes down pairs of "
-                    f"{floor:g} or more only: raise at_least, or lower the stage's floor"
+                    f"rule {rule.reason!r}: at_least is {rule.at_least:g}, and its stage records pairs at or above "
+                    f"{floor:g} only: raise at_least, or lower the floor of the stage"
                 )
         return self
 
     def picked(self, names: Sequence[str]) -> Plan:
-        """The plan with these stages only, and the rules that they suffice for.
+        """Return the plan with these stages only, and the rules that need no other.
 
         Raises:
             PlanError: a stage is named twice.
-            UnknownStageError: a stage is neither in the plan nor anywhere else.
+            UnknownStageError: there is no such stage.
         """
         if not names:
             raise PlanError(f"--stages names no stage; there are {', '.join(stages.names())}")
-        there = {measured.name: measured for measured in self.stages}
+        by_name = {measured.name: measured for measured in self.stages}
         if doubled := next((name for name in names if list(names).count(name) > 1), None):
             raise PlanError(f"--stages names {doubled!r} twice")
-        chosen = tuple(there.get(name) or Measured(name, stages.find(name)()) for name in names)
+        chosen = tuple(by_name.get(name) or Measured(name, stages.find(name)()) for name in names)
         small = replace(self, stages=chosen)
         signals, pairs = small.signals, small.pairs
         fits = [
@@ -133,19 +133,19 @@ class Plan:
         )
 
     def with_drops(self, conditions: Sequence[str]) -> Plan:
-        """The plan with these rules in place of earlier --drop rules, each SQL, optionally as "reason: condition"."""
+        """Return the plan with these rules, SQL or "reason: SQL", in place of those that --drop added before."""
         more = []
-        for said in conditions:
-            reason, colon, where = said.partition(":")
+        for condition in conditions:
+            reason, colon, where = condition.partition(":")
             named = bool(colon) and reason.strip().isidentifier()
-            more.append(Drop(reason.strip(), where.strip(), ADDED) if named else Drop(said, said, ADDED))
+            more.append(Drop(reason.strip(), where.strip(), ADDED) if named else Drop(condition, condition, ADDED))
         drops = [rule for rule in self.rules if isinstance(rule, Drop) and rule.because != ADDED]
         bests = [rule for rule in self.rules if isinstance(rule, KeepBest)]
         return replace(self, rules=(*drops, *more, *bests))
 
 
 def dumps(plan: Plan) -> str:
-    """The plan as TOML that `load` reads as the same plan, parameters at their defaults included."""
+    """The plan as TOML, with every parameter, from which `load` reads the same plan."""
     drops, bests = (
         [{k: v for k, v in asdict(rule).items() if v != ""} for rule in plan.rules if isinstance(rule, kind)]
         for kind in (Drop, KeepBest)
@@ -154,20 +154,15 @@ def dumps(plan: Plan) -> str:
         {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
         for each in plan.stages
     ]
-    said = {
-        "order": list(plan.order),
-        "columns": list(plan.columns),
-        "stage": measured,
-        "drop": drops,
-        "keep_best": bests,
-    }
-    return tomli_w.dumps(said)
+    tables = {"stage": measured, "drop": drops, "keep_best": bests}
+    return tomli_w.dumps({"order": list(plan.order), "columns": list(plan.columns), **tables})
 
 
 ADDED = "--drop"
-"""Why a rule is there that was added on the command line; the next `refine decide` starts without it."""
+"""The `because` of a rule that --drop added; the next `refine decide` starts without it."""
 
 RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
+"""Columns of the decisions, which no signal or rule may be named after."""
 
 _TABLES = {
     "stage": {"use"},
@@ -181,29 +176,29 @@ def load(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        PlanError: the file cannot be read, is no TOML, or has a key or value that a plan cannot have.
-        UnknownStageError: it names a stage that is not there.
+        PlanError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
+        UnknownStageError: it names a stage that does not exist.
         RuleError: a rule cannot be applied.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"plan {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"plan {path} is not TOML: {error}") from error
-    return read(said, str(path)).check()
+    return read(tables, str(path)).check()
 
 
-def read(said: Mapping[str, Any], where: str) -> Plan:
-    """A plan from parsed TOML; `where` names it in errors."""
-    _known(said, _KEYS, where)
+def read(tables: Mapping[str, Any], where: str) -> Plan:
+    """A plan from parsed TOML, not yet checked; `where` names it in errors."""
+    _known(tables, _KEYS, where)
     for table in _TABLES:
-        if not isinstance(said.get(table, []), list) or not all(isinstance(x, dict) for x in said.get(table, [])):
+        if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
-    measured = tuple(_stage(table, where) for table in said.get("stage", []))
-    drops = tuple(_rule(Drop, "drop", table, where) for table in said.get("drop", []))
-    bests = tuple(_rule(KeepBest, "keep_best", table, where) for table in said.get("keep_best", []))
-    return Plan(measured, (*drops, *bests), _texts(said, "order", where), _texts(said, "columns", where))
+    measured = tuple(_stage(table, where) for table in tables.get("stage", []))
+    drops = tuple(_rule(Drop, "drop", table, where) for table in tables.get("drop", []))
+    bests = tuple(_rule(KeepBest, "keep_best", table, where) for table in tables.get("keep_best", []))
+    return Plan(measured, (*drops, *bests), _texts(tables, "order", where), _texts(tables, "columns", where))
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -214,8 +209,8 @@ def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
             raise PlanError(f"{where}: unknown key {key!r}: {hint}there are {', '.join(sorted(keys))}")
 
 
-def _texts(said: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = said.get(key, [])
+def _texts(tables: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = tables.get(key, [])
     if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
         raise PlanError(f"{where}: {key} is {value!r}, expected a list of texts")
     return tuple(value)
@@ -237,7 +232,7 @@ def _stage(table: Mapping[str, Any], where: str) -> Measured:
 
 
 def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a field of any type
-    """A TOML value as a field's type: lists become tuples, integers are good as floats."""
+    """A TOML value as the type of a field: lists become tuples, and integers are accepted as floats."""
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(value)
     kinds = get_args(kind) or (kind,)
@@ -250,11 +245,11 @@ def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a fiel
     return value
 
 
-def _rule(kind: type[Drop | KeepBest], table: str, said: Mapping[str, Any], where: str) -> Rule:
-    here = f"{where}: [[{table}]] {said.get('reason', '')!r}"
-    _known(said, _TABLES[table], here)
+def _rule(kind: type[Drop | KeepBest], name: str, table: Mapping[str, Any], where: str) -> Rule:
+    here = f"{where}: [[{name}]] {table.get('reason', '')!r}"
+    _known(table, _TABLES[name], here)
     types = get_type_hints(kind)
     for key in (field.name for field in fields(kind)):
-        if key not in said and key != "because":
+        if key not in table and key != "because":
             raise PlanError(f"{here} has no {key}")
-    return kind(**{key: _value(value, types[key], f"{here}: {key}") for key, value in said.items()})
+    return kind(**{key: _value(value, types[key], f"{here}: {key}") for key, value in table.items()})

@@ -1,4 +1,4 @@
-"""Rules look at signals only, never at text, and say keep or drop and why. Pure: frames in, a frame out."""
+"""Rules: whether each conversation is kept, and why, by its signals alone. Pure: frames in, a frame out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from dataclasses import dataclass
 
 import polars as pl
 
+MAX_LISTED = 20
+"""Maximum number of columns that a message lists in full."""
+
 
 class RuleError(ValueError):
-    """A rule cannot be applied; the message names the rule, what was found and what there is."""
+    """A rule cannot be applied; the message names the rule, what was found and what was expected."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Drop the conversations for which an SQL condition over signals is true; null is not a reason."""
+    """Drop the conversations for which an SQL condition over signals is true; null does not drop."""
 
     reason: str
     where: str
@@ -31,19 +34,19 @@ class Drop:
         try:
             return pl.sql_expr(self.where)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise RuleError(f"rule {self.reason!r}: {self.where!r} is no SQL condition ({_first(error)})") from error
+            raise RuleError(f"rule {self.reason!r}: {self.where!r} is not SQL ({_first(error)})") from error
 
     def columns(self) -> list[str]:
-        """The signals it reads, in order of their names."""
+        """Names of the signals that the condition reads, sorted."""
         return sorted(set(self.condition().meta.root_names()))
 
 
 @dataclass(frozen=True)
 class KeepBest:
-    """Of conversations that are duplicates of each other keep the best.
+    """Keep the best of conversations that are duplicates of each other.
 
-    The rows that all `Drop` rules left alive are walked best first; a row that pairs at `at_least` (Jaccard) or more
-    with a row already kept is dropped. So no two kept rows are duplicates, and every dropped one has a kept duplicate.
+    The rows that no `Drop` rule dropped are visited best first. A row is dropped if it pairs with a row already kept at
+    a Jaccard at or above `at_least`. So no two kept rows are duplicates, and every dropped row has a kept duplicate.
     """
 
     reason: str
@@ -53,7 +56,7 @@ class KeepBest:
 
     @property
     def where(self) -> str:
-        """The rule as a reader would say it."""
+        """The rule in words."""
         return f"{self.pairs} pair with a better one at jaccard >= {self.at_least:g}"
 
 
@@ -65,22 +68,22 @@ class Pairs:
     """Duplicates of one kind, as a stage measured them."""
 
     first: pl.Series
-    """For each conversation the id of the first one that is an exact copy of it; its own where it is alone."""
+    """Per conversation, the id of the first exact copy of its text, which may be its own."""
     near: pl.DataFrame
-    """id, other, jaccard: near-duplicates among those first ones."""
+    """id, other, jaccard: near-duplicates among these first copies."""
 
 
 def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs: Sequence[str]) -> None:
     """Refuse rules that cannot be applied to these signals.
 
     Raises:
-        RuleError: a column that no stage writes, a condition that is no boolean, an unknown kind of pairs, or a reason
-            that is given twice.
+        RuleError: a column that no stage writes, a condition that is not boolean, an unknown kind of pairs, or a reason
+            that two rules give.
     """
     seen: set[str] = set()
     for rule in rules:
         if not rule.reason.strip() or not rule.reason.isprintable():
-            raise RuleError(f"a rule's reason is {rule.reason!r}, expected a word or a few")
+            raise RuleError(f"a rule's reason is {rule.reason!r}, expected one or a few printable words")
         if rule.reason in seen:
             raise RuleError(f"two rules give the reason {rule.reason!r}: give each its own")
         seen.add(rule.reason)
@@ -89,19 +92,19 @@ def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs
         else:
             _check_condition(rule, signals)
     for term in order:
-        if _ordered(term)[0] not in signals:
-            column = _ordered(term)[0]
-            raise RuleError(f"order of keep_best: no stage writes the column {column!r}; {_there(column, signals)}")
+        column, _ = _ordered(term)
+        if column not in signals:
+            raise RuleError(f"order of keep_best: no stage writes the column {column!r}; {_instead(column, signals)}")
 
 
 def _first(error: BaseException) -> str:
-    """An error of polars without the lines that follow the first."""
+    """The first line of a polars error."""
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def _there(column: str, signals: pl.Schema) -> str:
-    """What columns there are: all of a few, or the nearest of many."""
-    if len(signals) <= 20:  # noqa: PLR2004  what a reader takes in
+def _instead(column: str, signals: pl.Schema) -> str:
+    """The columns for a message: all if they are few, else similar ones."""
+    if len(signals) <= MAX_LISTED:
         return f"there are {', '.join(signals) or 'none'}"
     lower = {name.lower(): name for name in signals}
     near = [lower[name] for name in difflib.get_close_matches(column.lower(), lower, n=5, cutoff=0.5)]
@@ -119,49 +122,47 @@ def _check_pairs(rule: KeepBest, pairs: Sequence[str]) -> None:
 
 
 def _check_condition(rule: Drop, signals: pl.Schema) -> None:
-    """A condition reads signals that are there, and is true or false of one conversation by itself."""
+    """Refuse a condition that reads missing signals, or that is not true or false of one conversation by itself."""
+    where = f"rule {rule.reason!r}: {rule.where!r}"
     condition = rule.condition()
     for column in rule.columns():
         if column not in signals:
-            raise RuleError(f"rule {rule.reason!r}: no stage writes the column {column!r}; {_there(column, signals)}")
+            raise RuleError(f"rule {rule.reason!r}: no stage writes the column {column!r}; {_instead(column, signals)}")
     if not rule.columns():
-        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} reads no signal: expected a condition on one or more")
+        raise RuleError(f"{where} reads no signal: expected a condition on one or more")
     if any(word in condition.meta.serialize(format="json") for word in ('"Agg"', '"Over"', '"Len"')):
         raise RuleError(
-            f"rule {rule.reason!r}: {rule.where!r} looks at all conversations at once, expected a condition on each; "
-            "percentiles and the like are for a stage's merge"
+            f"{where} looks at all conversations at once, expected a condition on each one: compute percentiles and "
+            "the like in the merge of a stage"
         )
-    try:
-        found = pl.DataFrame(schema=signals).clear(2).select(condition.alias("where"))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({_first(error)})") from error
-    if found.height != 2 or found.schema["where"] != pl.Boolean:  # noqa: PLR2004  the rows that went in
-        kind = found.schema["where"]
-        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} is {kind}, expected a condition that is true or false")
+    answer = _apply(rule, pl.DataFrame(schema=signals).clear(2))
+    if answer.len() != 2 or answer.dtype != pl.Boolean:  # noqa: PLR2004  the rows that went in
+        raise RuleError(f"{where} is {answer.dtype}, expected a condition that is true or false")
 
 
 def _ordered(term: str) -> tuple[str, bool]:
-    """A term of the order, such as "n_words DESC": its column, and whether the largest comes first."""
-    column, _, way = term.strip().partition(" ")
-    if way.strip().upper() not in {"", "ASC", "DESC"}:
+    """The column of a term of the order, such as "n_words DESC", and whether its largest value comes first."""
+    column, _, direction = term.strip().partition(" ")
+    direction = direction.strip().upper()
+    if direction not in {"", "ASC", "DESC"}:
         raise RuleError(f"order of keep_best: {term!r} should be a column, or a column and ASC or DESC")
-    return column, way.strip().upper() == "DESC"
+    return column, direction == "DESC"
 
 
 def decide(
     signals: pl.DataFrame, pairs: Mapping[str, Pairs], rules: Sequence[Rule], order: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """Say keep or drop for each conversation, and why.
+    """Decide which conversations to keep.
 
     Args:
-        signals: `id` and the columns that the rules read, one row a conversation.
-        pairs: the kinds of duplicates that `KeepBest` rules name; `first` is aligned with `signals`.
-        rules: the first that fires gives the reason; all `Drop` rules come before all `KeepBest` ones.
-        order: which of two duplicates is the better one, such as ("n_words DESC", "ppl"); the rest by id.
+        signals: `id` and the columns that the rules read, one row per conversation.
+        pairs: duplicates by kind, for the `KeepBest` rules; `first` is aligned with `signals`.
+        rules: the first rule that fires gives the reason; all `Drop` rules come before all `KeepBest` rules.
+        order: how duplicates are ranked, such as ("n_words DESC", "ppl"); null is worst, ties go by id.
 
     Returns:
-        id, keep, reason (null where kept), duplicate_of, jaccard, and one boolean a rule, named by its reason. Drop
-        rules say whether they fire whatever the others say; KeepBest only sees what the Drop rules left.
+        id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
+        rule fires whatever the other rules do; `KeepBest` rules see only the rows that no `Drop` rule dropped.
 
     Raises:
         RuleError: a condition cannot be applied.
@@ -171,7 +172,8 @@ def decide(
     ordered: list[Rule] = [*drops, *bests]
     names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
     decided = signals.select(
-        "id", *(_fires(signals, rule).alias(name) for rule, name in zip(drops, names, strict=False))
+        "id",
+        *(_apply(rule, signals).fill_null(value=False).alias(name) for rule, name in zip(drops, names, strict=False)),
     )
     alive = ~decided.select(x=pl.any_horizontal(pl.lit(value=False), *names[: len(drops)]))["x"]
     best_first = _best_first(signals, alive, order)
@@ -181,23 +183,21 @@ def decide(
         (pl.col("best").fill_null("") == rule.reason).alias(name)
         for rule, name in zip(bests, names[len(drops) :], strict=True)
     )
-    said = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
-    reason = pl.coalesce(pl.lit(None, pl.String), *said)
+    reasons = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
+    reason = pl.coalesce(pl.lit(None, pl.String), *reasons)
     columns = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
-    kept = ("id", "keep", "reason", "duplicate_of", "jaccard")
-    return decided.with_columns(reason=reason, keep=reason.is_null()).select(*kept, *names).rename(columns)
+    first = ("id", "keep", "reason", "duplicate_of", "jaccard")
+    return decided.with_columns(reason=reason, keep=reason.is_null()).select(*first, *names).rename(columns)
 
 
-def _fires(signals: pl.DataFrame, rule: Drop) -> pl.Series:
-    """Where a rule's condition is true."""
+def _apply(rule: Drop, signals: pl.DataFrame) -> pl.Series:
     try:
-        return signals.select(where=rule.condition())["where"].fill_null(value=False)
+        return signals.select(where=rule.condition())["where"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({_first(error)})") from error
 
 
 def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -> list[int]:
-    """Rows that are alive, the best first; null counts as worst, ties go by id."""
     terms = [_ordered(term) for term in order]
     columns = {f"by{i}": signals[column] for i, (column, _) in enumerate(terms)}
     ranked = pl.DataFrame({"id": signals["id"], **columns}).with_row_index("row").filter(alive)
@@ -206,18 +206,17 @@ def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -
 
 
 def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], ids: pl.Series) -> pl.DataFrame:
-    """Rows dropped as duplicates: id, best (the rule's reason), duplicate_of, jaccard.
+    """The rows dropped as duplicates: id, best (the rule's reason), duplicate_of, jaccard.
 
-    A loop over rows, because each answer depends on the ones before; only rows with a pair or a copy do any work.
+    A loop over rows, because each answer depends on those before it.
     """
-    graphs = [(rule.reason, *_graph(rule, found, ids)) for rule, found in kinds]
-    kept: list[dict[int, int]] = [{} for _ in graphs]  # group -> its kept row, for each kind
+    graphs = [(rule.reason, *_graph(rule, pairs, ids)) for rule, pairs in kinds]
+    kept: list[dict[int, int]] = [{} for _ in graphs]  # per kind: group -> its kept row
     dropped: list[tuple[int, str, int, float]] = []
     for row in best_first:
         for (reason, group, near), kept_of in zip(graphs, kept, strict=True):
-            found = _kept_duplicate(group[row], near, kept_of)
-            if found is not None:
-                dropped.append((row, reason, *found))
+            if (duplicate := _kept_duplicate(group[row], near, kept_of)) is not None:
+                dropped.append((row, reason, *duplicate))
                 break
         else:
             for (_, group, _), kept_of in zip(graphs, kept, strict=True):
@@ -236,13 +235,13 @@ def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], id
 Near = Mapping[int, Sequence[tuple[int, float]]]
 
 
-def _graph(rule: KeepBest, found: Pairs, ids: pl.Series) -> tuple[Sequence[int], Near]:
-    """Each row's group (the row number of its first exact copy), and each group's neighbours at the threshold."""
+def _graph(rule: KeepBest, pairs: Pairs, ids: pl.Series) -> tuple[Sequence[int], Near]:
+    """Each row's group, which is the row number of its first exact copy, and each group's neighbours."""
     rows = pl.DataFrame({"id": ids}).with_row_index("row")
-    group = found.first.to_frame("id").join(rows, on="id", how="left", maintain_order="left")["row"]
+    group = pairs.first.to_frame("id").join(rows, on="id", how="left", maintain_order="left")["row"]
     if group.null_count():
-        raise RuleError(f"rule {rule.reason!r}: pairs {rule.pairs!r} name conversations that are not in the corpus")
-    near = found.near.filter(pl.col("jaccard") >= rule.at_least)
+        raise RuleError(f"rule {rule.reason!r}: pairs {rule.pairs!r} name conversations that are not in the run")
+    near = pairs.near.filter(pl.col("jaccard") >= rule.at_least)
     near = near.join(rows, on="id").join(rows.rename({"id": "other", "row": "other_row"}), on="other")
     neighbours: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
     for a, b, jaccard in near.select("row", "other_row", "jaccard").iter_rows():
@@ -252,11 +251,8 @@ def _graph(rule: KeepBest, found: Pairs, ids: pl.Series) -> tuple[Sequence[int],
 
 
 def _kept_duplicate(group: int, near: Near, kept_of: Mapping[int, int]) -> tuple[int, float] | None:
-    """The nearest row already kept that pairs with this group, and its Jaccard."""
+    """The nearest kept row that pairs with this group, and its Jaccard; of several, the first in the corpus."""
     if group in kept_of:
         return kept_of[group], 1.0
-    there = [(jaccard, kept_of[other]) for other, jaccard in near.get(group, ()) if other in kept_of]
-    if not there:
-        return None
-    jaccard, row = max(there, key=lambda pair: (pair[0], -pair[1]))
-    return row, jaccard
+    candidates = [(kept_of[other], jaccard) for other, jaccard in near.get(group, ()) if other in kept_of]
+    return max(candidates, key=lambda pair: (pair[1], -pair[0]), default=None)

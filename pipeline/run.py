@@ -24,12 +24,21 @@ from stages.stage import CorruptInputError
 
 
 class AccountingError(AssertionError):
-    """Conversations were lost or doubled between source and output; a fault of refine, never of the user."""
+    """Conversations were lost or duplicated between source and output: a bug of refine."""
 
 
 @dataclass
 class Run:
-    """A run under way: where its files lie, what it does, who does it and who is told."""
+    """A run under way.
+
+    Attributes:
+        store: the paths of its files.
+        plan: what is measured and decided.
+        engine: where shards are worked on.
+        tell: called with progress.
+        warn: called with a sentence that the user must read.
+        seconds: wall time per step.
+    """
 
     store: Store
     plan: Plan
@@ -39,16 +48,16 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def carry_out(self, source: Source, limits: Limits) -> Manifest:
-        """Ingest, measure, decide and write what is missing, and return the manifest.
+        """Ingest, measure, decide and write whatever is missing, and return the manifest.
 
         Raises:
             SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
         """
         with run_locked(self.store):
-            return self._mending(lambda: self._carry_out(source, limits))
+            return self._repairing(lambda: self._carry_out(source, limits))
 
     def decide_again(self) -> Manifest:
-        """Apply this run's plan to signals that are all there, and return the manifest.
+        """Apply the plan to signals that are measured already, and return the manifest.
 
         Raises:
             RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
@@ -61,16 +70,16 @@ class Run:
                 measure.forget(error.path, self.store)
                 raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
 
-    def _mending(self, work: Callable[[], Manifest]) -> Manifest:
-        """Do the work; where a file of ours is corrupt, say so, remove it and do what is missing again."""
-        mended: set[str] = set()
+    def _repairing(self, work: Callable[[], Manifest]) -> Manifest:
+        """Do the work; if a file of the run is corrupt, warn, remove it, and do what is missing again."""
+        removed: set[str] = set()
         while True:
             try:
                 return work()
             except CorruptInputError as error:
-                if str(error.path) in mended:  # it was made anew and is corrupt again: the disk's fault
+                if str(error.path) in removed:  # it was made again and is corrupt again: the disk is at fault
                     raise
-                mended.add(str(error.path))
+                removed.add(str(error.path))
                 self.warn(f"{error}; it is made again")
                 measure.forget(error.path, self.store)
 
@@ -94,8 +103,8 @@ class Run:
             for line in lines:
                 self.warn(f"{stage}: {line}")
         inputs = RuleInputs.read(self.plan, self.store)
-        decisions = inputs.decide(self.plan.rules)  # before anything is changed: a rule may turn out not to apply
-        with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time that they took
+        decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
+        with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run
             self.seconds = {**Manifest.load(self.store).seconds, **self.seconds}
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
@@ -120,31 +129,30 @@ class Run:
         return done
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
-        total, done, sums = shards["rows"] - shards["quarantined"], 0, [0, 0, 0, 0]
+        total, done, sums = shards["rows"] - shards["quarantined"], 0, Written(0, 0, 0, 0)
         self.tell("write", 0, total)
         for written in write(self.plan, self.store, self.engine, names):
-            sums = [a + b for a, b in zip(sums, written, strict=True)]
+            sums = Written(*(a + b for a, b in zip(sums, written, strict=True)))
             done += written.refined + written.rejected
             self.tell("write", done, total)
-        everything = Written(*sums)
         self._account(names, shards)
-        if everything.refined == 0:
+        if sums.refined == 0:
             self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
-        return everything
+        return sums
 
     def _account(self, names: list[str], shards: dict[str, Any]) -> None:
-        """Count what lies in the output folders, as a reader of them would.
+        """Count the rows of the output folders, as a reader of them would.
 
         Raises:
-            AccountingError: conversations were lost, or are there twice.
+            AccountingError: conversations were lost or duplicated.
         """
-        found = {}
+        heights = {}
         for folder in ("refined", "rejected", "quarantine"):
             paths = list((self.store.folder / folder).glob("*.parquet"))
             for path in paths:
-                if path.name not in names:  # of an ingest that cut the source in other shards
+                if path.name not in names:  # left by an ingest with other shards
                     path.unlink()
-            found[folder] = sum(rows(path) for path in paths if path.name in names)
-        if sum(found.values()) != shards["rows"]:
-            said = " + ".join(f"{n} {folder}" for folder, n in found.items())
-            raise AccountingError(f"{shards['rows']} conversations came in, and {said} went out")
+            heights[folder] = sum(rows(path) for path in paths if path.name in names)
+        if sum(heights.values()) != shards["rows"]:
+            out = " + ".join(f"{n} {folder}" for folder, n in heights.items())
+            raise AccountingError(f"{shards['rows']} conversations came in, and {out} went out")

@@ -1,4 +1,4 @@
-"""The paths of a run, and the lock on its folder."""
+"""The paths of a run."""
 
 from __future__ import annotations
 
@@ -8,40 +8,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
+"""Subfolders of a run."""
+SHARD = re.compile(r"\d{5,}\.parquet")
+"""File name of a shard."""
+
 
 class RunFolderError(Exception):
-    """A run folder is not what was expected: it belongs to another source, is in use, or is no run at all."""
+    """A folder is not the run or experiment that was expected, or is in use; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where the files of one run lie. A file that exists is complete."""
+    """The paths of one run. A file that exists is complete."""
 
     folder: Path
 
     @property
     def source(self) -> Path:
-        """What this folder was started for; written before any shard."""
+        """The source and how it is cut; written before any shard."""
         return self.folder / "source.json"
 
     @property
     def shard_list(self) -> Path:
-        """The names of the raw shards with their rows; written when ingest is complete."""
+        """The raw shards with their rows; written when ingest is complete."""
         return self.folder / "raw" / "shards.json"
 
     @property
     def plan(self) -> Path:
-        """The plan that the decisions lying here were made by."""
+        """The plan that made the decisions."""
         return self.folder / "plan.toml"
 
     @property
     def decisions(self) -> Path:
-        """One row a conversation: id, keep, reason, duplicate_of, jaccard, one boolean a rule."""
+        """One row per conversation: id, keep, reason, duplicate_of, jaccard, one boolean per rule."""
         return self.folder / "decisions.parquet"
 
     @property
     def manifest(self) -> Path:
-        """Written last: where it exists, the run is complete."""
+        """Counts and versions; written last, so that its existence means that the run is complete."""
         return self.folder / "manifest.json"
 
     @property
@@ -50,23 +55,23 @@ class Store:
         return self.folder / "README.md"
 
     def raw(self, shard: str) -> Path:
-        """A shard as it came in."""
+        """The conversations of a shard as ingested."""
         return self.folder / "raw" / shard
 
     def refined(self, shard: str) -> Path:
-        """The survivors of a shard."""
+        """The kept conversations of a shard."""
         return self.folder / "refined" / shard
 
     def rejected(self, shard: str) -> Path:
-        """The dropped conversations of a shard, with the reason."""
+        """The dropped conversations of a shard, with their reasons."""
         return self.folder / "rejected" / shard
 
     def quarantine(self, shard: str) -> Path:
-        """Rows that could not be read."""
+        """The unreadable rows of a shard."""
         return self.folder / "quarantine" / shard
 
     def stage(self, key: str) -> Path:
-        """The folder of a stage, `key` being "<stage>-<digest>"."""
+        """The folder of a stage; `key` is "<stage>-<digest>"."""
         return self.folder / "signals" / key
 
     def shards(self) -> list[str]:
@@ -76,13 +81,9 @@ class Store:
             RunFolderError: the shard list is damaged.
         """
         names = [str(shard["name"]) for shard in read_json(self.shard_list)["shards"]]
-        if strange := [name for name in names if not re.fullmatch(r"\d{5,}\.parquet", name)]:
+        if strange := [name for name in names if not SHARD.fullmatch(name)]:
             raise RunFolderError(f"{self.shard_list} names a shard {strange[0]!r}: remove it and start the run again")
         return names
-
-
-PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
-"""The folders of a run."""
 
 
 def read_json(path: Path) -> dict[str, Any]:

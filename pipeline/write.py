@@ -1,4 +1,4 @@
-"""Refined and rejected shards, each with the digest of the decisions that it was written by."""
+"""Write: refined and rejected shards, each with the digest of the decisions that it was written by."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from stages.files import footer, plain_table, read_frame, save, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
-"""UltraChat's columns; they come first."""
-
+"""UltraChat's columns, which come first."""
 ORIGIN = ("id", "source_id", "source", "extra")
+"""Columns that say where a conversation comes from."""
 
 TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
-"""What the counts of tokens count: words and punctuation marks. A BPE vocabulary of 50,000 gives about as many."""
+"""Pattern of a token: a word or a punctuation mark. A BPE vocabulary of 50,000 gives about as many."""
 
 
 class Written(NamedTuple):
-    """What a shard's two files hold: conversations and tokens."""
+    """Conversations and tokens in the refined and the rejected file of a shard."""
 
     refined: int
     rejected: int
@@ -40,7 +40,7 @@ class Written(NamedTuple):
 
 
 def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) -> None:
-    """Save decisions, one row group a shard, so that a shard's are read without the others'."""
+    """Save decisions with one row group per shard, so that those of one shard can be read alone."""
     table = plain_table(decisions)
 
     def into(path: Path) -> None:
@@ -54,13 +54,13 @@ def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) 
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[Written]:
-    """Write the refined and rejected shards whose decisions have changed, in the order of the shards."""
+    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order."""
     return engine.map(_Task(plan, store), shards)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Write one shard. It crosses to a worker process."""
+    """Writes one shard; picklable."""
 
     plan: Plan
     store: Store
@@ -75,7 +75,7 @@ class _Task:
             return Written(kept, dropped, tokens, others)
         raw = read_frame(self.store.raw(shard))
         if not raw["id"].equals(decisions["id"]):
-            raise CorruptInputError(self.store.raw(shard), "its ids are not those that were decided on")
+            raise CorruptInputError(self.store.raw(shard), "its ids are not those of the decisions")
         raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
         frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
         counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
@@ -84,7 +84,7 @@ class _Task:
         return Written(kept, dropped, *counts)
 
     def _digest(self, decisions: pl.DataFrame) -> str:
-        """Names what is written: the decisions, the rules' words and the signals that go with them."""
+        """16 hex digits of everything that the files depend on besides the raw shard."""
         text = io.BytesIO()
         decisions.write_csv(text)
         rules = [(rule.reason, rule.where) for rule in self.plan.rules]
@@ -112,20 +112,19 @@ class _Task:
 
 
 def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
-    """The value that belongs to a row's reason; null where it has none."""
     return pl.coalesce(
         pl.lit(None, pl.String), *(pl.when(pl.col("reason") == reason).then(value) for reason, value in values.items())
     )
 
 
 def _tokens(path: Path, digest: str) -> int | None:
-    """The tokens in a file already written by these decisions; None where it must be written.
+    """The tokens in a file that these decisions have written already, else None.
 
     Raises:
-        CorruptInputError: the file is there and cannot be read whole.
+        CorruptInputError: the file cannot be read whole.
     """
-    said = footer(path) if path.exists() else {}
-    if said.get("refine.decisions") != digest:
+    metadata = footer(path) if path.exists() else {}
+    if metadata.get("refine.decisions") != digest:
         return None
-    read_frame(path)  # its checksums: a flipped bit in what was written must not stay
-    return int(said["refine.tokens"])
+    read_frame(path)  # verifies its checksums
+    return int(metadata["refine.tokens"])

@@ -193,7 +193,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
             "Failing",
             "stage 'tests.pipeline.toy_stages:Failing' failed on r/raw/00000.parquet: KeyError: 'no such thing'",
         ),
-        ("Lying", "gave 39 rows for the 40 of r/raw/00000.parquet"),
+        ("Lying", "wrote 39 rows for the 40 of r/raw/00000.parquet"),
         ("Modelled", "the model toy.bin is not there: put it in the folder models/"),
         ("Killed", "a worker process was killed by the system"),
     ],

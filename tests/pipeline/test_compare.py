@@ -112,7 +112,7 @@ def test_the_page_shows_the_run(made: Path) -> None:
     assert {"retention", "rules", "distributions", "mix"} <= set(report(made)["figures"])
     checks = {one["name"]: one["passed"] for one in report(made)["checks"]}
     assert (checks["counts add up"], checks["refined share within bounds"]) == (True, True)
-    for heading in ("The command that makes this run again", "Plan", "Manifest"):
+    for heading in ("The command that repeats this run", "Plan", "Manifest"):
         assert f"<summary>{heading}</summary>" in page
 
 

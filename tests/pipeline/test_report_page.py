@@ -235,5 +235,5 @@ def test_the_page_is_small_whatever_the_corpus(page: Path) -> None:
     assert page.stat().st_size < 5_000_000
     data = page.read_text(encoding="utf-8").split('id="data">')[1].split("</script>")[0]
     shown = json.loads(data)["examples"]
-    assert len(data) < 2 * examples.BYTES
+    assert len(data) < 2 * examples.MAX_BYTES
     assert any(cut > 900_000 for one in shown for _, _, cut in one["messages"])

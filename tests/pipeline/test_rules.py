@@ -164,9 +164,10 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
     [
         (Drop("r", "ppl > 3"), "no stage writes the column 'ppl'; there are x, name"),
         (Drop("r", "x + 1"), "is Int64, expected a condition"),
-        (Drop("r", "x >"), "is no SQL condition"),
-        (Drop("r", "name > 3 AND x"), "cannot be applied|is no|expected a condition"),
+        (Drop("r", "x >"), "is not SQL"),
+        (Drop("r", "name > 3 AND x"), "cannot be applied|is not SQL|expected a condition"),
         (KeepBest("r", "faces", 0.5), "no stage finds pairs 'faces'; there are dedup"),
+        (KeepBest("r", "dedup", 0.0), "at_least is 0.0, expected a Jaccard"),
         (KeepBest("r", "dedup", 7.0), "at_least is 7.0, expected a Jaccard"),
         (KeepBest("r", "dedup", float("nan")), "at_least is nan, expected a Jaccard"),
         (Drop("r", "1 = 1"), "reads no signal"),
@@ -184,6 +185,7 @@ def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Ru
 
 def test_reasons_and_orders_are_checked() -> None:
     """A reason is given once; the order names columns there are."""
+    rules.check([KeepBest("r", "dedup", 1.0)], ["x", "name desc", "x ASC"], SCHEMA, ["dedup"])
     with pytest.raises(RuleError, match="two rules give the reason 'r'"):
         rules.check([Drop("r", "x > 1"), Drop("r", "x > 2")], [], SCHEMA, [])
     with pytest.raises(RuleError, match="no stage writes the column 'size'"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, Run
 from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
-from pipeline.write import Written, write
+from pipeline.write import Written, save_decisions, write
+from stages.stage import CorruptInputError
 from tests.conftest import ROOT, Refine, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
@@ -69,22 +71,6 @@ def test_every_conversation_goes_to_one_place_with_a_reason(refine: Refine, json
     assert {round(x, 3) for x in duplicates["jaccard"]} <= {1.0, 0.8}
 
 
-def test_tokens_are_counted_in_what_is_kept_and_in_what_is_dropped(
-    refine: Refine, jsonl: Jsonl, tmp_path: Path
-) -> None:
-    """Words and punctuation marks of all messages, counted again by `re` in the files."""
-    said = run(refine, jsonl(corpus()), tmp_path / "r")
-    for part in ("refined", "rejected"):
-        messages = pl.read_parquet(tmp_path / "r" / part / "*.parquet")["messages"]
-        contents_of = [one["content"] for conversation in messages for one in conversation]
-        assert said[f"{part}_tokens"] == sum(len(re.findall(r"\w+|[^\w\s]", content)) for content in contents_of)
-    assert said["refined_tokens"] != said["rejected_tokens"]
-    again = json.loads(refine("decide", "r", "--json").stdout)  # counted from the files' footers
-    assert {k: v for k, v in again.items() if k.endswith("_tokens")} == {
-        k: v for k, v in said.items() if k.endswith("_tokens")
-    }
-
-
 @pytest.fixture
 def toy(jsonl: Jsonl, tmp_path: Path) -> Callable[[], Manifest]:
     """A run of the toy plan in this process, in the folder `r`."""
@@ -97,13 +83,24 @@ def toy(jsonl: Jsonl, tmp_path: Path) -> Callable[[], Manifest]:
     return carry_out
 
 
+def test_tokens_are_counted_in_what_is_kept_and_in_what_is_dropped(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """Words and punctuation marks of all messages, counted again by `re` in the files; the second time by footers."""
+    for counts in (toy().counts, toy().counts):
+        tokens = {}
+        for part in ("refined", "rejected"):
+            messages = pl.read_parquet(tmp_path / "r" / part / "*.parquet")["messages"]
+            texts = [message["content"] for conversation in messages for message in conversation]
+            tokens[part] = sum(len(re.findall(r"\w+|[^\w\s]", text)) for text in texts)
+        assert (counts.refined_tokens, counts.rejected_tokens) == (tokens["refined"], tokens["rejected"])
+        assert tokens["refined"] != tokens["rejected"]
+
+
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    "damage",
     [
-        (lambda out: (out / "refined" / "00001.parquet").unlink(), "60 conversations came in"),
-        (
-            lambda out: shutil.copy(out / "raw" / "00001.parquet", out / "quarantine" / "00001.parquet"),
-            "60 conversations came in",
+        pytest.param(lambda out: (out / "refined" / "00001.parquet").unlink(), id="lost"),
+        pytest.param(
+            lambda out: shutil.copy(out / "raw" / "00001.parquet", out / "quarantine" / "00001.parquet"), id="doubled"
         ),
     ],
 )
@@ -112,7 +109,6 @@ def test_a_run_that_loses_or_doubles_conversations_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     damage: Callable[[Path], object],
-    sentence: str,
 ) -> None:
     """The files are counted again after they were written; no manifest says then that the run is complete."""
     real = write
@@ -123,10 +119,21 @@ def test_a_run_that_loses_or_doubles_conversations_fails(
         damage(tmp_path / "r")
 
     monkeypatch.setattr("pipeline.run.write", faulty)
-    with pytest.raises(AccountingError, match=sentence):
+    with pytest.raises(AccountingError, match="60 conversations came in, and"):
         toy()
     assert not (tmp_path / "r" / "manifest.json").exists()
     assert not (tmp_path / "r" / "README.md").exists()
+
+
+def test_decisions_on_other_conversations_are_never_written(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """Each shard's ids are compared with those of its decisions, whatever signals the plan reads."""
+    toy()
+    store = Store(tmp_path / "r")
+    decisions = scan_decisions(store).collect()
+    save_decisions(store, decisions.with_columns(pl.col("id").reverse()), [20, 20, 20])
+    plan = replace(planning.load(TOY), columns=())
+    with pytest.raises(CorruptInputError, match=r"00000\.parquet is corrupt: its ids are not those of the decisions"):
+        list(write(plan, store, Local(1), store.shards()))
 
 
 def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Conversations sorted into bands: deciles of perplexity, bands of toxicity and length, sources, languages."""
+"""Conversations sorted into bands: deciles of perplexity, ranges of toxicity and length, sources, languages."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ from pipeline.report.text import labels, short
 
 UNKNOWN = "unknown"
 TOXICITY = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Where bands of toxicity meet; 0.5 is the stage's own threshold, 0.9 the default rule's."""
+"""Edges of the bands of toxicity; 0.5 is the threshold of the stage, 0.9 that of the default rule."""
 PROMPT_WORDS = (5, 10, 20, 40, 80, 160)
+"""Edges of the bands of the first prompt's length, in words."""
 WORDS = (10, 30, 100, 300, 1000, 3000)
-MOST = 10
-"""Sources or languages that have a row of their own; the others share one."""
+"""Edges of the bands of a conversation's length, in words."""
+MAX_NAMES = 10
+"""Maximum number of sources or languages with a band each; the others share one."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """A way to sort conversations: `key` names the column of `rows` that holds the index of each one's label."""
+    """A way to sort conversations. The column `in_<key>` of a `BandedRun` holds the index of each one's label."""
 
     key: str
     word: str
-    """What it is by, as a heading says it."""
+    """What it sorts by, for headings."""
     title: str
     labels: tuple[str, ...] = ()
-    """As an axis shows them, in order."""
-    said: tuple[str, ...] = ()
-    """As a sentence shows them."""
+    """Labels for an axis, in order."""
+    words: tuple[str, ...] = ()
+    """The same labels for a sentence."""
 
 
 PPL = Band("ppl", "perplexity", "perplexity decile (1: most expected), and where it begins")
@@ -47,18 +49,18 @@ LANGUAGE = Band("lang", "language", "language")
 
 
 def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
-    """Ten bands of about as many conversations each; fewer where many have the same value."""
+    """Ten bands of about equal numbers of conversations; fewer if many have the same value."""
     known = values.drop_nulls().to_numpy()
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
-    begins = ["", *(short(edge) for edge in edges)]  # all of "28.2 to 47.4" would not fit below a column
+    begins = ["", *(short(edge) for edge in edges)]  # "28.2 to 47.4" would not fit below a column
     numbered = tuple(f"{i + 1}|{begin}" for i, begin in enumerate(begins))
-    return _banded(values, edges, replace(band, labels=numbered, said=_between(edges)))
+    return _banded(values, edges, replace(band, labels=numbered, words=_between(edges)))
 
 
 def fixed(values: pl.Series, band: Band, edges: Sequence[float]) -> tuple[Band, pl.Series]:
-    """Bands between fixed edges; a value on an edge belongs above it."""
-    said = _between(edges)
-    return _banded(values, edges, replace(band, labels=said, said=said))
+    """Bands between fixed edges; a value on an edge is in the band above it."""
+    ranges = _between(edges)
+    return _banded(values, edges, replace(band, labels=ranges, words=ranges))
 
 
 def _between(edges: Sequence[float]) -> tuple[str, ...]:
@@ -69,45 +71,46 @@ def _between(edges: Sequence[float]) -> tuple[str, ...]:
 
 
 def _banded(values: pl.Series, edges: Sequence[float], band: Band) -> tuple[Band, pl.Series]:
-    """Each value's band; unknown ones have a band of their own, where there are any."""
+    """The band of each value; unknown values, if there are any, have their own."""
     places = np.searchsorted(np.asarray(edges, np.float32), values.fill_null(0.0).to_numpy(), side="right")
     index = pl.Series(band.key, places, pl.Int16).set(values.is_null(), len(band.labels))
     more = (UNKNOWN,) if values.null_count() else ()
-    return replace(band, labels=(*band.labels, *more), said=(*band.said, *more)), index
+    return replace(band, labels=(*band.labels, *more), words=(*band.words, *more)), index
 
 
 def named(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
-    """The most frequent names, and one band for all others."""
+    """One band per frequent name, and one for all others."""
     text = values.cast(pl.String).fill_null(UNKNOWN)
     counts = text.value_counts(name="n").sort(["n", text.name], descending=[True, False])
     names = counts[text.name].to_list()
-    top = names[:MOST] if len(names) > MOST + 1 else names
+    top = names[:MAX_NAMES] if len(names) > MAX_NAMES + 1 else names
     others = [f"{len(names) - len(top)} others"] if len(top) < len(names) else []
     index = text.replace_strict(top, list(range(len(top))), default=len(top), return_dtype=pl.Int16).alias(band.key)
-    shown = labels([*top, *others])
-    return replace(band, labels=shown, said=shown), index
+    short_names = labels([*top, *others])
+    return replace(band, labels=short_names, words=short_names), index
 
 
 @dataclass(frozen=True)
-class BandedRun:
-    """What figures are counted from."""
+class BandedRun(FinishedRun):
+    """A run whose conversations are sorted into bands and bins; figures are counted from it.
 
-    run: FinishedRun
-    rows: pl.DataFrame
-    """`run.rows`, a column of indices for each band, `s0` ... (the bin of each signal), and, where pairs were found,
-    `dup` and `dup_kept`: whether it has a duplicate in the raw, and among the refined."""
+    `rows` has further columns: `in_<key>` (index of the label in each band), `in_s0` ... (bin of each signal), and, if
+    pairs were measured, `in_dup` and `in_dup_kept` (whether it has a duplicate in raw, and in refined).
+    """
+
     bands: dict[str, Band]
+    """By key."""
     bins: dict[str, Bins]
-    """Each signal's."""
+    """By signal."""
     at_least: float | None
-    """The Jaccard from which on two are duplicates; None where no stage looked for any."""
+    """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
 
 
 def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     """Sort a run's conversations."""
-    rows, found, columns = run.rows, {}, []
+    rows, bands, columns = run.rows, {}, []
     for band, index in _sorts(run):
-        found[band.key] = band
+        bands[band.key] = band
         columns.append(index)
     bins = {}
     for i, signal in enumerate(run.signals):
@@ -117,7 +120,9 @@ def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     if kinds:
         columns.append(duplicated(kinds[0], rows["id"], pl.repeat(value=True, n=rows.height, eager=True)).alias("dup"))
         columns.append(duplicated(kinds[0], rows["id"], rows["keep"]).alias("dup_kept"))
-    return BandedRun(run, _with(rows, columns), found, bins, kinds[0].at_least if kinds else None)
+    rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
+    at_least = kinds[0].at_least if kinds else None
+    return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)
 
 
 def _sorts(run: FinishedRun) -> Iterator[tuple[Band, pl.Series]]:
@@ -136,14 +141,8 @@ def _sorts(run: FinishedRun) -> Iterator[tuple[Band, pl.Series]]:
         yield named(rows["language"], LANGUAGE)
 
 
-def _with(rows: pl.DataFrame, columns: list[pl.Series]) -> pl.DataFrame:
-    """Rows with columns whose names no signal has: a prefix keeps a signal `ppl` and the band `ppl` apart."""
-    return rows.hstack([column.alias(f"in_{column.name}") for column in columns])
-
-
-def crossing(sorted_: BandedRun) -> tuple[Band, Band] | None:
-    """The two bands that the main heatmap shows: perplexity and toxicity, or what comes nearest to them."""
-    there = sorted_.bands
-    across = [there[key] for key in ("ppl", "length", "lang") if key in there]
-    down = [there[key] for key in ("tox", "source") if key in there]
+def crossing(run: BandedRun) -> tuple[Band, Band] | None:
+    """The two bands of the main heatmap: perplexity and toxicity, or substitutes; None if no signal serves."""
+    across = [run.bands[key] for key in ("ppl", "length", "lang") if key in run.bands]
+    down = [run.bands[key] for key in ("tox", "source") if key in run.bands]
     return (across[0], down[0]) if across else None

@@ -13,27 +13,27 @@ from pipeline.report.bars import AxisKind
 from pipeline.report.run.signals import Signal
 
 BINS = 24
-"""Bins of a distribution, about."""
-WHOLE = 24
-"""Whole numbers up to this far apart have a bin each."""
+"""Approximate number of bins of a distribution."""
+MAX_WHOLE = 24
+"""Maximum range of whole numbers that have a bin each."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """Edges of bins, and the kind of their axis: "whole" has a bin for each whole number, in its middle."""
+    """Edges of bins, and their axis; "whole" has a bin around each whole number."""
 
     edges: tuple[float, ...]
     axis: AxisKind = "linear"
 
 
 def binned(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
-    """A signal's bins, its thresholds inside where they are near; none where nothing was measured."""
+    """The bins of a signal, which include thresholds (`marks`) that are near; none if no value is known."""
     known = values.drop_nulls().to_numpy().astype(np.float64)
     if not known.size:
         return Bins(())
     low, high = float(known.min()), float(known.max())
     whole = bool(np.all(known == np.round(known)))
-    if whole and high - low <= WHOLE:
+    if whole and high - low <= MAX_WHOLE:
         return Bins(tuple((np.arange(low, high + 2) - 0.5).tolist()), "whole")
     if low >= 0 and high <= 1 and not signal.log:
         return Bins(tuple(np.linspace(0, 1, 21).tolist()))
@@ -46,7 +46,7 @@ def binned(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
 
 
 def _logarithmic(known: NDArray[np.float64], *, whole: bool) -> list[float]:
-    """Edges in equal steps of the logarithm; zeros among whole numbers have a bin of their own, others the first."""
+    """Edges in equal steps of the logarithm; zero has its own bin among whole numbers, else it is in the first."""
     above = known[known > 0]
     if not above.size:
         return [0.0, 1.0]
@@ -59,7 +59,7 @@ def _logarithmic(known: NDArray[np.float64], *, whole: bool) -> list[float]:
 
 
 def places(values: pl.Series, at: Sequence[float]) -> pl.Series:
-    """Each value's bin, from 0; the outer bins take what lies beyond them; null where it is unknown."""
+    """Index of the bin of each value; the outer bins include values beyond them; null if unknown."""
     if len(at) < 2:  # noqa: PLR2004  a bin has two edges
         return pl.Series([None] * values.len(), dtype=pl.Int16)
     found = np.searchsorted(np.asarray(at, np.float32), values.fill_null(0.0).to_numpy(), side="right") - 1

@@ -1,4 +1,4 @@
-"""Named checks of a run: what must hold for its output to be what it says it is, looked at in the files themselves."""
+"""Named checks of a run, made on its files: what must hold for the output to be what it claims to be."""
 
 from __future__ import annotations
 
@@ -11,49 +11,50 @@ from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
 from pipeline.report.run.duplicates import Kind, both
 from pipeline.report.run.frame import FinishedRun
+from pipeline.rules import KeepBest
 from stages.files import read_frame
 from stages.files import rows as rows_of
 
 SHARE = "refined share within bounds"
-"""A check that says what is plausible, not whether files are what they say they are."""
+"""Name of the one check that judges plausibility rather than integrity; it never blocks a conclusion."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The share of conversations that a plausible refinement keeps."""
+    """The share of conversations that a plausible run keeps."""
 
     least: float = 0.05
     most: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no share is within.
+        """Refuse bounds that no share can meet.
 
         Raises:
-            ReportError: the least is above the most.
+            ReportError: `least` is above `most`.
         """
         if self.least > self.most:
             raise ReportError(
-                f"--min-kept {self.least:g} is above --max-kept {self.most:g}: no share would pass; exchange them"
+                f"--min-kept {self.least:g} is above --max-kept {self.most:g}, so no share can pass: swap them"
             )
 
 
 @dataclass
 class _Files:
-    """What the output folders hold, counted as a reader of them would."""
+    """What the output folders hold."""
 
     refined: int = 0
     rejected: int = 0
     quarantined: int = 0
     misplaced: int = 0
-    """Shards whose refined and rejected ids are not those decided on."""
+    """Shards whose refined and rejected ids are not those of the decisions."""
     unreasoned: int = 0
-    """Rejected rows without a reason, or with one that no rule gives."""
+    """Rejected rows whose reason is null or not one of the plan."""
     null: int = 0
-    """Rows with a message, a content or a list of messages that is null."""
+    """Rows in which a prompt, a content or the list of messages is null."""
 
 
 def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
-    """All checks, in the order a reader cares about them."""
+    """All checks, the most important first."""
     files = _read(run)
     counts = run.manifest.counts
     total = files.refined + files.rejected + files.quarantined
@@ -67,7 +68,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
             f"{counts.ingested:,} in = {files.refined:,} refined + {files.rejected:,} rejected + "
             f"{files.quarantined:,} quarantined",
         ),
-        Check("ids are unique", twice == 0, f"{n:,} conversations, {twice:,} ids given twice"),
+        Check("ids are unique", twice == 0, f"{n:,} conversations, {twice:,} ids occur twice"),
         Check(
             "each conversation is where its decision says",
             files.misplaced == 0,
@@ -89,28 +90,25 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
 
 
 def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
-    """No two kept are duplicates, and every dropped duplicate has a kept one."""
-    if not any(kind.name in _ruled(run) for kind in kinds):
-        why = "no keep_best rule in this plan; the stage dedup with its rule adds it"
+    """No two kept conversations are duplicates, and every dropped duplicate has a kept one."""
+    ruled = {rule.pairs for rule in run.plan.rules if isinstance(rule, KeepBest)}
+    if not any(kind.name in ruled for kind in kinds):
+        why = "this plan has no keep_best rule; the stage dedup with its rule adds this check"
         return [Check("no two kept duplicates", None, why)]
-    found = []
+    checks = []
     for kind in kinds:
         pairs = both(kind, run.rows["id"], run.rows["keep"])
-        said = f"{pairs:,} kept pairs at Jaccard {kind.at_least:g} or more among the pairs found"
-        found.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, said))
+        finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
+        checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
     kept = run.rows.filter(pl.col("keep")).select("id")
     lost = dropped.join(kept, left_on="duplicate_of", right_on="id", how="anti").height
-    said = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
-    return [*found, Check("every dropped duplicate has a kept one", lost == 0, said)]
-
-
-def _ruled(run: FinishedRun) -> set[str]:
-    return {str(getattr(rule, "pairs", "")) for rule in run.plan.rules}
+    finding = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
+    return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
 def _read(run: FinishedRun) -> _Files:
-    """Count what lies in the output folders, one shard at a time."""
+    """Count the rows of the output folders, one shard at a time."""
     files = _Files()
     for shard in run.store.shards():
         decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem)).select("id", "keep")
@@ -127,7 +125,7 @@ def _read(run: FinishedRun) -> _Files:
 
 
 def _counted(files: _Files, path: Path, columns: list[str]) -> pl.DataFrame:
-    """Columns of an output shard; its nulls in text are counted on the way."""
+    """Columns of an output shard; rows with a null in their text are counted in `files`."""
     frame = read_frame(path, [*columns, "prompt", "messages"])
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)

@@ -1,4 +1,4 @@
-"""Frames that figures are drawn from: rows of conversations in, one row a cell, a bin or a step out."""
+"""Frames for figures: conversations in, one row per cell, bin or step out."""
 
 from __future__ import annotations
 
@@ -10,72 +10,75 @@ from pipeline.manifest import Manifest
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.signals import Signal
 
-SAMPLE = 20_000
-"""Conversations that rank correlations are computed from at most: their error is below 0.01 then."""
-ACROSS, LEVELS = 14, 10
-"""Signals that a matrix of correlations, or of levels, shows at most."""
+MAX_SAMPLE = 20_000
+"""Maximum number of conversations for rank correlations; their standard error is then below 0.01."""
+MAX_CORRELATED, MAX_LEVELS = 14, 10
+"""Maximum number of signals in a matrix of correlations, and of levels."""
 
 
 def _grid(across: Band, down: Band) -> pl.DataFrame:
     """Every cell of two bands: xi, yi, x, y."""
-    x = pl.DataFrame({"xi": range(len(across.labels)), "x": across.labels}, schema_overrides={"xi": pl.Int16})
-    y = pl.DataFrame({"yi": range(len(down.labels)), "y": down.labels}, schema_overrides={"yi": pl.Int16})
-    return y.join(x, how="cross")
+    return _labels(down, "y").join(_labels(across, "x"), how="cross")
 
 
-def cells(sorted_: BandedRun, across: Band, down: Band) -> pl.DataFrame:
-    """Conversations in each cell.
+def _labels(band: Band, axis: str) -> pl.DataFrame:
+    """The labels of a band, with their indices in the column `<axis>i`."""
+    index = pl.Series(f"{axis}i", range(len(band.labels)), pl.Int16)
+    return pl.DataFrame([index, pl.Series(axis, band.labels, pl.String)])
+
+
+def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
+    """Count the conversations in each cell.
 
     Returns:
-        xi, yi, x, y, raw, refined, removed (conversations), removed_share (of the cell's), and, where pairs were
-        looked for, dup_raw and dup_refined: the share of the cell's conversations that have a duplicate in the same
-        corpus, and dup_change, null where the cell is empty.
+        xi, yi, x, y, raw, refined, removed (conversations), removed_share (of the cell), and, if pairs were measured,
+        dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same corpus) and dup_change;
+        null for an empty cell.
     """
     counted = [pl.len().cast(pl.Int64).alias("raw"), pl.col("keep").sum().cast(pl.Int64).alias("refined")]
-    if sorted_.at_least is not None:
+    if run.at_least is not None:
         counted += [
             pl.col("in_dup").mean().alias("dup_raw"),
             pl.col("in_dup_kept").filter(pl.col("keep")).mean().alias("dup_refined"),
         ]
     keys = {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}
-    found = sorted_.rows.group_by(list(keys)).agg(*counted).rename(keys)
+    found = run.rows.group_by(list(keys)).agg(*counted).rename(keys)
     frame = _grid(across, down).join(found, on=["xi", "yi"], how="left", maintain_order="left")
     frame = frame.with_columns(pl.col("raw", "refined").fill_null(0)).with_columns(
         removed=pl.col("raw") - pl.col("refined"),
         removed_share=pl.when(pl.col("raw") > 0).then(1 - pl.col("refined") / pl.col("raw")),
     )
-    if sorted_.at_least is None:
+    if run.at_least is None:
         return frame
     return frame.with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
 
 
-def reasons(sorted_: BandedRun, across: Band) -> pl.DataFrame:
-    """What each rule removed in each band.
+def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
+    """Count what each rule removed in each band.
 
     Returns:
-        xi, yi (number of the rule), x, y (its reason), n (conversations), share (of the band's); rules that removed
-        nothing are left out.
+        xi, yi (number of the rule), x, y (its reason), n (conversations), share (of the band); rules that removed
+        nothing are omitted.
     """
-    key, names = f"in_{across.key}", sorted_.run.reasons
-    rows = sorted_.rows.select(pl.col(key).alias("xi"), pl.col("reason").cast(pl.String).alias("y"))
+    key, names = f"in_{across.key}", run.reasons
+    rows = run.rows.select(pl.col(key).alias("xi"), pl.col("reason").cast(pl.String).alias("y"))
     found = rows.drop_nulls("y").group_by("xi", "y").agg(n=pl.len().cast(pl.Int64))
     removing = [(i, name) for i, name in enumerate(names) if name in set(found["y"].to_list())]
     rules = pl.DataFrame(removing, schema={"yi": pl.Int16, "y": pl.String}, orient="row")
-    x = pl.DataFrame({"xi": range(len(across.labels)), "x": across.labels}, schema_overrides={"xi": pl.Int16})
-    frame = rules.join(x, how="cross").join(found, on=["xi", "y"], how="left", maintain_order="left")
+    frame = rules.join(_labels(across, "x"), how="cross").join(found, on=["xi", "y"], how="left", maintain_order="left")
     sizes = rows.group_by("xi").agg(size=pl.len())
     frame = frame.join(sizes, on="xi", how="left", maintain_order="left").with_columns(pl.col("n").fill_null(0))
     return frame.with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0)).drop("size")
 
 
-def together(sorted_: BandedRun) -> pl.DataFrame:
-    """How often two rules fire on the same conversation.
+def together(run: BandedRun) -> pl.DataFrame:
+    """Count how often two rules fire on the same conversation.
 
     Returns:
-        xi, yi, x, y, n (conversations), share (of those that the rule `y` fires on); rules that never fire are left
-        out.
+        xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires); rules that never fire are
+        omitted.
     """
-    rows, names = sorted_.rows, sorted_.run.reasons
+    rows, names = run.rows, run.reasons
     alone = {i: int(rows[f"in_rule{i}"].sum()) for i in range(len(names))}
     firing = [i for i, n in alone.items() if n]
     found = []
@@ -87,24 +90,24 @@ def together(sorted_: BandedRun) -> pl.DataFrame:
     return pl.DataFrame(found, schema=schema, orient="row").sort("yi", "xi")
 
 
-def varied(sorted_: BandedRun) -> list[Signal]:
-    """The signals that have more than one value, at most `ACROSS` of them."""
-    rows = sorted_.rows
-    return [signal for signal in sorted_.run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:ACROSS]
+def varied(run: BandedRun) -> list[Signal]:
+    """The signals that have more than one value, at most `MAX_CORRELATED`."""
+    rows = run.rows
+    return [signal for signal in run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:MAX_CORRELATED]
 
 
-def levels(sorted_: BandedRun, down: Band) -> pl.DataFrame:
-    """How high each signal is in each band.
+def levels(run: BandedRun, down: Band) -> pl.DataFrame:
+    """Compute the level of each signal in each band.
 
     Returns:
         yi, y, x (signal), and for raw and refined: n (conversations in which it is known), median, and rank, the mean
-        percentile rank (0 to 100) among all raw conversations; change of the rank. Null where nothing is known.
+        percentile rank (0 to 100) among all raw conversations; change of the rank. Null if nothing is known.
     """
-    signals = varied(sorted_)[:LEVELS]
-    parts = [_level(sorted_.rows, f"in_{down.key}", signal.name) for signal in signals]
+    signals = varied(run)[:MAX_LEVELS]
+    parts = [_level(run.rows, f"in_{down.key}", signal.name) for signal in signals]
     if not parts:
         return pl.DataFrame(schema={"yi": pl.Int16, "x": pl.String})
-    y = pl.DataFrame({"yi": range(len(down.labels)), "y": down.labels}, schema_overrides={"yi": pl.Int16})
+    y = _labels(down, "y")
     names = pl.DataFrame({"x": [signal.name for signal in signals]})
     frame = (
         y.join(names, how="cross")
@@ -115,7 +118,6 @@ def levels(sorted_: BandedRun, down: Band) -> pl.DataFrame:
 
 
 def _level(rows: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
-    """The level of one signal in each band."""
     value = pl.col(name)
     known = rows.select(
         pl.col(key).alias("yi"), "keep", value.alias("v"), (value.rank() / value.count() * 100).alias("rank")
@@ -131,16 +133,16 @@ def _level(rows: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
     )
 
 
-def correlations(sorted_: BandedRun) -> pl.DataFrame:
-    """Spearman's rank correlation of every two signals, over conversations in which both are known.
+def correlations(run: BandedRun) -> pl.DataFrame:
+    """Compute Spearman's rank correlation of each pair of signals, over conversations in which both are known.
 
     Returns:
-        x, y, raw, refined, change; null where fewer than ten are known or one does not vary.
+        x, y, raw, refined, change; null if fewer than ten are known or one does not vary.
     """
-    names = [signal.name for signal in varied(sorted_)]
-    rows = sorted_.rows.select("keep", *names)
+    names = [signal.name for signal in varied(run)]
+    rows = run.rows.select("keep", *names)
     kept = rows.filter(pl.col("keep"))
-    raw, refined = (part.sample(min(SAMPLE, part.height), seed=0) for part in (rows, kept))
+    raw, refined = (part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, kept))
     found = []
     for a, b in combinations_with_replacement(names, 2):
         pair = [spearman(part, a, b) for part in (raw, refined)]
@@ -152,20 +154,20 @@ def correlations(sorted_: BandedRun) -> pl.DataFrame:
 
 
 def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
-    """Their rank correlation where both are known; None where fewer than ten are, or one does not vary."""
+    """Spearman's rank correlation of two columns; None if fewer than ten rows know both, or one does not vary."""
     known = rows.select(a=pl.col(a).cast(pl.Float64), b=pl.col(b).cast(pl.Float64)).drop_nulls()
     if known.height < 10:  # noqa: PLR2004  too few to say anything
         return None
     found = known.select(pl.corr("a", "b", method="spearman")).item()
-    return None if found is None or found != found else float(found)  # noqa: PLR0124  NaN where one is constant
+    return None if found is None or found != found else float(found)  # noqa: PLR0124  NaN if one is constant
 
 
-def distribution(sorted_: BandedRun, signal: Signal) -> pl.DataFrame:
+def distribution(run: BandedRun, signal: Signal) -> pl.DataFrame:
     """A signal's histogram: i, low, high (edges), raw, refined (conversations)."""
-    edges = sorted_.bins[signal.name].edges
-    key = f"in_s{sorted_.run.signals.index(signal)}"
+    edges = run.bins[signal.name].edges
+    key = f"in_s{run.signals.index(signal)}"
     counts = (
-        sorted_.rows.drop_nulls(key)
+        run.rows.drop_nulls(key)
         .group_by(pl.col(key).alias("i"))
         .agg(raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64))
     )
@@ -178,9 +180,9 @@ def distribution(sorted_: BandedRun, signal: Signal) -> pl.DataFrame:
     )
 
 
-def mix(sorted_: BandedRun, band: Band) -> pl.DataFrame:
-    """The share of each band: i, y (label), raw, refined (conversations), raw_share, refined_share, kept_share."""
-    counts = sorted_.rows.group_by(pl.col(f"in_{band.key}").alias("i")).agg(
+def mix(run: BandedRun, band: Band) -> pl.DataFrame:
+    """The share of each label of a band: i, y (label), raw, refined (conversations), and raw_, refined_, kept_share."""
+    counts = run.rows.group_by(pl.col(f"in_{band.key}").alias("i")).agg(
         raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
     )
     labels = pl.DataFrame({"i": range(len(band.labels)), "y": band.labels}, schema_overrides={"i": pl.Int16})
@@ -195,11 +197,11 @@ def mix(sorted_: BandedRun, band: Band) -> pl.DataFrame:
 
 
 def retention(manifest: Manifest) -> pl.DataFrame:
-    """From what came in to what is kept.
+    """Count what is left after each step, from ingested to kept.
 
     Returns:
-        i (number of the rule; null for what is none), step, kind ("in", "dropped" or "kept"), n (conversations), begin
-        and end (how many were left before and after), share (of all); rules that dropped nothing are left out.
+        i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end (how
+        many were left before and after), share (of all); rules that dropped nothing are omitted.
     """
     counts = manifest.counts
     left = counts.ingested

@@ -1,4 +1,4 @@
-"""Figures of one dimension: retention, distributions with the thresholds on them, and mixes raw against refined."""
+"""Figures of one dimension: retention, distributions with their thresholds, and mixes of raw and refined."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pipeline.report.text import labels, short
 MINUS = "\N{MINUS SIGN}"
 
 
-def retention(sorted_: BandedRun) -> Figure:
-    """From what came in to what is kept."""
-    frame = counts.retention(sorted_.run.manifest)
+def retention(run: BandedRun) -> Figure:
+    """What is left after each rule, from ingested to kept."""
+    frame = counts.retention(run.manifest)
     steps = frame.with_columns(
         step=pl.Series(labels(frame["step"].to_list())),
         text=pl.Series(
@@ -35,36 +35,36 @@ def retention(sorted_: BandedRun) -> Figure:
         .then(pl.format("reason:{}", "i"))
         .otherwise(pl.lit("")),
     )
-    idle = [rule.reason for rule in sorted_.run.manifest.rules if not rule.dropped]
+    idle = [rule.reason for rule in run.manifest.rules if not rule.dropped]
     notes = (f"Dropped nothing: {', '.join(labels(idle))}.",) if idle else ()
     return Figure(
         "retention",
         "What was kept, and what each rule dropped",
-        "Rules are asked in the order of the plan; a conversation counts for the first that fires.",
+        "Rules apply in the order of the plan; a conversation counts for the first that fires.",
         (Panel("", bars.waterfall(steps), frame, notes),),
     )
 
 
-def distributions(sorted_: BandedRun) -> Figure | None:
-    """Every signal, with the thresholds of the rules; None where there is none."""
-    known = {signal: sorted_.rows[signal.name].drop_nulls() for signal in sorted_.run.signals}
-    panels = tuple(_distribution(sorted_, signal) for signal, values in known.items() if values.n_unique() > 1)
+def distributions(run: BandedRun) -> Figure | None:
+    """Every signal, with the thresholds of the rules; None if no signal varies."""
+    known = {signal: run.rows[signal.name].drop_nulls() for signal in run.signals}
+    panels = tuple(_distribution(run, signal) for signal, values in known.items() if values.n_unique() > 1)
     same = [f"{signal.name} ({short(values[0])})" for signal, values in known.items() if values.n_unique() == 1]
     if not panels:
         return None
     return Figure(
         "distributions",
         "Every signal, with the thresholds of the rules",
-        "Blue is kept and orange dropped; heights are on a square-root scale, so that rare values can be seen. Dashed "
-        "lines are thresholds." + (f" Always the same here: {', '.join(same)}." if same else ""),
+        "Blue is kept, orange is dropped; heights have a square-root scale, so that rare values are visible. Dashed "
+        "lines are thresholds." + (f" Constant in this corpus: {', '.join(same)}." if same else ""),
         panels,
         small=True,
     )
 
 
-def _distribution(sorted_: BandedRun, signal: Signal) -> Panel:
-    frame = counts.distribution(sorted_, signal)
-    number = sorted_.run.signals.index(signal)
+def _distribution(run: BandedRun, signal: Signal) -> Panel:
+    frame = counts.distribution(run, signal)
+    number = run.signals.index(signal)
     said = [f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()]
     bins = frame.with_columns(
         tip=pl.format(
@@ -72,24 +72,24 @@ def _distribution(sorted_: BandedRun, signal: Signal) -> Panel:
         ),
         pick=pl.format(f"s{number}:{{}}", "i"),
     )
-    found = thresholds(sorted_.run.plan, signal.name)
-    axis = sorted_.bins[signal.name]
+    found = thresholds(run.plan, signal.name)
+    axis = run.bins[signal.name]
     low, high = axis.edges[0], axis.edges[-1]
     marks = [_between(threshold) if axis.axis == "whole" else threshold.at for threshold in found]
     marks = [mark for mark in marks if low <= mark <= high]
-    unknown = sorted_.rows[signal.name].null_count()
+    unknown = run.rows[signal.name].null_count()
     notes = [
-        f"{reason}: {threshold.said}" + ("" if low <= threshold.at <= high else " (outside of what is here)")
+        f"{reason}: {threshold.said}" + ("" if low <= threshold.at <= high else " (outside the range of this corpus)")
         for threshold, reason in zip(found, labels([threshold.reason for threshold in found]), strict=True)
     ]
     if unknown:
-        notes.append(f"unknown for {unknown:,} conversations ({unknown / sorted_.rows.height:.1%})")
+        notes.append(f"unknown for {unknown:,} conversations ({unknown / run.rows.height:.1%})")
     chart = bars.distribution(bins, marks, signal.unit or signal.name, axis.axis)
     return Panel(signal.name, chart, frame, tuple(notes))
 
 
 def _between(threshold: Threshold) -> float:
-    """Where a threshold parts whole numbers: "> 0" drops what is right of 0.5."""
+    """Where a threshold separates whole numbers: "> 0" drops what is right of 0.5."""
     for operator, shift in ((">=", -0.5), ("<=", 0.5), (">", 0.5), ("<", -0.5)):
         if operator in threshold.said:
             return threshold.at + shift
@@ -99,14 +99,14 @@ def _between(threshold: Threshold) -> float:
 MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
 
 
-def mix(sorted_: BandedRun) -> Figure | None:
-    """Languages, lengths and sources, raw against refined; None where nothing of it is known."""
+def mix(run: BandedRun) -> Figure | None:
+    """Languages, lengths and sources, raw against refined; None if none was measured."""
     panels = []
     for key, title in MIXES.items():
-        band = sorted_.bands.get(key)
+        band = run.bands.get(key)
         if band is None or (key == "source" and len(band.labels) < 2):  # noqa: PLR2004  one source is no mix
             continue
-        frame = counts.mix(sorted_, band)
+        frame = counts.mix(run, band)
         both = pl.concat(
             frame.select(
                 "i",
@@ -127,6 +127,6 @@ def mix(sorted_: BandedRun) -> Figure | None:
     return Figure(
         "mix",
         "The mix, raw against refined",
-        "Shares of conversations; a bar that grows belongs to a kind that was dropped less than others.",
+        "Shares of conversations; a kind whose share grows was dropped less often than others.",
         tuple(panels),
     )

@@ -1,4 +1,4 @@
-"""A finished run as one narrow frame: decisions and the signals that figures show, and no text."""
+"""A complete run as one narrow frame: decisions and the signals that figures show, without text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from stages.files import read_frame
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that is complete, and what a report needs of each of its conversations."""
+    """A complete run, and what a report needs of each conversation."""
 
     store: Store
     plan: Plan
     manifest: Manifest
     signals: tuple[Signal, ...]
     rows: pl.DataFrame
-    """One row a conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
-    `in_rule0` ... (whether each rule fires, in the order of the plan), language where it was measured, and signals as
-    Float32. About 200 bytes a conversation, and a hundred more when they are sorted into bands."""
+    """One row per conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
+    `in_rule0` ... (whether each rule fires, in the order of the plan), language if it was measured, and signals as
+    Float32. About 200 bytes per conversation; sorting into bands adds 100."""
 
     @property
     def reasons(self) -> list[str]:
@@ -35,7 +35,7 @@ class FinishedRun:
         return [rule.reason for rule in self.plan.rules]
 
     def has(self, *names: str) -> bool:
-        """Whether all of these were measured."""
+        """Whether all of these signals were measured."""
         return all(name in self.rows.columns for name in names)
 
 
@@ -43,8 +43,8 @@ def finished(folder: Path) -> FinishedRun:
     """Read a run.
 
     Raises:
-        RunFolderError: it is no run, is not complete, is in use, or its signals are not those of its plan.
-        CorruptInputError: a file of it cannot be read.
+        RunFolderError: it is not a complete run, is in use, or a stage of its plan was not measured.
+        CorruptInputError: a file of the run cannot be read.
     """
     store = run_at(folder)
     plan = measured_plan(store)
@@ -54,14 +54,14 @@ def finished(folder: Path) -> FinishedRun:
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:
-    """The rows of one shard, without any text."""
+    """The rows of one shard."""
     names = [signal.name for signal in signals]
     language = ["language"] if plan.signals.get("language") == pl.String else []
     measured = signals_of(plan, store, shard, [*names, *language]).with_columns(_finite(name) for name in names)
     fired = {rule.reason: f"in_rule{i}" for i, rule in enumerate(plan.rules)}
     decided = decisions_of(store, shard)
     if not decided["id"].equals(measured["id"]):
-        raise RunFolderError(f"{store.decisions} is of other conversations: start `refine decide {store.folder}`")
+        raise RunFolderError(f"{store.decisions} holds other conversations: start `refine decide {store.folder}`")
     kept = ("keep", "reason", "duplicate_of", "jaccard")
     return (
         read_frame(store.raw(shard), ["id", "source"])
@@ -74,6 +74,6 @@ def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) ->
 
 
 def _finite(name: str) -> pl.Expr:
-    """A signal as Float32; what is beyond all bounds is unknown, since no axis could show it."""
+    """A signal as Float32; an infinite value becomes null, since no axis can show it."""
     value = pl.col(name).cast(pl.Float32)
     return pl.when(value.is_finite()).then(value).alias(name)

@@ -12,49 +12,46 @@ from pipeline.report.run import counts
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.text import largest, short
 
-FITS = 5
-"""Letters of a label that fit below a column."""
+MAX_LETTERS = 5
+"""Maximum number of letters of a label that fits below a column."""
 KEEPS = {"raw": "", "refined": " kept", "removed": " dropped"}
-"""What a click on a panel asks for beside the cell."""
+"""What a click on a panel selects besides the cell."""
 
 
 def _side(band: Band) -> Side:
-    return Side(band.title, band.labels, upright=any("|" not in label and len(label) > FITS for label in band.labels))
+    upright = any("|" not in label and len(label) > MAX_LETTERS for label in band.labels)
+    return Side(band.title, band.labels, upright=upright)
 
 
 def _text(values: pl.Series, form: str = "") -> pl.Series:
-    """Numbers as they stand in a cell; nothing where there is nothing."""
+    """Numbers as text for cells; null for null and, without a format, for 0."""
     if form:
         return pl.Series([None if value is None else _formed(value, form) for value in values], dtype=pl.String)
     return pl.Series([short(value) if value else None for value in values], dtype=pl.String)
 
 
 def _median(values: pl.Series) -> pl.Series:
-    """Medians as they stand in a cell: 0 is one."""
+    """Medians as text for cells, 0 included."""
     return pl.Series([None if value is None else short(value) for value in values], dtype=pl.String)
 
 
 def _formed(value: float, form: str) -> str:
-    """A number by a form, with a real minus and without a zero before the point."""
-    said = format(value, form)
-    if not said.strip("+-0."):  # "-0.00" is 0
+    """A formatted number with a typographic minus and without a zero before the point."""
+    text = format(value, form)
+    if not text.strip("+-0."):  # "-0.00" is 0
         return "0"
-    return (
-        said.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1)
-        if "." in said
-        else said.replace("-", "\N{MINUS SIGN}")
-    )
+    return text.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1 if "." in text else 0)
 
 
 def _cell_names(frame: pl.DataFrame, across: Band, down: Band) -> pl.Series:
-    x, y = pl.Series(across.said), pl.Series(down.said)
+    x, y = pl.Series(across.words), pl.Series(down.words)
     named = pl.format(f"{across.word} {{}}, {down.word} {{}}", pl.col("a"), pl.col("b"))
     return frame.select(a=x.gather(frame["xi"]), b=y.gather(frame["yi"])).select(named).to_series()
 
 
-def conversations(sorted_: BandedRun, across: Band, down: Band) -> Figure:
-    """How many conversations are in each cell, and what was removed."""
-    frame = counts.cells(sorted_, across, down)
+def conversations(run: BandedRun, across: Band, down: Band) -> Figure:
+    """The number of conversations in each cell, and how many were removed."""
+    frame = counts.cells(run, across, down)
     frame = frame.with_columns(
         cell=_cell_names(frame, across, down),
         at=pl.format(f"{across.key}:{{}} {down.key}:{{}}", "xi", "yi"),
@@ -83,9 +80,9 @@ def conversations(sorted_: BandedRun, across: Band, down: Band) -> Figure:
     )
 
 
-def duplicates(sorted_: BandedRun, across: Band, down: Band) -> Figure:
-    """The share of each cell's conversations that have a near-duplicate."""
-    frame = counts.cells(sorted_, across, down)
+def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
+    """The share of conversations in each cell that have a duplicate."""
+    frame = counts.cells(run, across, down)
     frame = frame.with_columns(
         cell=_cell_names(frame, across, down), at=pl.format(f"{across.key}:{{}} {down.key}:{{}} dup:1", "xi", "yi")
     )
@@ -107,18 +104,18 @@ def duplicates(sorted_: BandedRun, across: Band, down: Band) -> Figure:
     return Figure(
         f"duplicates-{across.key}-{down.key}",
         f"Duplicates by {across.word} and {down.word}",
-        f"Per cent of each cell's conversations with another one at Jaccard {sorted_.at_least:g} or more beside them "
-        "in the same corpus, exact copies included.",
+        f"Percentage of conversations in each cell with another one at Jaccard {run.at_least:g} or above in the "
+        "same corpus, exact copies included.",
         tuple(panels),
     )
 
 
-def removed(sorted_: BandedRun, across: Band) -> Figure | None:
-    """What each rule removed along a band; None where nothing was removed."""
-    frame = counts.reasons(sorted_, across)
+def removed(run: BandedRun, across: Band) -> Figure | None:
+    """What each rule removed along a band; None if nothing was removed."""
+    frame = counts.reasons(run, across)
     if frame.is_empty():
         return None
-    said = pl.Series(across.said).gather(frame["xi"])
+    said = pl.Series(across.words).gather(frame["xi"])
     cells = frame.select(
         *("x", "y"),
         value=pl.when(pl.col("n") > 0).then(pl.col("share")),
@@ -136,15 +133,15 @@ def removed(sorted_: BandedRun, across: Band) -> Figure | None:
     return Figure(
         f"removed-{across.key}",
         f"What each rule removed, by {across.title.split(' (')[0]}",
-        "Numbers count conversations, colours say which share of the column that is; a conversation counts for the "
+        "Numbers count conversations, and colours show their share of the column; a conversation counts for the "
         "first rule that fired.",
         (Panel("", chart, frame.select("x", "y", "n", "share")),),
     )
 
 
-def together(sorted_: BandedRun) -> Figure | None:
-    """How often two rules fire on the same conversation; None where no rule fires."""
-    frame = counts.together(sorted_)
+def together(run: BandedRun) -> Figure | None:
+    """How often two rules fire on the same conversation; None if no rule fires."""
+    frame = counts.together(run)
     if frame.is_empty():
         return None
     cells = frame.select(
@@ -167,18 +164,18 @@ def together(sorted_: BandedRun) -> Figure | None:
     return Figure(
         "rules",
         "Rules that fire together",
-        "The diagonal counts all conversations that a rule fires on, whichever rule was first; a rule on duplicates "
-        "looks only at what the others left.",
+        "The diagonal counts all conversations on which a rule fires, whichever rule was first; a rule on duplicates "
+        "sees only what the other rules left.",
         (Panel("", chart, frame.select("x", "y", "n", "share")),),
     )
 
 
-def levels(sorted_: BandedRun, down: Band) -> Figure | None:
-    """How high each signal is in each band; None where no signal varies."""
-    frame = counts.levels(sorted_, down)
+def levels(run: BandedRun, down: Band) -> Figure | None:
+    """The level of each signal in each band; None if no signal varies."""
+    frame = counts.levels(run, down)
     if frame.is_empty():
         return None
-    names = tuple(signal.name for signal in counts.varied(sorted_)[: counts.LEVELS])
+    names = tuple(signal.name for signal in counts.varied(run)[: counts.MAX_LEVELS])
     rank = Colour("mean percentile rank", (0.0, 100.0), form=".0f")
     change = largest(frame["change"].abs(), 1.0)
     moved = Colour("change of the mean rank", (-change, change), diverging=True, form="+.1f")
@@ -199,14 +196,13 @@ def levels(sorted_: BandedRun, down: Band) -> Figure | None:
     return Figure(
         f"signals-{down.key}",
         f"Signals by {down.word}",
-        "Colours: the mean percentile rank among all raw conversations, 50 being usual; numbers: medians, and the "
-        "change of the rank on the right.",
+        "Colours show the mean percentile rank among all raw conversations (50 is average); numbers are medians "
+        "and, on the right, the change of the rank.",
         tuple(panels),
     )
 
 
 def _level(down: Band) -> pl.Expr:
-    """A cell of `levels` as a sentence."""
     medians = [pl.col(name).round_sig_figs(4) for name in ("raw_median", "refined_median")]
     ranks = [pl.col(name).round(1) for name in ("raw_rank", "refined_rank")]
     return pl.format(
@@ -216,11 +212,11 @@ def _level(down: Band) -> pl.Expr:
     )
 
 
-def correlations(sorted_: BandedRun) -> Figure | None:
-    """Rank correlations of signals; None where fewer than two vary."""
-    frame = counts.correlations(sorted_)
-    names = tuple(signal.name for signal in counts.varied(sorted_))
-    if len(names) < 2:  # noqa: PLR2004  one signal goes with none
+def correlations(run: BandedRun) -> Figure | None:
+    """Rank correlations of signals; None if fewer than two vary."""
+    frame = counts.correlations(run)
+    names = tuple(signal.name for signal in counts.varied(run))
+    if len(names) < 2:  # noqa: PLR2004  a correlation needs two
         return None
     rank = Colour("Spearman's rank correlation", (-1.0, 1.0), diverging=True, form="+.1f")
     change = replace(rank, title="change of that correlation")
@@ -240,7 +236,7 @@ def correlations(sorted_: BandedRun) -> Figure | None:
         panels.append(Panel(title, chart, frame.select("x", "y", name)))
     return Figure(
         "correlations",
-        "Signals that go together",
-        f"Spearman's rank correlation over at most {counts.SAMPLE:,} conversations in which both signals are known.",
+        "Signals that correlate",
+        f"Spearman's rank correlation over up to {counts.MAX_SAMPLE:,} conversations in which both are known.",
         tuple(panels),
     )
