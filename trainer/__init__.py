@@ -1,5 +1,5 @@
-"""The one kind of error of the trainer that a user can cause; each module has its own below it, beside its code."""
+"""Training of small language models and their scaling laws. Each module defines its own `TrainerError` subclass."""
 
 
 class TrainerError(ValueError):
-    """Training, its data or its law cannot be had as asked; the message is the sentence that a user needs."""
+    """Base class of every error that a user of the trainer can cause; the message is one sentence with the remedy."""

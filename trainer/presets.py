@@ -1,7 +1,7 @@
-"""Presets: everything that decides a training besides its data and seed. Phases are data.
+"""Presets: everything that determines a training run besides its data and seed. Phases are data.
 
-`house` is what the project trains with. The others are the user's experiments of November 2025, flaws included, so that
-they can be repeated to the number (docs of each flaw: `Preset.flaws`).
+`house` is the default. The others reproduce experiments of November 2025 to the digit, including their known flaws
+(`Preset.flaws`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from trainer.cvfp.settings import Phase1, Phase2
 
 
 class PresetError(TrainerError):
-    """There is no such preset, or it cannot be used so; the message says what there is."""
+    """An unknown preset, or a value that a preset cannot have."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """What of a conversation is trained on, and how conversations stand in a stream.
+    """The text of a conversation, and how conversations are joined to a stream.
 
     Attributes:
-        part: "first", the first message's content, or "conversation", all contents joined by a newline.
-        truncate: tokens of a conversation at most; all by default.
-        separated: whether an end-of-text token opens each conversation and closes the last one. Without it samples
-            follow one another with nothing between, as in the experiments of 2025-11.
+        part: "first" for the content of the first message, "conversation" for all contents joined by newlines.
+        truncate: maximum number of tokens per conversation; None for no maximum.
+        separated: whether an end-of-text token precedes each conversation and follows the last one.
+
+    Raises:
+        PresetError: a value is out of range.
     """
 
     part: Literal["first", "conversation"] = "conversation"
@@ -34,19 +36,14 @@ class Text:
     separated: bool = True
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            PresetError: one cannot be.
-        """
         if self.part not in {"first", "conversation"}:
             raise PresetError(f"part is {self.part!r}, expected first or conversation")
         if self.truncate is not None and self.truncate < 1:
-            raise PresetError(f"truncate is {self.truncate}, expected 1 token or more, or none to keep all")
+            raise PresetError(f"truncate is {self.truncate}, expected at least 1 token, or None to keep all")
 
     @property
     def column(self) -> str:
-        """The column of a corpus that holds this part."""
+        """Name of the corpus column with this text."""
         return "first" if self.part == "first" else "text"
 
 
@@ -55,22 +52,22 @@ class Preset:
     """How a network is trained on a corpus.
 
     Attributes:
-        name: as the command line says it.
-        about: one line for people.
-        shape: of the network; its vocabulary is set by the tokenizer.
-        phase1: how contexts are learned.
-        phase2: how the next token is.
-        text: which text of a conversation, and how conversations stand together.
-        reset: whether contexts begin anew at each conversation.
-        shuffled: whether a seed draws the order of conversations; else it stays that of the corpus.
+        name: name on the command line.
+        about: one-line description.
+        shape: shape of the network; the tokenizer sets its vocabulary.
+        phase1: settings of context learning.
+        phase2: settings of next-token training.
+        text: text of a conversation.
+        reset: whether contexts restart at each conversation.
+        shuffled: whether the seed permutes the conversations; otherwise they keep the order of the corpus.
         tokenizer: "bpe" (trained on the training pool) or "gpt2".
-        vocabulary: ids of a trained tokenizer.
+        vocabulary: number of ids of a trained tokenizer.
         embeddings: "ppmi", "gpt2" or "random".
-        validation: positions of the conversations that choose the epoch and are reported as well, as the user did it;
-            None for a split by near-duplicate clusters with a test set of its own.
-        samples: budgets in conversations, of presets that count so.
+        validation: positions of the conversations that select the epoch and are also the reported set; None for a
+            split by near-duplicate clusters with a separate test set.
+        samples: budgets in conversations; empty if budgets are in tokens.
         budgets: budgets in tokens.
-        flaws: what is known to be wrong with it, for the record.
+        flaws: known flaws of the experiment.
     """
 
     name: str
@@ -90,19 +87,19 @@ class Preset:
     flaws: tuple[str, ...] = ()
 
     def sized(self, vocabulary: int) -> Preset:
-        """This preset for a vocabulary of so many ids."""
+        """This preset for a vocabulary of this size."""
         return replace(self, shape=replace(self.shape, vocabulary=vocabulary))
 
     def settings(self) -> dict[str, Any]:
-        """All that decides a training besides its data and seed, as JSON has it; not the names, nor the budgets."""
-        found = asdict(replace(self, name="", about="", flaws=(), budgets=(), samples=()))
-        chosen = self.validation
-        return found | {"validation": None if chosen is None else [chosen.start, chosen.stop]}
+        """Everything that determines a training run besides data, seed and budget, as JSON values."""
+        settings = asdict(replace(self, name="", about="", flaws=(), budgets=(), samples=()))
+        span = self.validation
+        return settings | {"validation": None if span is None else [span.start, span.stop]}
 
 
 HOUSE = Preset(
     name="house",
-    about="constant width, untied head, every known flaw mended; chosen by measurement (tests/bench/house_choice.py)",
+    about="constant width, untied head, every known flaw fixed; chosen by measurement (tests/bench/house_choice.py)",
     shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, inputs=2, weight_std=0.05),
     phase1=Phase1(passes=10, least=3, diversity="rms", weighted=True),
     phase2=Phase2(
@@ -119,26 +116,31 @@ HOUSE = Preset(
         restore=True,
     ),
 )
+"""The default preset.
 
-"""What the project trains with.
+Its weight decay is 4 at 40,000 tokens and scales with 1 / sqrt(tokens). PPL by weight decay on the trainer benchmark
+with its embeddings (one seed, random frozen context block):
 
-PPL on the trainer benchmark with its embeddings, by weight decay at a budget: at 3,125 tokens 1,099 with 4, 985 with
-14; at 5,000 877 with 4, 801 with 11; at 10,000 583 with 4, 570 with 8; at 40,000 269 with 4, 281 with 2; at 80,000
-212 with 4, 204 with 2.8, 206 with 2, 228 with 1; at 200,000 156 with 4, 139 with 2, 137 with 1.8, 142 with 1, 165
-with 0.5. So 4 at 40,000, and the inverse of the root of the tokens elsewhere. One seed each, a random frozen block in
-place of phase 1, found on the validation ids that the table of tests/bench/house.py reports: a little flattering. On
-the embedded default, and on held-out ids of the benchmark that are not reported, half and twice this decay are no
-better (tests/bench/house_choice.py; its table is in the README). With embeddings of the training ids alone a budget of
-80,000 would rather have 4 (326 against 337).
+    3,125 tokens    1,099 with 4, 985 with 14
+    5,000           877 with 4, 801 with 11
+    10,000          583 with 4, 570 with 8
+    40,000          269 with 4, 281 with 2
+    80,000          212 with 4, 204 with 2.8, 206 with 2, 228 with 1
+    200,000         156 with 4, 139 with 2, 137 with 1.8, 142 with 1, 165 with 0.5
+
+These are the validation ids that tests/bench/house.py reports, so the choice is slightly optimistic. On the embedded
+default and on unreported held-out ids of the benchmark, half and twice this decay are no better
+(tests/bench/house_choice.py). With embeddings from the training ids alone, 4 is better at 80,000 tokens (326 instead of
+337).
 """
 
-_BOTH = (
-    "the validation set chooses the epoch and is the number reported",
-    "no near-duplicates are removed between training and validation",
-    "only the first message of a conversation is text",
-    "contexts and targets run across conversations, with nothing between them",
-    "optimiser steps grow with the corpus, so the exponent measures training progress too",
-    "the reported epoch's weights are not kept",
+_FLAWS = (
+    "the validation set selects the epoch and is the reported set",
+    "near-duplicates between training and validation are not removed",
+    "only the first message of a conversation is used",
+    "contexts and targets cross conversation borders without a separator",
+    "the number of optimiser steps grows with the corpus, so the exponent also measures training progress",
+    "the weights of the reported epoch are not kept",
 )
 _NOVEMBER_27 = Preset(
     name="e1",
@@ -155,9 +157,9 @@ _NOVEMBER_27 = Preset(
     samples=(50, 100, 200, 500),
     budgets=(),
     flaws=(
-        *_BOTH,
-        "ten conversations of validation: PPL within 11 % at best (690 tokens there)",
-        "the strength of diversity falls with the corpus",
+        *_FLAWS,
+        "the validation set has ten conversations (690 tokens), so PPL is accurate to 11 % at best",
+        "the diversity term weakens as the corpus grows",
     ),
 )
 _NOVEMBER_28 = replace(
@@ -166,9 +168,9 @@ _NOVEMBER_28 = replace(
     validation=range(1000, 1050),
     samples=(500, 1000),
     flaws=(
-        *_BOTH,
-        "fifty conversations of validation: PPL within 3 % at best (9,050 tokens there)",
-        "two budgets: a line through two points",
+        *_FLAWS,
+        "the validation set has fifty conversations (9,050 tokens), so PPL is accurate to 3 % at best",
+        "there are two budgets: any two points lie on a power law",
     ),
 )
 _V1 = replace(_NOVEMBER_28, phase1=Phase1(passes=10, least=3, chunk=4096, trials=10))
@@ -204,26 +206,25 @@ PRESETS = {
         replace(
             _V2,
             name="e4a",
-            about="E4-A of 2025-11-28: 6 layers falling to 768, one token, tied head",
+            about="E4-A of 2025-11-28: 6 layers narrowing to 768, one token, tied head",
             shape=Shape(vocabulary=50257, layers=6, widths="reduced", tied=True),
         ),
         replace(
             _V2,
             name="e4b",
-            about="E4-B of 2025-11-28: 3 layers falling to 1536, one token, tied head",
+            about="E4-B of 2025-11-28: 3 layers narrowing to 1536, one token, tied head",
             shape=Shape(vocabulary=50257, layers=3, context=1536, widths="reduced", tied=True),
         ),
     )
 }
-"""All presets by name."""
 
 
 def find(name: str) -> Preset:
-    """A preset by its name.
+    """Return the preset of this name.
 
     Raises:
-        PresetError: there is none; the message lists those there are.
+        PresetError: there is none; the message lists the presets.
     """
     if name not in PRESETS:
-        raise PresetError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise PresetError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

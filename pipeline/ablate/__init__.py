@@ -162,7 +162,7 @@ def verdict(
         if exponent:
             how = "steeper on one test set and flatter on the other" if exponent == verdicts.MIXED else exponent
             changed.append(f"{one.reason} {one.how} makes it {how}")
-    open_ended = f"; delta-alpha has no interval for {', '.join(unknown)}" if unknown else ""
+    open_ended = f"; delta alpha has no interval for {', '.join(unknown)}" if unknown else ""
     if len(unknown) == len(contrasts):
         return f"Nothing can be concluded{open_ended}."
     count = len(contrasts) - len(unknown)

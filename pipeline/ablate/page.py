@@ -17,74 +17,82 @@ if TYPE_CHECKING:
 
 PANELS = {"alone": "Each rule alone, against raw", "on top": "Each rule on top of all others"}
 """Titles of the panels of a figure, by `Contrast.how`."""
+TERMS = (
+    "CVFP, a small language model whose context vectors come from a fixed-point iteration, is trained on growing parts "
+    "of each corpus, and PPL = A tokens^alpha is fitted. Delta alpha is the exponent with the rule minus the exponent "
+    "without it: below 0, PPL falls faster with training tokens if the rule is applied. Test sets: raw-test holds "
+    "conversations of the raw corpus, refined-test those of them that all rules keep."
+)
+"""Explanation of the terms of the headline."""
 
 
-def page(found: Ablation) -> Page:
+def page(ablation: Ablation) -> Page:
     """The report of an ablation."""
-    run = found.pair.run
+    run = ablation.pair.run
     name = visible(run.folder.resolve().name, 60) if run is not None else ""
-    head, rows = contrast_rows(found)
-    tests = found.test_sets()
+    head, rows = contrast_rows(ablation)
+    tests = ablation.test_sets()
     about = (
         "Alone: the corpus that only this rule has cleaned, against raw. On top: the refined corpus against the corpus "
         "that all other rules leave."
     )
     if tests:
-        about += (
-            " Delta alpha is the exponent of the arm with the rule minus that of the arm without it; PPL is at the "
-            f"largest budget. {EFFECTIVE_SIZE}"
-        )
+        about += f" PPL is at the largest budget. {EFFECTIVE_SIZE}"
     return Page(
         title=f"Which rule changed the exponent of {name}?",
         kicker=f"refine ablate · {name}",
-        headline=visible(found.sentence),
+        headline=visible(ablation.sentence),
         tiles=tuple(
-            Tile(f"{int(mask.sum()):,}", f"conversations in {arm}") for arm, mask in found.pair.union.members.items()
+            Tile(f"{int(mask.sum()):,}", f"conversations in {arm}") for arm, mask in ablation.pair.union.members.items()
         ),
         warnings=(),
-        checks=tuple(found.checks),
+        checks=tuple(ablation.checks),
         sections=(
             Section(
                 "rules",
                 "What each rule does",
                 about,
-                tuple(one for one in (_figure(found, key) for key in VALUES) if one),
+                tuple(one for one in (_figure(ablation, key) for key in VALUES) if one),
                 (Table(head, tuple(rows)), *([test_table(tests)] if tests else [])),
                 missing=tuple(
-                    f"{visible(note)}." for note in [*filter(None, (one.test.small for one in tests)), *found.skipped]
+                    f"{visible(note)}."
+                    for note in [*filter(None, (one.test.small for one in tests)), *ablation.skipped]
                 ),
             ),
             Section(
                 "origin",
                 "How to repeat it",
                 "Arms with the same training data share a training run; after an interruption, repeat the command.",
-                texts=(("The command that makes this again", visible("\n".join([found.command, *_design(found)]))),),
+                texts=(
+                    ("The command that makes this again", visible("\n".join([ablation.command, *_design(ablation)]))),
+                ),
             ),
         ),
-        numbers=numbers(found),
+        about=TERMS if tests else "",
+        numbers=numbers(ablation),
     )
 
 
-def _design(found: Ablation) -> list[str]:
-    if found.experiment is None:
+def _design(ablation: Ablation) -> list[str]:
+    if ablation.experiment is None:
         return []
-    design, preset = found.experiment.design, found.experiment.arms.preset.name
+    design, preset = ablation.experiment.design, ablation.experiment.arms.preset.name
     budgets = ", ".join(f"{budget:,}" for budget in design.budgets)
     return [f"# preset {preset}; budgets {budgets} tokens; {design.seeds} seeds"]
 
 
-def contrast_rows(found: Ablation) -> HeadAndRows:
+def contrast_rows(ablation: Ablation) -> HeadAndRows:
     """One row per contrast and test set; without training, one row per contrast and what it drops."""
     head = ("rule", "how", "drops", "adds", "test set", "delta alpha", "PPL differs by", "a token's worth")
     rows: Rows = []
-    for one in found.contrasts:
+    for one in ablation.contrasts:
         begin = (visible(one.reason, 40), one.how, one.dropped, one.added)
-        if not found.scored:
+        if not ablation.scored:
             rows.append(begin)
             continue
-        numbers = [(*begin, visible(test, 40), *_cells(power)) for test, power in found.by_power_law(one)]
+        numbers = [(*begin, visible(test, 40), *_cells(power)) for test, power in ablation.by_power_law(one)]
         rows += numbers or [(*begin, "-", "-", "-", "-")]
-    return head if found.scored else head[:4], rows
+    return head if ablation.scored else head[:4], rows
 
 
 def _cells(power: Difference) -> tuple[str, str, str]:
@@ -93,29 +101,29 @@ def _cells(power: Difference) -> tuple[str, str, str]:
     return delta_alpha(power), ppl_change(power), token_worth(power)
 
 
-def numbers(found: Ablation) -> dict[str, Any]:
+def numbers(ablation: Ablation) -> dict[str, Any]:
     """Everything for a script."""
     contrasts = [
-        {**vars(one), "test_sets": {test: difference_dict(power) for test, power in found.by_power_law(one)}}
-        for one in found.contrasts
+        {**vars(one), "test_sets": {test: difference_dict(power) for test, power in ablation.by_power_law(one)}}
+        for one in ablation.contrasts
     ]
-    design = found.experiment.design if found.experiment else None
+    design = ablation.experiment.design if ablation.experiment else None
     return {
-        "command": found.command,
-        "verdict": found.sentence,
+        "command": ablation.command,
+        "verdict": ablation.sentence,
         "contrasts": contrasts,
-        "skipped": list(found.skipped),
+        "skipped": list(ablation.skipped),
         "budgets": list(design.budgets) if design else [],
         "seeds": design.seeds if design else 0,
     }
 
 
-def _figure(found: Ablation, key: str) -> Figure | None:
+def _figure(ablation: Ablation, key: str) -> Figure | None:
     """Differences with their intervals, a panel per way of applying a rule; None without training."""
     panels = []
     for how, title in PANELS.items():
-        contrasts = [one for one in found.contrasts if one.how == how]
-        rows = [(one.reason, test, power) for one in contrasts for test, power in found.by_power_law(one)]
+        contrasts = [one for one in ablation.contrasts if one.how == how]
+        rows = [(one.reason, test, power) for one in contrasts for test, power in ablation.by_power_law(one)]
         panels.append(panel(title, key, rows))
     title = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}[key]
     return figure(f"rules-{key.replace('_', '-')}", title, f"{HOW_TO_READ}.", panels)

@@ -194,9 +194,9 @@ def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArra
     return frame, (in_a, in_b)
 
 
-def _overlap(found: Pair) -> tuple[str, ...]:
+def _overlap(pair: Pair) -> tuple[str, ...]:
     """A note on two corpora that are equal, or of which the second is not a subset of the first."""
-    (a, b), members = found.names, found.union.members
+    (a, b), members = pair.names, pair.union.members
     shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
     if not alone and members[a].sum() == shared:
         return (f"{a} and {b} hold the same {shared:,} conversations: no difference can be found",)

@@ -112,15 +112,15 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
     if not record.exists():
         trained = texts.gather(np.concatenate([made.split.pool, made.split.validation]))
         save_json(record, asdict(leaks(trained, texts.gather(made.split.test))))
-    found = Leaks(**read_json(record))
-    if found.leaks:
+    counts = Leaks(**read_json(record))
+    if counts.leaks:
         raise LeakError(
-            f"{found.leaks:,} of {found.tested:,} test conversations have a near-duplicate in the training data, "
+            f"{counts.leaks:,} of {counts.tested:,} test conversations have a near-duplicate in the training data, "
             "which happens if thousands are alike: remove near-duplicates first (`refine run` with the stage dedup)"
         )
     for line in made.common.record.lines():
         say(line)
-    return replace(made, leaks=found)
+    return replace(made, leaks=counts)
 
 
 def leaks(trained: pl.Series, tested: pl.Series) -> Leaks:

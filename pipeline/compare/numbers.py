@@ -49,7 +49,7 @@ def _held_out_error(one: Scored, arm: str | None, law: Law) -> str:
 
 def difference_rows(one: Scored) -> HeadAndRows:
     """The second arm against the first on a test set, by law."""
-    return DIFFERENCE_HEAD, [difference_cells(found) for found in one.differences.values()]
+    return DIFFERENCE_HEAD, [difference_cells(difference) for difference in one.differences.values()]
 
 
 def baselines(one: Scored) -> HeadAndRows:
@@ -112,34 +112,34 @@ def corpora_rows(pair: Pair) -> HeadAndRows:
     return ("corpus", *keys), rows
 
 
-def difference_dict(found: Difference) -> dict[str, Any]:
+def difference_dict(difference: Difference) -> dict[str, Any]:
     """A difference for a script: its numbers, their intervals, and whether a token's worth is extrapolated."""
     keys = (*DIFFERENCE_NUMBERS, *(f"{key}_interval" for key in DIFFERENCE_NUMBERS))
-    return {key: finite(getattr(found, key)) for key in keys} | {"extrapolates": found.extrapolates}
+    return {key: finite(getattr(difference, key)) for key in keys} | {"extrapolates": difference.extrapolates}
 
 
-def numbers(found: Comparison) -> dict[str, Any]:
+def numbers(comparison: Comparison) -> dict[str, Any]:
     """Everything for a script; the numbers outside `test_sets` are those of the first test set and the power law."""
     made: dict[str, Any] = {
-        "command": found.command,
-        "verdict": found.verdict.sentence,
-        "concludes": found.verdict.concludes,
-        "corpora": statistics(found.pair),
-        "subset": found.pair.subset,
-        "run": str(found.pair.run.folder) if found.pair.run is not None else None,
-        "notes": list(found.notes),
+        "command": comparison.command,
+        "verdict": comparison.verdict.sentence,
+        "concludes": comparison.verdict.concludes,
+        "corpora": statistics(comparison.pair),
+        "subset": comparison.pair.subset,
+        "run": str(comparison.pair.run.folder) if comparison.pair.run is not None else None,
+        "notes": list(comparison.notes),
     }
-    if found.experiment is None:
+    if comparison.experiment is None:
         return made
-    first, experiment = found.scored[0].differences.get("power"), found.experiment
+    first, experiment = comparison.scored[0].differences.get("power"), comparison.experiment
     keys = ("budget", *DIFFERENCE_NUMBERS, *(f"{key}_interval" for key in DIFFERENCE_NUMBERS), "extrapolates")
     design = experiment.design
     return made | {
         **dict.fromkeys(keys),
         **({"budget": first.budget, **difference_dict(first)} if first else {}),
-        "exponent": found.verdict.exponent or None,
-        "level": found.verdict.level or None,
-        "test_sets": {one.test.name: _test(one) for one in found.scored},
+        "exponent": comparison.verdict.exponent or None,
+        "level": comparison.verdict.level or None,
+        "test_sets": {one.test.name: _test(one) for one in comparison.scored},
         "budgets": list(design.budgets),
         "seeds": design.seeds,
         "decades": design.decades,
@@ -165,7 +165,7 @@ def _test(one: Scored) -> dict[str, Any]:
         "conversations": one.test.conversations,
         "clusters": one.test.distinct,
         "effective_conversations": round(one.test.effective, 1),
-        **finite(one.laws.as_dict()),
+        **one.laws.as_dict(),
         "notes": list(one.notes),
         "trainings": one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts(),
     }

@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
-from pipeline.compare.sections import plan, results
+from pipeline.compare.sections import plan, results, terms
 from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import bars
 from pipeline.report.heatmap import Drawn
@@ -24,41 +24,45 @@ if TYPE_CHECKING:
     from pipeline.compare.result import Comparison
 
 
-def page(found: Comparison) -> Page:
+def page(comparison: Comparison) -> Page:
     """The report of a comparison; for raw and refined of a run, it includes the figures of `refine report`."""
-    first, second = (visible(name, 40) for name in found.pair.names)
-    run = found.pair.run
-    bands = None if found.run is None else banded(found.run.read, found.run.kinds)
-    trained: list[Section] = []
-    if found.experiment is not None:
-        parts = (found.pair.names, found.experiment, found.scored)
-        trained = [*results(*parts), plan(*parts)]
+    first, second = (visible(name, 40) for name in comparison.pair.names)
+    run = comparison.pair.run
+    bands = None if comparison.run is None else banded(comparison.run.read, comparison.run.kinds)
+    names, trained, about = comparison.pair.names, list[Section](), ""
+    if comparison.experiment is not None:
+        trained = [
+            *results(names, comparison.experiment, comparison.scored),
+            plan(names, comparison.experiment, comparison.scored),
+        ]
+        about = terms(names, comparison.scored)
     return Page(
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
-        headline=visible(found.verdict.sentence),
-        tiles=_tiles(found),
-        warnings=(*(visible(note) for note in found.notes), *sections.failed(found.checks)),
-        checks=tuple(found.checks),
+        headline=visible(comparison.verdict.sentence),
+        tiles=_tiles(comparison),
+        warnings=(*(visible(note) for note in comparison.notes), *sections.failed(comparison.checks)),
+        checks=tuple(comparison.checks),
         sections=(
             *trained,
-            corpora_section(found.pair, frozenset() if bands is None else frozenset(bands.bands)),
+            corpora_section(comparison.pair, frozenset() if bands is None else frozenset(bands.bands)),
             *([] if bands is None else sections.of_run(bands)),
-            _origin(found, bands),
+            _origin(comparison, bands),
         ),
+        about=about,
         examples=None if bands is None else sections.clicked(bands),
-        numbers=numbers(found),
+        numbers=numbers(comparison),
     )
 
 
-def _tiles(found: Comparison) -> tuple[Tile, ...]:
-    sizes = mixes.statistics(found.pair).items()
+def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
+    sizes = mixes.statistics(comparison.pair).items()
     words = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
-    power = found.scored[0].differences.get("power") if found.scored else None
+    power = comparison.scored[0].differences.get("power") if comparison.scored else None
     if power is None:
         return words
-    test = visible(found.scored[0].test.name, 30)
-    first, second = (visible(name, 30) for name in found.pair.names)
+    test = visible(comparison.scored[0].test.name, 30)
+    first, second = (visible(name, 30) for name in comparison.pair.names)
     worth, worth_interval = token_worth_parts(power)
     return (
         _tile(
@@ -78,10 +82,12 @@ def _tile(value: str, label: str, ends: str) -> Tile:
     return Tile(value, f"{label}: {ends}" if ends else label)
 
 
-def _origin(found: Comparison, bands: BandedRun | None) -> Section:
-    run = [] if found.pair.run is None else [f"# raw and refined are parts of the run {found.pair.run.folder}"]
-    digests = [f"# {name}: digest {one.digest} of its texts" for name, one in found.pair.corpora.items()]
-    command = "\n".join((found.command, *run, *digests))
+def _origin(comparison: Comparison, bands: BandedRun | None) -> Section:
+    run = (
+        [] if comparison.pair.run is None else [f"# raw and refined are parts of the run {comparison.pair.run.folder}"]
+    )
+    digests = [f"# {name}: digest {one.digest} of its texts" for name, one in comparison.pair.corpora.items()]
+    command = "\n".join((comparison.command, *run, *digests))
     return Section(
         "origin",
         "How to repeat it",

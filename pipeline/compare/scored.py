@@ -95,7 +95,7 @@ class Scored:
     @property
     def differences(self) -> Mapping[Kind, Difference]:
         """The second arm against the first, by law; empty if neither law could be fitted."""
-        return {kind: found for (_, kind), found in self.laws.differences.items()}
+        return {kind: difference for (_, kind), difference in self.laws.differences.items()}
 
 
 def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
@@ -147,4 +147,4 @@ def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:
     try:
         return fit_laws(corpora)
     except ScalingError as error:
-        return CorpusLaws(corpora, {}, {}, {}, (str(error),))
+        return CorpusLaws(corpora, notes=(str(error),))

@@ -49,12 +49,8 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
         Section(
             "difference",
             "The difference",
-            f"{second} compared with {first} on the same test sets, with 95 % intervals. CVFP, a small language model "
-            "whose context vectors come from a fixed-point iteration, is trained on each corpus. "
-            f"{visible(scored[0].test.name)} holds {visible(scored[0].test.about)}. Delta alpha is the scaling "
-            f"exponent of {second} minus that of {first}: below 0, PPL falls faster with training tokens on {second}. "
-            f"PPL is at {budget}, and a token's worth is the number of tokens of {first} that lower PPL there as much "
-            f"as one of {second}.",
+            f"{second} compared with {first} on the same test sets, with 95 % intervals. PPL is at {budget}, and a "
+            f"token's worth is the number of tokens of {first} that lower PPL there as much as one of {second}.",
             tuple(one for one in [_differences(scored)] if one is not None),
             tables=(_joined(scored, difference_rows),),
             missing=tuple(f"{visible(note)}." for note in notes),
@@ -82,6 +78,17 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
             tables=(_joined(scored, point_rows),),
         ),
     ]
+
+
+def terms(names: tuple[str, str], scored: Sequence[Scored]) -> str:
+    """What the headline's terms mean; the arguments are those of `results`."""
+    first, second = map(visible, names)
+    tests = "; ".join(f"{visible(one.test.name)}: {visible(one.test.about)}" for one in scored)
+    return (
+        "CVFP, a small language model whose context vectors come from a fixed-point iteration, is trained on growing "
+        f"parts of each corpus, and PPL = A tokens^alpha is fitted. Delta alpha is the exponent of {second} minus that "
+        f"of {first}: below 0, PPL falls faster with training tokens on {second}. Test sets: {tests}."
+    )
 
 
 def _joined(scored: Sequence[Scored], rows_of: Callable[[Scored], HeadAndRows]) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.compare.scored import Scored
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
 from pipeline.report.parts import Check
-from trainer.prepare.split import CONVERSATIONS
+from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Kind
 
 Interval = tuple[float, float]
@@ -39,7 +39,7 @@ class Verdict:
 def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
     """Conclude from the intervals on all test sets.
 
-    The exponents differ if the 95 % interval of delta-alpha (the second exponent minus the first) excludes 0, on the
+    The exponents differ if the 95 % interval of delta alpha (the second exponent minus the first) excludes 0, on the
     same side, on every test set, and no saturating law contradicts it. The levels differ if the 95 % interval of the
     PPL ratio at the largest common budget excludes 1 in the same way. If the intervals of all test sets exclude it, but
     on different sides, each corpus is better on other text: the verdict is "mixed".
@@ -70,16 +70,16 @@ def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks
 
 def too_few(scored: Sequence[Scored]) -> str:
     """Which test sets are too small for a bootstrap, as a clause; empty if none is."""
-    few = [_few(one) for one in scored if one.test.effective < CONVERSATIONS]  # the bootstrap draws clusters
-    return f"since a test set needs {CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
+    few = [_few(one) for one in scored if one.test.effective < MIN_CONVERSATIONS]  # the bootstrap draws clusters
+    return f"since a test set needs {MIN_CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
 
 
 def no_interval(scored: Sequence[Scored]) -> str:
-    """The test sets on which delta-alpha has no interval, as a clause; empty if it has one on all."""
+    """The test sets on which delta alpha has no interval, as a clause; empty if it has one on all."""
     missing = [one.test.name for one in scored if _alpha(one, "power") is None]
     if scored and not missing:
         return ""
-    return f"delta-alpha has no interval on {', '.join(missing) or 'any test set'}"
+    return f"delta alpha has no interval on {', '.join(missing) or 'any test set'}"
 
 
 def _same(one: Scored) -> bool:
@@ -97,14 +97,14 @@ def _few(one: Scored) -> str:
     text = f"{one.test.name} has {count:,}"
     if distinct < count:
         text += f" in {distinct:,} cluster{'s' * (distinct > 1)} of near-duplicates"
-    if distinct < CONVERSATIONS:
+    if distinct < MIN_CONVERSATIONS:
         return text
     return f"{text}, whose unequal lengths leave an effective sample size (Kish) of {int(one.test.effective)}"
 
 
 def _alpha(one: Scored, kind: Kind) -> Interval | None:
-    found = one.differences.get(kind)
-    return None if found is None else found.delta_alpha_interval
+    difference = one.differences.get(kind)
+    return None if difference is None else difference.delta_alpha_interval
 
 
 def _ratio(one: Scored) -> Interval | None:
@@ -142,14 +142,14 @@ def _exponent_clause(scored: Sequence[Scored], names: tuple[str, str], exponent:
         words = {-1: "steeper", 1: "flatter"}
         exponent = " and ".join(f"{words[_side(_alpha(one, 'power'))]} on {one.test.name}" for one in scored)
     if exponent:
-        return f"The exponent of {second} is {exponent} than that of {first}: delta-alpha is {each}"
+        return f"The exponent of {second} is {exponent} than that of {first}: delta alpha is {each}"
     significant = [one.test.name for one in scored if _side(_alpha(one, "power"))]
     if len(significant) == len(scored):
-        return f"Nothing can be concluded about the exponent, on which the laws disagree: delta-alpha is {each}"
+        return f"Nothing can be concluded about the exponent, on which the laws disagree: delta alpha is {each}"
     if significant:
         only = f"it differs on {', '.join(significant)} alone"
-        return f"Nothing can be concluded about the exponent, since {only}: delta-alpha is {each}"
-    return f"No difference between the exponents of {first} and {second} can be concluded: delta-alpha is {each}"
+        return f"Nothing can be concluded about the exponent, since {only}: delta alpha is {each}"
+    return f"No difference between the exponents of {first} and {second} can be concluded: delta alpha is {each}"
 
 
 def _level_clause(scored: Sequence[Scored], names: tuple[str, str], level: str) -> str:
@@ -190,7 +190,7 @@ def _indication(scored: Sequence[Scored], names: tuple[str, str]) -> str:
     if all(map(_same, scored)):
         return f" (and {_alike(names)})"
     each = _each(fitted, lambda one: delta_alpha(one.differences["power"]))
-    return f" (delta-alpha of {names[1]}, not conclusive: {each})"
+    return f" (delta alpha of {names[1]}, not conclusive: {each})"
 
 
 def _each(scored: Sequence[Scored], text: Callable[[Scored], str]) -> str:

@@ -30,9 +30,14 @@ def signed(value: float, digits: int) -> str:
     return text.replace("-", MINUS) if text.strip("+-0.") else text[1:]
 
 
-def percent(share: float, digits: int = 1) -> str:
-    """A signed share in per cent."""
-    return signed(100 * share, digits) + PERCENT
+def share(value: float) -> str:
+    """A share in per cent."""
+    return f"{100 * value:.2f}{PERCENT}"
+
+
+def percent(value: float) -> str:
+    """A relative change in per cent, with its sign."""
+    return signed(100 * value, 1) + PERCENT
 
 
 def exponent(alpha: float) -> str:
@@ -75,39 +80,42 @@ def _level(ln_A: float) -> str:  # noqa: N803  as the law has it
     return f"{value:,.0f}" if 100 <= value < 1e9 else number(value)  # noqa: PLR2004
 
 
-def difference_cells(found: Difference) -> tuple[str, ...]:
+def difference_cells(difference: Difference) -> tuple[str, ...]:
     """A difference of two laws as a row of a table, with its intervals; see `DIFFERENCE_HEAD`."""
     return (
-        found.kind,
-        delta_alpha(found),
-        with_interval(found.delta_ln_A, found.delta_ln_A_interval, lambda value: signed(value, 3)),
-        ppl_change(found),
-        token_worth(found),
+        difference.kind,
+        delta_alpha(difference),
+        with_interval(difference.delta_ln_A, difference.delta_ln_A_interval, lambda value: signed(value, 3)),
+        ppl_change(difference),
+        token_worth(difference),
     )
 
 
-def delta_alpha(found: Difference) -> str:
+def delta_alpha(difference: Difference) -> str:
     """The difference of the exponents with its interval."""
-    return with_interval(found.delta_alpha, found.delta_alpha_interval, exponent)
+    return with_interval(difference.delta_alpha, difference.delta_alpha_interval, exponent)
 
 
-def ppl_change(found: Difference) -> str:
+def ppl_change(difference: Difference) -> str:
     """The change of PPL from the first corpus to the second at the largest common budget, with its interval."""
-    return with_interval(found.ln_ratio, found.ln_ratio_interval, change)
+    return with_interval(difference.ln_ratio, difference.ln_ratio_interval, change)
 
 
-def token_worth(found: Difference) -> str:
+def token_worth(difference: Difference) -> str:
     """How many tokens of the first corpus one token of the second is worth, with its interval."""
-    value, brackets = token_worth_parts(found)
+    value, brackets = token_worth_parts(difference)
     return f"{value} ({brackets})" if brackets else value
 
 
-def token_worth_parts(found: Difference) -> tuple[str, str]:
+def token_worth_parts(difference: Difference) -> tuple[str, str]:
     """The parts of `token_worth`: the value, and its interval with a mark if it is extrapolated."""
-    if found.efficiency is None:
+    if difference.efficiency is None:
         return "unknown", ""
-    more = [interval(found.efficiency_interval, "{:.2f}".format, ""), "extrapolated" if found.extrapolates else ""]
-    return f"{found.efficiency:.2f}", ", ".join(filter(None, more))
+    more = [
+        interval(difference.efficiency_interval, "{:.2f}".format, ""),
+        "extrapolated" if difference.extrapolates else "",
+    ]
+    return f"{difference.efficiency:.2f}", ", ".join(filter(None, more))
 
 
 def finite(value: Any) -> Any:  # noqa: ANN401  anything that becomes JSON

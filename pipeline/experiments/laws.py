@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ from rich.text import Text
 from pipeline.experiments.formats import (
     DIFFERENCE_HEAD,
     LAW_HEAD,
-    PERCENT,
     difference_cells,
     finite,
     interval,
     law_cells,
     number,
     percent,
+    share,
     with_interval,
 )
 from pipeline.experiments.points_csv import Corpora, read
 from pipeline.terminal import console, safe, table
-from trainer.scaling import Difference, HeldOut, Kind, Law, Points, Prediction, ScalingError, difference, fit, held_out
+from trainer.scaling import Difference, HeldOut, Kind, Law, Prediction, ScalingError, difference, fit, held_out
 
 LAWS: tuple[Kind, ...] = ("power", "saturating")
 Key = tuple[str | None, Kind]
@@ -36,21 +36,23 @@ Key = tuple[str | None, Kind]
 
 @dataclass(frozen=True, eq=False)
 class CorpusLaws:
-    """Both scaling laws of each corpus, and every other corpus against the first.
+    """Both scaling laws of each corpus, and every other corpus against the first; made by `fit_laws`.
 
     Attributes:
         points: by corpus.
         fits: by corpus and law; a law that cannot be fitted is omitted.
         held_out: by corpus; omitted if there are too few budgets.
         differences: by corpus and law: that corpus against the first one.
+        predictions: by corpus and law, one per requested budget.
         notes: why something is omitted, and what to beware of in the rest.
     """
 
-    points: Mapping[str | None, Points]
-    fits: Mapping[Key, Law]
-    held_out: Mapping[str | None, HeldOut]
-    differences: Mapping[Key, Difference]
-    notes: tuple[str, ...]
+    points: Corpora
+    fits: Mapping[Key, Law] = field(default_factory=dict)
+    held_out: Mapping[str | None, HeldOut] = field(default_factory=dict)
+    differences: Mapping[Key, Difference] = field(default_factory=dict)
+    predictions: Mapping[Key, Sequence[Prediction]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> str | None:
@@ -59,37 +61,49 @@ class CorpusLaws:
 
     def law_frame(self) -> pl.DataFrame:
         """One row per corpus and law: its parameters, with the ends of their 95 % intervals (null if unknown)."""
-        return pl.DataFrame(
-            [
-                {"corpus": corpus, "law": kind, **_ends(law, LAW_NUMBERS), "r2": law.r2, "points": law.n}
-                for (corpus, kind), law in self.fits.items()
-            ],
-            infer_schema_length=None,
-        )
+        rows = [
+            {"corpus": corpus, "law": kind, **_ends(law, LAW_NUMBERS), "r2": law.r2, "points": law.n}
+            for (corpus, kind), law in self.fits.items()
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
 
     def difference_frame(self) -> pl.DataFrame:
         """One row per other corpus and law: its difference from the first corpus, with the ends of 95 % intervals."""
-        return pl.DataFrame(
-            [
-                {"corpus": corpus, "against": self.first, "law": kind, "budget": found.budget}
-                | _ends(found, DIFFERENCE_NUMBERS)
-                | {"extrapolates": found.extrapolates}
-                for (corpus, kind), found in self.differences.items()
-            ],
-            infer_schema_length=None,
-        )
+        rows = [
+            {"corpus": corpus, "against": self.first, "law": kind, "budget": found.budget}
+            | _ends(found, DIFFERENCE_NUMBERS)
+            | {"extrapolates": found.extrapolates}
+            for (corpus, kind), found in self.differences.items()
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
 
-    def as_dict(self, predictions: Mapping[Key, Sequence[Prediction]] | None = None) -> dict[str, Any]:
-        """Laws, held-out tests, differences and notes for a script, not all of them finite numbers."""
-        made = predictions or {}
-        return {
-            "laws": [{"corpus": key[0], **_law(law, made.get(key, ()))} for key, law in self.fits.items()],
-            "held_out": [{"corpus": corpus, **vars(found)} for corpus, found in self.held_out.items()],
-            "differences": [
-                {"a": self.first, "b": corpus, **_difference(found)} for (corpus, _), found in self.differences.items()
-            ],
-            "notes": list(self.notes),
-        }
+    def as_dict(self) -> dict[str, Any]:
+        """Laws, held-out tests, differences and notes for a script; numbers that are not finite are null."""
+        made: dict[str, Any] = finite(
+            {
+                "laws": [
+                    {"corpus": key[0], **_law(law, self.predictions.get(key, ()))} for key, law in self.fits.items()
+                ],
+                "held_out": [{"corpus": corpus, **vars(found)} for corpus, found in self.held_out.items()],
+                "differences": [
+                    {"a": self.first, "b": corpus, **_difference(found)}
+                    for (corpus, _), found in self.differences.items()
+                ],
+                "notes": [*self.notes, *self.bases()],
+            }
+        )
+        return made
+
+    def bases(self) -> Iterator[str]:
+        """What the intervals of each law are based on, or why there is none."""
+        for (corpus, kind), law in self.fits.items():
+            label = f"{corpus or 'points'}, {kind} law"
+            budgets = [f"{one.tokens:,.0f}" for one in self.predictions.get((corpus, kind), ()) if one.low is None]
+            if budgets and not law.why_no_interval and law.residual_sd is None:
+                yield f"{label}: predictions have no interval: no degree of freedom is left to estimate the scatter"
+            elif budgets and not law.why_no_interval:
+                yield f"{label}: no interval at {', '.join(budgets)} tokens: it spans a factor of a million or more"
+            yield f"{label}: {law.why_no_interval or f'intervals are {law.basis}'}"
 
 
 LAW_NUMBERS = ("alpha", "ln_A", "floor", "per_doubling")
@@ -105,11 +119,16 @@ def _ends(record: Law | Difference, names: Sequence[str]) -> dict[str, float | N
     return ends
 
 
-def fit_laws(points: Corpora) -> CorpusLaws:
-    """Fit both laws to each corpus, and compare every other corpus with the first.
+def fit_laws(points: Corpora, budgets: Sequence[float] = ()) -> CorpusLaws:
+    """Fit both laws to each corpus, predict PPL at some budgets, and compare every other corpus with the first.
+
+    Args:
+        points: by corpus.
+        budgets: in tokens.
 
     Raises:
-        ScalingError: a corpus has too few budgets for a power law, or two corpora cannot be compared.
+        ScalingError: a corpus has too few budgets for a power law, two corpora cannot be compared, or a budget to
+            predict at is not a finite number above 0.
     """
     fits, tests, differences, notes = (
         dict[Key, Law](),
@@ -127,6 +146,7 @@ def fit_laws(points: Corpora) -> CorpusLaws:
             tests[name] = held_out(given)
         except ScalingError as error:
             notes.append(f"{name or 'points'}: {error}")
+    predictions = {key: law.predict(list(budgets)) if budgets else [] for key, law in fits.items()}
     notes += [f"{name or 'points'}, {kind} law: {note}" for (name, kind), law in fits.items() for note in law.notes]
     first, *others = points
     for name in others:
@@ -135,93 +155,10 @@ def fit_laws(points: Corpora) -> CorpusLaws:
                 found = difference(points[first], points[name], kind, names=(first or "a", name or "b"))
                 differences[name, kind] = found
                 notes += [f"{name} against {first}, {kind} law: {note}" for note in found.notes]
-    return CorpusLaws(points, fits, tests, differences, tuple(dict.fromkeys(notes)))
+    return CorpusLaws(points, fits, tests, differences, predictions, tuple(dict.fromkeys(notes)))
 
 
-@dataclass(frozen=True, eq=False)
-class LawReport:
-    """Laws with predictions: what `refine scale` prints.
-
-    Attributes:
-        laws: of each corpus.
-        predictions: by corpus and law, one per requested budget.
-        notes: those of the laws, and what the intervals are based on.
-    """
-
-    laws: CorpusLaws
-    predictions: Mapping[Key, Sequence[Prediction]]
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report for a script; numbers that are not finite are null."""
-        report: dict[str, Any] = finite(self.laws.as_dict(self.predictions) | {"notes": self.notes})
-        return report
-
-    def tables(self) -> Iterator[object]:
-        """The report's numbers for a person."""
-        head: tuple[str, ...] = ("corpus", *LAW_HEAD, "per doubling")
-        rows: list[tuple[object, ...]] = [
-            (corpus or "", *law_cells(law), with_interval(law.per_doubling, law.per_doubling_interval, _share))
-            for (corpus, _), law in self.laws.fits.items()
-        ]
-        yield table("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", head, rows, _numbers(head))
-        yield table("\nPoints", *_fitted(self.laws))
-        head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
-        rows = [
-            (corpus or "", kind, f"{one.tokens:,.0f}", *_predicted(one))
-            for (corpus, kind), made in self.predictions.items()
-            for one in made
-        ]
-        if rows:
-            yield table("\nPredictions for a new training run", head, rows, frozenset({2, 3, 4}))
-        head = ("", *DIFFERENCE_HEAD, "at tokens")
-        rows = [
-            (f"{corpus} against {self.laws.first}", *difference_cells(found), f"{found.budget:,.0f}")
-            for (corpus, _), found in self.laws.differences.items()
-        ]
-        if rows:
-            yield table("\nDifferences, with 95 % intervals", head, rows, _numbers(head))
-
-    def sentences(self) -> Iterator[str]:
-        """The held-out tests and the notes, one sentence each."""
-        for corpus, found in self.laws.held_out.items():
-            same = math.isclose(found.power, found.saturating, rel_tol=1e-6)
-            better = "both predict the same" if same else f"the {found.preferred} law predicts better"
-            noise = "" if same or found.clear is not False else " (the difference is within the noise of the seeds)"
-            yield (
-                f"\n{corpus or 'points'}: fitted without {found.budget:,.0f} tokens, where PPL is "
-                f"{number(found.measured)}, the power law gives {number(found.power)} ({percent(found.power_error)}), "
-                f"the saturating law {number(found.saturating)} ({percent(found.saturating_error)}): {better}{noise}"
-            )
-        yield ""
-        yield from self.notes
-
-
-def law_report(laws: CorpusLaws, budgets: Sequence[float] = ()) -> LawReport:
-    """Predict PPL at some budgets, in tokens, and say what all intervals are based on.
-
-    Raises:
-        ScalingError: a budget is not a finite number above 0.
-    """
-    predictions = {key: law.predict(list(budgets)) if budgets else [] for key, law in laws.fits.items()}
-    notes = list(laws.notes)
-    for (corpus, kind), law in laws.fits.items():
-        unbounded = [] if law.why_no_interval else _without_interval(law, predictions[corpus, kind])
-        reasons = [*unbounded, law.why_no_interval or f"intervals are {law.basis}"]
-        notes += [f"{corpus or 'points'}, {kind} law: {reason}" for reason in reasons]
-    return LawReport(laws, predictions, tuple(notes))
-
-
-def _without_interval(law: Law, predictions: Sequence[Prediction]) -> Iterator[str]:
-    """Why predictions of a law that has intervals have none."""
-    budgets = [f"{one.tokens:,.0f}" for one in predictions if one.low is None]
-    if budgets and law.residual_sd is None:
-        yield "predictions have no interval: no degree of freedom is left to estimate the scatter around the law"
-    elif budgets:
-        yield f"at {', '.join(budgets)} tokens the interval is omitted: it spans a factor of a million or more"
-
-
-def fit_points(file: Path, budgets: Sequence[float] = ()) -> LawReport:
+def fit_points(file: Path, budgets: Sequence[float] = ()) -> CorpusLaws:
     """Fit both laws to the points of a CSV file, corpus by corpus.
 
     Args:
@@ -233,21 +170,59 @@ def fit_points(file: Path, budgets: Sequence[float] = ()) -> LawReport:
     """
     points = read(file)
     try:
-        return law_report(fit_laws(points), budgets)
+        return fit_laws(points, budgets)
     except ScalingError as error:
         raise ScalingError(f"{file}: {error}") from None
 
 
-def show(report: LawReport, *, as_json: bool = False) -> None:
-    """Print a report as tables and sentences, or as JSON."""
+def show(laws: CorpusLaws, *, as_json: bool = False) -> None:
+    """Print laws as tables and sentences, or as JSON."""
     if as_json:
-        sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(laws.as_dict(), indent=2) + "\n")
         return
     out = console()
-    for made in report.tables():
+    for made in _tables(laws):
         out.print(made)
-    for sentence in report.sentences():
+    for sentence in _sentences(laws):
         out.print(Text(safe(sentence)))
+
+
+def _tables(laws: CorpusLaws) -> Iterator[object]:
+    head: tuple[str, ...] = ("corpus", *LAW_HEAD, "per doubling")
+    rows: list[tuple[object, ...]] = [
+        (corpus or "", *law_cells(law), with_interval(law.per_doubling, law.per_doubling_interval, share))
+        for (corpus, _), law in laws.fits.items()
+    ]
+    yield table("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", head, rows, _numbers(head))
+    yield table("\nPoints", *_fitted(laws))
+    head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
+    rows = [
+        (corpus or "", kind, f"{one.tokens:,.0f}", *_predicted(one))
+        for (corpus, kind), made in laws.predictions.items()
+        for one in made
+    ]
+    if rows:
+        yield table("\nPredictions for a new training run", head, rows, frozenset({2, 3, 4}))
+    head = ("", *DIFFERENCE_HEAD, "at tokens")
+    rows = [
+        (f"{corpus} against {laws.first}", *difference_cells(found), f"{found.budget:,.0f}")
+        for (corpus, _), found in laws.differences.items()
+    ]
+    if rows:
+        yield table("\nDifferences, with 95 % intervals", head, rows, _numbers(head))
+
+
+def _sentences(laws: CorpusLaws) -> Iterator[str]:
+    for corpus, found in laws.held_out.items():
+        same = math.isclose(found.power, found.saturating, rel_tol=1e-6)
+        better = "both predict the same" if same else f"the {found.preferred} law predicts better"
+        noise = "" if same or found.clear is not False else " (the difference is within the noise of the seeds)"
+        yield (
+            f"\n{corpus or 'points'}: fitted without {found.budget:,.0f} tokens, where PPL is "
+            f"{number(found.measured)}, the power law gives {number(found.power)} ({percent(found.power_error)}), "
+            f"the saturating law {number(found.saturating)} ({percent(found.saturating_error)}): {better}{noise}"
+        )
+    yield from ("", *laws.notes, *laws.bases())
 
 
 def _law(law: Law, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -278,10 +253,6 @@ def _law(law: Law, predictions: Sequence[Prediction]) -> dict[str, Any]:
 def _difference(found: Difference) -> dict[str, Any]:
     rest = {one.name: getattr(found, one.name) for one in fields(found) if one.name not in {"a", "b", "kind"}}
     return {"law": found.kind, **rest}
-
-
-def _share(value: float) -> str:
-    return f"{value:.2%}".replace("%", PERCENT)
 
 
 def _numbers(head: Sequence[str]) -> frozenset[int]:

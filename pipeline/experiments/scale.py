@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from pipeline.experiments.formats import number
-from pipeline.experiments.laws import LawReport, fit_laws, law_report, show
+from pipeline.experiments.laws import CorpusLaws, fit_laws, show
 from pipeline.experiments.points_csv import Corpora
 from pipeline.experiments.schedule import carry_out
 from pipeline.experiments.train import TrainOptions, prepared
@@ -38,13 +38,13 @@ class ScalingResult:
         folder: of the experiment: points.csv, law.json and trainings/.
         data: a description of the prepared data.
         runs: one row per training run: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder.
-        report: the laws of every kind of model, by the kind's name, with predictions.
+        laws: of every kind of model, by its name, with predictions.
     """
 
     folder: Path
     data: dict[str, Any]
     runs: pl.DataFrame
-    report: LawReport
+    laws: CorpusLaws
 
 
 def scale(
@@ -81,20 +81,19 @@ def scale(
             pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
         )  # as `refine scale --points` reads it
         runs.select(names, pl.exclude("kind")).write_csv(folder / "points.csv")
-        report = law_report(fit_laws(points_by_kind(runs, resampled)), predict)
-        save_json(folder / "law.json", report.as_dict())
-    return ScalingResult(folder, data.record.as_dict(), runs, report)
+        laws = fit_laws(points_by_kind(runs, resampled), predict)
+        save_json(folder / "law.json", laws.as_dict())
+    return ScalingResult(folder, data.record.as_dict(), runs, laws)
 
 
 def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
     """Print the network's laws and how its baselines compare, or everything as JSON."""
     if as_json:
-        report = {"folder": str(result.folder), "data": result.data, **result.report.as_dict()}
+        report = {"folder": str(result.folder), "data": result.data, **result.laws.as_dict()}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
-    network, laws = CVFP.label, result.report.laws
-    budgets = [one.tokens for one in result.report.predictions[network, "power"]]
-    show(law_report(fit_laws({network: laws.points[network]}), budgets))
+    budgets = [one.tokens for one in result.laws.predictions[CVFP.label, "power"]]
+    show(fit_laws({CVFP.label: result.laws.points[CVFP.label]}, budgets))
     out = console()
     out.print(baseline_table(result.runs))
     beaten = lost_to(result.runs)

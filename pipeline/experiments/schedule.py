@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
 from pipeline.engine import Local
 from pipeline.terminal import say
 from trainer.experiment.jobs import Job, run
@@ -24,9 +20,7 @@ from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import METRICS, read
 
 LINE_INTERVAL = 20.0
-"""Seconds between lines of progress if stderr is not a terminal."""
-BAR_INTERVAL = 1.0
-"""Seconds between updates of the progress bar on a terminal."""
+"""Seconds between lines of progress."""
 MIN_SHARE = 0.1
 """Share of the work from which the time left is extrapolated from the time spent, not from the estimated cost."""
 
@@ -140,26 +134,20 @@ def _say_results(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], No
 
 @contextmanager
 def _progress(folder: Path, jobs: Sequence[Job], cost: Cost) -> Iterator[None]:
-    """Show the share of the work that is done: a bar on a terminal, a line every `LINE_INTERVAL` otherwise."""
-    began, stop, terminal = time.monotonic(), threading.Event(), sys.stderr.isatty()
-    columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+    began, stop = time.monotonic(), threading.Event()
 
-    def watch(bars: Progress) -> None:
-        bar = bars.add_task("", total=1.0)
-        while not stop.wait(BAR_INTERVAL if terminal else LINE_INTERVAL):
+    def watch() -> None:
+        while not stop.wait(LINE_INTERVAL):
             share, text = progress(folder, jobs, cost, time.monotonic() - began)
-            bars.update(bar, completed=share, description=text)
-            if not terminal:
-                say(f"{share:.0%} of the work: {text}")
+            say(f"{share:.0%} of the work: {text}")
 
-    with Progress(*columns, console=Console(stderr=True), disable=not terminal) as bars:
-        thread = threading.Thread(target=watch, args=(bars,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> tuple[float, str]:

@@ -1,5 +1,5 @@
-"""A report: numbers of a corpus become figures, figures become one page that needs nothing else.
+"""The page kit: parts of a page, charts, and the folder of a report. It knows no run and no experiment.
 
-`finished` reads a run, `counts` and its neighbours make frames, `charts` draws them, `parts` names what a page consists
-of, `page` renders it and `folder` puts it where it belongs. Whoever has other numbers adds a `parts.Section`.
+`parts` names what a page consists of, `bars` and `heatmap` draw frames, `page` renders a `parts.Page` as one HTML file,
+and `folder` writes it with its pictures and numbers. To show other numbers, make a `parts.Section` of them.
 """

@@ -1,4 +1,4 @@
-"""Bars: a frame in, a chart out. They are neither saved nor shown here, and no text becomes an expression."""
+"""Bar charts of frames. No text of a corpus becomes a Vega expression."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pipeline.report.heatmap import TIP, Drawn
 from pipeline.report.text import largest
 
 FULL: Any = "container"
-"""As wide as the page lets it; a PNG has a width of its own."""
+"""Width of a chart that fills its container on the page; a PNG has a fixed width."""
 SHORT = "format(datum.value, '~s')"
-"""Each number by itself: 0 and 1k, where an axis would write 0k and 1k."""
+"""Vega expression that formats each tick by itself: 0 and 1k, not 0k and 1k."""
 _NUMBER: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
 _ENDS: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
 def waterfall(steps: pl.DataFrame) -> Drawn:
-    """The way from what came in to what is kept, one bar a step.
+    """Steps from the conversations taken in to those kept, one bar per step.
 
     Args:
         steps: step, kind, begin, end, n (conversations), text, tip, pick.
@@ -42,8 +42,7 @@ def waterfall(steps: pl.DataFrame) -> Drawn:
 
 
 def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
-    """The number of each bar: in it, where it fits, else on the paper before or after it."""
-    low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
+    """The number of each bar: inside it if it fits, else before or after it."""
     most = largest(steps["n"], 1.0)
     low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
     ends = steps.select(
@@ -52,12 +51,12 @@ def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
         where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(high - low < most * 0.3).then(pl.lit("before")),
         ink=pl.when(pl.col("kind") == "kept").then(pl.lit(theme.PAPER)).otherwise(pl.lit(theme.INK)),
     )
-    said = alt.Chart(ends).encode(
+    numbers = alt.Chart(ends).encode(
         y=alt.Y("step:N", sort=steps["step"].to_list()), x=alt.X("at:Q", scale=along), text="text:N"
     )
-    within = said.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **_NUMBER)
-    outside = [  # named, because the page's style sheet recolours what stands on paper
-        said.transform_filter(f"datum.where == '{where}'")
+    within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **_NUMBER)
+    outside = [  # named, because the page's style sheet recolours text that is not inside a bar
+        numbers.transform_filter(f"datum.where == '{where}'")
         .mark_text(align=align, dx=dx, color=theme.INK, **_NUMBER)
         .properties(name=where)
         for where, align, dx in _ENDS
@@ -66,13 +65,13 @@ def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
 
 
 def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
-    """How a signal is distributed: all conversations, the kept ones in front, and the thresholds of rules.
+    """The distribution of a signal: all conversations, the kept ones in front, and the thresholds of rules.
 
     Args:
         bins: low, high, raw, refined (conversations), tip, pick.
         marks: the thresholds.
         title: of the axis: the signal and its unit.
-        kind: of the axis; "whole" has a tick in the middle of a bin.
+        kind: of the axis; "whole" puts ticks in the middle of bins.
     """
     data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
     edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
@@ -93,7 +92,6 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
 
 
 def _along(edges: list[float], title: str, kind: AxisKind) -> alt.X:
-    """The axis of a signal."""
     scale: dict[str, Any] = {"type": "linear", "zero": False}
     ticks: dict[str, Any] = {"tickCount": 5}
     if kind == "log":
@@ -112,20 +110,20 @@ def _along(edges: list[float], title: str, kind: AxisKind) -> alt.X:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Ticks of a logarithmic axis: powers of ten, or 1, 2, 5 where those would be too few."""
+    """Ticks of a logarithmic axis: powers of ten, with multiples of 2 and 5 if there are fewer than three."""
     steps = [step * 10.0**power for power in range(-3, 13) for step in (1, 2, 5)]
     least = low if low > 0 else 1.0
     tens = [tick for tick in steps[::3] if least <= tick <= high]
-    found = tens if len(tens) > 2 else [tick for tick in steps if least <= tick <= high]  # noqa: PLR2004
-    return [0.0, *found] if low <= 0 else found
+    ticks = tens if len(tens) > 2 else [tick for tick in steps if least <= tick <= high]  # noqa: PLR2004
+    return [0.0, *ticks] if low <= 0 else ticks
 
 
 def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Drawn:
-    """The share of each kind of conversation, raw above refined.
+    """The shares of groups of conversations in each corpus, raw above refined.
 
     Args:
-        mix: y (label), corpus, share, tip, pick.
-        title: what the kinds are.
+        mix: y (the group), corpus, share, tip, pick.
+        title: of the axis of groups.
         corpora: their names, in the order of the bars.
     """
     colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])

@@ -1,4 +1,4 @@
-"""The folder of a report: written aside and renamed, and never one that is not ours."""
+"""The folder of a report: written under another name and renamed; other folders are never replaced."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipeline.report.parts import Page, Panel
 from pipeline.report.text import visible
 
 MARK = "report.json"
-"""The file by which a report's folder is known; its `files` names all others."""
+"""File that identifies the folder of a report; its field `files` names all other files."""
 
 
 class ReportError(Exception):
-    """A report cannot be written where it was asked for; the message says what is there."""
+    """The requested folder cannot hold a report; the message says why."""
 
 
 def write(out: Path, into: Callable[[Path], None]) -> None:
-    """Have a report written into an empty folder aside, then put it in the place of an older one.
+    """Have `into` write a report into an empty folder, then rename that to `out`, replacing an older report.
 
     Raises:
-        ReportError: `out` is a file, a link, or a folder that holds what no report of ours wrote.
+        ReportError: `out` is a file, a link, or a folder with files that no report wrote.
     """
     check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
     try:
         aside.mkdir()
         into(aside)
-        check(out)  # drawing takes seconds, in which someone may have put a file there
+        check(out)  # drawing takes seconds, in which a file may have appeared there
         if out.exists():
             out.rename(old)
         aside.rename(out)
@@ -50,15 +50,15 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
 
 
 def replaced(out: Path, command: str) -> str:
-    """What to say where a report of something else lies there, which is about to be replaced; else nothing.
+    """A note if `out` holds the report of another command, which is about to be replaced; else an empty string.
 
     Args:
         out: the folder of the report.
-        command: that makes the new one; whether it prints JSON or exits with 1 makes no other report.
+        command: that makes the new report; --json and --check do not make it another command.
     """
     try:
-        said = json.loads((out / MARK).read_text(encoding="utf-8"))
-        before = str(said["command"]) if "command" in said else f"refine report {said['run']}"
+        report = json.loads((out / MARK).read_text(encoding="utf-8"))
+        before = str(report["command"]) if "command" in report else f"refine report {report['run']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     if _plain(before) == _plain(command):
@@ -71,7 +71,7 @@ def _plain(command: str) -> list[str]:
 
 
 def check(out: Path) -> None:
-    """Refuse a folder that is not a report's.
+    """Refuse a folder that holds anything but a report.
 
     Raises:
         ReportError: see `write`.
@@ -80,7 +80,7 @@ def check(out: Path) -> None:
     if out.name in {"", ".."}:
         raise ReportError(f"--out is {str(out)!r}, expected a folder for the report: {other}")
     if out.is_symlink():
-        raise ReportError(f"{out} is a link, and a report is only written into a folder of its own: {other}")
+        raise ReportError(f"{out} is a link, expected a folder for the report: {other}")
     if not out.exists():
         return
     if not out.is_dir():
@@ -93,23 +93,23 @@ def check(out: Path) -> None:
 
 
 def _ours(out: Path) -> set[str]:
-    """The files that the report lying there says it consists of."""
+    """The files of the report in a folder, as its report.json lists them."""
     try:
-        said = json.loads((out / MARK).read_text(encoding="utf-8"))
-        return {MARK, *map(str, said["files"])} if "refine_report" in said else set()
+        report = json.loads((out / MARK).read_text(encoding="utf-8"))
+        return {MARK, *map(str, report["files"])} if "refine_report" in report else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 
 
 REPORTS = Path("reports")
-"""Where reports are written by default, in the folder that refine is started in."""
+"""Default parent folder of reports, relative to the working directory."""
 
 
 def build(made: Page, place: Path) -> dict[str, Any]:
-    """Write a page with its pictures and its numbers into a folder; the numbers are returned.
+    """Write a page, its pictures and report.json into a folder, and return the contents of report.json.
 
     Raises:
-        ReportError: the folder is not a report's.
+        ReportError: the folder holds anything but a report.
     """
     files = ["index.html", *(f"{figure.name}.png" for figure in figures(made))]
     numbers = {
@@ -129,16 +129,16 @@ def build(made: Page, place: Path) -> dict[str, Any]:
     }
 
     def into(aside: Path) -> None:
-        said = json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n"
+        text = json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n"
         (aside / "index.html").write_text(html(made), encoding="utf-8")
         for figure in figures(made):
             (aside / f"{figure.name}.png").write_bytes(png(figure))
-        (aside / MARK).write_text(said, encoding="utf-8")
+        (aside / MARK).write_text(text, encoding="utf-8")
 
     write(place, into)
     return numbers
 
 
 def _exact(panel: Panel) -> list[dict[str, Any]]:
-    """The numbers of a panel, without the last digits, which depend on the order in which threads add up."""
+    """The numbers of a panel in nine significant digits; the rest depends on the order of summation by threads."""
     return panel.numbers.with_columns(pl.col(pl.Float32, pl.Float64).round_sig_figs(9)).to_dicts()

@@ -1,4 +1,4 @@
-"""Heatmaps: a frame in, a chart out. They are neither saved nor shown here, and no text becomes an expression."""
+"""Heatmaps of frames. No text of a corpus becomes a Vega expression."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import polars as pl
 from pipeline.report import theme
 
 Drawn = alt.Chart | alt.LayerChart | alt.FacetChart
-"""What a figure function returns."""
+"""A chart, as figure functions return it."""
 TIP = pl.col("tip").str.replace_all(r"\b1 conversations\b", "1 conversation")
-"""The column of sentences that a chart shows under the pointer."""
+"""Expression of the column of tooltips, with a correct singular."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """An axis of a heatmap: its title and its labels in order; in a label "|" begins another line."""
+    """An axis of a heatmap: its title and its labels in order; "|" breaks a line of a label."""
 
     title: str
     labels: tuple[str, ...]
     upright: bool = False
-    """Below a heatmap labels stand on end, because they are long."""
+    """Whether the labels below a heatmap are rotated, because they are long."""
 
 
 @dataclass(frozen=True)
 class Colour:
-    """What colours say: the same scale for panels that are compared."""
+    """A colour scale; panels that are compared share one."""
 
     title: str
     domain: tuple[float, float]
     log: bool = False
     diverging: bool = False
     form: str = "~s"
-    """How the legend writes numbers, in d3's words."""
+    """Number format of the legend, in the notation of d3-format."""
 
     def place(self, value: float) -> float:
-        """Where a value is on the scale, from 0 to 1."""
+        """Position of a value on the scale, from 0 to 1."""
         low, high = self.domain
         if self.log:
             return (log(value) - log(low)) / max(log(high) - log(low), 1e-9)
         return (value - low) / max(high - low, 1e-9)
 
     def dark(self, value: float | None) -> bool:
-        """Whether a cell of this value is so dark that its number must be light."""
+        """Whether a cell of this value is so dark that its text must be light."""
         if value is None:
             return False
         place = self.place(value)
-        return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  seen on the colours
+        return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  chosen by looking at the colours
 
-    def channel(self) -> Any:  # noqa: ANN401  an altair channel, whose class is made at run time
-        """The colours as a channel."""
+    def channel(self) -> Any:  # noqa: ANN401  altair makes the class at run time
+        """The scale as an altair channel."""
         scale = alt.Scale(
             type="log" if self.log else "linear",
             domain=list(self.domain),
@@ -66,13 +66,13 @@ class Colour:
 
 
 def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[int, int] = (36, 26)) -> Drawn:
-    """A heatmap with a number in each cell.
+    """A heatmap with a text in each cell.
 
     Args:
-        cells: x, y (labels), value (the colour; null where there is nothing), text (in the cell), tip (a sentence),
-            and pick (which conversations a click shows) where there are any.
-        x: the axis below.
-        y: the axis on the left.
+        cells: x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
+            optionally pick (the conversations that a click shows).
+        x: the horizontal axis.
+        y: the vertical axis.
         colour: the scale.
         size: width and height of a cell, in pixels.
     """

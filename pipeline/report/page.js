@@ -1,4 +1,4 @@
-// The page's own script. Text of the corpus only ever becomes text nodes.
+// The page's own script. Text of the corpus becomes text nodes only.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -14,8 +14,8 @@
 
   // Charts --------------------------------------------------------------------------------------------------------
 
-  // On dark paper little is dark and much is light: ranges of colours that have a counterpart give way to it.
-  function turned(spec) {
+  // In dark mode, colour ranges are replaced by their dark counterparts, in which low values are dark.
+  function themed(spec) {
     if (!night.matches) return spec;
     const copy = JSON.parse(JSON.stringify(spec));
     const walk = (node) => {
@@ -35,7 +35,7 @@
   async function draw(place) {
     const old = views.get(place);
     if (old) old.finalize();
-    const made = await window.vegaEmbed(place, turned(data.charts[Number(place.dataset.chart)]), options);
+    const made = await window.vegaEmbed(place, themed(data.charts[Number(place.dataset.chart)]), options);
     views.set(place, made);
     place.dataset.drawn = "";
     made.view.addEventListener("mousemove", (event, item) => point(event, item && item.datum));
@@ -57,7 +57,7 @@
     tip.style.top = `${above ? event.clientY - height - 12 : event.clientY + 18}px`;
   }
 
-  // What is in sight comes first; the rest follows while nothing else is to do, so that print finds everything drawn.
+  // Visible charts are drawn first; the others follow in idle time, so that a print shows all of them.
   const places = [...document.querySelectorAll("[data-chart]")];
   let waiting = [...places];
   let busy = false;
@@ -99,7 +99,7 @@
     head.append(element("span", "id", one.id), element("span", "id", one.source));
     made.append(head);
     if (one.reason) {
-      const also = one.also.length ? `; these fire as well: ${one.also.join(", ")}` : "";
+      const also = one.also.length ? `; other rules that fire: ${one.also.join(", ")}` : "";
       made.append(element("p", "why", `${one.rule}${also}`));
     }
     if (one.duplicate_of) made.append(instead(one));
@@ -152,7 +152,7 @@
     byId("cell-title").textContent = datum.tip;
     byId("cell-found").textContent = found.length ?
       `${found.length.toLocaleString("en")} of them ${found.length === 1 ? "is an example" : "are examples"} on this page.` :
-      "No example of it is on this page.";
+      "None of them is an example on this page.";
     list(byId("cell-list"), found);
     point(null, null);
     if (!byId("cell").open) byId("cell").showModal();

@@ -1,4 +1,4 @@
-"""A page from its parts: one file that asks the network for nothing and runs no script but its own."""
+"""A page as one HTML file that loads nothing from the network and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -19,17 +19,15 @@ from pipeline.report.parts import Figure, Page, Panel, Table
 
 HERE = Path(__file__).parent
 WIDTH, SMALL = 560, 250
-"""Width in a PNG of what fills its place on the page, and of small multiples."""
+"""Width of a full chart and of a small multiple in a PNG, in pixels."""
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-"""The version whose specifications altair writes."""
-
-
-_NAMED = "window.vegaEmbed = vegaEmbed;"
-"""What the script of the libraries leaves behind for the page's own."""
+"""Version of Vega-Lite whose specifications altair writes."""
+_EXPORT = "window.vegaEmbed = vegaEmbed;"
+"""Code that gives the page's own script access to the bundled libraries."""
 
 
 def html(page: Page) -> str:
-    """The page. Text of the corpus is in it as escaped markup or as JSON, never as script or style."""
+    """Render a page. Text of the corpus becomes escaped markup or JSON, never script or style."""
     scripts = [library(), (HERE / "page.js").read_text(encoding="utf-8")]
     style = (HERE / "page.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -63,20 +61,20 @@ def html(page: Page) -> str:
 
 
 def figures(page: Page) -> list[Figure]:
-    """All figures of a page, in its order."""
+    """All figures of a page, in order."""
     return [figure for section in page.sections for figure in section.figures]
 
 
 def embedded(value: object) -> str:
-    """JSON that can stand inside a script element: no text in it ends the element or begins a comment."""
-    said = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """JSON for a script element: no text in it can end the element or begin a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for c in "<>&\u2028\u2029":
-        said = said.replace(c, f"\\u{ord(c):04x}")
-    return said
+        text = text.replace(c, f"\\u{ord(c):04x}")
+    return text
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a picture, its panels side by side; small multiples four in a row."""
+    """A figure as a picture, its panels side by side; small multiples four per row."""
     width = SMALL if figure.small else WIDTH
     specs: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
@@ -98,30 +96,30 @@ def png(figure: Figure) -> bytes:
 
 
 def spec(panel: Panel) -> dict[str, Any]:
-    """A chart as Vega-Lite reads it, without what is the same for all of them."""
+    """The Vega-Lite specification of a chart, without the parts that all charts share."""
     made: dict[str, Any] = panel.chart.to_dict()
     return {key: value for key, value in made.items() if key not in {"$schema", "config"}}
 
 
 @cache
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed with the interpreter that needs no eval, as one script.
+    """Vega, Vega-Lite and Vega-Embed as one script, with the expression interpreter that needs no eval.
 
     Raises:
-        ValueError: the script contains what would end a script element.
+        ValueError: the script contains text that would end a script element.
     """
-    script = str(vl_convert.javascript_bundle(_NAMED, vl_version=VEGA_LITE))
+    script = str(vl_convert.javascript_bundle(_EXPORT, vl_version=VEGA_LITE))
     if "</script" in script.lower() or "<!--" in script:
-        raise ValueError("the scripts of vl-convert cannot stand inside a page")
+        raise ValueError("the scripts of vl-convert cannot be embedded in a page")
     return script
 
 
 def _hash(text: str) -> str:
-    """What a content security policy knows a script or style by."""
+    """The source expression of a script or style in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _cell(table: Table, column: int) -> str:
-    """The class of a column's cells: numbers stand on the right."""
+    """The CSS class of a column: numbers are right-aligned."""
     numbers = all(isinstance(row[column], int | float) for row in table.rows)
     return "number" if table.rows and numbers else "text"

@@ -1,4 +1,4 @@
-"""What a page consists of. A command makes sections of its own numbers; the page does not ask where they come from."""
+"""The parts of a page. A command makes sections of its numbers; the page does not know where they come from."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from pipeline.report.heatmap import Drawn
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of a figure, with the numbers that it shows."""
+    """One chart of a figure, with its numbers."""
 
     title: str
     chart: Drawn
     numbers: pl.DataFrame
-    """What `report.json` holds of it."""
+    """Rows for `report.json`."""
     notes: tuple[str, ...] = ()
     """Lines below the chart."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that are looked at side by side; one PNG."""
+    """Panels side by side; one PNG."""
 
     name: str
-    """Also the name of its PNG: lower-case words joined by "-"."""
+    """Name of its PNG: lower-case words joined by "-"."""
     title: str
     says: str
-    """One sentence on how to read it."""
+    """How to read it, in a sentence."""
     panels: tuple[Panel, ...]
     small: bool = False
-    """Panels are small multiples, several in a row."""
+    """Whether the panels are small multiples, several per row."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text and numbers; numbers stand on the right."""
+    """Rows of text and numbers; columns of numbers are right-aligned."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
     @property
     def long(self) -> bool:
-        """Whether rows stay rows on a phone, where they are many; sentences would make them tall and narrow."""
+        """Whether a phone shows rows as rows: if they are many and their texts are short."""
         longest = max((len(cell) for row in self.rows for cell in row if isinstance(cell, str)), default=0)
         return len(self.rows) > 8 and longest <= 40  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading and one sentence."""
+    """A part of the page with a heading and an introduction."""
 
     name: str
     title: str
@@ -60,14 +60,14 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     texts: tuple[tuple[str, str], ...] = ()
-    """Texts to be shown as they are, such as a plan: heading and text."""
+    """Headings and preformatted texts, such as a plan."""
     missing: tuple[str, ...] = ()
-    """What is not there, and which stage would add it."""
+    """Notes: what is missing and how to add it, and what to beware of."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number of the headline."""
+    """A number below the headline."""
 
     value: str
     label: str
@@ -75,12 +75,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Examples:
-    """Conversations that a reader can look at, and how sets of them are named."""
+    """Conversations that a reader can search."""
 
     rows: list[dict[str, Any]]
-    """id, source, kept, reason, values, in (the bands it is in, as a click asks for them), messages and the like."""
+    """id, source, kept, reason, values, in (its bands, in the notation of a chart's `pick`), messages and more."""
     command: str
-    """Shows one that is not here; its id goes at the end."""
+    """Command that shows any conversation; the id is appended."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,16 @@ class Page:
     warnings: tuple[str, ...]
     checks: tuple[Check, ...]
     sections: tuple[Section, ...]
+    about: str = ""
+    """Explanation of the terms of the headline and the tiles."""
     examples: Examples | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
-    """More numbers for `report.json`."""
+    """Additional fields of `report.json`."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One promise, whether it holds (None: it does not apply to this run), and what was found."""
+    """A condition, whether it holds (None: it does not apply), and the evidence."""
 
     name: str
     passed: bool | None

@@ -1,24 +1,25 @@
-"""How figures look: one set of colours and fonts for the page and for the PNGs."""
+"""Colours and fonts of figures, on the page and in PNGs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 KEPT = "#0072b2"
-"""Blue and orange of Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Blue of Okabe and Ito's palette, which colour-blind readers can distinguish."""
 DROPPED = "#e69f00"
+"""Orange of the same palette."""
 MARK = "#c2410c"
-"""Thresholds."""
+"""Lines of thresholds and of zero."""
 RAW = "#9aa4b1"
 INK, PAPER = "#10202b", "#ffffff"
-"""Numbers on light and on dark cells."""
+"""Text on light and on dark cells."""
 EMPTY = "#80808018"
-"""Cells without conversations."""
+"""Cells without a conversation."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 SEQUENTIAL = ("#def5e5", "#8ad9b1", "#40b7ad", "#348fa7", "#37659e", "#413d7b", "#2e1e3b")
-"""Seaborn's `mako` but for its black end: equal steps of value are equal steps of lightness, so that no two that differ
-look alike to colour-blind readers. Light is little."""
+"""Seaborn's `mako` without its black end, light for low values: lightness is linear in the value, so that colour-blind
+readers can distinguish all steps."""
 DIVERGING = (
     "#134b85",
     "#2f78b3",
@@ -51,7 +52,7 @@ NIGHT: dict[str, tuple[str, ...]] = {
     INK: (PAPER, INK),
     DROPPED: ("#f0b23e", "#56a9e8"),  # the two arms of a law, as lines
 }
-"""What the page takes on dark paper instead of the colours that begin so: little is dark there."""
+"""Colour ranges in dark mode, by the first colour of the range that they replace: dark for low values."""
 
 CONFIG: dict[str, Any] = {
     "background": "transparent",
@@ -86,4 +87,4 @@ CONFIG: dict[str, Any] = {
     },
     "title": {"fontSize": 13, "fontWeight": 600, "anchor": "start", "color": "#1c2733", "offset": 10},
 }
-"""Vega-Lite's configuration; the page's style sheet recolours what is text for dark mode."""
+"""Configuration of Vega-Lite; the page's style sheet recolours text in dark mode."""

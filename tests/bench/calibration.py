@@ -1,17 +1,18 @@
-"""How honest `refine compare` is: the same corpus twice must not differ, and a spoiled corpus must.
+"""Calibration of `refine compare`: two halves of a corpus must not differ, and a spoiled corpus must.
 
     python -m tests.bench.calibration [--times 104] [--workers 2]
-    python -m tests.bench.calibration --house FOLDER        # the known effect alone, at the size that people use
+    python -m tests.bench.calibration --house FOLDER        # the known effect alone, at the default size
 
-A/A: each time 1,500 conversations of the embedded default are drawn and cut into two random halves, which go the whole
-way of a comparison: split by clusters, vocabulary, embeddings, trainings on nested budgets with paired seeds, laws,
-verdict. Said is how often the 95 % intervals of delta-alpha hold 0, and how often a verdict finds a difference there.
+A/A: each time 1,500 conversations of the embedded default are drawn and split into two random halves, which are
+compared as `refine compare` does: split by clusters, vocabulary, embeddings, training runs on nested budgets with
+paired seeds, laws, verdict. The output is how often the 95 % intervals of delta alpha contain 0, and how often a
+verdict finds a difference.
 
-On 2026-11-26: 92.8 % of 208 intervals of 104 comparisons (two test sets each) hold 0, 7.7 % of verdicts find a
+On 2026-11-26: 92.8 % of 208 intervals of 104 comparisons (two test sets each) contain 0, 7.7 % of verdicts find a
 difference.
 
-Known effect: a corpus of which 30 % are copies and 20 % have their words shuffled, with boilerplate in all, against its
-clean original.
+Known effect: a corpus with 30 % copies, 20 % of its conversations with shuffled words, and boilerplate in all, against
+its clean original.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from trainer.presets import HOUSE, Preset
 TINY = replace(
     HOUSE,
     name="tiny",
-    about="as small as it may be, for calibration",
+    about="very small, for calibration",
     shape=replace(HOUSE.shape, vocabulary=512, embedding=32, context=32, layers=2),
     phase1=replace(HOUSE.phase1, passes=3, least=2),
     phase2=replace(
@@ -56,24 +57,24 @@ TINY = replace(
     vocabulary=512,
     budgets=(1000, 2400, 5600, 13400, 32000),
 )
-"""1.5 decades of tokens, half a second a training."""
+"""A preset over 1.5 decades of tokens that takes half a second per training run."""
 WANTED = Choices(test_tokens=24_000, validation_tokens=1_500)
-"""Of the default so many test tokens say as much as 23 to 32 conversations alike, and a verdict asks for 20."""
+"""Sizes of the sets: so many test tokens of the default have an effective size of 23 to 32; a verdict needs 20."""
 SIZE = 1_500
-"""Conversations that are halved."""
+"""Number of conversations that are split into halves."""
 SEEDS = 3
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A comparison of two arms."""
+    """The result of a comparison of two arms."""
 
     scored: tuple[Scored, ...]
     verdict: Verdict
 
     def holds(self) -> list[bool | None]:
-        """Whether the interval of delta-alpha holds 0 on each test set; None where there is none."""
+        """Whether the interval of delta alpha contains 0 on each test set; None without an interval."""
         found = [one.differences["power"].delta_alpha_interval for one in self.scored]
         return [None if both is None else both[0] <= 0 <= both[1] for both in found]
 
@@ -100,13 +101,13 @@ def outcome(pair: Pair, experiment: Experiment, workers: int = 1) -> Outcome:
 
 
 def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choices = WANTED) -> Outcome:
-    """The whole way of a comparison, in this process."""
+    """A whole comparison in this process."""
     with tempfile.TemporaryDirectory(prefix="refine-calibration-") as scratch:
         return outcome(pair, prepared(pair, Path(scratch), preset, seeds, wanted))
 
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) -> Pair:
-    """Two frames as a pair of corpora; clusters are looked for where the column `group` does not say them."""
+    """Two frames as a pair of corpora; clusters are computed unless they are in the column `group`."""
     frame, members = united(first, second)
     made = frame["group"].to_numpy() if "group" in frame.columns else corpora.groups(frame["text"])
     union = Union(frame, distinct(corpora.keys(frame["text"])), made, dict(zip(names, members, strict=True)))
@@ -122,14 +123,14 @@ def default() -> pl.DataFrame:
 
 
 def halves(seed: int, size: int = SIZE) -> Pair:
-    """Two random halves of some conversations; a crowd of near-duplicates may be in both."""
+    """Two random halves of some conversations; near-duplicates may be in both."""
     frame = default()
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
     return paired(frame[rows[: size // 2].tolist()], frame[rows[size // 2 :].tolist()], ("a", "b"))
 
 
 def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
-    """A clean corpus with boilerplate in all, 20 % with their words shuffled, and copies, so that 30 % are copies."""
+    """A clean corpus with boilerplate in all conversations, 20 % with shuffled words, and 30 % copies."""
     rng = np.random.default_rng(seed)
     shuffled = set(rng.permutation(len(clean))[: len(clean) // 5].tolist())
     texts = [
@@ -145,7 +146,7 @@ def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
 
 
 def one(name: str) -> tuple[list[bool | None], str, str, list[float]]:
-    """An A/A comparison: what `holds`, what the verdict says of exponent and level, and each delta-alpha."""
+    """An A/A comparison: `Outcome.holds`, exponent and level of the verdict, and each delta alpha."""
     found = compared(halves(int(name)))
     return (
         found.holds(),
@@ -156,7 +157,7 @@ def one(name: str) -> tuple[list[bool | None], str, str, list[float]]:
 
 
 def coverage(times: int, workers: int) -> None:
-    """Print the coverage of A/A comparisons, as they are done."""
+    """Print the coverage of A/A comparisons as they finish."""
     engine, holds, verdicts = Local(workers), list[bool](), list[bool]()
     try:
         for done, (held, exponent, level, _) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
@@ -164,7 +165,7 @@ def coverage(times: int, workers: int) -> None:
             verdicts.append(bool(exponent or level))
             if done % 10 == 0 or done == times:
                 sys.stdout.write(
-                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta-alpha hold 0; "
+                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta alpha contain 0; "
                     f"{np.mean(verdicts):.3f} of verdicts find a difference\n"
                 )
                 sys.stdout.flush()
@@ -173,12 +174,12 @@ def coverage(times: int, workers: int) -> None:
 
 
 def known(seed: int = 0, size: int = 260) -> Outcome:
-    """A clean corpus against the same one spoiled: conversations of 400 to 4,000 characters, as chat data have them.
+    """A spoiled corpus against its clean original, in conversations of 400 to 4,000 characters.
 
-    Length, size and test tokens were chosen after looking: conversations without a reply, 44 % of the default, told
-    nothing on clean text with an earlier split. With these the clean corpus's PPL on clean text is lower by 4.1 %
-    (2.8 % to 5.4 %), with two other seeds of the corpus by 4.5 % (1.7 % to 7.2 %) and 3.5 % (2.1 % to 4.8 %), and on
-    spoiled text higher by 12 % to 18 %. Delta-alpha always holds 0.
+    Length, size and test tokens were chosen after seeing results: with an earlier split, conversations without a reply
+    (44 % of the default) showed no difference on clean text. With these settings the clean corpus's PPL on clean text
+    is lower by 4.1 % (2.8 % to 5.4 %), with two other seeds of the corpus by 4.5 % (1.7 % to 7.2 %) and 3.5 % (2.1 % to
+    4.8 %), and on spoiled text higher by 12 % to 18 %. The interval of delta alpha always contains 0.
     """
     frame = default().drop("group").filter(pl.col("text").str.len_chars().is_between(400, 4000))
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
@@ -190,10 +191,10 @@ def known(seed: int = 0, size: int = 260) -> Outcome:
 def known_house(folder: Path, workers: int) -> Outcome:
     """The known effect with the networks, budgets and seeds of a default comparison, on 1,500 clean conversations.
 
-    Trainings stay in the folder, and those that lie there are not done again. The design was fixed before its numbers
-    were looked at. On 2026-11-26: on clean-test PPL -13.4 % (-19.5 % to -6.7 %), a token worth 1.46 (1.17 to 1.82),
-    delta-alpha +0.0148 (-0.0591 to +0.0886); on spoiled-test PPL +11.5 % (+5.1 % to +18.4 %), a token worth 0.73 (0.63
-    to 0.85), delta-alpha +0.0138 (-0.0474 to +0.0750).
+    Training runs stay in the folder and are not repeated. The design was fixed before its numbers were seen. On
+    2026-11-26: on clean-test PPL -13.4 % (-19.5 % to -6.7 %), a token worth 1.46 (1.17 to 1.82),
+    delta alpha +0.0148 (-0.0591 to +0.0886); on spoiled-test PPL +11.5 % (+5.1 % to +18.4 %), a token worth 0.73 (0.63
+    to 0.85), delta alpha +0.0138 (-0.0474 to +0.0750).
     """
     frame = default().drop("group")
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
@@ -202,14 +203,14 @@ def known_house(folder: Path, workers: int) -> Outcome:
     return outcome(pair, prepared(pair, folder, preset, SEEDS, Choices()), workers)
 
 
-def said(outcome: Outcome) -> Sequence[str]:
+def lines(outcome: Outcome) -> Sequence[str]:
     """The difference on each test set, and the verdict."""
     found = [(each.test.name, each.differences["power"]) for each in outcome.scored]
-    lines = [
-        f"{name}: delta-alpha {delta_alpha(one)}, PPL {ppl_change(one)}, a token is worth {token_worth(one)}"
+    differences = [
+        f"{name}: delta alpha {delta_alpha(one)}, PPL {ppl_change(one)}, a token is worth {token_worth(one)}"
         for name, one in found
     ]
-    return [*lines, outcome.verdict.sentence]
+    return [*differences, outcome.verdict.sentence]
 
 
 def main() -> None:
@@ -217,13 +218,15 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
-    asked.add_argument("--house", type=Path, metavar="FOLDER", help="the known effect at the default size, kept there")
+    asked.add_argument(
+        "--house", type=Path, metavar="FOLDER", help="the known effect at the default size, in this folder"
+    )
     given = asked.parse_args()
     if given.house:
-        sys.stdout.write("\n".join((*said(known_house(given.house, given.workers)), "")))
+        sys.stdout.write("\n".join((*lines(known_house(given.house, given.workers)), "")))
         return
     for seed in range(3):
-        sys.stdout.write("\n".join((f"Known effect, seed {seed} of the corpus:", *said(known(seed)), "", "")))
+        sys.stdout.write("\n".join((f"Known effect, seed {seed} of the corpus:", *lines(known(seed)), "", "")))
     sys.stdout.write("A/A:\n")
     coverage(given.times, given.workers)
 

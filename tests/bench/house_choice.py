@@ -30,6 +30,7 @@ from trainer.experiment.jobs import Job, run
 from trainer.experiment.kinds import CVFP
 from trainer.experiment.records import read
 from trainer.prepare import prepared as preparing
+from trainer.prepare.prepared import DataRecord, SetSize
 from trainer.presets import HOUSE, Preset
 
 T = TypeVar("T")
@@ -99,8 +100,19 @@ def benchmark(arrays: dict[str, NDArray[Any]], budget: int, folder: Path) -> Pat
         each.save(folder / name)
     np.save(folder / "keys.npy", np.arange(len(made["pool"]), dtype=np.uint64))
     np.save(folder / "embeddings.npy", arrays["embeddings"])
-    said = {"vocabulary": SIZE, "table": list(arrays["embeddings"].shape), "digest": f"benchmark-{budget}"}
-    (folder / "prepared.json").write_text(json.dumps(said), encoding="utf-8")
+    np.save(folder / "clusters.npy", np.arange(len(made["test"])))
+    record = DataRecord(
+        identity="",
+        tokenizer="that of the benchmark",
+        vocabulary=SIZE,
+        embeddings="embeddings: those of the benchmark",
+        embeddings_tokens=-1,
+        table=(SIZE, arrays["embeddings"].shape[1]),
+        notes=(),
+        digest=f"benchmark-{budget}",
+        **{name: SetSize.of(each) for name, each in made.items()},
+    )
+    (folder / "prepared.json").write_text(json.dumps(record.as_dict()), encoding="utf-8")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What tests of comparisons share: a run over real conversations, a preset of a blink, and simulated arms."""
+"""Shared by tests of comparisons: a run over real conversations, a very small preset, and simulated arms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer.scaling import Points
 BLINK = replace(
     HOUSE,
     name="blink",
-    about="trains in a blink, for tests",
+    about="trains in a second, for tests",
     shape=replace(HOUSE.shape, vocabulary=300, embedding=8, context=8, layers=1),
     phase1=replace(HOUSE.phase1, passes=2, least=1),
     phase2=replace(HOUSE.phase2, epochs=1, steps=12, batch=128, evaluations=2),
@@ -40,26 +40,26 @@ def run(here: Path, limit: int = LIMIT) -> Path:
 
 
 def how(**more: Any) -> TrainingOptions:
-    """How tests train."""
+    """Options of the training in tests."""
     return replace(TrainingOptions(preset="blink", choices=WANTED, workers=1), **more)
 
 
 def asked(
     first: str, second: str, run: Path | None, here: Path, how: TrainingOptions, *, train: bool = True
 ) -> comparing.CompareOptions:
-    """A command line."""
+    """Options of a comparison whose report is written to `here`/report."""
     return comparing.CompareOptions(first, second, run, here / "report", train=train, training=how)
 
 
 def report(here: Path) -> dict[str, Any]:
-    """Every number of the report that lies there."""
+    """The report.json of a comparison in `here`."""
     return read_json(here / "report" / "report.json")
 
 
 def simulated(
     delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
 ) -> Scored:
-    """Two arms on a test set: `points` with their laws."""
+    """Two arms on a test set: the laws of `points`."""
     found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
     test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
     return Scored(test, pl.DataFrame(), compared_laws(found))
@@ -68,13 +68,13 @@ def simulated(
 def points(
     delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
 ) -> dict[str, Points]:
-    """Simulated trainings of two arms.
+    """Simulated training runs of two arms.
 
     Args:
-        delta: how far the second's alpha lies from the first's.
-        shift: how far its ln PPL lies at the largest budget.
-        seeds: of both.
-        budgets: over 1.5 decades.
+        delta: the second arm's alpha minus the first's.
+        shift: the difference of ln PPL at the largest budget.
+        seeds: number of seeds of both.
+        budgets: number of budgets, over 1.5 decades.
         noise: standard deviation of ln PPL.
         seed: of the noise.
     """

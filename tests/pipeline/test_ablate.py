@@ -1,4 +1,4 @@
-"""`refine ablate`: arms without each rule and with it alone, decided anew; what they share is trained once."""
+"""`refine ablate`: arms without each rule and with it alone; runs that arms share are trained once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUDGETS = (200, 500, 1200)
 
 @pytest.fixture(autouse=True)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The preset of tests is one of those there are."""
+    """Make the preset of the tests available."""
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
 
 
@@ -44,7 +44,7 @@ def pair(my_run: Path) -> Pair:
 
 
 def test_arms_are_what_the_rules_decide(my_run: Path, pair: Pair) -> None:
-    """A rule alone drops all that it fires on; without it stay those that no other fires on, as decisions say."""
+    """A rule alone drops all that it fires on; without it, all that no other rule fires on are kept."""
     members, contrasts, _ = arms_of(pair)
     decided = pl.read_parquet(my_run / "decisions.parquet")
     rules = [name for name in decided.columns if name not in {"id", "keep", "reason", "duplicate_of", "jaccard"}]
@@ -59,8 +59,8 @@ def test_arms_are_what_the_rules_decide(my_run: Path, pair: Pair) -> None:
         assert one.dropped == int((members[one.first] & ~members[one.second]).sum()) > 0
 
 
-def test_rules_that_drop_nothing_are_skipped_and_said(my_run: Path, pair: Pair) -> None:
-    """Each rule has two contrasts, or a sentence for each that it has not."""
+def test_rules_that_drop_nothing_are_skipped(my_run: Path, pair: Pair) -> None:
+    """Each rule has two contrasts, or a sentence for each that is skipped."""
     _, contrasts, skipped = arms_of(pair)
     rules = read_json(my_run / "manifest.json")["plan"]["rules"]
     idle = [rule["reason"] for rule in rules if not rule["fired"]]
@@ -70,8 +70,8 @@ def test_rules_that_drop_nothing_are_skipped_and_said(my_run: Path, pair: Pair) 
         assert f"{reason} on top drops nothing: skipped" in skipped
 
 
-def test_an_ablation_shares_the_trainings_of_a_comparison(my_run: Path, tmp_path: Path) -> None:
-    """Raw and refined are not trained again, nor arms whose budgets hold the same conversations."""
+def test_an_ablation_shares_the_runs_of_a_comparison(my_run: Path, tmp_path: Path) -> None:
+    """Raw and refined are not trained again, nor are arms whose budgets hold the same conversations."""
     asks = how(work=tmp_path / "work", budgets=BUDGETS, seeds=2)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}
@@ -92,8 +92,8 @@ def test_an_ablation_shares_the_trainings_of_a_comparison(my_run: Path, tmp_path
     assert {"rules-delta-alpha", "rules-ln-ratio"} <= set(found["figures"])
 
 
-def test_without_training_it_says_what_each_rule_drops(my_run: Path) -> None:
-    """In seconds; the last line is where the page is."""
+def test_without_training_it_counts_what_each_rule_drops(my_run: Path) -> None:
+    """The last line is the file of the page."""
     done = refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().splitlines()[-1] == "ablation/index.html"
@@ -103,7 +103,7 @@ def test_without_training_it_says_what_each_rule_drops(my_run: Path) -> None:
 
 
 def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> None:
-    """The plan was changed by hand, and not decided again."""
+    """If the plan was edited and the decisions were not repeated."""
     copy = tmp_path / "copy"
     shutil.copytree(my_run, copy)
     plan = (copy / "plan.toml").read_text()
@@ -112,15 +112,15 @@ def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> 
         arms_of(corpora.pair("raw", "refined", copy, None, grouped=False))
 
 
-def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
-    """And says how many were looked at; where none did, or the design is too small, it says that."""
+def test_the_verdict_names_the_rules_that_changed_the_exponent() -> None:
+    """And the number of contrasts; it also says if no rule did, or if the design is too small."""
     contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
     scored = {
         ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(-0.05, seed=2)],
         ("short", "alone"): [simulated(0.0, seed=3), simulated(0.0, seed=4)],
     }
-    said = verdict(scored, contrasts, "", [])
-    assert said.startswith("The exponent changed: noisy alone makes it steeper (2 contrasts were tested")
+    sentence = verdict(scored, contrasts, "", [])
+    assert sentence.startswith("The exponent changed: noisy alone makes it steeper (2 contrasts were tested")
     both_ways = verdict(
         {**scored, ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(0.05, seed=2)]}, contrasts, "", []
     )
@@ -136,7 +136,7 @@ def test_the_verdict_names_the_rules_that_moved_the_exponent() -> None:
 
 
 def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Path) -> None:
-    """The run's checks stand on the page; how much may be kept is the user's to say."""
+    """The run's checks are on the page; the bounds of the share kept are options."""
     out = tmp_path / "page"
     assert not ablating.ablate(AblateOptions(my_run, out, train=False, training=how())).failed
     checks = {one["name"]: one["passed"] for one in read_json(out / "report.json")["checks"]}
@@ -146,8 +146,8 @@ def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Pa
     assert [check.name for check in kept.failed] == [SHARE]
 
 
-def test_an_ablation_that_cannot_tell_says_so() -> None:
-    """Of too few test conversations, or without an interval, no rule is said not to have moved the exponent."""
+def test_an_ablation_without_intervals_concludes_nothing() -> None:
+    """With too few test conversations, or without an interval, it does not claim that no rule had an effect."""
     contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
     one = simulated(0.0)
     few = replace(one, test=replace(one.test, clusters=np.arange(100) // 25))
@@ -157,9 +157,9 @@ def test_an_ablation_that_cannot_tell_says_so() -> None:
     )
     unknown = replace(one, laws=replace(one.laws, differences={}))
     assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
-        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta-alpha "
+        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta alpha "
         "has no interval for short alone."
     )
     assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
-        "Nothing can be concluded; delta-alpha has no interval for noisy alone, short alone."
+        "Nothing can be concluded; delta alpha has no interval for noisy alone, short alone."
     )

@@ -1,4 +1,4 @@
-"""`refine compare`: from two corpora to a verdict, resumed, the same for any number of workers; and a user's errors."""
+"""`refine compare`: from two corpora to a verdict, resumable, independent of the number of workers; errors."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.cli import app
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
 from pipeline.compare.checks import corpora_checks
+from pipeline.compare.result import Comparison
 from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
@@ -33,7 +34,7 @@ from trainer.prepare.split import SplitError
 
 @pytest.fixture(autouse=True)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The presets of tests are among those there are."""
+    """Make the presets of the tests available."""
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
     vast = replace(BLINK, name="vast", budgets=(200_000, 400_000, 800_000, 1_600_000, 9_000_000))
     monkeypatch.setitem(presets.PRESETS, "vast", vast)
@@ -45,22 +46,27 @@ def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(my_run: Path) -> Path:
+def result(my_run: Path) -> Comparison:
     """A comparison of the run's two corpora, trained once for the tests of this module."""
     here = my_run.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
-        comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
-    return here
+        return comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work")))
 
 
-def trainings(here: Path) -> dict[str, bytes]:
-    """What each training measured: the scores of every test conversation, and its metrics without timings."""
+@pytest.fixture(scope="module")
+def made(result: Comparison) -> Path:
+    """The folder of that comparison, in which report/ and work/ lie."""
+    return result.page.parent.parent
+
+
+def scores(here: Path) -> dict[str, bytes]:
+    """The scores of every test conversation, by training run."""
     return {path.parent.name: path.read_bytes() for path in sorted((here / "work" / "trainings").glob("*/scores.npz"))}
 
 
-def test_a_comparison_says_all_of_it(made: Path) -> None:
-    """Both test sets with both laws, differences, held-out, baselines and every training; checks pass; a verdict."""
+def test_a_report_holds_every_number(made: Path) -> None:
+    """Both test sets with laws, differences, held-out tests, baselines and every training run; checks pass."""
     found = report(made)
     assert found["verdict"] == found["headline"]
     assert found["budgets"] == [200, 500, 1200, 3000, 7000]
@@ -84,8 +90,43 @@ def test_a_comparison_says_all_of_it(made: Path) -> None:
     }
 
 
-def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:
-    """Fewer conversations and tokens, scored in the same pass."""
+def test_the_result_holds_the_numbers_of_the_report(result: Comparison, made: Path) -> None:
+    """As frames: differences and laws with the ends of their intervals, training runs, corpora."""
+    found = report(made)
+    assert result.verdict.sentence == found["verdict"]
+    assert not result.failed
+    first = result.differences.row(
+        by_predicate=(pl.col("test_set") == "raw-test") & (pl.col("law") == "power"), named=True
+    )
+    assert [first["delta_alpha_low"], first["delta_alpha_high"]] == pytest.approx(found["delta_alpha_interval"])
+    assert (first["corpus"], first["against"], first["budget"]) == ("refined", "raw", found["budget"])
+    assert (len(result.differences), len(result.laws)) == (4, 8)
+    law = next(one for one in found["test_sets"]["refined-test"]["laws"] if one["law"] == "power")
+    row = result.laws.row(
+        by_predicate=(pl.col("test_set") == "refined-test")
+        & (pl.col("law") == "power")
+        & (pl.col("corpus") == law["corpus"]),
+        named=True,
+    )
+    assert [row["alpha_low"], row["alpha"], row["alpha_high"]] == pytest.approx(
+        [law["alpha_interval"][0], law["alpha"], law["alpha_interval"][1]]
+    )
+    assert len(result.training_runs) == sum(len(one["trainings"]) for one in found["test_sets"].values())
+    assert dict(result.corpora.select("corpus", "words").iter_rows()) == {
+        name: one["words"] for name, one in found["corpora"].items()
+    }
+    assert result._repr_html_().startswith(f"<p>{result.verdict.sentence}</p>")
+
+
+def test_a_comparison_prints_nothing(my_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard output belongs to the caller."""
+    found = comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
+    assert capsys.readouterr().out == ""
+    assert (found.differences.is_empty(), len(found.corpora), found.page.is_file()) == (True, 2, True)
+
+
+def test_the_refined_test_set_is_a_part_of_the_raw_one(made: Path) -> None:
+    """It has fewer conversations and tokens, and other scores."""
     raw, refined = report(made)["test_sets"].values()
     assert 0 < refined["conversations"] < raw["conversations"]
     assert 0 < refined["tokens"] < raw["tokens"]
@@ -93,7 +134,7 @@ def test_the_kept_part_is_a_part_of_the_test_set(made: Path) -> None:
 
 
 def test_the_page_shows_laws_and_corpora(made: Path) -> None:
-    """A picture a figure, and the sections a reader looks for."""
+    """Each figure has a picture, and the page has the sections that a reader looks for."""
     page = (made / "report" / "index.html").read_text()
     for title in ("The difference", "Scaling laws", "Baselines", "Every training run", "The experiment", "The corpora"):
         assert f"<h2>{title}</h2>" in page
@@ -105,7 +146,7 @@ def test_the_page_shows_laws_and_corpora(made: Path) -> None:
 
 
 def test_the_page_shows_the_run(made: Path) -> None:
-    """Of raw and refined of one run: what `refine report` shows of it, with its checks, its plan and its examples."""
+    """For raw and refined of a run, the page includes that of `refine report`: checks, plan and examples."""
     page = (made / "report" / "index.html").read_text()
     for title in ("Kept and dropped", "What the rules do", "Distributions", "Mix", "Conversations"):
         assert f"<h2>{title}</h2>" in page
@@ -116,8 +157,8 @@ def test_the_page_shows_the_run(made: Path) -> None:
         assert f"<summary>{heading}</summary>" in page
 
 
-def test_the_plan_says_where_validation_was_best(made: Path) -> None:
-    """In how many trainings of each budget and arm the last evaluation was the best."""
+def test_the_page_counts_runs_whose_last_evaluation_was_best(made: Path) -> None:
+    """For each budget and arm."""
     page = (made / "report" / "index.html").read_text()
     found = re.search(
         r"validation was best at the last evaluation, when the learning rate is 0, of 200 tokens in (\d) of 3 training "
@@ -127,22 +168,22 @@ def test_the_plan_says_where_validation_was_best(made: Path) -> None:
     assert found
     records = [read_json(path) for path in (made / "work" / "trainings").glob("cvfp-0000000200-*/record.json")]
     last = [one["best_evaluation"] == one["evaluations"] for one in records]
-    assert sum(last) <= sum(map(int, found.groups())) <= 2 * sum(last)  # a training may be that of both
+    assert sum(last) <= sum(map(int, found.groups())) <= 2 * sum(last)  # both arms may share a run
 
 
 def test_baselines_stand_beside_the_same_seed(made: Path) -> None:
-    """The network's PPL of seed 0, and who is below it, on the page."""
+    """The page shows the network's PPL with seed 0, and the baselines below it."""
     page = (made / "report" / "index.html").read_text()
     rows = pl.DataFrame(report(made)["test_sets"]["raw-test"]["trainings"]).filter(pl.col("arm") == "raw", seed=0)
     network, block = (dict(rows.filter(kind=kind).select("tokens", "ppl").iter_rows()) for kind in ("cvfp", "gru"))
     below = sum(block[budget] < ppl for budget, ppl in network.items())
-    said = f"GRU of the same size at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
-    assert said in page
+    sentence = f"GRU of the same size at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
+    assert sentence in page
     assert f">{network[200]:,.2f}<" in page
 
 
 def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_path: Path) -> None:
-    """What is there is not trained again, what is missing is, and the report is the same to the byte."""
+    """Finished runs are not repeated, missing ones are trained, and the report has the same numbers."""
     shutil.copytree(made / "work", tmp_path / "work")
     gone = sorted((tmp_path / "work" / "trainings").iterdir())[:3]
     for folder in gone:
@@ -150,23 +191,23 @@ def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("*/record.json")}
     comparing.compare(asked("raw", "refined", my_run, tmp_path, how(work=tmp_path / "work")))
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert trainings(tmp_path) == trainings(made)
+    assert scores(tmp_path) == scores(made)
     numbers, again = ({**report(here), "folder": ""} for here in (made, tmp_path))
     assert numbers == again
 
 
 def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path) -> None:
-    """One process or two: every training's scores are the same to the byte."""
+    """With one process or two, every run's scores are the same to the byte."""
     asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500, 1200), seeds=1)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
-    found = trainings(tmp_path)
+    found = scores(tmp_path)
     assert len(found) > 6
-    assert found.items() <= trainings(made).items()
+    assert found.items() <= scores(made).items()
     assert report(tmp_path)["concludes"] is False
 
 
 def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
-    """Fewer sizes and seeds, no baseline that is trained by steps; it says so."""
+    """It trains fewer budgets and seeds and only n-gram baselines, and says so."""
     asks = how(work=tmp_path / "work", quick=True, seeds=1, budgets=(200, 500, 7000))
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     found = report(tmp_path)
@@ -177,7 +218,7 @@ def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
 
 
 def halves(here: Path) -> tuple[str, str]:
-    """Two files of real conversations, a third of them in both."""
+    """Two files of real conversations, with a third of them in both."""
     texts = [json.loads(line) for line in (here / "all.jsonl").read_text().splitlines()]
     for name, part in (("a", texts[: 2 * len(texts) // 3]), ("b", texts[len(texts) // 3 :])):
         (here / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in part))
@@ -185,7 +226,7 @@ def halves(here: Path) -> tuple[str, str]:
 
 
 def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Path) -> None:
-    """It is said that one is no subset of the other, and both arms are scored on both; what they share counts once."""
+    """A note says that neither is a subset, and both arms are scored on both; shared conversations count once."""
     frame = corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
     lines = [{"messages": [{"role": "user", "content": text}]} for text in frame["text"] if text.strip()]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
@@ -205,7 +246,7 @@ def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Pat
 
 
 def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) -> None:
-    """Seconds; nothing is concluded, no experiment is begun, and the last line is where the page is."""
+    """Nothing is concluded, no experiment is begun, and the last line is the file of the page."""
     done = refine("compare", "--no-train", "--run", my_run, "--out", "page", "--check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().splitlines()[-1] == "page/index.html"
@@ -216,8 +257,8 @@ def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) ->
     assert not (tmp_path / "data").exists()
 
 
-def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:
-    """Reports of --no-train have a folder of their own, and another command's report is not replaced unsaid."""
+def test_no_train_does_not_replace_the_report_of_an_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """It has a folder of its own, and a note announces that another command's report will be replaced."""
     done = refine("compare", "--no-train", "--run", my_run)
     assert (done.stderr, done.stdout.rstrip().splitlines()[-1]) == ("", "reports/my-run-compare-corpora/index.html")
     assert refine("compare", "--no-train", "--run", my_run).stderr == ""
@@ -236,8 +277,8 @@ def test_a_look_does_not_take_the_place_of_the_experiment(my_run: Path, refine: 
     assert (tmp_path / "reports" / "my-run-compare-corpora").is_dir()
 
 
-def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> None:
-    """As the sentence about fields that are not known advises."""
+def test_the_shape_of_two_files_can_be_set(refine: Refine, tmp_path: Path) -> None:
+    """As the error about unknown fields advises."""
     for name, numbers in (("a", range(4)), ("b", range(2, 6))):
         lines = [{"text": f"a plain document of words, number {i}", "messages": "none"} for i in numbers]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
@@ -263,16 +304,16 @@ def test_the_shape_of_two_files_can_be_said(refine: Refine, tmp_path: Path) -> N
         ("a" * 90, "a" * 91, [f"…{'a' * 35} (1)", f"…{'a' * 35} (2)"]),
     ],
 )
-def test_names_can_be_told_apart(first: str, second: str, names: list[str]) -> None:
-    """Short, and where they differ is seen; nothing is cut from what is short."""
+def test_names_of_arms_are_short_and_distinct(first: str, second: str, names: list[str]) -> None:
+    """They show where they differ; short names are not cut."""
     found = [corpora._arm(one, first, second) for one in (first, second)]  # noqa: SLF001
     assert found == names
     assert max(map(len, found)) <= corpora.MAX_NAME
     assert found[0] != found[1]
 
 
-def test_the_latest_complete_run_is_meant(my_run: Path, refine: Refine, tmp_path: Path) -> None:
-    """Of those in data/runs/; one that is not finished is none."""
+def test_the_default_is_the_latest_complete_run(my_run: Path, refine: Refine, tmp_path: Path) -> None:
+    """Among those in data/runs/; unfinished runs do not count."""
     assert "there is no complete run in data/runs" in refine("compare", "--no-train").stderr
     shutil.copytree(my_run, tmp_path / "data" / "runs" / "done")
     shutil.copytree(my_run, tmp_path / "data" / "runs" / "later")
@@ -282,20 +323,20 @@ def test_the_latest_complete_run_is_meant(my_run: Path, refine: Refine, tmp_path
 
 
 def broken(run: Path, here: Path, **counts: int) -> Path:
-    """A copy of a run whose manifest counts otherwise, or that has none."""
+    """A copy of a run with other counts in its manifest, or without a manifest."""
     copy = here / "copy"
     shutil.copytree(run, copy)
     if not counts:
         (copy / "manifest.json").unlink()
         return copy
-    said = read_json(copy / "manifest.json")
-    said["counts"] |= counts
-    (copy / "manifest.json").write_text(json.dumps(said))
+    manifest = read_json(copy / "manifest.json")
+    manifest["counts"] |= counts
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     return copy
 
 
 def test_bad_corpora_get_a_sentence(my_run: Path, tmp_path: Path) -> None:
-    """An unfinished run, an empty refined corpus, the same one twice, plain text against conversations."""
+    """Unfinished runs, empty refined corpora, the same corpus twice, plain text against conversations."""
     with pytest.raises(RunFolderError, match="is not a complete run: start `refine run` again with its source"):
         pair("raw", "refined", broken(my_run, tmp_path))
     shutil.rmtree(tmp_path / "copy")
@@ -315,18 +356,18 @@ def pair(first: str, second: str, run: Path | None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"preset": "vast"}, r"too small for the default budgets .* take a larger corpus, or --budgets \d+,"),
         ({"budgets": (200, 10_000_000)}, r"--budgets has 10,000,000 tokens, .* or --budgets \d+,\d+,"),
     ],
 )
 def test_too_large_budgets_get_a_proposal_that_fits(
-    my_run: Path, tmp_path: Path, more: dict[str, Any], said: str
+    my_run: Path, tmp_path: Path, more: dict[str, Any], message: str
 ) -> None:
-    """The largest that the smaller pool holds."""
+    """The proposal fits the smaller training pool."""
     asks = replace(how(work=tmp_path / "work"), **more)
-    with pytest.raises(ArmsError, match=said) as found:
+    with pytest.raises(ArmsError, match=message) as found:
         comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     if "or --budgets " in str(found.value):
         counts = [int(one) for one in str(found.value).rpartition("--budgets ")[2].split(",")]
@@ -339,8 +380,8 @@ def test_too_large_budgets_get_a_proposal_that_fits(
         assert design(arms(both.union, asks, tmp_path / "again"), counts, None, quick=False).budgets == tuple(counts)
 
 
-def test_a_corpus_of_a_few_is_too_small(tmp_path: Path) -> None:
-    """The split says how many there are."""
+def test_a_corpus_of_a_few_conversations_is_too_small(tmp_path: Path) -> None:
+    """The error of the split says what to do."""
     for name, some in (("a", range(3)), ("b", range(3, 6))):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in some))
     first, second = (str(tmp_path / f"{name}.jsonl") for name in "ab")
@@ -348,8 +389,8 @@ def test_a_corpus_of_a_few_is_too_small(tmp_path: Path) -> None:
         comparing.compare(asked(first, second, None, tmp_path, how(work=tmp_path / "work")))
 
 
-def test_folders_of_something_else_are_not_touched(my_run: Path, tmp_path: Path) -> None:
-    """Neither the report's nor that of the trainings."""
+def test_other_folders_are_not_touched(my_run: Path, tmp_path: Path) -> None:
+    """Neither as the report's folder nor as that of the training runs."""
     for name in ("report", "work"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious.txt").write_text("mine")
@@ -361,8 +402,8 @@ def test_folders_of_something_else_are_not_touched(my_run: Path, tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["precious.txt"]
 
 
-def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without --work they lie in a folder named by corpora and options; others have another."""
+def test_the_same_command_finds_its_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --work, their folder is named by corpora and options."""
     monkeypatch.chdir(tmp_path)
     with how().folder("my-run", ["1", "2"]) as once:
         assert (once.parent, (once / CLAIM).is_file()) == (Path("data/experiments"), True)
@@ -383,7 +424,7 @@ def test_the_same_command_finds_its_trainings(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --check, after the page is written; without it the exit code is 0."""
+    """With --check, after writing the page; without it the exit code is 0."""
     monkeypatch.setattr(comparing, "corpora_checks", lambda _pair: [Check("a check", passed=False, found="it")])
     words = ["compare", "--no-train", "--run", str(my_run), "--out", str(tmp_path / "report")]
     assert CliRunner().invoke(app, words).exit_code == 0
@@ -394,7 +435,7 @@ def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_share_kept_is_checked(my_run: Path, refine: Refine) -> None:
-    """Between the shares that are named."""
+    """Against --min-kept and --max-kept."""
     assert (
         refine("compare", "--no-train", "--run", my_run, "--check", "--min-kept", "0.9", "--out", "a").returncode == 1
     )
@@ -404,7 +445,7 @@ def test_the_share_kept_is_checked(my_run: Path, refine: Refine) -> None:
 
 
 def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Path) -> None:
-    """Its checks count as those of the trainings do, but for how much was kept."""
+    """The run's checks forbid a conclusion too, except the one of the share kept."""
     pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
     share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
     experiment = comparing.train_arms(pair.union, how(), made / "work")
@@ -413,8 +454,8 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
 
 
-def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
-    """Refined is what was kept of these rows, so that it stays a part of raw; so it does when they are turned round."""
+def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:
+    """Refined is what was kept of these rows, so it stays a subset of raw, in either order of the arguments."""
     found = corpora.pair("raw", "refined", my_run, 150, grouped=False)
     assert found.subset
     assert int(found.union.members["raw"].sum()) == 150
@@ -424,14 +465,14 @@ def test_a_limit_is_of_what_the_run_took_in(my_run: Path) -> None:
     assert "the test set is drawn from raw" in turned.notes[0]
 
 
-def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path) -> None:
-    """Presets and options that no comparison can be made with, and a run that is not meant."""
-    for more, said in (
-        ({"preset": "e1"}, "preset e1 reports the set that chooses its weights"),
+def test_options_are_checked_before_corpora_are_read(my_run: Path, tmp_path: Path) -> None:
+    """Presets and options that do not suit a comparison, and a --run that has no effect."""
+    for more, message in (
+        ({"preset": "e1"}, "preset e1 reports the set that selects its weights"),
         ({"budgets": (1000,)}, "--budgets names one size"),
         ({"choices": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
     ):
-        with pytest.raises(ArmsError, match=said):
+        with pytest.raises(ArmsError, match=message):
             comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, how(**more)))
     asks = how(choices=replace(WANTED, embeddings="nowhere.npy"))
     with pytest.raises(EmbeddingsError, match=r"nowhere\.npy"):
@@ -445,8 +486,8 @@ def test_what_is_known_before_reading_is_said_then(my_run: Path, tmp_path: Path)
     assert not (tmp_path / "work").exists()
 
 
-def test_quick_trains_what_is_named(my_run: Path, tmp_path: Path) -> None:
-    """Budgets and seeds of the user's own, still without a conclusion."""
+def test_quick_trains_the_budgets_that_are_named(my_run: Path, tmp_path: Path) -> None:
+    """With the given seeds, still without a conclusion."""
     asks = how(work=tmp_path / "work", quick=True, budgets=(200, 400), seeds=2)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     found = report(tmp_path)

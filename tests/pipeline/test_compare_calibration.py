@@ -1,4 +1,4 @@
-"""A comparison that goes the whole way: a spoiled corpus is told from its clean original, two halves of one are not."""
+"""Whole comparisons: a spoiled corpus differs from its clean original, two halves of one corpus do not."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tests.bench import calibration
 
 
 @pytest.mark.slow
-def test_a_spoiled_corpus_is_told_from_its_original() -> None:
-    """Each is better at its own kind of text, as the verdict says: on clean text the clean one, a token worth more.
+def test_a_spoiled_corpus_differs_from_its_original() -> None:
+    """Each is better on its own kind of text, and on clean text a token of the clean corpus is worth more.
 
-    A corpus chosen after looking, and one of three seeds whose intervals say the same: see `calibration.known`.
+    The corpus was chosen after seeing results; two other seeds agree: see `calibration.known`.
     """
     outcome = calibration.known()
     assert (outcome.verdict.concludes, outcome.verdict.level) == (True, "mixed")
@@ -26,8 +26,8 @@ def test_a_spoiled_corpus_is_told_from_its_original() -> None:
 
 
 @pytest.mark.slow
-def test_two_halves_of_one_corpus_are_not_told_apart() -> None:
-    """The intervals of delta-alpha hold 0 on both test sets, and nothing is concluded about the exponent."""
+def test_two_halves_of_one_corpus_do_not_differ() -> None:
+    """The intervals of delta alpha contain 0 on both test sets, and nothing is concluded about the exponent."""
     found = calibration.compared(calibration.halves(0))
     assert found.holds() == [True, True]
     assert found.verdict.exponent == ""

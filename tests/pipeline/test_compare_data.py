@@ -1,4 +1,4 @@
-"""The data of a comparison: what two corpora share, no leak from test to training, paired and nested streams."""
+"""The data of a comparison: shared conversations, no leaks from training to test, paired and nested streams."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def frame(*rows: tuple[str, str]) -> pl.DataFrame:
     return pl.DataFrame({"id": ids, "first": texts, "text": texts, "source": [""] * len(rows)})
 
 
-def test_a_conversation_of_both_counts_once() -> None:
-    """By id and text; else the n-th copy of a text in one is the n-th in the other; another text is another one."""
+def test_a_shared_conversation_counts_once() -> None:
+    """It has the same id and text, or is the n-th copy of its text in both; a changed text is another conversation."""
     a = frame(("1", "x"), ("2", "y"), ("3", "x"), ("4", "z"))
     b = frame(("3", "x"), ("9", "x"), ("2", "changed"), ("7", "z"))
     made, (in_a, in_b) = united(a, b)
@@ -40,7 +40,7 @@ def test_a_conversation_of_both_counts_once() -> None:
 
 
 def test_a_part_of_a_corpus_adds_nothing() -> None:
-    """The union is the whole, and the second arm has its rows, copies included."""
+    """The union is the whole corpus, and the second arm has its rows, copies included."""
     a = frame(*[(str(i), f"text {i % 7}") for i in range(40)])
     made, (in_a, in_b) = united(a, a[[3, 10, 17, 39]])
     assert made.equals(a)
@@ -48,8 +48,8 @@ def test_a_part_of_a_corpus_adds_nothing() -> None:
     assert np.flatnonzero(in_b).tolist() == [3, 10, 17, 39]
 
 
-def test_names_and_equal_corpora_are_said(tmp_path: Path) -> None:
-    """A name that turns text around is an arm's name in plain signs; a copy of a corpus is said to be one."""
+def test_hostile_names_are_escaped_and_equal_corpora_noted(tmp_path: Path) -> None:
+    """A direction override in a name becomes visible; a note says that a copy of a corpus is one."""
     rows = [{"id": str(i), "messages": [{"role": "user", "content": f"Question {i} of many?"}]} for i in range(3)]
     both = [tmp_path / "a.jsonl", tmp_path / "\u202eb.jsonl"]
     for path in both:
@@ -60,7 +60,7 @@ def test_names_and_equal_corpora_are_said(tmp_path: Path) -> None:
 
 
 def test_copies_have_keys_of_their_own() -> None:
-    """The first keeps its key, so that it stands in the same place whether or not it has copies."""
+    """The first keeps its key, so its place in an order does not depend on copies."""
     keys = np.array([7, 8, 7, 7, 8], np.uint64)
     made = distinct(keys)
     assert len(np.unique(made)) == 5
@@ -87,7 +87,7 @@ def made(union: Union, tmp_path: Path) -> Arms:
 
 
 def test_a_leak_is_found_in_the_texts_themselves() -> None:
-    """A near-duplicate that differs by a word, and an exact copy; unlike ones are none."""
+    """A near-duplicate that differs by a word, and an exact copy; other texts do not count."""
     text = "the quick brown fox jumps over the lazy dog and runs into the deep green forest for the whole long night"
     tested = pl.Series([text, "hello you", "a text about something that nobody else has ever said in any other place"])
     trained = pl.Series([text.replace("deep", "dark"), "hello you", "hello me", "nothing alike"])
@@ -96,7 +96,7 @@ def test_a_leak_is_found_in_the_texts_themselves() -> None:
 
 
 def test_a_planted_leak_stops_the_comparison(union: Union, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A split that takes every conversation for one of its own puts copies on both sides; nothing is trained then."""
+    """A split without clusters puts copies on both sides, and nothing is trained."""
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
     copies = pl.concat([union.frame.with_columns(id=pl.format(f"{{}}-{i}", "id")) for i in range(2)])
     keys = distinct(corpora.keys(copies["text"]))
@@ -118,7 +118,7 @@ def test_no_cluster_is_on_two_sides(union: Union, made: Arms) -> None:
 
 
 def test_two_corpora_have_a_test_set_each(union: Union, tmp_path: Path) -> None:
-    """Each of about the size that was asked for, where neither holds the other."""
+    """Each of about the requested size, if neither contains the other."""
     odd = ~union.members["refined"]
     apart = replace(union, members={"a": odd, "b": ~odd})
     made = arming.prepare(apart, BLINK, WANTED, tmp_path / "data")
@@ -135,7 +135,7 @@ def conversations(made: Arms, arm: str, budget: int, seed: int) -> list[bytes]:
 
 
 def test_arms_are_paired_and_budgets_nested(made: Arms) -> None:
-    """Shared conversations come in the same order in both arms; a smaller budget is the beginning of a larger one."""
+    """Shared conversations come in the same order in both arms; a smaller budget is a prefix of a larger one."""
     raw, refined = (conversations(made, arm, 40_000, 1) for arm in ("raw", "refined"))
     shared = set(raw) & set(refined)
     assert len(shared) >= 10
@@ -145,8 +145,8 @@ def test_arms_are_paired_and_budgets_nested(made: Arms) -> None:
     assert conversations(made, "raw", 40_000, 2) != raw
 
 
-def test_arms_that_see_the_same_are_one_training(union: Union, tmp_path: Path) -> None:
-    """Whatever they are called; another stream, seed or budget is another one."""
+def test_arms_with_the_same_stream_share_a_training_run(union: Union, tmp_path: Path) -> None:
+    """Whatever their names; another stream, seed or budget is another run."""
     everything = union.members["raw"]
     but_one = everything.copy()
     named = replace(union, members={"raw": everything, "same": everything.copy(), "less": but_one})
@@ -164,6 +164,6 @@ def test_arms_that_see_the_same_are_one_training(union: Union, tmp_path: Path) -
 
 
 def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:
-    """The user's own experiments report the set that chooses the weights."""
-    with pytest.raises(ArmsError, match="preset e1 reports the set that chooses its weights"):
+    """The presets of the original experiments report the set that selects the weights."""
+    with pytest.raises(ArmsError, match="preset e1 reports the set that selects its weights"):
         arming.prepare(union, presets.find("e1"), WANTED, tmp_path / "data")

@@ -18,51 +18,51 @@ NAMES = ("raw", "refined")
 TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 
-def said(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: int) -> Verdict:
+def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: int) -> Verdict:
     """The verdict on simulated arms, one test set for each (delta of alpha, shift of ln PPL)."""
     found = [simulated(delta, shift, seed=i, **more) for i, (delta, shift) in enumerate(arms)]
     return verdict(found, NAMES, lacks, [Check(failed, passed=False, found="")] if failed else [])
 
 
-def test_a_steeper_law_on_both_test_sets_is_said_with_its_numbers() -> None:
-    """And the level at the largest common budget, and what a token is worth."""
-    found = said((-0.05, -0.1), (-0.05, -0.1))
+def test_a_steeper_law_on_both_test_sets_is_concluded_with_its_numbers() -> None:
+    """The sentence also gives the level at the largest common budget, and a token's worth."""
+    found = conclude((-0.05, -0.1), (-0.05, -0.1))
     assert (found.concludes, found.exponent, found.level) == (True, "steeper", "lower")
     assert found.sentence.startswith(
-        "The exponent of refined is steeper than that of raw: delta-alpha is \N{MINUS SIGN}0.0"
+        "The exponent of refined is steeper than that of raw: delta alpha is \N{MINUS SIGN}0.0"
     )
     assert "on set0-test and" in found.sentence
     assert "the PPL of refined is lower: \N{MINUS SIGN}9" in found.sentence
     assert "one token of refined is worth 1." in found.sentence
-    assert said((0.05, 0.1), (0.05, 0.1)).exponent == "flatter"
+    assert conclude((0.05, 0.1), (0.05, 0.1)).exponent == "flatter"
 
 
 def test_a_level_alone_is_no_exponent() -> None:
-    """Refined is better by the same factor at every budget."""
-    found = said((0.0, -0.1), (0.0, -0.1))
+    """If refined is better by the same factor at every budget."""
+    found = conclude((0.0, -0.1), (0.0, -0.1))
     assert (found.concludes, found.exponent, found.level) == (True, "", "lower")
     assert found.sentence.startswith("No difference between the exponents of raw and refined can be concluded")
-    assert said((0.0, 0.1), (0.0, 0.1)).level == "higher"
+    assert conclude((0.0, 0.1), (0.0, 0.1)).level == "higher"
 
 
-def test_no_difference_is_said_to_be_none() -> None:
+def test_equal_laws_allow_no_conclusion() -> None:
     """The same corpus twice."""
-    found = said((0.0, 0.0), (0.0, 0.0))
+    found = conclude((0.0, 0.0), (0.0, 0.0))
     assert (found.concludes, found.exponent, found.level) == (False, "", "")
     assert "no difference in PPL at 316,228 tokens can be concluded" in found.sentence
 
 
 def test_one_test_set_alone_allows_no_conclusion() -> None:
     """Of the exponent, and of the level."""
-    found = said((-0.05, 0.0), (0.0, 0.0))
+    found = conclude((-0.05, 0.0), (0.0, 0.0))
     assert found.exponent == ""
     assert "since it differs on set0-test alone" in found.sentence
-    assert said((0.0, -0.1), (0.0, 0.0)).level == ""
+    assert conclude((0.0, -0.1), (0.0, 0.0)).level == ""
 
 
 def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
-    """Each corpus is better at something: who at what is said, and each number."""
-    found = said((-0.05, -0.1), (0.05, 0.1))
+    """The sentence says which corpus is better on which test set, with each number."""
+    found = conclude((-0.05, -0.1), (0.05, 0.1))
     assert (found.concludes, found.exponent, found.level) == (True, "mixed", "mixed")
     assert "The exponent of refined is steeper on set0-test and flatter on set1-test than that of raw" in found.sentence
     assert "refined has the lower PPL on set0-test and raw has the lower PPL on set1-test" in found.sentence
@@ -72,7 +72,7 @@ def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
 
 @pytest.mark.parametrize(("shift", "own"), [(0.1, True), (-0.1, False)])
 def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> None:
-    """On raw-test raw, on refined-test refined; the other way round is said as it is."""
+    """Raw on raw-test and refined on refined-test; the opposite is described test set by test set."""
     both = [simulated(0.0, each, seed=i) for i, each in enumerate((shift, -shift))]
     named = [replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, NAMES, strict=True)]
     found = verdict(named, NAMES, "", [])
@@ -82,20 +82,20 @@ def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> N
 
 
 def test_an_exponent_alone_is_no_level() -> None:
-    """Laws that cross at the largest budget: each half of the sentence stands for itself."""
-    found = said((-0.05, 0.0), (-0.05, 0.0))
+    """Laws that cross at the largest budget differ in exponent but not in level."""
+    found = conclude((-0.05, 0.0), (-0.05, 0.0))
     assert (found.concludes, found.exponent, found.level) == (True, "steeper", "")
     assert "no difference in PPL at 316,228 tokens can be concluded: that of refined differs by" in found.sentence
 
 
-def test_what_a_token_is_worth_past_the_largest_budget_is_marked() -> None:
-    """A better second arm is worth more tokens of the first than were trained on."""
-    assert ", extrapolated) on set0-test" in said((-0.05, -0.1), (-0.05, -0.1)).sentence
-    assert "extrapolated" not in said((0.05, 0.1), (0.05, 0.1)).sentence
+def test_an_extrapolated_worth_of_a_token_is_marked() -> None:
+    """One of a better second arm is worth more tokens of the first than were trained on."""
+    assert ", extrapolated) on set0-test" in conclude((-0.05, -0.1), (-0.05, -0.1)).sentence
+    assert "extrapolated" not in conclude((0.05, 0.1), (0.05, 0.1)).sentence
 
 
 def test_a_few_test_conversations_allow_no_conclusion() -> None:
-    """A bootstrap over a handful says too little of how they vary."""
+    """A bootstrap over a handful of conversations underestimates their variation."""
     one = simulated(-0.05, -0.1)
     few = replace(one, test=replace(one.test, mask=np.arange(100) < 7))
     found = verdict([few], NAMES, "", [])
@@ -105,8 +105,8 @@ def test_a_few_test_conversations_allow_no_conclusion() -> None:
     assert not found.concludes
 
 
-def test_copies_say_as_much_as_one_conversation() -> None:
-    """A hundred test conversations of which each is there twenty times are five."""
+def test_copies_count_as_one_conversation() -> None:
+    """A hundred test conversations in five clusters count as five."""
     one = simulated(-0.05, -0.1)
     copies = replace(one, test=replace(one.test, clusters=np.arange(100) // 20))
     found = verdict([copies], NAMES, "", [])
@@ -119,8 +119,8 @@ def test_copies_say_as_much_as_one_conversation() -> None:
     assert verdict([pairs], NAMES, "", []).concludes
 
 
-def test_the_same_trainings_are_said_to_be() -> None:
-    """No zero with an interval of zeros, whether or not the design could conclude."""
+def test_arms_with_the_same_training_runs_do_not_differ() -> None:
+    """Whether or not the design allows a conclusion."""
     one = simulated(-0.05, -0.1)
     same = replace(one, laws=compared_laws(dict.fromkeys(NAMES, one.points["raw"])))
     assert verdict([same], NAMES, "", []).sentence == (
@@ -131,7 +131,7 @@ def test_the_same_trainings_are_said_to_be() -> None:
 
 
 def test_one_long_test_conversation_allows_no_conclusion() -> None:
-    """A hundred conversations of which one holds half the tokens say as much as 3.9 alike."""
+    """A hundred conversations of which one has half the tokens have an effective size of 3.9."""
     one = simulated(-0.05, -0.1)
     uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
     found = verdict([uneven], NAMES, "", [])
@@ -152,8 +152,8 @@ def test_one_long_test_conversation_allows_no_conclusion() -> None:
     ],
 )
 def test_too_small_a_design_never_concludes(design: Design, why: str) -> None:
-    """However clear the numbers look; they are given as not conclusive."""
-    found = said((-0.3, -0.5), (-0.3, -0.5), lacks=design.lacks())
+    """However clear the numbers look; they are marked as not conclusive."""
+    found = conclude((-0.3, -0.5), (-0.3, -0.5), lacks=design.lacks())
     assert (found.concludes, found.exponent, found.level) == (False, "", "")
     assert found.sentence.startswith("Nothing is concluded, because ")
     assert why in found.sentence
@@ -167,7 +167,7 @@ def test_the_full_design_lacks_nothing() -> None:
 
 def test_a_failed_check_forbids_a_conclusion() -> None:
     """Whatever the numbers say."""
-    found = said((-0.3, -0.5), (-0.3, -0.5), failed="train/test leakage 0")
+    found = conclude((-0.3, -0.5), (-0.3, -0.5), failed="train/test leakage 0")
     assert (found.concludes, found.sentence) == (
         False,
         "Nothing can be concluded, because a check failed: train/test leakage 0.",
@@ -175,16 +175,16 @@ def test_a_failed_check_forbids_a_conclusion() -> None:
 
 
 def test_no_interval_is_no_conclusion() -> None:
-    """Two budgets and one seed leave nothing to scatter."""
-    found = said((-0.3, -0.5), (-0.3, -0.5), seeds=1, budgets=2)
+    """Two budgets and one seed leave no degree of freedom."""
+    found = conclude((-0.3, -0.5), (-0.3, -0.5), seeds=1, budgets=2)
     assert (found.concludes, found.sentence) == (
         False,
-        "Nothing can be concluded: delta-alpha has no interval on set0-test, set1-test.",
+        "Nothing can be concluded: delta alpha has no interval on set0-test, set1-test.",
     )
 
 
-def test_equal_arms_are_seldom_said_to_differ() -> None:
-    """Simulated points of one law: intervals of delta-alpha hold 0 in 90 to 99 % of comparisons."""
+def test_equal_arms_seldom_differ() -> None:
+    """With simulated points of one law, intervals of delta alpha contain 0 in 90 to 99 % of comparisons."""
     holds = []
     for seed in range(300):
         arms = points(0.0, seed=seed, noise=0.01)

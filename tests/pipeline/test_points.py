@@ -1,4 +1,4 @@
-"""`refine scale --points`: a table becomes laws, a bad cell one sentence, and the examples page is true."""
+"""`refine scale --points`: a table becomes laws, a bad cell one sentence, and the examples page is correct."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def csv(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def told(file: Path, capsys: pytest.CaptureFixture[str], *predict: float) -> dict[str, Any]:
-    """What `--json` prints."""
+def as_json(file: Path, capsys: pytest.CaptureFixture[str], *predict: float) -> dict[str, Any]:
+    """The output of `--json`."""
     show(fit_points(file, predict), as_json=True)
     made: dict[str, Any] = json.loads(capsys.readouterr().out)
     return made
@@ -47,12 +47,12 @@ def told(file: Path, capsys: pytest.CaptureFixture[str], *predict: float) -> dic
 def test_json_holds_both_laws_held_out_differences_and_notes(
     csv: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A planted floor is found for both corpora, with intervals over seeds, and their difference is paired."""
+    """A simulated floor is recovered for both corpora, with intervals over seeds, and their difference is paired."""
     rows = [
         f"{name},{n},{float(floor + 9e3 * n**-0.5 * np.exp(0.004 * seed)):.6f},{seed},ignored"
         for (name, floor), seed, n in product((("raw", 30.0), ("refined", 25.0)), (1, 2, 3), (1000, 4000, 16000, 64000))
     ]
-    found = told(csv("\n".join(["corpus,tokens,ppl,seed,other", *rows])), capsys, 128000)
+    found = as_json(csv("\n".join(["corpus,tokens,ppl,seed,other", *rows])), capsys, 128000)
     laws = {(law["corpus"], law["law"]): law for law in found["laws"]}
     assert list(laws) == [(c, k) for c in ("raw", "refined") for k in ("power", "saturating")]
     assert laws["raw", "saturating"]["floor"] == pytest.approx(30, abs=0.5)
@@ -72,16 +72,16 @@ def test_json_holds_both_laws_held_out_differences_and_notes(
 
 
 def test_a_law_from_two_points_has_no_interval_and_a_trivial_r2(capsys: pytest.CaptureFixture[str]) -> None:
-    """R2 = 1 of two points is said to be trivial, to people and to scripts."""
-    found = told(EXAMPLES / "E4.csv", capsys)
+    """R2 = 1 of two points is marked as trivial, in tables and in JSON."""
+    found = as_json(EXAMPLES / "E4.csv", capsys)
     assert [law["alpha_interval"] for law in found["laws"]] == [None, None]
-    assert sum("R2 says nothing here" in note for note in found["notes"]) == 2
+    assert sum("R2 is no evidence here" in note for note in found["notes"]) == 2
     show(fit_points(EXAMPLES / "E4.csv"))
     assert capsys.readouterr().out.count("(trivial)") == 2
 
 
-def test_people_see_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    """The tables hold alpha, its interval, A, R2, the reduction per doubling, and a mark on what extrapolates."""
+def test_tables_hold_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alpha with its interval, A, R2, the reduction per doubling, and a mark on extrapolations."""
     show(fit_points(EXAMPLES / "E1.csv", [20000, 1e6]))
     shown = capsys.readouterr().out
     plain = shown.replace(MINUS, "-").replace("\N{NO-BREAK SPACE}", " ")
@@ -94,7 +94,7 @@ def test_people_see_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("\n\n", "no column tokens in its first row"),
@@ -116,21 +116,21 @@ def test_people_see_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> None
         ("tokens,ppl,corpus\n1000,9,raw\n2000,8,\n", "row 3, column corpus: it is empty"),
         ("tokens,ppl,seed\n1000,9,1\n1000,8,1\n", "seed 1 has 2 points at 1,000 tokens"),
         ("tokens,ppl,seed\n1000,9,1\n2000,8,1\n1000,9,2\n", "seed 2 has no point at 2,000 tokens"),
-        ("tokens,ppl\n1000,9\n", "2 token budgets or more, not 1"),
+        ("tokens,ppl\n1000,9\n", "2 or more token budgets, not 1"),
         ("tokens,ppl,corpus\n1000,9,raw\n", "raw: a power law needs"),
     ],
 )
-def test_a_bad_table_is_one_sentence(csv: Callable[[str], Path], text: str, said: str) -> None:
-    """The sentence names the file, and the row and column where there is one."""
+def test_a_bad_table_is_one_sentence(csv: Callable[[str], Path], text: str, message: str) -> None:
+    """The sentence names the file, and the row and column if there is one."""
     file = csv(text)
     with pytest.raises(ScalingError) as error:
         fit_points(file)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert str(file) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("made", [b"\xff\xfe\x00PK", b'tokens,ppl\n"1,2\n3,4\n'])
+@pytest.mark.parametrize("made", [b"\xff\xfa\x00PK", b'tokens,ppl\n"1,2\n3,4\n'])
 def test_what_is_no_csv_is_one_sentence(tmp_path: Path, made: bytes) -> None:
     """Neither bytes nor an open quote end in a traceback."""
     file = tmp_path / "x.csv"
@@ -142,7 +142,7 @@ def test_what_is_no_csv_is_one_sentence(tmp_path: Path, made: bytes) -> None:
 
 
 def test_spaces_blank_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
-    """What spreadsheets add does no harm."""
+    """What spreadsheets add is ignored."""
     file = tmp_path / "x.csv"
     file.write_bytes(b"\xef\xbb\xbftokens, ppl\r\n 1000 , 9\r\n\r\n2000, 8 \r\n")
     assert read(file)[None].ppl.tolist() == [9, 8]
@@ -150,20 +150,20 @@ def test_spaces_blank_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> No
 
 @given(st.text(st.sampled_from("tokens,pl\n\"'0123456789.-e;\t \0é"), max_size=60))
 def test_any_text_is_points_or_a_sentence(text: str) -> None:
-    """No file makes anything but points or a ScalingError."""
+    """Every file gives points or a ScalingError."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "x.csv"
         file.write_text("tokens,ppl\n" + text)
-        said = ""
+        message = ""
         try:
             made = read(file)
         except ScalingError as error:
-            made, said = {}, str(error)
-    assert said.startswith(str(file)) or all(len(found.tokens) for found in made.values())
+            made, message = {}, str(error)
+    assert message.startswith(str(file)) or all(len(found.tokens) for found in made.values())
 
 
 def test_every_number_of_the_examples_page_is_recomputed() -> None:
-    """Each number on the page is computed here from the files, or is one that the summary printed."""
+    """Each number on the page is computed here from the files, or is one that the summary prints."""
     page = (EXAMPLES / "README.md").read_text()
     computed, printed = _computed(), _printed()
     unexplained = [
@@ -175,7 +175,7 @@ def test_every_number_of_the_examples_page_is_recomputed() -> None:
 
 
 def _computed() -> set[str]:
-    """The page's numbers, from the files."""
+    """The page's numbers, computed from the files."""
     e1, e2 = (read(EXAMPLES / f"{name}.csv")[None] for name in ("E1", "E2"))
     e3, e4 = (read(EXAMPLES / f"{name}.csv") for name in ("E3", "E4"))
     twos = [e3["A"], e3["B"], e4["A"], e4["B"]]
@@ -208,7 +208,7 @@ def _rounded(name: str) -> str:
 
 
 def _printed() -> set[str]:
-    """What the summary of 2025-11-28 prints, and the page's own labels: dates, sections, counts, budgets."""
+    """The numbers that the summary of 2025-11-28 prints, and the page's labels: dates, sections, counts, budgets."""
     summary = "38 40 22 30 14,504 46,791 -0.287 -0.385 18,890 19,519 -0.72 -0.75 383 314 213 175 392 323 221 182 0.0"
     labels = "2025 -11 -28 11 27 28 1 2 3 4 6 95 500 1,000 500,000 1,000,000 5,000,000 10,000,000"
     return {*summary.split(), *labels.split(), *labels.replace(",", "").split()}

@@ -1,4 +1,4 @@
-"""`refine train` and `refine scale` as a user starts them: what they leave, what they say, what they refuse."""
+"""`refine train` and `refine scale` from the command line: files, output, errors; and the baselines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pipeline.engine import Local
+from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents
 from tests.trainer.test_cvfp_training import SIZE, SMALL, data, stream
@@ -32,22 +33,22 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def chats(count: int = 150) -> list[dict[str, Any]]:
-    """Conversations over a small vocabulary in which a word tells much about the next."""
+    """Conversations over a small vocabulary in which a word largely determines the next."""
     words = [f"{letter}{vowel}" for letter in "bdfgklmnp" for vowel in ("an", "ol")]
     generator = np.random.default_rng(0)
     made = []
     for i in range(count):
-        at, said = int(generator.integers(len(words))), []
+        at, sequence = int(generator.integers(len(words))), []
         for _ in range(60):
             at = (at * 3 + 1) % len(words) if generator.random() < 0.7 else int(generator.integers(len(words)))
-            said.append(words[at])
-        messages = [{"role": ("user", "assistant")[j], "content": " ".join(said[30 * j :][:30])} for j in range(2)]
+            sequence.append(words[at])
+        messages = [{"role": ("user", "assistant")[j], "content": " ".join(sequence[30 * j :][:30])} for j in range(2)]
         made.append({"prompt": messages[0]["content"], "prompt_id": f"p{i}", "messages": messages})
     return made
 
 
-def test_a_training_leaves_its_record_and_says_where_it_stands(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
-    """Network and every baseline on one test set, in a table and as JSON; the second time nothing is trained anew."""
+def test_a_training_run_leaves_its_record_and_is_not_repeated(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Network and baselines are scored on one test set, in a table and as JSON; the second time nothing is trained."""
     words = ["train", jsonl(chats()), "--budget", "3000", *TINY, "--out", "t", "--threads", "1"]
     first = refine(*words, **OFFLINE)
     assert first.returncode == 0, first.stderr
@@ -56,27 +57,27 @@ def test_a_training_leaves_its_record_and_says_where_it_stands(refine: Refine, j
     for name in ("CVFP", "random frozen block", "GRU of the same size", "Kneser-Ney 5-gram", "unigram"):
         assert name in first.stdout
     assert "CVFP loses to" in first.stdout or "CVFP beats every baseline" in first.stdout
-    assert "the test set has" in first.stderr  # far below what is wanted: said, with the standard error it implies
+    assert "the test set has" in first.stderr  # far smaller than requested, so its standard error is reported
     assert "standard error" in first.stderr
     before = contents(tmp_path / "t")
     again = refine(*words, "--json", **OFFLINE)
-    said = json.loads(again.stdout)
-    assert {"cvfp", "random_block", "gru", "kneser_ney", "unigram", "data", "folder"} <= said.keys()
-    assert said["cvfp"]["tokens"] == 3000
-    assert said["cvfp"]["nats"] < said["unigram"]["nats"]
-    assert said["cvfp"]["test_tokens"] == said["gru"]["test_tokens"]
-    for kind in ("cvfp", "gru", "unigram"):  # each says what it was made of
-        assert said[kind]["preset"] == "house"
-        assert "PPMI-SVD" in said[kind]["embeddings"]
-        assert said[kind]["embeddings_tokens"] == said["data"]["pool"]["tokens"]
-        assert said[kind]["settings"]["phase2"]["batch"] > 0
-    folder = Path(tmp_path / said["folder"])
+    report = json.loads(again.stdout)
+    assert {"cvfp", "random_block", "gru", "kneser_ney", "unigram", "data", "folder"} <= report.keys()
+    assert report["cvfp"]["tokens"] == 3000
+    assert report["cvfp"]["nats"] < report["unigram"]["nats"]
+    assert report["cvfp"]["test_tokens"] == report["gru"]["test_tokens"]
+    for kind in ("cvfp", "gru", "unigram"):  # each record is complete by itself
+        assert report[kind]["preset"] == "house"
+        assert "PPMI-SVD" in report[kind]["embeddings"]
+        assert report[kind]["embeddings_tokens"] == report["data"]["pool"]["tokens"]
+        assert report[kind]["settings"]["phase2"]["batch"] > 0
+    folder = Path(tmp_path / report["folder"])
     assert {"record.json", "metrics.jsonl", "scores.npz", "weights.safetensors"} <= {p.name for p in folder.iterdir()}
     assert contents(tmp_path / "t") == before
 
 
 def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
-    """Three budgets, two seeds: alpha with its interval, baselines beside it, as JSON and as tables."""
+    """Three budgets and two seeds give alpha with its interval and baselines, as JSON and as tables."""
     words = ["scale", jsonl(chats()), "--budgets", "500,1000,2e3", "--seeds", "2", *TINY, "--out", "s"]
     done = refine(*words, "--json", **OFFLINE)
     assert done.returncode == 0, done.stderr
@@ -87,15 +88,40 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
     assert law["per_doubling"] == pytest.approx(1 - 2 ** law["alpha"])
     rows = (tmp_path / "s/points.csv").read_text().splitlines()
     assert len(rows) == 1 + 6 + 6 + 3 + 3 + 3  # the network and counts for both seeds, the others for one
-    own = json.loads(refine("scale", "--points", "s/points.csv", "--json").stdout)  # what it writes it can read
+    own = json.loads(refine("scale", "--points", "s/points.csv", "--json").stdout)  # it can read what it writes
     assert next(one for one in own["laws"] if one["corpus"] == "CVFP")["alpha"] == pytest.approx(law["alpha"])
     table = refine(*words, "--predict", "100000", **OFFLINE)
     assert "extrapolates" in table.stdout
     assert "PPL beside the baselines" in table.stdout
 
 
-def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
-    """In this process or in two others: the same records but for the seconds; done twice, nothing is done again."""
+def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
+    """A small run that is done is a small share; a run in progress counts by its passes, then by its steps."""
+    small, large = (Job("cvfp", budget, 0, "data", "digest", SMALL) for budget in (100, 100_000))
+    cost = Cost({"cvfp": (1.0, 0.001, 0.01)}, workers=1)
+    for job in (small, large):
+        (tmp_path / job.name).mkdir()
+    (tmp_path / small.name / "record.json").write_text("{}")
+    share, text = progress(tmp_path, [small, large], cost, 60.0)
+    assert share == pytest.approx(cost.of([small]) / cost.of([small, large]))
+    assert share < 0.1
+    assert text.startswith("1 of 2 training runs done, 1.0 min; about ")
+    shares = [share]
+    half = SMALL.phase2.total(large.budget - 1) // 2
+    for line in ({"phase": 1, "pass": 1}, {"phase": 1, "pass": 2}, {"phase": 2, "step": half}):
+        (tmp_path / large.name / "metrics.jsonl").write_text(
+            json.dumps({"phase": 1, "how": "x"}) + "\n" + json.dumps(line)
+        )
+        shares.append(progress(tmp_path, [small, large], cost, 60.0)[0])
+    assert shares == sorted(set(shares))
+    steps = 0.01 * SMALL.phase2.total(large.budget - 1)
+    assert cost.spent(large, tmp_path / large.name) == pytest.approx(100 + steps / 2, rel=1e-3)
+    (tmp_path / large.name / "metrics.jsonl").write_text('{"phase": 1, "pa')  # a line that is being written
+    assert progress(tmp_path, [small, large], cost, 60.0)[0] == share
+
+
+def test_training_runs_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    """In this process or in two others, records are the same except for seconds; finished runs are not repeated."""
     given = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
     wanted = Choices(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
     preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
@@ -124,31 +150,33 @@ def test_trainings_are_the_same_for_any_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--budget", "99999999"], "the largest budget there is"),
-        (["--preset", "e9"], "there is no preset 'e9'; there are house, e1, e2, e3a, e3b, e4a, e4b"),
+        (["--budget", "99999999"], "the budget is 99,999,999 tokens and the training pool has"),
+        (["--preset", "e9"], "there is no preset 'e9': choose one of house, e1, e2, e3a, e3b, e4a, e4b"),
         (["--preset", "e1"], "GPT-2"),
         (["--device", "warp"], "--device warp is not available"),
         (["--tokenizer", "nowhere.json"], "nowhere.json"),
         (["--embeddings", "nowhere.npy"], "nowhere.npy"),
         (["--out", "."], "is not an experiment's folder"),
-        (["--limit", "3"], "no test set can be set apart"),
+        (["--limit", "3"], "too small for a test set"),
     ],
 )
-def test_a_training_that_cannot_be_is_one_sentence(refine: Refine, jsonl: Jsonl, words: list[str], said: str) -> None:
-    """Exit code 1, the reason and what to do; no traceback, nothing weaker in its place."""
+def test_a_training_run_that_is_impossible_is_one_sentence(
+    refine: Refine, jsonl: Jsonl, words: list[str], message: str
+) -> None:
+    """Exit code 1, the reason and what to do; no traceback and no fallback."""
     done = refine("train", jsonl(chats(60)), *TINY, *words, **OFFLINE)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1
-    assert said in last
+    assert message in last
     assert last.startswith("refine: ")
     assert "Traceback" not in done.stderr
     assert "a fault of refine" not in last
 
 
 def test_a_corpus_without_text_is_one_sentence(refine: Refine, jsonl: Jsonl) -> None:
-    """Empty messages train nothing."""
+    """Empty messages hold nothing to train on."""
     empty = [{"prompt": "", "prompt_id": str(i), "messages": [{"role": "user", "content": ""}]} for i in range(20)]
     done = refine("train", jsonl(empty), *TINY, **OFFLINE)
     assert done.returncode == 1
@@ -157,16 +185,16 @@ def test_a_corpus_without_text_is_one_sentence(refine: Refine, jsonl: Jsonl) -> 
 
 
 def test_budgets_are_whole_numbers_of_tokens() -> None:
-    """As people write them; what is none is named."""
+    """In several notations; a word that is not one is named in the error."""
     assert numbers("10000,20_000, 1e5") == [10_000, 20_000, 100_000]
     assert numbers(None) is None
-    for said in ("ten", "1", "1000.5", "1000,,2000", "nan", "inf"):
+    for text in ("ten", "1", "1000.5", "1000,,2000", "nan", "inf"):
         with pytest.raises(PresetError, match="--budgets has"):
-            numbers(said)
+            numbers(text)
 
 
-def test_the_users_tables_ship_as_examples(refine: Refine) -> None:
-    """`refine scale --points` on each: E1's exponent and per-doubling share, as CVFP.md has them."""
+def test_the_tables_of_the_original_experiments_ship_as_examples(refine: Refine) -> None:
+    """`refine scale --points` gives the published exponent and per-doubling share of E1."""
     done = refine("scale", "--points", ROOT / "trainer/examples/E1.csv", "--json")
     law = json.loads(done.stdout)["laws"][0]
     assert (round(law["alpha"], 4), round(law["r2"], 4)) == (-0.7143, 0.9818)
@@ -174,7 +202,7 @@ def test_the_users_tables_ship_as_examples(refine: Refine) -> None:
 
 
 def test_count_models_sum_to_one() -> None:
-    """Over the whole vocabulary, ids never seen included, after a seen and an unseen past."""
+    """Over the whole vocabulary, unseen ids included, after a seen and an unseen past."""
     train = stream(3)
     for past in (train.ids[1:4].tolist(), [SIZE - 1, 7]):
         ids = [id_ for token in range(1, SIZE) for id_ in (0, *past, token)] + [0, *past, 0]
@@ -185,7 +213,7 @@ def test_count_models_sum_to_one() -> None:
 
 
 def test_count_models_score_every_target() -> None:
-    """As many as the stream has; a cut last conversation has no end to score; unigram by hand."""
+    """As many as the stream has, also if the last conversation is cut; the unigram model is computed by hand."""
     train, test = stream(20), stream(4, 1)
     for part in (test, test.prefix(100)):
         assert len(baselines.kneser_ney(train, part, SIZE)) == part.tokens - 1
@@ -196,7 +224,7 @@ def test_count_models_score_every_target() -> None:
 
 
 def test_the_recurrent_baseline_has_the_networks_size_and_learns() -> None:
-    """Parameters within 2 % of the two blocks; clearly below frequencies after some epochs."""
+    """Its parameters are within 2 % of the two blocks; after some epochs it is clearly better than frequencies."""
     for blocks, width in ((198_912, 128), (17_092_608, 768)):
         h = gru.hidden(blocks, width)
         size = 3 * h * (h + width + 2) + h * width + width
@@ -204,14 +232,14 @@ def test_the_recurrent_baseline_has_the_networks_size_and_learns() -> None:
     settings = Phase2(epochs=8, steps=300, evaluations=8, patience=0, batch=64, rate=0.01, restore=True)
     preset = replace(SMALL, phase2=settings)
     given = data()
-    nats, right, said = baselines.gru(given, preset, 0, "cpu")
+    nats, right, record = baselines.gru(given, preset, 0, "cpu")
     assert len(nats) == len(right) == given.test.tokens - 1
     assert nats.mean() < baselines.unigram(given.train, given.test, SIZE).mean() - 0.5
-    assert said["steps"] >= 300
+    assert record["steps"] >= 300
 
 
 def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
-    """The same draws for every training: equal trainings give equal columns; the spread is that of conversations."""
+    """All runs have the same draws, so equal runs have equal rows; the spread is that of conversations."""
     generator = np.random.default_rng(0)
     targets = np.full(200, 50)
     nats = generator.normal(250, 20, 200)
@@ -226,7 +254,7 @@ def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
 
 
 def test_resamples_are_of_whole_clusters(tmp_path: Path) -> None:
-    """Each of 40 conversations is there five times: the spread is that of 40, and of some rows that of theirs."""
+    """With five copies of each of 40 conversations, the spread is that of 40; the same holds for a subset."""
     each = np.random.default_rng(0).normal(250, 20, 40)
     np.savez(tmp_path / "scores.npz", nats=np.repeat(each, 5), targets=np.full(200, 50))
     clusters = np.repeat(np.arange(40), 5)
@@ -240,8 +268,8 @@ def test_resamples_are_of_whole_clusters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "house"])
-def test_a_preset_of_the_user_leaves_its_record(tmp_path: Path, name: str) -> None:
-    """Each shrunk in width and samples, with all baselines: validation is what is reported, and the record says so."""
+def test_a_preset_of_the_original_experiments_leaves_its_record(tmp_path: Path, name: str) -> None:
+    """With smaller width and fewer samples: the validation set is reported, and the record says so."""
     preset = PRESETS[name]
     context = preset.shape.context // 48
     preset = replace(

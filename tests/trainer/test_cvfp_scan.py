@@ -76,9 +76,9 @@ def test_sweeps_are_used_where_they_settle_and_said() -> None:
     whole(scanned, text)
     assert swept.report.swept == 2000
     assert swept.report.sweeps < 96
-    assert "parallel sweeps" in swept.report.said()
+    assert "parallel sweeps" in swept.report.describe()
     assert scanned.report.sequential == 2000
-    assert scanned.report.said() == "sequential scan"
+    assert scanned.report.describe() == "sequential scan"
 
 
 def test_the_compiled_scan_equals_the_loop_over_layers() -> None:
@@ -128,7 +128,7 @@ def test_missing_history_is_zero_and_not_normed() -> None:
 def test_contexts_in_files_are_those_in_memory(tmp_path: Path) -> None:
     """Past the limit they lie on disk, the same."""
     made, text = network(SHAPES[0]), tape(500, [0, 100])
-    memory, disk = Contexts.of(made, text, tmp_path), Contexts.of(made, text, tmp_path, large=1000)
+    memory, disk = Contexts.of(made, text, tmp_path), Contexts.of(made, text, tmp_path, limit=1000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.contexts", "1.contexts", "2.contexts"]
     assert all(torch.equal(a, b) for a, b in zip(memory.layers, disk.layers, strict=True))
     at = torch.tensor([3, 499, 0])

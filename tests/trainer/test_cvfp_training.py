@@ -20,7 +20,7 @@ from trainer.cvfp.phase1 import NotFiniteError
 from trainer.cvfp.scan import Tape
 from trainer.cvfp.settings import Phase2
 from trainer.experiment import checkpoint
-from trainer.experiment.checkpoint import CheckpointError
+from trainer.experiment.checkpoint import Checkpoint, CheckpointError
 from trainer.experiment.training import Data, Training, tape
 from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset
@@ -63,7 +63,7 @@ def training(folder: Path, preset: Preset = SMALL, **more: Any) -> Training:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(folder / "weights.safetensors")[0]
+    return checkpoint.load(folder / "weights.safetensors").tensors
 
 
 class StoppedError(Exception):
@@ -285,7 +285,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_checkpoint_with_other_bytes_is_named(tmp_path: Path) -> None:
     """A flipped bit in a weight would be trained on without a word."""
     path = tmp_path / "checkpoint.safetensors"
-    checkpoint.save(path, {"a": torch.ones(64)}, {"identity": "x"})
+    checkpoint.save(path, Checkpoint({"a": torch.ones(64)}, {"identity": "x"}))
     whole = bytearray(path.read_bytes())
     whole[-100] ^= 1
     path.write_bytes(whole)
@@ -296,7 +296,7 @@ def test_a_checkpoint_with_other_bytes_is_named(tmp_path: Path) -> None:
 def test_another_trainings_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
     """Its identity differs: the training begins anew and gives its own numbers."""
     alone = training(tmp_path / "alone").run()
-    checkpoint.save(tmp_path / "both.safetensors", {"a": torch.zeros(1)}, {"identity": "other"})
+    checkpoint.save(tmp_path / "both.safetensors", Checkpoint({"a": torch.zeros(1)}, {"identity": "other"}))
     (tmp_path / "both").mkdir()
     (tmp_path / "both.safetensors").rename(tmp_path / "both" / "checkpoint.safetensors")
     assert training(tmp_path / "both").run()["nats"] == alone["nats"]

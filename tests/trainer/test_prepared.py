@@ -69,7 +69,7 @@ def test_damaged_data_are_made_again_and_never_trained_on(tmp_path: Path, name: 
     folder = tmp_path / "data"
     digest = made(folder).digest
     (folder / name).write_bytes((folder / name).read_bytes()[:30])
-    with pytest.raises(PreparedError, match=r"are damaged .*: remove that folder, and start again"):
+    with pytest.raises(PreparedError, match=r"are damaged .*: remove that folder and start again"):
         load(folder)
     assert made(folder).digest == digest
 
@@ -86,7 +86,9 @@ def test_a_vocabulary_has_a_size_that_can_be(tmp_path: Path, said: str) -> None:
 def test_a_small_test_set_says_what_it_is_worth(tmp_path: Path) -> None:
     """Whether the corpus or the user made it small, in tokens as they are."""
     found = made(tmp_path / "data")
-    said = f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations, fewer than 100,000"
+    said = (
+        f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations (fewer than 100,000 tokens)"
+    )
     assert said in found.record.notes[0]
     assert "standard error" in found.record.notes[0]
 
@@ -97,7 +99,7 @@ def test_a_damaged_training_is_one_sentence(tmp_path: Path, name: str, text: str
     folder = tmp_path / "one"
     training(folder).run()
     (folder / name).write_text(text)
-    with pytest.raises(DamagedError, match=rf"{name} cannot be read .*: remove {folder}, and that training is done"):
+    with pytest.raises(DamagedError, match=rf"{name} cannot be read .*: remove {folder} to repeat that training run"):
         read(folder) if name == "record.json" else scores(folder)
 
 

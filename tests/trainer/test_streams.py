@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
@@ -95,7 +95,7 @@ def test_texts_keep_their_order_and_limit_across_chunks(monkeypatch: pytest.Monk
     """However texts are cut into chunks, each has its own ids, at most `truncate` of them; 1 MB in one line too."""
     said = [*ODD, "word " * 200_000, "", "a"]
     whole = [ids(GPT2, text)[:50] for text in said]
-    monkeypatch.setattr(vocabulary, "MOST_TEXTS", 3)
+    monkeypatch.setattr(vocabulary, "CHUNK_TEXTS", 3)
     found = list(GPT2.encode(said, truncate=50))
     assert len(found) > 5
     assert np.concatenate([one.lengths for one in found]).tolist() == [len(one) for one in whole]
@@ -107,7 +107,7 @@ def test_training_is_the_same_whatever_the_threads() -> None:
     code = (
         "import polars as pl; from trainer.prepare import vocabulary as v; from tests.strategies import ODD;"
         "t = pl.Series(ODD + [f'word{i % 97} some{i % 31} of the thing {i}' for i in range(5000)]);"
-        "print(v.train(t, 1000).digest(), v.train(t, 1000, most=50_000).digest())"
+        "print(v.train(t, 1000).digest(), v.train(t, 1000, sample=50_000).digest())"
     )
     said = [
         subprocess.run(
@@ -126,9 +126,9 @@ def test_training_is_the_same_whatever_the_threads() -> None:
 
 def test_a_run_of_one_letter_neither_fills_a_vocabulary_nor_stops_it() -> None:
     """No token is longer than GPT-2's longest; 1 MB without a space takes seconds, where its square takes 700."""
-    start = time.perf_counter()
+    start = time.process_time()
     made = vocabulary.train(pl.Series(["a" * 1_000_000, " " * 1_000_000, "\0" * 1_000_000, "the the " * 100]), 400)
-    assert time.perf_counter() - start < 30
+    assert time.process_time() - start < 60
     assert made.widths.max() <= 128
     assert len(ids(made, "the the the")) == 3
 
@@ -144,15 +144,18 @@ def test_unusable_vocabularies_are_refused_in_a_sentence(tmp_path: Path) -> None
     Tokenizer(models.WordLevel({"a": 0, END: 1}, unk_token=END)).save(str(path))
     with pytest.raises(VocabularyError, match="not a byte-level BPE"):
         vocabulary.load(path)
+    endless = Tokenizer(models.BPE({letter: i for i, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    endless.decoder = decoders.ByteLevel()
+    endless.save(str(path))
+    with pytest.raises(VocabularyError, match=r"no end-of-text token, expected one of <\|endoftext\|>"):
+        vocabulary.load(path)
     GPT2.save(path)
-    with pytest.raises(VocabularyError, match="no end-of-text token '</end>'"):
-        vocabulary.load(path, end="</end>")
     lossy = Tokenizer.from_file(str(path))
     lossy.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     lossy.save(str(path))
     with pytest.raises(VocabularyError, match="changes text"):
         vocabulary.load(path)
-    with pytest.raises(VocabularyError, match="expected 257 or more"):
+    with pytest.raises(VocabularyError, match="expected at least 257"):
         vocabulary.train(pl.Series(["a"]), 256)
     with pytest.raises(VocabularyError, match="without text"):
         vocabulary.train(pl.Series(["", ""]))
@@ -252,11 +255,11 @@ def test_the_first_conversations_are_whole(separated: bool) -> None:
 def test_too_large_a_budget_says_the_largest() -> None:
     """The sentence names what was asked for and what there is."""
     made = stream(["Hello world"])
-    with pytest.raises(StreamError, match=r"5,000 tokens was asked for, and there are 4 .* largest"):
+    with pytest.raises(StreamError, match=r"the budget is 5,000 tokens and the training pool has 4: choose a smaller"):
         made.prefix(5000)
-    with pytest.raises(StreamError, match=r"5,000 tokens was asked for, and there are 4 "):
+    with pytest.raises(StreamError, match=r"the budget is 5,000 tokens and the training pool has 4"):
         made.draw(5000, 0)
-    with pytest.raises(StreamError, match="expected 2 or more"):
+    with pytest.raises(StreamError, match="expected at least 2"):
         made.prefix(1)
     with pytest.raises(StreamError, match="ask for 1 to 1"):
         made.conversations(2)
@@ -285,7 +288,7 @@ def test_a_saved_stream_is_mapped_and_the_same(tmp_path: Path) -> None:
     assert found.draw(100, 3).ids.tolist() == made.order(3).prefix(100).ids.tolist()
     assert found.bytes.tolist() == made.bytes.tolist()
     (tmp_path / "s" / "starts.npy").write_bytes(b"")
-    with pytest.raises(StreamError, match="no whole token stream"):
+    with pytest.raises(StreamError, match="no complete token stream"):
         streams.load(tmp_path / "s")
 
 
@@ -341,7 +344,7 @@ def test_a_giant_cluster_is_trained_on_and_never_the_test_set() -> None:
         made = split(sizes, groups, keys, seed=seed)
         assert set(range(2000)) <= set(made.pool.tolist())
         assert len(np.unique(groups[made.test])) >= 4
-        assert any("not drawn for the test set" in note for note in made.notes)
+        assert any("not eligible for the test set" in note for note in made.notes)
 
 
 def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
@@ -352,7 +355,7 @@ def test_a_small_corpus_gives_its_share_and_says_what_that_is_worth() -> None:
     assert sizes[made.validation].sum() == 400
     assert small("test", np.full(20, 5000)) == ""
     said = small("test", np.full(20, 100))
-    assert "2,000 tokens of 20 conversations, fewer than 100,000: the standard" in said
+    assert "2,000 tokens of 20 conversations (fewer than 100,000 tokens): the standard" in said
     assert "0.103 nats, 10.9% of PPL" in said
 
 
@@ -378,16 +381,19 @@ def test_one_long_conversation_is_no_test_set() -> None:
     assert effective(long) == pytest.approx(136_000**2 / (28_000**2 + 1000 * 108**2))
     assert small("test", long) == ""
     assert effective(np.full(100, 50), np.arange(100) // 20) == 5
-    assert "of 100 conversations, so many of them copies that they say as much as 5 alike: the" in small(
+    assert "of 100 conversations (as informative as 5 equal ones because many are copies): the" in small(
         "test", np.full(100, 5000), clusters=np.arange(100) // 20
     )
     few = np.array([100_000] * 5 + [100] * 10)
-    assert "of such lengths that" in small("test", few, clusters=np.array([*range(13), 13, 13]))
+    assert "because their lengths differ): the" in small("test", few, clusters=np.array([*range(13), 13, 13]))
     both = small("test", np.repeat(few, 3), clusters=np.repeat(np.arange(15), 3))
-    assert "of such lengths, and so many of them copies that they say as much as 5 alike" in both
+    assert "as informative as 5 equal ones because their lengths differ and many are copies" in both
     assert numbered(np.array([7, 3, 7, 9, 3])).tolist() == [0, 1, 0, 2, 1]
     said = small("test", np.array([100_000, *[108] * 1000]))
-    assert "of 1,001 conversations, of such lengths that they say as much as 4 alike: the standard error" in said
+    assert (
+        "of 1,001 conversations (as informative as 4 equal ones because their lengths differ): the standard error"
+        in said
+    )
 
 
 def test_the_test_set_leaves_something_for_validation() -> None:
@@ -441,8 +447,8 @@ def test_the_presets_split_by_position() -> None:
     made = fixed(600, validation=range(500, 510))
     assert made.pool.tolist() == list(range(500))
     assert made.reported.tolist() == list(range(500, 510))
-    assert fixed(1050, validation=range(1000, 1050), training=50).pool.tolist() == list(range(50))
-    with pytest.raises(SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected 510"):
+    assert fixed(510, validation=range(500, 510)).reported.tolist() == list(range(500, 510))
+    with pytest.raises(
+        SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected at least 510"
+    ):
         fixed(509, validation=range(500, 510))
-    with pytest.raises(SplitError, match="expected 1 to 500"):
-        fixed(600, validation=range(500, 510), training=505)

@@ -1,11 +1,14 @@
-"""The CVFP network: a context block that is iterated along the text, and a token block that reads it.
+"""The CVFP network: a context block iterated along the text, and a token block that reads its states.
 
-Notation of the equations: e_t is the normed embedding of token t, u_t = [e_{t-n+1}; ...; e_t] the input of a step,
-c^i_t the output of context layer i, z^i_t that of token layer i. Rows are tokens; LN is layer norm with eps 1e-5.
+Rows are tokens, matrices act from the right, LN is layer norm with eps 1e-5.
 
-    context layer   c' = LN(r + relu([c; u] W^T + b)),  r = c, or c R^T + s where the width changes
-    token layer     z' = LN(r + relu([c^i; z] W^T + b)), r = the last E components of z, or z R^T + s
-    head            logits = z^L W_o^T + b_o, or z^L Emb^T where it is tied
+    e_t = LN(Emb[x_t])                                          input of one token
+    u_t = [e_{t-n+1}; ...; e_t]                                 input of one step
+    c^0_t = c^L_{t-1}                                           the recurrence
+    c^i = LN(r + relu([c^{i-1}; u] W^T + b))                    context layer i; r = c^{i-1}, or its projection
+    z^0 = u
+    z^i = LN(r + relu([c^i; z^{i-1}] W^T + b))                  token layer i; r = last E components, or a projection
+    logits = z^L W_o^T + b_o, or z^L Emb^T                      untied or tied head
 
 Token layer i reads context layer i of the same step ("scheme E" of the original research code, November 2025).
 """
@@ -26,27 +29,30 @@ NORM_EPS = 1e-5
 
 
 class ShapeError(TrainerError):
-    """A network cannot have this shape; the message says which field and what it can be."""
+    """A network cannot have this shape."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a network and how its weights are drawn.
+    """The shape of a network and the distribution of its initial weights.
 
     Attributes:
         vocabulary: V, rows of the embedding.
         embedding: E, width of an embedding.
         context: C, width of a context.
-        layers: L, layers of the context block and of the token block.
-        inputs: n, tokens that one step sees.
-        widths: "constant": every context layer has width C and takes the tokens; "reduced": widths fall in equal steps
-            from C + nE to C, and only the first context layer takes the tokens.
-        tied: the head is the embedding, without a bias; else a matrix and bias of its own that start at zero.
-        weight_std: of every weight matrix in the layers, whatever its fan-in. The dynamics depend on
-            weight_std * sqrt(width): `width_rule` gives the value that a narrower network needs.
-        bias_std: of their biases.
-        own_embedding: the token block (and a tied head) has an embedding of its own, which starts as a copy. It can be
-            trained while contexts, made from the first one, stay constants.
+        layers: L, layers of each block.
+        inputs: n, tokens that one step reads.
+        widths: "constant": every context layer has width C and reads u; "reduced": widths fall in equal steps from
+            C + nE to C, and only the first context layer reads u.
+        tied: whether the head is the embedding without a bias; otherwise it is a matrix and a bias that start at zero.
+        weight_std: standard deviation of the layers' weights, whatever their fan-in. The dynamics depend on
+            weight_std * sqrt(width); see `width_rule`.
+        bias_std: standard deviation of the layers' biases.
+        own_embedding: whether the token block and a tied head have a separate embedding, which starts as a copy. It can
+            be trained while contexts, which come from the first one, stay constant.
+
+    Raises:
+        ShapeError: a number is below 1, or `widths` is unknown.
     """
 
     vocabulary: int
@@ -61,11 +67,6 @@ class Shape:
     own_embedding: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ShapeError: one is below 1, or `widths` is unknown.
-        """
         for name in ("vocabulary", "embedding", "context", "layers", "inputs"):
             if getattr(self, name) < 1:
                 raise ShapeError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -74,12 +75,12 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """T = nE, width of a step's input."""
+        """T = nE, width of u."""
         return self.inputs * self.embedding
 
     @property
     def context_widths(self) -> list[int]:
-        """D_0 ... D_L: width before and after each context layer; D_0 of the reduced variant is never materialised."""
+        """D_0 ... D_L, width before and after each context layer. Of the reduced variant D_0 = C + T is [c; u]."""
         if self.widths == "constant":
             return [self.context] * (self.layers + 1)
         top = self.context + self.tokens
@@ -87,30 +88,30 @@ class Shape:
 
     @property
     def token_widths(self) -> list[int]:
-        """K_0 ... K_L: width before and after each token layer."""
+        """K_0 ... K_L, width before and after each token layer."""
         if self.widths == "constant":
             return [self.tokens] + [self.embedding] * self.layers
         return [self.tokens - (self.tokens - self.embedding) * i // self.layers for i in range(self.layers + 1)]
 
 
 def width_rule(width: int) -> float:
-    """The weight_std at which a network of this width behaves as one of width 768 does at 0.1.
+    """The weight_std at which a network of this width behaves like one of width 768 with 0.1.
 
-    Measured on the gain of a small perturbation of a context, a token later: 0.471 at width 768, 0.485 at 128 by this
-    rule, 0.656 at 128 without it.
+    Measured as the gain of a small perturbation of a context after one token: 0.471 at width 768; at width 128, 0.485
+    with this rule and 0.656 without.
     """
     return float(0.1 * (768 / width) ** 0.5)
 
 
 class Layer(nn.Module):
-    """One linear map with ReLU, a residual and a norm: the only building block.
+    """LN(r + relu(linear([main; other]))), the only building block.
 
     Args:
         main: width of the first input, which the residual carries.
         other: width of the second input; 0 for none.
         out: width of the output.
-        main_first: the concatenation is [main; other], else [other; main].
-        project: the residual is projected where main != out; else its last `out` components are taken.
+        main_first: whether the concatenation is [main; other]; otherwise [other; main].
+        project: whether the residual is projected if main != out; otherwise its last `out` components are taken.
     """
 
     def __init__(self, main: int, other: int, out: int, *, main_first: bool, project: bool) -> None:
@@ -125,10 +126,9 @@ class Layer(nn.Module):
         joined = main
         if other is not None:
             joined = torch.cat((main, other) if self.main_first else (other, main), dim=-1)
-        moved = functional.relu(self.linear(joined))
-        last = main[..., main.shape[-1] - moved.shape[-1] :]
-        carried = last if self.residual is None else self.residual(main)
-        out: Tensor = self.norm(carried + moved)
+        d = functional.relu(self.linear(joined))
+        r = main[..., main.shape[-1] - d.shape[-1] :] if self.residual is None else self.residual(main)
+        out: Tensor = self.norm(r + d)
         return out
 
 
@@ -138,24 +138,23 @@ class ContextBlock(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         widths = [shape.context, *shape.context_widths[1:]]
-        takes = [shape.widths == "constant" or i == 0 for i in range(shape.layers)]
+        self.takes = [shape.widths == "constant" or i == 0 for i in range(shape.layers)]
         self.layers = nn.ModuleList(
-            Layer(a, shape.tokens if token else 0, b, main_first=True, project=True)
-            for a, b, token in zip(widths, widths[1:], takes, strict=False)
+            Layer(a, shape.tokens if takes else 0, b, main_first=True, project=True)
+            for a, b, takes in zip(widths, widths[1:], self.takes, strict=False)
         )
-        self.takes = takes
 
     def stack(self) -> Iterator[tuple[Layer, bool]]:
-        """The layers, and whether each takes the tokens."""
-        for layer, token in zip(self.layers, self.takes, strict=True):
+        """The layers, and whether each reads u."""
+        for layer, takes in zip(self.layers, self.takes, strict=True):
             assert isinstance(layer, Layer)  # noqa: S101  a ModuleList forgets the type
-            yield layer, token
+            yield layer, takes
 
     def forward(self, c: Tensor, u: Tensor) -> list[Tensor]:
         """[rows, C] and [rows, nE] -> L tensors [rows, D_i]."""
         states = []
-        for layer, token in self.stack():
-            c = layer(c, u if token else None)
+        for layer, takes in self.stack():
+            c = layer(c, u if takes else None)
             states.append(c)
         return states
 
@@ -166,27 +165,21 @@ class TokenBlock(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         widths = shape.token_widths
-        project = shape.widths == "reduced"
         self.layers = nn.ModuleList(
-            Layer(a, d, b, main_first=False, project=project)
+            Layer(a, d, b, main_first=False, project=shape.widths == "reduced")
             for a, b, d in zip(widths, widths[1:], shape.context_widths[1:], strict=False)
         )
 
     def forward(self, states: list[Tensor], u: Tensor) -> Tensor:
         """L tensors [rows, D_i] and [rows, nE] -> [rows, E]."""
         z = u
-        for layer, state in zip(self.layers, states, strict=True):
-            z = layer(z, state)
+        for layer, c in zip(self.layers, states, strict=True):
+            z = layer(z, c)
         return z
 
 
 class Network(nn.Module):
-    """Embedding, its norm, context block, token block, head.
-
-    Args:
-        shape: its shape.
-        seed: of the weights; None leaves them undefined, to be loaded.
-    """
+    """Embedding, its norm, context block, token block and head. With seed None the weights are undefined."""
 
     def __init__(self, shape: Shape, seed: int | None = 0) -> None:
         super().__init__()
@@ -202,7 +195,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def draw(self, seed: int) -> None:
-        """Draw the weights of the layers; the head becomes zero, so that its first loss is ln V."""
+        """Draw the weights. An untied head becomes zero, so the first loss is ln V."""
         generator = torch.Generator().manual_seed(seed)
         for block in (self.context, self.token):
             for module in block.modules():
@@ -216,14 +209,14 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def set_embedding(self, table: Tensor) -> None:
-        """Put a table [V, E] where the embeddings are."""
+        """Copy a table [V, E] into the embeddings."""
         self.embedding.weight.copy_(table)
         if self.own_embedding is not None:
             self.own_embedding.weight.copy_(table)
 
     @property
     def token_embedding(self) -> nn.Embedding:
-        """What the token block reads and a tied head writes."""
+        """The embedding of the token block and of a tied head."""
         return self.embedding if self.own_embedding is None else self.own_embedding
 
     @property
@@ -237,7 +230,7 @@ class Network(nn.Module):
         return e
 
     def parameter_counts(self) -> dict[str, int]:
-        """Scalars of each part, and of all together; a tied head counts once, as the embedding."""
+        """Number of scalars of each part and in total; a tied head counts once, as the embedding."""
         parts = {
             "embedding": self.embedding,
             "own_embedding": self.own_embedding,

@@ -1,12 +1,13 @@
-"""Phase 1: the context block learns contexts that differ between tokens and hold still between passes.
+"""Phase 1: the context block learns contexts that differ between tokens and are stable between passes.
 
-Pass 1 is the sequential scan. Every later pass k gives each token, in parallel, the context that pass k-1 gave its
-predecessor (with noise), and takes one optimiser step on
+Pass 1 is the sequential scan C^(1)_t = F(C^(1)_{t-1}, u_t). Every later pass k runs in parallel over all tokens, each
+with the context that pass k-1 gave its predecessor, plus noise, and takes one optimiser step:
 
-    (1 - w) * mean (C^(k) - C^(k-1))^2  +  w * diversity,   diversity = -||X - mean row||_F / (a power of the rows)
+    S_t = C^(k-1)_{t-1} + noise,    C^(k) = F(S, u)
+    loss = (1 - w) mean (C^(k) - C^(k-1))^2 + w div(C^(k)),    div(X) = -||X - mean row||_F / (a power of the rows)
 
-Nothing of the next token enters. The convergence of the recurrence proves nothing about learning (a random block of
-constant width is contractive already): what is reported beside it, effective rank and variance, tells collapse.
+The next token is not used. Convergence of the recurrence is no evidence of learning, because a random block of constant
+width is contractive already; effective rank and variance reveal a collapse.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ from trainer.cvfp.settings import Phase1
 
 EPS = 1e-10
 BLOCK = 1024
-"""Tokens that go through the block at a time on a processor: their activations stay in its cache."""
+"""Tokens per forward pass on a CPU, so that the activations stay in its cache."""
+CONVERGED_SLOPE, CONVERGED_STD = 0.001, 0.01
+"""The original code's limits on the slope and the standard deviation of the forgetting check's history."""
 
 
 class NotFiniteError(TrainerError):
-    """Training met NaN or infinity; the message says where."""
+    """A loss or a weight is NaN or infinite; the message says where."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass measured: token-weighted means of the parts, and the share of tokens that held still."""
+    """Token-weighted means of one pass: the loss, its two terms, and the share of converged tokens."""
 
     number: int
     loss: float
@@ -46,7 +49,7 @@ class Pass:
     converged: float
 
     def record(self) -> dict[str, Any]:
-        """The line in the metrics."""
+        """The pass as a line of metrics.jsonl."""
         return {
             "phase": 1,
             "pass": self.number,
@@ -59,15 +62,11 @@ class Pass:
 
 @torch.no_grad()
 def loss_and_slope(now: Tensor, before: Tensor, settings: Phase1) -> tuple[Tensor, Tensor]:
-    """The loss of one chunk and its gradient, in closed form: that of ||X - mean row|| has no term for the mean row.
-
-    Args:
-        now: C^(k) [rows, C].
-        before: C^(k-1) [rows, C].
-        settings: weight, kind of diversity, threshold.
+    """The loss of one chunk and its gradient, for C^(k) and C^(k-1), both [rows, C].
 
     Returns:
-        Loss, CVFP, diversity and share of converged tokens [4]; the gradient of the loss with respect to `now`.
+        [4] loss, CVFP, diversity and share of converged tokens; [rows, C] gradient of the loss by `now`, in closed form
+        (the term of the mean row is zero).
     """
     rows, width = now.shape
     moved = now - before
@@ -85,10 +84,10 @@ def loss_and_slope(now: Tensor, before: Tensor, settings: Phase1) -> tuple[Tenso
 
 @dataclass
 class State:
-    """Where phase 1 stands after a pass: enough to go on bit for bit."""
+    """The state after a pass, sufficient to resume bit for bit."""
 
     number: int
-    contexts: Tensor  # [N, C], those of the pass, with the response to its noise
+    contexts: Tensor  # [N, C] of the last pass, including the response to its noise
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
     converged: float = 0.0
@@ -97,15 +96,9 @@ class State:
 def begin(
     network: Network, tape: Tape, settings: Phase1, seed: int, *, folder: Path = Path(), scanned: bool = True
 ) -> tuple[State, Report]:
-    """Pass 1, the scan from c = 0 without noise; and how it was done.
+    """Pass 1, the scan from c = 0 without noise. Returns the state and how the scan was computed.
 
-    Args:
-        network: its context block is what will be trained.
-        tape: the training stream.
-        settings: of the phase.
-        seed: of the noise.
-        folder: where contexts lie, if they are large.
-        scanned: False where the caller has contexts to put in; nothing is computed then.
+    Large contexts are a file in the folder. Without `scanned` they are left to be filled from a checkpoint.
     """
     scanner = Scanner(network)
     contexts = room(len(tape), network.shape.context, tape.ids.device, folder / "pass.contexts")
@@ -117,24 +110,17 @@ def begin(
 
 
 def finished(state: State, settings: Phase1) -> bool:
-    """Whether no pass is left to do."""
+    """Whether no pass is left."""
     done = state.number >= settings.least and state.converged >= settings.share
     return state.number >= settings.passes or done
 
 
 def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Callable[[Pass, State], None]) -> None:
-    """All passes that are left.
-
-    Args:
-        network: its context block is trained in place.
-        tape: the training stream.
-        settings: of the phase.
-        state: after the last pass that was done; changed in place.
-        tell: called after each pass.
+    """Run the remaining passes, which change the context block and the state, and call `tell` after each.
 
     Raises:
-        NotFiniteError: a loss is NaN or infinite, and the network is as the pass found it; or a weight is after the
-            step.
+        NotFiniteError: a loss is not finite (the weights are then those before the pass), or a weight is not finite
+            after the step.
     """
     while not finished(state, settings):
         done = one_pass(network, tape, settings, state)
@@ -143,13 +129,13 @@ def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Call
 
 
 def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pass:
-    """One pass over all tokens and one optimiser step; `state.contexts` becomes those of the pass."""
+    """One pass over all tokens and one optimiser step; `state.contexts` is overwritten."""
     parameters = list(network.context.parameters())
     rows = len(tape)
     sums = torch.zeros(4, dtype=torch.float64, device=tape.ids.device)
     state.optimiser.zero_grad()
     chunks = list(_chunks(rows, settings.chunk))
-    last = state.contexts[-1].clone()  # the context before the first token is the last one of the pass before
+    last = state.contexts[-1].clone()  # wrap-around: the last context of the pass before precedes the first token
     for a, b in chunks:
         before = state.contexts[a:b]
         shifted = torch.cat((last[None], before[:-1]))
@@ -175,7 +161,7 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
 
 
 def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor, block: int) -> Iterator[Tensor]:
-    """F(S, u) of the tokens from a on, so many at a time."""
+    """F(S, u) of the tokens from a, in blocks."""
     for start in range(0, len(shifted), block):
         part = shifted[start : start + block]
         with torch.no_grad():
@@ -184,7 +170,7 @@ def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor, block: int) 
 
 
 def _shift(shifted: Tensor, fresh: Tensor | None, settings: Phase1, generator: torch.Generator) -> Tensor:
-    """Contexts as the predecessors left them: none before a conversation's first token, and noise on the rest."""
+    """S: zero before the first token of a conversation, plus noise."""
     if fresh is not None:
         shifted = shifted.masked_fill(fresh[:, None], 0.0)
     if settings.noise:
@@ -201,23 +187,21 @@ def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], str, Tensor]:
-    """How fast the recurrence forgets its start: the validation stream, scanned again from where it ended.
+    """How fast the recurrence forgets its start: repeated scans of the validation stream, each from the last context.
 
     Returns:
-        The mean squared difference between one scan and the next; "CONVERGED", "CONVERGING" or "DIVERGING" by the slope
-        of a straight line through them, as the original says; the contexts of the last scan [N, C]. With resets at
-        conversation borders there is nothing to forget but in the first conversation, and one scan is enough.
+        Mean squared differences between successive scans; the verdict by the slope of a line through them, one of
+        CONVERGED, CONVERGING, DIVERGING, UNKNOWN; the contexts of the last scan [N, C].
     """
     history, before, first = [], None, None
-    found = torch.empty(len(tape), network.shape.context, device=tape.ids.device)
+    contexts = torch.empty(len(tape), network.shape.context, device=tape.ids.device)
     for _ in range(trials):
-        scanner = Scanner(network)
-        for a, b, states in scanner.along(tape, first):
-            found[a:b] = states[-1]
+        for a, b, states in Scanner(network).along(tape, first):
+            contexts[a:b] = states[-1]
         if before is not None:
-            history.append(float((found - before).square().mean()))
-        before, first = found.clone(), found[-1]
-    return history, _verdict(history), found
+            history.append(float((contexts - before).square().mean()))
+        before, first = contexts.clone(), contexts[-1]
+    return history, _verdict(history), contexts
 
 
 def _verdict(history: list[float]) -> str:
@@ -226,23 +210,23 @@ def _verdict(history: list[float]) -> str:
     y = torch.tensor(history, dtype=torch.float64)
     x = torch.arange(len(y), dtype=torch.float64)
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    if slope < -0.001:  # noqa: PLR2004  the original's limits
+    if slope < -CONVERGED_SLOPE:
         return "CONVERGING"
-    if slope > 0.001:  # noqa: PLR2004
+    if slope > CONVERGED_SLOPE:
         return "DIVERGING"
-    return "CONVERGED" if float(y.std(correction=0)) < 0.01 else "UNKNOWN"  # noqa: PLR2004
+    return "CONVERGED" if float(y.std(correction=0)) < CONVERGED_STD else "UNKNOWN"
 
 
 @torch.no_grad()
-def effective_rank(contexts: Tensor, seed: int = 0, most: int = 10_000) -> float:
-    """Exp of the entropy of the singular values' shares, of the uncentred matrix [rows, C]; at most min(rows, C).
+def effective_rank(contexts: Tensor, seed: int = 0, limit: int = 10_000) -> float:
+    """Effective rank of an uncentred matrix [rows, C] (Roy and Vetterli 2007, "The effective rank").
 
-    Roy and Vetterli, "The effective rank" (2007), on at most `most` rows drawn by seed. Computed from the Gram matrix
-    in float64, which costs a hundredth of a singular value decomposition.
+    It is exp of the entropy of the singular values divided by their sum, on at most `limit` rows drawn by the seed. The
+    values come from the Gram matrix in float64, which costs a hundredth of a singular value decomposition.
     """
-    if len(contexts) > most:
+    if len(contexts) > limit:
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(len(contexts), generator=generator)[:most]
+        drawn = torch.randperm(len(contexts), generator=generator)[:limit]
         contexts = contexts[drawn.to(contexts.device)]
     wide = contexts.double()
     gram = wide.T @ wide if wide.shape[0] >= wide.shape[1] else wide @ wide.T
@@ -253,5 +237,5 @@ def effective_rank(contexts: Tensor, seed: int = 0, most: int = 10_000) -> float
 
 @torch.no_grad()
 def variance(contexts: Tensor) -> float:
-    """Mean over components of their variance between tokens; near 0 the contexts [N, C] have collapsed into one."""
+    """Variance between tokens, averaged over components; near 0 the contexts [N, C] have collapsed into one."""
     return float(contexts.var(dim=0, correction=0).mean())

@@ -1,12 +1,12 @@
-"""Phase 2: next-token training of the token block and, where untied, the head, over the frozen block's contexts.
+"""Phase 2: next-token training of the token block and of an untied head, over the contexts of the frozen block.
 
-Inputs are ids x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Two ways to get the contexts:
+Inputs are x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Contexts come in one of two ways:
 
-- cached (the original's last state): the embedding and its norm stand still, so contexts are constants. They are
-  scanned once for the whole training and kept, on disk where they are large.
-- live (the user's experiments): the embedding norm learns as well, through the token block's current token alone; the
-  frozen context block sees its slow change, so contexts are scanned anew batch by batch, carried over from the batch
-  before, and the validation stream after every epoch.
+- cached (the original code's last state): embedding and norm are frozen, so contexts are constant. They are scanned
+  once.
+- live (the experiments E1 to E4): the embedding norm is trained too, through the current token of the token block.
+  Contexts change with it, so they are scanned again batch by batch, carried along the epoch, and on the validation
+  stream after every epoch.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from trainer.cvfp.settings import Phase2
 
 @dataclass(frozen=True)
 class Scores:
-    """What a network says of a stream: [N - 1] nats of each target (float32), and which were the likeliest."""
+    """The scores of a stream: [N - 1] nats of each target (float32), and whether it had the largest logit."""
 
     nats: Tensor
     right: Tensor
 
     @property
     def loss(self) -> float:
-        """Mean nats a token."""
+        """Mean nats per token."""
         return float(self.nats.double().mean())
 
     @property
@@ -49,9 +49,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: the token-weighted mean loss of the batches since the one before, and what validation says.
+    """One evaluation on the validation stream.
 
-    `seconds` are those of the batches alone.
+    `train_loss` is the token-weighted mean loss of the batches since the previous evaluation, and `seconds` is their
+    wall time.
     """
 
     number: int
@@ -63,7 +64,7 @@ class Evaluation:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """The line in the metrics."""
+        """The evaluation as a line of metrics.jsonl."""
         return {
             "phase": 2,
             "evaluation": self.number,
@@ -77,7 +78,7 @@ class Evaluation:
 
 @dataclass
 class State:
-    """Where phase 2 stands after an evaluation: enough to go on bit for bit."""
+    """The state after an evaluation, sufficient to resume bit for bit."""
 
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
@@ -87,32 +88,32 @@ class State:
     best: float = math.inf
     best_evaluation: int = 0
     worse: int = 0  # evaluations since the best one
-    weights: dict[str, Tensor] = field(default_factory=dict)  # of the best evaluation, where they are restored
+    weights: dict[str, Tensor] = field(default_factory=dict)  # of the best evaluation, if they are restored
     scores: Scores | None = None  # of the best evaluation
 
     def over(self, settings: Phase2, rows: int) -> bool:
-        """Whether no step is left to do."""
+        """Whether no step is left."""
         return self.step >= settings.total(rows) or 0 < settings.patience <= self.worse
 
 
 def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
-    """Names and tensors that phase 2 trains; all others are frozen.
+    """The parameters that phase 2 trains, by name.
 
     Raises:
-        TrainerError: the embedding would be trained under contexts that are constants.
+        TrainerError: `train_embedding` with cached contexts and without `own_embedding`.
     """
     parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
     if settings.live:
         parts.append(("embed_norm", network.embed_norm))
     if settings.train_embedding:
         if network.own_embedding is None and not settings.live:
-            raise TrainerError("cached contexts are constants: train_embedding needs own_embedding, or live contexts")
+            raise TrainerError("cached contexts are constant: train_embedding needs own_embedding or live contexts")
         parts.append(("embedding" if network.own_embedding is None else "own_embedding", network.token_embedding))
     return {f"{name}.{key}": p for name, part in parts if part is not None for key, p in part.named_parameters()}
 
 
 def begin(network: Network, settings: Phase2, seed: int) -> State:
-    """The state before the first step; gradients are switched on for what is trained and off for the rest."""
+    """The state before the first step. All parameters but the trained ones are frozen."""
     chosen = trained(network, settings)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
@@ -121,7 +122,7 @@ def begin(network: Network, settings: Phase2, seed: int) -> State:
 
 
 def optimiser(chosen: list[nn.Parameter], settings: Phase2) -> torch.optim.Optimizer:
-    """AdamW over these parameters; only matrices decay."""
+    """AdamW; only matrices have weight decay."""
     groups = [
         {"params": [p for p in chosen if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in chosen if p.dim() <= 1], "weight_decay": 0.0},
@@ -138,19 +139,13 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     contexts: tuple[Contexts, Contexts] | None,
     tell: Callable[[Evaluation, State], None],
 ) -> None:
-    """All steps that are left.
+    """Run the remaining steps, which change the network and the state, and call `tell` after each evaluation.
 
-    Args:
-        network: trained in place; at the end it holds the best weights, where `settings.restore` says so.
-        tape: the training stream.
-        validation: what chooses the weights, and nothing else.
-        settings: of the phase.
-        state: after the last evaluation; changed in place.
-        contexts: of both streams; None with `settings.live`.
-        tell: called after each evaluation.
+    `contexts` are those of both streams, or None with `settings.live`. With `settings.restore` the network ends with
+    the weights of the best evaluation.
 
     Raises:
-        NotFiniteError: a loss is NaN or infinite.
+        NotFiniteError: a loss is not finite.
     """
     rows = len(tape) - 1
     while not state.over(settings, rows):
@@ -173,15 +168,13 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
 def _train(
     network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], ends: tuple[int, int]
 ) -> float:
-    """Steps up to the first of `ends`, the second being the last of all; the token-weighted mean of their losses.
-
-    Nothing waits for the device in here.
+    """Run the steps before step `ends[0]` of `ends[1]` without waiting for the device; their token-weighted mean loss.
 
     Raises:
-        NotFiniteError: a loss is NaN or infinite; the message names the first step that had one.
+        NotFiniteError: a loss is not finite; the message names the first such step.
     """
     until, total = ends
-    begun = state.step
+    start = state.step
     chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
@@ -204,12 +197,12 @@ def _train(
         if state.step == until:
             break
     if not finite:
-        raise NotFiniteError(f"phase 2, step {begun + int(good) + 1}: the loss is not a finite number")
+        raise NotFiniteError(f"phase 2, step {start + int(good) + 1}: the loss is not a finite number")
     return float(summed) / seen
 
 
 def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
-    """Dropout of the token block's output, in training."""
+    """Dropout of the token block's output [rows, E]."""
     if not settings.dropout:
         return z
     kept = torch.empty_like(z).bernoulli_(1 - settings.dropout, generator=generator)
@@ -219,7 +212,7 @@ def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
 def _cached(
     network: Network, tape: Tape, settings: Phase2, state: State, contexts: Contexts
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """z^L and targets of one batch after the other, from the step where the state stands."""
+    """z^L and targets of the batches from `state.step`, endlessly."""
     rows = len(tape) - 1
     while True:
         epoch, done = divmod(state.step, settings.per_epoch(rows))
@@ -237,7 +230,7 @@ def _cached(
 
 
 def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same with contexts that follow the embedding norm: scanned batch by batch, carried along the epoch."""
+    """The same with live contexts, scanned batch by batch and carried along the epoch."""
     rows, n = len(tape) - 1, network.shape.inputs
     scanner = Scanner(network)
     while True:
@@ -247,7 +240,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
             b = min(a + settings.batch, rows)
             at = tape.span(a, b)
             e = network.normed(network.token_embedding(tape.ids[at]))
-            known = torch.cat((behind, e.detach()))  # the past keeps the value that it had when it was current
+            known = torch.cat((behind, e.detach()))  # past embeddings keep the value they had when they were current
             age = tape.age(at)
             past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
             u = torch.cat([*past, e], dim=1)
@@ -258,13 +251,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
 
 @torch.no_grad()
 def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> Scores:
-    """Nats and hits of every target of a stream, from c = 0.
-
-    Args:
-        network: as it is.
-        tape: [N] tokens; N - 1 targets.
-        contexts: of this stream, where they are known; else it is scanned.
-    """
+    """Score every target of a stream; without its contexts it is scanned."""
     rows = len(tape) - 1
     nats = torch.empty(rows, device=tape.ids.device)
     right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)
@@ -279,7 +266,7 @@ def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> 
 
 
 def judge(settings: Phase2, state: State, scores: Scores, network: Network | None = None) -> None:
-    """Count the evaluation; keep its scores, and the network's weights, where it is the best so far."""
+    """Count an evaluation, and keep its scores and the network's weights if it is the best so far."""
     state.evaluations += 1
     if scores.loss < state.best:
         state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores

@@ -1,8 +1,8 @@
-"""Contexts along a text: c_t = F(c_{t-1}, u_t) from c = 0, exactly, by a sequential scan or by parallel sweeps.
+"""Contexts along a text: c_t = F(c_{t-1}, u_t) from c = 0, by a sequential scan or by parallel sweeps.
 
-A sweep applies F to all tokens at once, each with the context that the sweep before gave its predecessor. After k
-sweeps a token is exact as far as its last k tokens go. So for a block that forgets (a small perturbation shrinks from
-token to token) tens to hundreds of sweeps reach float noise; a block that does not is noticed, and scanned.
+A sweep applies F to all tokens at once, each with its predecessor's context from the sweep before. After k sweeps a
+context is exact with respect to the last k tokens. If the block is contractive (a small perturbation shrinks from token
+to token), tens to hundreds of sweeps reach float32 noise; otherwise the text is scanned.
 """
 
 from __future__ import annotations
@@ -24,49 +24,46 @@ Floats = NDArray[np.float32]
 
 ScanMethod = Literal["auto", "sequential", "sweeps"]
 
-CHUNK = 4096
-"""Tokens whose inputs are made at a time on a processor."""
+CHUNK_CPU = 4096
+"""Tokens per chunk on a CPU."""
 CHUNK_DEVICE = 1 << 15
-"""The same on an accelerator, where a sweep of few tokens takes as long as one of many."""
-SWEEPS = 320
-"""Sweeps of a chunk after which it is scanned instead; the block that house draws needs about 200."""
+"""Tokens per chunk on an accelerator, where a sweep of few tokens takes as long as one of many."""
+MAX_SWEEPS = 320
+"""Sweeps of a chunk after which it is scanned instead; the initial block of `house` needs about 200."""
 TOLERANCE = 1e-5
-"""Largest change of any component in the last sweep, by default; contexts have components up to 5, whose float32 noise
-after some layers is 4e-6."""
-LOOK = 8
-"""Sweeps between two looks at the change: a look waits for the device."""
-PATIENCE = 32
-"""Sweeps in which the change must have halved, else it is given up; the largest of many changes falls unevenly."""
+"""Maximum change of any component in the last sweep. Components reach 5, and their float32 noise 4e-6."""
+CHECK_INTERVAL = 8
+"""Sweeps between two checks of the change, each of which waits for the device."""
+HALVING_SWEEPS = 32
+"""Sweeps within which the change must halve, or sweeping is given up."""
 
 
 @dataclass
 class Report:
-    """How contexts were computed: the methods used, the sweeps of the slowest chunk, the largest last change."""
+    """How contexts were computed: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
 
     sequential: int = 0
     swept: int = 0
     sweeps: int = 0
     change: float = 0.0
 
-    def said(self) -> str:
-        """One phrase for the record."""
+    def describe(self) -> str:
+        """The report as one phrase."""
         if not self.swept:
             return "sequential scan"
-        back = (
-            f"; {self.sequential:,} tokens by sequential scan, where sweeps did not settle" if self.sequential else ""
-        )
-        return f"parallel sweeps ({self.sweeps} at most, last change {self.change:.1e}){back}"
+        rest = f"; {self.sequential:,} tokens by sequential scan, because sweeps did not converge"
+        sweeps = f"parallel sweeps (at most {self.sweeps}, last change {self.change:.1e})"
+        return sweeps + (rest if self.sequential else "")
 
 
 @dataclass(frozen=True)
 class Tape:
-    """A stream of token ids on a device, and where contexts start anew.
+    """A stream of token ids on a device, and the positions where contexts restart.
 
     Attributes:
-        ids: [N] int64.
-        starts: sorted positions whose preceding context and token history are empty; position 0 is always one.
-        wraps: whether phase 1 gives position 0 the last context of the pass before, as the original has it for its one
-            stream without borders.
+        ids: int64 [N].
+        starts: int64, ascending positions without a preceding context or token; the first is 0.
+        wraps: whether phase 1 gives position 0 the last context of the pass before, as the original code does.
     """
 
     ids: Tensor
@@ -78,32 +75,28 @@ class Tape:
 
     @cached_property
     def marks(self) -> Tensor:
-        """[N] bool: which positions start anew. Made once, so that no loop waits for the device to look it up."""
+        """Bool [N]: which positions are starts. Computed once, because a look-up would wait for the device."""
         marks = torch.zeros(len(self), dtype=torch.bool, device=self.ids.device)
         marks[self.starts] = True
         return marks
 
     def fresh(self, a: int, b: int) -> Tensor:
-        """[b - a] bool: which of positions a to b start anew."""
+        """Bool [b - a]: which of the positions a to b are starts."""
         return self.marks[a:b]
 
     def span(self, a: int, b: int) -> Tensor:
-        """Positions a to b."""
+        """The positions a to b, int64 [b - a]."""
         return torch.arange(a, b, device=self.ids.device)
 
     def age(self, positions: Tensor) -> Tensor:
-        """[rows] int64: tokens between a position and the start that it belongs to."""
+        """Distance of each position from the last start, int64 [rows]."""
         return positions - self.starts[torch.searchsorted(self.starts, positions, right=True) - 1]
 
 
 def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedding | None = None) -> Tensor:
-    """u_t at these positions: [rows, nE], oldest token first; tokens before a start are zero vectors, not normed ones.
+    """u_t [rows, nE] at these positions, int64 [rows] in any order, oldest token first.
 
-    Args:
-        network: its embedding norm is used.
-        tape: the tokens.
-        positions: [rows] int64, in any order.
-        embedding: another embedding than the context block's.
+    Tokens before a start are zero vectors. The default embedding is the context block's.
     """
     embedding = embedding or network.embedding
     n = network.shape.inputs
@@ -118,28 +111,26 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
 
 
 def chunk(device: torch.device) -> int:
-    """Tokens whose contexts are made at a time."""
-    return CHUNK if device.type == "cpu" else CHUNK_DEVICE
+    """Tokens per chunk on a device."""
+    return CHUNK_CPU if device.type == "cpu" else CHUNK_DEVICE
 
 
 class Scanner:
-    """A context block, ready to be scanned along texts. Its weights are read once: make another when they change."""
+    """Computes contexts along texts. It reads the weights once, so make a new scanner after they change.
 
-    def __init__(self, network: Network, how: ScanMethod = "auto", tolerance: float = TOLERANCE) -> None:
-        self.network, self.tolerance = network, tolerance
+    The default method is the sequential scan on a CPU and sweeps elsewhere.
+    """
+
+    def __init__(self, network: Network, how: ScanMethod = "auto") -> None:
+        self.network = network
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
         self.report = Report()
-        self._packed: _Packed | None = None
+        self._weights: _ScanWeights | None = None
 
     @torch.no_grad()
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """(a, b, L tensors [b - a, D_i]) for consecutive chunks of the text.
-
-        Args:
-            tape: the tokens.
-            first: [C]; the context before the first token, instead of zero.
-        """
+        """(a, b, L tensors [b - a, D_i]) for consecutive chunks of a text, from the context `first` [C], or zero."""
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
         step = chunk(tape.ids.device)
         for a in range(0, len(tape), step):
@@ -154,48 +145,48 @@ class Scanner:
 
     @torch.no_grad()
     def step(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        """Contexts of consecutive tokens: L tensors [rows, D_i], from the context c [C] before the first of them."""
+        """Contexts of consecutive tokens, L tensors [rows, D_i], from the context c [C] before them."""
         if not self.sequential:
-            found = self._sweep(c, u, fresh)
-            if found is not None:
+            states = self._sweep(c, u, fresh)
+            if states is not None:
                 self.report.swept += len(u)
-                return found
+                return states
         self.report.sequential += len(u)
         return self._scan(c, u, fresh)
 
     def _sweep(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor] | None:
-        """Sweep until the largest change is within the tolerance; None where it does not get there."""
+        """Sweep until the largest change is within the tolerance; None if that fails."""
         first = torch.where(fresh[0], torch.zeros_like(c), c)
         last = c.new_zeros(len(u), self.network.shape.context)
         keep = (~fresh[1:, None]).to(c.dtype)
         changes: list[float] = []
-        for sweep in range(1, SWEEPS + 1):
+        for sweep in range(1, MAX_SWEEPS + 1):
             states = self.network.context(torch.cat((first[None], last[:-1] * keep)), u)
-            if sweep % LOOK == 0 or sweep >= len(u):
+            if sweep % CHECK_INTERVAL == 0 or sweep >= len(u):
                 change = float((states[-1] - last).abs().max())
-                if change <= self.tolerance:
+                if change <= TOLERANCE:
                     self.report.sweeps = max(self.report.sweeps, sweep)
                     self.report.change = max(self.report.change, change)
                     return list(states)
                 changes.append(change)
-                if sweep > PATIENCE and not change < changes[-1 - PATIENCE // LOOK] / 2:
+                if sweep > HALVING_SWEEPS and not change < changes[-1 - HALVING_SWEEPS // CHECK_INTERVAL] / 2:
                     return None
             last = states[-1]
         return None
 
     def _scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        """Token by token, on the processor: an accelerator takes a millisecond a token, whatever its width."""
-        if self._packed is None:
-            self._packed = _pack(self.network.context)
-        states = self._packed.scan(c.cpu(), u.cpu(), fresh.cpu())
+        """Token by token on the CPU, because an accelerator takes a millisecond per token whatever the width."""
+        if self._weights is None:
+            self._weights = _scan_weights(self.network.context)
+        states = self._weights.scan(c.cpu(), u.cpu(), fresh.cpu())
         return [each.to(u.device) for each in states]
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """The weights of a context block as the compiled scan wants them."""
+class _ScanWeights:
+    """The weights of a context block as arguments of the compiled scan."""
 
-    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the token part of its matrix, its bias
+    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the part of its matrix that u meets, and its bias
     weights: tuple[Floats, ...]
     residuals: tuple[Floats, ...]
     norms: tuple[Floats, ...]
@@ -219,8 +210,7 @@ class _Packed:
 
 
 @torch.no_grad()
-def _pack(block: ContextBlock) -> _Packed:
-    """Copies of the weights, on the processor."""
+def _scan_weights(block: ContextBlock) -> _ScanWeights:
     token: list[tuple[Tensor | None, Tensor]] = []
     weights, residuals, norms = [], [], []
     for layer, takes in copy.deepcopy(block).cpu().stack():
@@ -233,4 +223,4 @@ def _pack(block: ContextBlock) -> _Packed:
             projected = torch.cat((layer.residual.weight.T, layer.residual.bias[None]))
         residuals.append(projected.numpy())
         norms.append(torch.stack((layer.norm.weight, layer.norm.bias)).numpy())
-    return _Packed(token, tuple(weights), tuple(residuals), tuple(norms))
+    return _ScanWeights(token, tuple(weights), tuple(residuals), tuple(norms))

@@ -1,4 +1,4 @@
-"""Settings of phase 2: steps, rate, weight decay, and when it is evaluated."""
+"""Settings of both training phases."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ from typing import Literal
 
 from trainer import TrainerError
 
-MOST_DECAY = 8.0
-"""Where a stream is so short that its weight decay would undo each step."""
+MAX_DECAY_FACTOR = 8.0
+"""Maximum factor on `weight_decay` for short streams; more decay would undo each step."""
 
 
 @dataclass(frozen=True)
 class Phase2:
-    """Settings of phase 2; the defaults are those of the original's last state (49da23b).
+    """Settings of phase 2. The defaults are those of the original code's last state (49da23b).
 
     Attributes:
-        live: whether the embedding norm is trained and contexts follow it; else they are cached.
-        train_embedding: whether the token block's embedding (and so a tied head) is trained. With cached contexts the
-            network needs one of its own for it (`Shape.own_embedding`).
-        epochs: passes over the training stream at most.
-        steps: optimiser steps at least, so that a small stream is passed over more often; 0 for no such bound.
-        evaluations: how often the validation stream is evaluated, evenly spaced; 0 for once an epoch.
-        patience: evaluations in a row without an improvement after which it stops; 0 never stops early.
-        batch: consecutive tokens of a step.
-        shuffle: whether batches are random tokens of the stream, drawn anew each epoch, instead of consecutive ones.
-        rate: learning rate.
-        warmup: share of the steps over which it rises from 0.
-        decay: whether it then falls to 0 along a cosine by the last step.
-        weight_decay: decoupled (AdamW), on matrices only.
-        decay_tokens: training tokens at which weight_decay holds. At others it goes with the inverse of their square
-            root, since more steps an epoch decay more (Wang and Aitchison 2024, "How to set AdamW's weight decay as you
-            scale model and dataset size", has the inverse; the root is what was measured here, see `HOUSE`), up to
-            `MOST_DECAY` times. 0: it holds everywhere.
-        dropout: share of the token block's output that is zeroed before the head, in training.
-        clip: largest L2 norm of a gradient.
-        precision: "float32", or "bfloat16" for the products of the head and the token block in training; weights,
-            softmax and loss stay float32, and evaluation is float32 throughout.
-        restore: whether the weights of the best evaluation are what is left; else those of the last, whose epoch is not
-            the one reported (the original's).
+        live: whether the embedding norm is trained and contexts are recomputed with it; otherwise they are cached.
+        train_embedding: whether the token block's embedding (and with it a tied head) is trained. With cached contexts
+            this needs `Shape.own_embedding`.
+        epochs: maximum number of passes over the training stream, unless `steps` asks for more.
+        steps: minimum number of optimiser steps; a small stream is repeated until it is reached. 0: no minimum.
+        evaluations: number of evenly spaced evaluations on the validation stream; 0 for one per epoch.
+        patience: consecutive evaluations without improvement after which training stops; 0 never stops early.
+        batch: tokens per step.
+        shuffle: whether a batch holds random tokens, redrawn each epoch, instead of consecutive ones.
+        rate: peak learning rate.
+        warmup: share of the steps over which the rate rises from 0.
+        decay: whether the rate then falls to 0 along a cosine.
+        weight_decay: decoupled weight decay (AdamW), on matrices only.
+        decay_tokens: training tokens at which `weight_decay` applies as it is. Elsewhere it scales with
+            1 / sqrt(tokens), because more steps per epoch decay more, up to `MAX_DECAY_FACTOR`. (Wang and Aitchison
+            2024, "How to set AdamW's weight decay as you scale model and dataset size", derive 1 / tokens; the root
+            was measured here, see `HOUSE`.) 0: it applies to every stream.
+        dropout: share of the token block's output that training sets to zero before the head.
+        clip: maximum L2 norm of the gradient.
+        precision: "float32", or "bfloat16" for the matrix products of head and token block in training. Weights,
+            softmax, loss and evaluation are always float32.
+        restore: whether the network ends with the weights of the best evaluation; otherwise with the last ones, as the
+            original did, although it reports the best epoch.
+
+    Raises:
+        TrainerError: `live` with `steps`, `evaluations` or `shuffle`; live contexts are carried from batch to batch, in
+            order, for whole epochs.
     """
 
     live: bool = False
@@ -61,44 +65,38 @@ class Phase2:
     restore: bool = False
 
     def __post_init__(self) -> None:
-        """Check what cannot go together.
-
-        Raises:
-            TrainerError: `live` with anything else than whole epochs in order: its contexts are carried from batch to
-                batch, and would have to come from elsewhere.
-        """
         if self.live and (self.steps or self.evaluations or self.shuffle):
-            raise TrainerError("live contexts are carried along an epoch: leave steps, evaluations and shuffle away")
+            raise TrainerError("live contexts need whole epochs in order: omit steps, evaluations and shuffle")
 
     def sized(self, tokens: int) -> Phase2:
-        """These settings for so many training tokens."""
+        """These settings with the weight decay for this number of training tokens."""
         if not self.decay_tokens:
             return self
-        decay = self.weight_decay * min(math.sqrt(self.decay_tokens / max(tokens, 1)), MOST_DECAY)
+        decay = self.weight_decay * min(math.sqrt(self.decay_tokens / max(tokens, 1)), MAX_DECAY_FACTOR)
         return replace(self, weight_decay=decay, decay_tokens=0)
 
     def total(self, rows: int) -> int:
-        """Steps at most, for a stream of so many targets."""
+        """Maximum number of steps for a stream with this number of targets."""
         return max(self.epochs * self.per_epoch(rows), self.steps)
 
     def per_epoch(self, rows: int) -> int:
-        """Steps of an epoch; the last batch may be short."""
+        """Steps per epoch; the last batch may be short."""
         return math.ceil(rows / self.batch)
 
     def seen(self, step: int, rows: int) -> int:
-        """Targets of all steps up to this one."""
+        """Targets processed by the first `step` steps."""
         epochs, done = divmod(step, self.per_epoch(rows))
         return epochs * rows + min(done * self.batch, rows)
 
     def evaluated(self, rows: int) -> list[int]:
-        """The steps after which the validation stream is evaluated."""
+        """The steps after which the validation stream is evaluated, ascending."""
         total = self.total(rows)
         if not self.evaluations:
             return sorted({*range(self.per_epoch(rows), total, self.per_epoch(rows)), total})
         return sorted({math.ceil(total * (i + 1) / self.evaluations) for i in range(self.evaluations)})
 
     def rate_at(self, step: int, total: int) -> float:
-        """Learning rate of a step, counted from 0, of `total`."""
+        """Learning rate of a step, counted from 0, out of `total`."""
         warm = self.warmup * total
         if step < warm:
             return self.rate * (step + 1) / (warm + 1)
@@ -109,22 +107,23 @@ class Phase2:
 
 @dataclass(frozen=True)
 class Phase1:
-    """Settings of phase 1; the defaults are those of the original's last state (49da23b).
+    """Settings of phase 1. The defaults are those of the original code's last state (49da23b).
 
     Attributes:
-        passes: most passes, the sequential one included; 0 skips the phase: a random frozen block.
-        least: passes before it may stop; at pass 2 the weights have not changed, and all tokens are converged.
-        chunk: tokens of one loss; 0 for all of them in one.
-        weight: w, of diversity against stillness.
-        noise: standard deviation of what is added to the contexts carried over.
+        passes: maximum number of passes, including the sequential one; 0 skips the phase (a random frozen block).
+        least: minimum number of passes. At pass 2 the weights have not changed yet, so every token is converged.
+        chunk: tokens per loss; 0 for one loss over all tokens.
+        weight: weight w of the diversity term; the CVFP term has 1 - w.
+        noise: standard deviation of the noise added to the carried-over contexts.
         rate: learning rate of Adam.
-        clip: largest L2 norm of a gradient.
+        clip: maximum L2 norm of the gradient.
         threshold: mean squared change of a context below which its token is converged.
-        share: of converged tokens from which on the phase is over.
-        diversity: "rows" divides the norm by the rows of the loss, so that its strength falls with them (the
-            original's); "rms" by sqrt(rows * width): the standard deviation of a component, whatever the rows.
-        weighted: chunks count by their rows; else all alike, a short last one too (the original's).
-        trials: scans of the validation stream for the forgetting check, where contexts run across conversations.
+        share: share of converged tokens at or above which the phase stops.
+        diversity: "rows" divides the norm by the number of rows, so the term weakens with more rows (the original);
+            "rms" divides it by sqrt(rows * width), which gives the standard deviation of a component.
+        weighted: whether a chunk counts by its rows; otherwise every chunk counts the same, even a short last one (the
+            original).
+        trials: scans of the validation stream in the forgetting check, if contexts cross conversation borders.
     """
 
     passes: int = 40

@@ -1,4 +1,4 @@
-"""Baselines on the same split: what a network must beat to be worth its training."""
+"""Baselines on the same split: count models of the ids, and a GRU."""
 
 from __future__ import annotations
 
@@ -20,43 +20,35 @@ if TYPE_CHECKING:
     from trainer.experiment.training import Data
 
 Nats = NDArray[np.float64]
-LINES = 1 << 12
-"""Conversations that are written as text at a time."""
+CHUNK = 1 << 12
+"""Conversations converted to text at a time."""
 
 
 def unigram(train: Stream, test: Stream, size: int) -> Nats:
-    """Nats of each target under the frequencies of the training ids, one added to each (Laplace): [N - 1]."""
+    """Nats [N - 1] of each target under the training frequencies with add-one smoothing (Laplace)."""
     counts = np.bincount(train.ids, minlength=size).astype(np.float64) + 1
     nats: Nats = -np.log(counts / counts.sum())[test.ids[1:]]
     return nats
 
 
 def kneser_ney(train: Stream, test: Stream, size: int, *, order: int = 5) -> Nats:
-    """Nats of each target under an interpolated modified Kneser-Ney model of the ids: [N - 1].
+    """Nats [N - 1] of each target under an interpolated modified Kneser-Ney model of the ids (Chen and Goodman 1998).
 
-    A conversation is a sentence, so that the end-of-text token is the sentence's end and its start. The lowest order is
-    interpolated with the uniform distribution over the vocabulary, so that ids never seen have their share and the
-    model sums to one over the same ids as the networks. Chen and Goodman (1998).
-
-    Args:
-        train: what counts are of.
-        test: what is scored.
-        size: V.
-        order: ids in the longest n-gram.
+    A conversation is a sentence, so the end-of-text token is its start and its end. The lowest order is interpolated
+    with the uniform distribution over the V = `size` ids, so the model sums to one over the same ids as a network.
     """
     import kenlm
 
     with tempfile.TemporaryDirectory(prefix="refine-ngram-") as folder:
         path = Path(folder) / "model.arpa"
-        types = size if train.separated else size + 1  # the sentence's end is an id, or one more event
+        types = size if train.separated else size + 1  # the end of a sentence is an id, or an additional event
         ngram.train(_sentences(train), path, order=order, prune=(0,), types=types)
         settings = kenlm.Config()
         settings.show_progress = False
         settings.arpa_complain = kenlm.ARPALoadComplain.NONE
         model = kenlm.Model(str(path), settings)
-        found = [_scored(model, ids, whole=whole) for ids, whole in _conversations(test)]
-    nats = np.concatenate(found)
-    return nats if test.separated else nats[1:]  # the first id of all is no target
+        nats = np.concatenate([_scored(model, ids, whole=whole) for ids, whole in _conversations(test)])
+    return nats if test.separated else nats[1:]  # the very first id is no target
 
 
 def _scored(model: object, ids: NDArray[np.int32], *, whole: bool) -> Nats:
@@ -65,7 +57,7 @@ def _scored(model: object, ids: NDArray[np.int32], *, whole: bool) -> Nats:
 
 
 def _conversations(stream: Stream) -> Iterator[tuple[NDArray[np.int32], bool]]:
-    """The ids of each conversation, and whether its end is a target; kenlm scores one sentence at a time."""
+    """The ids of each conversation, and whether its end is a target. kenlm scores one sentence at a time."""
     first = int(stream.separated)
     lengths = stream.lengths()
     for k, (start, length) in enumerate(zip(stream.starts, lengths, strict=True)):
@@ -74,11 +66,11 @@ def _conversations(stream: Stream) -> Iterator[tuple[NDArray[np.int32], bool]]:
 
 
 def _sentences(stream: Stream) -> Iterator[pl.Series]:
-    """Conversations as text, ids in decimals."""
+    """Conversations as text, with ids as decimal numbers."""
     first = int(stream.separated)
     lengths = stream.lengths()
-    for a in range(0, len(stream), LINES):
-        rows = slice(a, a + LINES)
+    for a in range(0, len(stream), CHUNK):
+        rows = slice(a, a + CHUNK)
         texts = [
             " ".join(map(str, stream.ids[s + first : s + first + n]))
             for s, n in zip(stream.starts[rows], lengths[rows], strict=True)
@@ -87,10 +79,10 @@ def _sentences(stream: Stream) -> Iterator[pl.Series]:
 
 
 def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArray[np.bool_], dict[str, Any]]:
-    """Nats and hits of each target under a GRU of the network's size, trained with phase 2's settings; and a record.
+    """Train a GRU of the network's size with the settings of phase 2.
 
     Returns:
-        [N - 1], [N - 1], and hidden width, steps and the best evaluation.
+        Nats [N - 1] of each target; whether it had the largest logit [N - 1]; further fields of the record.
     """
     import torch
 
@@ -103,6 +95,6 @@ def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArr
     train, validation, test = (tape(each, device, reset=False) for each in (data.train, data.validation, data.test))
     model, state = recurrent.train(network, train, validation, preset.phase2.sized(len(train)), seed)
     scores = recurrent.evaluate(model, test)
-    said = {"hidden": model.width, "steps": state.step, "evaluations": state.evaluations}
-    said["best_evaluation"] = state.best_evaluation
-    return scores.nats.cpu().numpy().astype(np.float64), scores.right.cpu().numpy(), said
+    fields = {"hidden": model.width, "steps": state.step, "evaluations": state.evaluations}
+    fields["best_evaluation"] = state.best_evaluation
+    return scores.nats.cpu().numpy().astype(np.float64), scores.right.cpu().numpy(), fields

@@ -1,6 +1,6 @@
-"""Checkpoints: one safetensors file, written aside and renamed, that holds all that a training needs to go on.
+"""Checkpoints: one safetensors file with everything a training run needs to resume, written aside and renamed.
 
-Nothing in it can run: tensors, and a JSON text in the header.
+Nothing in it can execute: it holds tensors, and a JSON text in the header.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,41 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainer import TrainerError
+from trainer.cvfp import phase1, phase2
+
+PHASE2_NUMBERS = ("step", "evaluations", "best", "best_evaluation", "worse")
+"""Fields of phase 2's state that are plain numbers."""
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint cannot be used; the message says which file and what to do."""
+    """A checkpoint is damaged; the message names the file."""
 
 
-def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
-    """Write a checkpoint; a reader finds the one before or this one, whole.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint.
 
-    Args:
-        path: the file.
+    Attributes:
         tensors: by name; no two share memory.
-        said: what else to keep, as JSON.
+        values: JSON values.
     """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with `prefix.`, without it."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): t for name, t in self.tensors.items() if name.startswith(start)}
+
+
+def save(path: Path, content: Checkpoint) -> None:
+    """Write a checkpoint; a reader sees either the previous file or the whole new one."""
     new = aside(path)
     new.touch()
-    mode = new.stat().st_mode & 0o777  # what this user's files have; safetensors would leave 0600
-    apart = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(apart, new, {"said": json.dumps(said), "digest": _digest(apart)})
+    mode = new.stat().st_mode & 0o777  # the mode that the umask gives; safetensors would leave 0600
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
+    save_file(tensors, new, {"said": json.dumps(content.values), "digest": _digest(tensors)})
     new.chmod(mode)
     with new.open("rb") as file:
         os.fsync(file.fileno())
@@ -43,31 +60,31 @@ def save(path: Path, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Where a checkpoint is written before it has its name."""
+    """Path under which a checkpoint is written before it is renamed."""
     return path.with_name(f".{path.name}.tmp")
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint, and what was said beside them.
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
 
     Raises:
         CheckpointError: the file is not a checkpoint of ours, or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            said = json.loads(about["said"])
+            header = file.metadata() or {}
+            values = json.loads(header["said"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-            whole = about["digest"] == _digest(tensors)
+            whole = header["digest"] == _digest(tensors)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): remove it, and the training begins anew") from error
+        raise CheckpointError(f"{path} cannot be read ({error}): remove it to restart the training run") from error
     if not whole:
-        raise CheckpointError(f"{path} is damaged (bytes have changed): remove it, and the training begins anew")
-    return tensors, said
+        raise CheckpointError(f"{path} is damaged (bytes have changed): remove it to restart the training run")
+    return Checkpoint(tensors, values)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """32 hex digits of all names and bytes: a disk may have changed some."""
+    """32 hex digits of all names and bytes, because safetensors does not notice a flipped bit."""
     state = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         state.update(name.encode())
@@ -75,17 +92,48 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of an optimiser as tensors by name."""
+def of_phase1(state: phase1.State) -> Checkpoint:
+    """The state of phase 1 after a pass."""
+    tensors = _of_optimiser(state.optimiser)
+    tensors |= {"contexts": state.contexts, "generator": state.generator.get_state()}
+    return Checkpoint(tensors, {"phase": 1, "number": state.number, "converged": state.converged})
+
+
+def to_phase1(content: Checkpoint, state: phase1.State) -> None:
+    """Put the content of `of_phase1` into a fresh state; its contexts are removed from the content."""
+    _to_optimiser(content, state.optimiser)
+    state.generator.set_state(content.tensors["generator"])
+    state.number, state.converged = content.values["number"], content.values["converged"]
+    state.contexts.copy_(content.tensors.pop("contexts"))
+
+
+def of_phase2(state: phase2.State) -> Checkpoint:
+    """The state of phase 2 after an evaluation."""
+    tensors = _of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
+    tensors |= {f"best.{name}": t for name, t in state.weights.items()}
+    if state.scores is not None:
+        tensors |= {"nats": state.scores.nats, "right": state.scores.right}
+    return Checkpoint(tensors, {"phase": 2} | {name: getattr(state, name) for name in PHASE2_NUMBERS})
+
+
+def to_phase2(content: Checkpoint, state: phase2.State) -> None:
+    """Put the content of `of_phase2` into a fresh state."""
+    _to_optimiser(content, state.optimiser)
+    state.generator.set_state(content.tensors["generator"])
+    for name in PHASE2_NUMBERS:
+        setattr(state, name, content.values[name])
+    state.weights = content.part("best")
+    state.scores = phase2.Scores(content.tensors["nats"], content.tensors["right"])
+
+
+def _of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimiser.state_dict()["state"]
     return {f"optimiser.{i}.{key}": torch.as_tensor(value) for i, each in state.items() for key, value in each.items()}
 
 
-def to_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `of_optimiser` gave."""
+def _to_optimiser(content: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
+    for name, tensor in content.part("optimiser").items():
+        number, key = name.split(".")
+        state.setdefault(int(number), {})[key] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

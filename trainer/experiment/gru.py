@@ -1,4 +1,4 @@
-"""The recurrent baseline: one GRU of about the same size, between the same embeddings and the same kind of head."""
+"""The recurrent baseline: one GRU of the network's size with the same embeddings and the same kind of head."""
 
 from __future__ import annotations
 
@@ -16,25 +16,20 @@ from trainer.cvfp.scan import Tape
 from trainer.cvfp.settings import Phase2
 
 LANES = 8
-"""Parts of the stream that are read side by side; a step's tokens are spread over them."""
+"""Number of parts of the stream that are read in parallel; the tokens of a step are spread over them."""
 
 
 def hidden(blocks: int, width: int) -> int:
-    """H such that a GRU of E inputs and a projection back to E have as many scalars as both blocks.
+    """Hidden width H at which a GRU with E = `width` inputs and a projection to E has as many scalars as `blocks`.
 
-    They have 3 H^2 + (4E + 6) H + E.
+    It has 3 H^2 + (4E + 6) H + E.
     """
     half = (4 * width + 6) / 6
     return max(round(math.sqrt(half * half + (blocks - width) / 3) - half), 1)
 
 
 class Recurrent(nn.Module):
-    """Embedding (frozen, normed) -> GRU -> projection -> norm -> head.
-
-    Args:
-        network: whose embedding, norm and head it has copies of, and whose size it matches.
-        seed: of its weights.
-    """
+    """Frozen, normed embedding -> GRU -> projection -> norm -> head, with the embedding and the size of a network."""
 
     def __init__(self, network: Network, seed: int) -> None:
         super().__init__()
@@ -59,24 +54,24 @@ class Recurrent(nn.Module):
         return (self.embedding.weight, None) if self.head is None else (self.head.weight, self.head.bias)
 
     def forward(self, ids: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """[lanes, rows] ids -> [lanes, rows, E], and the state after them."""
+        """Ids [lanes, rows] -> [lanes, rows, E] and the state after them."""
         e = nn.functional.layer_norm(self.embedding(ids), (self.embedding.embedding_dim,))
         out, state = self.cell(e, state)
         return self.norm(self.project(out)), state
 
     def trained(self) -> list[nn.Parameter]:
-        """What learns."""
+        """The parameters that require a gradient."""
         return [p for p in self.parameters() if p.requires_grad]
 
 
 def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed: int) -> tuple[Recurrent, State]:
-    """Train with phase 2's settings: as many tokens a step, as many steps, the best weights by validation.
+    """Train with the settings of phase 2: tokens per step, number of steps, best weights on the validation stream.
 
-    The stream is cut into lanes that are read side by side; the state is carried along each and truncated in time at a
-    step. Conversations are told apart by the end-of-text token, as a recurrent network learns it.
+    The stream is cut into lanes that are read in parallel. The state is carried along each lane, and gradients are
+    truncated at a step. The end-of-text token marks the borders of conversations.
 
     Raises:
-        NotFiniteError: training met NaN or infinity.
+        NotFiniteError: a loss is not finite.
     """
     model = Recurrent(network, seed).to(tape.ids.device)
     state = State(optimiser(model.trained(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed)
@@ -110,14 +105,14 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
 
 
 def _lanes(ids: Tensor, batch: int) -> Tensor:
-    """The stream in equal lanes, what is left over at the end dropped; fewer lanes where it is short: [lanes, rows]."""
+    """The stream as [lanes, rows], its remainder dropped; a short stream has fewer lanes."""
     lanes = max(min(LANES, batch, len(ids) // 64), 1)
     rows = len(ids) // lanes
     return ids[: lanes * rows].view(lanes, rows)
 
 
 def _steps(lanes: Tensor, batch: int) -> Iterator[tuple[bool, Tensor, Tensor]]:
-    """Inputs and targets of one step after the other, epoch after epoch; whether it is the first of its epoch."""
+    """(first step of an epoch, inputs, targets) of the steps, endlessly."""
     window = max(batch // len(lanes), 1)
     while True:
         for a in range(0, lanes.shape[1] - 1, window):
@@ -127,7 +122,7 @@ def _steps(lanes: Tensor, batch: int) -> Iterator[tuple[bool, Tensor, Tensor]]:
 
 @torch.no_grad()
 def evaluate(model: Recurrent, tape: Tape, window: int = 4096) -> Scores:
-    """Nats and hits of every target of a stream, read from its beginning in one lane."""
+    """Score every target of a stream, read in one lane."""
     nats, right, state = [], [], None
     for a in range(0, len(tape) - 1, window):
         b = min(a + window, len(tape) - 1)

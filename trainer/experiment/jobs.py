@@ -1,4 +1,4 @@
-"""Budgets x seeds -> trainings -> points of a law. A training that lies in its folder is not done again."""
+"""Jobs: one training run or baseline each, in a folder named by everything that determines its result."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from trainer.presets import Preset
 
 T = TypeVar("T")
 VERSION = 3
-"""Raised when the same settings would train another network than before."""
+"""Version of the training code; increase it when the same settings would train another network."""
 
 
 class Each(Protocol):
-    """Applies a task to names, here or in worker processes, and gives the results in order."""
+    """Applies a task to names, in this process or in workers, and yields the results in order."""
 
     def __call__(self, task: Callable[[str], T], names: Sequence[str], /) -> Iterator[T]: ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training, or one baseline.
+    """One training run or baseline.
 
     Attributes:
         kind: a name in `KINDS`.
         budget: training tokens.
-        seed: of order, weights and noise.
-        data: the folder of the prepared data.
-        digest: of these data; of an arm, of all that this training sees, so that arms share what is the same for them.
-        preset: how.
-        device: where.
-        threads: of the processor; results are the same for the same number.
-        arm: the name of the rows that are trained on, in the folder of the data; all by default.
+        seed: seed of order, weights and noise.
+        data: folder of the prepared data.
+        digest: digest of these data. For an arm: of everything this run sees, so arms with equal streams share a job.
+        preset: settings.
+        device: device of torch.
+        threads: CPU threads; results are reproducible for a fixed number.
+        arm: name of the file with the arm's rows in the data folder; empty for all rows.
     """
 
     kind: str
@@ -59,21 +59,21 @@ class Job:
 
     @property
     def identity(self) -> str:
-        """16 hex digits of all that decides the result."""
+        """16 hex digits of everything that determines the result."""
         settings = self.preset.settings()
         state = [VERSION, self.kind, self.budget, self.seed, self.digest, self.device, self.threads, settings]
         return hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
 
     @property
     def name(self) -> str:
-        """The training's folder."""
+        """Name of the job's folder."""
         return f"{self.kind}-{self.budget:010d}-{self.seed}-{self.identity}"
 
 
 def arm_jobs(  # noqa: PLR0917  what a job is made of
     arms: Arms, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu"
 ) -> list[Job]:
-    """One job for each budget; two arms share a job where their streams are the same.
+    """One job per budget; two arms share a job if their streams are equal.
 
     Raises:
         StreamError: the arm's pool is smaller than a budget.
@@ -84,13 +84,9 @@ def arm_jobs(  # noqa: PLR0917  what a job is made of
 
 
 def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict[str, Any]], None]) -> list[Path]:
-    """Do what is not done yet, the longest first, and return the folders of all jobs, in their order.
+    """Run the unfinished jobs, the longest first, and return the folders of all jobs, in the order of `jobs`.
 
-    Args:
-        folder: where trainings lie.
-        jobs: what is wanted.
-        each: where they are carried out.
-        tell: called with each job's record, those that were there already included.
+    `tell` is called with each job and its record, including jobs that were finished before.
     """
     todo = {job.name: job for job in jobs}
     done = {name for name in todo if (folder / name / "record.json").exists()}
@@ -103,7 +99,7 @@ def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict
 
 
 def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
-    """One training or baseline, from prepared data to its record; runs in a worker process."""
+    """Run one job, from prepared data to its record; this is the task of a worker process."""
     import torch
 
     job = jobs[name]
@@ -116,19 +112,20 @@ def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
 def train(
     job: Job, data: Prepared, where: Path, tell: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
-    """A network; phase 1 is skipped for a random block."""
+    """Train a network; a random block skips phase 1."""
     from trainer.experiment.training import Training
 
     given, preset = _given(job, data), job.preset
     if job.kind == RANDOM_BLOCK.name:
         preset = replace(preset, phase1=replace(preset.phase1, passes=0))
-    identity, said = job.identity, about(job, data)
-    made = Training(preset, given, job.seed, where, identity=identity, device=job.device, tell=tell, said=said)
-    return made.run()
+    run = Training(
+        preset, given, job.seed, where, identity=job.identity, device=job.device, tell=tell, about=about(job, data)
+    )
+    return run.run()
 
 
 def about(job: Job, data: Prepared) -> dict[str, Any]:
-    """What a record says of the preset and the data of its training, so that it stands without them."""
+    """Fields of the record about the preset and the data of the job."""
     made = data.record
     return {
         "preset": job.preset.name,
@@ -155,14 +152,14 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
 
     given, size, began = _given(job, data), data.record.vocabulary, time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if job.kind == GRU.name:
-        nats, right, said = baselines.gru(given, job.preset, job.seed, job.device)
+        nats, right, more = baselines.gru(given, job.preset, job.seed, job.device)
     else:
         model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
         nats = model(given.train, given.test, size)
-        right = np.full(len(nats), np.nan)  # counts are asked for a target's chance, not for the likeliest id
-    record = reported(nats, right, given.test) | said
+        right = np.full(len(nats), np.nan)  # count models give the probability of a target, not the most probable id
+    record = reported(nats, right, given.test) | more
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
     record |= {"seconds": {"baseline": time.perf_counter() - began}, **about(job, data)}
     record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]

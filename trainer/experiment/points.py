@@ -1,4 +1,4 @@
-"""Points of a scaling law: the scores of finished training runs, with their resamples."""
+"""Points of a scaling law: the results of finished training runs, and their bootstrap resamples."""
 
 from __future__ import annotations
 
@@ -17,19 +17,15 @@ from trainer.prepare.streams import Stream
 from trainer.scaling import Points
 
 RESAMPLES = 1000
-"""Bootstrap resamples of the test set."""
+"""Number of bootstrap resamples of the test set."""
 
 
 def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """The points of finished trainings, and ln PPL of each on the same resamples of the test conversations.
-
-    Args:
-        folders: of the trainings.
-        clusters: int64 [test conversations], the same number for near-duplicates.
+    """Results of finished training runs, and `resampled` of them.
 
     Returns:
-        A row a training: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder. And
-        float64 [n, `RESAMPLES`], as `resampled` says.
+        One row per run with kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens and folder; float64
+        [n, `RESAMPLES`] or None.
     """
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
@@ -43,21 +39,15 @@ def resampled(
     seed: int = 0,
     rows: NDArray[np.bool_] | slice = slice(None),
 ) -> NDArray[np.float64] | None:
-    """Ln PPL of each training on bootstrap resamples of the test conversations, or of some: [n, `RESAMPLES`].
+    """Ln PPL of each run on bootstrap resamples of the test conversations, float64 [n, `RESAMPLES`].
 
-    Whole clusters of near-duplicates are drawn with replacement, the same ones for every training: neither tokens of
-    one conversation are independent, nor copies of it. None where fewer than two have a target: they say nothing of
-    how much they vary.
-
-    Args:
-        folders: of the trainings.
-        clusters: int64 [test conversations] from 0, the same number for near-duplicates.
-        seed: of the draw.
-        rows: which of the test conversations.
+    Clusters of near-duplicates are drawn with replacement, the same ones for every run, because neither the tokens of a
+    conversation nor its copies are independent. None if fewer than two clusters have a target. `clusters`, int64 [test
+    conversations] from 0, are equal for near-duplicates; `rows` selects test conversations.
     """
-    found, each = [scores(folder) for folder in folders], clusters[rows]
-    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in found])
-    targets = np.bincount(each, found[0][1][rows], nats.shape[1])
+    each_run, each = [scores(folder) for folder in folders], clusters[rows]
+    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in each_run])
+    targets = np.bincount(each, each_run[0][1][rows], nats.shape[1])
     nats, targets = nats[:, targets > 0], targets[targets > 0]
     if len(targets) < 2:  # noqa: PLR2004
         return None
@@ -70,12 +60,12 @@ def resampled(
 
 
 def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
-    """What trainings reached on some of the test conversations.
+    """Results of training runs on some of the test conversations.
 
     Returns:
-        A row a training: kind, tokens, seed, nats, ppl, bits_per_byte.
+        One row per run: kind, tokens, seed, nats, ppl, bits_per_byte.
     """
-    size, targets = int(test.bytes[mask].sum()), 0
+    size = int(test.bytes[mask].sum())
     rows: list[dict[str, Any]] = []
     for folder in folders:
         record, (each, counts) = read(folder), scores(folder)
@@ -89,7 +79,7 @@ def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFram
 
 
 def arm_points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
-    """The points of an arm's law on some of the test conversations, the same resamples of them for all arms."""
+    """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
     frame = arm_scores(folders, common.test, mask)
     seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
     moved = resampled(folders, common.clusters, rows=mask)

@@ -1,4 +1,4 @@
-"""What a finished training leaves: the numbers of its test set, metrics, scores and the record, which comes last."""
+"""Files of a finished training run: metrics, scores and, written last, the record with the results."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ METRICS = "metrics.jsonl"
 
 
 def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
-    """The numbers of a test set: nats per token, bits per byte, perplexity, accuracy, and how much they are of.
+    """Results on a test set: nats per token, bits per byte, perplexity, accuracy, and the size of the set.
 
-    Args:
-        nats: [N - 1] of each target of the stream.
-        right: [N - 1], whether a target was the likeliest.
-        stream: the test set.
+    `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability.
 
     Raises:
-        TrainerError: the loss of a target is not a finite number.
+        TrainerError: the loss of a target is not finite.
     """
     total = float(nats.sum(dtype=np.float64))
     if not math.isfinite(total):
@@ -47,7 +44,7 @@ def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, f
 
 
 def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nats: np.ndarray, stream: Stream) -> None:
-    """Leave a finished training in its folder; record.json comes last."""
+    """Write scores.npz, metrics.jsonl and, last, record.json."""
     bounds = stream.bounds()
     sums = np.concatenate([[0.0], np.cumsum(nats, dtype=np.float64)])
 
@@ -62,23 +59,23 @@ def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nat
 
 
 def save_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
-    """All metrics so far; those that came after the checkpoint of a training that goes on will come again."""
+    """Write metrics.jsonl anew; a resumed run drops the lines after its checkpoint, because they will be repeated."""
     text = "".join(json.dumps(line) + "\n" for line in lines)
     save(folder / METRICS, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def add_metrics(folder: Path, line: dict[str, Any]) -> None:
-    """One more line, there for whoever follows the file."""
+    """Append a line to metrics.jsonl."""
     with (folder / METRICS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 class DamagedError(TrainerError):
-    """What a finished training left cannot be read; the message says where and what to do."""
+    """The files of a finished training run cannot be read."""
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The record of a finished training.
+    """Read the record of a finished training run.
 
     Raises:
         DamagedError: it cannot be read.
@@ -93,18 +90,18 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Nats and targets of each test conversation of a finished training.
+    """Read nats and number of targets of each test conversation, both [test conversations].
 
     Raises:
         DamagedError: they cannot be read.
     """
     try:
-        with np.load(folder / "scores.npz", allow_pickle=False) as found:
-            return found["nats"], found["targets"]
+        with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+            return arrays["nats"], arrays["targets"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedError(_damaged(folder, "scores.npz", error)) from None
 
 
 def _damaged(folder: Path, name: str, error: Exception) -> str:
-    said = str(error) or type(error).__name__
-    return f"{folder / name} cannot be read ({said}): remove {folder}, and that training is done again"
+    why = str(error) or type(error).__name__
+    return f"{folder / name} cannot be read ({why}): remove {folder} to repeat that training run"

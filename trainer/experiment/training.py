@@ -1,7 +1,8 @@
-"""One training, from a stream of ids to a record: phase 1, phase 2, the test set; resumed where it was stopped.
+"""One training run, from a stream of ids to a record. An interrupted run resumes bit for bit.
 
-A folder holds it: metrics.jsonl (a line a pass and an evaluation, as they come), checkpoint.safetensors while it runs,
-and at the end weights.safetensors, scores.npz (nats and targets of each test conversation) and, last, record.json.
+Its folder holds metrics.jsonl (one line per pass and evaluation, appended as they happen) and checkpoint.safetensors
+while it runs; at the end weights.safetensors, scores.npz (nats and targets of each test conversation) and, last,
+record.json.
 """
 
 from __future__ import annotations
@@ -25,25 +26,24 @@ from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.cvfp.scan import Tape
 from trainer.experiment import checkpoint
+from trainer.experiment.checkpoint import Checkpoint
 from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
 from trainer.experiment.records import add_metrics, reported, save_metrics, write
 from trainer.prepare.streams import Stream
 from trainer.presets import Preset
 
-COLLAPSED = 1e-3
-"""Variance of a context's component between tokens below which contexts have collapsed into one; a norm makes it 1."""
+COLLAPSED_VARIANCE = 1e-3
+"""Variance between tokens of a context's component (1 after a norm) below which contexts have collapsed into one."""
 COLLAPSED_RANK = 2.0
-"""Effective rank up to which they have collapsed as well: two points have no more, whatever their variance."""
+"""Effective rank at or below which contexts have collapsed: two distinct contexts have no more."""
 INTERVAL = 30.0
 """Seconds between checkpoints."""
-COUNTED = ("step", "evaluations", "best", "best_evaluation", "worse")
-"""What a checkpoint says of phase 2, beside tensors."""
 
 Tell = Callable[[dict[str, Any]], None]
 
 
 def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
-    """A stream on a device; contexts start anew at each conversation, or only at the beginning."""
+    """A stream on a device; with `reset`, contexts restart at each conversation."""
     starts = stream.starts[stream.starts < stream.tokens - 1] if reset else np.zeros(1, np.int64)
     ids, first = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (stream.ids, starts))
     return Tape(ids, first, wraps=not reset)
@@ -51,12 +51,12 @@ def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
 
 @dataclass(frozen=True)
 class Data:
-    """What a training is given.
+    """The data of a training run.
 
     Attributes:
-        train: the budget's stream.
-        validation: chooses the weights, nothing else.
-        test: what the record reports.
+        train: stream of the budget.
+        validation: stream that selects the weights.
+        test: stream that the record reports.
         embeddings: float32 [V, E].
     """
 
@@ -68,13 +68,13 @@ class Data:
 
 @dataclass
 class _Clock:
-    """Seconds of each phase, added up over resumptions."""
+    """Seconds per phase, summed over resumptions."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> float:
-        """Put what passed since the last call to a phase's account; how much that was."""
+        """Add the seconds since the last call to a phase, and return them."""
         now = time.perf_counter()
         passed, self.began = now - self.began, now
         self.seconds[name] = self.seconds.get(name, 0.0) + passed
@@ -82,19 +82,19 @@ class _Clock:
 
 
 class Training:
-    """One training in a folder.
+    """One training run in a folder.
 
     Args:
-        preset: how.
-        data: on what.
-        seed: of weights and noise.
-        folder: where its files lie; it is made.
-        identity: what names this training; a checkpoint of another one is not taken up.
-        device: "cpu", "cuda" or another of torch's.
+        preset: settings.
+        data: streams and embeddings.
+        seed: seed of weights and noise.
+        folder: folder of its files; created if missing.
+        identity: name of this training run; a checkpoint with another one is ignored.
+        device: a device of torch, such as "cpu" or "cuda".
         tell: called with each line of the metrics.
         interval: seconds between checkpoints.
-        compiled: whether torch compiles the two blocks, which takes a minute first.
-        said: what else the record says: of the data, the preset.
+        compiled: whether torch compiles both blocks, which takes about a minute.
+        about: further fields of the record, such as its preset and data.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Training:
         tell: Tell = lambda _line: None,
         interval: float = INTERVAL,
         compiled: bool = False,
-        said: Mapping[str, Any] = MappingProxyType({}),
+        about: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
-        self.identity, self.device, self.tell, self.interval, self.said = identity, device, tell, interval, said
+        self.identity, self.device, self.tell, self.interval, self.about = identity, device, tell, interval, about
         folder.mkdir(parents=True, exist_ok=True)
         self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
         self.network.set_embedding(torch.from_numpy(data.embeddings))
@@ -123,100 +123,91 @@ class Training:
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
         self.lines: list[dict[str, Any]] = []
         self.clock = _Clock()
-        self._saved = time.monotonic()
+        self._last_save = time.monotonic()
 
     def run(self) -> dict[str, Any]:
-        """Train, or go on, and return the record.
+        """Train or resume, and return the record.
 
         Raises:
-            NotFiniteError: training met NaN or infinity; the message names the step and the last good checkpoint.
-            CheckpointError: a checkpoint is damaged.
+            NotFiniteError: a loss or a weight is not finite; the message names the step and the last good checkpoint.
+            CheckpointError: the checkpoint is damaged.
         """
-        tensors, said = self._found()
-        if said:
-            at = f"step {said['step']:,}" if said["phase"] == 2 else f"pass {said['number']}"  # noqa: PLR2004
-            self.tell({"resumed": f"phase {said['phase']}, {at}"})
+        start = self._resume()
         save_metrics(self.folder, self.lines)
         try:
-            if said.get("phase") != 2:  # noqa: PLR2004
-                self._phase1(tensors, said)
-                tensors, said = {}, {}
-            return self._finish(self._phase2(tensors, said))
+            if start is None or start.values["phase"] == 1:
+                self._phase1(start)
+                start = None
+            return self._finish(self._phase2(start))
         except NotFiniteError as error:
             there = self.checkpoint.exists()
-            kept = f"the last good checkpoint is {self.checkpoint}" if there else "no checkpoint had been written yet"
+            last = f"the last good checkpoint is {self.checkpoint}" if there else "no checkpoint had been written yet"
             fix = "try other embeddings, another seed or another preset"
-            raise NotFiniteError(f"{self.folder.name}: {error}; {kept}: {fix}") from error
+            raise NotFiniteError(f"{self.folder.name}: {error}; {last}: {fix}") from error
 
     @property
     def checkpoint(self) -> Path:
-        """Where the training stands."""
+        """Path of the checkpoint."""
         return self.folder / "checkpoint.safetensors"
 
-    def _found(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The checkpoint of this training, its weights and metrics put back; nothing where there is none."""
+    def _resume(self) -> Checkpoint | None:
+        """Load this run's checkpoint, if there is one, and restore weights, metrics and times from it."""
         if not self.checkpoint.exists():
-            return {}, {}
-        tensors, said = checkpoint.load(self.checkpoint)
-        if said.get("identity") != self.identity:
-            return {}, {}
-        if lost := {"phase", "lines", "seconds"} - said.keys():
+            return None
+        start = checkpoint.load(self.checkpoint)
+        values = start.values
+        if values.get("identity") != self.identity:
+            return None
+        if missing := {"phase", "lines", "seconds"} - values.keys():
             raise checkpoint.CheckpointError(
-                f"{self.checkpoint} lacks {', '.join(sorted(lost))}: remove it, and the training begins anew"
+                f"{self.checkpoint} lacks {', '.join(sorted(missing))}: remove it to restart the training run"
             )
-        weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
-        self.network.load_state_dict(weights)
-        self.lines, self.clock.seconds = said["lines"], said["seconds"]
-        return {name: t.to(self.device) if name != "generator" else t for name, t in tensors.items()}, said
+        self.network.load_state_dict(start.part("network"))
+        self.lines, self.clock.seconds = values["lines"], values["seconds"]
+        at = f"pass {values['number']}" if values["phase"] == 1 else f"step {values['step']:,}"
+        self.tell({"resumed": f"phase {values['phase']}, {at}"})
+        return Checkpoint(
+            {name: t if name == "generator" else t.to(self.device) for name, t in start.tensors.items()}, values
+        )
 
-    def _save(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
-        if time.monotonic() - self._saved < self.interval:
+    def _save(self, state: Checkpoint) -> None:
+        if time.monotonic() - self._last_save < self.interval:
             return
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        said |= {"identity": self.identity, "lines": self.lines, "seconds": self.clock.seconds}
-        checkpoint.save(self.checkpoint, tensors | weights, said)
-        self._saved = time.monotonic()
+        values = {"identity": self.identity, "lines": self.lines, "seconds": self.clock.seconds}
+        checkpoint.save(self.checkpoint, Checkpoint(state.tensors | weights, state.values | values))
+        self._last_save = time.monotonic()
 
     def _say(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         add_metrics(self.folder, line)
         self.tell(line)
 
-    def _phase1(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> None:
+    def _phase1(self, start: Checkpoint | None) -> None:
         settings, text = self.preset.phase1, self.tapes[0]
         if not settings.passes:
             return
         state, report = phase1.begin(
-            self.network,
-            text,
-            settings,
-            self.seed,
-            folder=self.folder / ".contexts-0",
-            scanned="contexts" not in tensors,
+            self.network, text, settings, self.seed, folder=self.folder / ".contexts-0", scanned=start is None
         )
-        if "contexts" in tensors:  # resumed
-            checkpoint.to_optimiser(state.optimiser, tensors)
-            state.generator.set_state(tensors["generator"])
-            state.number, state.converged = said["number"], said["converged"]
-            state.contexts.copy_(tensors.pop("contexts"))
+        if start is None:
+            self._say({"phase": 1, "pass": 1, "how": report.describe()})
         else:
-            self._say({"phase": 1, "pass": 1, "how": report.said()})
+            checkpoint.to_phase1(start, state)
         self.clock.lap("phase 1")
 
         def tell(done: phase1.Pass, state: phase1.State) -> None:
             self._say(done.record() | {"tokens_per_s": len(text) / self.clock.lap("phase 1")})
-            kept = checkpoint.of_optimiser(state.optimiser)
-            kept |= {"contexts": state.contexts, "generator": state.generator.get_state()}
-            self._save(kept, {"phase": 1, "number": state.number, "converged": state.converged})
+            self._save(checkpoint.of_phase1(state))
 
         phase1.run(self.network, text, settings, state, tell)
         self._check(state.contexts)
 
     def _check(self, contexts: Tensor) -> None:
-        """Say effective rank and variance of the contexts, and collapse where there is one."""
+        """Log effective rank and variance of the contexts, and whether they have collapsed."""
         width = self.preset.shape.context
         spread = phase1.variance(contexts)
-        if not math.isfinite(spread):  # a single NaN is enough; contexts may lie on disk, so that nothing copies them
+        if not math.isfinite(spread):  # one NaN is enough; contexts may be mapped from a file, so nothing copies them
             raise NotFiniteError("after phase 1 the contexts are not finite numbers")
         rank = phase1.effective_rank(contexts)
         line: dict[str, Any] = {
@@ -225,34 +216,29 @@ class Training:
             "effective_rank_share": rank / width,
             "variance": spread,
         }
-        trials = 1 if self.preset.reset else self.preset.phase1.trials
-        history, verdict, found = phase1.forgetting(self.network, self.tapes[1], trials)
-        if not torch.isfinite(found).all():
+        trials = 1 if self.preset.reset else self.preset.phase1.trials  # with resets there is nothing to forget
+        history, verdict, noiseless = phase1.forgetting(self.network, self.tapes[1], trials)
+        if not torch.isfinite(noiseless).all():
             raise NotFiniteError("after phase 1 the contexts of the validation set are not finite numbers")
-        exact = phase1.effective_rank(found)  # without the noise of the passes
+        exact = phase1.effective_rank(noiseless)
         line |= {"validation_effective_rank": exact}
         if history:
             line |= {"forgetting": history, "verdict": verdict}
-        if len(found) >= width:
-            rank, spread = min(rank, exact), min(spread, phase1.variance(found))
-        self._say(line | {"collapsed": spread < COLLAPSED or rank <= COLLAPSED_RANK})
+        if len(noiseless) >= width:
+            rank, spread = min(rank, exact), min(spread, phase1.variance(noiseless))
+        self._say(line | {"collapsed": spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK})
         self.clock.lap("phase 1")
 
-    def _phase2(self, tensors: dict[str, Tensor], said: dict[str, Any]) -> phase2.State:
+    def _phase2(self, start: Checkpoint | None) -> phase2.State:
         settings = self.preset.phase2.sized(self.data.train.tokens)
         state = phase2.begin(self.network, settings, self.seed)
-        if tensors:
-            checkpoint.to_optimiser(state.optimiser, tensors)
-            state.generator.set_state(tensors["generator"])
-            for name in COUNTED:
-                setattr(state, name, said[name])
-            state.weights = {n.removeprefix("best."): t for n, t in tensors.items() if n.startswith("best.")}
-            state.scores = phase2.Scores(tensors["nats"], tensors["right"])
+        if start is not None:
+            checkpoint.to_phase2(start, state)
         contexts = None
         if not settings.live:
             contexts = self._contexts(0), self._contexts(1)
-            if not tensors:
-                self._say({"phase": 2, "contexts": contexts[0].report.said()})
+            if start is None:
+                self._say({"phase": 2, "contexts": contexts[0].report.describe()})
         self.clock.lap("phase 2")
         rows, before = len(self.tapes[0]) - 1, state.step
 
@@ -261,11 +247,7 @@ class Training:
             seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
             self.clock.lap("phase 2")
             self._say(done.record() | {"tokens_per_s": seen / done.seconds})
-            kept = checkpoint.of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
-            kept |= {f"best.{name}": t for name, t in state.weights.items()}
-            if state.scores is not None:
-                kept |= {"nats": state.scores.nats, "right": state.scores.right}
-            self._save(kept, {"phase": 2} | {name: getattr(state, name) for name in COUNTED})
+            self._save(checkpoint.of_phase2(state))
 
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
         return state
@@ -276,8 +258,8 @@ class Training:
         return Contexts.of(self.network, self.tapes[which], folder)
 
     def _finish(self, state: phase2.State) -> dict[str, Any]:
-        """Score the test set, write weights, scores and, last, the record."""
-        if self.preset.validation is not None:  # the validation set is the reported one: the best epoch's scores
+        """Score the test set; write weights, scores and, last, the record."""
+        if self.preset.validation is not None:  # the validation set is the reported one
             scores, stream = state.scores, self.data.validation
         else:
             scores, stream = phase2.evaluate(self.network, self.tapes[2]), self.data.test
@@ -286,8 +268,8 @@ class Training:
         self.clock.lap("test")
         if not torch.isfinite(scores.nats).all():
             raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
-        weights = {name: t.detach().cpu().contiguous() for name, t in self.network.state_dict().items()}
-        checkpoint.save(self.folder / "weights.safetensors", weights, {"shape": asdict(self.network.shape)})
+        shape = asdict(self.network.shape)
+        checkpoint.save(self.folder / "weights.safetensors", Checkpoint(self.network.state_dict(), {"shape": shape}))
         record = {
             **reported(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
             "kind": (CVFP if self.preset.phase1.passes else RANDOM_BLOCK).name,
@@ -298,7 +280,7 @@ class Training:
             "evaluations": state.evaluations,
             "best_evaluation": state.best_evaluation,
             "validation_loss": state.best,
-            **self._contexts_said(),
+            **self._phase1_summary(),
             "parameters": self.network.parameter_counts(),
             "seconds": self.clock.seconds,
             "tokens_per_s": self.data.train.tokens / sum(self.clock.seconds.values()),
@@ -306,7 +288,7 @@ class Training:
             "device": self.device,
             "torch": torch.__version__,
             "identity": self.identity,
-            **self.said,
+            **self.about,
         }
         write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
         for path in (self.checkpoint, checkpoint.aside(self.checkpoint)):
@@ -315,8 +297,8 @@ class Training:
             shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
         return record
 
-    def _contexts_said(self) -> dict[str, Any]:
-        """What the metrics say of phase 1, for the record."""
+    def _phase1_summary(self) -> dict[str, Any]:
+        """Fields of the record about phase 1 and the contexts, from the metrics."""
         passes = [line for line in self.lines if line["phase"] == 1 and "converged" in line]
         checked = next((line for line in self.lines if "effective_rank" in line), {})
         how = [line[key] for line in self.lines for key in ("how", "contexts") if key in line]

@@ -1,7 +1,7 @@
-"""Data of several arms: one split of their union, one vocabulary, one table, fixed test sets, paired streams.
+"""Data of several arms: one split of their union, one vocabulary, one embedding table, one test set per arm.
 
-An arm is a part of the union's conversations. All arms read the same prepared data and differ in the rows of the pool
-that they draw from, so that two arms whose budgets hold the same conversations are one training.
+An arm is a subset of the union's conversations. All arms read the same prepared data and differ only in the rows of the
+pool that they draw from, so two arms whose budgets hold the same conversations share a training run.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Mask = NDArray[np.bool_]
 
 
 class ArmsError(TrainerError):
-    """Arms cannot be compared as asked; the message says what they hold."""
+    """Arms cannot be compared with these options."""
 
 
 @dataclass(frozen=True, eq=False)
 class Union:
-    """The conversations of all arms, each of them once.
+    """The conversations of all arms, each once.
 
     Attributes:
-        frame: the columns "first" and "text", and what else there is; K rows.
-        keys: uint64 [K], no two alike: copies of a text are told apart by their number.
+        frame: K rows with at least the columns "first" and "text".
+        keys: uint64 [K], unique; the n-th copy of a text has its own key.
         groups: int64 [K], near-duplicate clusters.
-        members: bool [K] by arm, which conversations it has.
+        members: bool [K] by arm, its conversations.
     """
 
     frame: pl.DataFrame
@@ -49,19 +49,19 @@ class Union:
     members: Mapping[str, Mask]
 
     def whole(self) -> str | None:
-        """The arm that holds all others; None where none does."""
+        """The name of the arm that holds all conversations; None if there is none."""
         return next((name for name, mask in self.members.items() if mask.all()), None)
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What leaks.json says: how many test conversations have a near-duplicate among those trained on.
+    """The content of leaks.json.
 
     Attributes:
-        leaks: test conversations with a near-duplicate in the pool or the validation set.
-        tested: test conversations.
-        trained: conversations of the pool and the validation set.
-        jaccard: word 5-gram similarity of a near-duplicate.
+        leaks: number of test conversations with a near-duplicate in the pool or the validation set.
+        tested: number of test conversations.
+        trained: number of conversations in the pool and the validation set.
+        jaccard: word 5-gram Jaccard similarity at or above which two texts are near-duplicates.
     """
 
     leaks: int
@@ -75,13 +75,13 @@ class Arms:
     """The prepared data of all arms; made by `prepare`.
 
     Attributes:
-        common: what all share; its pool is that of the union.
-        split: of the union's rows.
-        pools: bool [pool] by arm.
-        tests: bool [test conversations] by arm: those of its own.
-        preset: sized for the vocabulary.
-        evaluated: 16 hex digits of what all training runs share: both evaluated sets, vocabulary and embeddings.
-        leaks: what a search of the texts found; None before it.
+        common: data that all arms share; its pool is the union's.
+        split: split of the union's rows.
+        pools: bool [pool conversations] by arm, its conversations.
+        tests: bool [test conversations] by arm, its conversations.
+        preset: the preset for this vocabulary.
+        evaluated: 16 hex digits of validation set, test set, vocabulary and embeddings, which all runs share.
+        leaks: result of the search for near-duplicates of test conversations; None before the search.
     """
 
     common: Prepared
@@ -93,16 +93,16 @@ class Arms:
     leaks: Leaks | None = None
 
     def tokens(self, arm: str) -> int:
-        """Tokens of an arm's pool, the largest budget it serves."""
+        """Tokens of an arm's pool, which is its largest possible budget."""
         sizes = self.common.pool.lengths() + int(self.common.pool.separated)
         return int(sizes[self.pools[arm]].sum()) + int(self.common.pool.separated)
 
     def largest(self) -> int:
-        """The largest budget that all arms serve, in tokens."""
+        """The largest budget in tokens that is possible for all arms."""
         return min(self.tokens(arm) for arm in self.pools)
 
     def stream(self, arm: str, tokens: int, seed: int) -> Stream:
-        """The training stream of an arm at a budget, in the order of a seed.
+        """The training stream of an arm at a budget, in the order given by a seed.
 
         Raises:
             StreamError: the arm's pool is smaller than the budget.
@@ -110,34 +110,34 @@ class Arms:
         return replace(self.common, rows=np.flatnonzero(self.pools[arm])).budget(self.preset, tokens, seed)
 
     def file(self, arm: str) -> str:
-        """Name of the file in the data's folder that holds an arm's rows."""
+        """Name of the file in the data folder with the arm's rows."""
         return _name(np.flatnonzero(self.pools[arm]))
 
     def digest(self, stream: Stream) -> str:
-        """16 hex digits of all that a training sees."""
+        """16 hex digits of everything that a training run with this stream sees."""
         state = hashlib.blake2b(self.evaluated.encode(), digest_size=8)
         for array in (stream.ids, stream.starts):
             state.update(np.ascontiguousarray(array).tobytes())
         return state.hexdigest()
 
 
-def prepare(union: Union, preset: Preset, wanted: Choices, folder: Path, given: Embeddings | None = None) -> Arms:
-    """Split the union and make the data of all arms in a folder, or load what lies there.
+def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given: Embeddings | None = None) -> Arms:
+    """Split the union and make the data of all arms in a folder, or load them if the folder holds the same data.
 
     Args:
-        union: what is compared.
-        preset: which text, tokenizer and embeddings; both are made of the union of the arms' training pools.
-        wanted: what differs from it.
-        folder: of the data.
-        given: what `wanted.outside` found.
+        union: the conversations of all arms.
+        preset: text, tokenizer and embeddings; the latter two are made from the union of the arms' training pools.
+        choices: overrides of the preset.
+        folder: folder of the data.
+        given: result of `choices.outside`.
 
     Raises:
-        ArmsError: the preset reports the set that chooses its weights, or an arm has nothing to train on.
-        SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
+        ArmsError: the preset cannot be used for a comparison, or an arm has no training conversations.
+        SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option cannot be used.
     """
-    check(preset, wanted)
-    made = split(union, union.frame[preset.text.column], wanted)
-    common = preparing.prepare(union.frame, union.keys, union.groups, preset, wanted, folder, given, made)
+    check(preset, choices)
+    made = split(union, union.frame[preset.text.column], choices)
+    common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, made)
     arms = Arms(
         common,
         made,
@@ -149,71 +149,69 @@ def prepare(union: Union, preset: Preset, wanted: Choices, folder: Path, given: 
     for name, mask in arms.pools.items():
         rows = np.flatnonzero(mask)
         if not len(rows):
-            raise ArmsError(f"{name} has no conversation left to train on, after the split: take a larger corpus")
+            raise ArmsError(f"{name} has no training conversation left after the split: take a larger corpus")
         np.save(folder / f"{_name(rows)}.npy", rows)
     return arms
 
 
-def check(preset: Preset, wanted: Choices) -> None:
-    """Refuse what no comparison can be made with.
+def check(preset: Preset, choices: Choices) -> None:
+    """Refuse options that rule out a comparison.
 
     Raises:
-        ArmsError: the preset reports the set that chooses its weights, or each training would have its own embeddings.
+        ArmsError: the preset reports the set that selects its weights, or each run would make its own embeddings.
     """
     if preset.validation is not None or not preset.shuffled:
         raise ArmsError(
-            f"preset {preset.name} reports the set that chooses its weights, and a comparison needs a test set of its "
-            "own: take the preset house"
+            f"preset {preset.name} reports the set that selects its weights, and a comparison needs a separate test "
+            "set: take the preset house"
         )
-    if (wanted.embeddings or preset.embeddings) == SCRATCH:
+    if (choices.embeddings or preset.embeddings) == SCRATCH:
         raise ArmsError(
-            f"a comparison takes one table of embeddings for both corpora, and {SCRATCH} makes one for each "
-            "training: take ppmi, which is made of both training pools"
+            f"a comparison needs one table of embeddings for both corpora, and {SCRATCH} makes one per training run: "
+            "take ppmi, which is made from both training pools"
         )
 
 
-def split(union: Union, texts: pl.Series, wanted: Choices) -> Split:
-    """Pool, validation and test set of the union, by its near-duplicate clusters.
+def split(union: Union, texts: pl.Series, choices: Choices) -> Split:
+    """Pool, validation and test set of the union, by near-duplicate clusters.
 
-    Where one arm holds all others, its own split is that of the union, and the test set is drawn from it. Else each arm
-    has its test set drawn from its own conversations; a group that is drawn by either is on that side for both.
+    If one arm holds all conversations, its split is the union's. Otherwise each arm draws clusters from its own
+    conversations, and a cluster that any arm has drawn is on that side for all; the test set has precedence.
 
     Raises:
         SplitError: a corpus is too small.
     """
-    guessed = (
-        texts.str.len_bytes().to_numpy().astype(np.int64) + preparing.BYTES_A_TOKEN - 1
-    ) // preparing.BYTES_A_TOKEN
+    estimated = preparing.estimated_tokens(texts)
     whole = union.whole()
     masks = [union.members[whole]] if whole else list(union.members.values())
     drawn = [
         splitting.split(
-            np.where(mask, guessed, 0),
+            np.where(mask, estimated, 0),
             union.groups,
             union.keys,
-            test_tokens=wanted.test_tokens,
-            validation_tokens=max(wanted.validation_tokens // len(masks), 1),
-            seed=wanted.split_seed,
+            test_tokens=choices.test_tokens,
+            validation_tokens=max(choices.validation_tokens // len(masks), 1),
+            seed=choices.split_seed,
         )
         for mask in masks
     ]
     test = np.isin(union.groups, np.concatenate([union.groups[one.test] for one in drawn]))
     choosing = np.isin(union.groups, np.concatenate([union.groups[one.validation] for one in drawn])) & ~test
-    there = guessed > 0
+    there = estimated > 0
     pool, selecting, tested = (np.flatnonzero(mask & there) for mask in (~test & ~choosing, choosing, test))
     return Split(pool, selecting, tested, tuple(dict.fromkeys(note for one in drawn for note in one.notes)))
 
 
 def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Keys of which no two are alike: the n-th copy of one gets a key of its own, the first keeps its own.
+    """Unique keys: the first copy of a key keeps it, the n-th copy gets a new one.
 
-    Copies would else stand next to each other in every order, and a small budget would hold all of them or none.
+    With equal keys, copies would be adjacent in every order, and a small budget would hold all of them or none.
     """
     number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key")).to_series().to_numpy()
     copies = number > 0
-    made = keys.copy()
-    made[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
-    return made
+    unique = keys.copy()
+    unique[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
+    return unique
 
 
 def _name(rows: NDArray[np.int64]) -> str:

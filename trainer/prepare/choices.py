@@ -1,4 +1,4 @@
-"""Which tokenizer and which embeddings an experiment has, where they differ from its preset's."""
+"""The choices of an experiment that override its preset: tokenizer, embeddings, sizes of the split."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from trainer.prepare.streams import Stream
 from trainer.prepare.vocabulary import Vocabulary
 from trainer.presets import Preset
 
-LEAST, MOST = 257, 1 << 20
-"""Ids of a vocabulary that is trained."""
+MIN_VOCABULARY, MAX_VOCABULARY = 257, 1 << 20
+"""Limits on the number of ids of a trained vocabulary."""
 SCRATCH = "ppmi-budget"
-"""The kind of embeddings that each training makes of its own budget alone."""
+"""The kind of embeddings that each training run makes from its own budget."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How a corpus becomes the data of an experiment, where it differs from the preset.
+    """How a corpus becomes the data of an experiment.
 
     Attributes:
-        tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or a tokenizer.json.
-        embeddings: "ppmi" (of the training pool), "ppmi-budget" (of each budget's own tokens), "gpt2" (the hub's), a
-            file of GPT-2's weights, "random", or a .npy file.
-        test_tokens: of the test set at least, where the corpus allows.
-        validation_tokens: of the set that chooses the weights.
-        split_seed: of the split; not that of a training.
+        tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or the path of a tokenizer.json; None for the preset's.
+        embeddings: "ppmi" (from the training pool), "ppmi-budget" (from the tokens of each budget), "gpt2" (from the
+            hub), "random", or the path of GPT-2's weights or of a .npy file; None for the preset's.
+        test_tokens: minimum number of tokens of the test set, if the corpus is large enough.
+        validation_tokens: the same of the validation set.
+        split_seed: seed of the split, independent of the seed of a training run.
     """
 
     tokenizer: str | None = None
@@ -38,47 +38,51 @@ class Choices:
     split_seed: int = 0
 
 
-def named(preset: Preset, wanted: Choices) -> Vocabulary | None:
-    """GPT-2's vocabulary, or a file's; None where one is trained on the pool.
+def named(preset: Preset, choices: Choices) -> Vocabulary | None:
+    """The vocabulary of GPT-2 or of a file; None if it is to be trained on the pool.
 
     Raises:
-        VocabularyError: there is none of that name, or the file does not serve.
+        VocabularyError: the tokenizer is unknown, or its file cannot be used.
     """
-    name = wanted.tokenizer or preset.tokenizer
+    name = choices.tokenizer or preset.tokenizer
     if name == "gpt2":
         return vocabulary.gpt2()
     if name.partition(":")[0] == "bpe":
-        size_of_bpe(preset, wanted)
+        size_of_bpe(preset, choices)
         return None
     path = Path(name).expanduser()
     if not path.exists():
         raise vocabulary.VocabularyError(
-            f"there is no tokenizer {name!r}: take bpe, bpe:N, gpt2, or the path of a tokenizer.json that is there"
+            f"there is no tokenizer {name!r}: take bpe, bpe:N, gpt2, or the path of a tokenizer.json"
         )
     return vocabulary.load(path)
 
 
-def size_of_bpe(preset: Preset, wanted: Choices) -> int:
-    """Ids of the vocabulary that is trained."""
-    name = wanted.tokenizer or preset.tokenizer
+def size_of_bpe(preset: Preset, choices: Choices) -> int:
+    """Number of ids of the vocabulary to train.
+
+    Raises:
+        VocabularyError: it is not a number within the limits.
+    """
+    name = choices.tokenizer or preset.tokenizer
     size = name.partition(":")[2]
     if not size:
         return preset.vocabulary
-    if not size.isascii() or not size.isdecimal() or not LEAST <= int(size[:12]) <= MOST:
+    if not size.isascii() or not size.isdecimal() or not MIN_VOCABULARY <= int(size[:12]) <= MAX_VOCABULARY:
         raise vocabulary.VocabularyError(
-            f"the tokenizer is {name!r}, expected bpe:N with a number from {LEAST} (256 bytes and the end) to "
-            f"{MOST:,}, such as bpe:8192"
+            f"the tokenizer is {name!r}, expected bpe:N with a number from {MIN_VOCABULARY} (256 bytes and the end of "
+            f"text) to {MAX_VOCABULARY:,}, such as bpe:8192"
         )
     return int(size)
 
 
-def outside(preset: Preset, wanted: Choices) -> Embeddings | None:
-    """Embeddings that do not come from the corpus: GPT-2's, or a file's; None where they will be made.
+def outside(preset: Preset, choices: Choices) -> Embeddings | None:
+    """Embeddings from outside the corpus: GPT-2's or those of a file; None if they are to be made.
 
     Raises:
-        EmbeddingsError: they are not there. A preset never falls back to others.
+        EmbeddingsError: they are missing; there is no fallback to others.
     """
-    kind = wanted.embeddings or preset.embeddings
+    kind = choices.embeddings or preset.embeddings
     if kind in {"ppmi", SCRATCH, "random"}:
         return None
     path = Path(kind).expanduser()
@@ -88,14 +92,14 @@ def outside(preset: Preset, wanted: Choices) -> Embeddings | None:
 
 
 def embeddings(
-    pool: Stream, words: Vocabulary, preset: Preset, wanted: Choices, given: Embeddings | None
+    pool: Stream, words: Vocabulary, preset: Preset, choices: Choices, given: Embeddings | None
 ) -> Embeddings | None:
-    """The table of an experiment; None where each training makes its own.
+    """The embeddings of an experiment; None if each training run makes its own.
 
     Raises:
-        EmbeddingsError: those that were given have another size.
+        EmbeddingsError: `given` has the wrong size.
     """
-    kind, width = wanted.embeddings or preset.embeddings, preset.shape.embedding
+    kind, width = choices.embeddings or preset.embeddings, preset.shape.embedding
     if kind == SCRATCH:
         return None
     if kind == "ppmi":
@@ -103,9 +107,9 @@ def embeddings(
     if kind == "random":
         return tables.random(words.size, width)
     if given is None or given.table.shape != (words.size, width):
-        found = "none" if given is None else f"{given.table.shape[0]:,} x {given.table.shape[1]}"
+        size = "none" if given is None else f"{given.table.shape[0]:,} x {given.table.shape[1]}"
         raise tables.EmbeddingsError(
-            f"the embeddings {kind} are {found}, and preset {preset.name} with tokenizer {words.name} needs "
+            f"the embeddings {kind} are {size}, and preset {preset.name} with tokenizer {words.name} needs "
             f"{words.size:,} x {width}: choose others with --embeddings, or another --tokenizer"
         )
     return given

@@ -1,4 +1,4 @@
-"""The data of an experiment, made once: vocabulary, split, streams of ids, embeddings. Trainings read nothing else."""
+"""The data of an experiment: vocabulary, split, streams of ids, embeddings. Training runs read nothing else."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from trainer.prepare.streams import Stream
 from trainer.prepare.vocabulary import Vocabulary
 from trainer.presets import Preset
 
-FEW = 5
-"""Conversations, as `effective` counts them, below which a validation set is said to be small."""
-BYTES_A_TOKEN = 5
-"""Bytes of text for one token, an upper guess: the split is made before the tokenizer, which learns from the pool."""
+MIN_VALIDATION = 5
+"""Effective conversations (`split.effective`) below which a note calls the validation set small."""
+BYTES_PER_TOKEN = 5
+"""Upper estimate of the bytes of text per token. The split precedes the tokenizer, which is trained on the pool."""
 
 SETS = ("pool", "validation", "test")
 
 
 class PreparedError(TrainerError):
-    """Prepared data are damaged; the message says where and what to do."""
+    """Prepared data are damaged."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ class SetSize:
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What prepared.json says of the data, and every record of a training run after it.
+    """The content of prepared.json.
 
     Attributes:
-        identity: 16 and 8 hex digits of all that the data are made from.
-        tokenizer: its name.
+        identity: 24 hex digits of everything that the data are made from.
+        tokenizer: name of the vocabulary.
         vocabulary: V.
-        embeddings: one sentence about them.
+        embeddings: one sentence about the embeddings.
         embeddings_tokens: tokens that they were made from, -1 if unknown; None if each training run makes its own.
         table: (V, E); None if each training run makes its own embeddings.
-        notes: sentences that a reader of the results needs, such as how little a small test set tells.
+        notes: sentences that a reader of the results needs, such as the standard error of a small test set.
         pool: size of the training pool.
         validation: size of the set that selects the weights.
         test: size of the reported set.
-        digest: 16 hex digits of all that training runs see.
+        digest: 16 hex digits of everything that training runs see.
     """
 
     identity: str
@@ -84,27 +84,27 @@ class DataRecord:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The record in a JSON text.
+        """Parse prepared.json.
 
         Raises:
-            KeyError, TypeError, ValueError: it is not one.
+            KeyError, TypeError, ValueError: a field is missing, or has the wrong type.
         """
-        found = json.loads(text)
-        values = {one.name: found[one.name] for one in fields(cls)}
+        parsed = json.loads(text)
+        values = {one.name: parsed[one.name] for one in fields(cls)}
         values |= {name: SetSize(**values[name]) for name in SETS}
         values["table"] = values["table"] and tuple(values["table"])
         return cls(**values | {"notes": tuple(values["notes"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """The record as JSON values."""
         return asdict(self)
 
     def sizes(self) -> dict[str, SetSize]:
-        """Size of each set by its name."""
+        """Size of each set by name."""
         return {name: getattr(self, name) for name in SETS}
 
     def lines(self) -> list[str]:
-        """The record for a terminal."""
+        """The record as lines for a terminal."""
         sets = ", ".join(
             f"{name} {size.tokens:,} tokens of {size.conversations:,} conversations"
             for name, size in self.sizes().items()
@@ -114,19 +114,19 @@ class DataRecord:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What trainings are given.
+    """The data of an experiment, loaded from its folder.
 
     Attributes:
-        folder: where it lies.
-        pool: the training pool, from which budgets are drawn.
-        validation: chooses the weights.
-        test: what is reported; the validation stream itself in the user's experiments.
-        table: float32 [V, E]; None where each training makes its own.
-        keys: uint64 [K] of the pool's conversations.
-        clusters: int64 [test conversations] from 0, the same number for near-duplicates; presets that split by position
-            look for none.
-        record: what prepared.json says of all this.
-        rows: int64, which of the pool's conversations are trained on: those of one arm; None for all.
+        folder: the folder.
+        pool: training pool, from which budgets are drawn.
+        validation: stream that selects the weights.
+        test: stream that is reported; the validation stream if the preset splits by position.
+        table: embeddings, float32 [V, E]; None if each training run makes its own.
+        keys: uint64 [pool conversations].
+        clusters: int64 [test conversations] from 0, equal for near-duplicates; all different if the preset splits by
+            position.
+        record: content of prepared.json.
+        rows: int64, the pool's conversations that one arm trains on; None for all.
     """
 
     folder: Path
@@ -141,13 +141,13 @@ class Prepared:
 
     @property
     def digest(self) -> str:
-        """16 hex digits of all that trainings see."""
+        """16 hex digits of everything that training runs see."""
         return self.record.digest
 
     def budget(self, preset: Preset, count: int, seed: int) -> Stream:
-        """The training stream of a budget: drawn by seed, or the first tokens in the corpus's order.
+        """The training stream of a budget of `count` tokens, permuted by the seed if the preset is shuffled.
 
-        Conversations that two arms share stand in the same order in both.
+        Conversations that two arms share have the same order in both.
 
         Raises:
             StreamError: the pool is smaller.
@@ -159,17 +159,16 @@ class Prepared:
         return self.pool.draw(count, seed, self.keys) if preset.shuffled else self.pool.prefix(count)
 
     def embedded(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
-        """The embeddings of a training: those of the experiment, or made of its own stream."""
+        """The embeddings of a training run: those of the experiment, or made from its own stream."""
         if self.table is not None:
             return self.table
-        made = tables.ppmi_svd(train.ids, train.starts, self.record.vocabulary, preset.shape.embedding, seed=seed)
-        return made.table
+        return tables.ppmi_svd(train.ids, train.starts, self.record.vocabulary, preset.shape.embedding, seed=seed).table
 
     def budgets(self, preset: Preset, asked: list[int] | None) -> list[int]:
-        """Budgets in tokens: those asked for, or those of the preset that the pool holds.
+        """Budgets in tokens, ascending: those of `asked`, or those of the preset that fit the pool.
 
         Raises:
-            StreamError: one is larger than the pool, or none fits.
+            StreamError: a budget of `asked` is larger than the pool, or none of the preset fits.
         """
         if asked:
             for count in asked:
@@ -181,7 +180,7 @@ class Prepared:
         if not fitting:
             raise streams.StreamError(
                 f"the smallest budget of preset {preset.name} is {min(preset.budgets):,} tokens, and the training pool "
-                f"has {self.pool.tokens:,}: name smaller budgets, or take a larger corpus"
+                f"has {self.pool.tokens:,}: choose smaller budgets, or take a larger corpus"
             )
         return fitting
 
@@ -191,51 +190,51 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Choices,
+    choices: Choices,
     folder: Path,
     given: Embeddings | None = None,
     split: Split | None = None,
 ) -> Prepared:
-    """Make the data of an experiment in a folder, or load what lies there.
+    """Make the data of an experiment in a folder, or load them if the folder holds the same data.
 
     Args:
-        conversations: with the columns "first" and "text".
-        keys: what names each conversation.
-        groups: near-duplicate clusters; None for presets that split by position.
-        preset: which text, which tokenizer, which embeddings.
-        wanted: what differs from it.
-        folder: the experiment's own.
-        given: what `wanted.outside` found.
-        split: instead of one that is made of `groups` here.
+        conversations: K rows with the columns "first" and "text".
+        keys: uint64 [K], one key per conversation.
+        groups: int64 [K], near-duplicate clusters; None if the preset splits by position.
+        preset: text, tokenizer and embeddings.
+        choices: overrides of the preset.
+        folder: folder of the data; its content is replaced if it differs.
+        given: result of `choices.outside`.
+        split: a split to use; by default one is made from `groups`.
 
     Raises:
-        SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option does not serve.
+        SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option cannot be used.
     """
-    words = named(preset, wanted)
-    identity = _identity(keys, groups, preset, wanted, words, given, split)
-    trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys know nothing of case and punctuation
+    words = named(preset, choices)
+    identity = _identity(keys, groups, preset, choices, words, given, split)
+    trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys ignore case and punctuation
     identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
-    there = _found(folder)
-    if there is not None and there.record.identity == identity:
-        return there
-    shutil.rmtree(folder, ignore_errors=True)  # of other data, or of an attempt that was stopped
+    earlier = _earlier(folder)
+    if earlier is not None and earlier.record.identity == identity:
+        return earlier
+    shutil.rmtree(folder, ignore_errors=True)  # other data, or an interrupted attempt
     texts = conversations[preset.text.column]
-    made = split or _split(texts, keys, groups, preset, wanted)
-    words = words or vocabulary.train(texts.gather(made.pool), size_of_bpe(preset, wanted))
+    made = split or _split(texts, keys, groups, preset, choices)
+    words = words or vocabulary.train(texts.gather(made.pool), size_of_bpe(preset, choices))
     pool, validation, test = (
         streams.encode(conversations[rows.tolist()], words, preset.text)
         for rows in (made.pool, made.validation, made.reported)
     )
-    table = embeddings(pool, words, preset, wanted, given)
+    table = embeddings(pool, words, preset, choices, given)
     clusters = splitting.numbered(made.reported if groups is None else groups[made.reported])
     record = DataRecord(
         identity=identity,
         tokenizer=words.name,
         vocabulary=words.size,
-        embeddings=table.said if table else "embeddings: PPMI-SVD of each budget's own tokens",
+        embeddings=table.description if table else "embeddings: PPMI-SVD of each budget's own tokens",
         embeddings_tokens=table.tokens_seen if table else None,
         table=(words.size, table.table.shape[1]) if table else None,
-        notes=(*filter(None, _small(test, clusters, validation, preset, wanted)), *made.notes),
+        notes=(*filter(None, _small(test, clusters, validation, preset, choices)), *made.notes),
         pool=SetSize.of(pool),
         validation=SetSize.of(validation),
         test=SetSize.of(test),
@@ -255,10 +254,14 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
 
 
 def load(folder: Path, arm: str = "") -> Prepared:
-    """What `prepare` left in a folder; of one arm, whose rows lie there under this name.
+    """Load the data of a folder.
+
+    Args:
+        folder: the folder.
+        arm: name of the file with the rows of an arm; empty for all rows.
 
     Raises:
-        PreparedError: something is missing there, or damaged.
+        PreparedError: a file is missing or damaged.
     """
     try:
         record = DataRecord.parse((folder / "prepared.json").read_text(encoding="utf-8"))
@@ -269,22 +272,25 @@ def load(folder: Path, arm: str = "") -> Prepared:
         whole = (table is None or table.shape == record.table) and len(keys) == len(pool)
         whole = whole and len(clusters) == len(test)
     except (OSError, EOFError, ValueError, KeyError, TypeError, streams.StreamError) as error:
-        raise PreparedError(
-            f"the data in {folder} are damaged ({error}): remove that folder, and start again"
-        ) from None
+        raise PreparedError(f"the data in {folder} are damaged ({error}): remove that folder and start again") from None
     if not whole:
         raise PreparedError(
-            f"the data in {folder} are damaged (their sizes differ): remove that folder, and start again"
+            f"the data in {folder} are damaged (their sizes differ): remove that folder and start again"
         )
     return Prepared(folder, pool, validation, test, table, keys, clusters, record, rows)
 
 
-def _found(folder: Path) -> Prepared | None:
-    """What lies in a folder and is whole; damaged data are made again."""
+def _earlier(folder: Path) -> Prepared | None:
+    """The data of a folder; None if they are missing or damaged."""
     try:
         return load(folder)
     except PreparedError:
         return None
+
+
+def estimated_tokens(texts: pl.Series) -> NDArray[np.int64]:
+    """An upper estimate of the tokens of each text, int64 [K]."""
+    return (texts.str.len_bytes().to_numpy().astype(np.int64) + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN
 
 
 def _split(
@@ -292,33 +298,32 @@ def _split(
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Choices,
+    choices: Choices,
 ) -> Split:
     if preset.validation is not None or groups is None:
         return splitting.fixed(len(texts), validation=preset.validation or range(0))
-    estimated = (texts.str.len_bytes().to_numpy().astype(np.int64) + BYTES_A_TOKEN - 1) // BYTES_A_TOKEN
     return splitting.split(
-        estimated,
+        estimated_tokens(texts),
         groups,
         keys,
-        test_tokens=wanted.test_tokens,
-        validation_tokens=wanted.validation_tokens,
-        seed=wanted.split_seed,
+        test_tokens=choices.test_tokens,
+        validation_tokens=choices.validation_tokens,
+        seed=choices.split_seed,
     )
 
 
 def _small(
-    test: Stream, clusters: NDArray[np.int64], validation: Stream, preset: Preset, wanted: Choices
+    test: Stream, clusters: NDArray[np.int64], validation: Stream, preset: Preset, choices: Choices
 ) -> Iterator[str]:
-    """What is to be said of sets that are smaller than was wanted, or than is fair."""
+    """Notes on sets that are smaller than requested, or too small to be reliable; empty strings otherwise."""
     reported = "test" if preset.validation is None else "validation"
-    yield splitting.small(reported, _sizes(test), max(splitting.FAIR, wanted.test_tokens), clusters=clusters)
+    yield splitting.small(reported, _sizes(test), max(splitting.FAIR, choices.test_tokens), clusters=clusters)
     if preset.validation is None:
-        yield splitting.small("validation", _sizes(validation), wanted.validation_tokens, least=FEW)
+        yield splitting.small("validation", _sizes(validation), choices.validation_tokens, least=MIN_VALIDATION)
 
 
 def _sizes(stream: Stream) -> NDArray[np.int64]:
-    """Tokens of each conversation, that of its end among them."""
+    """Tokens of each conversation, including its end-of-text token."""
     return np.diff(stream.starts, append=stream.tokens)
 
 
@@ -326,14 +331,14 @@ def _identity(  # noqa: PLR0917  what `prepare` takes
     keys: NDArray[np.uint64],
     groups: NDArray[np.int64] | None,
     preset: Preset,
-    wanted: Choices,
+    choices: Choices,
     words: Vocabulary | None,
     given: Embeddings | None,
     split: Split | None,
 ) -> str:
-    """What the data are made of, as 16 hex digits: another corpus or another option makes them anew."""
-    shaped = replace(preset, phase1=type(preset.phase1)(), phase2=type(preset.phase2)(), name="", about="")
-    state = hashlib.blake2b(f"{shaped}{wanted}".encode(), digest_size=8)
+    """16 hex digits of corpus and options; data with another identity are made anew."""
+    shaped = replace(preset, phase1=type(preset.phase1)(), phase2=type(preset.phase2)(), name="", about="", flaws=())
+    state = hashlib.blake2b(f"{shaped}{choices}".encode(), digest_size=8)
     state.update(np.ascontiguousarray(keys).tobytes())
     state.update(b"" if groups is None else np.ascontiguousarray(groups).tobytes())
     state.update(b"" if words is None else words.digest().encode())

@@ -1,4 +1,4 @@
-"""Embeddings that others made: GPT-2's, from the hub or a file, and any table in a .npy file."""
+"""Pretrained embeddings: GPT-2's from the hub or a file, or any table in a .npy file."""
 
 from __future__ import annotations
 
@@ -11,117 +11,113 @@ import numpy as np
 from trainer.prepare.ppmi import Embeddings, EmbeddingsError, Table
 
 GPT2 = ("openai-community/gpt2", "model.safetensors")
-"""Where the hub keeps GPT-2's weights."""
-NAMES = ("wte.weight", "transformer.wte.weight")
-"""What a file of GPT-2's weights calls its embeddings."""
-MOST = 1e6
-"""Size of a component from which on a table is refused: norms square components, and float32 ends at 3e38."""
+"""Repository and file of GPT-2's weights on the hub."""
+TENSORS = ("wte.weight", "transformer.wte.weight")
+"""Names of the embeddings in a file of GPT-2's weights."""
+MAX_COMPONENT = 1e6
+"""Size of a component at or above which a table is refused, because norms square components in float32."""
 
 
 def gpt2(path: Path | None = None) -> Embeddings:
-    """GPT-2's embeddings (wte, 50,257 x 768), of which nothing else is read.
+    """GPT-2's embeddings (wte), 50,257 x 768.
 
     Args:
         path: a .safetensors, .npy, .bin, .pt or .pth file, or a folder with model.safetensors or pytorch_model.bin; by
-            default the hub's, kept in its cache.
+            default the file of the hub, which is cached.
 
     Raises:
-        EmbeddingsError: they are not there, or are of another shape.
+        EmbeddingsError: they are missing or have another shape.
     """
     table = _weights(path if path is not None else _downloaded())
     if table.shape[0] != 50257:  # noqa: PLR2004  GPT-2's vocabulary
         raise EmbeddingsError(f"{path or GPT2[0]} holds embeddings of {table.shape}, expected GPT-2's 50,257 rows")
-    said = f"embeddings: GPT-2's, {table.shape[0]:,} x {table.shape[1]}, trained on WebText (some 9 billion tokens)"
-    return Embeddings(table, "gpt2", -1, said)
+    about = f"embeddings: GPT-2's, {table.shape[0]:,} x {table.shape[1]}, trained on WebText (about 9 billion tokens)"
+    return Embeddings(table, "gpt2", -1, about)
 
 
-def from_file(path: Path, size: int | None = None) -> Embeddings:
-    """Embeddings of a .npy file.
-
-    Args:
-        path: an array [V, E] of numbers.
-        size: V of the vocabulary that they are for; not checked by default.
+def from_file(path: Path) -> Embeddings:
+    """Embeddings in a .npy file with an array [V, E] of numbers.
 
     Raises:
-        EmbeddingsError: it cannot be read, or is no such array.
+        EmbeddingsError: the file cannot be read, or holds another kind of array.
     """
     table = _weights(path, (".npy",))
-    if size is not None and len(table) != size:
-        raise EmbeddingsError(f"{path} holds {len(table):,} rows and the vocabulary has {size:,}: they do not belong")
-    said = f"embeddings: from {path.name}, {table.shape[0]:,} x {table.shape[1]}; what they were made from is not known"
-    return Embeddings(table, "file", -1, said)
+    about = f"embeddings: from {path.name}, {table.shape[0]:,} x {table.shape[1]}; their training text is unknown"
+    return Embeddings(table, "file", -1, about)
 
 
 def _downloaded() -> Path:
-    """GPT-2's weights in the hub's cache, downloaded where they are not there and the hub can be reached."""
+    """Path of GPT-2's weights in the hub's cache, after a download if necessary."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         with suppress(LocalEntryNotFoundError):
             return Path(hub.hf_hub_download(*GPT2, local_files_only=True))
-        if not hub.is_offline_mode():  # one try, before the library's own, which take half a minute and say each
+        if not hub.is_offline_mode():  # one quick attempt; the library's retries take half a minute and print each
             hub.get_session().head(hub.hf_hub_url(*GPT2), timeout=10)
         return Path(hub.hf_hub_download(*GPT2))
-    except Exception as error:  # what a network raises depends on where it fails
-        why = type(error).__name__ if isinstance(error, LocalEntryNotFoundError) else _said(error)
+    except Exception as error:  # the type depends on where the network fails
+        first = (str(error).splitlines() or [""])[0].strip()
+        cached = isinstance(error, LocalEntryNotFoundError)
+        why = type(error).__name__ if cached else f"{type(error).__name__}: {first}"
         raise EmbeddingsError(
-            f"GPT-2's embeddings are not on this machine and the hub gave none ({why}): name a file that holds them "
-            "(--embeddings model.safetensors, or a .npy), or take --embeddings ppmi, which are made from the corpus"
+            f"GPT-2's embeddings are not in the cache and cannot be downloaded ({why}): name a file with them "
+            "(--embeddings model.safetensors, or a .npy), or take --embeddings ppmi, which is made from the corpus"
         ) from error
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0].strip()}"
 
 
 def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".bin", ".pt", ".pth")) -> Table:
     """A matrix of embeddings from a file or folder.
 
     Raises:
-        EmbeddingsError: there is none, or it is no matrix of finite numbers.
+        EmbeddingsError: there is none, or it is not a matrix of finite numbers.
     """
     if path.is_dir():
         path = next((path / one for one in ("model.safetensors", "pytorch_model.bin") if (path / one).is_file()), path)
     if not path.is_file() or path.suffix not in endings:
         raise EmbeddingsError(
-            f"{path} is no file of embeddings: expected ppmi, ppmi-budget, gpt2, random, or a file that ends in "
+            f"{path} is not a file of embeddings: expected ppmi, ppmi-budget, gpt2, random, or a file that ends in "
             f"{', '.join(endings)}"
         )
     try:
-        found = np.asarray(_read(path))
-        table = found.astype(np.float32) if np.isfinite(found).all() and np.abs(found).max(initial=0) < MOST else None
-    except Exception as error:  # each format has its own
+        array = np.asarray(_read(path))
+        table = (
+            array.astype(np.float32)
+            if np.isfinite(array).all() and np.abs(array).max(initial=0) < MAX_COMPONENT
+            else None
+        )
+    except Exception as error:  # each format raises its own type
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EmbeddingsError(f"{path} cannot be read as embeddings ({why}): name another file") from error
-    if found.ndim != 2 or not found.size:  # noqa: PLR2004  a matrix
-        raise EmbeddingsError(f"{path} holds an array of {found.shape}, expected a matrix of numbers, V x E")
+    if array.ndim != 2 or not array.size:  # noqa: PLR2004  a matrix
+        raise EmbeddingsError(f"{path} holds an array of {array.shape}, expected a matrix of numbers, V x E")
     if table is None:
         raise EmbeddingsError(
-            f"{path} holds numbers that are not finite, or as large as {MOST:g}, which overflow in a norm: mend it, or "
+            f"{path} holds numbers that are not finite, or at least {MAX_COMPONENT:g}, which overflow in a norm: "
             "name another file"
         )
     return table
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  an array of whatever type
-    """The embeddings of a file; of a file of weights only these are read."""
+    """Read the embeddings of a file, and nothing else of a file of weights."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 
         with safe_open(str(path), "np") as file:
-            return file.get_tensor(_named(list(file.keys())))
+            return file.get_tensor(_tensor(list(file.keys())))
     import torch
 
     weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return weights[_named(list(weights))].float().numpy()
+    return weights[_tensor(list(weights))].float().numpy()
 
 
-def _named(there: list[str]) -> str:
-    """The name of the embeddings among those of a file's tensors."""
-    for name in NAMES:
-        if name in there:
+def _tensor(names: list[str]) -> str:
+    """The name of the embeddings among the names of a file's tensors."""
+    for name in TENSORS:
+        if name in names:
             return name
-    raise ValueError(f"it has the tensors {', '.join(there[:3])} ..., expected {' or '.join(NAMES)}")
+    raise ValueError(f"it has the tensors {', '.join(names[:3])} ..., expected {' or '.join(TENSORS)}")

@@ -1,4 +1,4 @@
-"""Token streams: conversations one after the other, their order by seed, nested budgets, bytes of what is scored."""
+"""Token streams: concatenated conversations, their order by seed, nested budgets, bytes of the targets."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from trainer.presets import Text
 Rows = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 STEP = 1 << 22
-"""Tokens that are moved at once."""
+"""Tokens moved at a time."""
 ARRAYS = ("ids", "starts", "bytes", "widths")
 
 
 class StreamError(TrainerError):
-    """A stream does not hold what was asked of it; the message says what it holds."""
+    """A stream is too short for a request, or damaged."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
     """Conversations as one row of ids; input t is `ids[t]`, target t is `ids[t + 1]`.
 
-    Separated: `EOT conv1 EOT conv2 ... EOT convK EOT`. The token that opens a conversation is the end target of the one
-    before; a conversation's targets are its own tokens and the end. Joined: the tokens alone, so that the first token
-    of all is no target.
+    The separated layout is `EOT conv1 EOT conv2 ... EOT convK EOT`. The targets of a conversation are its own tokens
+    and the EOT after it. The joined layout has no EOT, and the very first token is no target.
 
     Attributes:
         ids: int32 [N].
-        starts: int64 [K], where each conversation begins: at the end-of-text token that opens it, if separated.
-        bytes: int64 [K], UTF-8 bytes of the text of each conversation's targets; they add up to those of `ids[1:]`.
-        widths: int32 [V], bytes that each id stands for; 0 for the end-of-text token.
+        starts: int64 [K], first position of each conversation, which in the separated layout is the EOT before it.
+        bytes: int64 [K], UTF-8 bytes of each conversation's targets; their sum is that of `ids[1:]`.
+        widths: int32 [V], UTF-8 bytes of each id; 0 for the end-of-text token.
         end: id of the end-of-text token.
-        separated: the layout.
+        separated: whether the layout is the separated one.
     """
 
     ids: NDArray[np.int32]
@@ -52,12 +51,12 @@ class Stream:
     separated: bool
 
     def __len__(self) -> int:
-        """Conversations."""
+        """K, the number of conversations."""
         return len(self.starts)
 
     @property
     def tokens(self) -> int:
-        """N, the largest budget that this stream serves."""
+        """N, which is the largest possible budget."""
         return len(self.ids)
 
     def lengths(self) -> Rows:
@@ -67,44 +66,44 @@ class Stream:
         return np.diff(self.starts, append=self.tokens)
 
     def whole(self) -> bool:
-        """Whether the last conversation is not cut; of joined ones that is not known, and does not matter."""
+        """Whether the last conversation is complete; always True for the joined layout, which does not tell."""
         return not self.separated or (self.tokens > 0 and int(self.ids[-1]) == self.end)
 
     def bounds(self) -> Rows:
-        """Where each conversation's targets begin, int64 [K + 1]: those of k are `bounds[k]` to `bounds[k + 1]`."""
+        """Bounds of each conversation's targets, int64 [K + 1]: targets `bounds[k]` to `bounds[k + 1]` belong to k."""
         starts = self.starts if self.separated else np.maximum(self.starts - 1, 0)
         return np.append(starts, max(self.tokens - 1, 0))
 
     def target_bytes(self) -> NDArray[np.int32]:
-        """Bytes of each target, int32 [N - 1]: bits per byte are nats / ln 2 over the sum of these."""
+        """UTF-8 bytes of each target, int32 [N - 1]; bits per byte are nats / ln 2 / their sum."""
         widths: NDArray[np.int32] = self.widths[self.ids[1:]]
         return widths
 
     def prefix(self, tokens: int) -> Stream:
-        """Exactly the first `tokens` ids, the last conversation cut where they end.
+        """The first `tokens` ids; the last conversation may be cut.
 
         Raises:
-            StreamError: the stream is shorter, or nothing can be predicted in so few.
+            StreamError: the stream is shorter, or `tokens` is below 2.
         """
         if tokens > self.tokens:
             raise StreamError(
-                f"a budget of {tokens:,} tokens was asked for, and there are {self.tokens:,} to train on, the largest "
-                "budget there is: ask for less, or take a larger corpus"
+                f"the budget is {tokens:,} tokens and the training pool has {self.tokens:,}: "
+                "choose a smaller budget, or take a larger corpus"
             )
         if tokens < 2:  # noqa: PLR2004  an input and a target
-            raise StreamError(f"a budget of {tokens} tokens was asked for, expected 2 or more: an input and a target")
-        last = tokens - 1 if self.separated else tokens  # a closing end-of-text token opens nothing
+            raise StreamError(f"the budget is {tokens} tokens, expected at least 2: an input and a target")
+        last = tokens - 1 if self.separated else tokens  # no conversation starts at the last end-of-text token
         return self._cut(tokens, int(np.searchsorted(self.starts, last)))
 
     def conversations(self, count: int) -> Stream:
-        """The first `count` conversations, all of each.
+        """The first `count` conversations, complete.
 
         Raises:
             StreamError: there are fewer.
         """
         if not 0 < count <= len(self):
             raise StreamError(
-                f"{count:,} conversations were asked for, and the stream has {len(self):,}: ask for 1 to {len(self):,}"
+                f"{count:,} conversations were requested and the stream has {len(self):,}: choose 1 to {len(self):,}"
             )
         end = int(self.starts[count]) + int(self.separated) if count < len(self) else self.tokens
         return self._cut(end, count)
@@ -117,13 +116,13 @@ class Stream:
         return replace(cut, bytes=counted)
 
     def take(self, rows: Rows) -> Stream:
-        """Some conversations, in the order of `rows`.
+        """The conversations `rows`, in this order.
 
         Raises:
-            StreamError: the last one is cut, so that it has no end.
+            StreamError: the last conversation of the stream is cut.
         """
         if not self.whole():
-            raise StreamError("the last conversation of this stream is cut: choose conversations before the budget")
+            raise StreamError("the last conversation of this stream is cut: take conversations before cutting a budget")
         rows = np.asarray(rows, np.int64)
         sizes = self.lengths()[rows] + int(self.separated)
         ends = np.cumsum(sizes)
@@ -141,14 +140,14 @@ class Stream:
         """All conversations, permuted by a seed.
 
         Args:
-            seed: another one gives another order.
-            keys: uint64 [K], what names each conversation. Two streams that share conversations then have these in the
-                same order, whatever else is between, so that arms of a comparison are paired.
+            seed: seed of the order.
+            keys: uint64 [K], a key per conversation. Conversations that two streams share are then in the same relative
+                order in both, which pairs the arms of a comparison.
         """
         return self.take(permutation(seed, len(self), keys))
 
     def draw(self, tokens: int, seed: int, keys: Keys | None = None) -> Stream:
-        """`order(seed, keys).prefix(tokens)`, at the cost of the budget, not of the stream.
+        """`order(seed, keys).prefix(tokens)`, in time proportional to the budget.
 
         Raises:
             StreamError: the stream is shorter.
@@ -160,7 +159,7 @@ class Stream:
         return self.take(rows).prefix(tokens)
 
     def save(self, folder: Path) -> None:
-        """Write a folder of arrays that `load` maps; one that exists is replaced, and is whole."""
+        """Write the stream as a folder, replacing an existing one."""
         aside = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -172,28 +171,28 @@ class Stream:
 
 
 def load(folder: Path) -> Stream:
-    """A saved stream; its ids are mapped, not read.
+    """Load a saved stream, memory-mapped.
 
     Raises:
-        StreamError: there is none, or it is broken.
+        StreamError: it is missing or damaged.
     """
     try:
-        said = json.loads((folder / "stream.json").read_bytes())
+        layout = json.loads((folder / "stream.json").read_bytes())
         arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
-        return Stream(**arrays, end=int(said["end"]), separated=bool(said["separated"]))
+        return Stream(**arrays, end=int(layout["end"]), separated=bool(layout["separated"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise StreamError(f"{folder} holds no whole token stream ({error}): make it again") from error
+        raise StreamError(f"{folder} holds no complete token stream ({error}): make it again") from error
 
 
 def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> Stream:
-    """The stream of a corpus, in its order; row k is conversation k, an empty one too.
+    """The stream of a corpus in its order; row k is conversation k, even if it is empty.
 
-    Memory: 4 bytes a token, twice that while chunks are put together.
+    Memory: 8 bytes per token.
 
     Args:
-        conversations: with the column `text.column` ("first" or "text"), no nulls.
-        vocabulary: how texts become ids.
-        text: which text, and how they stand together.
+        conversations: K rows with the column `text.column` ("first" or "text"), without nulls.
+        vocabulary: the vocabulary.
+        text: text of a conversation, and the layout.
     """
     parts, lengths = [], [np.empty(0, np.int64)]
     for ids, sizes in vocabulary.encode(conversations[text.column], text.truncate):
@@ -207,15 +206,15 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
 
 
 def permutation(seed: int, count: int, keys: Keys | None = None) -> Rows:
-    """A permutation of `count` rows by the hash of seed and key (the row's number by default), int64 [count]."""
+    """A permutation of `count` rows, int64 [count], by a hash of seed and key (by default the row number)."""
     order: Rows = np.argsort(mixed(np.arange(count, dtype=np.uint64) if keys is None else keys, seed), kind="stable")
     return order
 
 
 def mixed(keys: Keys, seed: int) -> Keys:
-    """A hash of each key that depends on a seed: SplitMix64's finalizer (Steele, Lea, Flood 2014), with seed and key.
+    """A hash of each key and a seed, by SplitMix64's finalizer (Steele, Lea, Flood 2014).
 
-    Unlike the generators of a library it stays the same from version to version.
+    Unlike the generators of a library, it never changes between versions.
     """
     salt = _mix(np.array([seed], np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     return _mix(_mix(keys + salt) ^ salt)
@@ -228,7 +227,7 @@ def _mix(z: Keys) -> Keys:
 
 
 def _of(ids: NDArray[np.int32], starts: Rows, widths: NDArray[np.int32], end: int, *, separated: bool) -> Stream:
-    """A stream, its bytes counted."""
+    """A stream with its `bytes` counted."""
     stream = Stream(ids, starts, np.empty(0, np.int64), widths, end, separated)
     counted = np.zeros(len(starts) + 1, np.int64)
     bounds = stream.bounds()
@@ -240,7 +239,7 @@ def _of(ids: NDArray[np.int32], starts: Rows, widths: NDArray[np.int32], end: in
 
 
 def _steps(ends: Rows) -> Iterator[slice]:
-    """Rows by groups of about `STEP` tokens; a longer row is one group."""
+    """Groups of rows of about `STEP` tokens; a longer row is its own group."""
     begin = 0
     while begin < len(ends):
         done = int(ends[begin - 1]) if begin else 0

@@ -1,30 +1,27 @@
 """Scaling laws of perplexity in training tokens, with intervals that hold for few seeds. Pure: arrays in, numbers out.
 
-Two laws: PPL = A tokens^alpha (least squares of ln PPL on ln tokens), and PPL = P_inf + A tokens^alpha. `held_out` says
-which of them foretells the largest budget; `difference` compares two corpora.
+There are two laws: PPL = A tokens^alpha (least squares of ln PPL on ln tokens), and PPL = P_inf + A tokens^alpha.
+`held_out` tells which of them predicts the largest budget better; `difference` compares two corpora.
 
-What varies. A training's ln PPL is level + slope * ln tokens + rest. A seed (order of the conversations, initial
-weights) moves all three. The points of one seed are nested prefixes of one order, so what is odd about that order is in
-all of them: within a seed the rest is correlated, and ten points of one seed are nothing like ten trainings. So with
-several seeds the seed is the unit. Each gives its own alpha, exact for the power law, by one linear step for the
-saturating law (which is the cluster-robust variance with S / (S - 1)), and the interval is t with S - 1 degrees of
-freedom. All of them are read on one finite test set; that shared part of the variance does not show between seeds. The
-resamples of the test conversations give it, as the covariance between different seeds, and the two parts' half widths
-are added in quadrature.
+Several seeds. The ln PPL of a training run is level + slope * ln tokens + rest, and the seed (order of conversations,
+initial weights) changes all three. The points of one seed are nested prefixes of one order, so their rests are
+correlated, and ten points of one seed are not ten independent runs. The unit is therefore the seed. Each seed has its
+own alpha (exact for the power law, by one linear step for the saturating law, which equals the cluster-robust variance
+with S / (S - 1)), and the interval is t with S - 1 degrees of freedom. All seeds share one finite test set, whose part
+of the variance does not show between seeds. Bootstrap resamples of the test conversations give it, as the covariance of
+different seeds, and the half widths of the two parts are added in quadrature.
 
-With one training a budget only the scatter around the law is left: t with n - p degrees of freedom. That interval takes
-the points as independent. It does not know how far another seed's slope would have been: where seeds differ in slope,
-or points are nested, it covers less than it says (tests/bench/scaling_coverage.py measures how much less).
+One seed. The interval is t with n - p degrees of freedom, from the scatter around the law. It takes the points as
+independent and does not know how seeds differ. If seeds differ in slope, or points are nested, it covers less than its
+level; tests/bench/scaling_coverage.py measures how much less.
 
-What alpha is where the law does not hold. No corpus follows a power law exactly. `alpha` is then the slope of the
-straight line that is closest over the budgets at hand, each budget counting once, and with several seeds the interval
-is about that slope: where it would lie for other seeds and test conversations, at the same budgets. It says nothing
-about the slope at other budgets, and three seeds that agree make it narrow however much the points bend. So look at
-`relative_error`, at `held_out` and at the saturating law beside it; two corpora are compared at the same budgets, where
-both bend alike. With one seed the bend is part of the scatter and makes the interval wider.
+Points that bend. No corpus follows a power law exactly. `alpha` is then the slope of the closest line over the measured
+budgets, and with several seeds its interval is for that slope at the same budgets; three seeds that agree make it
+narrow however much the points bend. So read `relative_error`, `held_out` and the saturating law beside it, and compare
+two corpora at the same budgets. With one seed the bend is part of the scatter and widens the interval.
 
-The intervals of the saturating law come from the same linear step. Where the points cannot tell a floor from a smaller
-exponent they are wide, and reach the ends of what is possible (alpha 0, P_inf 0).
+The intervals of the saturating law come from the same linear step. If the points do not distinguish a floor from a
+smaller exponent, the intervals are wide and extend to the limits (alpha 0, P_inf 0).
 """
 
 from trainer.scaling.difference import Difference, difference

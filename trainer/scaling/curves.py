@@ -1,7 +1,7 @@
-"""The two curves of a scaling law and how they are fitted: least squares, deterministic, from a fixed set of starts.
+"""The two curves and their least-squares fits, deterministic, from fixed starting points.
 
-Both are written as ln PPL of x = ln tokens. `theta` is (ln A, alpha) for the power law and (ln A, alpha, floor) for the
-saturating one. Arrays: x, ln_ppl [n]; theta [p]; jacobians [n, p].
+Curves are ln PPL as a function of x = ln tokens. `theta` is (ln A, alpha) for the power law and (ln A, alpha, floor)
+for the saturating one. Arrays: x, ln_ppl [n]; theta [p]; jacobians [n, p].
 """
 
 from __future__ import annotations
@@ -13,56 +13,52 @@ from scipy.optimize import least_squares
 from trainer.scaling.points import PARAMETERS, Floats, Space
 
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.985, 0.997)
-"""Floors to start from, as shares of the lowest PPL."""
+"""Floors of the starting points, as shares of the lowest PPL."""
 STEEPEST, FLATTEST = 10.0, 1e-4
-"""The exponents a search may reach; at these ends the data say nothing about alpha."""
-EDGE = 300.0
-"""Logarithms beyond which a search is lost."""
-SAME = 1e-9
-"""Of two fits whose squared errors differ by less than this share of the total, the simpler one is taken."""
+"""Limits on -alpha in a search; at a limit the points do not determine alpha."""
+MAX_LOG = 300.0
+"""Maximum absolute logarithm in a search."""
+TIE = 1e-9
+"""Two fits are equal if their squared errors differ by at most this share of the total; the simpler one is taken."""
 
 
 def ln_curve(theta: Floats, x: Floats) -> Floats:
     """Ln PPL [n] of the curve at x."""
     power = theta[0] + theta[1] * x
-    made: Floats = np.logaddexp(np.log(floor(theta)), power) if floor(theta) else power
-    return made
+    curve: Floats = np.logaddexp(np.log(floor(theta)), power) if floor(theta) else power
+    return curve
 
 
 def floor(theta: Floats) -> float:
-    """P_inf: 0 for the power law."""
+    """P_inf; 0 for the power law."""
     return float(theta[2]) if len(theta) > PARAMETERS["power"] else 0.0
 
 
 def is_constant(theta: Floats) -> bool:
-    """Whether it is a saturating law whose best member does not fall."""
+    """Whether theta is a saturating law without a slope."""
     return len(theta) > PARAMETERS["power"] and theta[1] == 0
 
 
 def jacobian(theta: Floats, x: Floats, space: Space = "log") -> Floats:
     """Derivatives [n, p] of ln PPL (space "log") or of PPL ("linear") by theta."""
-    power, whole = (
-        theta[0] + theta[1] * x,
-        ln_curve(theta, x),
-    )  # in logarithms: far from the points neither fits a number
-    less = np.zeros_like(x) if space == "linear" else whole
-    share = _exp(power - less)
-    return np.stack([share, share * x, _exp(-less)][: len(theta)], axis=1)
+    divisor = np.zeros_like(x) if space == "linear" else ln_curve(theta, x)  # in logarithms, which cannot overflow
+    share = _exp(theta[0] + theta[1] * x - divisor)
+    return np.stack([share, share * x, _exp(-divisor)][: len(theta)], axis=1)
 
 
 def _exp(value: npt.ArrayLike) -> Floats:
-    """The exponential, held inside of what a number can be."""
-    made: Floats = np.exp(np.clip(value, -EDGE, EDGE))
-    return made
+    """The exponential, clipped to finite numbers."""
+    power: Floats = np.exp(np.clip(value, -MAX_LOG, MAX_LOG))
+    return power
 
 
 def in_space(ln_ppl: Floats, space: Space) -> Floats:
-    """Ln PPL, or PPL, as the space says."""
+    """Ln PPL (space "log") or PPL ("linear")."""
     return ln_ppl if space == "log" else np.exp(ln_ppl)
 
 
 def squared_error(theta: Floats, x: Floats, ln_ppl: Floats, space: Space) -> float:
-    """The sum of squares that a fit makes small."""
+    """The sum of squares that a fit minimises."""
     return float(np.sum((in_space(ln_ppl, space) - in_space(ln_curve(theta, x), space)) ** 2))
 
 
@@ -76,48 +72,47 @@ def line(x: Floats, ln_ppl: Floats) -> Floats:
 def saturating(x: Floats, ln_ppl: Floats, space: Space = "log") -> Floats:
     """Least squares of P_inf + A tokens^alpha with P_inf >= 0 and alpha < 0: (ln A, alpha, P_inf).
 
-    The best of one search a start, the plain power law (P_inf = 0) and a constant (alpha = 0, P_inf = 0, which is what
-    is left of the law where PPL does not fall). Of fits as good as one another the simplest is taken.
+    The best of a constant (alpha = 0 and P_inf = 0, if PPL does not fall), the power law (P_inf = 0), and one search
+    per starting point. The simplest of equal fits is taken.
     """
     flat = np.array([np.log(in_space(ln_ppl, space).mean()) if space == "linear" else ln_ppl.mean(), 0.0, 0.0])
-    known = [flat, *_without_floor(x, ln_ppl, space)]
-    searched = [_search(start, x, ln_ppl, space) for start in _starts(x, ln_ppl)]
+    others = [*_without_floor(x, ln_ppl, space), *(_search(one, x, ln_ppl, space) for one in _starts(x, ln_ppl))]
     total = max(squared_error(flat, x, ln_ppl, space), 1e-300)
     best = flat
-    for theta in [*known, *searched]:
+    for theta in others:
         gain = squared_error(best, x, ln_ppl, space) - squared_error(theta, x, ln_ppl, space)
-        best = theta if gain > SAME * total else best
+        best = theta if gain > TIE * total else best
     return best
 
 
 def _without_floor(x: Floats, ln_ppl: Floats, space: Space) -> list[Floats]:
     straight = line(x, ln_ppl)
     if space == "linear":
-        made = least_squares(
+        level, alpha = least_squares(
             lambda t: np.exp(ln_ppl) - _exp(t[0] + t[1] * (x - x.mean())),
             [straight @ [1.0, x.mean()], straight[1]],
             method="lm",
         ).x
-        straight = np.array([made[0] - made[1] * x.mean(), made[1]])
+        straight = np.array([level - alpha * x.mean(), alpha])
     return [np.append(straight, 0.0)] if straight[1] < 0 else []
 
 
 def _starts(x: Floats, ln_ppl: Floats) -> list[Floats]:
-    """(ln P_inf, ln of the power part at mean x, ln -alpha), one a share of the lowest PPL of a budget."""
+    """Starting points (ln P_inf, ln of the power part at mean x, ln -alpha), one per share of the lowest PPL."""
     rounded = np.round(x, 6)
     budgets = np.unique(rounded)
     ppl = np.array([np.exp(ln_ppl[rounded == budget].mean()) for budget in budgets])
-    made = []
+    starts = []
     for share in SHARES:
         level = share * ppl.min()
         part = line(budgets, np.log(ppl - level))
         steep = np.clip(-part[1], 0.05, STEEPEST)
-        made.append(np.array([np.log(level), part[0] + part[1] * x.mean(), np.log(steep)]))
-    return made
+        starts.append(np.array([np.log(level), part[0] + part[1] * x.mean(), np.log(steep)]))
+    return starts
 
 
 def _search(start: Floats, x: Floats, ln_ppl: Floats, space: Space) -> Floats:
-    """Levenberg-Marquardt in logarithms of P_inf and -alpha, which keeps both signs."""
+    """Levenberg-Marquardt in ln P_inf and ln -alpha, which keeps both signs."""
     z, target = x - x.mean(), in_space(ln_ppl, space)
 
     def parts(u: Floats) -> tuple[float, float, Floats]:
@@ -125,15 +120,15 @@ def _search(start: Floats, x: Floats, ln_ppl: Floats, space: Space) -> Floats:
         alpha = -float(np.exp(np.clip(u[2], np.log(FLATTEST), np.log(STEEPEST))))
         return level, alpha, _exp(u[1] + alpha * z)
 
-    def off(u: Floats) -> Floats:
+    def residuals(u: Floats) -> Floats:
         level, _, power = parts(u)
         return (np.log(level + power) if space == "log" else level + power) - target
 
     def slopes(u: Floats) -> Floats:
         level, alpha, power = parts(u)
-        made = np.stack([np.full_like(z, level), power, power * alpha * z], axis=1)
-        return made / (level + power)[:, None] if space == "log" else made
+        linear = np.stack([np.full_like(z, level), power, power * alpha * z], axis=1)
+        return linear / (level + power)[:, None] if space == "log" else linear
 
-    u = least_squares(off, start, jac=slopes, method="lm", xtol=1e-12, ftol=1e-14, gtol=1e-14, max_nfev=400).x
+    u = least_squares(residuals, start, jac=slopes, method="lm", xtol=1e-12, ftol=1e-14, gtol=1e-14, max_nfev=400).x
     level, alpha, _ = parts(u)
     return np.array([u[1] - alpha * x.mean(), alpha, level])

@@ -1,4 +1,4 @@
-"""Which law to believe: the one that foretells the largest budget from the smaller ones."""
+"""Which law predicts the largest budget better from the smaller ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 from trainer.scaling.law import fit
 from trainer.scaling.points import Kind, Points, ScalingError, Space
 
-FEWEST = 4
-"""Budgets that are needed: three for a saturating law, and the one that is held out."""
+MIN_BUDGETS = 4
+"""Minimum number of budgets: three for a saturating law, and the one that is held out."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Both laws, fitted without the largest budget, against the PPL measured there; made by `held_out`.
+    """Predictions of both laws, fitted without the largest budget, and the PPL measured there; made by `held_out`.
 
-    `measured` is the geometric mean over seeds, `noise` its standard error in ln PPL over seeds (None for one seed).
-    `power_error`, `saturating_error` are foretold / measured - 1. `preferred` has the smaller error in ln PPL, the
-    power law where both foretell the same; `clear` says whether the two errors differ by more than twice the noise
-    (None for one seed, where nothing tells).
+    `measured` is the geometric mean over seeds, and `noise` its standard error in ln PPL (None for one seed).
+    `power_error` and `saturating_error` are predicted / measured - 1. `preferred` has the smaller error in ln PPL; a
+    tie prefers the power law. `clear` tells whether the errors differ by more than twice the noise (None for one seed).
     """
 
     budget: float
@@ -35,15 +34,15 @@ class HeldOut:
 
 
 def held_out(points: Points, space: Space = "log") -> HeldOut:
-    """Which of the two laws, fitted without the largest budget, predicts it better.
+    """Predict the largest budget by both laws, fitted to the smaller ones.
 
     Raises:
-        ScalingError: There are fewer than 4 budgets.
+        ScalingError: there are fewer than `MIN_BUDGETS` budgets.
     """
-    if points.budgets() < FEWEST:
+    if points.budgets() < MIN_BUDGETS:
         raise ScalingError(
-            f"holding out the largest budget needs {FEWEST} token budgets or more, not {points.budgets()}: "
-            "train at more budgets to see which law predicts better"
+            f"holding out the largest budget needs at least {MIN_BUDGETS} token budgets, not {points.budgets()}: "
+            "train at more budgets"
         )
     rest, held = points.without_largest()
     measured = float(held.y.mean())

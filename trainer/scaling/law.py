@@ -11,15 +11,15 @@ from trainer.scaling import curves
 from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError, Space
 from trainer.scaling.spread import Interval, Part, Quantity, Spread, half_width, spread
 
-ANYTHING = float(np.log(1000.0))
-"""Half an interval of ln PPL from which on a prediction says nothing."""
+MAX_HALF_WIDTH = float(np.log(1000.0))
+"""Half width of an interval of ln PPL at or above which a prediction has no interval."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a new training at `tokens` would reach; `low` and `high` are None where that could be anything.
+    """The predicted PPL of a new training run at `tokens`, with its interval.
 
-    That is: where no scatter is known, or the interval spans a factor of a million.
+    `low` and `high` are None if no variance is known, or if the interval spans a factor of a million or more.
     """
 
     tokens: float
@@ -33,9 +33,9 @@ class Prediction:
 class Law:
     """PPL = floor + exp(ln_A) * tokens^alpha, fitted to `points`; made by `fit`.
 
-    `r2` is in ln PPL over all points, None where all are equal. Where an interval is None, `why_no_interval` says why;
-    else `basis` says what it rests on. `fitted` [n] is PPL and `relative_error` [n] fitted / measured - 1, in the order
-    of the points. `notes` are sentences that a reader must have beside the numbers.
+    `r2` is in ln PPL over all points; None if all are equal. If an interval is None, `why_no_interval` gives the
+    reason; otherwise `basis` describes what the interval is based on. `fitted` [n] is PPL and `relative_error` [n] is
+    fitted / measured - 1, in the order of the points. `notes` are sentences that belong beside the numbers.
     """
 
     kind: Kind
@@ -63,84 +63,84 @@ class Law:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, ascending; empty where none are known."""
+        """The seeds, ascending; empty if none are given."""
         return self.points.seeds
 
     @property
     def tokens(self) -> tuple[float, float]:
-        """The smallest and the largest budget that was measured."""
+        """The smallest and the largest measured budget."""
         return float(self.points.tokens.min()), float(self.points.tokens.max())
 
     @property
     def residual_sd(self) -> float | None:
-        """The scatter in ln PPL around each seed's own law; None where no point is left to scatter."""
+        """Standard deviation of ln PPL around each seed's own law; None without degrees of freedom."""
         return self.spread.residual_sd
 
     @property
     def per_doubling(self) -> float:
-        """1 - 2^alpha: the share of PPL (of what is above the floor) that twice the tokens take away."""
+        """1 - 2^alpha, the relative reduction of PPL - floor when the tokens double."""
         return float(1 - 2**self.alpha)
 
     @property
     def per_doubling_interval(self) -> Interval | None:
-        """Its interval, from alpha's."""
+        """The interval of `per_doubling`."""
         both = self.alpha_interval
         return None if both is None else (float(1 - 2 ** both[1]), float(1 - 2 ** both[0]))
 
     def ln_ppl(self, tokens: float) -> Quantity:
-        """Ln PPL that the law gives at a budget."""
+        """Ln PPL of the law at a budget."""
         x, theta = np.array([np.log(tokens)]), self.spread.theta
         found = self.spread.quantity(curves.jacobian(theta, x)[0])
         return found.shifted(float(curves.ln_curve(theta, x)[0]) - found.value)
 
     def predict(self, tokens: npt.ArrayLike) -> list[Prediction]:
-        """What a new training with a new seed would reach at each budget, with the law's level.
+        """Predict the PPL of a new training run with a new seed at each budget, at the law's level.
 
-        The interval holds how far seeds differ, how far points lie off the law, and the finite test set. Beyond the
-        measured tokens (`extrapolates`) it also supposes that the law goes on, which nothing here can show.
+        The interval covers the variation over seeds, the scatter around the law, and the finite test set. Outside the
+        measured tokens (`extrapolates`) it also assumes that the law continues.
 
         Raises:
-            ScalingError: A budget that is not a finite number above 0.
+            ScalingError: a budget is not a finite number above 0.
         """
-        wanted = np.atleast_1d(np.asarray(tokens, dtype=np.float64))
-        for budget in wanted:
+        budgets = np.atleast_1d(np.asarray(tokens, dtype=np.float64))
+        for budget in budgets:
             if not (np.isfinite(budget) and budget > 0):
                 raise ScalingError(f"there is no prediction at {budget:g} tokens: give a finite number above 0")
-        return [self._predict(float(budget)) for budget in wanted]
+        return [self._predict(float(budget)) for budget in budgets]
 
     def _predict(self, budget: float) -> Prediction:
-        found = self.ln_ppl(budget)
-        half = None if self.why_no_interval else half_width(self.level, self._of_new(found))
+        ln_ppl = self.ln_ppl(budget)
+        half = None if self.why_no_interval else half_width(self.level, self._variance_of_new(ln_ppl))
         low = high = None
-        if half is not None and half < ANYTHING:
-            low, high = _exp(found.value - half), _exp(found.value + half)
+        if half is not None and half < MAX_HALF_WIDTH:
+            low, high = _exp(ln_ppl.value - half), _exp(ln_ppl.value + half)
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
-        return Prediction(budget, _exp(found.value), low, high, extrapolates)
+        return Prediction(budget, _exp(ln_ppl.value), low, high, extrapolates)
 
-    def _of_new(self, found: Quantity) -> list[Part | None]:
-        """The parts of variance of one new training's ln PPL."""
-        seeds, scatter = len(found.per_seed), found.scatter
+    def _variance_of_new(self, ln_ppl: Quantity) -> list[Part | None]:
+        """The parts of the variance of a new training run's ln PPL."""
+        seeds, scatter = len(ln_ppl.per_seed), ln_ppl.scatter
         if scatter is None or self.residual_sd is None:
             return [None]
-        test = [found.of_test] if found.of_test else []
+        test = [ln_ppl.of_test] if ln_ppl.of_test else []
         new_seed = scatter[0] * (1 + seeds) if seeds > 1 else scatter[0]
         return [(new_seed, scatter[1]), (self.residual_sd**2, self.spread.left), *test]
 
 
 def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space = "log") -> Law:
-    """The law of a kind that fits the points best by unweighted least squares, with intervals at a level.
+    """Fit a law by unweighted least squares.
 
     Args:
-        points: What was measured.
-        kind: "power" is ordinary least squares of ln PPL on ln tokens; "saturating" has a floor P_inf >= 0 beside it,
-            and alpha <= 0.
-        level: How often the intervals hold, between 0 and 1.
-        space: For the saturating law, what is made small: errors of ln PPL ("log", the default: the noise of a mean
-            loss in nats has about the same size at every budget, and both laws are then judged alike) or of PPL
-            ("linear", which lets the smallest budgets weigh most).
+        points: the measured points.
+        kind: "power" is ordinary least squares of ln PPL on ln tokens; "saturating" adds a floor P_inf >= 0 and has
+            alpha <= 0.
+        level: coverage of the intervals, between 0 and 1.
+        space: errors that the saturating law minimises: of ln PPL ("log", the default, because the noise of a mean loss
+            in nats is about the same at every budget) or of PPL ("linear", which gives the smallest budgets most
+            weight).
 
     Raises:
-        ScalingError: Fewer budgets than the law needs, a seed without a budget that others have, a level out of range.
+        ScalingError: too few budgets, a seed without a budget that others have, or a parameter out of range.
     """
     _check(points, kind, level, space)
     x, y = points.x, points.y
@@ -179,13 +179,13 @@ def _check(points: Points, kind: Kind, level: float, space: Space) -> None:
         raise ScalingError(f"the level is {level:g}: give a number between 0 and 1, such as 0.95")
     if points.budgets() < PARAMETERS[kind]:
         raise ScalingError(
-            f"a {kind} law needs points at {PARAMETERS[kind]} token budgets or more, not {points.budgets()}: "
+            f"a {kind} law needs points at {PARAMETERS[kind]} or more token budgets, not {points.budgets()}: "
             "train at more budgets"
         )
 
 
 def _exp(ln_ppl: float) -> float:
-    """PPL; infinite where a number cannot hold it."""
+    """The exponential, without a warning if it overflows to infinity."""
     with np.errstate(over="ignore"):
         return float(np.exp(ln_ppl))
 
@@ -195,17 +195,15 @@ def _clipped(interval: Interval | None, low: float, high: float) -> Interval | N
 
 
 def _why_none(theta: Floats, seen: Spread) -> str:
-    """Why there is no interval; empty where there is one."""
+    """Why there is no interval; empty if there is one."""
     if curves.is_constant(theta):
-        return (
-            "PPL does not fall with tokens: neither alpha nor the floor of a saturating law follows from these points"
-        )
+        return "PPL does not fall with tokens: these points do not determine a saturating law"
     if -theta[1] >= curves.STEEPEST * 0.999:
-        return "PPL drops once and is flat from there: the saturating law's alpha does not follow from these points"
+        return "PPL drops once and is flat after that: these points do not determine the saturating law's alpha"
     if len(seen.per_seed) == 1 and seen.left < 1:
         return (
-            f"{len(theta)} points lie on the law whatever they are: an interval needs {len(theta) + 1} points or more, "
-            "or several seeds"
+            f"any {len(theta)} points lie on such a law: an interval needs at least {len(theta) + 1} points or several "
+            "seeds"
         )
     return ""
 
@@ -217,7 +215,7 @@ def _basis(seen: Spread) -> str:
         return f"t over {seeds} seeds ({_degrees(seeds - 1)}){test}"
     return (
         f"t from the scatter of the points around the law ({_degrees(seen.left)}){test}; "
-        "how far seeds differ is not known"
+        "the variation over seeds is unknown"
     )
 
 
@@ -226,21 +224,23 @@ def _degrees(count: int) -> str:
 
 
 def passes_through(points: Points, theta: Floats) -> bool:
-    """Whether a law has as many parameters as there are points, so that R2 is 1 whatever they are."""
+    """Whether a law has as many parameters as there are points, so R2 is always 1."""
     return len(points.tokens) == len(theta) and (len(theta) == PARAMETERS["power"] or curves.floor(theta) > 0)
 
 
 def _notes(points: Points, theta: Floats, floor_interval: Interval | None) -> tuple[str, ...]:
-    made = []
+    notes = []
     if passes_through(points, theta):
         kind = "power" if len(theta) == PARAMETERS["power"] else "saturating"
-        made.append(f"R2 says nothing here: {len(theta)} budgets lie on a {kind} law whatever they are")
+        notes.append(f"R2 is no evidence here: any {len(theta)} budgets lie on a {kind} law")
     if theta[1] >= 0:
-        made.append(f"PPL does not fall with tokens (alpha {theta[1]:.3g}): more of this data does not help")
+        notes.append(f"PPL does not fall with tokens (alpha {theta[1]:.3g}): more of this data does not help")
     elif len(theta) > PARAMETERS["power"] and curves.floor(theta) == 0:
-        made.append("the best floor is 0: the saturating law is the power law here (its intervals still allow a floor)")
+        notes.append(
+            "the best floor is 0: the saturating law is the power law here (its intervals still allow a floor)"
+        )
     elif floor_interval is not None and floor_interval[0] == 0:
-        made.append("these points cannot tell whether there is a floor: its interval begins at 0")
+        notes.append("these points do not show whether there is a floor: its interval starts at 0")
     if points.seed is None and points.budgets() < len(points.tokens):
-        made.append("some budgets have several points and no seed is named: they are taken as independent trainings")
-    return tuple(made)
+        notes.append("some budgets have several points without a seed: they are taken as independent training runs")
+    return tuple(notes)

@@ -1,4 +1,4 @@
-"""The points of a scaling law, checked: what was trained on how many tokens, and the perplexity it reached."""
+"""The points of a scaling law: training tokens and perplexities, validated."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Space = Literal["log", "linear"]
 PARAMETERS: dict[Kind, int] = {"power": 2, "saturating": 3}
 
 RANGE = {"tokens": (1.0, 1e18), "ppl": (1.0, 1e15)}
-"""What can be: no text has a perplexity below 1, and beyond the upper ends a number is a slip."""
+"""Valid ranges. PPL is at least 1, and a number above the upper limits is a mistake."""
 NEAR = 1.1
-"""Budgets whose tokens differ by less than this factor are the same: conversations do not end at round numbers."""
+"""Factor below which two numbers of tokens are the same budget, because conversations do not end at round numbers."""
 
 
 class ScalingError(TrainerError):
-    """Points, or a wish, that no scaling law can serve; the message is the sentence that a user needs."""
+    """Points or parameters that no law can be fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Perplexities at token budgets; what can be converted to arrays is, and checked.
+    """Perplexities at token budgets. Arguments are converted to arrays.
 
     Args:
-        tokens: [n] training tokens, 1 or more.
-        ppl: [n] perplexity on the test set, 1 or more.
-        seed: [n] whole numbers, or None where each point is a training of its own. The points of one seed are prefixes
-            of one order of the conversations: they share noise and are never taken as independent.
-        resampled: [n, B] ln PPL of each point on the same B bootstrap resamples of the test conversations; column b is
-            the same resample for all points, and for all corpora that are compared. None where there is none.
+        tokens: [n] training tokens.
+        ppl: [n] perplexity on the test set.
+        seed: [n] integers; None if every point is an independent training run. Points of one seed are prefixes of one
+            order of the conversations, share noise, and are never taken as independent.
+        resampled: [n, B] ln PPL on B bootstrap resamples of the test conversations, or None. Column b is the same
+            resample for all points, and for all corpora that are compared.
 
     Raises:
-        ScalingError: lengths that differ, a value outside `RANGE`, a budget twice for a seed.
+        ScalingError: lengths differ, a value is outside `RANGE`, or a seed has a budget twice.
     """
 
     tokens: Floats
@@ -51,7 +51,7 @@ class Points:
     def __post_init__(self) -> None:
         tokens, ppl = _numbers(self.tokens, "tokens"), _numbers(self.ppl, "ppl")
         if len(tokens) != len(ppl):
-            raise ScalingError(f"there are {len(tokens)} tokens and {len(ppl)} ppl: give one of each a point")
+            raise ScalingError(f"there are {len(tokens)} tokens and {len(ppl)} ppl: give one of each per point")
         object.__setattr__(self, "tokens", tokens)
         object.__setattr__(self, "ppl", ppl)
         if self.seed is not None:
@@ -66,7 +66,7 @@ class Points:
 
     @property
     def steps(self) -> Floats:
-        """Ln tokens [n], equal where tokens are but for rounding."""
+        """Ln tokens [n], rounded so that equal budgets are equal."""
         return np.round(self.x, 6)
 
     @property
@@ -76,15 +76,15 @@ class Points:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, ascending; empty where none are known."""
+        """The seeds, ascending; empty if none are given."""
         return () if self.seed is None else tuple(int(seed) for seed in np.unique(self.seed))
 
     def ladder(self) -> npt.NDArray[np.intp]:
-        """Indices [S, T] of the points, by seed and ascending budget; one row where there is no seed, or one.
+        """Indices [S, T] of the points by seed and ascending budget; one row for no seed or one.
 
         Raises:
-            ScalingError: A seed lacks a budget that another one has. Its law would be one of other budgets: where the
-                points bend, the seeds would differ for that reason alone.
+            ScalingError: a seed lacks a budget that another one has. If the points bend, the seeds' laws would differ
+                for that reason alone.
         """
         if len(self.seeds) < 2:  # noqa: PLR2004  nothing to compare
             return np.argsort(self.tokens, kind="stable")[None]
@@ -95,15 +95,13 @@ class Points:
             have = self.tokens[row]
             lacks = [t for t in self.tokens[full] if not np.any(np.maximum(have / t, t / have) < NEAR)]
             if lacks or len(row) != len(full):
-                what = ", ".join(f"{t:,.0f}" for t in lacks) or f"{len(full)} budgets (it has {len(row)})"
-                raise ScalingError(
-                    f"seed {seed} has no point at {what} tokens, which another seed has: "
-                    "give every seed the same budgets, or leave out what not every seed has"
-                )
+                what = f"no point at {', '.join(f'{t:,.0f}' for t in lacks)} tokens, which another seed has"
+                count = f"{len(row)} points and another seed has {len(full)}"
+                raise ScalingError(f"seed {seed} has {what if lacks else count}: give every seed the same budgets")
         return np.stack(rows)
 
     def budgets(self) -> int:
-        """How many different budgets there are."""
+        """The number of different budgets."""
         return self.ladder().shape[1] if len(self.seeds) > 1 else len(np.unique(self.steps))
 
     def without_largest(self) -> tuple[Self, Self]:
@@ -120,37 +118,39 @@ class Points:
 
 def _numbers(given: npt.ArrayLike, name: str) -> Floats:
     try:
-        made = np.array(given, dtype=np.float64)
+        numbers = np.array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ScalingError(f"{name} are not all numbers ({error}): give one number a point") from None
-    if made.ndim != 1 or not len(made):
-        raise ScalingError(f"{name} have shape {made.shape}: give one number a point, at least one")
+        raise ScalingError(f"{name} are not all numbers ({error}): give one number per point") from None
+    if numbers.ndim != 1 or not len(numbers):
+        raise ScalingError(f"{name} have shape {numbers.shape}: give one number per point, at least one")
     low, high = RANGE[name]
-    wrong = np.flatnonzero(~((made >= low) & (made <= high)))
+    wrong = np.flatnonzero(~((numbers >= low) & (numbers <= high)))
     if len(wrong):
         raise ScalingError(
-            f"{name} of point {wrong[0] + 1} is {made[wrong[0]]:g}: give a number from {low:g} to {high:g}"
+            f"{name} of point {wrong[0] + 1} is {numbers[wrong[0]]:g}: give a number from {low:g} to {high:g}"
         )
-    return made
+    return numbers
 
 
 def _seeds(given: npt.ArrayLike, tokens: Floats) -> Ints:
-    made = np.asarray(given)
-    if made.shape != tokens.shape:
-        raise ScalingError(f"there are {len(tokens)} points, and seeds of shape {made.shape}: give one seed a point")
-    if not np.issubdtype(made.dtype, np.integer):
-        raise ScalingError(f"seeds are {made.dtype}: give whole numbers, or none")
-    pairs, counts = np.unique(np.stack([made, tokens], axis=1), axis=0, return_counts=True)
+    seeds = np.asarray(given)
+    if seeds.shape != tokens.shape:
+        raise ScalingError(f"there are {len(tokens)} points and seeds of shape {seeds.shape}: give one seed per point")
+    if not np.issubdtype(seeds.dtype, np.integer):
+        raise ScalingError(f"seeds are {seeds.dtype}: give whole numbers, or none")
+    pairs, counts = np.unique(np.stack([seeds, tokens], axis=1), axis=0, return_counts=True)
     if counts.max() > 1:
         seed, twice = pairs[counts.argmax()]
-        raise ScalingError(f"seed {seed:.0f} has {counts.max()} points at {twice:,.0f} tokens: give one point a budget")
-    return made.astype(np.int64)
+        raise ScalingError(
+            f"seed {seed:.0f} has {counts.max()} points at {twice:,.0f} tokens: give one point per budget"
+        )
+    return seeds.astype(np.int64)
 
 
 def _resampled(given: npt.ArrayLike, n: int) -> Floats:
-    made = np.array(given, dtype=np.float64)
-    if made.ndim != 2 or made.shape[0] != n or made.shape[1] < 2:  # noqa: PLR2004  a variance needs two
-        raise ScalingError(f"resampled has shape {made.shape}: give ({n} points, at least 2 resamples)")
-    if not np.isfinite(made).all():
-        raise ScalingError("resampled holds values that are not finite: give ln PPL of every point on every resample")
-    return made
+    resampled = np.array(given, dtype=np.float64)
+    if resampled.ndim != 2 or resampled.shape[0] != n or resampled.shape[1] < 2:  # noqa: PLR2004  for a variance
+        raise ScalingError(f"resampled has shape {resampled.shape}: give ({n} points, at least 2 resamples)")
+    if not np.isfinite(resampled).all():
+        raise ScalingError("resampled has values that are not finite: give ln PPL of every point on every resample")
+    return resampled

@@ -1,4 +1,4 @@
-"""How far a number would have come out elsewhere: with other seeds, and on another test set."""
+"""How a number varies over seeds and over test sets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Part = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Quantity:
-    """A number that comes from the points, linearised around its value, with what it would have been elsewhere.
+    """A number computed from the points, linearised, with its variation.
 
-    `per_seed` [S]: from each seed alone. `around`: its variance and degrees of freedom from the scatter around the law,
-    used where there is one seed; None where nothing is left to scatter. `moved` [S, B]: from each seed on each resample
-    of the test conversations, or None.
+    `per_seed` [S] is its value from each seed alone. `around` is its variance and degrees of freedom from the scatter
+    around the law, which is used for one seed; None without degrees of freedom. `moved` [S, B] is its value from each
+    seed on each resample of the test conversations, or None.
     """
 
     value: float
@@ -32,16 +32,16 @@ class Quantity:
 
     @property
     def scatter(self) -> Part | None:
-        """Variance of the value over seeds; around the law where there is one seed; None where neither is known."""
+        """Variance of the value over seeds, or around the law for one seed; None if neither is known."""
         seeds = len(self.per_seed)
         return (float(self.per_seed.var(ddof=1)) / seeds, seeds - 1) if seeds > 1 else self.around
 
     @property
     def of_test(self) -> Part | None:
-        """Variance that all seeds share because they are read on the same finite test set.
+        """Variance that all seeds share because of the finite test set.
 
-        It is the mean covariance of two different seeds over the resamples. Each seed's own answer to a resample is
-        left out: it is part of the scatter between seeds already.
+        It is the mean covariance of two different seeds over the resamples. The variance of a single seed is excluded,
+        because the scatter between seeds contains it already.
         """
         if self.moved is None:
             return None
@@ -53,7 +53,7 @@ class Quantity:
         return float(whole), resamples - 1
 
     def __add__(self, other: Quantity) -> Quantity:
-        """The sum of two quantities of the same seeds; `around` is lost, as their covariance is not known."""
+        """The sum of two quantities of the same seeds; `around` is lost because their covariance is unknown."""
         moved = None if self.moved is None or other.moved is None else self.moved + other.moved
         return Quantity(self.value + other.value, self.per_seed + other.per_seed, None, moved)
 
@@ -68,17 +68,17 @@ class Quantity:
         return type(self)(self.value * factor, self.per_seed * factor, around, moved)
 
     def interval(self, level: float) -> Interval | None:
-        """The interval at a level, or None where no scatter is known."""
+        """The interval at a level; None if no variance is known."""
         half = half_width(level, [self.scatter, *([self.of_test] if self.of_test else [])])
         return None if half is None else (self.value - half, self.value + half)
 
 
 def half_width(level: float, parts: list[Part | None]) -> float | None:
-    """Half of an interval from independent parts of variance: the parts' own half widths, added in quadrature.
+    """Half width of an interval from independent parts of variance: the half widths of the parts, added in quadrature.
 
-    Graybill and Wang (1980), JASA 75, 869-873. Satterthwaite's degrees of freedom are not used: with 3 seeds and a
-    test-set part of a tenth to a third of the seeds' variance they cover 92 to 93 % where 95 % are promised, with 2
-    seeds 87 to 89 %. Quadrature covers 95 to 98 %, and is the plain t interval where there is one part.
+    Graybill and Wang (1980), JASA 75, 869-873. For one part it is the t interval. Coverage at a level of 95 % is 95 to
+    98 %. With Satterthwaite's degrees of freedom it would be 92 to 93 % for 3 seeds and a test-set part of a tenth to a
+    third of the seeds' variance, and 87 to 89 % for 2 seeds.
     """
     total = 0.0
     for part in parts:
@@ -89,10 +89,10 @@ def half_width(level: float, parts: list[Part | None]) -> float | None:
 
 
 def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[float, Interval | None]:
-    """The difference b - a of two corpora with its interval; `paired` where seed i of both is the same seed.
+    """The difference b - a of two corpora with its interval; `paired` if seed i of both is the same.
 
     Raises:
-        ScalingError: Both have resamples, but not equally many.
+        ScalingError: the numbers of resamples differ.
     """
     if a.moved is not None and b.moved is not None and a.moved.shape[1] != b.moved.shape[1]:
         raise ScalingError(
@@ -113,10 +113,10 @@ def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[floa
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How a law's parameters differ: per_seed [S, p]; around [p, p], the covariance of one seed's; moved [S, p, B].
+    """How a law's parameters vary: per_seed [S, p]; around [p, p], their covariance for one seed; moved [S, p, B].
 
-    `left` is the number of points beyond the parameters, over all seeds, and `residual_sd` the scatter in ln PPL around
-    each seed's own law; None where no point is left.
+    `left` is the degrees of freedom: points minus parameters, over all seeds. `residual_sd` is the standard deviation
+    of ln PPL around each seed's own law; None without degrees of freedom.
     """
 
     theta: Floats
@@ -127,17 +127,17 @@ class Spread:
     residual_sd: float | None
 
     def quantity(self, gradient: Floats) -> Quantity:
-        """The number gradient @ theta with its spread."""
+        """The quantity gradient @ theta."""
         around = None if self.around is None else (float(gradient @ self.around @ gradient), float(self.left))
         moved = None if self.moved is None else np.einsum("p,spb->sb", gradient, self.moved)
         return Quantity(float(gradient @ self.theta), self.per_seed @ gradient, around, moved)
 
 
 def spread(points: Points, theta: Floats, space: Space) -> Spread:
-    """Linearise the fit at theta: one step from the common parameters to those of each seed and each resample.
+    """Linearise the fit at theta: one step from the common parameters to those of each seed and resample.
 
-    For the power law the step is exact: it ends at the seed's own least squares. For the saturating law with its floor
-    at 0 the floor stays a parameter of the step, so that the intervals still allow one.
+    For the power law the step is exact and ends at the seed's own least squares. The floor of a saturating law stays a
+    parameter even at 0, so the intervals still allow a floor.
     """
     ladder = points.ladder()
     steps = [_Step(points, row, theta, space) for row in ladder]
@@ -155,13 +155,13 @@ def spread(points: Points, theta: Floats, space: Space) -> Spread:
 
 
 class _Step:
-    """The linear step of one seed's points, the rows of `points` that `row` names."""
+    """The linear step of one seed, whose points are `points[row]`."""
 
     def __init__(self, points: Points, row: object, theta: Floats, space: Space) -> None:
         self.row = np.asarray(row)
         x, ln_curve = points.x[self.row], curves.ln_curve(theta, points.x[self.row])
         slopes = curves.jacobian(theta, x, space)
-        scale = np.abs(slopes).max(axis=0)  # a floor and an exponent are of very different size
+        scale = np.abs(slopes).max(axis=0)  # floor and exponent have very different magnitudes
         scale[scale == 0] = 1.0
         self.inverse: Floats = np.linalg.pinv(slopes / scale, rcond=1e-10) / scale[:, None]
         self.off = curves.in_space(points.y[self.row], space) - curves.in_space(ln_curve, space)
@@ -170,8 +170,8 @@ class _Step:
         self.rest_ln = (self.off - slopes @ (self.inverse @ self.off)) / self.unit
 
     def moved(self, points: Points) -> Floats:
-        """How the parameters [p, B] move with the resamples of the test conversations."""
-        assert points.resampled is not None  # noqa: S101  the caller asked
-        seen = points.resampled[self.row]
-        made: Floats = self.inverse @ ((seen - seen.mean(axis=1, keepdims=True)) * self.unit[:, None])
-        return made
+        """Changes of the parameters [p, B] with the resamples of the test conversations."""
+        assert points.resampled is not None  # noqa: S101  checked by the caller
+        ln_ppl = points.resampled[self.row]
+        changes: Floats = self.inverse @ ((ln_ppl - ln_ppl.mean(axis=1, keepdims=True)) * self.unit[:, None])
+        return changes
