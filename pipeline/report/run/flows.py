@@ -65,15 +65,10 @@ def distributions(run: BandedRun) -> Figure | None:
 def _distribution(run: BandedRun, signal: Signal) -> Panel:
     frame = counts.distribution(run, signal)
     number = run.signals.index(signal)
-    ranges = pl.Series([f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()])
+    edges = frame.select("low", "high").iter_rows()
+    ranges = pl.Series([f"{short(low)} to {short(high)}" for low, high in edges], dtype=pl.String)
     bins = frame.with_columns(
-        tip=pl.format(
-            "{} {}: {} conversations, {} kept",
-            pl.lit(signal.name),
-            pl.Series(ranges, dtype=pl.String),
-            "raw",
-            "refined",
-        ),
+        tip=pl.format("{} {}: {} conversations, {} kept", pl.lit(signal.name), ranges, "raw", "refined"),
         pick=pl.format(f"s{number}:{{}}", "i"),
     )
     limits = thresholds(run.plan, signal.name)
