@@ -70,7 +70,7 @@ class Plan:
             kind: measured
             for measured in self.stages
             if isinstance(measured.stage, GlobalStage)
-            for kind in measured.stage.pairs
+            for kind in (*measured.stage.pairs, *measured.stage.copies)
         }
 
     def check(self) -> Plan:

@@ -17,7 +17,7 @@ from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, Pairs, Rule
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame, save
-from stages.stage import CorruptInputError, GlobalStage
+from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 
 def signals_of(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -55,9 +55,10 @@ def pairs_of(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]
     for kind in dict.fromkeys(kinds):
         measured = plan.pairs[kind]
         assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
-        column = measured.stage.pairs[kind]
+        column = {**measured.stage.copies, **measured.stage.pairs}[kind]
         first = pl.concat([signals_of(plan, store, shard, [column]) for shard in store.shards()])[column]
-        pairs[kind] = Pairs(first, read_frame(store.stage(measured.key) / f"{kind}.parquet"))
+        near = store.stage(measured.key) / f"{kind}.parquet"
+        pairs[kind] = Pairs(first, read_frame(near) if kind in measured.stage.pairs else pl.DataFrame(schema=PAIRS))
     return pairs
 
 

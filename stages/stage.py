@@ -31,6 +31,9 @@ RAW = pl.Schema(
 Roles are lower-case: "system", "user", "assistant", "tool", others as found; a plain document is one message of role
 "text"."""
 
+PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
+"""Columns of a file of near-duplicates."""
+
 Measure = Callable[[pl.DataFrame], pl.DataFrame]
 
 
@@ -165,7 +168,9 @@ class GlobalStage(Stage):
     pairs: ClassVar[Mapping[str, str]] = {}
     """Kinds of duplicate this stage finds, for `KeepBest`: name -> the column of `merges` that holds, for each
     conversation, the id of the first one that is an exact copy of it (its own id where it is alone). Near-duplicates
-    among those first ones stand in `<name>.parquet` in the stage's folder: id, other, jaccard (float32)."""
+    among those first ones stand in `<name>.parquet` in the stage's folder, with the columns of `PAIRS`."""
+    copies: ClassVar[Mapping[str, str]] = {}
+    """Kinds of duplicate that are exact copies only, as in `pairs`; there is no file of near-duplicates."""
 
     @abstractmethod
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:

@@ -202,12 +202,14 @@ def dedup(
     ],
     kept: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="Where kept ids go, one a line; the kept rows, where OUT ends in .parquet."),
+        typer.Option(metavar="OUT", help="File for the kept rows, .parquet or .jsonl, or for their ids, .txt."),
     ] = None,
     removed: Annotated[
-        Path | None, typer.Option(metavar="OUT.parquet", help="Where removed ids go: id, duplicate_of, jaccard.")
+        Path | None, typer.Option(metavar="OUT.parquet", help="File for the removed ids: id, duplicate_of, jaccard.")
     ] = None,
-    column: Annotated[str, typer.Option(metavar="NAME", help="Column of texts.")] = "text",
+    column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of texts, or of messages. Without a `text` column, `messages`.")
+    ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
         typer.Option("--id", metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
@@ -225,7 +227,7 @@ def dedup(
     against: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="An earlier corpus with the same column; its near-duplicates are removed too."
+            metavar="FILE", help="An earlier corpus with the same column; near-duplicates of its texts are removed too."
         ),
     ] = None,
     max_cluster: Annotated[
@@ -234,11 +236,11 @@ def dedup(
             min=0.0,
             max=1.0,
             metavar="SHARE",
-            help="Stop if more than this share of the texts, and at least 1,000, are duplicates of one text.",
+            help="Stop if more than this share of the texts, and 1,000 or more, are duplicates of one text.",
         ),
     ] = 0.05,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Threads; 0: one per core.")] = 0,
-    explain: Annotated[bool, typer.Option("--explain", help="Show bands, S-curve, recall and clusters.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Print bands, S-curve, recall and clusters.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Remove near-duplicates from one file, without a run."""

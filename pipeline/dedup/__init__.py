@@ -16,27 +16,28 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.columns import Columns, Texts
-from pipeline.dedup.explain import explained, said, summary
-from pipeline.dedup.found import Found, write_ids, write_removed, write_rows
+from pipeline.dedup.columns import Columns
+from pipeline.dedup.explain import explained, in_words, injected, summary
+from pipeline.dedup.output import WRITERS, Result, write_removed
+from pipeline.dedup.texts import TextColumn, Texts
 from pipeline.sources import SourceError
-from stages.dedup.bands import plan
-from stages.dedup.keep import GIVEN, PERMUTATIONS, KeepOptions, keep_best
-from stages.dedup.pairs import cores
+from stages.dedup.bands import Matching
+from stages.dedup.keep import GIVEN, keep_best
+from stages.dedup.signatures import cores
 from stages.files import save
 from stages.stage import StageParameterError, StageRefusedError
 
-RECALL, MARGIN = 0.5, 5 / 7
-"""Weight of missed pairs in the choice of bands, and where they are placed below the threshold: 0.5 for 0.7."""
+BUCKET = 10_000
+"""Maximum number of kept texts that a text is compared with in one bucket."""
 PATIENCE = 3.0
-"""Seconds without a word."""
+"""Seconds before progress is shown."""
 SMALL = 1000
-"""A cluster of fewer texts stops nothing."""
+"""Number of texts below which a cluster never stops the command."""
 
 
 @dataclass(frozen=True)
 class DedupOptions:
-    """What a user asks for; see the help of `refine dedup`."""
+    """Options of `refine dedup`; see its help."""
 
     file: Path
     kept: Path | None
@@ -57,6 +58,12 @@ class DedupOptions:
         """
         if not 0 < self.threshold <= 1:
             raise StageParameterError(f"--threshold is {self.threshold:g}, expected a Jaccard above 0, up to 1")
+        self.matching.check("refine dedup")
+        if self.kept and self.kept.suffix not in WRITERS:
+            raise StageParameterError(
+                f"--kept is {self.kept}, expected a file that ends in .parquet or .jsonl (the kept rows) or .txt "
+                f"(their ids)"
+            )
         if self.removed and self.removed.suffix != ".parquet":
             raise StageParameterError(f"--removed is {self.removed}, expected a file that ends in .parquet")
         for out in filter(None, (self.kept, self.removed)):
@@ -65,129 +72,124 @@ class DedupOptions:
             if out.exists() and out.samefile(self.file):
                 raise StageParameterError(f"{out} is the file that is read: write elsewhere")
 
-    def asked(self) -> KeepOptions:
-        """How duplicates are found."""
-        bands, rows = plan(max(0.1, round(MARGIN * self.threshold, 3)), PERMUTATIONS, RECALL)
-        return KeepOptions(self.threshold, bands, rows, self.workers or cores())
+    @property
+    def matching(self) -> Matching:
+        """How duplicates are searched."""
+        return Matching.for_threshold(self.threshold, BUCKET)
 
 
 class _Progress(contextlib.ExitStack):
-    """Rows read, on stderr, once that has taken some seconds: what is done before needs no progress, and no rich."""
+    """Rows read, on stderr, once that has taken some seconds: a short command needs neither progress nor rich."""
 
     def __init__(self) -> None:
         super().__init__()
         self._began, self._last, self._pass = time.monotonic(), 0, 1
-        self._told: Callable[[str, int, int], None] | None = None
+        self._reporter: Callable[[str, int, int], None] | None = None
 
     def __call__(self, done: int) -> None:
         """`done` rows are read."""
         if done < self._last:
             self._pass += 1
         self._last = done
-        if self._told is None and time.monotonic() - self._began > PATIENCE:
+        if self._reporter is None and time.monotonic() - self._began > PATIENCE:
             from pipeline.terminal import ProgressReporter
 
-            self._told = self.enter_context(ProgressReporter())
-        if self._told:
-            self._told(("reading", "comparing")[self._pass > 1], done, 0)
+            self._reporter = self.enter_context(ProgressReporter())
+        if self._reporter:
+            self._reporter(("reading", "comparing")[self._pass > 1], done, 0)
 
 
-def dedup(wanted: DedupOptions, *, explain: bool, as_json: bool) -> None:
-    """Find duplicates, write what was asked for, say what was found.
+def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
+    """Find duplicates, write the files that were asked for, and print a summary.
 
     Raises:
         SourceError: the file cannot be read, or lacks a column.
-        StageParameterError: an option cannot have its value.
+        StageParameterError: an option cannot have its value, or nothing would be written or explained.
         StageRefusedError: one cluster is too large.
     """
-    began, asked = time.perf_counter(), wanted.asked()
-    columns, name = _columns(wanted)
-    against = [_columns(replace(wanted, file=wanted.against, id=None, order="longest"))] if wanted.against else []
-    out = wanted.kept or wanted.removed
+    out = options.kept or options.removed
+    if not (out or explain or as_json):
+        raise StageParameterError(
+            "nothing would be written: name a file with --kept or --removed, or ask for the figures alone with "
+            "--explain or --json"
+        )
+    began, matching = time.perf_counter(), options.matching
+    corpora = [_corpus(replace(options, file=options.against, id=None, order="longest"))] if options.against else []
+    corpora.append(_corpus(options))
+    columns = corpora[-1][0].columns
+    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(columns.schema()):
+        raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
     with (
         _Progress() as progress,
         tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
     ):
-        texts = Texts([*(corpus for corpus, _ in against), columns], wanted.column, tell=progress)
+        texts = Texts([column for column, _ in corpora], tell=progress)
 
-        def best(lengths: NDArray[np.uint32]) -> NDArray[np.int64]:
+        def ranks(words: NDArray[np.uint32]) -> NDArray[np.int64]:
             start = sum(texts.counts[:-1])
-            own = _rank(wanted.order, columns, lengths[start:])
-            return np.concatenate([np.full(start, GIVEN), own])
+            return np.concatenate([np.full(start, GIVEN), _ranks(options.order, columns, words[start:])])
 
-        kept = keep_best(texts, asked, best, Path(scratch))
+        kept = keep_best(texts, options.threshold, matching, ranks, Path(scratch), options.workers or cores())
     texts.tell = None
-    found = Found(columns, texts, [*(one for _, one in against), name], kept, sum(texts.counts[:-1]))
-    told = {**summary(asked, found), "order": wanted.order}
-    _guard(wanted, told)
+    result = Result(texts, [name for _, name in corpora], kept)
+    figures = {**summary(matching, options.threshold, result), "order": options.order}
+    _guard(options, figures)
     if explain:
-        from pipeline.dedup.explain import injected
-
-        told["injected"] = injected(texts, asked)
-    _write(wanted, found)
-    told["seconds"] = round(time.perf_counter() - began, 3)
-    sys.stdout.write(
-        json.dumps(told, indent=2) + "\n" if as_json else said(told) + (explained(told) if explain else "")
-    )
-
-
-def _columns(wanted: DedupOptions) -> tuple[Columns, str | None]:
-    """The file, and its column of ids."""
-    columns = Columns.of(wanted.file)
-    schema = columns.schema()
-    there = ", ".join(schema) or "none"
-    if wanted.column not in schema:
-        hint = "; for conversations: refine run --stages dedup" if "messages" in schema else ""
-        raise SourceError(
-            f"{wanted.file} has no column {wanted.column!r}: name one with --column (there are {there}{hint})"
+        figures["injected"] = injected(texts, matching, options.threshold)
+    if kept_file := options.kept:
+        save(kept_file, lambda path: WRITERS[kept_file.suffix](result, path))
+    if options.removed:
+        save(options.removed, lambda path: write_removed(result, path))
+    figures["seconds"] = round(time.perf_counter() - began, 3)
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    else:
+        sys.stdout.write(
+            in_words(figures, matching.bucket) + (explained(figures, matching.permutations) if explain else "")
         )
-    kind = schema[wanted.column]
-    if kind.is_nested() or kind.is_numeric():
-        raise SourceError(f"{wanted.file}: the column {wanted.column!r} is {kind}, expected text")
-    if wanted.id is not None and wanted.id not in schema:
-        raise SourceError(f"{wanted.file} has no column {wanted.id!r}: name one with --id (there are {there})")
-    name, _ = _term(wanted.order)
+
+
+def _corpus(options: DedupOptions) -> tuple[TextColumn, str | None]:
+    """The texts of a file, and its column of ids."""
+    columns = Columns.of(options.file)
+    texts, schema = TextColumn.of(columns, options.column), columns.schema()
+    there = ", ".join(schema) or "none"
+    if options.id is not None and options.id not in schema:
+        raise SourceError(f"{options.file} has no column {options.id!r}: name one with --id (there are {there})")
+    name, _ = _term(options.order)
     if name and name not in schema:
-        raise SourceError(f"{wanted.file} has no column {name!r} to order by; there are {there}, and longest, first")
-    return columns, wanted.id or ("id" if "id" in schema else None)
+        raise SourceError(f"{options.file} has no column {name!r} to order by; there are {there}, and longest, first")
+    return texts, options.id or ("id" if "id" in schema else None)
 
 
 def _term(order: str) -> tuple[str | None, bool]:
-    """A column to order by (none for "longest" and "first"), and whether the largest is the best."""
+    """The column of an order (none for "longest" and "first"), and whether its largest value is the best."""
     if order in {"longest", "first"}:
         return None, order == "longest"
     name, _, way = order.rpartition(" ") if order.upper().endswith((" ASC", " DESC")) else (order, "", "ASC")
     return name, way.upper() == "DESC"
 
 
-def _rank(order: str, columns: Columns, lengths: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The rank of each text, 0 for the best; ties by row."""
+def _ranks(order: str, columns: Columns, words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """The rank of each text, the smallest for the best; ties by row."""
     name, down = _term(order)
     if name is None:
-        return -lengths.astype(np.int64) if down else np.zeros(len(lengths), np.int64)
+        return -words.astype(np.int64) if down else np.zeros(len(words), np.int64)
     kind = columns.schema()[name]
     schema = pl.Schema({name: pl.Float64() if kind == pl.Unknown else kind})
     values = pl.concat([part[name] for part in columns.parts(schema)])
     best_first = values.to_frame().with_row_index().sort(name, "index", descending=[down, False], nulls_last=True)
-    rank = np.empty(len(lengths), np.int64)
-    rank[best_first["index"].to_numpy()] = np.arange(len(lengths))
-    return rank
+    ranks = np.empty(len(words), np.int64)
+    ranks[best_first["index"].to_numpy()] = np.arange(len(words))
+    return ranks
 
 
-def _guard(wanted: DedupOptions, told: dict[str, Any]) -> None:
-    for cluster in told["largest_clusters"][:1]:
-        size, total = cluster["texts"], told["texts"]
-        if size >= SMALL and size > wanted.max_cluster * total:
+def _guard(options: DedupOptions, figures: dict[str, Any]) -> None:
+    for cluster in figures["largest_clusters"][:1]:
+        size, total = cluster["texts"], figures["texts"]
+        if size >= SMALL and size > options.max_cluster * total:
             raise StageRefusedError(
                 f"{size:,} of {total:,} texts are duplicates of one, {cluster['id']!r} ({cluster['example']!r}), more "
-                f"than a share of {wanted.max_cluster:g}: look at them, and if they may go, allow it with "
+                f"than a share of {options.max_cluster:g}: look at them, and if they may go, allow it with "
                 f"--max-cluster {min(1, size / total + 0.005):.2f}"
             )
-
-
-def _write(wanted: DedupOptions, found: Found) -> None:
-    if wanted.kept:
-        write = write_rows if wanted.kept.suffix == ".parquet" else write_ids
-        save(wanted.kept, lambda path: write(found, path))
-    if wanted.removed:
-        save(wanted.removed, lambda path: write_removed(found, path))

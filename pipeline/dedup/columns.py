@@ -6,8 +6,8 @@ import contextlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -167,41 +167,3 @@ def _record(path: Path, number: int, line: bytes) -> dict[str, object]:
     if not isinstance(found, dict):
         raise SourceError(f"{path}, line {number}: {type(found).__name__}, expected a JSON object a line")
     return found
-
-
-@dataclass
-class Texts:
-    """A column of texts of one or more corpora, gone through more than once; what is null counts as the empty text.
-
-    Attributes:
-        corpora: one after the other.
-        name: of the column.
-        most: bytes of texts that are kept in memory; more are read again.
-        tell: called with the rows read so far.
-        counts: rows of each corpus, once they have been gone through.
-    """
-
-    corpora: Sequence[Columns]
-    name: str
-    most: int = 1 << 28
-    tell: Callable[[int], None] | None = None
-    counts: list[int] = field(default_factory=list)
-    _kept: list[pl.Series] = field(default_factory=list)
-    _whole: bool = False
-
-    def __iter__(self) -> Iterator[pl.Series]:
-        if self._whole:
-            yield from self._kept
-            return
-        self._kept, self.counts, size = [], [], 0.0
-        for corpus in self.corpora:
-            self.counts.append(0)
-            for part in corpus.parts(pl.Schema({self.name: pl.String()})):
-                texts = part[self.name].fill_null("")
-                self.counts[-1] += len(texts)
-                size += texts.estimated_size()
-                self._kept = [*self._kept, texts] if size <= self.most else []
-                if self.tell:
-                    self.tell(sum(self.counts))
-                yield texts
-        self._whole = size <= self.most

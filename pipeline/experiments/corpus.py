@@ -1,4 +1,4 @@
-"""A corpus as the trainer takes it: texts as columns, what names them wherever they stand, and which are alike."""
+"""A corpus as the trainer reads it: texts as columns, keys that do not depend on the source, near-duplicate groups."""
 
 from __future__ import annotations
 
@@ -20,35 +20,31 @@ from pipeline.ownership import is_run, run_at
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, shown
 from pipeline.store import Store
-from stages.dedup import Dedup
-from stages.files import plain_table, read_frame, save_frame
+from stages.dedup.bands import Matching
+from stages.dedup.pairs import clusters
+from stages.files import plain_table, read_frame
 from stages.text.shingles import text_keys
 
 COLUMNS = pl.Schema({"id": pl.String(), "first": pl.String(), "text": pl.String(), "source": pl.String()})
-"""Columns of a corpus, none null: the first message's content, and all contents joined by a newline."""
+"""Columns of a corpus, without nulls: `first` is the first content, `text` all contents joined by a newline."""
 UNREADABLE = 0.01
-"""The share of unreadable rows that is left out without an error, as in ingest."""
+"""Maximum share of unreadable rows that are omitted without an error, as in ingest."""
 ALIKE = 0.5
-"""Jaccard from which on two conversations must not be on two sides of a split.
+"""Smallest Jaccard at which two conversations must be on the same side of a split.
 
-Lower than the 0.75 from which on one of two is dropped: a test conversation of which half stands in the training pool
-is no fair test either. It costs little: from 0.75 to 0.5 eight chat corpora lost under 5 % of their clusters, OASST's
-trees 21 % (branches that share a beginning), and one corpus, of a single question asked in many ways, ran together."""
-MARGIN = 5 / 7
-"""Where bands are placed below that, as in `refine dedup`: pairs at 0.5, 0.6, 0.7 are compared with a chance of 0.873,
-0.988, 0.9998."""
-ROWS = 2_000
-"""Texts that are measured at once."""
+Lower than 0.75, at which one of two is dropped: a test conversation that is half in the training pool is no fair test
+either. It costs little: from 0.75 to 0.5 eight chat corpora lost under 5 % of their clusters, OASST's trees 21 %
+(branches with a common beginning), and one corpus, a single question asked in many ways, became one cluster."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Conversations.
+    """Conversations to train on.
 
     Attributes:
-        name: how a user said it.
-        digest: 16 hex digits of the texts, in order, wherever they were read from.
-        frame: the columns of `COLUMNS`, a row a conversation.
+        name: as the user typed it.
+        digest: 16 hex digits of the texts in order; the same from any source.
+        frame: the columns of `COLUMNS`, one row per conversation.
         notes: sentences for the record and the user, such as how many rows could not be read.
     """
 
@@ -58,12 +54,12 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
     def keys(self) -> NDArray[np.uint64]:
-        """What names each conversation wherever it stands, uint64 [K]: a hash of its words; copies have the same."""
+        """A key of each conversation that does not depend on the source, uint64 [K]; exact copies have the same key."""
         return keys(self.frame["text"])
 
 
 def read(
-    said: str | None,
+    name: str | None,
     *,
     split: str | None = None,
     config: str | None = None,
@@ -72,34 +68,31 @@ def read(
     limit: int | None = None,
     tell: Callable[[int], None] = lambda _rows: None,
 ) -> Corpus:
-    """The corpus that a user means by a word on the command line, read as `refine run` reads it.
+    """Read the corpus that a user names, as `refine run` reads it; a run stands for its refined corpus.
 
-    Ids are those that ingest gives; of a run, whose refined corpus is meant, those of the run. Rows that cannot be read
-    are left out and said, up to 1 %.
+    Ids are those of ingest, or of the run. Up to 1 % unreadable rows are omitted, with a note.
 
-    Memory: the texts, at most twice, and a shard. Ingested shards lie in the system's folder for temporary files until
-    they are read, compressed.
+    Memory: the texts, at most twice, and a shard. The ingested shards, compressed, are in the system's folder for
+    temporary files until they are read.
 
     Args:
-        said: a run folder, a file, a folder, a hub id; nothing for the embedded default.
+        name: a run folder, a file, a folder, a hub id; None for the embedded default.
         split: of a saved Dataset or a dataset of the hub.
         config: of a dataset of the hub.
         revision: of a dataset of the hub.
-        shape: of the records, recognised by default.
-        limit: rows that are read.
+        shape: of the records; by default it is recognised.
+        limit: maximum number of rows to read.
         tell: called with the number of rows read so far.
 
     Raises:
         SourceError: there is no such source, it cannot be read, or it holds no text.
     """
-    source = sources.find(said, split=split, config=config, revision=revision)
+    source = sources.find(name, split=split, config=config, revision=revision)
     if shape is not None and shape not in shapes.SHAPES:
         raise SourceError(f"the shape is {shape!r}; there are {shapes.expected()}")
-    if said is not None and is_run(folder := Path(said).expanduser()):
+    if name is not None and is_run(folder := Path(name).expanduser()):
         if shape is not None:
-            raise SourceError(
-                f"the shape is {shape!r}, and {source.name} is a run, whose shape is known: leave it away"
-            )
+            raise SourceError(f"the shape is {shape!r}, but {source.name} is a run, whose shape is known: omit it")
         store = Store(folder)
         check_kept(store, None)
         return _read(source.name, _conversations(store, "refined"), limit)
@@ -111,17 +104,17 @@ def read(
 
 
 def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None = None) -> Corpus:
-    """The corpus that a run took in, or what it kept; ids are those of the run.
+    """The raw or the refined corpus of a run; ids are those of the run.
 
     Args:
         store: the run.
         part: which of the two.
-        limit: of what it took in, the first so many rows; refined is what was kept of these.
+        limit: number of raw rows to take, the first ones; refined is what was kept of these.
 
     Raises:
         RunFolderError: the run is not complete.
         CorruptInputError: a shard cannot be read.
-        SourceError: there is no text in it.
+        SourceError: the corpus holds no text.
     """
     run_at(store.folder)
     if part == "refined":
@@ -132,10 +125,10 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
 
 
 def check_kept(store: Store, limit: int | None) -> None:
-    """Refuse a refined corpus of which nothing is left.
+    """Refuse an empty refined corpus.
 
     Raises:
-        SourceError: nothing was kept, of the whole run or of its first rows.
+        SourceError: nothing was kept of the whole run, or of its first `limit` rows.
     """
     folder = shown(str(store.folder))
     if store.manifest.is_file() and not Manifest.load(store).counts.refined:
@@ -148,7 +141,7 @@ def check_kept(store: Store, limit: int | None) -> None:
 
 
 def _kept_of(store: Store, limit: int) -> Iterator[pl.DataFrame]:
-    """What was kept of the first rows that the run took in."""
+    """The refined rows among the first `limit` raw ones."""
     left = limit
     for shard, frame in zip(store.shards(), _conversations(store, "refined"), strict=True):
         ids = read_frame(store.raw(shard), ["id"])["id"].head(left)
@@ -161,54 +154,39 @@ def _kept_of(store: Store, limit: int) -> Iterator[pl.DataFrame]:
 def groups(texts: pl.Series, jaccard: float = ALIKE) -> NDArray[np.int64]:
     """The near-duplicate cluster of each text, int64 [K]: the row of its first member.
 
-    Exact copies and pairs at `jaccard` or more, by connected components: the signal `cluster` of `stages.dedup`, with
-    its MinHash, its exact check and its way with crowds. Texts of fewer than five words are alike when they are equal;
-    empty ones are copies of each other. Give the texts that are trained on: conversations that differ may open with
-    the same message.
+    Exact copies and pairs at or above `jaccard`, by connected components: the signal `cluster` of `stages.dedup`, by
+    the same code. Texts of fewer than five words are alike if they are equal; empty texts are copies of each other.
+    Pass the texts that are trained on: conversations that differ may open with the same message.
 
-    Memory: 200 bytes a text and 100 a pair, beside a part of the texts. In the system's folder for temporary files lie
-    the texts meanwhile, compressed, and 8 bytes a word of those that may have a near-duplicate.
+    Memory: 200 bytes per text and 100 per pair, beside the texts. The system's folder for temporary files holds 8 bytes
+    per word of the texts that may have a near-duplicate.
 
     Args:
         texts: no nulls.
         jaccard: of word 5-grams, above 0, up to 1.
     """
-    stage = Dedup(floor=min(0.5, round(MARGIN * jaccard, 3)), cluster=jaccard, max_cluster=1.0)
-    raw, measured = list[Path](), list[Path]()
-    with tempfile.TemporaryDirectory(prefix="refine-groups-") as scratch:
-        for begin in range(0, len(texts), ROWS):
-            part = texts[begin : begin + ROWS].rename("text").to_frame()
-            ids = pl.int_range(begin, begin + len(part), eager=True).cast(pl.String).rename("id")
-            frame = part.with_columns(ids, prompt=pl.lit(""))
-            raw.append(Path(scratch) / "raw" / f"{len(raw):05d}.parquet")
-            measured.append(Path(scratch) / "measured" / raw[-1].name)
-            save_frame(raw[-1], frame)
-            save_frame(measured[-1], ids.to_frame().hstack(stage.measure(frame.select(stage.reads))))
-        stage.merge(raw, measured, Path(scratch))
-        merged = [read_frame(Path(scratch) / "merged" / path.name, ["cluster"])["cluster"] for path in measured]
-    clusters = pl.concat([pl.Series("cluster", [], pl.String), *merged])
-    return clusters.cast(pl.Int64).to_numpy().astype(np.int64)
+    return clusters(texts, Matching.for_threshold(jaccard), jaccard)
 
 
 def keys(texts: pl.Series) -> NDArray[np.uint64]:
-    """A hash of the words of each text, uint64 [K], that depends on nothing else; see `stages.shingles.Words`."""
+    """A hash of the words of each text, uint64 [K]; see `stages.text.shingles.Words`."""
     return text_keys(texts)[:, 0].copy()
 
 
 def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
-    """What is to be said of rows that ingest left out or mended.
+    """Notes on the rows that ingest omitted or repaired.
 
     Raises:
-        SourceError: too many cannot be read.
+        SourceError: more than 1 % of the rows are unreadable.
     """
     notes, rows, left = [], done["rows"], done["quarantined"]
     if left:
         shard = next(shard["name"] for shard in done["shards"] if shard["quarantined"])
         first = read_frame(store.quarantine(shard), ["file", "row", "reason"]).row(0)
-        said = f"{left:,} of {rows:,} rows of {name} cannot be read; the first: {first[0]}, row {first[1]}: {first[2]}"
+        note = f"{left:,} of {rows:,} rows of {name} cannot be read; the first: {first[0]}, row {first[1]}: {first[2]}"
         if left > UNREADABLE * rows:
-            raise SourceError(f"{said}; that is more than {UNREADABLE:.0%}: mend them, or say which shape they have")
-        notes.append(f"{said}; they are left out")
+            raise SourceError(f"{note}; that is more than {UNREADABLE:.0%}: fix them, or set the shape of the records")
+        notes.append(f"{note}; they are omitted")
     if done["replaced"]:
         notes.append(f"{done['replaced']:,} of {rows:,} rows of {name} hold invalid text, which was replaced by U+FFFD")
     return tuple(notes)
@@ -225,13 +203,13 @@ def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl
             text=content.list.join("\n").fill_null(""),
             source=pl.col("source").fill_null(""),
         )
-        alone = pl.from_arrow(plain_table(frame))  # a column of polars keeps the one alive that it was taken from
+        alone = pl.from_arrow(plain_table(frame))  # else a column keeps the frame alive that it was selected from
         assert isinstance(alone, pl.DataFrame)  # noqa: S101  a table is never a Series
         yield alone
 
 
 def _read(name: str, parts: Iterable[pl.DataFrame], limit: int | None, notes: tuple[str, ...] = ()) -> Corpus:
-    """Put shards together, and name them by their content."""
+    """Concatenate shards, and compute the digest of their content."""
     frames, left = [COLUMNS.to_frame()], limit
     texts, lengths = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for part in parts:

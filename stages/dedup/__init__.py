@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 
 from stages.dedup.bands import Matching
@@ -18,53 +17,53 @@ from stages.stage import Axis, GlobalStage, StageParameterError
 
 @dataclass(frozen=True)
 class Dedup(GlobalStage):
-    r"""Duplicates by MinHash over the set of word 5-grams, every candidate pair checked by its exact Jaccard.
+    r"""Exact and near-duplicates: MinHash over the set of word 5-grams, then the exact Jaccard of each candidate pair.
 
     Words are the `\w+` of Python's `re` on lower-cased text; in scripts written without spaces (Han, kana, Thai, Lao,
-    Khmer, Myanmar) each character is a word. Two texts are exact copies when they have the same words in the same
-    order; texts without any word when they have the same characters but for white space around them, so that empty ones
-    are copies of each other. A text of fewer than five words is one shingle: it is a duplicate of its exact copies
-    only.
+    Khmer, Myanmar) each character is a word. Two texts are exact copies if they have the same words in the same order;
+    texts without any word, if they are equal after stripping white space, so that empty texts are copies of each other.
+    A text of fewer than five words is one shingle: only its exact copies are its duplicates.
 
-    Exact copies are collapsed first, into a star around the first one. Signatures are those of datasketch 2.0 (same
-    seed and scheme, its `hashfunc` set to `stages.shingles.shingle_hash`); `floor`, `permutations` and `recall` give
-    the bands as datasketch's optimizer does. By default 25 bands of 5 rows, which compare a pair of Jaccard 0.6, 0.7,
-    0.75, 0.8 with a chance of 0.868, 0.990, 0.9989, 0.99995.
+    Exact copies are grouped first, and only the first of each group is compared. Signatures are those of datasketch 2.0
+    (same seed and scheme, its `hashfunc` set to `stages.text.shingles.shingle_hash`); `floor`, `permutations` and
+    `recall` give the bands that datasketch's optimizer gives. By default these are 25 bands of 5 rows: a pair at a
+    Jaccard of 0.6, 0.7, 0.75, 0.8 is compared with probability 0.868, 0.990, 0.9989, 0.99995.
 
     Signals:
-        dedup_words: words of the text.
-        text_key, text_check, prompt_key, prompt_check: 128 bits that stand for the words of the text, of the prompt.
+        dedup_words: number of words of the text.
+        text_key, text_check, prompt_key, prompt_check: 128-bit hashes of the words of the text, of the prompt.
         band_keys: keys of the bands of the text's signature.
-        dedup_copy_of: id of the first conversation that is an exact copy of this one; its own where it is alone.
-        exact_copies: conversations that are exact copies of this one, itself included.
-        prompt_copy_of: id of the first conversation with the same first prompt, compared like whole texts; its own
-            where it has none (a plain document, no message of the user's, or an empty one).
-        prompt_copies: conversations with this first prompt, itself included; 1 where it has none.
-        cluster: id of the first conversation of those that hang together by pairs at a Jaccard of `cluster` or more:
-            for reading, and for splitting train from test; `KeepBest` decides by pairs.
-        cluster_size: conversations in the cluster, exact copies included.
-        nearest_jaccard: Jaccard to the most similar other conversation; null where none reaches `floor`.
-        dedup_crowded: it shares a band key with more than `bucket` others and was compared with the leaders among those
-            only, so that near-duplicates of it may have been missed.
+        dedup_copy_of: id of the first conversation that is an exact copy of this one; its own id if there is no other.
+        exact_copies: number of exact copies of the conversation, itself included.
+        prompt_copy_of: id of the first conversation with the same first prompt, compared like whole texts; its own id
+            if it has no prompt (a plain document, no user message, or an empty one).
+        prompt_copies: number of conversations with this first prompt, itself included; 1 if it has no prompt.
+        cluster: id of the first conversation of its cluster, a connected component of pairs at or above a Jaccard of
+            `cluster`: for reading, and for splitting train from test; `KeepBest` decides by pairs.
+        cluster_size: number of conversations in the cluster, exact copies included.
+        nearest_jaccard: Jaccard to the most similar other conversation; null if none reaches `floor`.
+        dedup_crowded: the conversation shares a band key with more than `bucket` others and was compared with the
+            leaders among those only, so that near-duplicates of it may have been missed.
 
-    Besides `dedup.parquet` and `prompt.parquet` (pairs; those of prompts are exact copies only, so it is empty) the
-    merge writes `dedup.json`: counts, the S-curve of the plan, the largest clusters with an example of each, and notes.
+    The merge writes `dedup.parquet` (pairs) and `dedup.json`: counts, the S-curve of the bands, the largest clusters
+    with an example of each, and notes.
 
-    Memory of the merge: at most 200 bytes a conversation plus 100 bytes a pair. The shingles of candidates stand in a
-    temporary file, about 8 bytes a word, removed at the end. Time grows linearly with the corpus: a row is compared
-    with at most `bucket` rows a band. In a larger bucket the longest texts lead, so that `KeepBest` with the longest
-    first finds the pairs it needs; with another order it keeps more than one of such a crowd. Measured on 4,000 texts
-    that differ in two words of 300 (all pairs of one another): 1 kept with the longest first, 206 in random order.
-    `refine dedup` knows its order before it compares, and keeps 1 in any.
+    Memory of the merge: at most 200 bytes per conversation and 100 bytes per pair. The shingles of candidates are in a
+    temporary file, about 8 bytes per word. Time grows linearly with the corpus: a row is compared with at most `bucket`
+    rows per band. In a larger bucket the longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps
+    the longest; in another order it keeps more than one text of such a crowd. Of 4,000 texts that differ in two words
+    of 300 (each pair is near), it kept 1 in order of length and 206 in random order. `refine dedup` knows its order
+    before it compares, and keeps 1 in any order.
 
     Attributes:
-        floor: least Jaccard of a pair that is written down.
-        cluster: Jaccard from which on pairs make a cluster.
+        floor: smallest Jaccard of a pair that is written.
+        cluster: smallest Jaccard of a pair that forms a cluster.
         permutations: length of a signature.
         recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
-        seed: of the permutations.
-        bucket: most rows that a row is compared with in one bucket.
-        max_cluster: share of all conversations past which a cluster, of 1,000 or more, stops the run.
+        seed: seed of the permutations.
+        bucket: maximum number of rows that a row is compared with in one bucket.
+        max_cluster: largest share of all conversations that a cluster of 1,000 or more may have; above it the run
+            stops.
     """
 
     floor: float = 0.5
@@ -106,13 +105,14 @@ class Dedup(GlobalStage):
         "cluster_size": Axis("conversations in its cluster", log=True, rank=190),
         "dedup_words": Axis("words", log=True, rank=330),
     }
-    pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of", "prompt": "prompt_copy_of"})
+    pairs: ClassVar[Mapping[str, str]] = MappingProxyType({"dedup": "dedup_copy_of"})
+    copies: ClassVar[Mapping[str, str]] = MappingProxyType({"prompt": "prompt_copy_of"})
 
     def __post_init__(self) -> None:
         """Check the parameters.
 
         Raises:
-            StageParameterError: one cannot have its value.
+            StageParameterError: a value is out of range.
         """
         self.matching.check("dedup")
         for name, value, least, expected in (
@@ -132,32 +132,27 @@ class Dedup(GlobalStage):
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
-        """What the merge noted, such as buckets too large to compare all their rows."""
+        """Notes of the merge, such as buckets too large to compare all their rows."""
         return tuple(read_json(folder / "dedup.json")["notes"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Keys of each text and prompt, and band keys of each text."""
-        from stages.text.shingles import split, text_keys
+        from stages.dedup.signatures import sign_texts
+        from stages.text.shingles import text_keys
 
-        bands = self.matching.bands()[0]
-        words, keys, found = [np.empty(0, np.int64)], [np.empty((0, 2), np.uint64)], [np.empty((0, bands), np.uint32)]
-        for part in split(batch["text"]):
-            words.append(np.diff(part.ends))
-            keys.append(part.keys)
-            found.append(self.matching.keys(part))
-        text, prompt = np.concatenate(keys), text_keys(batch["prompt"])
+        text, prompt = sign_texts([batch["text"]], self.matching), text_keys(batch["prompt"])
         columns = {
-            "dedup_words": np.concatenate(words),
-            "text_key": text[:, 0],
-            "text_check": text[:, 1],
+            "dedup_words": text.words,
+            "text_key": text.keys[:, 0],
+            "text_check": text.keys[:, 1],
             "prompt_key": prompt[:, 0],
             "prompt_check": prompt[:, 1],
-            "band_keys": pl.Series(np.concatenate(found), dtype=pl.Array(pl.UInt32, bands)),
+            "band_keys": pl.Series(text.bands, dtype=pl.Array(pl.UInt32, text.bands.shape[1])),
         }
         return pl.DataFrame(columns).cast(dict(self.writes))  # type: ignore[arg-type]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Pairs over all shards, and what follows from them for each conversation; see the class.
+        """Write pairs, clusters and copies over all shards; see the class.
 
         Raises:
             StageRefusedError: a cluster is larger than `max_cluster`.

@@ -19,31 +19,33 @@ from stages.stage import Axis, FittedStage, Measure, Stage
 
 @dataclass(frozen=True)
 class Against(FittedStage):
-    """The most similar conversation of an earlier corpus: a version released before, another source, a test set.
+    """The most similar conversation of an earlier corpus: an earlier release, another source, a test set.
 
-    Candidates by MinHash and their exact Jaccard over the set of word 5-grams, both as in `dedup`: by default a pair of
-    Jaccard 0.6, 0.7, 0.75, 0.8 is compared with a chance of 0.868, 0.990, 0.9989, 0.99995.
+    Candidates are found by MinHash and checked by the exact Jaccard of their sets of word 5-grams, as in `dedup`: by
+    default a pair at a Jaccard of 0.6, 0.7, 0.75, 0.8 is compared with probability 0.868, 0.990, 0.9989, 0.99995.
 
-    Signals, null where no `corpus` is given:
-        against_jaccard: Jaccard to the most similar conversation of that corpus; null where none reaches `floor`.
+    Signals, null if no `corpus` is given:
+        against_jaccard: Jaccard to the most similar conversation of that corpus; null if none reaches `floor`.
         against_id: that conversation's id, else its prompt's id, else its file and row; of equally similar ones the
             first.
-        against_crowded: it shares a band key with more than `bucket` of them and was compared with the first of those
-            only, so that a more similar one may have been missed.
+        against_crowded: the conversation shares a band key with more than `bucket` of them and was compared with the
+            first of those only, so that a more similar one may have been missed.
 
-    The rule `against_jaccard >= 0.75 AND against_id IS NOT NULL` drops what is there already and shows what it is like.
+    The rule `against_jaccard >= 0.75 AND against_id IS NOT NULL` drops what the earlier corpus already has, and shows
+    the match.
 
-    The index of the earlier corpus lies in the stage's folder: about 250 bytes a conversation and 8 a word on disk;
-    8 bytes a conversation and the ids are in memory. A changed corpus is another stage, measured anew.
+    The index of the earlier corpus is in the stage's folder: about 250 bytes per conversation and 8 per word on disk;
+    12 bytes per conversation and the ids are in memory. If the corpus changes, the stage is measured again.
 
     Attributes:
         corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
             folder of such files, with `messages`, `conversations`, `data` or `text`.
-        floor: least Jaccard that is looked for.
+        floor: smallest Jaccard that is searched for.
         permutations: length of a signature.
         recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
-        seed: of the permutations.
-        bucket: most conversations of the earlier corpus, exact copies aside, that one is compared with for each band.
+        seed: seed of the permutations.
+        bucket: maximum number of conversations of the earlier corpus, exact copies aside, that one is compared with in
+            one band.
     """
 
     corpus: str = ""
@@ -66,7 +68,7 @@ class Against(FittedStage):
         """Check the parameters.
 
         Raises:
-            StageParameterError: one cannot have its value.
+            StageParameterError: a value is out of range.
         """
         self.matching.check("against")
 
@@ -80,18 +82,18 @@ class Against(FittedStage):
         return files(self.corpus)
 
     def digest(self) -> str:
-        """As of every stage, but large files that have not changed are not read again: a run asks once a shard."""
+        """As for every stage, but files that have not changed are not read again: a run asks once per shard."""
         return _digest(self, stamps(self.models()))
 
     def notes(self) -> tuple[str, ...]:
-        """Whether there is anything to compare with."""
-        return () if self.corpus else ("no `corpus` is given to compare with, so that its signals are all null",)
+        """A note if there is nothing to compare with."""
+        return () if self.corpus else ("no `corpus` is given to compare with, so all its signals are null",)
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Index the earlier corpus, whatever the one at hand.
+        """Index the earlier corpus; the raw shards are not read.
 
         Raises:
-            StageParameterError: it cannot be read.
+            StageParameterError: it cannot be read, or holds no conversation.
         """
         del raw
         if self.corpus:
@@ -104,7 +106,7 @@ class Against(FittedStage):
         """Map the index, once a process.
 
         Raises:
-            CorruptInputError: it is gone, or another.
+            CorruptInputError: a file of the index is missing or was changed.
         """
         if not self.corpus:
             return self.measure
@@ -116,7 +118,7 @@ class Against(FittedStage):
         return lambda batch: index.nearest(batch["text"]).rename(names)
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Without an earlier corpus nothing is known."""
+        """All null, as there is no earlier corpus."""
         return pl.DataFrame(schema=self.writes).clear(batch.height)
 
 

@@ -1,4 +1,4 @@
-"""How a MinHash signature is cut into bands, and what that finds: the S-curve of locality-sensitive hashing."""
+"""How a MinHash signature is cut into bands, and which pairs that finds: the S-curve of locality-sensitive hashing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Jaccard = TypeVar("Jaccard", float, NDArray[np.float64])
 
 
 def chance(jaccard: Jaccard, bands: int, rows: int) -> Jaccard:
-    """Chance that a pair of this Jaccard shares a band and is compared: 1 - (1 - s**rows)**bands.
+    """Probability that a pair of this Jaccard shares a band and is compared: 1 - (1 - s**rows)**bands.
 
     Source: Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4.
     """
@@ -27,15 +27,15 @@ def chance(jaccard: Jaccard, bands: int, rows: int) -> Jaccard:
 
 @functools.cache
 def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
-    """Bands and rows a band with the least weighted error, as datasketch's `MinHashLSH` chooses them.
+    """Bands and rows per band with the least weighted error, as datasketch's `MinHashLSH` chooses them.
 
-    The error is the area under the S-curve below the threshold (weight 1 - recall) plus the area above it (weight
-    recall). Of equal plans the one of fewer bands.
+    The error is the area under the S-curve below the threshold (weight 1 - recall) plus the area above the curve from
+    the threshold on (weight recall). If two plans are equal, the one with fewer bands is returned.
 
     Args:
-        threshold: Jaccard from which on pairs are wanted.
-        permutations: length of a signature; bands * rows is at most that.
-        recall: weight of pairs missed above the threshold against pairs compared in vain below it.
+        threshold: smallest Jaccard of the pairs to find.
+        permutations: length of a signature, the maximum of bands * rows.
+        recall: weight of missed pairs against pairs compared in vain, 0 to 1.
     """
     # exact: the S-curve is a polynomial of degree bands * rows
     nodes, weights = np.polynomial.legendre.leggauss(permutations // 2 + 1)
@@ -69,6 +69,11 @@ class Matching:
     seed: int = 1
     bucket: int = 1024
 
+    @classmethod
+    def for_threshold(cls, jaccard: float, bucket: int = 1024) -> Matching:
+        """Bands that find nearly all pairs at or above a threshold: their floor is 5/7 of it, 0.5 for 0.7."""
+        return cls(floor=max(0.1, round(5 / 7 * jaccard, 3)), bucket=bucket)
+
     def check(self, stage: str) -> None:
         """Check the values; `stage` names the stage in the message.
 
@@ -86,8 +91,12 @@ class Matching:
                 raise StageParameterError(f"{stage}: {name} is {value}, expected {expected}")
 
     def bands(self) -> tuple[int, int]:
-        """Bands, and rows of each band."""
+        """Number of bands, and rows per band."""
         return plan(self.floor, self.permutations, self.recall)
+
+    def chance(self, jaccard: Jaccard) -> Jaccard:
+        """Probability that a pair of this Jaccard is compared."""
+        return chance(jaccard, *self.bands())
 
     def keys(self, words: Words) -> NDArray[np.uint32]:
         """Band keys of texts, uint32 [n, bands]."""

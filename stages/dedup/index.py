@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup import index_kernel
 from stages.dedup.bands import Matching
-from stages.dedup.pairs import first_alike
+from stages.dedup.signatures import LOOPS, cores, each_part, first_alike, in_order, mapped
 from stages.files import read_frame, save_frame, scratch
 from stages.stage import StageParameterError
 from stages.text.shingles import Words, shingle_sets, split
 
-ROW = np.uint64(32)
 
-
-def build(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) -> None:
+def build(batches: Iterable[pl.DataFrame], matching: Matching, folder: Path) -> None:
     """Write the index of texts (`text`, `name`) to a folder, which appears when it is complete.
 
-    Memory: 24 bytes a text while exact copies are found, then 8, beside a batch; disk: 250 bytes a text with 25 bands,
-    and 8 a word.
+    Memory: 24 bytes per text while exact copies are found, then 8, beside a batch; disk: 250 bytes per text with 25
+    bands, and 8 per word.
+
+    Raises:
+        StageParameterError: there is no text.
     """
     shutil.rmtree(folder, ignore_errors=True)  # of another fit
     with scratch(folder.parent, folder.name) as aside:
@@ -35,46 +35,42 @@ def build(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) -> 
         aside.rename(folder)
 
 
-def _build(batches: Iterator[pl.DataFrame], matching: Matching, aside: Path) -> None:
-    names = pl.concat([pl.Series("name", [], pl.String), *_written(batches, matching, aside)])
-    if not len(names):
-        raise StageParameterError("the earlier corpus holds no conversation")
-    save_frame(aside / "names.parquet", names.to_frame("name"))
-    firsts = np.flatnonzero(first_alike(_read(aside / "keys", np.uint64).reshape(-1, 2)) == np.arange(len(names)))
-    with (aside / "order").open("wb") as file:
-        for band in range(matching.bands()[0]):
-            order = _read(aside / f"band{band}", np.uint32)[firsts].astype(np.uint64) << ROW | firsts.astype(np.uint64)
-            order.sort()
-            file.write(order.data)
-    for kind in ("keys", *(f"band{band}" for band in range(matching.bands()[0]))):
-        (aside / kind).unlink(missing_ok=True)
+def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> None:
+    names = [pl.Series("name", [], pl.String)]
 
-
-def _written(batches: Iterator[pl.DataFrame], matching: Matching, folder: Path) -> Iterator[pl.Series]:
-    """Append what is known of each text to files; give the names."""
-    with ExitStack() as stack:
-
-        def append(kind: str, values: NDArray[Any]) -> None:
-            if kind not in files:
-                files[kind] = stack.enter_context((folder / kind).open("wb"))
-            files[kind].write(np.ascontiguousarray(values).data)
-
-        files: dict[str, IO[bytes]] = {}
+    def texts() -> Iterator[pl.Series]:
         for batch in batches:
-            for words in split(batch["text"]):
-                sets, ends = shingle_sets(words)
-                append("sets", sets)
-                append("sizes", np.diff(ends, prepend=0))
-                append("keys", words.keys)
-                for band, keys in enumerate(matching.keys(words).T):
-                    append(f"band{band}", keys)
-            yield batch["name"]
+            names.append(batch["name"])
+            yield batch["text"]
+
+    def work(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.int64]]:
+        sets, ends = shingle_sets(words)
+        return words.keys, matching.keys(words), sets, np.diff(ends, prepend=0)
+
+    keys = [np.empty((0, 2), np.uint64)]
+    with (
+        tempfile.TemporaryFile(dir=aside) as band_file,
+        (aside / "sets").open("wb") as set_file,
+        (aside / "sizes").open("wb") as size_file,
+    ):
+        for key, band, sets, sizes in each_part(work, texts(), cores()):
+            keys.append(key)
+            for file, values in ((band_file, band), (set_file, sets), (size_file, sizes)):
+                file.write(values.data)
+        if len(keys) == 1:
+            raise StageParameterError("the earlier corpus holds no conversation")
+        save_frame(aside / "names.parquet", pl.concat(names).to_frame("name"))
+        first = first_alike(np.concatenate(keys))
+        firsts = np.flatnonzero(first == np.arange(len(first)))
+        bands = mapped(band_file, np.uint32).reshape(len(first), -1)
+        with (aside / "order").open("wb") as file:
+            for column in range(bands.shape[1]):
+                file.write(in_order(bands[firsts, column], firsts).data)
 
 
 def _read(path: Path, kind: Any) -> NDArray[Any]:  # noqa: ANN401  a type of numbers
-    """A file of numbers, mapped; writable (a private copy), or numba would compile once more."""
-    there = path.exists() and path.stat().st_size  # of no texts nothing is written
-    return np.memmap(path, kind, "c") if there else np.empty(0, kind)
+    """A file of numbers, mapped."""
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Index:
 
     Attributes:
         matching: as it was built.
-        order: uint64 [bands, m], band key << 32 | row, sorted.
+        order: uint64 [bands, m], band key << 32 | row, sorted; exact copies are one row.
         sets: uint64, sorted sets of shingles, up to `ends`.
         ends: int64 [rows + 1].
         names: of the rows.
@@ -97,30 +93,28 @@ class Index:
 
     @classmethod
     def open(cls, folder: Path, matching: Matching) -> Index:
-        """Map an index; what a text does not ask for is not read."""
+        """Map an index; only what a text is compared with is read."""
         order = _read(folder / "order", np.uint64).reshape(matching.bands()[0], -1)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(_read(folder / "sizes", np.int64))])
         names = read_frame(folder / "names.parquet", ["name"])["name"]
         return cls(matching, order, _read(folder / "sets", np.uint64), ends, names)
 
     def nearest(self, texts: pl.Series) -> pl.DataFrame:
-        """against_jaccard, against_id, against_crowded of each text."""
+        """The most similar text of the index to each text: jaccard and id, null if none reaches the floor; crowded."""
         rows = len(texts)
-        jaccards, found, crowded = np.zeros(rows, np.float32), np.full(rows, -1, np.int64), np.zeros(rows, np.bool_)
+        jaccards, nearest, crowded = np.zeros(rows, np.float32), np.full(rows, -1, np.int64), np.zeros(rows, np.uint8)
         done = 0
         for words in split(texts):
             here = slice(done, done + len(words.keys))
-            self._nearest(words, jaccards[here], found[here], crowded[here])
+            self._nearest(words, jaccards[here], nearest[here], crowded[here])
             done = here.stop
-        none = pl.Series(found < 0)
-        ids = self.names.gather(pl.Series(found).set(none, None))
-        return pl.DataFrame({"jaccard": pl.Series(jaccards).set(none, None), "id": ids, "crowded": crowded})
+        none = pl.Series(nearest < 0)
+        ids = self.names.gather(pl.Series(nearest).set(none, None))
+        return pl.DataFrame({"jaccard": pl.Series(jaccards).set(none, None), "id": ids, "crowded": crowded > 0})
 
     def _nearest(self, words: Words, *out: NDArray[Any]) -> None:
         keys, (sets, ends) = self.matching.keys(words), shingle_sets(words)
-        wanted = keys.astype(np.uint64) << ROW
-        starts = np.stack([np.searchsorted(self.order[band], wanted[:, band]) for band in range(keys.shape[1])], axis=1)
-        compiled: Any = index_kernel.nearest
-        compiled(
-            keys, starts, sets, ends, self.order, self.sets, self.ends, self.matching.floor, self.matching.bucket, *out
-        )
+        sought = keys.astype(np.uint64) << np.uint64(32)
+        starts = np.stack([np.searchsorted(self.order[band], sought[:, band]) for band in range(keys.shape[1])], axis=1)
+        how = (self.matching.floor, self.matching.bucket, np.zeros(len(self.names), np.uint32))
+        LOOPS.call("nearest_loop", keys, starts, sets, ends, self.order, self.sets, self.ends, *how, *out)

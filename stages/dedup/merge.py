@@ -1,9 +1,8 @@
-"""The merge of `stages.dedup`: from the keys of all shards to pairs, clusters and what is written for each shard."""
+"""The merge of `stages.dedup`: from the keys of all shards to pairs and clusters, and the columns of each shard."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.dedup.bands import Matching, chance
-from stages.dedup.pairs import Near, candidates, components, first_alike, near_pairs
+from stages.dedup.bands import Matching
+from stages.dedup.pairs import Near, near_pairs
+from stages.dedup.signatures import Mask, Rows, first_alike
 from stages.files import save_frame, save_json
-from stages.stage import StageRefusedError
-from stages.text.shards import Ids, Rows, Shards
+from stages.stage import PAIRS, StageRefusedError
+from stages.text.shards import Ids, Shards
 from stages.text.shingles import text_keys
 
-PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
-LARGEST, EXAMPLE = 10, 200
-"""Clusters that are listed with an example, and characters of that."""
+MAX_LISTED, EXAMPLE = 10, 200
+"""Maximum number of clusters that `dedup.json` lists, and characters of the example of each."""
 SMALL = 1000
-"""A cluster of fewer conversations stops no run."""
+"""Number of conversations below which a cluster never stops a run."""
 
 
 def merge(
@@ -35,124 +34,130 @@ def merge(
     cluster: float,
     max_cluster: float,
 ) -> None:
-    """Write `merged/`, `dedup.parquet`, `prompt.parquet` and `dedup.json`; see `stages.dedup`."""
+    """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    copy_of, prompt_of = first_alike(shards.keys("text")), _prompts(shards.keys("prompt"))
-    firsts = np.flatnonzero(copy_of == np.arange(len(shards)))
-    near = _near(matching, cluster, shards, firsts, folder / f".shingles.{os.getpid()}.tmp")
-    pairs = firsts[near.rows]
-    answer = _Answer.of(cluster, near, pairs, firsts, _Groups(copy_of), _Groups(prompt_of))
-    examples = {int(row): shards.text(row)[:EXAMPLE] for row in answer.largest()}
-    groups = (answer.copies, answer.prompts, answer.clusters)
-    names = Ids(shards, np.concatenate([pairs.ravel(), *(group.others() for group in groups), answer.largest()]))
-    _guard(cluster, max_cluster, answer, names, examples)
+    prompts = _prompts(_keys(shards, "prompt"))
+    near = _near(shards, matching, cluster, folder)
+    answer = _Answer.of(near, cluster, prompts)
+    ids = Ids(shards, answer.mentioned())
+    largest = [
+        {
+            "cluster": ids.of(np.array([row])).item(),
+            "cluster_size": int(answer.clusters.sizes[row]),
+            "example": shards.text(row)[:EXAMPLE],
+        }
+        for row in answer.largest().tolist()
+    ]
+    _guard(cluster, max_cluster, largest, len(shards))
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
-        save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), names))
-    found = {"id": names.of(pairs[:, 0]), "other": names.of(pairs[:, 1]), "jaccard": near.jaccard}
-    save_frame(folder / "dedup.parquet", pl.DataFrame(found, schema=PAIRS))
-    save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
-    save_json(folder / "dedup.json", _summary(matching, near, answer, names, examples), indent=1, end="")
+        save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), ids))
+    pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
+    save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
+    save_json(folder / "dedup.json", _summary(matching, answer, largest), indent=1, end="")
+
+
+def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
+    """The 128 bits that stand for each text or prompt, uint64 [n, 2]."""
+    keys = np.empty((len(shards), 2), np.uint64)
+    for here, frame in shards.signals(f"{kind}_key", f"{kind}_check"):
+        keys[here] = frame
+    return keys
 
 
 def _prompts(keys: NDArray[np.uint64]) -> Rows:
-    """For each row the first with the same prompt: itself where it has none, for no prompt is not the same prompt."""
+    """For each row the first with the same prompt; itself if it has no prompt: those are not copies of each other."""
     first, none = first_alike(keys), np.flatnonzero((keys == text_keys(pl.Series([""]))).all(axis=1))
     first[none] = none
     return first
 
 
-def _near(matching: Matching, cluster: float, shards: Shards, firsts: Rows, scratch: Path) -> Near:
-    """Pairs among the rows that are no copies, numbered among themselves."""
-    bands = shards.bands(firsts, matching.bands()[0])
-    longest_first = np.argsort(-shards.words()[firsts].astype(np.int64), kind="stable")
-    try:
-        sets = shards.sets(firsts, candidates(bands), scratch)
-        return near_pairs(bands, longest_first, sets, matching.floor, cluster, matching.bucket)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _near(shards: Shards, matching: Matching, cluster: float, folder: Path) -> Near:
+    width = matching.bands()[0]
+    first = first_alike(_keys(shards, "text"))
+    words, bands = np.empty(len(shards), np.uint32), np.empty((len(shards), width), np.uint32)
+    for here, frame in shards.signals("dedup_words", "band_keys"):
+        words[here] = frame["dedup_words"]
+        bands[here] = frame["band_keys"].explode().to_numpy().reshape(-1, width)
+    return near_pairs(first, words, bands, shards.texts, matching, near=cluster, folder=folder)
 
 
 class _Groups:
-    """Rows that belong together: for each the first of its group, and how many there are."""
+    """Rows that belong together: the first row of each row's group, and the size of the group with that first row."""
 
     def __init__(self, first: Rows) -> None:
         self.first = first
         self.sizes = np.bincount(first, minlength=len(first)).astype(np.uint32)
 
-    def others(self) -> Rows:
-        """The firsts of groups of more than one."""
-        return np.flatnonzero(self.sizes > 1)
-
-    def columns(self, name: str, count: str, ids: pl.Series, start: int, names: Ids) -> dict[str, pl.Series]:
-        """For a shard: the id of the first, and the group's size."""
-        first = self.first[start : start + len(ids)]
-        elsewhere = np.flatnonzero(first != np.arange(start, start + len(ids)))
+    def columns(self, name: str, count: str, own: pl.Series, start: int, ids: Ids) -> dict[str, pl.Series]:
+        """For a shard: the id of the group's first row, and the group's size."""
+        first = self.first[start : start + len(own)]
+        elsewhere = np.flatnonzero(first != np.arange(start, start + len(own)))
         return {
-            name: ids.clone().scatter(elsewhere, names.of(first[elsewhere])),
+            name: own.clone().scatter(elsewhere, ids.of(first[elsewhere])),
             count: pl.Series(self.sizes[first]),
         }
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What is known of each conversation, by row."""
+    """What the merge knows of each conversation, by row."""
 
+    near: Near
     copies: _Groups
     prompts: _Groups
     clusters: _Groups
     nearest: NDArray[np.float32]
-    crowded: NDArray[np.bool_]
+    crowded: Mask
 
     @classmethod
-    def of(  # noqa: PLR0917  what is known, each once
-        cls, cluster: float, near: Near, pairs: Rows, firsts: Rows, copies: _Groups, prompts: _Groups
-    ) -> _Answer:
-        close = near.jaccard >= np.float32(cluster)
-        clusters = _Groups(components(pairs[close], len(copies.first))[copies.first])
-        nearest = np.zeros(len(copies.first), np.float32)
+    def of(cls, near: Near, cluster: float, prompts: Rows) -> _Answer:
+        copies, nearest = _Groups(near.first), np.zeros(len(near.first), np.float32)
         for side in (0, 1):
-            np.maximum.at(nearest, pairs[:, side], near.jaccard)
+            np.maximum.at(nearest, near.rows[:, side], near.jaccard)
         nearest[copies.sizes > 1] = 1
-        crowded = np.zeros(len(nearest), np.bool_)
-        crowded[firsts] = near.crowded
-        return cls(copies, prompts, clusters, nearest[copies.first], crowded[copies.first])
+        clusters = _Groups(near.clusters(cluster))
+        return cls(near, copies, _Groups(prompts), clusters, nearest[near.first], near.crowded[near.first])
 
-    def columns(self, ids: pl.Series, start: int, names: Ids) -> pl.DataFrame:
-        here = slice(start, start + len(ids))
+    def mentioned(self) -> Rows:
+        """Rows whose ids are written for others."""
+        groups = (self.copies, self.prompts, self.clusters)
+        return np.concatenate([self.near.rows.ravel(), *(np.flatnonzero(group.sizes > 1) for group in groups)])
+
+    def columns(self, own: pl.Series, start: int, ids: Ids) -> pl.DataFrame:
+        """Signals of a shard, of which `own` are the ids."""
+        here = slice(start, start + len(own))
         nearest = pl.Series(self.nearest[here])
         return pl.DataFrame(
             {
-                "id": ids,
-                **self.copies.columns("dedup_copy_of", "exact_copies", ids, start, names),
-                **self.prompts.columns("prompt_copy_of", "prompt_copies", ids, start, names),
-                **self.clusters.columns("cluster", "cluster_size", ids, start, names),
+                "id": own,
+                **self.copies.columns("dedup_copy_of", "exact_copies", own, start, ids),
+                **self.prompts.columns("prompt_copy_of", "prompt_copies", own, start, ids),
+                **self.clusters.columns("cluster", "cluster_size", own, start, ids),
                 "nearest_jaccard": nearest.set(nearest == 0, None),
                 "dedup_crowded": self.crowded[here],
             }
         )
 
     def largest(self) -> Rows:
-        """The largest clusters' first rows."""
-        order = np.argsort(-self.clusters.sizes.astype(np.int64), kind="stable")[:LARGEST]
+        """First rows of the largest clusters."""
+        order = np.argsort(-self.clusters.sizes.astype(np.int64), kind="stable")[:MAX_LISTED]
         return order[self.clusters.sizes[order] > 1]
 
 
-def _guard(cluster: float, max_cluster: float, answer: _Answer, names: Ids, examples: Mapping[int, str]) -> None:
-    for row in answer.largest()[:1]:
-        size, total = int(answer.clusters.sizes[row]), len(answer.clusters.sizes)
+def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]], total: int) -> None:
+    for one in largest[:1]:
+        size = one["cluster_size"]
         if size >= SMALL and size > max_cluster * total:
             raise StageRefusedError(
-                f"dedup: {size:,} of {total:,} conversations hang together as near-duplicates at a Jaccard of "
-                f"{cluster:g} or more, more than a share of {max_cluster:g}; the first is "
-                f"{names.of(np.array([row])).item()!r} ({examples[row][:80]!r}): look at them, and if they may be one "
-                f"cluster, allow it with max_cluster = {min(1, size / total + 0.005):.2f} for dedup in the plan"
+                f"dedup: {size:,} of {total:,} conversations form one cluster of near-duplicates (Jaccard at or above "
+                f"{cluster:g}), more than a share of {max_cluster:g}; the first is {one['cluster']!r} "
+                f"({one['example'][:80]!r}): look at them, and if they may be one cluster, allow it with max_cluster = "
+                f"{min(1, size / total + 0.005):.2f} for dedup in the plan"
             )
 
 
-def _summary(
-    matching: Matching, near: Near, answer: _Answer, names: Ids, examples: Mapping[int, str]
-) -> dict[str, Any]:
+def _summary(matching: Matching, answer: _Answer, largest: Sequence[dict[str, Any]]) -> dict[str, Any]:
     bands, rows = matching.bands()
     crowded, total = int(answer.crowded.sum()), len(answer.crowded)
     note = (
@@ -160,19 +165,15 @@ def _summary(
         f"compared with the leaders among those only, so that near-duplicates of them may have been missed (they are "
         f"marked in the column dedup_crowded; a larger bucket finds more and takes longer)"
     )
-    sizes = answer.clusters.sizes
     return {
         "conversations": total,
-        "exact_copies": total - len(near.crowded),
-        "pairs_compared": near.compared,
-        "pairs_at_floor": len(near.rows),
+        "exact_copies": total - int(np.count_nonzero(answer.copies.sizes)),
+        "pairs_compared": answer.near.compared,
+        "pairs_at_floor": len(answer.near.rows),
         "crowded": crowded,
         "bands": bands,
         "rows": rows,
-        "chance": {f"{s:g}": round(chance(s, bands, rows), 5) for s in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)},
-        "largest_clusters": [
-            {"cluster": name, "cluster_size": int(sizes[row]), "example": examples[row]}
-            for name, row in zip(names.of(answer.largest()), answer.largest(), strict=True)
-        ],
+        "chance": {f"{s:g}": round(matching.chance(s), 5) for s in (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)},
+        "largest_clusters": list(largest),
         "notes": [note] if crowded else [],
     }

@@ -1,148 +1,149 @@
-"""Pairs of near-duplicates with their exact Jaccard, from band keys and sets of shingles, and what hangs together."""
+"""Pairs of near-duplicates with their exact Jaccard, and the clusters that they form."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from stages.text.compiled import Kernels
+from stages.dedup.bands import Matching
+from stages.dedup.signatures import (
+    LOOPS,
+    Mask,
+    Rows,
+    cores,
+    first_alike,
+    in_order,
+    sign_texts,
+    write_sets,
+)
 from stages.text.shingles import Sets
 
-LOOPS = Kernels(
-    "stages.dedup.pairs_kernel",
-    {
-        "compare": "u8* i8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
-        "first_alike": "u8** i4* i8*",
-        "unite": "i8** i8*",
-        "places": "u8* i8* i8 u4** u1*",
-        "walk": "i8* i8 u4** i8* u4* u4* u8* i8* f8 i8 u4* i8* f4* u1*",
-    },
-)
-ROW = np.uint64(0xFFFFFFFF)
-KEY = np.uint64(32)
+ROW, KEY = np.uint64(0xFFFFFFFF), np.uint64(32)
+PART = 2_000
+"""Number of texts of a column in memory that are worked on at once."""
 
 
 @dataclass(frozen=True)
 class Near:
-    """Pairs of near-duplicates.
+    """Pairs of near-duplicates among the first exact copies.
 
     Attributes:
+        first: int64 [n], the first exact copy of each row.
         rows: int64 [pairs, 2], the smaller row first, in order.
         jaccard: float32 [pairs].
         crowded: bool [n], rows of a bucket so large that they were compared with its leaders only.
-        compared: how many pairs were compared.
+        compared: number of pairs whose Jaccard was computed.
     """
 
-    rows: NDArray[np.int64]
+    first: Rows
+    rows: Rows
     jaccard: NDArray[np.float32]
-    crowded: NDArray[np.bool_]
+    crowded: Mask
     compared: int
 
-
-def first_alike(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For each row of keys, [n, 2], the first row that equals it: a hash table, 8 to 16 bytes a row."""
-    slots = np.full(1 << max(4, (2 * len(keys)).bit_length()), -1, np.int32)
-    first = np.empty(len(keys), np.int64)
-    LOOPS.call("first_alike", keys, slots, first)
-    return first
+    def clusters(self, jaccard: float) -> Rows:
+        """For each row the first row of its cluster: connected components of copies and of pairs at or above this."""
+        parents = np.arange(len(self.first))
+        LOOPS.call("unite", self.rows[self.jaccard >= np.float32(jaccard)], parents)
+        return parents[self.first]
 
 
-def candidates(bands: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Whether each row, of band keys [n, bands], shares one with another row."""
-    found, everybody = np.zeros(len(bands), np.bool_), np.arange(len(bands))
-    for band in range(bands.shape[1]):
-        order = in_order(bands[:, band], everybody)
-        same = order[1:] >> KEY == order[:-1] >> KEY
-        rows = (order & ROW).astype(np.int64)
-        found[rows[1:][same]] = True
-        found[rows[:-1][same]] = True
-    return found
-
-
-def near_pairs(  # noqa: PLR0917  what is compared, and how, each once
-    bands: NDArray[np.uint32], ranked: NDArray[np.int64], sets: Sets, floor: float, near: float, limit: int
-) -> Near:
-    """Compare the rows that share a band key, each pair once, on all cores; the same pairs whatever their number.
+def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
+    """The near-duplicate cluster of each text, int64 [n]: the signal `cluster` of `dedup` as row numbers.
 
     Args:
-        bands: uint32 [n, at most 64 bands].
-        ranked: int64 [n], all rows, those first that lead a crowded bucket first.
-        sets: of every row that `candidates` finds.
-        floor: least Jaccard of a pair, above 0.
-        near: Jaccard to a leader from which on a row of a crowded bucket needs no leader of its own.
-        limit: most rows that a row is compared with in a bucket. A larger bucket is crowded: its rows are compared with
-            at most this many leaders, rows under `near` with each other.
+        texts: no nulls.
+        matching: how pairs are searched.
+        jaccard: smallest Jaccard of a pair that forms a cluster.
     """
-    crowded, leads = np.zeros(len(bands), np.uint64), np.zeros(len(bands), np.uint64)
+
+    def parts(chosen: Mask) -> Iterator[pl.Series]:
+        cuts = range(0, len(texts), PART)
+        return (texts[at : at + PART].filter(pl.Series(chosen[at : at + PART])) for at in cuts)
+
+    signed = sign_texts(parts(np.ones(len(texts), np.bool_)), matching, cores())
+    first = first_alike(signed.keys)
+    return near_pairs(first, signed.words, signed.bands, parts, matching, near=jaccard).clusters(jaccard)
+
+
+def near_pairs(
+    first: Rows,
+    words: NDArray[np.uint32],
+    bands: NDArray[np.uint32],
+    texts: Callable[[Mask], Iterable[pl.Series]],
+    matching: Matching,
+    *,
+    near: float,
+    folder: Path | None = None,
+) -> Near:
+    """Compare the texts that share a band key, each pair once, on all cores; the same pairs whatever their number.
+
+    The sets of shingles of these texts are in a temporary file, 8 bytes per word.
+
+    Args:
+        first: int64 [n], the first exact copy of each row; only first copies are compared.
+        words: uint32 [n], words of each text; the longest lead a crowded bucket.
+        bands: uint32 [n, at most 64 bands].
+        texts: gives the chosen rows of the corpus, in order, in parts.
+        matching: its floor is the smallest Jaccard of a pair, its bucket the maximum number of rows that a row is
+            compared with in a bucket. The rows of a larger, crowded bucket are compared with at most this many leaders,
+            rows under `near` with each other.
+        near: in a crowded bucket, a row at least this similar to a leader does not become a leader.
+        folder: where the temporary file is; by default the system's folder.
+    """
+    firsts = np.flatnonzero(first == np.arange(len(first)))
+    ranked = firsts[np.argsort(-words[firsts].astype(np.int64), kind="stable")]
+    crowded, leads = np.zeros(len(first), np.uint64), np.zeros(len(first), np.uint64)
     rows, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
+    size = max(2 * matching.bucket, 1 << 12)
 
-    def compare(part: NDArray[np.uint64], band: int) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
-        heads, state, found = np.empty(limit, np.int64), np.zeros(4, np.int64), list[Any]()
+    def compare(part: NDArray[np.uint64], band: int, sets: Sets) -> tuple[Rows, NDArray[np.float32], int]:
+        heads, state = np.empty(matching.bucket, np.int64), np.zeros(4, np.int64)
+        how = (bands, band, sets.values, sets.ends, crowded, leads, heads, matching.floor, near, state)
+        pairs, values = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
         while state[0] < len(part):
-            pairs = np.empty((max(2 * limit, 1 << 12), 2), np.int64)
-            values = np.empty(len(pairs), np.float32)
-            given = (
-                part,
-                ranked,
-                bands,
-                band,
-                sets.values,
-                sets.ends,
-                crowded,
-                leads,
-                heads,
-                floor,
-                near,
-                state,
-                pairs,
-                values,
-            )
-            count = LOOPS.call("compare", *given)
-            found.append((pairs[:count].copy(), values[:count].copy()))
-        return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found]), int(state[3])
+            space = np.empty((size, 2), np.int64), np.empty(size, np.float32)
+            count = LOOPS.call("pairs_loop", part, ranked, *how, *space)
+            pairs.append(space[0][:count].copy())
+            values.append(space[1][:count].copy())
+        return np.concatenate(pairs), np.concatenate(values), int(state[3])
 
-    with ThreadPoolExecutor(cores()) as pool:
+    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(cores()) as pool:
+        chosen = _candidates(bands, firsts)
+        sets = write_sets(texts(chosen), chosen, file, cores())
         for band in range(bands.shape[1]):
-            for found, jaccard, count in pool.map(
-                compare, _parts(in_order(bands[:, band], ranked)), itertools.repeat(band)
-            ):
+            order = in_order(bands[ranked, band], np.arange(len(ranked)))
+            for found, jaccard, count in pool.map(compare, _parts(order), repeat(band), repeat(sets)):
                 rows.append(found)
                 jaccards.append(jaccard)
                 compared += count
     pairs, jaccard = np.concatenate(rows), np.concatenate(jaccards)
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    return Near(pairs[order], jaccard[order], crowded > 0, compared)
+    ascending = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return Near(first, pairs[ascending], jaccard[ascending], crowded > 0, compared)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def components(pairs: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """For each of n rows the first row that it hangs together with through pairs, itself where there is none."""
-    parents = np.arange(n)
-    LOOPS.call("unite", pairs, parents)
-    return parents
-
-
-def in_order(keys: NDArray[np.uint32], rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Some rows by their key in a band: key << 32 | place among the rows, sorted."""
-    order = keys[rows].astype(np.uint64) << KEY
-    order |= np.arange(len(rows), dtype=np.uint64)
-    order.sort()
-    return order
+def _candidates(bands: NDArray[np.uint32], rows: Rows) -> Mask:
+    """Which of all rows share a band key with another one of `rows`."""
+    candidates = np.zeros(len(bands), np.bool_)
+    for band in range(bands.shape[1]):
+        order = in_order(bands[rows, band], rows)
+        same = order[1:] >> KEY == order[:-1] >> KEY
+        numbers = (order & ROW).astype(np.int64)
+        candidates[numbers[1:][same]] = True
+        candidates[numbers[:-1][same]] = True
+    return candidates
 
 
 def _parts(order: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
-    """Cut at the borders of buckets, into parts enough to share out."""
+    """Cut at the borders of buckets, into enough parts to share out among threads."""
     begin = 0
     while begin < len(order):
         end = min(len(order), begin + max(1 << 14, len(order) // 64))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import polars as pl
 
 FENCED = r"(?s)```.*?(?:```|\z)"
-
+"""Pattern of a fenced block of code."""
 
 _KEYWORD = (
     r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
     r"|namespace|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE)"
 )
-
 
 CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
     "|".join(
@@ -29,6 +28,7 @@ CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
         )
     )
 )
+"""Pattern of a line that looks like code."""
 
 
 def prose(content: pl.Expr) -> pl.Expr:

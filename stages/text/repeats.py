@@ -1,4 +1,4 @@
-"""Keys that more than one row has: how many rows have each, and the first of them."""
+"""Keys that more than one row has: the number of rows with each, and the first of them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 Keys = NDArray[np.uint64]
 Shard = tuple[NDArray[np.int64], Keys]
-"""Row numbers and keys of a shard, one pair each row and key; no row has a key twice."""
+"""Row numbers and keys of a shard, one pair per row and key; no row has a key twice."""
 
 AT_ONCE = 1 << 25
-"""Keys that are sorted at once: 256 MB."""
+"""Maximum number of keys sorted at once: 256 MB."""
 
 
 class Repeats:
     """The keys that more than one row has.
 
+    Memory: that of `repeated`, and 24 bytes per repeated key.
+
     Args:
         shards: gives the pairs of each shard, in order; called more than once.
         size: number of all pairs.
-
-    Memory is that of `repeated`, and 24 bytes a repeated key.
     """
 
     def __init__(self, shards: Callable[[], Iterator[Shard]], size: int) -> None:
@@ -30,12 +30,12 @@ class Repeats:
         self.firsts = np.full(len(self.keys), -1, np.int64)
         for rows, keys in shards():
             at, there = self._find(keys)
-            new = np.flatnonzero(there)[::-1]  # backwards: what is written last is the first in order
+            new = np.flatnonzero(there)[::-1]  # backwards, so that the first row of a key is written last
             new = new[self.firsts[at[new]] < 0]
             self.firsts[at[new]] = rows[new]
 
     def of(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """How many rows have each key, and the first that has it: 1 and -1 where no other row has it."""
+        """The number of rows with each key, and the first of them; 1 and -1 if no other row has it."""
         at, there = self._find(keys)
         if not len(self.keys):
             return np.ones(len(keys), np.int64), np.full(len(keys), -1, np.int64)
@@ -49,23 +49,23 @@ class Repeats:
 
 
 def repeated(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE) -> tuple[Keys, NDArray[np.int64]]:
-    """Keys that come more than once, sorted, and how often.
+    """Keys that occur more than once, sorted, and how often each occurs.
 
-    The keys are uniform hashes: they are taken by their top bits, in as many passes as keep about `at_once` in memory,
-    8 bytes each and 17 more for each beyond the first of its kind.
+    The keys are uniform hashes. They are sorted by their top bits, in as many passes as hold about `at_once` in memory:
+    8 bytes per key, and 17 more per repetition.
 
     Args:
-        shards: gives the keys of each shard; called once a pass.
+        shards: gives the keys of each shard; called once per pass.
         size: number of all keys.
-        at_once: keys in memory.
+        at_once: number of keys in memory.
     """
     bits = max(0, (size - 1) // at_once).bit_length()
-    found = [_repeated(shards(), size, part, bits) for part in range(1 << bits)]
-    return np.concatenate([keys for keys, _ in found]), np.concatenate([counts for _, counts in found])
+    parts = [_repeated(shards(), size, part, bits) for part in range(1 << bits)]
+    return np.concatenate([keys for keys, _ in parts]), np.concatenate([counts for _, counts in parts])
 
 
 def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[Keys, NDArray[np.int64]]:
-    """Those whose top bits are `part`."""
+    """The repeated keys whose top bits are `part`."""
     if bits:
         shift = np.uint64(64 - bits)
         every = np.concatenate([np.empty(0, np.uint64), *(keys[keys >> shift == part] for keys in shards)])
@@ -80,7 +80,7 @@ def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[
 
 
 def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], np.uint64]:
-    """Where each value of the top bits begins in sorted keys, about four keys a value, and how many bits are below."""
+    """Where each value of the top bits begins in sorted keys, about four keys per value; the number of lower bits."""
     bits = max(1, (len(keys) // 4).bit_length())
     shift = np.uint64(64 - bits)
     tops = np.arange(1 << bits, dtype=np.uint64) << shift

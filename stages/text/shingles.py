@@ -1,4 +1,4 @@
-"""Texts to words, MinHash signatures, band keys and sets of shingles: whole columns, through compiled loops."""
+"""Words, MinHash signatures, band keys and sets of shingles of whole columns, through compiled loops."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LOOPS = Kernels(
     },
 )
 WIDTH = 5
-"""Words a shingle, as in datatrove, text-dedup and Data-Juicer."""
+"""Words per shingle, as in datatrove, text-dedup and Data-Juicer."""
 PART = 1 << 22
-"""Bytes of text that are worked on at once, so that their words stay near the processor; a longer text is one part."""
+"""Bytes of text worked on at once, so that their words stay in the processor's cache; a longer text is one part."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Words:
 
     Attributes:
         hashes: uint64.
-        ends: int64 [n + 1], where each text's words begin in `hashes`, and where the last one's end.
-        keys: uint64 [n, 2]; two texts have the same key if and only if they have the same words, or no words and the
-            same characters but for white space around them.
+        ends: int64 [n + 1], where each text's words begin in `hashes`, and where those of the last one end.
+        keys: uint64 [n, 2]; two texts have the same key if and only if they have the same words, or if they have no
+            words and are equal after stripping white space.
     """
 
     hashes: NDArray[np.uint64]
@@ -46,25 +46,25 @@ class Words:
     keys: Keys
 
     def longest(self) -> int:
-        """Words of the longest text, at least 1."""
+        """Number of words of the longest text, at least 1."""
         return max(1, int(np.diff(self.ends).max(initial=0)))
 
 
 def split(texts: pl.Series) -> Iterator[Words]:
-    """Words of a column of texts (no nulls), by parts of about `PART` bytes, in order."""
+    """Words of a column of texts (no nulls) in parts of about `PART` bytes, in order."""
     return map(words, parts(texts))
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some texts of a column: UTF-8 bytes, and where each begins and the last ends, int64 [n + 1]."""
+    """Some texts of a column: UTF-8 bytes, and where each text begins and the last one ends, int64 [n + 1]."""
 
     text: NDArray[np.uint8]
     offsets: NDArray[np.int64]
 
 
 def parts(texts: pl.Series) -> Iterator[Part]:
-    """A column of texts (no nulls) by parts of about `PART` bytes, in order; a longer text is one part."""
+    """A column of texts (no nulls) in parts of about `PART` bytes, in order; a longer text is one part."""
     buffers = ready(texts).rechunk().to_arrow().buffers()
     offsets = np.frombuffer(buffers[1], np.int64)[: len(texts) + 1]
     text = np.frombuffer(buffers[2] or b"", np.uint8)
@@ -76,15 +76,15 @@ def parts(texts: pl.Series) -> Iterator[Part]:
 
 
 def words(part: Part) -> Words:
-    """Words of some texts."""
+    """Words of a part."""
     offsets = part.offsets
-    found = Words(
+    made = Words(
         np.empty(offsets[-1] - offsets[0] + 1, np.uint64),
         np.empty(len(offsets), np.int64),
         np.empty((len(offsets) - 1, 2), np.uint64),
     )
-    LOOPS.call("split", part.text, offsets, table(), found.hashes, found.ends, found.keys)
-    return found
+    LOOPS.call("split", part.text, offsets, table(), made.hashes, made.ends, made.keys)
+    return made
 
 
 def text_keys(texts: pl.Series) -> Keys:
@@ -93,7 +93,7 @@ def text_keys(texts: pl.Series) -> Keys:
 
 
 def sign(words: Words, count: int, seed: int) -> NDArray[np.uint32]:
-    """MinHash signatures, uint32 [n, count]: equal to those of datasketch 2.0 with `hashfunc=shingle_hash`."""
+    """MinHash signatures, uint32 [n, count], equal to those of datasketch 2.0 with `hashfunc=shingle_hash`."""
     factors, terms = permutations(count, seed)
     signatures = np.empty((len(words.keys), count), np.uint32)
     longest = words.longest()
@@ -103,23 +103,23 @@ def sign(words: Words, count: int, seed: int) -> NDArray[np.uint32]:
 
 
 def band_keys(signatures: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint32]:
-    """One key a band, uint32 [n, bands]; a chance collision costs one comparison, nothing else."""
+    """One key per band, uint32 [n, bands]; a chance collision costs one comparison and nothing else."""
     keys = np.empty((len(signatures), bands), np.uint32)
     LOOPS.call("fold", signatures, rows, keys)
     return keys
 
 
 def shingle_hash(shingle: bytes) -> int:
-    """32-bit hash of one shingle (its words in UTF-8, separated by anything), for datasketch's `hashfunc`."""
+    """32-bit hash of one shingle (its words in UTF-8, with any separators), for datasketch's `hashfunc`."""
     words = next(split(pl.Series([shingle.decode()])))
     sets, _ = shingle_sets(words)
     return int(sets[0] >> np.uint64(32))
 
 
 def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Each text's distinct shingles as sorted 64-bit hashes, one text after the other, and where each one's end.
+    """Sorted 64-bit hashes of each text's distinct shingles, one text after the other, and where each text's end.
 
-    A text of fewer than `WIDTH` words is one shingle; so is one without any word.
+    A text of fewer than `WIDTH` words, or without any, is one shingle.
     """
     most = np.maximum(np.diff(words.ends) - (WIDTH - 1), 1).sum()
     sets, ends = np.empty(most, np.uint64), np.empty(len(words.keys), np.int64)
@@ -132,8 +132,8 @@ def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
 def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
 
-    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister; Python's own is the same one, and is there
-    without loading another library.
+    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister. Python's own generator is the same, and needs
+    no other library.
     """
     state = [seed]
     for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
@@ -146,7 +146,7 @@ def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty where nobody asked for them.
+    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty if the row was not chosen.
 
     Attributes:
         values: uint64.

@@ -1,7 +1,8 @@
 """Compiled loops over Arrow string buffers: words, shingles, MinHash signatures, band keys, sets of shingles.
 
-No Python object is made for a word or a shingle. `stages.shingles` calls these loops through `stages.compiled`, which
-imports this module, and numba, only to compile it: nothing here allocates or raises, and each loop returns a number.
+No Python object is made for a word or a shingle. `stages.text.shingles` calls these loops through
+`stages.text.compiled`, which imports this module and numba only to compile it: nothing here allocates or raises, and
+each loop returns an integer.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -15,7 +16,7 @@ from stages.text.compiled import inner
 
 U8, U32, U64 = np.uint8, np.uint32, np.uint64
 
-SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.words
+SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.words
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)
@@ -42,7 +43,7 @@ def _mix32(h: Any) -> Any:
 
 @inner
 def _character(text: Any, at: Any) -> Any:
-    """The code point at a byte, and the byte after it. Arrow strings are valid UTF-8."""
+    """The code point at a byte, and the position after it. Arrow strings are valid UTF-8."""
     first = text[at]
     if first < U8(0x80):
         return U32(first), at + U64(1)
@@ -58,9 +59,10 @@ def _character(text: Any, at: Any) -> Any:
 
 @inner
 def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
-    """Hashes of a text's words into `words`; how many there are.
+    """Write the hashes of a text's words to `words`, and return their number.
 
-    Every character writes the word so far; a word's end only moves on. That spares the mispredicted branch a word.
+    Every character writes the hash so far, and the end of a word only advances the position: this saves one
+    mispredicted branch per word.
     """
     count, at, hashed = U64(0), U64(start), WORD_SEED
     while at < U64(stop):
@@ -92,7 +94,7 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
 
 @inner
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
-    """Where a text begins and ends without the white space around it."""
+    """Where a text begins and ends after stripping white space."""
     first, last, at = U64(stop), U64(stop), U64(start)
     while at < U64(stop):
         here = at
@@ -106,7 +108,7 @@ def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
 
 @inner
 def _key(words: Any, count: Any) -> Any:
-    """128 bits that stand for a sequence of word hashes: equal for equal sequences, else different for all purposes."""
+    """A 128-bit hash of a sequence of word hashes."""
     key, check = KEY_SEED, WORD_SEED
     for i in range(count):
         key = (key ^ words[i]) * KEY_FACTOR
@@ -117,15 +119,18 @@ def _key(words: Any, count: Any) -> Any:
 
 
 def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> Any:
-    """Word hashes of texts, one after the other, and each text's key; without any word, the key of its bytes.
+    """Word hashes of texts, one text after the other, and the key of each text's words, or of its bytes if it has none.
 
     Args:
         text: uint8, all texts' bytes.
-        offsets: int64 [n + 1], where each text begins in `text`, and where the last ends.
-        table: uint32, `stages.words.table`.
-        words: uint64, filled; one longer than the texts have bytes.
-        ends: int64 [n + 1], filled: where each text's words begin in `words`, and where the last one's end.
+        offsets: int64 [n + 1], where each text begins in `text`, and where the last one ends.
+        table: uint32, `stages.text.words.table`.
+        words: uint64, filled; one longer than the number of bytes.
+        ends: int64 [n + 1], filled: where each text's words begin in `words`, and where those of the last one end.
         keys: uint64 [n, 2], filled.
+
+    Returns:
+        Number of words.
     """
     ends[0] = 0
     for row in range(len(offsets) - 1):
@@ -164,7 +169,7 @@ def _shingles(words: Any, count: Any, key: Any, width: Any, shingles: Any) -> An
 
 @inner
 def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, signature: Any) -> None:
-    """The least value of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
+    """The minimum of each permutation over the shingles: datasketch's "affine32", a * h + b mod 2**32."""
     for i in range(count):
         hashes[i] = _mix32(U32(shingles[i] >> B32))
     for k in range(len(factors)):
@@ -192,10 +197,10 @@ def sign(
         words: uint64, as `split` fills it; so are `ends` and `keys`.
         ends: int64 [n + 1].
         keys: uint64 [n, 2].
-        width: words a shingle.
+        width: words per shingle.
         factors: uint32 [permutations], odd.
         terms: uint32 [permutations].
-        shingles: uint64, room for those of the longest text.
+        shingles: uint64, scratch space for those of the longest text.
         hashes: uint32, the same.
         signatures: uint32 [n, permutations], filled.
     """
@@ -207,7 +212,7 @@ def sign(
 
 
 def fold(signatures: Any, rows: Any, bands: Any) -> Any:
-    """Keys of bands, uint32 [n, bands], from signatures, uint32 [n, permutations], `rows` of them a band."""
+    """Write the keys of bands, uint32 [n, bands], each of `rows` columns of signatures, uint32 [n, permutations]."""
     for row in range(len(bands)):
         for band in range(bands.shape[1]):
             folded = KEY_SEED
@@ -220,7 +225,7 @@ def fold(signatures: Any, rows: Any, bands: Any) -> Any:
 
 @inner
 def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
-    """Sort hashes in place and drop repeats; how many are left. They are uniform: by top bits, then by insertion."""
+    """Sort uniform hashes in place, by top bits and then by insertion; drop repetitions, and return the number left."""
     bits = 1
     while (1 << bits) < count:
         bits += 1
@@ -250,10 +255,10 @@ def _distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
 
 
 def distinct(words: Any, ends: Any, keys: Any, width: Any, spare: Any, starts: Any, sets: Any, set_ends: Any) -> Any:
-    """The set of each text's shingles, sorted: uint64, one after the other in `sets`, up to `set_ends` (int64 [n]).
+    """Write the sorted set of each text's shingles, uint64, one after the other; `set_ends` (int64 [n]) are their ends.
 
-    `spare` (uint64) has room for the shingles of the longest text, `starts` (int64) for twice as many and three more,
-    `sets` for those of all texts, repeats included.
+    Scratch space: `spare` (uint64) is as long as the shingles of the longest text, `starts` (int64) twice as long plus
+    three. `sets` is as long as the shingles of all texts, repetitions included.
     """
     filled = 0
     for row in range(len(keys)):

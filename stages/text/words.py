@@ -1,4 +1,4 @@
-r"""What a word is, for duplicates: the lower-cased `\w+` of Python's `re`, as a table that a compiled loop can read."""
+r"""What a word is: the lower-cased `\w+` of Python's `re`, as a table that a compiled loop can read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 SPACE = 1
-"""Table entry of white space (what `str.strip` strips); 0 stands for every other character outside words."""
+"""Table entry of white space (what `str.strip` strips); every other character outside words is 0."""
 LETTERS = 0x40000
-"""No code point from here on is a letter, a digit or white space (Unicode 16)."""
+"""First code point after all letters, digits and white space (Unicode 16)."""
 ALONE = 1 << 31
-"""Flag of a character that is a word by itself."""
+"""Bit of a table entry: the character is a word by itself."""
 
 SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
@@ -27,23 +27,20 @@ SPACELESS = (
 )
 r"""Scripts written without spaces, as the inside of a regular expression's character class.
 
-There, `\w+` takes a whole clause for one word, and one changed character changes five of a text's few shingles. Each
-of their characters is a word by itself instead.
+In them `\w+` matches a whole clause, and one changed character would change five of a text's few shingles. So each
+character of these scripts is a word by itself.
 """
-
-WORD = re.compile(rf"[{SPACELESS}](?<=\w)|[^\W{SPACELESS}]+")
-"""A word of a lower-cased text: what the compiled loops in `stages.text.shingles_kernel` agree with."""
 
 
 def ready(texts: pl.Series) -> pl.Series:
-    """Texts as `stages.text.shingles_kernel` takes them: lower-cased where that depends on more than one character.
+    """Texts as `stages.text.shingles_kernel` takes them: those with "Σ" or "İ" in lower case.
 
-    Only "Σ" (whose lower case depends on the word's end) and "İ" (which becomes two characters) are so; the rest of a
-    text is lower-cased by table.
+    The lower case of "Σ" depends on its place in the word, and that of "İ" is two characters; all other characters are
+    lower-cased by table.
     """
     odd = texts.str.contains_any(["Σ", "İ"]).fill_null(value=False)
     if odd.any():
-        # A loop over a handful of texts, because only Python's own rule for a final sigma agrees with Python's.
+        # a loop over a handful of texts: only Python's own rule for a final sigma agrees with Python's
         rows = odd.arg_true()
         texts = texts.scatter(rows, [text.lower() for text in texts.gather(rows)])
     return texts
@@ -51,9 +48,9 @@ def ready(texts: pl.Series) -> pl.Series:
 
 @functools.cache
 def table() -> NDArray[np.uint32]:
-    """For each code point: 0 outside words, `SPACE`, or its lower case, with `ALONE` where it is a word by itself.
+    """For each code point: 0 outside words, `SPACE`, or its lower case, with `ALONE` if it is a word by itself.
 
-    Built from this Python's own `re` and `str.lower`, so that both always speak of the same Unicode version.
+    Built from this Python's own `re` and `str.lower`, so that the Unicode version is the same.
     """
     codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, LETTERS)])
     characters = codes.astype("<u4").tobytes().decode("utf-32-le")

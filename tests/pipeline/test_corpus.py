@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 from pipeline.engine import Local
-from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import COLUMNS, groups, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load
@@ -20,7 +19,8 @@ from pipeline.run import Run
 from pipeline.sources import find
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store
-from stages.dedup import Dedup
+from stages.dedup import Dedup, pairs
+from stages.dedup.bands import Matching
 from tests.conftest import ROOT, chat
 from tests.stages.dedup_reference import run as deduplicate
 from tests.stages.test_dedup import corpus as made_texts
@@ -154,9 +154,9 @@ def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
 def test_groups_are_the_clusters_of_dedup(jaccard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same partition as the stage's own `cluster`, whatever the size of parts."""
     texts = made_texts(11, 300)
-    monkeypatch.setattr(corpora, "ROWS", 37)
+    monkeypatch.setattr(pairs, "PART", 37)
     found = groups(pl.Series(texts), jaccard)
-    floor = min(0.5, round(corpora.MARGIN * jaccard, 3))
+    floor = Matching.for_threshold(jaccard).floor
     wanted = deduplicate(tmp_path / "d", texts, Dedup(floor=floor, cluster=jaccard, max_cluster=1)).rows("cluster")
     assert found.tolist() == wanted
     assert 1 < len(np.unique(found)) < 300

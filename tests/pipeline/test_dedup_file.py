@@ -18,10 +18,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dedup.columns import Columns, Texts
+from pipeline.dedup.columns import Columns
+from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.experiments.corpus import read
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
-from stages.dedup.keep import GIVEN, KeepOptions, Kept, keep_best
+from stages.dedup.bands import Matching
+from stages.dedup.keep import GIVEN, Kept, keep_best
 from stages.text import shingles
 from tests.conftest import Refine
 from tests.stages.dedup_reference import greedy, jaccard, run
@@ -29,20 +32,30 @@ from tests.stages.dedup_reference import shingles as slow_shingles
 from tests.stages.test_dedup import corpus
 
 
-def decided(texts: list[str], asked: KeepOptions, rank: list[int] | None = None, part: int = 7) -> Kept:
+def decided(  # noqa: PLR0917
+    texts: list[str],
+    threshold: float = 0.7,
+    rank: list[int] | None = None,
+    part: int = 7,
+    workers: int = 1,
+    bucket: int = 1024,
+) -> Kept:
     """Texts in parts of a few; the longest are the best unless there is a rank."""
     parts = [pl.Series(texts[at : at + part], dtype=pl.String) for at in range(0, len(texts), part)]
     with TemporaryDirectory() as folder:
-        best = np.array(rank, np.int64) if rank is not None else None
-        return keep_best(
-            parts, asked, lambda lengths: -lengths.astype(np.int64) if best is None else best, Path(folder)
-        )
+        matching = Matching.for_threshold(threshold, bucket)
+
+        def ranks(words: np.ndarray) -> np.ndarray:
+            return -words.astype(np.int64) if rank is None else np.array(rank, np.int64)
+
+        return keep_best(parts, threshold, matching, ranks, Path(folder), workers)
 
 
-def keys(texts: list[str], asked: KeepOptions) -> list[list[int]]:
+def keys(texts: list[str], threshold: float) -> list[list[int]]:
     """Band keys of each text."""
-    found = [shingles.sign(part, 128, 1) for part in shingles.split(pl.Series(texts, dtype=pl.String))]
-    return [row for part in found for row in shingles.band_keys(part, asked.bands, asked.rows).tolist()]
+    matching = Matching.for_threshold(threshold)
+    parts = shingles.split(pl.Series(texts, dtype=pl.String))
+    return [row for part in parts for row in matching.keys(part).tolist()]
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,10 +71,9 @@ def test_what_is_kept_is_what_the_slow_rule_keeps(
 ) -> None:
     """Kept rows, the one that stands for each removed one, and its exact Jaccard, however the file is cut."""
     draw, texts = random.Random(seed), corpus(seed, size)
-    asked = KeepOptions(threshold, 25, 5, workers)
     rank = [draw.randrange(5) for _ in texts] if ranked else None
-    found = decided(texts, asked, rank, part=draw.randrange(1, 20))
-    bands = keys(texts, asked)
+    found = decided(texts, threshold, rank, draw.randrange(1, 20), workers)
+    bands = keys(texts, threshold)
     slow = greedy(
         texts,
         threshold,
@@ -85,7 +97,7 @@ def test_a_run_keeps_the_same(tmp_path: Path) -> None:
     signals = stage.merged.select("id").hstack(stage.measured.select("dedup_words"))
     pairs = {"dedup": Pairs(stage.merged["dedup_copy_of"], stage.near)}
     rules = decide(signals, pairs, [KeepBest("duplicate", "dedup", 0.7)], ["dedup_words DESC"])
-    assert rules["keep"].to_list() == decided(texts, KeepOptions(0.7, 25, 5, 1)).mask().tolist()
+    assert rules["keep"].to_list() == decided(texts).mask().tolist()
 
 
 @settings(max_examples=20, deadline=None)
@@ -94,10 +106,9 @@ def test_what_is_given_stays_and_stands_for_others(seed: int, size: int) -> None
     """Every text of an earlier corpus counts, duplicates among them too; new ones near one of them go."""
     texts = corpus(seed, size)
     given = random.Random(seed).randrange(size + 1)
-    asked = KeepOptions(0.6, 30, 4, 1)
     rank = [GIVEN] * given + [-len(_words(text)) for text in texts[given:]]
-    found = decided(texts, asked, rank)
-    bands = keys(texts, asked)
+    found = decided(texts, 0.6, rank)
+    bands = keys(texts, 0.6)
     alike = {
         (i, j): any(a == b for a, b in zip(bands[i], bands[j], strict=True))
         and jaccard(slow_shingles(texts[i]), slow_shingles(texts[j])) >= 0.6
@@ -126,7 +137,7 @@ def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path
     assert done.returncode == 0, done.stderr
     assert refine(*words, "r.parquet", "--kept", "kept.parquet", "--order", "score DESC").returncode == 0
     rank = [GIVEN] * 150 + _rank(frame["score"][150:].to_list())
-    found = decided(frame["body"].to_list(), KeepOptions(0.7, 25, 5, 1), rank)
+    found = decided(frame["body"].to_list(), rank=rank)
     mask, names = found.mask(), frame["name"]
     assert (tmp_path / "kept.txt").read_text().split() == names[150:].filter(pl.Series(mask[150:])).to_list()
     assert pl.read_parquet(tmp_path / "kept.parquet").equals(frame[150:].filter(pl.Series(mask[150:])))
@@ -135,6 +146,37 @@ def test_against_an_earlier_corpus(refine: Refine, frame: pl.DataFrame, tmp_path
     assert removed["duplicate_of"].to_list() == names.gather(found.of[~mask]).to_list()
     assert removed["duplicate_of"].is_in(names[:150].implode()).sum() > 10
     assert json.loads(done.stdout)["texts"] == 150
+
+
+def test_exactly_the_threshold_is_a_duplicate() -> None:
+    """At or above, not above: 30 of 40 shingles go at 0.75, and stay one step beyond; the rule of a run agrees."""
+    words = [f"w{i}" for i in range(44)]
+    texts = [" ".join(words), " ".join(words[:34])]
+    assert decided(texts, 0.75).of.tolist() == [0, 0]
+    assert decided(texts, np.nextafter(0.75, 1)).of.tolist() == [0, 1]
+    near = pl.DataFrame({"id": ["a"], "other": ["b"], "jaccard": pl.Series([0.75], dtype=pl.Float32)})
+    pairs = {"dedup": Pairs(pl.Series(["a", "b"]), near)}
+    signals = pl.DataFrame({"id": ["a", "b"]})
+    for at_least, keep in ((0.75, [True, False]), (0.7500001, [True, True])):
+        assert decide(signals, pairs, [KeepBest("duplicate", "dedup", at_least)])["keep"].to_list() == keep
+
+
+@pytest.mark.parametrize("rank", [[0, 1, 2], [1, 0, 2]])
+def test_of_equally_similar_kept_texts_the_first_stands_for_a_duplicate(rank: list[int]) -> None:
+    """The first row, whichever of the two was kept first; the rule of a run agrees."""
+    words = [f"w{i}" for i in range(100)]
+    tails = [[f"{name}{i}" for i in range(32)] for name in "xy"]
+    texts = [" ".join([*words, *tail]) for tail in tails] + [" ".join(words)]  # 0.75 to the third, 0.6 to each other
+    found = decided(texts, 0.7, rank, bucket=2)
+    assert found.crowded == 0  # two kept ones in a bucket are as many as it may be compared with
+    assert decided(texts, 0.7, rank, bucket=1).crowded == 1
+    assert found.of.tolist() == [0, 1, 0]
+    assert found.jaccard.tolist() == [0, 0, 0.75]
+    ids = pl.Series("id", ["a", "b", "c"])
+    near = pl.DataFrame({"id": ["a", "b"], "other": "c", "jaccard": pl.Series([0.75, 0.75], dtype=pl.Float32)})
+    signals = pl.DataFrame({"id": ids, "rank": rank})
+    rules = decide(signals, {"dedup": Pairs(ids, near)}, [KeepBest("duplicate", "dedup", 0.7)], ["rank ASC"])
+    assert rules["duplicate_of"].to_list() == [None, None, "a"]
 
 
 def test_a_crowd_leaves_one() -> None:
@@ -146,7 +188,7 @@ def test_a_crowd_leaves_one() -> None:
         for _ in range(3):
             text[draw.randrange(300)] = f"x{draw.randrange(10_000)}"
         texts.append(" ".join(text))
-    found = decided(texts, KeepOptions(0.7, 25, 5, 2), part=500)
+    found = decided(texts, part=500, workers=2)
     assert found.mask().sum() == 1
     assert found.compared == 2999
     assert found.jaccard[1:].min() >= 0.7
@@ -160,7 +202,7 @@ def test_a_bound_on_comparisons_is_said() -> None:
         for at in draw.sample(range(200), 8):
             text[at] = f"x{draw.randrange(10**7)}"
         texts.append(" ".join(text))
-    free, bound = decided(texts, KeepOptions(0.7, 25, 5, 1)), decided(texts, KeepOptions(0.7, 25, 5, 1, most=5))
+    free, bound = decided(texts), decided(texts, bucket=5)
     assert free.crowded == 0
     assert bound.crowded > 300
     assert bound.compared < 400 * 25 * 5 < free.compared * 2
@@ -170,9 +212,9 @@ def test_a_bound_on_comparisons_is_said() -> None:
 def test_parts_and_threads_change_nothing() -> None:
     """1 MB texts, empty ones, odd characters: one part or many, one thread or three."""
     texts = [*corpus(9, 80), "", "x " * 500_000, "中" * 300_000, "\0", " ", "Σ İ", "x " * 500_000]
-    whole = decided(texts, KeepOptions(0.6, 30, 4, 1), part=1000)
+    whole = decided(texts, 0.6, part=1000)
     for part, workers in ((1, 1), (3, 3)):
-        other = decided(texts, KeepOptions(0.6, 30, 4, workers), part=part)
+        other = decided(texts, 0.6, part=part, workers=workers)
         assert other.of.tolist() == whole.of.tolist()
         assert other.jaccard.tolist() == whole.jaccard.tolist()
 
@@ -204,7 +246,7 @@ def test_every_kind_of_file_gives_the_same(refine: Refine, frame: pl.DataFrame, 
     done = refine(*words, "--kept", "kept.txt", "--json")
     assert done.returncode == 0, done.stderr
     assert refine(*words, "--kept", "kept.parquet").returncode == 0
-    found = decided(frame["body"].to_list(), KeepOptions(0.7, 25, 5, 1), _rank(frame["score"].to_list()))
+    found = decided(frame["body"].to_list(), rank=_rank(frame["score"].to_list()))
     kept = frame.filter(pl.Series(found.mask()))
     assert (tmp_path / "kept.txt").read_text().splitlines() == kept["name"].to_list()
     assert pl.read_parquet(tmp_path / "kept.parquet").equals(kept)
@@ -237,10 +279,60 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
     written(frame[100:], tmp_path / "b.jsonl")
     (tmp_path / "c.jsonl").write_bytes(b'\n{"body": "bad \xff"}\n\n{"name": "x"}\n')
     columns = Columns.of(tmp_path)
-    texts = Texts([columns], "body")
+    texts = Texts([TextColumn.of(columns, "body")])
     for _ in range(2):
         assert pl.concat([*texts]).to_list() == [*frame["body"], "bad \ufffd", ""]
     assert len(pl.concat([*columns.parts(pl.Schema({"name": pl.String()}))])) == 302
+
+
+def test_kept_rows_are_json_lines_as_they_came(refine: Refine, tmp_path: Path) -> None:
+    """Each kept line byte for byte, without the blank ones and the byte order mark; Parquet rows become objects."""
+    lines = [b'{"text":"a b c d e f",  "n": 1.50}', b'{"n": 2, "text": "A b c d e f!"}', b'{"text": "bad \xff"}']
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n\n".join(lines))
+    (tmp_path / "in" / "d.jsonl.gz").write_bytes(gzip.compress(b'{"text": "last"}'))
+    pl.DataFrame({"text": ["one", "last"], "tags": [["x"], []]}).write_parquet(tmp_path / "in" / "e.parquet")
+    assert refine("dedup", "in", "--order", "first", "--kept", "kept.jsonl").returncode == 0
+    kept = (tmp_path / "kept.jsonl").read_bytes().splitlines()
+    assert kept[:-1] == [lines[0], lines[2], b'{"text": "last"}']
+    assert json.loads(kept[-1]) == {"text": "one", "tags": ["x"]}
+
+
+CONVERSATIONS = [
+    [{"role": "user", "content": "Tell me of\nthe river"}, {"role": "assistant", "content": "It runs under a bridge."}],
+    [{"role": "user", "content": "tell me of the river it"}, {"role": "assistant", "content": "runs under a bridge"}],
+    [{"role": "user", "content": "Call a tool"}, {"role": "assistant", "content": None}],
+    [],
+    [{"role": "user", "content": "call"}, {"role": "assistant", "content": "a tool"}],
+]
+
+
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
+@pytest.mark.parametrize("words", [[], ["--column", "messages"]])
+def test_conversations_are_compared_by_their_text(refine: Refine, tmp_path: Path, name: str, words: list[str]) -> None:
+    """As ingest makes it; `messages` is the column if there is no `text`."""
+    if name == "c.parquet":
+        pl.DataFrame({"messages": CONVERSATIONS, "prompt_id": list("abcde")}).write_parquet(tmp_path / name)
+    else:
+        records = [{"messages": said, "prompt_id": i} for i, said in enumerate(CONVERSATIONS)]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, records)))
+    texts = read(str(tmp_path / name)).frame["text"]
+    column = TextColumn.of(Columns.of(tmp_path / name), "messages")
+    assert pl.concat(column.parts()).to_list() == texts.to_list()
+    done = refine("dedup", name, *words, "--kept", "kept.txt")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
+
+
+def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -> None:
+    """Content in parts is for `refine run`; a list of strings is no conversation."""
+    for value in ([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], ["a", "b"]):
+        written(pl.DataFrame({"messages": [value]}), tmp_path / "c.parquet")
+        (tmp_path / "c.jsonl").write_text(json.dumps({"messages": value}))
+        for name in ("c.parquet", "c.jsonl"):
+            done = refine("dedup", name, "--json")
+            assert done.returncode == 1
+            assert "expected text, or a list of messages with role and content (text)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -258,6 +350,8 @@ def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
         (["c.parquet", "--kept", "no/where.txt"], "no is not a folder"),
         (["c.parquet", "--kept", "c.parquet"], "c.parquet is the file that is read"),
         (["c.parquet", "--removed", "r.csv"], "--removed is r.csv, expected a file that ends in .parquet"),
+        (["c.parquet", "--kept", "k.csv"], "--kept is k.csv, expected a file that ends in .parquet or .jsonl"),
+        (["bytes.parquet", "--kept", "k.jsonl"], "bytes.parquet has a column of bytes, which JSON cannot hold"),
         (["bad.parquet"], "bad.parquet cannot be read"),
         (["bad.jsonl"], "bad.jsonl, line 2: not JSON"),
         (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
@@ -269,14 +363,26 @@ def test_a_users_error_is_one_sentence(
     """It names what was found and what there is; nothing is left behind."""
     written(frame, tmp_path / "c.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
+    pl.DataFrame({"text": ["a"], "raw": [b"b"]}).write_parquet(tmp_path / "bytes.parquet")
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n')
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
     before = sorted(tmp_path.iterdir())
-    done = refine("dedup", *words)
+    done = refine("dedup", *words, *([] if "--kept" in words else ["--json"]))
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_without_an_output_nothing_is_done(refine: Refine, tmp_path: Path) -> None:
+    """One sentence names the options, before any work; with --json or --explain the figures are the output."""
+    (tmp_path / "bad.jsonl").write_bytes(b"no JSON")
+    done = refine("dedup", "bad.jsonl")
+    assert done.returncode == 1
+    assert "nothing would be written: name a file with --kept or --removed" in done.stderr
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n' * 2)
+    assert "1 kept, 1 removed" in refine("dedup", "c.jsonl", "--explain").stdout
+    assert json.loads(refine("dedup", "c.jsonl", "--json").stdout)["removed"] == 1
 
 
 def test_a_monster_cluster_stops_it_unless_allowed(refine: Refine, tmp_path: Path) -> None:
@@ -316,8 +422,10 @@ import sys, tempfile, threading
 from pathlib import Path
 import numpy as np
 import pipeline.dedup.columns, stages.text.shingles
-from pipeline.dedup.columns import Columns, Texts
-from stages.dedup.keep import KeepOptions, keep_best
+from pipeline.dedup.columns import Columns
+from pipeline.dedup.texts import TextColumn, Texts
+from stages.dedup.bands import Matching
+from stages.dedup.keep import keep_best
 
 pipeline.dedup.columns.BYTES = stages.text.shingles.PART = 1 << 20  # what is worked on at once is not what is measured
 
@@ -327,8 +435,9 @@ def anonymous():
 
 def go(name):
     with tempfile.TemporaryDirectory() as scratch:
-        texts = Texts([Columns.of(Path(name))], "text", most=0)
-        return keep_best(texts, KeepOptions(0.7, 25, 5, 1), lambda n: -n.astype(np.int64), Path(scratch)).mask().sum()
+        texts = Texts([TextColumn.of(Columns.of(Path(name)), "text")], most=0)
+        kept = keep_best(texts, 0.7, Matching(), lambda words: -words.astype(np.int64), Path(scratch))
+        return kept.mask().sum()
 
 go(sys.argv[1])
 before, peak, done = anonymous(), [0], threading.Event()
@@ -366,13 +475,13 @@ def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_pa
     written(frame, tmp_path / "a.parquet")
     written(frame.drop("body"), tmp_path / "b.parquet")
     with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
-        list(Texts([Columns.of(tmp_path)], "body"))
+        list(Texts([TextColumn.of(Columns.of(tmp_path), "body")]))
 
 
 def test_jaccard_of_removed_is_exact() -> None:
     """Each removed text has the Jaccard that two Python sets have."""
     texts = corpus(21, 200)
-    found = decided(texts, KeepOptions(0.5, 42, 3, 1))
+    found = decided(texts, 0.5)
     gone = np.flatnonzero(~found.mask())
     assert len(gone) > 50
     for row in gone:

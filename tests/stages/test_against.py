@@ -120,9 +120,19 @@ def test_where_nothing_has_an_id_the_file_and_row_are_named(tmp_path: Path) -> N
 
 
 def test_of_equally_similar_ones_the_first_is_named(tmp_path: Path) -> None:
-    """Whatever order they are compared in."""
-    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in ("One", "two", "three", "four")])
-    assert measured(Against(corpus), [TEXT], tmp_path / "stage")["against_id"].to_list() == ["old.jsonl:1"]
+    """Whatever order they are compared in: of 40 with one Jaccard, each band has others first."""
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": f"{TEXT} {word}"} for word in range(40)])
+    found = measured(Against(corpus), [TEXT, TEXT.upper()], tmp_path / "stage")
+    assert found["against_id"].to_list() == ["old.jsonl:1"] * 2
+
+
+def test_the_floor_itself_counts(tmp_path: Path) -> None:
+    """A Jaccard of exactly `floor` is named; one just under it is not."""
+    words = [f"w{i}" for i in range(44)]
+    corpus = jsonl(tmp_path / "old.jsonl", [{"text": " ".join(words)}])
+    for floor, value in ((0.75, 0.75), (0.7501, None)):
+        stage = Against(corpus, floor=floor, recall=1.0)
+        assert measured(stage, [" ".join(words[:34])], tmp_path / "stage")["against_jaccard"].to_list() == [value]
 
 
 def test_odd_bytes_of_an_earlier_corpus_are_read_as_ingest_reads_them(tmp_path: Path) -> None:
@@ -159,6 +169,14 @@ def test_a_crowd_is_compared_with_its_first_and_said_so(tmp_path: Path) -> None:
     )
     assert found["against_crowded"].to_list() == [True, False]
     assert found["against_jaccard"].to_list() == [1, 1]
+
+
+def test_a_bucket_of_exactly_the_bound_is_no_crowd(tmp_path: Path) -> None:
+    """Two near-duplicates and a bound of 2: nothing can have been missed; a third one is too many."""
+    texts = [{"text": f"{TEXT} {TEXT.upper()} {TEXT} {i}"} for i in range(3)]
+    for size, crowded in ((2, False), (3, True)):
+        stage = Against(jsonl(tmp_path / "old.jsonl", texts[:size]), bucket=2)
+        assert measured(stage, [texts[0]["text"]], tmp_path / "stage")["against_crowded"].to_list() == [crowded]
 
 
 def test_an_increment_is_refined_against_a_run(refine: Refine, tmp_path: Path) -> None:

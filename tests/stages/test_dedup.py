@@ -6,6 +6,7 @@ import random
 import resource
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,6 +129,37 @@ def test_clusters_are_components(tmp_path: Path) -> None:
     assert found.merged["cluster_size"].to_list() == [5, 5, 5, 5, 1, 5]
     assert found.merged["nearest_jaccard"].to_list()[3] == pytest.approx(95 / 97)
     assert found.merged["nearest_jaccard"].to_list()[4] == pytest.approx(pairs(texts, 0.5)[0, 4])
+
+
+WORDS_44 = [f"w{i}" for i in range(44)]
+WHOLE, PREFIX = " ".join(WORDS_44), " ".join(WORDS_44[:34])  # 30 of 40 shingles: a Jaccard of exactly 0.75
+
+
+def test_a_pair_at_exactly_the_clusters_jaccard_is_in_one_cluster(tmp_path: Path) -> None:
+    """At or above, not above; the smallest step beyond parts them."""
+    assert run(tmp_path / "at", [WHOLE, PREFIX], Dedup(cluster=0.75)).rows("cluster") == [0, 0]
+    assert run(tmp_path / "beyond", [WHOLE, PREFIX], Dedup(cluster=0.7500001)).rows("cluster") == [0, 1]
+
+
+def test_a_pair_at_exactly_the_floor_is_written(tmp_path: Path) -> None:
+    """At or above; a floor just beyond it finds nothing."""
+    assert run(tmp_path / "at", [WHOLE, PREFIX], Dedup(floor=0.75, recall=0.9)).pairs() == {(0, 1): 0.75}
+    assert run(tmp_path / "beyond", [WHOLE, PREFIX], Dedup(floor=0.7501, cluster=0.8, recall=0.9)).pairs() == {}
+
+
+def test_a_row_at_exactly_the_clusters_jaccard_leads_no_crowd(tmp_path: Path) -> None:
+    """In a crowded bucket the second text, at 0.75 of the first, is no leader: the third is compared with the first."""
+    texts = [WHOLE, PREFIX, " ".join(WORDS_44[:33])]
+    stage = Dedup(
+        floor=0.3, permutations=1, bucket=2
+    )  # one band of one row: one bucket, if the smallest hash is shared
+    crowd = run(tmp_path / "at", texts, stage)
+    assert crowd.merged["dedup_crowded"].to_list() == [True] * 3
+    assert crowd.pairs().keys() == {(0, 1), (0, 2)}
+    full = run(tmp_path / "full", texts, replace(stage, bucket=3))
+    assert full.merged["dedup_crowded"].to_list() == [False] * 3  # a bucket of exactly that size is no crowd
+    two = run(tmp_path / "beyond", texts, replace(stage, cluster=0.7500001))
+    assert two.pairs().keys() == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_copies_of_one_text_are_a_star(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""What `refine dedup` writes: the kept rows or their ids, and each removed row with the kept one that it repeats."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.dedup.texts import Texts
+from pipeline.sources import SourceError
+from stages.dedup.keep import Kept
+from stages.readers import opened
+
+STEP = 1 << 20
+"""Number of row numbers that are made at once."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The decision about each text.
+
+    Attributes:
+        texts: those of the earlier corpus, if any, and the file's own.
+        ids: the column of ids of each corpus; none if its rows are numbered.
+        kept: of all these texts.
+    """
+
+    texts: Texts
+    ids: Sequence[str | None]
+    kept: Kept
+
+    @property
+    def start(self) -> int:
+        """The first of the file's own texts."""
+        return sum(self.texts.counts[:-1])
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Whether each row of the file is kept."""
+        return self.kept.mask()[self.start :]
+
+    def own_ids(self) -> Iterator[pl.Series]:
+        """Ids of the file's rows, in parts; row numbers from 0 if there is no such column."""
+        return self._ids(len(self.ids) - 1)
+
+    def _ids(self, at: int) -> Iterator[pl.Series]:
+        name, count = self.ids[at], self.texts.counts[at]
+        if name is None:
+            cuts = range(0, count, STEP)
+            return (pl.Series("id", np.arange(cut, min(cut + STEP, count))).cast(pl.String) for cut in cuts)
+        parts = self.texts.corpora[at].columns.parts(pl.Schema({name: pl.String()}))
+        return (part[name].rename("id").fill_null("") for part in parts)
+
+    def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
+        """Ids of some of all texts; `rows` ascend."""
+        return gathered(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
+
+
+def write_ids(result: Result, path: Path) -> None:
+    """Write kept ids, one per line.
+
+    Raises:
+        SourceError: an id has a line break.
+    """
+    mask, begin = result.mask(), 0
+    with path.open("wb") as file:
+        for ids in result.own_ids():
+            chosen = ids.filter(pl.Series(mask[begin : begin + len(ids)]))
+            begin += len(ids)
+            if chosen.str.contains_any(["\n", "\r"]).any():
+                raise SourceError(
+                    f"an id of the column {result.ids[-1]!r} has a line break: write --kept to a .parquet file"
+                )
+            chosen.to_frame().write_csv(file, include_header=False, quote_style="never")
+
+
+def write_removed(result: Result, path: Path) -> None:
+    """Write id, duplicate_of and jaccard (float32) of each removed row."""
+    rows = result.start + np.flatnonzero(~result.mask())
+    others, at = np.unique(result.kept.of[rows], return_inverse=True)
+    pl.DataFrame(
+        {
+            "id": result.id_of(rows),
+            "duplicate_of": result.id_of(others).gather(at),
+            "jaccard": result.kept.jaccard[rows],
+        }
+    ).write_parquet(path)
+
+
+def write_parquet(result: Result, path: Path) -> None:
+    """Write the kept rows, all columns; Parquet keeps its schema.
+
+    Raises:
+        SourceError: a file cannot be read, or lacks a column of the first.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
+    schema = columns.whole_schema()
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for part in columns.parts(schema):
+            chosen = part.filter(pl.Series(mask[begin : begin + len(part)])).to_arrow()
+            begin += len(part)
+            writer = writer or stack.enter_context(pq.ParquetWriter(path, chosen.schema, compression="zstd"))
+            if chosen.num_rows:
+                writer.write_table(chosen)
+        if not writer:
+            stack.enter_context(pq.ParquetWriter(path, pa.schema([])))
+
+
+def write_lines(result: Result, path: Path) -> None:
+    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a Parquet file as objects.
+
+    Raises:
+        SourceError: a file cannot be read.
+    """
+    columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
+    with path.open("wb") as out:
+        for source in columns.paths:
+            if source.suffix == ".parquet":
+                one = replace(columns, paths=(source,))
+                for part in one.parts(one.schema()):
+                    part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)
+                    begin += len(part)
+                continue
+            with opened(source) as file:
+                for line in file:
+                    row = line.removeprefix(b"\xef\xbb\xbf").strip()
+                    if row and mask[begin]:
+                        out.write(row + b"\n")
+                    begin += bool(row)
+
+
+WRITERS: dict[str, Callable[[Result, Path], None]] = {
+    ".parquet": write_parquet,
+    ".jsonl": write_lines,
+    ".txt": write_ids,
+}
+"""How kept rows are written, by the ending of the file."""
+
+
+def gathered(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:
+    """Some rows of a column in parts; `rows` ascend."""
+    begin, taken = 0, [pl.Series("values", [], pl.String)]
+    with contextlib.suppress(StopIteration):
+        while len(rows):
+            part = next(parts)
+            count = int(np.searchsorted(rows, begin + len(part)))
+            taken.append(part.gather(rows[:count] - begin).alias("values"))
+            rows, begin = rows[count:], begin + len(part)
+    return pl.concat(taken)

@@ -1,0 +1,114 @@
+"""The texts that `refine dedup` compares: a column of strings, or of conversations, of one or more corpora."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import polars as pl
+
+from pipeline.dedup.columns import Columns
+from pipeline.sources import SourceError
+from stages.readers import opened
+
+MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
+MAX_LINES = 1000
+"""Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """The texts of some files.
+
+    Attributes:
+        columns: the files.
+        name: the column.
+        kind: text, or a list of messages, whose text is all contents joined by a newline, as in a run.
+    """
+
+    columns: Columns
+    name: str
+    kind: pl.DataType
+
+    @classmethod
+    def of(cls, columns: Columns, name: str) -> TextColumn:
+        """The column `name`; `messages` instead of `text` if there is no column `text`.
+
+        Raises:
+            SourceError: there is no such column, or it holds neither text nor conversations.
+        """
+        schema = columns.schema()
+        if name == "text" and name not in schema and "messages" in schema:
+            name = "messages"
+        if name not in schema:
+            there = ", ".join(schema) or "none"
+            raise SourceError(f"{columns.name} has no column {name!r}: name one with --column (there are {there})")
+        kind = schema[name]
+        if kind == pl.Unknown:
+            kind = _json_kind(columns, name)
+        turn = kind.inner if isinstance(kind, pl.List) else None
+        conversation = isinstance(turn, pl.Struct) and pl.Field("content", pl.String) in turn.fields
+        if (kind.is_nested() and not conversation) or kind.is_numeric():
+            raise SourceError(
+                f"{columns.name}: the column {name!r} is {kind}, expected text, or a list of messages with role and "
+                f"content (text)"
+            )
+        return cls(columns, name, kind if conversation else pl.String())
+
+    def parts(self) -> Iterator[pl.Series]:
+        """All texts in parts; null is the empty text."""
+        for part in self.columns.parts(pl.Schema({self.name: self.kind})):
+            texts = part[self.name]
+            if self.kind != pl.String:
+                texts = texts.list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
+            yield texts.fill_null("")
+
+
+def _json_kind(columns: Columns, name: str) -> pl.DataType:
+    """Whether the first value of a JSON column that is not null is a conversation; else it is read as text."""
+    with opened(columns.paths[0]) as file:
+        for line in filter(bytes.strip, islice(file, MAX_LINES)):
+            value = json.loads(line.decode("utf-8-sig", "replace")).get(name)
+            if isinstance(value, list):
+                texts = all(isinstance(one, dict) and not isinstance(one.get("content"), list | dict) for one in value)
+                return MESSAGES if texts else pl.List(pl.Unknown())
+            if value is not None:
+                break
+    return pl.String()
+
+
+@dataclass
+class Texts:
+    """The texts of one or more corpora, iterated more than once.
+
+    Attributes:
+        corpora: one after the other.
+        most: maximum size in bytes of the texts that are kept in memory; larger corpora are read again.
+        tell: called with the number of rows read so far.
+        counts: rows of each corpus, once they have been iterated.
+    """
+
+    corpora: Sequence[TextColumn]
+    most: int = 1 << 28
+    tell: Callable[[int], None] | None = None
+    counts: list[int] = field(default_factory=list)
+    _kept: list[pl.Series] = field(default_factory=list)
+    _whole: bool = False
+
+    def __iter__(self) -> Iterator[pl.Series]:
+        if self._whole:
+            yield from self._kept
+            return
+        self._kept, self.counts, size = [], [], 0.0
+        for corpus in self.corpora:
+            self.counts.append(0)
+            for texts in corpus.parts():
+                self.counts[-1] += len(texts)
+                size += texts.estimated_size()
+                self._kept = [*self._kept, texts] if size <= self.most else []
+                if self.tell:
+                    self.tell(sum(self.counts))
+                yield texts
+        self._whole = size <= self.most

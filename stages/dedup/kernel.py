@@ -1,0 +1,287 @@
+"""Compiled loops over rows: exact copies, pairs that share a band key, the nearest row of an index, the keep rule."""
+# ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from stages.text.compiled import inner
+
+U32, U64 = np.uint32, np.uint64
+B32, ROW = U64(32), U64(0xFFFFFFFF)
+
+
+@inner
+def _jaccard(sets: Any, first: Any, first_end: Any, others: Any, second: Any, second_end: Any, floor: Any) -> Any:
+    """Jaccard of two sorted sets, or 0 as soon as it cannot reach `floor`."""
+    a, b = first_end - first, second_end - second
+    least = floor / (1.0 + floor) * (a + b) - 0.5
+    shared = 0
+    while first < first_end and second < second_end:
+        if shared + min(first_end - first, second_end - second) < least:
+            return 0.0
+        for _ in range(16):
+            if first == first_end or second == second_end:
+                break
+            x, y = sets[first], others[second]
+            shared += x == y
+            first += x <= y
+            second += y <= x
+    return shared / (a + b - shared)
+
+
+@inner
+def _nearest(
+    numbers: Any, begin: Any, end: Any, turn: Any, stamps: Any, sets: Any, first: Any, last: Any, others: Any,
+    ends: Any, floor: Any, best: Any, nearness: Any
+) -> Any:  # fmt: skip
+    """The nearest row of a bucket to a set, if it is nearer than `best`; of equally near ones the first.
+
+    Rows that were met this turn, in another bucket, are passed over.
+
+    Returns:
+        The row and its Jaccard, else `best` and `nearness`; and how many were compared.
+    """
+    compared = 0
+    for at in range(begin, end):
+        i = np.int64(U64(numbers[at]) & ROW)
+        if stamps[i] == turn:
+            continue
+        stamps[i] = turn
+        compared += 1
+        jaccard = _jaccard(sets, first, last, others, ends[i], ends[i + 1], max(floor, nearness))
+        if jaccard >= floor and (jaccard > nearness or (jaccard == nearness and i < best)):
+            best, nearness = i, jaccard
+    return best, nearness, compared
+
+
+@inner
+def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
+    """Whether rows i < j were compared in an earlier band: in any bucket that they share, unless it was crowded."""
+    for earlier in range(band):
+        if bands[i, earlier] == bands[j, earlier]:
+            bit = U64(1) << U64(earlier)
+            if not crowded[i] & bit or leads[i] & bit:
+                return True
+    return False
+
+
+def pairs_loop(
+    order: Any, ranked: Any, bands: Any, band: Any, sets: Any, ends: Any, crowded: Any, leads: Any, heads: Any,
+    floor: Any, near: Any, state: Any, pairs: Any, jaccards: Any
+) -> Any:  # fmt: skip
+    """Compare the rows of each bucket of `order`: rows and Jaccard of pairs at or above `floor`.
+
+    In a bucket of more rows than `heads` has room for, each row is compared with the leaders before it: the first row,
+    and then each that is under `near` with all leaders so far, as long as there is room.
+
+    Args:
+        order: uint64, band key << 32 | rank, sorted.
+        ranked: int64, the row of each rank.
+        bands: uint32 [n, bands].
+        band: the band that `order` is of.
+        sets: uint64, sorted sets of shingles, one after the other.
+        ends: int64 [n + 1].
+        crowded: uint64 [n], filled: a bit per band in which the row's bucket is too large.
+        leads: uint64 [n], filled: a bit per band in which the row leads such a bucket.
+        heads: int64, room for leaders, kept from call to call.
+        floor: smallest Jaccard of a pair.
+        near: a row at least this similar to a leader does not become a leader.
+        state: int64 [4], zeros at first, kept from call to call: where the bucket begins, the next row in it, its
+            leaders, pairs compared.
+        pairs: int64 [more than leaders, 2], filled.
+        jaccards: float32, filled.
+
+    Returns:
+        Number of pairs found. There may be more, for another call, as long as `state[0]` is not the length of `order`.
+    """
+    limit, bit, found = len(heads), U64(1) << U64(band), 0
+    begin, at, led, compared = state[0], state[1], state[2], state[3]
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order) and order[end] >> B32 == order[begin] >> B32:
+            end += 1
+        crowd = end - begin > limit
+        while at < end and found + limit <= len(pairs):
+            j = ranked[order[at] & ROW]
+            alone = True
+            for other in range(led if crowd else at - begin):
+                i = heads[other] if crowd else ranked[order[begin + other] & ROW]
+                met = _met(bands, crowded, leads, i, j, band)
+                if met and not crowd:
+                    continue
+                compared += 1
+                jaccard = _jaccard(sets, ends[i], ends[i + 1], sets, ends[j], ends[j + 1], floor)
+                alone = alone and jaccard < near
+                if met or jaccard < floor:
+                    continue
+                pairs[found, 0], pairs[found, 1], jaccards[found] = min(i, j), max(i, j), jaccard
+                found += 1
+            if crowd:
+                crowded[j] |= bit
+                if alone and led < limit:
+                    heads[led] = j
+                    led += 1
+                    leads[j] |= bit
+            at += 1
+        if at < end:
+            break
+        begin, led = end, 0
+    state[0], state[1], state[2], state[3] = begin, at, led, compared
+    return found
+
+
+def first_alike(keys: Any, slots: Any, first: Any) -> Any:
+    """For each row the first row of the same key, through an open hash table (`slots`: -1, a power of two of them)."""
+    mask = U64(len(slots) - 1)
+    for row in range(len(keys)):
+        slot = keys[row, 0] & mask
+        while slots[slot] >= 0 and (keys[slots[slot], 0] != keys[row, 0] or keys[slots[slot], 1] != keys[row, 1]):
+            slot = (slot + U64(1)) & mask
+        if slots[slot] < 0:
+            slots[slot] = row
+        first[row] = slots[slot]
+    return len(keys)
+
+
+def unite(pairs: Any, parents: Any) -> Any:
+    """Union-find: afterwards the parent of each row is the first row of its component."""
+    for k in range(len(pairs)):
+        i, j = pairs[k, 0], pairs[k, 1]
+        while parents[i] != i:
+            parents[i] = parents[parents[i]]
+            i = parents[i]
+        while parents[j] != j:
+            parents[j] = parents[parents[j]]
+            j = parents[j]
+        parents[max(i, j)] = min(i, j)
+    for row in range(len(parents)):
+        parents[row] = parents[parents[row]]
+    return len(parents)
+
+
+def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
+    """Replace the keys of a band by where their bucket begins among the rows that share a key, from 1; 0 if none does.
+
+    Args:
+        order: uint64, band key << 32 | row, sorted.
+        band: the band that `order` is of.
+        bands: uint32 [n, bands], changed in this band for the rows of `order`.
+        shared: uint8 [n], set to 1 for rows that share the key.
+
+    Returns:
+        Number of rows that share a key of this band, plus 1.
+    """
+    begin, place = 0, 1
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order) and order[end] >> B32 == order[begin] >> B32:
+            end += 1
+        alone = end == begin + 1
+        for at in range(begin, end):
+            row = order[at] & ROW
+            bands[row, band] = U32(0 if alone else place)
+            if not alone:
+                shared[row] = 1
+        place += 0 if alone else end - begin
+        begin = end
+    return place
+
+
+def keep_best_loop(
+    order: Any, given: Any, bands: Any, bases: Any, slots: Any, filled: Any, sets: Any, ends: Any, threshold: Any,
+    most: Any, stamps: Any, kept_of: Any, jaccards: Any, crowded: Any
+) -> Any:  # fmt: skip
+    """Take rows best first; keep each that reaches the threshold with no kept row that it shares a band key with.
+
+    Buckets hold kept rows only, so that a row is compared with few, however many duplicates there are.
+
+    Args:
+        order: int64, rows that share a band key, the best first.
+        given: number of the first rows that are always kept.
+        bands: uint32 [n, bands], as `places` leaves them.
+        bases: int64 [bands], where the places of a band begin in `slots`.
+        slots: uint32, zeros; kept rows by bucket.
+        filled: uint32, zeros; at a bucket's beginning, how many it holds.
+        sets: uint64, sorted sets of shingles, one after the other.
+        ends: int64 [n + 1].
+        threshold: smallest Jaccard of duplicates.
+        most: maximum number of kept rows of a bucket that a row is compared with, the best of them.
+        stamps: uint32 [n], zeros; the turn in which a kept row was last met.
+        kept_of: int64 [n], each row's own number; for a row that is not kept, filled with the nearest kept one.
+        jaccards: float32 [n], filled with the Jaccard to that.
+        crowded: uint8 [n], set to 1 for rows whose bucket held more than `most`.
+
+    Returns:
+        Number of pairs compared.
+    """
+    total = 0
+    for turn in range(len(order)):
+        j, nearest, nearness = order[turn], np.int64(-1), 0.0
+        for band in range(bands.shape[1] if turn >= given else 0):
+            if bands[j, band] == 0:
+                continue
+            start = bases[band] + np.int64(bands[j, band])
+            held = np.int64(filled[start])
+            if held > most:
+                crowded[j] = 1
+            nearest, nearness, compared = _nearest(
+                slots, start, start + min(held, most), turn + 1, stamps, sets, ends[j], ends[j + 1], sets, ends,
+                threshold, nearest, nearness
+            )  # fmt: skip
+            total += compared
+        if nearest >= 0:
+            kept_of[j], jaccards[j] = nearest, nearness
+            continue
+        for band in range(bands.shape[1]):
+            if bands[j, band] > 0:
+                start = bases[band] + np.int64(bands[j, band])
+                slots[start + np.int64(filled[start])] = j
+                filled[start] += 1
+    return total
+
+
+def nearest_loop(
+    keys: Any, starts: Any, sets: Any, ends: Any, order: Any, old_sets: Any, old_ends: Any, floor: Any, limit: Any,
+    stamps: Any, jaccards: Any, nearest: Any, crowded: Any
+) -> Any:  # fmt: skip
+    """The row of an index with the highest Jaccard to each text; of equally similar rows the first.
+
+    Args:
+        keys: uint32 [n, bands], band keys of the texts.
+        starts: int64 [n, bands], the first place in each band's order with that key or a larger one.
+        sets: uint64, the texts' sorted sets of shingles, one after the other.
+        ends: int64 [n], where each set ends.
+        order: uint64 [bands, m], key << 32 | row, sorted.
+        old_sets: uint64, sorted sets of the index's rows.
+        old_ends: int64 [rows + 1].
+        floor: smallest Jaccard that counts.
+        limit: maximum number of rows of a bucket that a text is compared with, the first ones.
+        stamps: uint32 [rows], zeros; the last text that a row was compared with, counted from 1.
+        jaccards: float32 [n], filled; 0 if no row reaches the floor.
+        nearest: int64 [n], filled; -1 if no row reaches the floor.
+        crowded: uint8 [n], set to 1 for texts whose bucket has more than `limit` rows.
+
+    Returns:
+        Number of pairs compared.
+    """
+    total, begin = 0, 0
+    for text in range(len(keys)):
+        best, nearness = np.int64(-1), 0.0
+        for band in range(keys.shape[1]):
+            start, numbers = starts[text, band], order[band]
+            end = start
+            while end < len(numbers) and end < start + limit and numbers[end] >> B32 == U64(keys[text, band]):
+                end += 1
+            if end == start + limit and end < len(numbers) and numbers[end] >> B32 == U64(keys[text, band]):
+                crowded[text] = 1
+            best, nearness, compared = _nearest(
+                numbers, start, end, text + 1, stamps, sets, begin, ends[text], old_sets, old_ends, floor, best,
+                nearness
+            )  # fmt: skip
+            total += compared
+        jaccards[text], nearest[text] = nearness, best
+        begin = ends[text]
+    return total

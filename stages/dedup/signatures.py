@@ -1,0 +1,132 @@
+"""What near-duplicates are searched by: keys and band keys of texts, and their sets of shingles."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from stages.dedup.bands import Matching
+from stages.text.compiled import Kernels
+from stages.text.shingles import Sets, Words, parts, shingle_sets, words
+
+Made = TypeVar("Made")
+Number = TypeVar("Number", bound=np.generic)
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+LOOPS = Kernels(
+    "stages.dedup.kernel",
+    {
+        "first_alike": "u8** i4* i8*",
+        "unite": "i8** i8*",
+        "pairs_loop": "u8* i8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
+        "places": "u8* i8 u4** u1*",
+        "keep_best_loop": "i8* i8 u4** i8* u4* u4* u8* i8* f8 i8 u4* i8* f4* u1*",
+        "nearest_loop": "u4** i8** u8* i8* u8** u8* i8* f8 i8 u4* f4* i8* u1*",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What is known of texts before they are compared.
+
+    Attributes:
+        keys: uint64 [n, 2]; equal for exact copies only.
+        words: uint32 [n], words of each text.
+        bands: uint32 [n, bands].
+    """
+
+    keys: NDArray[np.uint64]
+    words: NDArray[np.uint32]
+    bands: NDArray[np.uint32]
+
+
+def sign_texts(
+    texts: Iterable[pl.Series], matching: Matching, workers: int = 1, file: IO[bytes] | None = None
+) -> Signatures:
+    """Signatures of a column of texts in parts (no nulls); band keys are mapped from `file` if there is one."""
+
+    def signed(part: Words) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]:
+        return part.keys, np.diff(part.ends).astype(np.uint32), matching.keys(part)
+
+    keys, lengths = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint32)]
+    bands = [np.empty((0, matching.bands()[0]), np.uint32)]
+    for key, length, band in each_part(signed, texts, workers):
+        keys.append(key)
+        lengths.append(length)
+        if file:
+            file.write(band.data)
+        else:
+            bands.append(band)
+    whole = mapped(file, np.uint32).reshape(-1, matching.bands()[0]) if file else np.concatenate(bands)
+    return Signatures(np.concatenate(keys), np.concatenate(lengths), whole)
+
+
+def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], workers: int) -> Sets:
+    """Sets of shingles of the chosen rows, mapped from a file.
+
+    Args:
+        texts: the chosen rows only, in order, in parts.
+        chosen: bool [n].
+        file: empty, open for reading and writing.
+        workers: threads.
+    """
+    sizes = [np.empty(0, np.int64)]
+    for values, ends in each_part(shingle_sets, texts, workers):
+        file.write(values.data)
+        sizes.append(np.diff(ends, prepend=0))
+    ends = np.zeros(len(chosen) + 1, np.int64)
+    ends[1:][chosen] = np.concatenate(sizes)
+    return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
+
+
+def each_part(work: Callable[[Words], Made], texts: Iterable[pl.Series], workers: int) -> Iterator[Made]:
+    """Apply a function to the words of texts by parts, in order; at most two parts per thread wait in memory."""
+    every = (part for some in texts for part in parts(some))
+    if workers == 1:
+        yield from (work(words(part)) for part in every)
+        return
+    waiting: deque[Future[Made]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for part in every:
+            waiting.append(pool.submit(lambda one: work(words(one)), part))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def first_alike(keys: NDArray[np.uint64]) -> Rows:
+    """For each row of keys, [n, 2], the first row that equals it: a hash table, 8 to 16 bytes per row."""
+    slots = np.full(1 << max(4, (2 * len(keys)).bit_length()), -1, np.int32)
+    first = np.empty(len(keys), np.int64)
+    LOOPS.call("first_alike", keys, slots, first)
+    return first
+
+
+def in_order(keys: NDArray[np.uint32], numbers: Rows) -> NDArray[np.uint64]:
+    """Buckets of a band: key << 32 | number, sorted."""
+    order = keys.astype(np.uint64) << np.uint64(32)
+    order |= numbers.astype(np.uint64)
+    order.sort()
+    return order
+
+
+def mapped(file: IO[bytes], dtype: type[Number]) -> NDArray[Number]:
+    """A file of numbers, open for reading and writing, as an array that the system pages in and out."""
+    file.flush()
+    return np.memmap(file, dtype, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, dtype)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
