@@ -125,16 +125,13 @@ class Manifest:
         Raises:
             RunFolderError: it is not there, is not JSON, or lacks a field; the message says how to make it again.
         """
-        again = f"start `refine decide {store.folder}` to write it again"
         try:
             return cls.from_json(read_json(store.manifest))
-        except FileNotFoundError as error:
-            raise RunFolderError(f"{store.manifest} is not there: {again}") from error
-        except KeyError as error:
-            raise RunFolderError(f"{store.manifest} is damaged (it lacks {error}): {again}") from error
-        except (RunFolderError, TypeError, AttributeError, RecursionError) as error:
-            why = error.__cause__ or error
-            raise RunFolderError(f"{store.manifest} is damaged ({why}): {again}") from error
+        except (FileNotFoundError, RunFolderError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else error.__cause__ or error
+            raise RunFolderError(
+                f"{store.manifest} is damaged ({why}): start `refine decide {store.folder}` to write it again"
+            ) from error
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Self:
@@ -147,7 +144,9 @@ class Manifest:
         return cls(
             refine=table["refine"],
             packages=dict(table["packages"]),
-            **{key: source[key] for key in ("source", "digest", "shape")},
+            source=source["source"],
+            digest=source["digest"],
+            shape=source["shape"],
             inputs=tuple(_input(one) for one in source["files"]),
             stages=tuple(_record(StageRecord, stage) for stage in plan["stages"]),
             rules=tuple(_record(RuleCount, rule) for rule in plan["rules"]),
@@ -160,13 +159,13 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The value that manifest.json holds, its keys in the file's order."""
-        said = asdict(self)
+        values = asdict(self)
         return {
             "refine": self.refine,
             "packages": self.packages,
-            "source": {**{key: said[key] for key in ("source", "digest", "shape")}, "files": said["inputs"]},
-            "plan": {key: said[key] for key in ("stages", "rules", "order", "left_out")},
-            "counts": said["counts"],
+            "source": {**{key: values[key] for key in ("source", "digest", "shape")}, "files": values["inputs"]},
+            "plan": {key: values[key] for key in ("stages", "rules", "order", "left_out")},
+            "counts": values["counts"],
             "by_rule": self.by_rule,
             "seconds": self.seconds,
             "remarks": self.remarks,
@@ -212,11 +211,11 @@ def record(
     Args:
         plan: what was measured and decided.
         shards: the shard list.
-        decisions: one row per conversation, with a boolean per rule.
-        nulls: conversations in which a signal of the rule is unknown, by reason.
-        written: what the output shards hold.
-        seconds: per step.
-        remarks: by stage.
+        decisions: see `rules.decide`.
+        nulls: conversations in which a rule is unknown, by reason.
+        written: conversations and tokens of all output shards.
+        seconds: wall time by step.
+        remarks: sentences by stage.
     """
     first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
     return Manifest(

@@ -107,8 +107,8 @@ class _Step:
 
     @property
     def silent(self) -> bool:
-        """Whether this is a fit or a merge: it reports only its start and its end."""
-        return ":" in self.name
+        """Whether this is a fit or a merge, which reports only its start and its end."""
+        return self.name.endswith((": fit", ": merge"))
 
     def update(self, done: int, total: int, now: float) -> None:
         self.done, self.total = done, total

@@ -208,16 +208,21 @@ def dedup(
         Path | None, typer.Option(metavar="OUT.parquet", help="File for the removed ids: id, duplicate_of, jaccard.")
     ] = None,
     column: Annotated[
-        str, typer.Option(help="The column of texts, or of messages; without a `text` column, `messages`.")
+        str, typer.Option(metavar="NAME", help="Column of texts, or of messages. Without a `text` column, `messages`.")
     ] = "text",
     id: Annotated[  # noqa: A002
-        str | None, typer.Option("--id", help="The column of ids. By default `id`, else row numbers from 0.")
+        str | None,
+        typer.Option("--id", metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Two texts are duplicates at or above this Jaccard of their word 5-grams.")
+        float,
+        typer.Option(metavar="JACCARD", help="Two texts are duplicates at or above this Jaccard of word 5-grams."),
     ] = 0.7,
     order: Annotated[
-        str, typer.Option(help='Which of two duplicates is kept: longest, first, or by a column, such as "score DESC".')
+        str,
+        typer.Option(
+            metavar="ORDER", help='Which duplicate is kept: longest, first, or by a column, such as "score DESC".'
+        ),
     ] = "longest",
     against: Annotated[
         Path | None,
@@ -234,7 +239,7 @@ def dedup(
             help="Stop if more than this share of the texts, and 1,000 or more, are duplicates of one text.",
         ),
     ] = 0.05,
-    workers: Annotated[int, typer.Option(min=0, help="Threads; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Threads; 0: one per core.")] = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Print bands, S-curve, recall and clusters.")] = False,
     as_json: o.AsJson = False,
 ) -> None:

@@ -71,8 +71,10 @@ def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
         out = console()
         rows = f"the first {limits.limit:,} rows of " if limits.limit else ""
         what = f"{len(plan.stages)} stages, {len(plan.signals)} signals, {len(plan.rules)} rules"
-        out.print(Text(safe(f"would refine {rows}{source.name} ({shape or 'unknown shape'}) into {folder}: {what}")))
-        out.print(Text(safe(f"cannot run: {'; '.join(missing)}" if missing else "can run: nothing is missing")))
+        target = f"{rows}{source.name} ({shape or 'unknown shape'}) into {folder}"
+        out.print(Text(safe(f"would refine {target}: {what}")), soft_wrap=True)
+        able = f"cannot run: {'; '.join(missing)}" if missing else "can run: nothing is missing"
+        out.print(Text(safe(able)), soft_wrap=True)
         _print_plan(plan, states, verbose=verbose)
     if missing:
         sys.exit(1)

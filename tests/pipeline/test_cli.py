@@ -88,7 +88,8 @@ def test_a_mistyped_command_is_one_sentence_with_what_was_meant(refine: Refine, 
 
 def test_completion_is_installed_and_completes(tmp_path: Path) -> None:
     """The script that is installed asks `refine` itself what can follow."""
-    done = start("--install-completion", "bash", cwd=tmp_path, HOME=str(tmp_path))
+    named = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # tests may have no shell
+    done = start("--install-completion", "bash", cwd=tmp_path, **named)
     assert done.returncode == 0, done.stderr
     assert "_REFINE_COMPLETE=complete_bash" in (tmp_path / ".bash_completions" / "refine.sh").read_text()
     asked = {"_REFINE_COMPLETE": "complete_bash", "COMP_WORDS": "refine sta", "COMP_CWORD": "1"}
@@ -169,12 +170,20 @@ def test_all_commands_are_tested() -> None:
     ],
 )
 def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], said: str) -> None:
-    """On stderr, exit code 1, no traceback; --debug shows it."""
+    """On stderr, exit code 1, no traceback."""
     done = refine(*words)
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" in refine(*words, "--debug").stderr
+
+
+@pytest.mark.parametrize("words", [["--debug", "status", "nowhere"], ["status", "nowhere", "--debug"]])
+def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
+    """Before and after the command."""
+    done = start(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "RunFolderError: there is no folder nowhere" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +226,7 @@ def test_a_dry_run_writes_nothing(refine: Refine, jsonl: Jsonl, tmp_path: Path) 
     done = refine(*words)
     assert done.returncode == 0, done.stderr
     first, second, *_ = done.stdout.splitlines()
-    assert re.fullmatch(r"would refine corpus.jsonl \(ultrachat\) into r: 1 stages?, \d+ signals, \d+ rules", first)
+    assert re.fullmatch(r"would refine \S+/corpus.jsonl \(ultrachat\) into r: 3 stages, 4 signals, 3 rules", first)
     assert second == "can run: nothing is missing"
     assert "words < 12" in done.stdout
     assert "copy_of" not in done.stdout
@@ -229,7 +238,7 @@ def test_a_dry_run_says_what_is_missing(refine: Refine, jsonl: Jsonl) -> None:
     """Exit code 1, and the reason in the second line."""
     done = refine("run", jsonl([{"foo": 1}]), "--plan", TOY, "--dry-run", "--out", "r")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[1].startswith("cannot run: the records of corpus.jsonl have no known shape")
+    assert re.match(r"cannot run: the records of \S+/corpus.jsonl have no known shape", done.stdout.splitlines()[1])
 
 
 def test_plan_as_json_is_the_plan(refine: Refine) -> None:
@@ -457,3 +466,17 @@ def test_a_stopped_run_says_how_it_goes_on(
     assert "Traceback" not in said
     assert "leaked" not in said
     assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"
+
+
+def test_compare_finds_the_run_that_finished_last(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """In data/runs/ or in the current folder, where --out put it; one that is not complete is passed over."""
+    source = jsonl([chat(i) for i in range(40)])
+    for number, words in enumerate([[], ["--out", "here"], ["--out", "half"]]):
+        assert refine("run", source, "--plan", TOY, "--workers", 1, *words).returncode == 0
+        for manifest in tmp_path.rglob("manifest.json"):
+            if manifest.stat().st_mtime > 1e6:
+                os.utime(manifest, (number, number))
+    (tmp_path / "half" / "manifest.json").unlink()
+    assert json.loads(refine("compare", "--no-train", "--json").stdout)["run"] == "here"
+    os.utime(next((tmp_path / "data" / "runs").iterdir()) / "manifest.json", (9, 9))
+    assert json.loads(refine("compare", "--no-train", "--json").stdout)["run"].startswith("data/runs/corpus-")

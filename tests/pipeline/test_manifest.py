@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
-from pipeline.manifest import HubSplit, Manifest
+from pipeline import plan as planning
+from pipeline.manifest import Counts, HubSplit, Manifest, record
+from pipeline.signals import RuleInputs
 from pipeline.store import RunFolderError, Store
+from pipeline.write import Written
 from tests.conftest import Refine, chat
 
 HUB = {"hub": "a/b", "revision": "0123", "config": None, "split": "train"}
@@ -107,6 +111,30 @@ def test_a_manifest_that_is_not_json_is_one_sentence(tmp_path: Path, text: str) 
     store.manifest.write_text(text)
     with pytest.raises(RunFolderError, match=r"manifest.json is damaged \(.*\): start `refine decide .*` to write"):
         Manifest.load(store)
+
+
+def test_the_manifest_counts_what_each_rule_did() -> None:
+    """A rule fires on more than it is the first for, and is unknown for some; tokens are those that were written."""
+    plan = planning.load(Path(__file__).with_name("toy.toml"))
+    decisions = pl.DataFrame(
+        {
+            "reason": ["too_short", "too_short", "duplicate", None, "far_too_long"],
+            "too_short": [True, True, False, False, False],
+            "far_too_long": [True, False, False, False, True],
+            "duplicate": [False, False, True, False, False],
+        }
+    )
+    inputs = RuleInputs(pl.DataFrame({"words": [1, 2, 30, None, 9], "share_of_longest": [None, 1, 1, 1, 1]}), {}, ())
+    shards = {**TABLE["source"], "rows": 7, "quarantined": 2, "replaced": 1}
+    nulls, written = inputs.nulls(plan.rules), Written(1, 4, 50, 6)
+    made = record(plan, shards, decisions, nulls, written=written, seconds={"write": 1.0}, remarks={})
+    assert [(rule.reason, rule.fired, rule.dropped, rule.nulls) for rule in made.rules] == [
+        ("too_short", 2, 2, 1),
+        ("far_too_long", 2, 1, 1),
+        ("duplicate", 1, 1, 0),
+    ]
+    assert made.by_rule == {"too_short": 2, "far_too_long": 1, "duplicate": 1}
+    assert made.counts == Counts(7, 1, 4, 2, 1, 50, 6)
 
 
 def test_decide_writes_a_damaged_manifest_again(refine: Refine, jsonl: Callable[..., Path], tmp_path: Path) -> None:

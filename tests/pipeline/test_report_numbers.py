@@ -120,7 +120,7 @@ def test_thresholds_are_those_of_the_rules() -> None:
         },
         "test",
     )
-    assert [(one.reason, one.said, one.at) for one in thresholds(plan, "n_words")] == [
+    assert [(one.reason, one.text, one.at) for one in thresholds(plan, "n_words")] == [
         ("a", "n_words < 5", 5.0),
         ("b", "n_words > 1e3", 1000.0),
     ]

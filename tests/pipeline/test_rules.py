@@ -174,13 +174,31 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
         (Drop("r", "COUNT(*) > 3"), "reads no signal"),
         (Drop("r", "x > AVG(x)"), "looks at all conversations at once"),
         (Drop("r", "SUM(x) OVER (PARTITION BY name) > 3"), "looks at all conversations at once"),
+        (Drop("r", "x > COUNT(*)"), "looks at all conversations at once"),
         (Drop("", "x > 3"), "a rule's reason is ''"),
+        (Drop("a\nb", "x > 3"), "a rule's reason is "),
     ],
 )
 def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Rule, said: str) -> None:
     """The sentence names the rule, what was found, and what there is."""
     with pytest.raises(RuleError, match=said):
         rules.check([rule], [], SCHEMA, ["dedup"])
+
+
+@pytest.mark.parametrize(
+    ("n", "sentence"), [(20, "there are c0, c1"), (21, "did you mean c20.*`refine stages` lists all 21")]
+)
+def test_a_missing_column_is_answered_with_all_or_with_similar_ones(n: int, sentence: str) -> None:
+    """Up to 20 columns are listed in full."""
+    with pytest.raises(RuleError, match=sentence):
+        rules.check([Drop("r", "c200 > 3")], [], pl.Schema({f"c{i}": pl.Int64() for i in range(n)}), [])
+
+
+def test_pairs_of_another_corpus_are_refused() -> None:
+    """A first copy that is no conversation of the run."""
+    none = pl.DataFrame(schema={"id": pl.String, "other": pl.String, "jaccard": pl.Float32})
+    with pytest.raises(RuleError, match="name conversations that are not in the run"):
+        decide(SIGNALS, {"k": Pairs(pl.Series(["a", "b", "z"]), none)}, [KeepBest("copy", "k", 0.8)])
 
 
 def test_reasons_and_orders_are_checked() -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, Run
 from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
-from pipeline.write import Written, write
+from pipeline.write import Written, save_decisions, write
+from stages.stage import CorruptInputError
 from tests.conftest import ROOT, Refine, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
@@ -121,6 +123,17 @@ def test_a_run_that_loses_or_doubles_conversations_fails(
         toy()
     assert not (tmp_path / "r" / "manifest.json").exists()
     assert not (tmp_path / "r" / "README.md").exists()
+
+
+def test_decisions_on_other_conversations_are_never_written(toy: Callable[[], Manifest], tmp_path: Path) -> None:
+    """Each shard's ids are compared with those of its decisions, whatever signals the plan reads."""
+    toy()
+    store = Store(tmp_path / "r")
+    decisions = scan_decisions(store).collect()
+    save_decisions(store, decisions.with_columns(pl.col("id").reverse()), [20, 20, 20])
+    plan = replace(planning.load(TOY), columns=())
+    with pytest.raises(CorruptInputError, match=r"00000\.parquet is corrupt: its ids are not those of the decisions"):
+        list(write(plan, store, Local(1), store.shards()))
 
 
 def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) -> None:
@@ -252,7 +265,7 @@ def test_the_output_opens_in_datasets(refine: Refine, jsonl: Jsonl, tmp_path: Pa
         assert found[0]["messages"][0]["role"] == "user"
 
 
-def test_the_manifest_tells_what_was_done(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_the_manifest_records_what_was_done(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """Input digests, plan, versions, counts, nulls and timings are in the manifest; the card counts the same."""
     said = run(refine, jsonl(corpus()), tmp_path / "r")
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text())
@@ -275,7 +288,7 @@ def test_a_limit_reads_the_first_rows_and_ids_stay(refine: Refine, jsonl: Jsonl,
 
 
 @pytest.mark.parametrize("folder", ["refined", "rejected"])
-def test_a_flipped_bit_in_an_output_shard_is_named_and_mended(
+def test_a_flipped_bit_in_an_output_shard_is_named_and_written_again(
     refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str
 ) -> None:
     """The footer alone is not trusted."""
@@ -300,7 +313,7 @@ def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, js
     assert pl.read_parquet(out / "refined" / "*.parquet").height == said["refined"]
 
 
-def test_a_run_that_keeps_nothing_says_so(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_a_run_that_keeps_nothing_warns(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """An empty corpus is hardly what a user wanted."""
     done = refine("run", jsonl(corpus()), "--plan", TOY, "--out", tmp_path / "r", "--drop", "words > 0")
     assert done.returncode == 0

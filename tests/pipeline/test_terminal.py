@@ -43,6 +43,15 @@ def test_time_left_is_not_predicted_from_the_first_shard(clock: Clock, capsys: p
     assert lines[-1] == "ppl: 10,000 rows in 100.0 s"
 
 
+def test_a_stage_of_ones_own_reports_its_rows(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name such as module:Class is no fit."""
+    reporter = ProgressReporter()
+    reporter("mine:Mine", 0, 100)
+    clock.now += 11
+    reporter("mine:Mine", 22, 100)
+    assert capsys.readouterr().err == "mine:Mine: 22 of 100 rows, 2 rows/s, 39 s left\n"
+
+
 def test_a_step_with_nothing_to_do_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """What was measured before is not measured again, and needs no line."""
     ProgressReporter()("ppl", 50, 50)

@@ -32,6 +32,6 @@ def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dic
     if note := folders.replaced(place, f"refine report {run}"):
         say(f"refine: {note}")
     read = finished(run)
-    found = kinds(read.plan, read.store)
-    made = page(banded(read, found), check(read, found, bounds))
+    duplicates = kinds(read.plan, read.store)
+    made = page(banded(read, duplicates), check(read, duplicates, bounds))
     return place, made, build(made, place)

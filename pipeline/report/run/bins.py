@@ -54,13 +54,13 @@ def _logarithmic(known: NDArray[np.float64], *, whole: bool) -> list[float]:
     if not whole:
         return [float(edge) for edge in np.geomspace(low, max(high, low * 1.01), BINS + 1)]
     steps = np.unique(np.round(np.geomspace(low, high + 1, BINS + 1)))
-    found: list[float] = steps.tolist() if steps.size > 1 else [low, low + 1]
-    return found if known.min() > 0 else [0.0, *([] if found[0] == 1 else [1.0]), *found]
+    edges: list[float] = steps.tolist() if steps.size > 1 else [low, low + 1]
+    return edges if known.min() > 0 else [0.0, *([] if edges[0] == 1 else [1.0]), *edges]
 
 
 def places(values: pl.Series, at: Sequence[float]) -> pl.Series:
     """Index of the bin of each value; the outer bins include values beyond them; null if unknown."""
     if len(at) < 2:  # noqa: PLR2004  a bin has two edges
         return pl.Series([None] * values.len(), dtype=pl.Int16)
-    found = np.searchsorted(np.asarray(at, np.float32), values.fill_null(0.0).to_numpy(), side="right") - 1
-    return pl.Series(np.clip(found, 0, len(at) - 2), dtype=pl.Int16).set(values.is_null(), None)
+    index = np.searchsorted(np.asarray(at, np.float32), values.fill_null(0.0).to_numpy(), side="right") - 1
+    return pl.Series(np.clip(index, 0, len(at) - 2), dtype=pl.Int16).set(values.is_null(), None)

@@ -42,8 +42,8 @@ def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
             pl.col("in_dup_kept").filter(pl.col("keep")).mean().alias("dup_refined"),
         ]
     keys = {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}
-    found = run.rows.group_by(list(keys)).agg(*counted).rename(keys)
-    frame = _grid(across, down).join(found, on=["xi", "yi"], how="left", maintain_order="left")
+    filled = run.rows.group_by(list(keys)).agg(*counted).rename(keys)
+    frame = _grid(across, down).join(filled, on=["xi", "yi"], how="left", maintain_order="left")
     frame = frame.with_columns(pl.col("raw", "refined").fill_null(0)).with_columns(
         removed=pl.col("raw") - pl.col("refined"),
         removed_share=pl.when(pl.col("raw") > 0).then(1 - pl.col("refined") / pl.col("raw")),
@@ -62,10 +62,12 @@ def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
     """
     key, names = f"in_{across.key}", run.reasons
     rows = run.rows.select(pl.col(key).alias("xi"), pl.col("reason").cast(pl.String).alias("y"))
-    found = rows.drop_nulls("y").group_by("xi", "y").agg(n=pl.len().cast(pl.Int64))
-    removing = [(i, name) for i, name in enumerate(names) if name in set(found["y"].to_list())]
+    removed = rows.drop_nulls("y").group_by("xi", "y").agg(n=pl.len().cast(pl.Int64))
+    removing = [(i, name) for i, name in enumerate(names) if name in set(removed["y"].to_list())]
     rules = pl.DataFrame(removing, schema={"yi": pl.Int16, "y": pl.String}, orient="row")
-    frame = rules.join(_labels(across, "x"), how="cross").join(found, on=["xi", "y"], how="left", maintain_order="left")
+    frame = rules.join(_labels(across, "x"), how="cross").join(
+        removed, on=["xi", "y"], how="left", maintain_order="left"
+    )
     sizes = rows.group_by("xi").agg(size=pl.len())
     frame = frame.join(sizes, on="xi", how="left", maintain_order="left").with_columns(pl.col("n").fill_null(0))
     return frame.with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0)).drop("size")
@@ -81,13 +83,13 @@ def together(run: BandedRun) -> pl.DataFrame:
     rows, names = run.rows, run.reasons
     alone = {i: int(rows[f"in_rule{i}"].sum()) for i in range(len(names))}
     firing = [i for i, n in alone.items() if n]
-    found = []
+    pairs = []
     for i, j in combinations_with_replacement(firing, 2):
         n = alone[i] if i == j else int((rows[f"in_rule{i}"] & rows[f"in_rule{j}"]).sum())
         for x, y in {(i, j), (j, i)}:
-            found.append((x, y, names[x], names[y], n, n / alone[y]))
+            pairs.append((x, y, names[x], names[y], n, n / alone[y]))
     schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64, "share": pl.Float64}
-    return pl.DataFrame(found, schema=schema, orient="row").sort("yi", "xi")
+    return pl.DataFrame(pairs, schema=schema, orient="row").sort("yi", "xi")
 
 
 def varied(run: BandedRun) -> list[Signal]:
@@ -143,13 +145,13 @@ def correlations(run: BandedRun) -> pl.DataFrame:
     rows = run.rows.select("keep", *names)
     kept = rows.filter(pl.col("keep"))
     raw, refined = (part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, kept))
-    found = []
+    values = []
     for a, b in combinations_with_replacement(names, 2):
         pair = [spearman(part, a, b) for part in (raw, refined)]
         for x, y in {(a, b), (b, a)}:
-            found.append((x, y, *pair))
+            values.append((x, y, *pair))
     schema = {"x": pl.String, "y": pl.String, "raw": pl.Float64, "refined": pl.Float64}
-    frame = pl.DataFrame(found, schema=schema, orient="row").with_columns(change=pl.col("refined") - pl.col("raw"))
+    frame = pl.DataFrame(values, schema=schema, orient="row").with_columns(change=pl.col("refined") - pl.col("raw"))
     return frame.sort("y", "x")
 
 
@@ -158,8 +160,8 @@ def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
     known = rows.select(a=pl.col(a).cast(pl.Float64), b=pl.col(b).cast(pl.Float64)).drop_nulls()
     if known.height < 10:  # noqa: PLR2004  too few to say anything
         return None
-    found = known.select(pl.corr("a", "b", method="spearman")).item()
-    return None if found is None or found != found else float(found)  # noqa: PLR0124  NaN if one is constant
+    rho = known.select(pl.corr("a", "b", method="spearman")).item()
+    return None if rho is None or rho != rho else float(rho)  # noqa: PLR0124  NaN if one is constant
 
 
 def distribution(run: BandedRun, signal: Signal) -> pl.DataFrame:

@@ -31,18 +31,18 @@ def drawn(run: BandedRun) -> pl.DataFrame:
     Every figure draws in the same random order, so that one example serves many cells.
     """
     rows = run.rows.with_row_index("in_row").sort(pl.col("id").hash(_SEED)).with_row_index("in_turn")
-    found: dict[int, None] = {}
+    picks: dict[int, None] = {}
     for columns in _cells(run):
         place = pl.col("in_turn").rank("ordinal").over([*columns, "keep"])
         some = rows.filter(pl.all_horizontal(pl.col(columns).is_not_null())).filter(place <= EACH)
-        found |= dict.fromkeys(some["in_row"].to_list())
+        picks |= dict.fromkeys(some["in_row"].to_list())
     for first, second in _rules(run):
         some = rows.filter(pl.col(first) & pl.col(second)).head(EACH)
-        found |= dict.fromkeys(some["in_row"].to_list())
+        picks |= dict.fromkeys(some["in_row"].to_list())
     for i in range(len(run.signals)):
         some = rows.unique([f"in_s{i}", "keep"], keep="first", maintain_order=True)
-        found |= dict.fromkeys(some["in_row"].to_list())
-    chosen = list(found)[:MAX_EXAMPLES]
+        picks |= dict.fromkeys(some["in_row"].to_list())
+    chosen = list(picks)[:MAX_EXAMPLES]
     twins = run.rows[chosen]["duplicate_of"].drop_nulls()
     kept = rows.filter(pl.col("id").is_in(twins.implode()))["in_row"].to_list()
     chosen = list(dict.fromkeys([*chosen[: MAX_EXAMPLES // 2], *kept[: MAX_EXAMPLES // 4], *chosen]))
@@ -71,15 +71,15 @@ def _rules(run: BandedRun) -> Iterator[tuple[str, str]]:
 
 def examples(run: BandedRun) -> list[dict[str, Any]]:
     """The examples for the page, in the order of the corpus; the last ranked beyond `MAX_BYTES` are omitted."""
-    found: list[tuple[int, dict[str, Any]]] = []
+    ranked: list[tuple[int, dict[str, Any]]] = []
     for (shard,), some in drawn(run).group_by("in_shard", maintain_order=True):
         path = run.store.raw(f"{shard:05}.parquet")
         texts = read_frame(path, ["id", "messages"]).filter(pl.col("id").is_in(some["id"].implode()))
         messages = dict(texts.iter_rows())
-        found += [(row["in_rank"], _one(run, row, messages[row["id"]])) for row in some.iter_rows(named=True)]
+        ranked += [(row["in_rank"], _one(run, row, messages[row["id"]])) for row in some.iter_rows(named=True)]
     left, fitting = MAX_BYTES, []
-    for _, one in sorted(found, key=lambda ranked: ranked[0]):
-        left -= len(orjson.dumps(one)) + 5 * sum(said.count(c) for _, said, _ in one["messages"] for c in "<>&")
+    for _, one in sorted(ranked, key=lambda pair: pair[0]):
+        left -= len(orjson.dumps(one)) + 5 * sum(text.count(c) for _, text, _ in one["messages"] for c in "<>&")
         if left < 0:
             break
         fitting.append(one)
@@ -106,11 +106,11 @@ def _one(run: BandedRun, row: dict[str, Any], messages: list[dict[str, str]] | N
 
 def _tokens(run: BandedRun, row: dict[str, Any]) -> list[str]:
     """Everything that a click can select and that is true of this conversation."""
-    said = [f"{key}:{row[f'in_{key}']}" for key in run.bands]
-    said += [f"s{i}:{row[f'in_s{i}']}" for i in range(len(run.signals)) if row[f"in_s{i}"] is not None]
-    said += [f"rule:{i}" for i in range(len(run.reasons)) if row[f"in_rule{i}"]]
-    said += [f"reason:{run.reasons.index(row['reason'])}"] if row["reason"] else []
-    return [*said, *(["dup:1"] if row.get("in_dup") else []), "kept" if row["keep"] else "dropped"]
+    tokens = [f"{key}:{row[f'in_{key}']}" for key in run.bands]
+    tokens += [f"s{i}:{row[f'in_s{i}']}" for i in range(len(run.signals)) if row[f"in_s{i}"] is not None]
+    tokens += [f"rule:{i}" for i in range(len(run.reasons)) if row[f"in_rule{i}"]]
+    tokens += [f"reason:{run.reasons.index(row['reason'])}"] if row["reason"] else []
+    return [*tokens, *(["dup:1"] if row.get("in_dup") else []), "kept" if row["keep"] else "dropped"]
 
 
 def _values(run: BandedRun, row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -65,22 +65,21 @@ def distributions(run: BandedRun) -> Figure | None:
 def _distribution(run: BandedRun, signal: Signal) -> Panel:
     frame = counts.distribution(run, signal)
     number = run.signals.index(signal)
-    said = [f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()]
+    edges = frame.select("low", "high").iter_rows()
+    ranges = pl.Series([f"{short(low)} to {short(high)}" for low, high in edges], dtype=pl.String)
     bins = frame.with_columns(
-        tip=pl.format(
-            "{} {}: {} conversations, {} kept", pl.lit(signal.name), pl.Series(said, dtype=pl.String), "raw", "refined"
-        ),
+        tip=pl.format("{} {}: {} conversations, {} kept", pl.lit(signal.name), ranges, "raw", "refined"),
         pick=pl.format(f"s{number}:{{}}", "i"),
     )
-    found = thresholds(run.plan, signal.name)
+    limits = thresholds(run.plan, signal.name)
     axis = run.bins[signal.name]
     low, high = axis.edges[0], axis.edges[-1]
-    marks = [_between(threshold) if axis.axis == "whole" else threshold.at for threshold in found]
+    marks = [_between(threshold) if axis.axis == "whole" else threshold.at for threshold in limits]
     marks = [mark for mark in marks if low <= mark <= high]
     unknown = run.rows[signal.name].null_count()
     notes = [
-        f"{reason}: {threshold.said}" + ("" if low <= threshold.at <= high else " (outside the range of this corpus)")
-        for threshold, reason in zip(found, labels([threshold.reason for threshold in found]), strict=True)
+        f"{reason}: {threshold.text}" + ("" if low <= threshold.at <= high else " (outside the range of this corpus)")
+        for threshold, reason in zip(limits, labels([threshold.reason for threshold in limits]), strict=True)
     ]
     if unknown:
         notes.append(f"unknown for {unknown:,} conversations ({unknown / run.rows.height:.1%})")
@@ -91,7 +90,7 @@ def _distribution(run: BandedRun, signal: Signal) -> Panel:
 def _between(threshold: Threshold) -> float:
     """Where a threshold separates whole numbers: "> 0" drops what is right of 0.5."""
     for operator, shift in ((">=", -0.5), ("<=", 0.5), (">", 0.5), ("<", -0.5)):
-        if operator in threshold.said:
+        if operator in threshold.text:
             return threshold.at + shift
     return threshold.at
 

@@ -115,14 +115,14 @@ def removed(run: BandedRun, across: Band) -> Figure | None:
     frame = counts.reasons(run, across)
     if frame.is_empty():
         return None
-    said = pl.Series(across.words).gather(frame["xi"])
+    names = pl.Series(across.words).gather(frame["xi"])
     cells = frame.select(
         *("x", "y"),
         value=pl.when(pl.col("n") > 0).then(pl.col("share")),
         text=_text(frame["n"]),
         tip=pl.format(
             "{} removed {} conversations at {}, {}% of them",
-            *("y", "n", said, (pl.col("share") * 100).round(2)),
+            *("y", "n", names, (pl.col("share") * 100).round(2)),
         ),
         pick=pl.format(f"{across.key}:{{}} reason:{{}}", "xi", "yi"),
     )

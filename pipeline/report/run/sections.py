@@ -115,19 +115,19 @@ def _lacking(run: BandedRun, *keys: str) -> tuple[str, ...]:
 
 def _heatmaps(run: BandedRun) -> Section:
     """Perplexity by toxicity, or substitutes if one of them was not measured."""
-    found, words = [], []
+    figures, words = [], []
     if bands := crossing(run):
         words = [band.word for band in bands]
-        found.append(heatmaps.conversations(run, *bands))
+        figures.append(heatmaps.conversations(run, *bands))
         if run.at_least is not None:
-            found.append(heatmaps.duplicates(run, *bands))
+            figures.append(heatmaps.duplicates(run, *bands))
     dup = (MISSING["dup"],) if run.at_least is None else ()
-    words[1:1] = ["duplicates"] if found and not dup else []
+    words[1:1] = ["duplicates"] if figures and not dup else []
     return Section(
         "heatmaps",
         (", ".join(words[:-1]) + f" and {words[-1]}").capitalize() if words else "Heatmaps",
         "Where the corpus is dense, where it repeats itself, and what refining changed.",
-        tuple(found),
+        tuple(figures),
         missing=(*_lacking(run, "ppl", "tox"), *dup),
     )
 

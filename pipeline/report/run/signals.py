@@ -29,7 +29,7 @@ class Threshold:
     """A number that a rule compares a signal with."""
 
     reason: str
-    said: str
+    text: str
     at: float
 
 
