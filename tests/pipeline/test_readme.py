@@ -142,6 +142,7 @@ def test_every_example_runs(name: str, place: Path, monkeypatch: pytest.MonkeyPa
     Commands and calls that would train for minutes compare without training, or are only parsed.
     """
     import datasets
+
     import refine
 
     compare = refine.compare
