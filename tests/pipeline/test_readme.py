@@ -135,6 +135,7 @@ def execute(text: str, name: str, space: dict[str, Any]) -> None:
     exec(compile(text, name, "exec"), vars(module) if module else space)  # noqa: S102  our own text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GUIDES)
 def test_every_example_runs(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first block of a document to the last, in one folder; a plan is saved before the commands that read it.
