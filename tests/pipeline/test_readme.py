@@ -81,7 +81,9 @@ def quick(words: list[str]) -> list[str] | None:
         return None
     if words[0] == "run" and "--dry-run" not in words:
         source = ["corpus/"] if len(words) == 1 or words[1].startswith("-") else []
-        return [words[0], *source, *words[1:], "--limit", "40"]
+        every = not {"--stages", "--plan"} & set(words)  # toxicity loads a network; one plan of the documents has it
+        few = ["--stages", "heuristics,language,dedup,ppl"] if every else []
+        return [words[0], *source, *words[1:], *few, "--limit", "40"]
     trains = words[0] in {"train", "scale", "compare", "ablate"}
     return None if trains and not {"--no-train", "--points"} & set(words) else words
 
