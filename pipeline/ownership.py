@@ -220,7 +220,7 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
         key = changed[0]
         raise RunFolderError(
             f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
-            f"{origin[key]!r}; choose another --out, or start it as it was"
+            f"{origin[key]!r}; choose another --out, or repeat that run's source and options"
         )
     if complete:
         return

@@ -100,8 +100,8 @@ class Plan:
             floor = getattr(self.pairs[rule.pairs].stage, "floor", 0.0) if isinstance(rule, KeepBest) else 0.0
             if isinstance(rule, KeepBest) and rule.at_least < floor:
                 raise PlanError(
-                    f"rule {rule.reason!r}: at_least is {rule.at_least:g}, and its stage records pairs at or above "
-                    f"{floor:g} only: raise at_least, or lower the floor of the stage"
+                    f"rule {rule.reason!r}: at_least is {rule.at_least:g}, but its stage records only pairs at or "
+                    f"above {floor:g}: raise at_least, or lower the floor of the stage"
                 )
         return self
 
@@ -212,7 +212,7 @@ def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
 def _texts(tables: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     value = tables.get(key, [])
     if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
-        raise PlanError(f"{where}: {key} is {value!r}, expected a list of texts")
+        raise PlanError(f"{where}: {key} is {value!r}, expected a list of strings")
     return tuple(value)
 
 

@@ -118,7 +118,7 @@ def _check_pairs(rule: KeepBest, pairs: Sequence[str]) -> None:
             f"rule {rule.reason!r}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}"
         )
     if not 0 < rule.at_least <= 1:
-        raise RuleError(f"rule {rule.reason!r}: at_least is {rule.at_least}, expected a Jaccard above 0, at most 1")
+        raise RuleError(f"rule {rule.reason!r}: at_least is {rule.at_least}, expected a Jaccard above 0 and at most 1")
 
 
 def _check_condition(rule: Drop, signals: pl.Schema) -> None:

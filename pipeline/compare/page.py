@@ -122,7 +122,7 @@ def corpora_section(pair: Pair, measured: frozenset[str]) -> Section:
             "For perplexity and toxicity, make a run of a corpus with refine run; refine compare raw refined then "
             "shows them as heatmaps."
         )
-    about = "Sizes of the corpora. Copies: conversations whose text another one has"
+    about = "Sizes of the corpora. Copies: conversations with the same text as another one"
     if pair.grouped:
         about += "; near-duplicates: conversations in a cluster with others at a Jaccard similarity of 0.5 or more, "
         about += "which the split keeps on one side"

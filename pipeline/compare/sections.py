@@ -59,8 +59,8 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
             "laws",
             "Scaling laws",
             "The power law is PPL = A tokens^alpha; the saturating law adds a floor. A point is a training run. In "
-            "brackets are 95 % intervals. Held-out error: how far each law, fitted without the largest budget, is off "
-            "there.",
+            "brackets are 95 % intervals. Held-out error: the error at the largest budget of a law that is fitted "
+            "without it.",
             tuple(_laws(scored, kind) for kind in LAWS if _fitted(scored, kind)),
             (_joined(scored, law_rows),),
         ),
@@ -74,7 +74,7 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
         Section(
             "points",
             "Every training run",
-            "PPL of CVFP on each test set for every seed, and means over seeds.",
+            "PPL of CVFP on each test set for every seed, and the means over seeds.",
             tables=(_joined(scored, point_rows),),
         ),
     ]

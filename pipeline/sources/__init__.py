@@ -101,7 +101,7 @@ def find(
         _refuse(options, DEFAULT, "the embedded default")
         return Embedded()
     if not word.strip():
-        raise SourceError("SOURCE is an empty text, expected a file, a folder or a hub id; omit it for chitchat")
+        raise SourceError("SOURCE is empty, expected a file, a folder or a hub id; omit it for chitchat")
     name, path = valid_text(word), Path(word).expanduser()
     if path.is_file():
         if not readers.files(path, RECORDS):
@@ -129,7 +129,7 @@ def _refuse(options: Mapping[str, str | None], name: str, kind: str) -> None:
     """Refuse an option that would have no effect."""
     for option, value in options.items():
         if value is not None:
-            raise SourceError(f"{option} is {value!r}, and {name} is {kind}, which has none: omit {option}")
+            raise SourceError(f"{option} is {value!r}, but it does not apply to {name}, {kind}: omit {option}")
 
 
 def record_files(folder: Path) -> tuple[Path, ...]:

@@ -51,7 +51,7 @@ class Hub(Source):
                 self._pinned["sha"] = str(HfApi().dataset_info(self.name, revision=self.revision).sha)
             except Exception as error:
                 raise SourceError(
-                    f"no file or folder {self.name!r} here, and the hub did not give a dataset of that name "
+                    f"no file or folder {self.name!r} here, and the hub returned no dataset of that name "
                     f"({type(error).__name__}: {why(error)}): check the spelling, or the network"
                 ) from error
         return self._pinned["sha"]
@@ -109,5 +109,5 @@ def one_split(name: str, splits: list[str], split: str | None) -> str:
         return splits[0]
     if split not in splits:
         fault = "no split is named" if split is None else f"there is no split {split!r}"
-        raise SourceError(f"{name} has the splits {', '.join(splits)} and {fault}: name one with --split")
+        raise SourceError(f"{name} has the splits {', '.join(splits)}, but {fault}: name one with --split")
     return str(split)

@@ -66,8 +66,8 @@ class SavedDataset(Source):
         split = self._parsed(self.folder / "state.json", "_data_files").get("_split")
         if self.split not in {None, split}:
             raise SourceError(
-                f"{self.name} is one saved Dataset{f' of the split {split}' if split else ''}, and there is no split "
-                f"{self.split!r} in it: omit --split"
+                f"{self.name} is one saved Dataset{f' of the split {split}' if split else ''}, without a split "
+                f"{self.split!r}: omit --split"
             )
         return self.folder
 

@@ -123,7 +123,7 @@ def test_the_hub_is_streamed_at_a_pinned_commit(tmp_path: Path, monkeypatch: pyt
     assert asked == [
         ("HuggingFaceH4/ultrachat_200k", None, {"revision": "HuggingFaceH4/ultrachat_200k@None", "streaming": True})
     ]
-    with pytest.raises(SourceError, match="has the splits train_sft, test_sft and no split is named"):
+    with pytest.raises(SourceError, match="has the splits train_sft, test_sft, but no split is named"):
         take(sources.find("HuggingFaceH4/ultrachat_200k"), tmp_path / "other")
 
 
@@ -135,7 +135,7 @@ def test_an_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError("no route")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    with pytest.raises(SourceError, match="no file or folder 'nobody/nothing' here, and the hub did not give"):
+    with pytest.raises(SourceError, match="no file or folder 'nobody/nothing' here, and the hub returned no dataset"):
         sources.find("nobody/nothing").digest()
 
 

@@ -138,7 +138,7 @@ def test_an_empty_word_is_no_source(said: str, tmp_path: Path, monkeypatch: pyte
     """It does not mean the folder refine is started in."""
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SourceError, match="SOURCE is an empty text"):
+    with pytest.raises(SourceError, match="SOURCE is empty"):
         sources.find(said)
 
 
@@ -149,13 +149,13 @@ def test_an_option_without_effect_is_refused(jsonl: Jsonl, tmp_path: Path) -> No
     path = jsonl([chat(1)])
     for option in ("split", "config", "revision"):
         for said in (str(path), str(path.parent), None):
-            with pytest.raises(SourceError, match=f"--{option} is 'x', and .* which has none"):
+            with pytest.raises(SourceError, match=f"--{option} is 'x', but it does not apply to"):
                 sources.find(said, **{option: "x"})
     datasets.Dataset.from_list([chat(1)], split="train").save_to_disk(str(tmp_path / "saved"))
     assert take(sources.find(str(tmp_path / "saved"), split="train"), tmp_path / "r").height == 1
-    with pytest.raises(SourceError, match="of the split train, and there is no split 'test' in it"):
+    with pytest.raises(SourceError, match="of the split train, without a split 'test': omit"):
         take(sources.find(str(tmp_path / "saved"), split="test"), tmp_path / "s")
-    with pytest.raises(SourceError, match=r"--revision is 'x', and .* is a saved Dataset"):
+    with pytest.raises(SourceError, match=r"--revision is 'x', but it does not apply to .*, a saved Dataset"):
         sources.find(str(tmp_path / "saved"), revision="x")
 
 

@@ -67,7 +67,7 @@ STAGE = '[[stage]]\nuse = "tests.pipeline.toy_stages:Words"\n'
         (STAGE + '[[drop]]\nreason = "keep"\nwhere = "words > 1"', PlanError, "cannot have the reason 'keep'"),
         (STAGE + '[[drop]]\nreason = "r"\nwhere = "wrds > 1"', RuleError, "no stage writes the column 'wrds'"),
         ('columns = ["none"]\n' + STAGE, PlanError, "no stage writes 'none'"),
-        ("order = 3", PlanError, "order is 3, expected a list of texts"),
+        ("order = 3", PlanError, "order is 3, expected a list of strings"),
         ("this is not TOML", PlanError, "is not TOML"),
     ],
 )
