@@ -41,7 +41,7 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
     budget = f"{experiment.design.budgets[-1]:,} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
     trained = (
-        f"the random frozen block and the GRU are trained on {first} alone, the n-gram counts on both."
+        f"the random frozen block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
         if GRU.name in experiment.design.baselines
         else "--quick trains n-gram counts alone."
     )
@@ -162,11 +162,11 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
     lines = [
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
-        f"seeds: {design.seeds}, paired between the arms: order of conversations, weights and noise",
+        f"seeds: {design.seeds}, paired between the corpora: order of conversations, weights and noise",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",
         "tokenizer and embeddings are shared; if trained here, then on the union of both training pools",
         "split: by near-duplicate clusters of the union of both corpora, before anything else",
-        "validation: shared by both arms; it only selects the checkpoint",
+        "validation: shared by both corpora; it only selects the checkpoint",
         f"steps: {last_best(experiment)}",
         f"training pools: {pools}",
         f"training runs: {experiment.count()}",
