@@ -87,7 +87,7 @@ def test_a_small_test_set_says_what_it_is_worth(tmp_path: Path) -> None:
     """Whether the corpus or the user made it small, in tokens as they are."""
     found = made(tmp_path / "data")
     said = (
-        f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations (fewer than 100,000 tokens)"
+        f"the test set has {found.test.tokens:,} tokens of {len(found.test)} conversations (fewer than 100,000 tokens, "
     )
     assert said in found.record.notes[0]
     assert "standard error" in found.record.notes[0]
@@ -149,7 +149,7 @@ def test_one_process_at_a_time_and_one_corpus_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train", "--device", "meta"], "--device meta is not there"),
+        (["train", "--device", "meta"], "--device meta is not available"),
         (["scale", "--budgets", "1000"], "--budgets names one size, and a law needs 2 or more"),
         (["scale", "--budgets", "500,1000", "--predict", "0"], "--predict takes numbers of tokens above 0"),
         (["scale", "--points", "p.csv"], "--points fits a table and trains nothing"),
@@ -171,7 +171,7 @@ def test_a_table_of_points_takes_no_option_of_a_training(refine: Refine, tmp_pat
     (tmp_path / "p.csv").write_text("tokens,ppl\n1000,90\n2000,70\n4000,60\n8000,50\n")
     done = refine("scale", "--points", "p.csv", "--seeds", "7", "--tokenizer", "bpe:300", "--limit", "5")
     assert done.returncode == 1
-    assert "leave --seeds, --tokenizer, --limit away" in done.stderr
+    assert "omit --seeds, --tokenizer, --limit" in done.stderr
     fitted = refine("scale", "--points", "p.csv", "--predict", "16000", "--json")
     assert fitted.returncode == 0, fitted.stderr
 
@@ -180,7 +180,7 @@ def test_predictions_say_why_they_have_no_interval(refine: Refine, tmp_path: Pat
     """Of two budgets no point is left over; of a floor that may be anything the interval is too wide to be shown."""
     (tmp_path / "two.csv").write_text("tokens,ppl,seed\n1000,90,0\n2000,70,0\n1000,91,1\n2000,72,1\n")
     said = " ".join(refine("scale", "--points", "two.csv", "--predict", "9000").stdout.split())
-    assert "predictions have no interval: no point is left over" in said
+    assert "predictions have no interval: no degree of freedom is left" in said
     said = " ".join(refine("scale", "--points", ROOT / "trainer/examples/E1.csv", "--predict", "1e6").stdout.split())
     assert "at 1,000,000 tokens no interval is shown: it spans a factor of a million or more" in said
 
