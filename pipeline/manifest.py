@@ -12,7 +12,7 @@ import polars as pl
 from pipeline import VERSION
 from pipeline.plan import Plan
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.write import Written
+from pipeline.write import ShardCounts
 from stages.files import save_json
 from stages.stage import parameters
 
@@ -202,7 +202,7 @@ def record(
     decisions: pl.DataFrame,
     nulls: Mapping[str, int],
     *,
-    written: Written,
+    written: ShardCounts,
     seconds: Mapping[str, float],
     remarks: Mapping[str, tuple[str, ...]],
 ) -> Manifest:

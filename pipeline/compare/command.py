@@ -23,7 +23,7 @@ from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import SHARE, Bounds, check
 from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import finished
+from pipeline.report.run.frame import read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.prepare.arms import Union
@@ -63,7 +63,7 @@ def compare(options: CompareOptions) -> Comparison:
     """
     if options.out is not None:
         folders.check(options.out)
-    options.training.checked()
+    options.training.check()
     limit = options.limit
     pair = corpora.pair(options.first, options.second, options.run, limit, grouped=options.train, hub=options.hub)
     run = None if pair.run is None else run_findings(pair.run, options.bounds)
@@ -114,7 +114,7 @@ def announce(place: Path, command: str, notes: Sequence[str]) -> None:
         ReportError: the folder of the report holds something else.
     """
     folders.check(place)
-    for note in filter(None, [*notes, folders.replaced(place, command)]):
+    for note in filter(None, [*notes, folders.replacement_note(place, command)]):
         say(f"refine: {note}")
 
 
@@ -139,7 +139,7 @@ def run_findings(store: Store, bounds: Bounds) -> RunFindings:
     Raises:
         RunFolderError: the run is not complete.
     """
-    read = finished(store.folder)
+    read = read_run(store.folder)
     duplicates = kinds(read.plan, store)
     return RunFindings(read, duplicates, check(read, duplicates, bounds))
 

@@ -110,7 +110,7 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
     store = latest(run) if first in PARTS or second in PARTS else None
     _check_shapes(first, second, store, hub)
     read = {_arm(name, first, second): _read(name, store, limit, hub) for name in (first, second)}
-    frame, members = united(*(one.frame for one in read.values()))
+    frame, members = unite(*(one.frame for one in read.values()))
     keys = distinct(corpora.keys(frame["text"]))
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
@@ -170,7 +170,7 @@ def _shape(name: str, store: Store | None, hub: Hub) -> str | None:
     return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
 
 
-def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """The union of two corpora, rows of `a` first, and which rows each contains: bool [K], bool [K].
 
     A conversation is in both if its id and text are equal; among the others, the n-th copy of a text in one corpus is

@@ -59,7 +59,7 @@ class Result:
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
-        return gathered(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
+        return gather_rows(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
 
 
 def write_ids(result: Result, path: Path) -> None:
@@ -146,7 +146,7 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
 """How kept rows are written, by the ending of the file."""
 
 
-def gathered(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:
+def gather_rows(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:
     """Some rows of a column in parts; `rows` ascend."""
     begin, taken = 0, [pl.Series("values", [], pl.String)]
     with contextlib.suppress(StopIteration):

@@ -11,7 +11,7 @@ from typing import ClassVar
 import polars as pl
 
 from stages.dedup.bands import Matching
-from stages.files import fitted, seal
+from stages.files import check_fitted, seal
 from stages.readers import stamps
 from stages.stage import Axis, FittedStage, Measure, Stage
 from stages.text.corpus import Corpus
@@ -110,7 +110,7 @@ class Against(FittedStage):
         """
         if not self.corpus:
             return self.measure
-        fitted(folder)
+        check_fitted(folder)
         from stages.dedup.index import Index
 
         index = Index.open(folder / "index", self.matching)

@@ -73,7 +73,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     chosen = _best_copies(first, rank)
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(_chosen(texts, shared), shared, file, workers)
+        sets = write_sets(_filter(texts, shared), shared, file, workers)
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
@@ -112,7 +112,7 @@ def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask,
     return shared.view(np.bool_), np.cumsum([0, *(count - 1 for count in counts)], dtype=np.int64)
 
 
-def _chosen(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
+def _filter(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
     begin = 0
     for some in texts:
         here = chosen[begin : begin + len(some)]

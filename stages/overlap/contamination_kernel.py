@@ -72,7 +72,7 @@ class _Index(NamedTuple):
     sizes: Any
 
 
-class _Seen(NamedTuple):
+class _TextState(NamedTuple):
     """What the text at hand has: the last text that had each gram and each part, and the grams of each part."""
 
     grams: Any
@@ -157,7 +157,7 @@ def overlap(
         worst: int64 [texts], filled: that part, or -1.
     """
     index = _Index(keys, starts, shift, heads, lengths, head_starts, head_shift, posts, parts, sizes)
-    state = _Seen(seen[: len(keys)], seen[len(keys) :], tally)
+    state = _TextState(seen[: len(keys)], seen[len(keys) :], tally)
     for row in range(len(ends) - 1):
         worst[row], shares[row], _, counts[row] = _matches(
             words[ends[row] : ends[row + 1]], n, shortest, index, state, before + row + 1

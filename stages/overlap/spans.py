@@ -25,12 +25,12 @@ LOOPS = Kernels(
 )
 Hashed = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
 READS = ("text", "messages")
-"""Columns that `spoken` reads."""
+"""Columns that `texts_without_system` reads."""
 COVER = ("words", "earlier_words", "longest", "copies", "source")
 """Columns of the array that `Found.cover` returns."""
 
 
-def spoken(frame: pl.DataFrame) -> pl.Series:
+def texts_without_system(frame: pl.DataFrame) -> pl.Series:
     """The texts of conversations without their system messages."""
     role = pl.element().struct.field("role")
     system = frame.select(pl.col("messages").list.eval(role == "system").list.any().fill_null(value=False)).to_series()

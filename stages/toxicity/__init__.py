@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import fitted, save, seal
+from stages.files import check_fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
 from stages.text.messages import messages
 from stages.toxicity import detoxify, encoder, words
@@ -122,7 +122,7 @@ class Toxicity(FittedStage):
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
         del raw
-        trained = words.trained()
+        trained = words.model_path()
         folder.mkdir(parents=True, exist_ok=True)
         # Not a link: damage to the run's file would also damage the one that all runs copy.
         save(folder / _FILE, lambda aside: shutil.copyfile(trained, aside))
@@ -134,7 +134,7 @@ class Toxicity(FittedStage):
         Raises:
             CorruptInputError: the word model that `fit` wrote is missing or changed.
         """
-        fitted(folder)
+        check_fitted(folder)
         checkpoint = detoxify.checkpoint(self.model)
         place = encoder.folder()
         scorer = _Scorer(
@@ -183,7 +183,7 @@ class _Scorer:
             by[again] = 1
             texts, which = np.unique(np.array(windows.texts(again), dtype=object), return_inverse=True)
             read = (self.detoxify.scores if self.detoxify else self.encoder.logits)(texts.tolist())
-            both = mixed(logit[again], read[which])
+            both = mix_logits(logit[again], read[which])
             probability[again] = read[which] if self.detoxify else _sigmoid(both, BOTH_SCALE)
         return probability, by
 
@@ -197,7 +197,7 @@ def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray
     return place
 
 
-def mixed(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
+def mix_logits(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logit of a window that both models scored; the encoder, less tied to forum slang, has twice the weight."""
     return (words + 2 * encoder) / 3
 

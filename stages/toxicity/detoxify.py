@@ -34,14 +34,14 @@ _TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("
 _BATCH = 32
 
 
-def cached(name: str) -> Path | None:
+def find_checkpoint(name: str) -> Path | None:
     """The checkpoint of a release in torch's hub cache, or None."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     path = Path(home) / "hub" / "checkpoints" / RELEASED[name][0]
     return path if path.is_file() else None
 
 
-def described(name: str) -> bool:
+def has_configuration(name: str) -> bool:
     """Whether the configuration and tokenizer of a release are in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -60,10 +60,12 @@ def checkpoint(model: str) -> Path | None:
     if model == "none":
         return None
     if model == "auto":
-        releases: Iterator[Path | None] = (cached(name) for name in RELEASED if cached(name) and described(name))
+        releases: Iterator[Path | None] = (
+            find_checkpoint(name) for name in RELEASED if find_checkpoint(name) and has_configuration(name)
+        )
         return next(releases, None)
     if model in RELEASED:
-        return cached(model) or _downloaded(model)
+        return find_checkpoint(model) or _download(model)
     if not Path(model).expanduser().is_file():
         raise MissingModelError(
             f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASED)}: "
@@ -72,7 +74,7 @@ def checkpoint(model: str) -> Path | None:
     return Path(model).expanduser()
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     import torch
     from detoxify.detoxify import MODEL_URLS
 

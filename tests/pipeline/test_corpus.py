@@ -15,7 +15,7 @@ from pipeline.engine import Local
 from pipeline.experiments.corpus import COLUMNS, groups, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load
-from pipeline.run import Run
+from pipeline.run import ActiveRun
 from pipeline.sources import find
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store
@@ -120,7 +120,7 @@ def run(tmp_path: Path, jsonl: Jsonl) -> Store:
     path = jsonl([chat(i, turns=2 + i % 3) for i in range(40)] + [chat(3, turns=2)])
     store = Store(tmp_path / "a-run")
     engine = Local(1)
-    Run(store, load(ROOT / "tests" / "pipeline" / "toy.toml"), engine, lambda *_: None, lambda _: None).carry_out(
+    ActiveRun(store, load(ROOT / "tests" / "pipeline" / "toy.toml"), engine, lambda *_: None, lambda _: None).carry_out(
         find(str(path)), Limits(rows=7)
     )
     engine.close()
@@ -154,7 +154,7 @@ def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
 def test_groups_are_the_clusters_of_dedup(jaccard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same partition as the stage's own `cluster`, whatever the size of parts."""
     texts = made_texts(11, 300)
-    monkeypatch.setattr(pairs, "PART", 37)
+    monkeypatch.setattr(pairs, "PART_TEXTS", 37)
     found = groups(pl.Series(texts), jaccard)
     floor = Matching.for_threshold(jaccard).floor
     wanted = deduplicate(tmp_path / "d", texts, Dedup(floor=floor, cluster=jaccard, max_cluster=1)).rows("cluster")

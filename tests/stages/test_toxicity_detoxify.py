@@ -104,13 +104,13 @@ def test_a_release_in_the_cache_is_found(checkpoint: Path, tmp_path: Path, monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     place = tmp_path / "hub" / "checkpoints" / detoxify.RELEASED["original"][0]
     place.parent.mkdir(parents=True)
-    monkeypatch.setattr(detoxify, "described", lambda name: name == "original")
+    monkeypatch.setattr(detoxify, "has_configuration", lambda name: name == "original")
     assert detoxify.checkpoint("auto") is None
     before = Toxicity().digest()
     place.write_bytes(checkpoint.read_bytes())
     assert detoxify.checkpoint("auto") == detoxify.checkpoint("original") == place
     assert Toxicity().digest() != before
-    monkeypatch.setattr(detoxify, "described", lambda _: False)
+    monkeypatch.setattr(detoxify, "has_configuration", lambda _: False)
     assert detoxify.checkpoint("auto") is None
 
 

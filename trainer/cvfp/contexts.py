@@ -57,7 +57,7 @@ class Contexts:
         """The contexts of tokens a to b: L tensors [b - a, D_i]."""
         return [layer[a:b] for layer in self.layers]
 
-    def picked(self, positions: Tensor) -> list[Tensor]:
+    def at(self, positions: Tensor) -> list[Tensor]:
         """The contexts of these tokens: L tensors [rows, D_i]."""
         return [layer[positions] for layer in self.layers]
 

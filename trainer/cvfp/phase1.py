@@ -103,7 +103,7 @@ def begin(
     return State(1, contexts, optimiser, generator), scanner.report
 
 
-def finished(state: State, settings: Phase1) -> bool:
+def is_finished(state: State, settings: Phase1) -> bool:
     """Whether no pass is left."""
     done = state.number >= settings.least and state.converged >= settings.share
     return state.number >= settings.passes or done
@@ -116,7 +116,7 @@ def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Call
         NotFiniteError: a loss is not finite (the weights are then those before the pass), or a weight is not finite
             after the step.
     """
-    while not finished(state, settings):
+    while not is_finished(state, settings):
         done = one_pass(network, tape, settings, state)
         state.number, state.converged = done.number, done.converged
         tell(done, state)

@@ -107,11 +107,11 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
     embedding = embedding or network.embedding
     n = network.shape.inputs
     if n == 1:
-        return network.normed(embedding(tape.ids[positions]))
+        return network.normalise(embedding(tape.ids[positions]))
     age = tape.age(positions)
     columns = []
     for back in range(n - 1, -1, -1):
-        e = network.normed(embedding(tape.ids[(positions - back).clamp(min=0)]))
+        e = network.normalise(embedding(tape.ids[(positions - back).clamp(min=0)]))
         columns.append(e.masked_fill((age < back)[:, None], 0.0))
     return torch.cat(columns, dim=1)
 

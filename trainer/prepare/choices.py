@@ -38,7 +38,7 @@ class Choices:
     split_seed: int = 0
 
 
-def named(preset: Preset, choices: Choices) -> Vocabulary | None:
+def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
     """The vocabulary of GPT-2 or of a file; None if it is to be trained on the pool.
 
     Raises:

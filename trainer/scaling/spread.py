@@ -57,7 +57,7 @@ class Quantity:
         moved = None if self.moved is None or other.moved is None else self.moved + other.moved
         return Quantity(self.value + other.value, self.per_seed + other.per_seed, None, moved)
 
-    def shifted(self, by: float) -> Self:
+    def shift(self, by: float) -> Self:
         """The quantity plus a number."""
         return type(self)(self.value + by, self.per_seed + by, self.around, self.moved)
 

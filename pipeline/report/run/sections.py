@@ -147,7 +147,7 @@ def _rules(run: BandedRun) -> Section:
         "rules",
         "What the rules do",
         "Which rule removes what, and which rules agree.",
-        _some(heatmaps.removed(run, along), heatmaps.together(run)),
+        _some(heatmaps.removals(run, along), heatmaps.together(run)),
         (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rows)),),
     )
 
