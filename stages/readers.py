@@ -18,7 +18,7 @@ import polars as pl
 
 from stages.stage import reason
 
-PACKED = (".gz", ".zst")
+PACKINGS = (".gz", ".zst")
 """Endings of compressed files."""
 RECORDS = (".parquet", ".jsonl", ".ndjson", ".json")
 """Endings of files of records; JSON may be compressed."""
@@ -37,7 +37,7 @@ class UnreadableFileError(Exception):
 def ending(path: Path) -> str:
     """The ending that names a file's format, in lower case and without `.gz` or `.zst`."""
     name = path.name.lower()
-    packing = next((packing for packing in PACKED if name.endswith(packing)), "")
+    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
     plain = Path(name.removesuffix(packing)).suffix
     return plain + packing if plain == ".parquet" else plain  # Parquet compresses its own pages
 

@@ -11,7 +11,7 @@ from pipeline.compare import corpora, data, page
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
 from pipeline.compare.checks import comparison_checks, corpora_checks
-from pipeline.compare.corpora import Hub, Pair
+from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
@@ -40,7 +40,7 @@ class CompareOptions:
     limit: int | None = None
     train: bool = True
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    hub: Hub = field(default_factory=Hub)
+    hub: HubOptions = field(default_factory=HubOptions)
     bounds: Bounds = field(default_factory=Bounds)
     words: tuple[str, ...] = ()
     """The command as it was typed, for the report; by default the two corpora."""

@@ -16,7 +16,7 @@ from pipeline.dedup.columns import reading
 from pipeline.dedup.texts import Texts
 from pipeline.sources import SourceError
 from stages import readers
-from stages.dedup.keep import Kept
+from stages.dedup.keep import Selection
 
 STEP = 1 << 20
 """Number of row numbers that are made at once."""
@@ -34,7 +34,7 @@ class Result:
 
     texts: Texts
     ids: Sequence[str | None]
-    kept: Kept
+    kept: Selection
 
     @property
     def start(self) -> int:

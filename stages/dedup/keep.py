@@ -22,7 +22,7 @@ GIVEN = -(1 << 62)
 
 
 @dataclass(frozen=True)
-class Kept:
+class Selection:
     """Which texts are kept, and which kept one stands for each of the others.
 
     Attributes:
@@ -48,7 +48,7 @@ class Kept:
 
 def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     texts: Iterable[pl.Series], threshold: float, matching: Matching, ranks: Rank, scratch: Path, workers: int = 1
-) -> Kept:
+) -> Selection:
     """Decide for each text whether it is kept.
 
     No two kept texts share a band key and have a Jaccard at or above the threshold, except given texts and crowds; for
@@ -87,7 +87,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     jaccard[stands[first] == first] = 1
     of[rank == GIVEN] = np.flatnonzero(rank == GIVEN)
     jaccard[of == np.arange(len(of))] = 0
-    return Kept(of, jaccard, first, compared, int(crowded.sum()))
+    return Selection(of, jaccard, first, compared, int(crowded.sum()))
 
 
 def _best_copies(first: Rows, rank: Rows) -> Rows:

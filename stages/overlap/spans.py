@@ -23,11 +23,11 @@ LOOPS = Kernels(
         "among": "u8* i8* u8* i8* u8 b1*",
     },
 )
-Hashed = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
+HashSets = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
 READS = ("text", "messages")
 """Columns that `texts_without_system` reads."""
 COVER = ("words", "earlier_words", "longest", "copies", "source")
-"""Columns of the array that `Found.cover` returns."""
+"""Columns of the array that `SharedWindows.cover` returns."""
 
 
 def texts_without_system(frame: pl.DataFrame) -> pl.Series:
@@ -40,12 +40,12 @@ def texts_without_system(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.when(system).then(others.list.join("\n")).otherwise(pl.col("text"))).to_series()
 
 
-def anchors(texts: pl.Series, width: int) -> Hashed:
+def anchors(texts: pl.Series, width: int) -> HashSets:
     """Number of words of each text; the distinct anchors of its windows, text by text; number of anchors of each."""
     return _sets("anchors", texts, width)
 
 
-def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -> Hashed:
+def _sets(loop: str, texts: pl.Series, width: int, table: KeyTable | None = None) -> HashSets:
     """Words of each text, and the set of hashes that a loop writes for it."""
     keys = (table.keys, table.starts, table.shift) if table else ()
     words, hashes, sizes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
@@ -61,7 +61,7 @@ def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyTable:
     """Sorted keys, and the prefix index that finds one: see `stages.text.repeats.prefix_index`."""
 
     keys: Keys
@@ -69,7 +69,7 @@ class Table:
     shift: int
 
     @classmethod
-    def of(cls, keys: Keys) -> Table:
+    def of(cls, keys: Keys) -> KeyTable:
         """The table of sorted keys."""
         return cls(keys, *prefix_index(keys))
 
@@ -86,10 +86,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Found:
+class SharedWindows:
     """Windows that several conversations have, how many have each, and the first of them."""
 
-    table: Table
+    table: KeyTable
     counts: NDArray[np.uint32]
     firsts: NDArray[np.uint32]
 

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import read_frame, save_frame, scratch
-from stages.overlap.spans import COVER, READS, Found, Table, column, flat, texts_without_system
+from stages.overlap.spans import COVER, READS, KeyTable, SharedWindows, column, flat, texts_without_system
 from stages.text.repeats import AT_ONCE, Keys, Shard, find_repeats
 from stages.text.shards import Ids, Shards
 
@@ -55,23 +55,23 @@ class Merge:
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
             save_frame(folder / "merged" / path.name, columns)
 
-    def _anchors(self) -> Table:
+    def _anchors(self) -> KeyTable:
         """The anchors that more than one conversation has."""
         lists = [column(path, "span_anchors").list.len().sum() for path in self.shards.measured]
 
         def each() -> Iterator[Keys]:
             return (flat(column(path, "span_anchors"))[0] for path in self.shards.measured)
 
-        return Table.of(find_repeats(each, int(sum(lists)), self.at_once)[0])
+        return KeyTable.of(find_repeats(each, int(sum(lists)), self.at_once)[0])
 
-    def _rows_with(self, at: int, anchors: Table) -> tuple[NDArray[np.int64], pl.Series]:
+    def _rows_with(self, at: int, anchors: KeyTable) -> tuple[NDArray[np.int64], pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
         rows = np.flatnonzero(anchors.among(*flat(column(self.shards.measured[at], "span_anchors"))))
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
         return rows, texts_without_system(read_frame(self.shards.raw[at], READS)[rows])
 
-    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
+    def _candidates(self, at: int, anchors: KeyTable, bits: int) -> list[Shard]:
         """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
         rows, texts = self._rows_with(at, anchors)
         keys, sizes = anchors.windows(texts, self.width)
@@ -82,7 +82,7 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: Table, aside: Path) -> Found:
+    def _windows(self, anchors: KeyTable, aside: Path) -> SharedWindows:
         """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
@@ -98,13 +98,13 @@ class Merge:
                 found = _groups(aside / f"{2 * part}", aside / f"{2 * part + 1}")
                 for file, values in zip(out, found, strict=True):
                     file.write(values.data)
-        return Found(
-            Table.of(_map(aside / "keys", np.uint64)),
+        return SharedWindows(
+            KeyTable.of(_map(aside / "keys", np.uint64)),
             _map(aside / "counts", np.uint32),
             _map(aside / "firsts", np.uint32),
         )
 
-    def _cover(self, at: int, anchors: Table, windows: Found) -> NDArray[np.int64]:
+    def _cover(self, at: int, anchors: KeyTable, windows: SharedWindows) -> NDArray[np.int64]:
         """What the windows cover of each row of a shard."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]

@@ -132,13 +132,13 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-Listed = tuple[int, int, str, pl.DataFrame]
+Answer = tuple[int, int, str, pl.DataFrame]
 """A key, the number of conversations with it, the id of the first, and its `messages` as a frame of one row."""
 MAX_LISTED = 10
 """Maximum number of answers, and of openings, in `turns.json`."""
 
 
-def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Listed]]]:
+def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Answer]]]:
     """Write the merged signals of each shard to `folder/merged`; yield the most repeated "answers" and "openings"."""
     shards = Shards.of(raw, measured)
     repeats = {
@@ -205,7 +205,7 @@ def _largest(found: Repeats) -> NDArray[np.int64]:
     return np.lexsort((found.firsts, -found.counts))[:MAX_LISTED]
 
 
-def _locate(shards: Shards, found: Repeats, at: int) -> Listed:
+def _locate(shards: Shards, found: Repeats, at: int) -> Answer:
     row = int(found.firsts[at])
     shard = int(np.searchsorted(shards.starts, row, side="right")) - 1
     frame = read_frame(shards.raw[shard], ["id", "messages"]).slice(row - int(shards.starts[shard]), 1)

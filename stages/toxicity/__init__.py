@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 UNCERTAIN = -3.0
 """Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
-READABLE = 0.5
+MIN_KNOWN_SHARE = 0.5
 """Minimum share of known words in a window that is scored; below it, text is another language, code or noise."""
 WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
 """Platt scaling of the word model's logit, and of the mean of both logits; fitted by tests/bench/toxicity_probe.py."""
@@ -173,8 +173,8 @@ class _Scorer:
     def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
         probability = _sigmoid(logit, WORDS_SCALE)
-        probability[windows.known < READABLE] = np.nan
-        again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= READABLE))
+        probability[windows.known < MIN_KNOWN_SHARE] = np.nan
+        again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= MIN_KNOWN_SHARE))
         place = _place_within(windows.row[again], logit[again])
         probability[again[place >= MAX_WINDOWS]] = np.nan  # the worst windows decide
         again = again[place < MAX_WINDOWS]

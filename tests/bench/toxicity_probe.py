@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from stages.toxicity import READABLE, UNCERTAIN, encoder, mix_logits, words
+from stages.toxicity import MIN_KNOWN_SHARE, UNCERTAIN, encoder, mix_logits, words
 from stages.toxicity.words import WordModel
 
 POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
@@ -49,7 +49,7 @@ def inoffensive_chat(model: WordModel) -> list[str]:
     dialogues = list(json.loads(Path(chitchat_dataset.__file__).with_name("dataset.json").read_bytes()).values())[::2]
     texts = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
     windows = model.windows(pl.Series(texts).unique(maintain_order=True))
-    read = windows.known >= READABLE
+    read = windows.known >= MIN_KNOWN_SHARE
     random = np.random.default_rng(0)
     hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_ABUSIVE)))
     easy = random.permutation(np.flatnonzero(read & (windows.logit <= UNCERTAIN)))

@@ -24,7 +24,7 @@ from pipeline.experiments.corpus import read
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
-from stages.dedup.keep import GIVEN, Kept, keep_best
+from stages.dedup.keep import GIVEN, Selection, keep_best
 from stages.text import shingles
 from tests.conftest import Refine
 from tests.stages.dedup_reference import greedy, jaccard, run
@@ -39,7 +39,7 @@ def decided(  # noqa: PLR0917
     part: int = 7,
     workers: int = 1,
     bucket: int = 1024,
-) -> Kept:
+) -> Selection:
     """Texts in parts of a few; the longest are the best unless there is a rank."""
     parts = [pl.Series(texts[at : at + part], dtype=pl.String) for at in range(0, len(texts), part)]
     with TemporaryDirectory() as folder:

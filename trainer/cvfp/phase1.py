@@ -24,7 +24,7 @@ from torch import Tensor
 from trainer import TrainerError
 from trainer.cvfp.contexts import room
 from trainer.cvfp.model import Network
-from trainer.cvfp.scan import Report, Scanner, Tape, inputs
+from trainer.cvfp.scan import Scanner, ScanReport, Tape, inputs
 from trainer.cvfp.settings import Phase1
 
 EPS = 1e-10
@@ -89,7 +89,7 @@ class State:
 
 def begin(
     network: Network, tape: Tape, settings: Phase1, seed: int, *, folder: Path = Path(), scanned: bool = True
-) -> tuple[State, Report]:
+) -> tuple[State, ScanReport]:
     """Pass 1, the scan from c = 0 without noise. Returns the state and how the scan was computed.
 
     Large contexts are a file in the folder. Without `scanned` they are left to be filled from a checkpoint.

@@ -45,7 +45,7 @@ HALVING_SWEEPS = 32
 
 
 @dataclass
-class Report:
+class ScanReport:
     """How contexts were computed: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
 
     sequential: int = 0
@@ -131,7 +131,7 @@ class Scanner:
         self.network = network
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
-        self.report = Report()
+        self.report = ScanReport()
         self._weights: _ScanWeights | None = None
 
     @torch.no_grad()

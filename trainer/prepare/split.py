@@ -204,7 +204,9 @@ class _Groups:
         sizes = np.zeros(count, np.int64)
         np.add.at(sizes, of_row, tokens)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
-        order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")  # mixed: the minimum of many keys is small
+        order = np.argsort(
+            seeded_hashes(least, seed ^ SALT), kind="stable"
+        )  # hashed again: the minimum of many keys is small
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
     def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:

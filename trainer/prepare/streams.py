@@ -207,9 +207,8 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
 
 def permutation(seed: int, count: int, keys: Keys | None = None) -> Rows:
     """A permutation of `count` rows, int64 [count], by a hash of seed and key (by default the row number)."""
-    order: Rows = np.argsort(
-        seeded_hashes(np.arange(count, dtype=np.uint64) if keys is None else keys, seed), kind="stable"
-    )
+    keys = np.arange(count, dtype=np.uint64) if keys is None else keys
+    order: Rows = np.argsort(seeded_hashes(keys, seed), kind="stable")
     return order
 
 

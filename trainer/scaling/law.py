@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trainer.scaling import curves
 from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError, Space
-from trainer.scaling.spread import Interval, Part, Quantity, Spread, half_width, spread
+from trainer.scaling.spread import Interval, Quantity, Spread, VariancePart, half_width, spread
 
 MAX_HALF_WIDTH = float(np.log(1000.0))
 """Half width of an interval of ln PPL at or above which a prediction has no interval."""
@@ -117,7 +117,7 @@ class Law:
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
         return Prediction(budget, _exp(ln_ppl.value), low, high, extrapolates)
 
-    def _variance_of_new(self, ln_ppl: Quantity) -> list[Part | None]:
+    def _variance_of_new(self, ln_ppl: Quantity) -> list[VariancePart | None]:
         """The parts of the variance of a new training run's ln PPL."""
         seeds, scatter = len(ln_ppl.per_seed), ln_ppl.scatter
         if scatter is None or self.residual_sd is None:
