@@ -111,7 +111,7 @@ class Manifest:
     seconds: dict[str, float]
     """Seconds per step."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What stages remarked about this corpus, by stage."""
+    """Remarks of the stages on this corpus, by stage."""
 
     @property
     def by_rule(self) -> dict[str, int]:

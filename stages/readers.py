@@ -136,7 +136,7 @@ def _array(data: bytes) -> Iterator[bytes]:
 
 
 def json_fault(error: BaseException) -> str:
-    """What is wrong with a text that is not JSON."""
+    """Describe the first fault of a text that is not JSON."""
     return "nested too deeply" if isinstance(error, RecursionError) else reason(error)
 
 

@@ -105,7 +105,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 """Room -> the rooms it may import, besides itself. A room is the longest of these names that a module begins with."""
 
 MAX_MODULES = 15
-"""Modules in a folder."""
+"""Maximum number of modules in a folder."""
 
 
 def _name(path: Path) -> str:

@@ -31,7 +31,7 @@ class LeakError(TrainerError):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How `refine compare` and `refine ablate` train; their help describes each option.
+    """Options of training in `refine compare` and `refine ablate`; their help describes each option.
 
     Attributes:
         preset: its name.

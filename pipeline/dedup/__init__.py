@@ -74,7 +74,7 @@ class DedupOptions:
 
     @property
     def matching(self) -> Matching:
-        """How duplicates are searched."""
+        """The parameters of the search for duplicates."""
         return Matching.for_threshold(self.threshold, BUCKET)
 
 

@@ -1,4 +1,4 @@
-"""What `refine dedup` prints: counts, the S-curve, the expected and the measured recall, the largest clusters."""
+"""Output of `refine dedup`: counts, the S-curve, the expected and the measured recall, the largest clusters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def in_words(figures: dict[str, Any], bucket: int) -> str:
 
 
 def explanation(figures: dict[str, Any], permutations: int) -> str:
-    """How duplicates were searched, and which share of them is found."""
+    """A description of the search for duplicates and the share of them that it finds."""
     copies, largest = figures["injected"], figures["largest_clusters"]
     measured = (
         f"measured recall, of {copies['copies']} edited copies of texts of this file (mean Jaccard "

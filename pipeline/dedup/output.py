@@ -1,4 +1,4 @@
-"""What `refine dedup` writes: the kept rows or their ids, and each removed row with the kept one that it repeats."""
+"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
     ".jsonl": write_lines,
     ".txt": write_ids,
 }
-"""How kept rows are written, by the ending of the file."""
+"""Writers of the kept rows, by the ending of the file."""
 
 
 def gather_rows(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:

@@ -68,7 +68,7 @@ def read(
     limit: int | None = None,
     tell: Callable[[int], None] = lambda _rows: None,
 ) -> Corpus:
-    """Read the corpus that a user names, as `refine run` reads it; a run stands for its refined corpus.
+    """Read the corpus that a user names, as `refine run` reads it; of a run, the refined corpus.
 
     Ids are those of ingest, or of the run. Up to 1 % unreadable rows are omitted, with a note.
 

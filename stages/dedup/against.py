@@ -74,7 +74,7 @@ class Against(FittedStage):
 
     @property
     def matching(self) -> Matching:
-        """How the earlier corpus is searched."""
+        """The parameters of the search in the earlier corpus."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def models(self) -> tuple[Path, ...]:

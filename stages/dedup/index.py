@@ -69,7 +69,6 @@ def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> 
 
 
 def _read(path: Path, kind: Any) -> NDArray[Any]:  # noqa: ANN401  a type of numbers
-    """A file of numbers, mapped."""
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 

@@ -23,7 +23,7 @@ GIVEN = -(1 << 62)
 
 @dataclass(frozen=True)
 class Selection:
-    """Which texts are kept, and which kept one stands for each of the others.
+    """Texts to keep, and the kept text that each other text duplicates.
 
     Attributes:
         of: int64 [n], for each text the kept one that it is a duplicate of; its own number if it is kept.

@@ -58,7 +58,7 @@ def merge(
 
 
 def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
-    """The 128 bits that stand for each text or prompt, uint64 [n, 2]."""
+    """A 128-bit hash of each text or prompt, uint64 [n, 2]."""
     keys = np.empty((len(shards), 2), np.uint64)
     for here, frame in shards.signals(f"{kind}_key", f"{kind}_check"):
         keys[here] = frame
@@ -101,7 +101,7 @@ class _Groups:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the merge knows of each conversation, by row."""
+    """Results of the merge, one per conversation."""
 
     near: Near
     copies: _Groups

@@ -1,4 +1,4 @@
-"""What near-duplicates are searched by: keys and band keys of texts, and their sets of shingles."""
+"""Keys, band keys and sets of shingles of texts, by which near-duplicates are found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOOPS = Kernels(
 
 @dataclass(frozen=True)
 class Signatures:
-    """What is known of texts before they are compared.
+    """Keys, lengths and band keys of texts, computed before texts are compared.
 
     Attributes:
         keys: uint64 [n, 2]; equal for exact copies only.

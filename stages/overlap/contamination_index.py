@@ -27,7 +27,7 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """What is searched for.
+    """The n-grams of evaluation items.
 
     Attributes:
         n: words of an n-gram.

@@ -16,7 +16,7 @@ LENGTH = U64(0x9E3779B97F4A7C15)
 
 
 def _finish(rolled: Any, length: Any) -> Any:
-    """The hash of a run of words, of which their number is part."""
+    """Finish the hash of a run of words; it includes their number."""
     return mix64(rolled ^ (U64(length) * LENGTH))
 
 
@@ -73,7 +73,7 @@ class _Index(NamedTuple):
 
 
 class _TextState(NamedTuple):
-    """What the text at hand has: the last text that had each gram and each part, and the grams of each part."""
+    """The last text that had each gram and each part, and the number of grams of each part in the current text."""
 
     grams: Any
     parts: Any
@@ -132,7 +132,7 @@ def overlap(
     head_starts: Any, head_shift: Any, posts: Any, parts: Any, sizes: Any, seen: Any, tally: Any, before: Any,
     counts: Any, shares: Any, worst: Any,
 ) -> Any:  # fmt: skip
-    """What each text shares with evaluation items.
+    """Compute the overlap of each text with evaluation items.
 
     Args:
         words: uint64, hashes of words.

@@ -87,14 +87,14 @@ class KeyTable:
 
 @dataclass(frozen=True)
 class SharedWindows:
-    """Windows that several conversations have, how many have each, and the first of them."""
+    """Windows that several conversations share, with the number of these and the first of them."""
 
     table: KeyTable
     counts: NDArray[np.uint32]
     firsts: NDArray[np.uint32]
 
     def cover(self, rows: NDArray[np.int64], texts: pl.Series, width: int) -> NDArray[np.int64]:
-        """What the windows cover of the texts of these rows: int64 [n, 5], the columns `COVER`."""
+        """Cover of the texts of these rows by the windows: int64 [n, 5], the columns `COVER`."""
         out, done = np.empty((len(rows), len(COVER)), np.int64), 0
         windows = (self.table.keys, self.table.starts, self.table.shift, self.counts, self.firsts)
         for part in split(texts):

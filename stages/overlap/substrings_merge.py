@@ -105,7 +105,7 @@ class Merge:
         )
 
     def _cover(self, at: int, anchors: KeyTable, windows: SharedWindows) -> NDArray[np.int64]:
-        """What the windows cover of each row of a shard."""
+        """The words of each row of a shard that the windows cover."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]
         found = np.tile(np.array([0, 0, 0, 1, -1]), (end - start, 1))
@@ -133,7 +133,6 @@ def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
 
 
 def _map(path: Path, kind: type[Number]) -> NDArray[Number]:
-    """A file of numbers, mapped."""
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 

@@ -82,7 +82,7 @@ def _find_in_part(shards: Iterator[Keys], size: int, part: int, bits: int) -> tu
 
 
 def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], int]:
-    """Where each value of the top bits begins in sorted keys, about four keys per value; the number of lower bits."""
+    """Begin of each value of the top bits in sorted keys (about four keys per value), and the number of lower bits."""
     bits = max(1, (len(keys) // 4).bit_length())
     tops = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     return np.append(np.searchsorted(keys, tops), len(keys)), 64 - bits

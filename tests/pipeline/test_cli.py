@@ -199,7 +199,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
     ],
 )
 def test_a_stage_that_fails_is_one_sentence(refine: Refine, jsonl: Jsonl, stage: str, said: str) -> None:
-    """Stage, shard and reason; the run goes on when what failed is mended."""
+    """Stage, shard and reason; the run goes on when what failed is fixed."""
     source = jsonl([chat(i) for i in range(100)])
     words = ["run", source, "--out", "r", "--shard-rows", 40, "--workers", 2]
     done = refine(*words, "--stages", f"tests.pipeline.toy_stages:{stage}")
@@ -251,7 +251,7 @@ def test_plan_as_json_is_the_plan(refine: Refine) -> None:
 
 
 def test_decide_says_which_rules_it_replaces(refine: Refine, jsonl: Jsonl) -> None:
-    """A rule of an earlier --drop no longer applies, and that is said in one sentence; rules of the plan stay."""
+    """A rule of an earlier --drop no longer applies, and a sentence reports it; rules of the plan stay."""
     assert refine("run", jsonl([chat(i) for i in range(20)]), "--plan", TOY, "--out", "r").returncode == 0
     sentence = "refine: rules of an earlier --drop no longer apply: "
     assert sentence not in refine("decide", "r", "--drop", "words < 5", "--drop", "words > 90").stderr

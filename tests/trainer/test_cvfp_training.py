@@ -1,4 +1,4 @@
-"""A training is right, resumes to the bit, and says clearly what went wrong."""
+"""A training run is right, resumes to the bit, and says clearly what went wrong."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def test_collapsed_contexts_are_said(tmp_path: Path) -> None:
 
 
 def test_metrics_are_there_while_it_trains(tmp_path: Path) -> None:
-    """Each line is in the file when it is told."""
+    """Each line is in the file when it is reported."""
     seen = list[int]()
 
     def tell(_line: dict[str, Any]) -> None:

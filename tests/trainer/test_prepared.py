@@ -1,4 +1,4 @@
-"""The folder of an experiment's data and trainings: taken up when it is whole and the same, and what else is said."""
+"""The folder of an experiment: data and runs are reused if complete and the same; its error messages."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_recurrent_baseline_that_meets_nan_says_so() -> None:
 
 
 def test_one_process_at_a_time_and_one_corpus_a_folder(tmp_path: Path) -> None:
-    """The second is told; when the first is done the folder is free."""
+    """The second is refused with a message; when the first is done the folder is free."""
     claim = {"corpus": "a.jsonl", "digest": "1"}
     with (
         experiment_claimed(tmp_path / "e", claim, "--out"),

@@ -148,7 +148,7 @@ def test_golden_predictions() -> None:
 
 
 def test_golden_saturating_law_in_linear_space() -> None:
-    """12/03, no bound on A: PPL_min 99.25, A 12,981.5, a 0.8311, R2 0.99984; four points foretell 115.9 at 3,200."""
+    """12/03, no bound on A: PPL_min 99.25, A 12,981.5, a 0.8311, R2 0.99984; four points predict 115.9 at 3,200."""
     law = fit(of(SAMPLES, SATURATING), "saturating", space="linear")
     assert (round(law.floor, 2), round(np.exp(law.ln_A), 1), round(-law.alpha, 4)) == (99.25, 12981.5, 0.8311)
     ppl = np.array(SATURATING)
@@ -351,7 +351,7 @@ def test_what_no_number_of_tokens_reaches_is_said() -> None:
     assert difference(a, a).notes == ()
 
 
-def test_the_law_that_foretells_the_largest_budget_is_preferred() -> None:
+def test_the_law_that_predicts_the_largest_budget_is_preferred() -> None:
     """A bent curve prefers the saturating law, a straight one the power law; three budgets are too few."""
     bent, straight = held_out(planted((10.5, -0.5, 30.0), 3, 0.001)), held_out(planted((9.5, -0.4, 0.0), 3, 0.001))
     assert (bent.preferred, bent.clear) == ("saturating", True)

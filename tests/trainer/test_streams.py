@@ -281,7 +281,7 @@ def test_part_and_truncation_choose_the_text() -> None:
 
 
 def test_a_saved_stream_is_mapped_and_the_same(tmp_path: Path) -> None:
-    """Training processes load it without texts; a missing or broken one is said."""
+    """Training processes load it without texts; a missing or broken one is reported."""
     made = stream([*ODD, "Hello"])
     for _ in range(2):  # an older one is replaced
         made.save(tmp_path / "s")

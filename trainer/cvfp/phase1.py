@@ -181,7 +181,9 @@ def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], str, Tensor]:
-    """How fast the recurrence forgets its start: repeated scans of the validation stream, each from the last context.
+    """Measure how fast the recurrence forgets its start.
+
+    The validation stream is scanned repeatedly, each time from the last context.
 
     Returns:
         Mean squared differences between successive scans; the verdict by the slope of a line through them, one of

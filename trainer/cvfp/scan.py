@@ -46,7 +46,7 @@ HALVING_SWEEPS = 32
 
 @dataclass
 class ScanReport:
-    """How contexts were computed: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
+    """Record of a scan: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
 
     sequential: int = 0
     swept: int = 0

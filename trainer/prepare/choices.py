@@ -20,7 +20,7 @@ SCRATCH = "ppmi-budget"
 
 @dataclass(frozen=True)
 class Choices:
-    """How a corpus becomes the data of an experiment.
+    """Options that turn a corpus into the data of an experiment.
 
     Attributes:
         tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or the path of a tokenizer.json; None for the preset's.

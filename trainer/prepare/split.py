@@ -42,7 +42,7 @@ SALT = 0x5EED
 """Makes the order of the split independent of the order of training under the same seed."""
 
 Groups = NDArray[np.bool_]
-"""Which groups belong to a set, [G]."""
+"""Mask of the groups of a set, bool [G]."""
 
 
 class SplitError(TrainerError):
@@ -204,9 +204,8 @@ class _Groups:
         sizes = np.zeros(count, np.int64)
         np.add.at(sizes, of_row, tokens)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
-        order = np.argsort(
-            seeded_hashes(least, seed ^ SALT), kind="stable"
-        )  # hashed again: the minimum of many keys is small
+        # Hashed again, because the minimum of many keys is small.
+        order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
     def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:

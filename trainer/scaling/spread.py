@@ -1,4 +1,4 @@
-"""How a number varies over seeds and over test sets."""
+"""Variance of a number over seeds and over test sets."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[floa
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How a law's parameters vary: per_seed [S, p]; around [p, p], their covariance for one seed; moved [S, p, B].
+    """Variation of a law's parameters: per_seed [S, p]; around [p, p], their covariance for one seed; moved [S, p, B].
 
     `left` is the degrees of freedom: points minus parameters, over all seeds. `residual_sd` is the standard deviation
     of ln PPL around each seed's own law; None without degrees of freedom.

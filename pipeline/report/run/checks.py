@@ -40,7 +40,7 @@ class Bounds:
 
 @dataclass
 class _Files:
-    """What the output folders hold."""
+    """Counts of rows in the output folders."""
 
     refined: int = 0
     rejected: int = 0

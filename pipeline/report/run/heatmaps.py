@@ -15,7 +15,7 @@ from pipeline.report.text import largest, short
 MAX_LETTERS = 5
 """Maximum number of letters of a label that fits below a column."""
 KEEPS = {"raw": "", "refined": " kept", "removed": " dropped"}
-"""What a click on a panel selects besides the cell."""
+"""Further condition of a click on a panel, besides its cell."""
 
 
 def _side(band: Band) -> Side:
@@ -111,7 +111,7 @@ def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
 
 
 def removals(run: BandedRun, across: Band) -> Figure | None:
-    """What each rule removed along a band; None if nothing was removed."""
+    """Removals of each rule along a band; None if nothing was removed."""
     frame = counts.reasons(run, across)
     if frame.is_empty():
         return None
