@@ -27,7 +27,7 @@ class Design:
         budgets: training tokens, ascending.
         seeds: training runs of the network per budget.
         baselines: kinds of baselines, trained with one seed.
-        quick: whether --quick was given, which never concludes.
+        quick: whether --quick was given; a quick comparison never concludes.
     """
 
     budgets: tuple[int, ...]

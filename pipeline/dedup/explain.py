@@ -116,7 +116,6 @@ def _copy(draw: random.Random, text: list[str], jaccard: float) -> list[str]:
 
 
 def _keys_and_sets(texts: list[list[str]], matching: Matching) -> tuple[NDArray[np.uint32], list[NDArray[np.uint64]]]:
-    """Band keys and sets of shingles."""
     keys, sets = [np.empty((0, matching.bands()[0]), np.uint32)], list[NDArray[np.uint64]]()
     for words in split(pl.Series([" ".join(text) for text in texts], dtype=pl.String)):
         keys.append(matching.keys(words))

@@ -193,7 +193,6 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl.DataFrame]:
-    """The columns of `COLUMNS` of each shard."""
     content = pl.col("messages").list.eval(pl.element().struct.field("content"))
     for shard in store.shards():
         path = store.raw(shard) if part == "raw" else store.refined(shard)

@@ -261,7 +261,7 @@ def _numbers(head: Sequence[str]) -> frozenset[int]:
 
 
 def _points_table(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]], frozenset[int]]:
-    """A table of all points, each with what both laws give there."""
+    """A table of all points, each with the PPL that both laws give and its error."""
     head = ("corpus", "tokens", "seed", "PPL", "power law", "off", "saturating law", "off")
     rows: list[tuple[object, ...]] = []
     for corpus, points in laws.points.items():

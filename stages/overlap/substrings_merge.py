@@ -56,7 +56,7 @@ class Merge:
             save_frame(folder / "merged" / path.name, columns)
 
     def _anchors(self) -> KeyTable:
-        """The anchors that more than one conversation has."""
+        """The anchors of more than one conversation."""
         lists = [column(path, "span_anchors").list.len().sum() for path in self.shards.measured]
 
         def each() -> Iterator[Keys]:

@@ -132,7 +132,6 @@ def _shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
 
 
 def _buffer(z: Tensor, vocabulary: int) -> Tensor:
-    """Memory of one tile."""
     rows, columns = _shape(vocabulary, z.device)
     return torch.empty(min(rows, len(z)) * columns, device=z.device)
 

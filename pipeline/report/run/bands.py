@@ -128,7 +128,6 @@ def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
 
 
 def _sorts(run: FinishedRun) -> Iterator[tuple[Band, pl.Series]]:
-    """The bands that were measured."""
     rows = run.rows
     if run.has("ppl"):
         yield deciles(rows["ppl"], PPL)
