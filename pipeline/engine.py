@@ -54,7 +54,7 @@ class Local:
             return
         try:
             with _without_main():
-                results = self._started().map(task, shards)
+                results = self._executor().map(task, shards)
             yield from results
         except BrokenProcessPool as error:
             self._pool = None
@@ -63,7 +63,7 @@ class Local:
                 f"with fewer --workers (now {self.workers}); finished shards are kept"
             ) from error
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:
             others = [one for one in os.environ.get("PYTHONWARNINGS", "").split(",") if one not in {"", TIDIED}]
             os.environ["PYTHONWARNINGS"] = ",".join([*others, TIDIED])

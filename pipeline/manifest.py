@@ -12,7 +12,7 @@ import polars as pl
 from pipeline import VERSION
 from pipeline.plan import Plan
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.write import Written
+from pipeline.write import ShardCounts
 from stages.files import save_json
 from stages.stage import parameters
 
@@ -111,7 +111,7 @@ class Manifest:
     seconds: dict[str, float]
     """Seconds per step."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What stages remarked about this corpus, by stage."""
+    """Remarks of the stages on this corpus, by stage."""
 
     @property
     def by_rule(self) -> dict[str, int]:
@@ -202,7 +202,7 @@ def record(
     decisions: pl.DataFrame,
     nulls: Mapping[str, int],
     *,
-    written: Written,
+    written: ShardCounts,
     seconds: Mapping[str, float],
     remarks: Mapping[str, tuple[str, ...]],
 ) -> Manifest:

@@ -52,7 +52,7 @@ class Tell(Protocol):
 
 
 @lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
-def _opened(stage: Stage, folder: Path) -> Measure:
+def _open(stage: Stage, folder: Path) -> Measure:
     return stage.open(folder)
 
 
@@ -68,8 +68,8 @@ class _Task:
     def __call__(self, shard: str) -> str:
         path = self.raw / shard
         batch = read_frame(path, ["id", *self.stage.reads])
-        with _named(self.name, path):
-            signals = _opened(self.stage, self.folder)(batch.select(self.stage.reads))
+        with _name_errors(self.name, path):
+            signals = _open(self.stage, self.folder)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
         save_frame(self.folder / shard, batch.select("id").hstack(signals), {})
         return shard
@@ -89,7 +89,7 @@ class _Task:
 
 
 @contextlib.contextmanager
-def _named(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
+def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
     """Turn an error that a stage does not promise into one that names the stage and what it worked on.
 
     If one of the files that it `read` is corrupt, the error names that file instead.
@@ -135,7 +135,7 @@ def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(stage, FittedStage) and not _marker(folder, "fit").exists():
         tell(f"{name}: fit", 0, total)
-        with _named(name, store.raw(""), raw):
+        with _name_errors(name, store.raw(""), raw):
             stage.fit(raw, folder)
         save_json(_marker(folder, "fit"), {"shards": len(shards)})
         tell(f"{name}: fit", total, total)
@@ -145,12 +145,12 @@ def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
     for shard in engine.map(_Task(name, stage, store.raw(""), folder), missing):
         done += size[shard]
         tell(name, done, total)
-    merging = isinstance(stage, GlobalStage) and (bool(missing) or not _merged(stage, folder, size))
+    merging = isinstance(stage, GlobalStage) and (bool(missing) or not _is_merged(stage, folder, size))
     if isinstance(stage, GlobalStage) and merging:
         tell(f"{name}: merge", 0, total)
         _marker(folder, "merge").unlink(missing_ok=True)
         measured_shards = [folder / shard for shard in shards]
-        with _named(name, folder, (*raw, *measured_shards)):
+        with _name_errors(name, folder, (*raw, *measured_shards)):
             stage.merge(raw, measured_shards, folder)
         save_json(_marker(folder, "merge"), {"shards": len(shards)})
         tell(f"{name}: merge", total, total)
@@ -175,7 +175,7 @@ def _whole(path: Path, size: int) -> bool:
     return True
 
 
-def _merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
+def _is_merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
     parts = all(_whole(folder / "merged" / shard, n) for shard, n in size.items())
     return parts and _marker(folder, "merge").exists() and all((folder / f"{k}.parquet").exists() for k in stage.pairs)
 

@@ -18,7 +18,7 @@ from pipeline.plan import Plan, dumps
 from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.write import Written, save_decisions, write
+from pipeline.write import ShardCounts, save_decisions, write
 from stages.files import rows, save
 from stages.stage import CorruptInputError
 
@@ -28,7 +28,7 @@ class AccountingError(AssertionError):
 
 
 @dataclass
-class Run:
+class ActiveRun:
     """A run under way.
 
     Attributes:
@@ -128,11 +128,11 @@ class Run:
         done.save(self.store)
         return done
 
-    def _write(self, names: list[str], shards: dict[str, Any]) -> Written:
-        total, done, sums = shards["rows"] - shards["quarantined"], 0, Written(0, 0, 0, 0)
+    def _write(self, names: list[str], shards: dict[str, Any]) -> ShardCounts:
+        total, done, sums = shards["rows"] - shards["quarantined"], 0, ShardCounts(0, 0, 0, 0)
         self.tell("write", 0, total)
         for written in write(self.plan, self.store, self.engine, names):
-            sums = Written(*(a + b for a, b in zip(sums, written, strict=True)))
+            sums = ShardCounts(*(a + b for a, b in zip(sums, written, strict=True)))
             done += written.refined + written.rejected
             self.tell("write", done, total)
         self._account(names, shards)

@@ -1,4 +1,4 @@
-"""What a person sees: progress and notes on stderr, tables on stdout. Text of a corpus is always escaped."""
+"""Terminal output: progress and notes on stderr, tables on stdout. Text of a corpus is always escaped."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def console() -> Console:
 
 @dataclass
 class _Output:
-    """Where progress, notes and errors go in this process."""
+    """Destinations of progress, notes and errors in this process."""
 
     quiet: bool = False
     log: TextIO | None = None

@@ -30,7 +30,7 @@ TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
 """Pattern of a token: a word or a punctuation mark. A BPE vocabulary of 50,000 gives about as many."""
 
 
-class Written(NamedTuple):
+class ShardCounts(NamedTuple):
     """Conversations and tokens in the refined and the rejected file of a shard."""
 
     refined: int
@@ -53,7 +53,7 @@ def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) 
     save(store.decisions, into)
 
 
-def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[Written]:
+def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[ShardCounts]:
     """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order."""
     return engine.map(_Task(plan, store), shards)
 
@@ -65,14 +65,14 @@ class _Task:
     plan: Plan
     store: Store
 
-    def __call__(self, shard: str) -> Written:
+    def __call__(self, shard: str) -> ShardCounts:
         decisions = decisions_of(self.store, shard)
         digest = self._digest(decisions)
         refined, rejected = self.store.refined(shard), self.store.rejected(shard)
         kept = int(decisions["keep"].sum())
         dropped = decisions.height - kept
         if (tokens := _tokens(refined, digest)) is not None and (others := _tokens(rejected, digest)) is not None:
-            return Written(kept, dropped, tokens, others)
+            return ShardCounts(kept, dropped, tokens, others)
         raw = read_frame(self.store.raw(shard))
         if not raw["id"].equals(decisions["id"]):
             raise CorruptInputError(self.store.raw(shard), "its ids are not those of the decisions")
@@ -81,7 +81,7 @@ class _Task:
         counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
         for path, frame, count in zip((refined, rejected), frames, counts, strict=True):
             save_frame(path, frame, {"refine.decisions": digest, "refine.tokens": str(count)})
-        return Written(kept, dropped, *counts)
+        return ShardCounts(kept, dropped, *counts)
 
     def _digest(self, decisions: pl.DataFrame) -> str:
         """16 hex digits of everything that the files depend on besides the raw shard."""

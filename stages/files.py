@@ -169,7 +169,7 @@ def seal(folder: Path, names: Iterable[str]) -> None:
     save_json(folder / FITTED, {"files": files, "digest": _of(files)}, indent=1, end="")
 
 
-def fitted(folder: Path) -> None:
+def check_fitted(folder: Path) -> None:
     """Check the files that a fit wrote against `fitted.json`.
 
     Raises:

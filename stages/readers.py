@@ -18,7 +18,7 @@ import polars as pl
 
 from stages.stage import reason
 
-PACKED = (".gz", ".zst")
+PACKINGS = (".gz", ".zst")
 """Endings of compressed files."""
 RECORDS = (".parquet", ".jsonl", ".ndjson", ".json")
 """Endings of files of records; JSON may be compressed."""
@@ -37,7 +37,7 @@ class UnreadableFileError(Exception):
 def ending(path: Path) -> str:
     """The ending that names a file's format, in lower case and without `.gz` or `.zst`."""
     name = path.name.lower()
-    packing = next((packing for packing in PACKED if name.endswith(packing)), "")
+    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
     plain = Path(name.removesuffix(packing)).suffix
     return plain + packing if plain == ".parquet" else plain  # Parquet compresses its own pages
 
@@ -66,7 +66,7 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
         UnreadableFileError: the file, now or later, cannot be read or decompressed, or it is UTF-16.
     """
     try:
-        with path.open("rb") as packed, _unpacked(path, packed) as file:
+        with path.open("rb") as packed, _unpack(path, packed) as file:
             mark = file.peek(len(codecs.BOM_UTF8))
             if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 raise UnreadableFileError("is UTF-16 text, expected UTF-8")
@@ -77,7 +77,7 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
         raise UnreadableFileError(f"cannot be read ({reason(error)})") from error
 
 
-def _unpacked(path: Path, file: io.BufferedReader) -> io.BufferedReader:
+def _unpack(path: Path, file: io.BufferedReader) -> io.BufferedReader:
     packing = path.suffix.lower()
     if packing == ".gz":
         return io.BufferedReader(gzip.GzipFile(fileobj=file))
@@ -136,7 +136,7 @@ def _array(data: bytes) -> Iterator[bytes]:
 
 
 def json_fault(error: BaseException) -> str:
-    """What is wrong with a text that is not JSON."""
+    """Describe the first fault of a text that is not JSON."""
     return "nested too deeply" if isinstance(error, RecursionError) else reason(error)
 
 
@@ -186,14 +186,14 @@ def frames(path: Path, schema: pl.Schema | None = None, size: int = BATCH_BYTES)
             try:
                 yield _frame(text, schema)
             except pl.exceptions.PolarsError:  # a line is not JSON or not UTF-8
-                yield _repaired(batch, first, schema)
+                yield _repair(batch, first, schema)
 
 
 def _frame(text: bytes, schema: pl.Schema | None) -> pl.DataFrame:
     return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
 
 
-def _repaired(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.DataFrame:
+def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.DataFrame:
     """A batch parsed line by line, with U+FFFD for what is not text."""
     records = [_record(line, number) for number, line in enumerate(batch, first) if not line.isspace()]
     if schema is not None:

@@ -72,7 +72,7 @@ class StageRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Axis:
-    """How a report draws a signal.
+    """The axis of a signal in a report.
 
     Attributes:
         unit: the axis title, such as "words" or "share of lines seen before".

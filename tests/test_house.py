@@ -104,8 +104,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 """Room -> the rooms it may import, besides itself. A room is the longest of these names that a module begins with."""
 
-MOST = 15
-"""Modules in a folder."""
+MAX_MODULES = 15
+"""Maximum number of modules in a folder."""
 
 
 def _name(path: Path) -> str:
@@ -187,4 +187,4 @@ def test_inner_modules_do_not_import_the_face_of_their_room() -> None:
 def test_a_folder_is_short_enough_to_read() -> None:
     """`ls` names the room for any change."""
     folders = {path.parent for path in _modules().values()} - {ROOT}
-    assert {f.name: n for f in folders if (n := len(list(f.glob("*.py")))) > MOST} == {}
+    assert {f.name: n for f in folders if (n := len(list(f.glob("*.py")))) > MAX_MODULES} == {}

@@ -49,7 +49,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Preset:
-    """How a network is trained on a corpus.
+    """All parameters of training a network on a corpus.
 
     Attributes:
         name: name on the command line.

@@ -59,7 +59,7 @@ def ablate(options: AblateOptions) -> Ablation:
     """
     if options.out is not None:
         folders.check(options.out)
-    options.training.checked()
+    options.training.check()
     pair = corpora.pair("raw", "refined", options.run, None, grouped=options.train)
     assert pair.run is not None  # noqa: S101  raw and refined are parts of a run
     suffix = "-rules" if not options.train else "-quick" if options.training.quick else ""
@@ -73,7 +73,7 @@ def ablate(options: AblateOptions) -> Ablation:
     checks = run_findings(pair.run, options.bounds).checks
     made = Ablation(pair, contrasts, skipped, None, {}, checks, nothing, command, place / "index.html")
     if options.train and contrasts:
-        made = _trained(made, members, options.training)
+        made = _train(made, members, options.training)
     build(page.page(made), place)
     return made
 
@@ -91,14 +91,14 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     plan = planning.load(store.plan)
     inputs, ids = RuleInputs.read(plan, store), pair.union.frame["id"]
     raw, refined = (pair.union.members[name] for name in pair.names)
-    if not np.array_equal(_kept(inputs, plan.rules, ids), refined):
+    if not np.array_equal(_keep_mask(inputs, plan.rules, ids), refined):
         raise RunFolderError(
             f"{store.decisions} does not match the plan of the run: start `refine decide {store.folder}`"
         )
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
     for rule in plan.rules:
-        without = _kept(inputs, [one for one in plan.rules if one is not rule], ids)
-        alone = _kept(inputs, [rule], ids)
+        without = _keep_mask(inputs, [one for one in plan.rules if one is not rule], ids)
+        alone = _keep_mask(inputs, [rule], ids)
         for how, name, first, second in (
             ("alone", f"only {rule.reason}", raw, alone),
             ("on top", f"without {rule.reason}", without, refined),
@@ -113,7 +113,7 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     return members, contrasts, skipped
 
 
-def _kept(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
+def _keep_mask(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
     """Which conversations these rules keep, in the order of `ids`."""
     decisions = inputs.decide(chosen).select("id", "keep")
     kept = ids.to_frame("id").join(decisions, on="id", how="left", maintain_order="left")["keep"]
@@ -121,7 +121,7 @@ def _kept(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> M
     return mask
 
 
-def _trained(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
+def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
     """Train all arms and compare those of each contrast."""
     pair, contrasts = untrained.pair, untrained.contrasts
     with options.folder(pair_name(pair), digests(pair)) as folder:

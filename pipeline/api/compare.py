@@ -10,7 +10,7 @@ from pipeline import terminal
 from pipeline.api.run import Run
 from pipeline.compare import command
 from pipeline.compare.command import CompareOptions
-from pipeline.compare.corpora import Hub
+from pipeline.compare.corpora import HubOptions
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.result import Comparison
 from pipeline.experiments.train import numbers
@@ -81,7 +81,7 @@ def compare(
         training_options(
             preset, tokenizer, embeddings, test_tokens, named, seeds, quick, device, workers, work=_path(work)
         ),
-        *(Hub(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
+        *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
     with terminal.progress(show=progress):
         return command.compare(options)

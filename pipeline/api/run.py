@@ -217,7 +217,7 @@ def carry_out(options: RunOptions, *, progress: bool = True) -> Run:
         for note in notes(plan):
             reporter.warn(note)
         try:
-            manifest = running.Run(store, plan, engine, reporter, reporter.warn).carry_out(source, limits)
+            manifest = running.ActiveRun(store, plan, engine, reporter, reporter.warn).carry_out(source, limits)
         except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
             engine.close()
             raise
@@ -227,10 +227,10 @@ def carry_out(options: RunOptions, *, progress: bool = True) -> Run:
 
 def notes(plan: Plan) -> list[str]:
     """Return what a user should know about the plan's stages and rules."""
-    said = [f"{measured.name}: {note}" for measured in plan.stages for note in measured.stage.notes()]
+    sentences = [f"{measured.name}: {note}" for measured in plan.stages for note in measured.stage.notes()]
     if plan.left_out:
-        said.append(f"rules omitted, because a stage that they need was not picked: {', '.join(plan.left_out)}")
-    return said
+        sentences.append(f"rules omitted, because a stage that they need was not picked: {', '.join(plan.left_out)}")
+    return sentences
 
 
 def decide(
@@ -264,7 +264,7 @@ def decide(
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")
-        manifest = running.Run(store, chosen, Local(1), reporter, reporter.warn).decide_again()
+        manifest = running.ActiveRun(store, chosen, Local(1), reporter, reporter.warn).decide_again()
     return Run(folder, manifest)
 
 

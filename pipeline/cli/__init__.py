@@ -247,8 +247,8 @@ def dedup(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy would start threads that are never used: 0.1 CPU s
     from pipeline import dedup
 
-    wanted = dedup.DedupOptions(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
-    dedup.dedup(wanted, explain=explain, as_json=as_json)
+    options = dedup.DedupOptions(file, kept, removed, column, id, threshold, order, against, max_cluster, workers)
+    dedup.dedup(options, explain=explain, as_json=as_json)
 
 
 app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")(training.train)
@@ -294,12 +294,12 @@ def status(
     runs.status(folders or [], as_json=as_json)
 
 
-class _Stopped(BaseException):
+class _Interrupt(BaseException):
     """Ctrl-C or SIGTERM; not an Exception, so that no library catches it."""
 
 
 def _stop(_number: int, _frame: object) -> None:
-    raise _Stopped
+    raise _Interrupt
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -335,7 +335,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(app([*ours, *sys.argv[1:]], prog_name="refine", standalone_mode=False))
-    except _Stopped:
+    except _Interrupt:
         sys.stderr.write(
             "\nrefine: stopped; what is complete is kept, and the same command resumes (a run with the same --out)\n"
         )

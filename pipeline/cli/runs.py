@@ -1,4 +1,4 @@
-"""What `run`, `decide`, `signals`, `stages`, `plan` and `status` print."""
+"""Output of `run`, `decide`, `signals`, `stages`, `plan` and `status`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
 
 
 def _state_of(measured: planning.Measured) -> tuple[bool, str]:
-    """Whether a stage has its models, and what there is to know about it."""
+    """Whether a stage has its models, and a description of its state."""
     try:
         measured.stage.models()
     except MissingModelError as error:
@@ -134,7 +134,7 @@ WRITERS: dict[str, Callable[[pl.LazyFrame, Path], object]] = {
     ".csv": _write_csv,
     ".jsonl": pl.LazyFrame.sink_ndjson,
 }
-"""How a table is written, by the ending of its file."""
+"""Writers of a table, by the ending of its file."""
 
 
 def _range(column: pl.Series) -> tuple[str, ...]:

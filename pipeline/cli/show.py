@@ -56,7 +56,7 @@ def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) ->
     rows = [_whole(store, options.id)] if options.id else list(_sample(store, options, list(run.manifest.by_rule)))
     _add_partners(store, rows)
     if as_json:
-        print_json([{key: _parsed(value) if key in _JSON else value for key, value in row.items()} for row in rows])
+        print_json([{key: _parse(value) if key in _JSON else value for key, value in row.items()} for row in rows])
         return
     for row in rows:
         _print(console(), row, None if options.full else MAX_CHARACTERS)
@@ -66,7 +66,7 @@ _JSON = ("values", "extra")
 """Columns that hold JSON."""
 
 
-def _parsed(value: Any) -> Any:  # noqa: ANN401  any JSON value
+def _parse(value: Any) -> Any:  # noqa: ANN401  any JSON value
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
@@ -122,7 +122,7 @@ def _add_partners(store: Store, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if partner := partners.get(row.get("duplicate_of") or ""):
             row["kept"] = partner
-            hunks = _compared(_words(row), _words(partner))
+            hunks = _align(_words(row), _words(partner))
             row["differences"] = [{"dropped": " ".join(a), "kept": " ".join(b)} for same, a, b in hunks if not same]
 
 
@@ -140,7 +140,7 @@ def _words(row: dict[str, Any]) -> list[str]:
     return " ".join(message["content"] for message in row["messages"]).split()[:MAX_WORDS]
 
 
-def _compared(dropped: list[str], kept: list[str]) -> list[tuple[bool, list[str], list[str]]]:
+def _align(dropped: list[str], kept: list[str]) -> list[tuple[bool, list[str], list[str]]]:
     """Runs of words: whether they are the same, those of the dropped conversation and those of the kept one."""
     matcher = difflib.SequenceMatcher(None, dropped, kept, autojunk=False)
     return [(op == "equal", dropped[a:b], kept[c:d]) for op, a, b, c, d in matcher.get_opcodes()]
@@ -177,7 +177,7 @@ def _print_messages(out: Console, messages: Iterable[dict[str, str]], cut: int |
 
 def _difference(dropped: list[str], kept: list[str]) -> Text:
     """The differing words in their context: [-dropped-] {+kept+}, as wdiff marks them."""
-    hunks = _compared(dropped, kept)
+    hunks = _align(dropped, kept)
     if all(same for same, _, _ in hunks):
         return Text(f"same words{f' in the first {MAX_WORDS:,}' if len(dropped) == MAX_WORDS else ''}")
     line = Text("differing words: ")

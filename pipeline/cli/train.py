@@ -150,14 +150,14 @@ def compare(
     from pipeline.api.compare import training_options
     from pipeline.compare.command import CompareOptions
     from pipeline.compare.command import compare as carry_out
-    from pipeline.compare.corpora import Hub
+    from pipeline.compare.corpora import HubOptions
     from pipeline.compare.show import print_comparison
     from pipeline.report.run.checks import Bounds
 
     training = training_options(
         preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
     )
-    hub, bounds = Hub(split, config, revision, shape), Bounds(min_kept, max_kept)
+    hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
     result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
     print_comparison(result, as_json=as_json)

@@ -11,7 +11,7 @@ from pipeline.compare import corpora, data, page
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
 from pipeline.compare.checks import comparison_checks, corpora_checks
-from pipeline.compare.corpora import Hub, Pair
+from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
@@ -23,7 +23,7 @@ from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import SHARE, Bounds, check
 from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import finished
+from pipeline.report.run.frame import read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.prepare.arms import Union
@@ -40,7 +40,7 @@ class CompareOptions:
     limit: int | None = None
     train: bool = True
     training: TrainingOptions = field(default_factory=TrainingOptions)
-    hub: Hub = field(default_factory=Hub)
+    hub: HubOptions = field(default_factory=HubOptions)
     bounds: Bounds = field(default_factory=Bounds)
     words: tuple[str, ...] = ()
     """The command as it was typed, for the report; by default the two corpora."""
@@ -63,7 +63,7 @@ def compare(options: CompareOptions) -> Comparison:
     """
     if options.out is not None:
         folders.check(options.out)
-    options.training.checked()
+    options.training.check()
     limit = options.limit
     pair = corpora.pair(options.first, options.second, options.run, limit, grouped=options.train, hub=options.hub)
     run = None if pair.run is None else run_findings(pair.run, options.bounds)
@@ -114,7 +114,7 @@ def announce(place: Path, command: str, notes: Sequence[str]) -> None:
         ReportError: the folder of the report holds something else.
     """
     folders.check(place)
-    for note in filter(None, [*notes, folders.replaced(place, command)]):
+    for note in filter(None, [*notes, folders.replacement_note(place, command)]):
         say(f"refine: {note}")
 
 
@@ -139,7 +139,7 @@ def run_findings(store: Store, bounds: Bounds) -> RunFindings:
     Raises:
         RunFolderError: the run is not complete.
     """
-    read = finished(store.folder)
+    read = read_run(store.folder)
     duplicates = kinds(read.plan, store)
     return RunFindings(read, duplicates, check(read, duplicates, bounds))
 

@@ -27,7 +27,7 @@ MAX_NAME = 40
 
 
 @dataclass(frozen=True)
-class Hub:
+class HubOptions:
     """Which part of a hub dataset or saved DatasetDict to read, and the shape of records outside runs."""
 
     split: str | None = None
@@ -86,7 +86,9 @@ def latest(run: Path | None) -> Store:
     return run_at(run)
 
 
-def pair(first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: Hub = Hub()) -> Pair:
+def pair(
+    first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: HubOptions = HubOptions()
+) -> Pair:
     """Read two corpora and find out what they share.
 
     Args:
@@ -110,7 +112,7 @@ def pair(first: str, second: str, run: Path | None, limit: int | None, *, groupe
     store = latest(run) if first in PARTS or second in PARTS else None
     _check_shapes(first, second, store, hub)
     read = {_arm(name, first, second): _read(name, store, limit, hub) for name in (first, second)}
-    frame, members = united(*(one.frame for one in read.values()))
+    frame, members = unite(*(one.frame for one in read.values()))
     keys = distinct(corpora.keys(frame["text"]))
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
@@ -138,14 +140,14 @@ def _cut(name: str, differ: int) -> str:
     return cut if len(cut) <= MAX_NAME else cut[: MAX_NAME - 1] + "…"
 
 
-def _read(name: str, store: Store | None, limit: int | None, hub: Hub) -> Corpus:
+def _read(name: str, store: Store | None, limit: int | None, hub: HubOptions) -> Corpus:
     if name not in PARTS or store is None:
         shape = None if is_run(Path(name).expanduser()) else hub.shape
         return corpora.read(name, split=hub.split, config=hub.config, revision=hub.revision, shape=shape, limit=limit)
     return corpora.read_part(store, "raw" if name == "raw" else "refined", limit)
 
 
-def _check_shapes(first: str, second: str, store: Store | None, hub: Hub) -> None:
+def _check_shapes(first: str, second: str, store: Store | None, hub: HubOptions) -> None:
     """Refuse to compare conversations with plain documents.
 
     Raises:
@@ -157,7 +159,7 @@ def _check_shapes(first: str, second: str, store: Store | None, hub: Hub) -> Non
         raise SourceError(f"{both}: plain documents and conversations share no schema; compare two of one kind")
 
 
-def _shape(name: str, store: Store | None, hub: Hub) -> str | None:
+def _shape(name: str, store: Store | None, hub: HubOptions) -> str | None:
     """The shape of a corpus's records, judged by the first; None if it is unknown before reading."""
     if name in PARTS and store is not None:
         return str(read_json(store.shard_list)["shape"])
@@ -170,7 +172,7 @@ def _shape(name: str, store: Store | None, hub: Hub) -> str | None:
     return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
 
 
-def united(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """The union of two corpora, rows of `a` first, and which rows each contains: bool [K], bool [K].
 
     A conversation is in both if its id and text are equal; among the others, the n-th copy of a text in one corpus is

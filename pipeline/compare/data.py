@@ -21,7 +21,7 @@ from stages.files import save_json
 from trainer import TrainerError, presets
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Leaks, Union
-from trainer.prepare.choices import Choices, named, outside
+from trainer.prepare.choices import Choices, load_vocabulary, outside
 from trainer.presets import Preset
 
 
@@ -31,7 +31,7 @@ class LeakError(TrainerError):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How `refine compare` and `refine ablate` train; their help describes each option.
+    """Options of training in `refine compare` and `refine ablate`; their help describes each option.
 
     Attributes:
         preset: its name.
@@ -53,7 +53,7 @@ class TrainingOptions:
     workers: int = 0
     work: Path | None = None
 
-    def checked(self) -> Preset:
+    def check(self) -> Preset:
         """The preset, after checking everything that is known before a corpus is read.
 
         Raises:
@@ -69,7 +69,7 @@ class TrainingOptions:
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
         outside(preset, self.choices)
-        named(preset, self.choices)
+        load_vocabulary(preset, self.choices)
         if self.work is not None:
             check_experiment(self.work, "--work")
         return preset
@@ -104,7 +104,7 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
         LeakError: a test conversation has a near-duplicate in the training pool or the validation set.
         ArmsError, SplitError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
     """
-    preset = options.checked()
+    preset = options.check()
     say(PREPARING)
     made = arming.prepare(union, preset, options.choices, folder / "data", outside(preset, options.choices))
     texts = union.frame[preset.text.column]

@@ -16,18 +16,18 @@ MIN_BUDGETS, MIN_DECADES, MIN_SEEDS = 5, 1.5, 3
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, seeds."""
 QUICK_BUDGETS, QUICK_SEEDS = 3, 1
 BUDGET_DIVISOR = 3.2
-"""What the preset's budgets are divided by, so that two corpora with baselines take half an hour on two cores."""
+"""Divisor of the preset's budgets, so that two corpora with baselines take half an hour on two cores."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is trained on each arm.
+    """The training runs of each arm.
 
     Attributes:
         budgets: training tokens, ascending.
         seeds: training runs of the network per budget.
         baselines: kinds of baselines, trained with one seed.
-        quick: whether --quick was given, which never concludes.
+        quick: whether --quick was given; a quick comparison never concludes.
     """
 
     budgets: tuple[int, ...]

@@ -99,7 +99,7 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     axis = alt.Axis(labelExpr=SHORT, grid=True, values=_ticks(low, high))
     y = alt.Y("ppl:Q", title="PPL", scale=scale, axis=axis)
-    law = alt.Chart(_joined(curves)).encode(x=x, detail="extrapolated:N")
+    law = alt.Chart(_join(curves)).encode(x=x, detail="extrapolated:N")
     dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
     band = law.mark_area(opacity=0.16).encode(
         y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(arms, legend=False)
@@ -118,7 +118,7 @@ def _arms(names: tuple[str, ...], *, legend: bool) -> alt.Color:
     return alt.Color("arm:N", scale=scale, legend=alt.Legend(title=None, symbolType="stroke") if legend else None)
 
 
-def _joined(curves: pl.DataFrame) -> pl.DataFrame:
+def _join(curves: pl.DataFrame) -> pl.DataFrame:
     """Curves with the last point before each extrapolation repeated as its first, so that the lines meet."""
     inside = curves.filter(~pl.col("extrapolated")).sort("tokens")
     joints = inside.group_by("arm", maintain_order=True).last().select(curves.columns)

@@ -1,4 +1,4 @@
-"""What `refine compare` and `refine ablate` print."""
+"""Output of `refine compare` and `refine ablate`."""
 
 from __future__ import annotations
 

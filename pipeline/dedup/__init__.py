@@ -17,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.dedup.columns import Columns
-from pipeline.dedup.explain import explained, in_words, injected, summary
+from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
 from pipeline.dedup.texts import TextColumn, Texts
 from pipeline.sources import SourceError
@@ -31,7 +31,7 @@ BUCKET = 10_000
 """Maximum number of kept texts that a text is compared with in one bucket."""
 PATIENCE = 3.0
 """Seconds before progress is shown."""
-SMALL = 1000
+MIN_SUSPICIOUS = 1000
 """Number of texts below which a cluster never stops the command."""
 
 
@@ -74,7 +74,7 @@ class DedupOptions:
 
     @property
     def matching(self) -> Matching:
-        """How duplicates are searched."""
+        """The parameters of the search for duplicates."""
         return Matching.for_threshold(self.threshold, BUCKET)
 
 
@@ -135,7 +135,7 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
     figures = {**summary(matching, options.threshold, result), "order": options.order}
     _guard(options, figures)
     if explain:
-        figures["injected"] = injected(texts, matching, options.threshold)
+        figures["injected"] = measure_recall(texts, matching, options.threshold)
     if kept_file := options.kept:
         save(kept_file, lambda path: WRITERS[kept_file.suffix](result, path))
     if options.removed:
@@ -145,7 +145,7 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     else:
         sys.stdout.write(
-            in_words(figures, matching.bucket) + (explained(figures, matching.permutations) if explain else "")
+            in_words(figures, matching.bucket) + (explanation(figures, matching.permutations) if explain else "")
         )
 
 
@@ -187,7 +187,7 @@ def _ranks(order: str, columns: Columns, words: NDArray[np.uint32]) -> NDArray[n
 def _guard(options: DedupOptions, figures: dict[str, Any]) -> None:
     for cluster in figures["largest_clusters"][:1]:
         size, total = cluster["texts"], figures["texts"]
-        if size >= SMALL and size > options.max_cluster * total:
+        if size >= MIN_SUSPICIOUS and size > options.max_cluster * total:
             raise StageRefusedError(
                 f"{size:,} of {total:,} texts are duplicates of one, {cluster['id']!r} ({cluster['example']!r}), more "
                 f"than a share of {options.max_cluster:g}: look at them, and if they may go, allow it with "

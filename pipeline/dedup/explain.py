@@ -1,4 +1,4 @@
-"""What `refine dedup` prints: counts, the S-curve, the expected and the measured recall, the largest clusters."""
+"""Output of `refine dedup`: counts, the S-curve, the expected and the measured recall, the largest clusters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.output import Result, gathered
+from pipeline.dedup.output import Result, gather_rows
 from pipeline.dedup.texts import Texts
 from stages.dedup.bands import Matching
 from stages.text.shingles import WIDTH, shingle_sets, split
@@ -30,7 +30,7 @@ def summary(matching: Matching, threshold: float, result: Result) -> dict[str, A
     largest = largest[sizes[largest] > 1]
     rows = np.unique(largest)
     ids = dict(zip(rows.tolist(), result.id_of(rows), strict=True))
-    texts = dict(zip(rows.tolist(), gathered(iter(result.texts), rows), strict=True))
+    texts = dict(zip(rows.tolist(), gather_rows(iter(result.texts), rows), strict=True))
     bands, rows_per_band = matching.bands()
     return {
         "texts": len(mask),
@@ -64,8 +64,8 @@ def in_words(figures: dict[str, Any], bucket: int) -> str:
     )
 
 
-def explained(figures: dict[str, Any], permutations: int) -> str:
-    """How duplicates were searched, and which share of them is found."""
+def explanation(figures: dict[str, Any], permutations: int) -> str:
+    """A description of the search for duplicates and the share of them that it finds."""
     copies, largest = figures["injected"], figures["largest_clusters"]
     measured = (
         f"measured recall, of {copies['copies']} edited copies of texts of this file (mean Jaccard "
@@ -86,13 +86,13 @@ def explained(figures: dict[str, Any], permutations: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def injected(texts: Texts, matching: Matching, threshold: float) -> dict[str, float]:
+def measure_recall(texts: Texts, matching: Matching, threshold: float) -> dict[str, float]:
     """The recall measured on copies of the first texts, edited to a Jaccard from the threshold to 0.1 above it."""
     draw = random.Random(1)  # noqa: S311  no secrets
     sources = [text.split() for part in islice(texts, 8) for text in part.head(MAX_SOURCES)]
     sources = [text for text in sources if len(text) >= MIN_WORDS][:MAX_SOURCES]
     copies = [_copy(draw, text, draw.uniform(threshold, min(0.99, threshold + 0.1))) for text in sources]
-    (keys, sets), (copied_keys, copied_sets) = (_measured(side, matching) for side in (sources, copies))
+    (keys, sets), (copied_keys, copied_sets) = (_keys_and_sets(side, matching) for side in (sources, copies))
     found = (keys == copied_keys).any(axis=1)
     pairs = zip(sets, copied_sets, strict=True)
     jaccard = np.array([np.intersect1d(a, b).size / np.union1d(a, b).size for a, b in pairs], np.float64)
@@ -115,8 +115,7 @@ def _copy(draw: random.Random, text: list[str], jaccard: float) -> list[str]:
     return copy
 
 
-def _measured(texts: list[list[str]], matching: Matching) -> tuple[NDArray[np.uint32], list[NDArray[np.uint64]]]:
-    """Band keys and sets of shingles."""
+def _keys_and_sets(texts: list[list[str]], matching: Matching) -> tuple[NDArray[np.uint32], list[NDArray[np.uint64]]]:
     keys, sets = [np.empty((0, matching.bands()[0]), np.uint32)], list[NDArray[np.uint64]]()
     for words in split(pl.Series([" ".join(text) for text in texts], dtype=pl.String)):
         keys.append(matching.keys(words))

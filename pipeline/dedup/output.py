@@ -1,4 +1,4 @@
-"""What `refine dedup` writes: the kept rows or their ids, and each removed row with the kept one that it repeats."""
+"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.dedup.columns import reading
 from pipeline.dedup.texts import Texts
 from pipeline.sources import SourceError
 from stages import readers
-from stages.dedup.keep import Kept
+from stages.dedup.keep import Selection
 
 STEP = 1 << 20
 """Number of row numbers that are made at once."""
@@ -34,7 +34,7 @@ class Result:
 
     texts: Texts
     ids: Sequence[str | None]
-    kept: Kept
+    kept: Selection
 
     @property
     def start(self) -> int:
@@ -59,7 +59,7 @@ class Result:
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
-        return gathered(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
+        return gather_rows(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
 
 
 def write_ids(result: Result, path: Path) -> None:
@@ -143,10 +143,10 @@ WRITERS: dict[str, Callable[[Result, Path], None]] = {
     ".jsonl": write_lines,
     ".txt": write_ids,
 }
-"""How kept rows are written, by the ending of the file."""
+"""Writers of the kept rows, by the ending of the file."""
 
 
-def gathered(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:
+def gather_rows(parts: Iterator[pl.Series], rows: NDArray[np.int64]) -> pl.Series:
     """Some rows of a column in parts; `rows` ascend."""
     begin, taken = 0, [pl.Series("values", [], pl.String)]
     with contextlib.suppress(StopIteration):

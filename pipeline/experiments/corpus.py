@@ -68,7 +68,7 @@ def read(
     limit: int | None = None,
     tell: Callable[[int], None] = lambda _rows: None,
 ) -> Corpus:
-    """Read the corpus that a user names, as `refine run` reads it; a run stands for its refined corpus.
+    """Read the corpus that a user names, as `refine run` reads it; of a run, the refined corpus.
 
     Ids are those of ingest, or of the run. Up to 1 % unreadable rows are omitted, with a note.
 
@@ -193,7 +193,6 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl.DataFrame]:
-    """The columns of `COLUMNS` of each shard."""
     content = pl.col("messages").list.eval(pl.element().struct.field("content"))
     for shard in store.shards():
         path = store.raw(shard) if part == "raw" else store.refined(shard)

@@ -24,7 +24,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 1e4 else f"{value:,.2f}"  # noqa: PLR2004
 
 
-def signed(value: float, digits: int) -> str:
+def with_sign(value: float, digits: int) -> str:
     """A number with its sign and a typographic minus; zero has no sign."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", MINUS) if text.strip("+-0.") else text[1:]
@@ -37,12 +37,12 @@ def share(value: float) -> str:
 
 def percent(value: float) -> str:
     """A relative change in per cent, with its sign."""
-    return signed(100 * value, 1) + PERCENT
+    return with_sign(100 * value, 1) + PERCENT
 
 
 def exponent(alpha: float) -> str:
     """An exponent, or a difference of two."""
-    return signed(alpha, 4)
+    return with_sign(alpha, 4)
 
 
 def change(ln_ratio: float) -> str:
@@ -85,7 +85,7 @@ def difference_cells(difference: Difference) -> tuple[str, ...]:
     return (
         difference.kind,
         delta_alpha(difference),
-        with_interval(difference.delta_ln_A, difference.delta_ln_A_interval, lambda value: signed(value, 3)),
+        with_interval(difference.delta_ln_A, difference.delta_ln_A_interval, lambda value: with_sign(value, 3)),
         ppl_change(difference),
         token_worth(difference),
     )

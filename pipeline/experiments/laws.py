@@ -194,10 +194,10 @@ def _tables(laws: CorpusLaws) -> Iterator[object]:
         for (corpus, _), law in laws.fits.items()
     ]
     yield table("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", head, rows, _numbers(head))
-    yield table("\nPoints", *_fitted(laws))
+    yield table("\nPoints", *_points_table(laws))
     head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
     rows = [
-        (corpus or "", kind, f"{one.tokens:,.0f}", *_predicted(one))
+        (corpus or "", kind, f"{one.tokens:,.0f}", *_prediction(one))
         for (corpus, kind), made in laws.predictions.items()
         for one in made
     ]
@@ -260,8 +260,8 @@ def _numbers(head: Sequence[str]) -> frozenset[int]:
     return frozenset(range(2, len(head)))
 
 
-def _fitted(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]], frozenset[int]]:
-    """A table of all points, each with what both laws give there."""
+def _points_table(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]], frozenset[int]]:
+    """A table of all points, each with the PPL that both laws give and its error."""
     head = ("corpus", "tokens", "seed", "PPL", "power law", "off", "saturating law", "off")
     rows: list[tuple[object, ...]] = []
     for corpus, points in laws.points.items():
@@ -275,6 +275,6 @@ def _fitted(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]]
     return head, rows, frozenset(range(1, len(head)))
 
 
-def _predicted(one: Prediction) -> tuple[str, ...]:
+def _prediction(one: Prediction) -> tuple[str, ...]:
     ends = interval((one.low, one.high), number)
     return number(one.value), ends, "extrapolates" if one.extrapolates else ""

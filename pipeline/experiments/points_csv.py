@@ -70,7 +70,7 @@ def _frame(file: Path) -> pl.DataFrame:
         raise ScalingError(f"{file} has a header and no rows: give one row per training run")
     cells = [(number, *(row[i].strip() or None for i in at.values())) for number, row in padded]
     frame = pl.DataFrame(cells, {"row": pl.Int64, **dict.fromkeys(at, pl.String)}, orient="row")
-    return frame.select(_checked(file, frame, name) for name in frame.columns)
+    return frame.select(_column(file, frame, name) for name in frame.columns)
 
 
 def _header(file: Path, header: list[str]) -> list[str]:
@@ -84,7 +84,7 @@ def _header(file: Path, header: list[str]) -> list[str]:
     return header
 
 
-def _checked(file: Path, frame: pl.DataFrame, name: str) -> pl.Series:
+def _column(file: Path, frame: pl.DataFrame, name: str) -> pl.Series:
     """A column as numbers (corpus: as text).
 
     Raises:

@@ -19,13 +19,13 @@ from pipeline.experiments.formats import number
 from pipeline.experiments.laws import CorpusLaws, fit_laws, show
 from pipeline.experiments.points_csv import Corpora
 from pipeline.experiments.schedule import carry_out
-from pipeline.experiments.train import TrainOptions, prepared
+from pipeline.experiments.train import TrainOptions, open_experiment
 from pipeline.terminal import console, safe, table
 from stages.files import save_json
 from trainer.experiment.jobs import Job
 from trainer.experiment.kinds import CVFP, KINDS, KNESER_NEY
 from trainer.experiment.points import points
-from trainer.prepare.prepared import Prepared
+from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset
 from trainer.scaling import Points, ScalingError
 
@@ -67,7 +67,7 @@ def scale(
         raise ScalingError("--predict takes numbers of tokens above 0, such as 1000000")
     if budgets is not None and len(set(budgets)) < 2:  # noqa: PLR2004  a line needs two points
         raise ScalingError("--budgets names one size, and a law needs 2 or more, an interval 3: name more")
-    with prepared(options) as (folder, preset, data):
+    with open_experiment(options) as (folder, preset, data):
         counts = data.budgets(preset, budgets)
         if len(counts) < 2:  # noqa: PLR2004
             raise ScalingError(
@@ -102,7 +102,7 @@ def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
 
 
 def scale_jobs(
-    folder: Path, preset: Preset, data: Prepared, budgets: Sequence[int], *, seeds: int, device: str
+    folder: Path, preset: Preset, data: ExperimentData, budgets: Sequence[int], *, seeds: int, device: str
 ) -> list[Job]:
     """The training runs of an experiment, the network first.
 

@@ -27,8 +27,8 @@ from trainer.experiment.kinds import BASELINES, CVFP, KINDS, RANDOM_BLOCK
 from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
-from trainer.prepare.choices import Choices, named, outside
-from trainer.prepare.prepared import Prepared
+from trainer.prepare.choices import Choices, load_vocabulary, outside
+from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset, PresetError
 
 DEFAULT_BUDGET = 100_000
@@ -52,7 +52,7 @@ class TrainOptions:
     out: Path | None = None
     device: str = "cpu"
 
-    def checked(self) -> Preset:
+    def check(self) -> Preset:
         """The preset, after checking everything that is known before the corpus is read.
 
         Raises:
@@ -121,16 +121,16 @@ def numbers(text: str | None) -> list[int] | None:
 
 
 @contextmanager
-def prepared(options: TrainOptions) -> Iterator[tuple[Path, Preset, Prepared]]:
+def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, ExperimentData]]:
     """Lock the experiment's folder and yield it, the preset sized for its vocabulary, and the data.
 
     Raises:
         RunFolderError: the folder is in use, or belongs to another corpus or to something else.
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
-    preset = options.checked()
+    preset = options.check()
     given = outside(preset, options.choices)
-    named(preset, options.choices)
+    load_vocabulary(preset, options.choices)
     if options.out is not None:
         check_experiment(options.out, "--out")
     source = corpora.read(
@@ -187,7 +187,7 @@ def train(
     default = int(configured) if configured.isascii() and configured.isdecimal() else 0
     threads = threads or default or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
-    with prepared(options) as (folder, preset, data):
+    with open_experiment(options) as (folder, preset, data):
         count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(DEFAULT_BUDGET, data.pool.tokens))
         data.budgets(preset, [count])
         network = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, options.device, threads)

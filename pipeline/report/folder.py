@@ -49,7 +49,7 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def replaced(out: Path, command: str) -> str:
+def replacement_note(out: Path, command: str) -> str:
     """A note if `out` holds the report of another command, which is about to be replaced; else an empty string.
 
     Args:

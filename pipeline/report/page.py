@@ -18,7 +18,7 @@ from pipeline.report import bars, theme
 from pipeline.report.parts import Figure, Page, Panel, Table
 
 HERE = Path(__file__).parent
-WIDTH, SMALL = 560, 250
+WIDTH, SMALL_WIDTH = 560, 250
 """Width of a full chart and of a small multiple in a PNG, in pixels."""
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version of Vega-Lite whose specifications altair writes."""
@@ -56,7 +56,7 @@ def html(page: Page) -> str:
     )
     template = environment.get_template("page.html")
     return template.render(
-        page=page, policy=policy, style=style, scripts=scripts, data=embedded(data), cell=_cell, version=VERSION
+        page=page, policy=policy, style=style, scripts=scripts, data=script_json(data), cell=_cell, version=VERSION
     )
 
 
@@ -65,7 +65,7 @@ def figures(page: Page) -> list[Figure]:
     return [figure for section in page.sections for figure in section.figures]
 
 
-def embedded(value: object) -> str:
+def script_json(value: object) -> str:
     """JSON for a script element: no text in it can end the element or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for c in "<>&\u2028\u2029":
@@ -75,7 +75,7 @@ def embedded(value: object) -> str:
 
 def png(figure: Figure) -> bytes:
     """A figure as a picture, its panels side by side; small multiples four per row."""
-    width = SMALL if figure.small else WIDTH
+    width = SMALL_WIDTH if figure.small else WIDTH
     specs: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
     for panel in figure.panels:

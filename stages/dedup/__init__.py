@@ -128,7 +128,7 @@ class Dedup(GlobalStage):
 
     @property
     def matching(self) -> Matching:
-        """How near-duplicates are searched."""
+        """The parameters of the search for near-duplicates."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import polars as pl
 
 from stages.dedup.bands import Matching
-from stages.files import fitted, seal
+from stages.files import check_fitted, seal
 from stages.readers import stamps
 from stages.stage import Axis, FittedStage, Measure, Stage
 from stages.text.corpus import Corpus
@@ -74,7 +74,7 @@ class Against(FittedStage):
 
     @property
     def matching(self) -> Matching:
-        """How the earlier corpus is searched."""
+        """The parameters of the search in the earlier corpus."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def models(self) -> tuple[Path, ...]:
@@ -110,7 +110,7 @@ class Against(FittedStage):
         """
         if not self.corpus:
             return self.measure
-        fitted(folder)
+        check_fitted(folder)
         from stages.dedup.index import Index
 
         index = Index.open(folder / "index", self.matching)

@@ -1,4 +1,4 @@
-"""How a MinHash signature is cut into bands, and which pairs that finds: the S-curve of locality-sensitive hashing."""
+"""Bands of MinHash signatures, and the S-curve of the pairs that they find (locality-sensitive hashing)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Matching:
-    """How near-duplicates are searched: the parameters that `dedup`, `against` and `refine dedup` share.
+    """Parameters of the search for near-duplicates, which `dedup`, `against` and `refine dedup` share.
 
     Attributes:
         floor: smallest Jaccard that is searched for.

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, cores, each_part, first_alike, in_order, mapped
+from stages.dedup.signatures import LOOPS, cores, each_part, first_alike, in_order, map_file
 from stages.files import read_frame, save_frame, scratch
 from stages.stage import StageParameterError
 from stages.text.shingles import Words, shingle_sets, split
@@ -62,14 +62,13 @@ def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> 
         save_frame(aside / "names.parquet", pl.concat(names).to_frame("name"))
         first = first_alike(np.concatenate(keys))
         firsts = np.flatnonzero(first == np.arange(len(first)))
-        bands = mapped(band_file, np.uint32).reshape(len(first), -1)
+        bands = map_file(band_file, np.uint32).reshape(len(first), -1)
         with (aside / "order").open("wb") as file:
             for column in range(bands.shape[1]):
                 file.write(in_order(bands[firsts, column], firsts).data)
 
 
 def _read(path: Path, kind: Any) -> NDArray[Any]:  # noqa: ANN401  a type of numbers
-    """A file of numbers, mapped."""
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 

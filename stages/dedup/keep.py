@@ -22,8 +22,8 @@ GIVEN = -(1 << 62)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Which texts are kept, and which kept one stands for each of the others.
+class Selection:
+    """Texts to keep, and the kept text that each other text duplicates.
 
     Attributes:
         of: int64 [n], for each text the kept one that it is a duplicate of; its own number if it is kept.
@@ -48,7 +48,7 @@ class Kept:
 
 def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     texts: Iterable[pl.Series], threshold: float, matching: Matching, ranks: Rank, scratch: Path, workers: int = 1
-) -> Kept:
+) -> Selection:
     """Decide for each text whether it is kept.
 
     No two kept texts share a band key and have a Jaccard at or above the threshold, except given texts and crowds; for
@@ -73,7 +73,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     chosen = _best_copies(first, rank)
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(_chosen(texts, shared), shared, file, workers)
+        sets = write_sets(_filter(texts, shared), shared, file, workers)
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
@@ -87,7 +87,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     jaccard[stands[first] == first] = 1
     of[rank == GIVEN] = np.flatnonzero(rank == GIVEN)
     jaccard[of == np.arange(len(of))] = 0
-    return Kept(of, jaccard, first, compared, int(crowded.sum()))
+    return Selection(of, jaccard, first, compared, int(crowded.sum()))
 
 
 def _best_copies(first: Rows, rank: Rows) -> Rows:
@@ -112,7 +112,7 @@ def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask,
     return shared.view(np.bool_), np.cumsum([0, *(count - 1 for count in counts)], dtype=np.int64)
 
 
-def _chosen(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
+def _filter(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
     begin = 0
     for some in texts:
         here = chosen[begin : begin + len(some)]

@@ -53,7 +53,7 @@ def _nearest(
     return best, nearness, compared
 
 
-def _met(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
+def _compared_earlier(bands: Any, crowded: Any, leads: Any, i: Any, j: Any, band: Any) -> Any:
     """Whether rows i < j were compared in an earlier band: in any bucket that they share, unless it was crowded."""
     for earlier in range(band):
         if bands[i, earlier] == bands[j, earlier]:
@@ -104,7 +104,7 @@ def pairs_loop(
             alone = True
             for other in range(led if crowd else at - begin):
                 i = heads[other] if crowd else ranked[order[begin + other] & ROW]
-                met = _met(bands, crowded, leads, i, j, band)
+                met = _compared_earlier(bands, crowded, leads, i, j, band)
                 if met and not crowd:
                     continue
                 compared += 1

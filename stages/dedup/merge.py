@@ -21,7 +21,7 @@ from stages.text.shingles import text_keys
 
 MAX_LISTED, EXAMPLE = 10, 200
 """Maximum number of clusters that `dedup.json` lists, and characters of the example of each."""
-SMALL = 1000
+MIN_SUSPICIOUS = 1000
 """Number of conversations below which a cluster never stops a run."""
 
 
@@ -39,7 +39,7 @@ def merge(
     prompts = _prompts(_keys(shards, "prompt"))
     near = _near(shards, matching, cluster, folder)
     answer = _Answer.of(near, cluster, prompts)
-    ids = Ids(shards, answer.mentioned())
+    ids = Ids(shards, answer.referenced_rows())
     largest = [
         {
             "cluster": ids.of(np.array([row])).item(),
@@ -58,7 +58,7 @@ def merge(
 
 
 def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
-    """The 128 bits that stand for each text or prompt, uint64 [n, 2]."""
+    """A 128-bit hash of each text or prompt, uint64 [n, 2]."""
     keys = np.empty((len(shards), 2), np.uint64)
     for here, frame in shards.signals(f"{kind}_key", f"{kind}_check"):
         keys[here] = frame
@@ -101,7 +101,7 @@ class _Groups:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the merge knows of each conversation, by row."""
+    """Results of the merge, one per conversation."""
 
     near: Near
     copies: _Groups
@@ -119,7 +119,7 @@ class _Answer:
         clusters = _Groups(near.clusters(cluster))
         return cls(near, copies, _Groups(prompts), clusters, nearest[near.first], near.crowded[near.first])
 
-    def mentioned(self) -> Rows:
+    def referenced_rows(self) -> Rows:
         """Rows whose ids are written for others."""
         groups = (self.copies, self.prompts, self.clusters)
         return np.concatenate([self.near.rows.ravel(), *(np.flatnonzero(group.sizes > 1) for group in groups)])
@@ -148,7 +148,7 @@ class _Answer:
 def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]], total: int) -> None:
     for one in largest[:1]:
         size = one["cluster_size"]
-        if size >= SMALL and size > max_cluster * total:
+        if size >= MIN_SUSPICIOUS and size > max_cluster * total:
             raise StageRefusedError(
                 f"dedup: {size:,} of {total:,} conversations form one cluster of near-duplicates (Jaccard at or above "
                 f"{cluster:g}), more than a share of {max_cluster:g}; the first is {one['cluster']!r} "

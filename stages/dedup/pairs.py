@@ -27,7 +27,7 @@ from stages.dedup.signatures import (
 from stages.text.shingles import Sets
 
 ROW, KEY = np.uint64(0xFFFFFFFF), np.uint64(32)
-PART = 2_000
+PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
 
 
@@ -66,8 +66,8 @@ def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
     """
 
     def parts(chosen: Mask) -> Iterator[pl.Series]:
-        cuts = range(0, len(texts), PART)
-        return (texts[at : at + PART].filter(pl.Series(chosen[at : at + PART])) for at in cuts)
+        cuts = range(0, len(texts), PART_TEXTS)
+        return (texts[at : at + PART_TEXTS].filter(pl.Series(chosen[at : at + PART_TEXTS])) for at in cuts)
 
     signed = sign_texts(parts(np.ones(len(texts), np.bool_)), matching, cores())
     first = first_alike(signed.keys)

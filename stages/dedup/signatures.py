@@ -1,4 +1,4 @@
-"""What near-duplicates are searched by: keys and band keys of texts, and their sets of shingles."""
+"""Keys, band keys and sets of shingles of texts, by which near-duplicates are found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOOPS = Kernels(
 
 @dataclass(frozen=True)
 class Signatures:
-    """What is known of texts before they are compared.
+    """Keys, lengths and band keys of texts, computed before texts are compared.
 
     Attributes:
         keys: uint64 [n, 2]; equal for exact copies only.
@@ -55,19 +55,19 @@ def sign_texts(
 ) -> Signatures:
     """Signatures of a column of texts in parts (no nulls); band keys are mapped from `file` if there is one."""
 
-    def signed(part: Words) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]:
+    def sign(part: Words) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint32]]:
         return part.keys, np.diff(part.ends).astype(np.uint32), matching.keys(part)
 
     keys, lengths = [np.empty((0, 2), np.uint64)], [np.empty(0, np.uint32)]
     bands = [np.empty((0, matching.bands()[0]), np.uint32)]
-    for key, length, band in each_part(signed, texts, workers):
+    for key, length, band in each_part(sign, texts, workers):
         keys.append(key)
         lengths.append(length)
         if file:
             file.write(band.data)
         else:
             bands.append(band)
-    whole = mapped(file, np.uint32).reshape(-1, matching.bands()[0]) if file else np.concatenate(bands)
+    whole = map_file(file, np.uint32).reshape(-1, matching.bands()[0]) if file else np.concatenate(bands)
     return Signatures(np.concatenate(keys), np.concatenate(lengths), whole)
 
 
@@ -86,7 +86,7 @@ def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], worker
         sizes.append(np.diff(ends, prepend=0))
     ends = np.zeros(len(chosen) + 1, np.int64)
     ends[1:][chosen] = np.concatenate(sizes)
-    return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
+    return Sets(map_file(file, np.uint64), ends.cumsum(out=ends))
 
 
 def each_part(work: Callable[[Words], Made], texts: Iterable[pl.Series], workers: int) -> Iterator[Made]:
@@ -121,7 +121,7 @@ def in_order(keys: NDArray[np.uint32], numbers: Rows) -> NDArray[np.uint64]:
     return order
 
 
-def mapped(file: IO[bytes], dtype: type[Number]) -> NDArray[Number]:
+def map_file(file: IO[bytes], dtype: type[Number]) -> NDArray[Number]:
     """A file of numbers, open for reading and writing, as an array that the system pages in and out."""
     file.flush()
     return np.memmap(file, dtype, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, dtype)

@@ -16,7 +16,7 @@ import polars as pl
 
 from stages.files import save, scratch
 from stages.ngram.counts import NONE, Column, slices
-from stages.ngram.kneser_ney import Corpus, Estimation
+from stages.ngram.kneser_ney import Estimation, NumberedCorpus
 from stages.ngram.lmplz import train as train_lmplz
 
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -120,7 +120,7 @@ def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
     return full
 
 
-def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Corpus, int]:
+def _number(lines: Iterable[pl.Series], path: Path) -> tuple[NumberedCorpus, int]:
     """The corpus as word ids, in a file, and the number of sentences."""
     known = pl.DataFrame({"word": SPECIAL, "id": np.arange(len(SPECIAL), dtype=np.uint32)})
     sentences = 0
@@ -138,7 +138,7 @@ def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Corpus, int]:
         raise NoLineError
     words = np.memmap(path, np.uint32, "r")
     _check(words, sentences)
-    return Corpus(words, known["word"]), sentences
+    return NumberedCorpus(words, known["word"]), sentences
 
 
 def _check(words: Column, sentences: int) -> None:

@@ -20,7 +20,7 @@ _TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 
 @dataclass(frozen=True)
-class Corpus:
+class NumberedCorpus:
     """Sentences as word ids, and the words by id.
 
     Attributes:
@@ -63,7 +63,7 @@ class Estimation:
         types: number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz.
     """
 
-    corpus: Corpus
+    corpus: NumberedCorpus
     prune: tuple[int, ...]
     folder: Path
     partition: int

@@ -16,9 +16,9 @@ from stages.readers import stamps
 from stages.stage import Axis, Measure, Stage, StageParameterError
 
 if TYPE_CHECKING:
-    from stages.overlap.contamination_index import Index
+    from stages.overlap.contamination_index import ItemIndex
 
-REPORTED = 0.5
+MIN_REPORTED_SHARE = 0.5
 """Minimum share of a part for a conversation to be counted in the remarks of a run; rules have their own."""
 
 
@@ -113,8 +113,8 @@ class Contamination(Stage):
             return ()
         columns = ("contamination", "eval_set", "eval_item")
         shards = (read_frame(path, columns) for path in sorted(folder.glob("*.parquet")))
-        hits = pl.concat(shard.filter(pl.col("contamination") >= REPORTED) for shard in shards).group_by("eval_set")
-        counts = hits.agg(items=pl.col("eval_item").n_unique(), conversations=pl.len())
+        hits = pl.concat(shard.filter(pl.col("contamination") >= MIN_REPORTED_SHARE) for shard in shards)
+        counts = hits.group_by("eval_set").agg(items=pl.col("eval_item").n_unique(), conversations=pl.len())
         found = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
         return tuple(
             f"{name}: at least half of a question, answer or message of {items} of its items is in "
@@ -140,12 +140,12 @@ class Contamination(Stage):
 
 
 @lru_cache(maxsize=1)
-def _index(stage: Contamination, digest: str) -> Index:
+def _index(stage: Contamination, digest: str) -> ItemIndex:
     """The index of a stage's evaluation sets; the digest identifies their content."""
-    from stages.overlap.contamination_index import Index
+    from stages.overlap.contamination_index import ItemIndex
 
     del digest
-    index = Index.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
+    index = ItemIndex.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
     if index.items[0] == index.items[1]:
         raise StageParameterError(
             f"evals {stage.evals!r} has {index.items[0]} items, none of which has {stage.shortest} words of its own "

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.overlap.evals import Part, excerpt
+from stages.overlap.evals import ItemText, excerpt
 from stages.text.compiled import Kernels
 from stages.text.repeats import prefix_index
 from stages.text.shingles import split
@@ -26,8 +26,8 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Index:
-    """What is searched for.
+class ItemIndex:
+    """The n-grams of evaluation items.
 
     Attributes:
         n: words of an n-gram.
@@ -44,7 +44,7 @@ class Index:
     items: tuple[int, int]
 
     @classmethod
-    def of(cls, parts: Sequence[Part], n: int, shortest: int, common: int) -> Index:
+    def of(cls, parts: Sequence[ItemText], n: int, shortest: int, common: int) -> ItemIndex:
         """Index the parts of items; n-grams of more than `common` items are ignored."""
         owners, keys, heads, lengths = _grams(parts, n, shortest)
         items = pl.Series([f"{part.file}\0{part.item}" for part in parts], dtype=pl.String).rank("dense").to_numpy()
@@ -83,7 +83,7 @@ class Index:
 
 
 def _grams(
-    parts: Sequence[Part], n: int, shortest: int
+    parts: Sequence[ItemText], n: int, shortest: int
 ) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
     """The part and the hash of each gram, with repeats; head and words of each part that is a short gram."""
     sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
@@ -112,7 +112,7 @@ def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
     return keys, bits, *prefix_index(keys)
 
 
-def _labels(parts: Sequence[Part]) -> pl.DataFrame:
+def _labels(parts: Sequence[ItemText]) -> pl.DataFrame:
     columns = {
         "eval_set": [part.file for part in parts],
         "eval_item": [excerpt(part) for part in parts],

@@ -16,7 +16,7 @@ LENGTH = U64(0x9E3779B97F4A7C15)
 
 
 def _finish(rolled: Any, length: Any) -> Any:
-    """The hash of a run of words, of which their number is part."""
+    """Finish the hash of a run of words; it includes their number."""
     return mix64(rolled ^ (U64(length) * LENGTH))
 
 
@@ -72,8 +72,8 @@ class _Index(NamedTuple):
     sizes: Any
 
 
-class _Seen(NamedTuple):
-    """What the text at hand has: the last text that had each gram and each part, and the grams of each part."""
+class _TextState(NamedTuple):
+    """The last text that had each gram and each part, and the number of grams of each part in the current text."""
 
     grams: Any
     parts: Any
@@ -132,7 +132,7 @@ def overlap(
     head_starts: Any, head_shift: Any, posts: Any, parts: Any, sizes: Any, seen: Any, tally: Any, before: Any,
     counts: Any, shares: Any, worst: Any,
 ) -> Any:  # fmt: skip
-    """What each text shares with evaluation items.
+    """Compute the overlap of each text with evaluation items.
 
     Args:
         words: uint64, hashes of words.
@@ -157,7 +157,7 @@ def overlap(
         worst: int64 [texts], filled: that part, or -1.
     """
     index = _Index(keys, starts, shift, heads, lengths, head_starts, head_shift, posts, parts, sizes)
-    state = _Seen(seen[: len(keys)], seen[len(keys) :], tally)
+    state = _TextState(seen[: len(keys)], seen[len(keys) :], tally)
     for row in range(len(ends) - 1):
         worst[row], shares[row], _, counts[row] = _matches(
             words[ends[row] : ends[row + 1]], n, shortest, index, state, before + row + 1

@@ -39,7 +39,7 @@ EXCERPT = 80
 """Maximum length of an item's name and of its excerpt in characters."""
 
 
-class Part(NamedTuple):
+class ItemText(NamedTuple):
     """A text of an item: a question, an answer, or a message.
 
     Attributes:
@@ -76,7 +76,7 @@ def files(evals: str) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def parts(evals: str) -> Iterator[Part]:
+def parts(evals: str) -> Iterator[ItemText]:
     """The texts of every item.
 
     Loops over items, because each has its own shape; evaluation sets are small.
@@ -95,7 +95,7 @@ def parts(evals: str) -> Iterator[Part]:
             raise StageParameterError(f"evaluation set {str(path)!r} cannot be read ({reason(error)})") from error
 
 
-def _parts(path: Path, label: str) -> Iterator[Part]:
+def _parts(path: Path, label: str) -> Iterator[ItemText]:
     known, columns = False, ""
     for number, record in enumerate(_records(path), 1):
         if not isinstance(record, str | Mapping):
@@ -113,16 +113,16 @@ def _parts(path: Path, label: str) -> Iterator[Part]:
         )
 
 
-def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterator[Part]:
+def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterator[ItemText]:
     if isinstance(record, str):
-        yield Part(file, number, f"row {number}", "text", record, asks=True)
+        yield ItemText(file, number, f"row {number}", "text", record, asks=True)
         return
     name = next((str(record[key]) for key in NAME_COLUMNS if isinstance(record.get(key), str | int)), "")
     for column in record:
         if column.lower() in QUESTIONS | ANSWERS:
             for field, text in _texts(column, record[column]):
                 asks = column.lower() in QUESTIONS and field.rpartition(".")[2].lower() not in ANSWERING_ROLES
-                yield Part(file, number, name or f"row {number}", field, text, asks)
+                yield ItemText(file, number, name or f"row {number}", field, text, asks)
 
 
 def _records(path: Path) -> Iterator[Any]:
@@ -170,7 +170,7 @@ def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from _texts(f"{field}.{role}" if isinstance(role, str) else field, value[key])
 
 
-def excerpt(part: Part) -> str:
+def excerpt(part: ItemText) -> str:
     """The name of an item and the beginning of its text, on one line, without control characters."""
     start = "".join(c if c.isprintable() else " " for c in part.text[: 4 * EXCERPT])
     return f"{part.name[:EXCERPT]}: {' '.join(start.split())[:EXCERPT]}"

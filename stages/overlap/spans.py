@@ -23,14 +23,14 @@ LOOPS = Kernels(
         "among": "u8* i8* u8* i8* u8 b1*",
     },
 )
-Hashed = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
+HashSets = tuple[NDArray[np.int64], Keys, NDArray[np.int64]]
 READS = ("text", "messages")
-"""Columns that `spoken` reads."""
+"""Columns that `texts_without_system` reads."""
 COVER = ("words", "earlier_words", "longest", "copies", "source")
-"""Columns of the array that `Found.cover` returns."""
+"""Columns of the array that `SharedWindows.cover` returns."""
 
 
-def spoken(frame: pl.DataFrame) -> pl.Series:
+def texts_without_system(frame: pl.DataFrame) -> pl.Series:
     """The texts of conversations without their system messages."""
     role = pl.element().struct.field("role")
     system = frame.select(pl.col("messages").list.eval(role == "system").list.any().fill_null(value=False)).to_series()
@@ -40,12 +40,12 @@ def spoken(frame: pl.DataFrame) -> pl.Series:
     return frame.select(pl.when(system).then(others.list.join("\n")).otherwise(pl.col("text"))).to_series()
 
 
-def anchors(texts: pl.Series, width: int) -> Hashed:
+def anchors(texts: pl.Series, width: int) -> HashSets:
     """Number of words of each text; the distinct anchors of its windows, text by text; number of anchors of each."""
     return _sets("anchors", texts, width)
 
 
-def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -> Hashed:
+def _sets(loop: str, texts: pl.Series, width: int, table: KeyTable | None = None) -> HashSets:
     """Words of each text, and the set of hashes that a loop writes for it."""
     keys = (table.keys, table.starts, table.shift) if table else ()
     words, hashes, sizes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
@@ -61,7 +61,7 @@ def _sets(loop: str, texts: pl.Series, width: int, table: Table | None = None) -
 
 
 @dataclass(frozen=True)
-class Table:
+class KeyTable:
     """Sorted keys, and the prefix index that finds one: see `stages.text.repeats.prefix_index`."""
 
     keys: Keys
@@ -69,7 +69,7 @@ class Table:
     shift: int
 
     @classmethod
-    def of(cls, keys: Keys) -> Table:
+    def of(cls, keys: Keys) -> KeyTable:
         """The table of sorted keys."""
         return cls(keys, *prefix_index(keys))
 
@@ -86,15 +86,15 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Windows that several conversations have, how many have each, and the first of them."""
+class SharedWindows:
+    """Windows that several conversations share, with the number of these and the first of them."""
 
-    table: Table
+    table: KeyTable
     counts: NDArray[np.uint32]
     firsts: NDArray[np.uint32]
 
     def cover(self, rows: NDArray[np.int64], texts: pl.Series, width: int) -> NDArray[np.int64]:
-        """What the windows cover of the texts of these rows: int64 [n, 5], the columns `COVER`."""
+        """Cover of the texts of these rows by the windows: int64 [n, 5], the columns `COVER`."""
         out, done = np.empty((len(rows), len(COVER)), np.int64), 0
         windows = (self.table.keys, self.table.starts, self.table.shift, self.counts, self.firsts)
         for part in split(texts):

@@ -74,9 +74,9 @@ class Substrings(GlobalStage):
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """`span_words` and `span_anchors` of each conversation."""
-        from stages.overlap.spans import anchors, spoken
+        from stages.overlap.spans import anchors, texts_without_system
 
-        words, keys, sizes = anchors(spoken(batch), self.span)
+        words, keys, sizes = anchors(texts_without_system(batch), self.span)
         rows = pl.arange(batch.height, dtype=pl.UInt32, eager=True)
         owners = pl.DataFrame({"row": rows}).select(pl.col("row").repeat_by(pl.Series(sizes)).explode().drop_nulls())
         lists = owners.with_columns(span_anchors=pl.Series(keys)).group_by("row").agg("span_anchors")

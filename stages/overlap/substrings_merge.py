@@ -15,8 +15,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import read_frame, save_frame, scratch
-from stages.overlap.spans import COVER, READS, Found, Table, column, flat, spoken
-from stages.text.repeats import AT_ONCE, Keys, Shard, repeated
+from stages.overlap.spans import COVER, READS, KeyTable, SharedWindows, column, flat, texts_without_system
+from stages.text.repeats import AT_ONCE, Keys, Shard, find_repeats
 from stages.text.shards import Ids, Shards
 
 MAX_BITS = 8
@@ -46,7 +46,7 @@ class Merge:
             anchors = self._anchors()
             windows = self._windows(anchors, aside)
             found = np.empty((len(self.shards), len(COVER)), np.int64)
-            for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._covered(at, anchors, windows))):
+            for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._cover(at, anchors, windows))):
                 found[self.shards.starts[at] : self.shards.starts[at + 1]] = part
         names = Ids(self.shards, found[:, -1][found[:, -1] >= 0])
         (folder / "merged").mkdir(parents=True, exist_ok=True)
@@ -55,25 +55,25 @@ class Merge:
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
             save_frame(folder / "merged" / path.name, columns)
 
-    def _anchors(self) -> Table:
-        """The anchors that more than one conversation has."""
+    def _anchors(self) -> KeyTable:
+        """The anchors of more than one conversation."""
         lists = [column(path, "span_anchors").list.len().sum() for path in self.shards.measured]
 
         def each() -> Iterator[Keys]:
             return (flat(column(path, "span_anchors"))[0] for path in self.shards.measured)
 
-        return Table.of(repeated(each, int(sum(lists)), self.at_once)[0])
+        return KeyTable.of(find_repeats(each, int(sum(lists)), self.at_once)[0])
 
-    def _touched(self, at: int, anchors: Table) -> tuple[NDArray[np.int64], pl.Series]:
+    def _rows_with(self, at: int, anchors: KeyTable) -> tuple[NDArray[np.int64], pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
         rows = np.flatnonzero(anchors.among(*flat(column(self.shards.measured[at], "span_anchors"))))
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
-        return rows, spoken(read_frame(self.shards.raw[at], READS)[rows])
+        return rows, texts_without_system(read_frame(self.shards.raw[at], READS)[rows])
 
-    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
+    def _candidates(self, at: int, anchors: KeyTable, bits: int) -> list[Shard]:
         """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
-        rows, texts = self._touched(at, anchors)
+        rows, texts = self._rows_with(at, anchors)
         keys, sizes = anchors.windows(texts, self.width)
         numbers = np.repeat(rows + self.shards.starts[at], sizes)
         if not bits:
@@ -82,7 +82,7 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: Table, aside: Path) -> Found:
+    def _windows(self, anchors: KeyTable, aside: Path) -> SharedWindows:
         """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
@@ -98,15 +98,15 @@ class Merge:
                 found = _groups(aside / f"{2 * part}", aside / f"{2 * part + 1}")
                 for file, values in zip(out, found, strict=True):
                     file.write(values.data)
-        return Found(
-            Table.of(_mapped(aside / "keys", np.uint64)),
-            _mapped(aside / "counts", np.uint32),
-            _mapped(aside / "firsts", np.uint32),
+        return SharedWindows(
+            KeyTable.of(_map(aside / "keys", np.uint64)),
+            _map(aside / "counts", np.uint32),
+            _map(aside / "firsts", np.uint32),
         )
 
-    def _covered(self, at: int, anchors: Table, windows: Found) -> NDArray[np.int64]:
-        """What the windows cover of each row of a shard."""
-        rows, texts = self._touched(at, anchors)
+    def _cover(self, at: int, anchors: KeyTable, windows: SharedWindows) -> NDArray[np.int64]:
+        """The words of each row of a shard that the windows cover."""
+        rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]
         found = np.tile(np.array([0, 0, 0, 1, -1]), (end - start, 1))
         found[rows] = windows.cover(rows + start, texts, self.width)
@@ -132,8 +132,7 @@ def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
     return keys[begins][counts > 1], counts[counts > 1].astype(np.uint32), firsts[counts > 1]
 
 
-def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
-    """A file of numbers, mapped."""
+def _map(path: Path, kind: type[Number]) -> NDArray[Number]:
     return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
 
 

@@ -80,11 +80,11 @@ class Turns(GlobalStage):
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         """`answer_keys` and `opening_key` of each conversation."""
-        said = self._keyed(batch)
+        replies = self._keys(batch)
         given = (
-            said.filter(pl.col("words") >= self.words).group_by("row").agg(answer_keys=pl.col("key").unique().sort())
+            replies.filter(pl.col("words") >= self.words).group_by("row").agg(answer_keys=pl.col("key").unique().sort())
         )
-        firsts = said.group_by("row").agg(pl.col("opening_key").first())
+        firsts = replies.group_by("row").agg(pl.col("opening_key").first())
         rows = pl.DataFrame({"row": pl.arange(batch.height, dtype=pl.UInt32, eager=True)})
         for found in (given, firsts):
             rows = rows.join(found, on="row", how="left", maintain_order="left")
@@ -95,32 +95,32 @@ class Turns(GlobalStage):
         from stages.files import save_json
 
         listed = {
-            kind: [self._listed(kind, *one) for one in found] for kind, found in merge_turns(raw, measured, folder)
+            kind: [self._entry(kind, *one) for one in found] for kind, found in merge_turns(raw, measured, folder)
         }
         save_json(folder / "turns.json", listed, indent=1, end="")
 
-    def _keyed(self, batch: pl.DataFrame) -> pl.DataFrame:
+    def _keys(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
         from stages.text.shingles import split
 
-        said = batch.select("messages").with_row_index("row").explode("messages").unnest("messages")
-        said = said.filter(pl.col("role") == "assistant").select("row", "content")
+        replies = batch.select("messages").with_row_index("row").explode("messages").unnest("messages")
+        replies = replies.filter(pl.col("role") == "assistant").select("row", "content")
         sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-        for part in split(said["content"]):
+        for part in split(replies["content"]):
             sizes.append(np.diff(part.ends))
             keys.append(part.keys[:, 0])
             openings.append(_openings(part.hashes, part.ends, self.opening))
         short = np.concatenate(sizes) < self.opening
-        return said.with_columns(
+        return replies.with_columns(
             words=pl.Series(np.concatenate(sizes)),
             key=pl.Series(np.concatenate(keys)),
             opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
         )
 
-    def _listed(self, kind: str, key: int, count: int, first: str, messages: pl.DataFrame) -> dict[str, Any]:
+    def _entry(self, kind: str, key: int, count: int, first: str, messages: pl.DataFrame) -> dict[str, Any]:
         """An entry of `turns.json`: number of conversations, the first of them, the beginning of the answer."""
-        said = self._keyed(messages).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
-        return {"conversations": count, "first": first, "begins": said["content"][0][:MAX_CHARACTERS]}
+        replies = self._keys(messages).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
+        return {"conversations": count, "first": first, "begins": replies["content"][0][:MAX_CHARACTERS]}
 
 
 def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
@@ -132,13 +132,13 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-Listed = tuple[int, int, str, pl.DataFrame]
+Answer = tuple[int, int, str, pl.DataFrame]
 """A key, the number of conversations with it, the id of the first, and its `messages` as a frame of one row."""
 MAX_LISTED = 10
 """Maximum number of answers, and of openings, in `turns.json`."""
 
 
-def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Listed]]]:
+def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Answer]]]:
     """Write the merged signals of each shard to `folder/merged`; yield the most repeated "answers" and "openings"."""
     shards = Shards.of(raw, measured)
     repeats = {
@@ -147,7 +147,7 @@ def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> 
     (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
         save_frame(folder / "merged" / path.name, _columns(shards, at, repeats["answers"], repeats["openings"]))
-    yield from ((kind, [_listed(shards, found, at) for at in _largest(found)]) for kind, found in repeats.items())
+    yield from ((kind, [_locate(shards, found, at) for at in _largest(found)]) for kind, found in repeats.items())
 
 
 def _answer_groups(shards: Shards, at: int) -> Shard:
@@ -205,7 +205,7 @@ def _largest(found: Repeats) -> NDArray[np.int64]:
     return np.lexsort((found.firsts, -found.counts))[:MAX_LISTED]
 
 
-def _listed(shards: Shards, found: Repeats, at: int) -> Listed:
+def _locate(shards: Shards, found: Repeats, at: int) -> Answer:
     row = int(found.firsts[at])
     shard = int(np.searchsorted(shards.starts, row, side="right")) - 1
     frame = read_frame(shards.raw[shard], ["id", "messages"]).slice(row - int(shards.starts[shard]), 1)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from stages import ngram
-from stages.files import fitted, read_frame, read_json, save_json, seal
+from stages.files import check_fitted, read_frame, read_json, save_json, seal
 from stages.ngram import lmplz
 from stages.ppl import place, score
 from stages.ppl.lines import halves, tokenise
@@ -135,7 +135,7 @@ class Perplexity(FittedStage, GlobalStage):
         if self.model:
             model = score.load(Path(self.model).expanduser())
             return partial(score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
-        fitted(folder)
+        check_fitted(folder)
         names = [name for name, model in read_json(folder / "models.json").items() if model]
         loaded = {name: score.load(folder / f"{name}.arpa") for name in names}
         scorers = [loaded.get("reference") or loaded.get(f"half{1 - half}") for half in (0, 1)]

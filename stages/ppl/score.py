@@ -61,7 +61,7 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
         turns.select("half").with_row_index("at"), on="at", how="left", maintain_order="left"
     )
     sums = pl.col("score", "n").sum()
-    per_turn = _scored(lines, scorers).group_by("at", maintain_order=True).agg(sums)
+    per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
     rows = pl.DataFrame({"row": pl.int_range(batch.height, dtype=pl.UInt32, eager=True)})
     return rows.join(_conversations(scored, turn_tokens), on="row", how="left", maintain_order="left").select(
@@ -80,7 +80,7 @@ def _turns(batch: pl.DataFrame) -> pl.DataFrame:
     return numbered.explode("messages", "turn").unnest("messages").with_columns(pl.col("content").fill_null(""))
 
 
-def _scored(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
+def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
     """Lines with their `score` in millionths, without lines that have no model."""
     parts = []
     for half, score in enumerate(scorers):

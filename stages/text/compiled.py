@@ -127,7 +127,7 @@ class Kernels:
             if code := _read(place, key.digest()):
                 return code
         code = _compile(llvm, self, sources)
-        any(_written(place, key.digest(), code) for place in places)  # the first that can be
+        any(_write(place, key.digest(), code) for place in places)  # the first that can be
         return code
 
 
@@ -226,7 +226,7 @@ def _read(path: Path, key: bytes) -> bytes | None:
     return content[size:] if content[:size] == hashlib.blake2b(key + content[size:]).digest() else None
 
 
-def _written(path: Path, key: bytes, code: bytes) -> bool:
+def _write(path: Path, key: bytes, code: bytes) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")

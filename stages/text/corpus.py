@@ -30,7 +30,7 @@ class Corpus:
     """A corpus that a stage's parameter names.
 
     Attributes:
-        path: a file, a folder of files, or a run folder, which stands for its refined conversations; empty for none.
+        path: a file, a folder of files, or a run folder, of which the refined conversations are read; empty for none.
         name: what messages call it.
         endings: endings of the files that are read; each line of plain text is a text.
     """

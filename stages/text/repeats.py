@@ -18,7 +18,7 @@ AT_ONCE = 1 << 25
 class Repeats:
     """The keys that more than one row has.
 
-    Memory: that of `repeated`, and 24 bytes per repeated key.
+    Memory: that of `find_repeats`, and 24 bytes per repeated key.
 
     Args:
         shards: gives the pairs of each shard, in order; called more than once.
@@ -26,7 +26,7 @@ class Repeats:
     """
 
     def __init__(self, shards: Callable[[], Iterator[Shard]], size: int) -> None:
-        self.keys, self.counts = repeated(lambda: (keys for _, keys in shards()), size)
+        self.keys, self.counts = find_repeats(lambda: (keys for _, keys in shards()), size)
         self.firsts = np.full(len(self.keys), -1, np.int64)
         for rows, keys in shards():
             at, there = self._find(keys)
@@ -48,7 +48,9 @@ class Repeats:
         return at, self.keys[at] == keys
 
 
-def repeated(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE) -> tuple[Keys, NDArray[np.int64]]:
+def find_repeats(
+    shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE
+) -> tuple[Keys, NDArray[np.int64]]:
     """Keys that occur more than once, sorted, and how often each occurs.
 
     The keys are uniform hashes. They are sorted by their top bits, in as many passes as hold about `at_once` in memory:
@@ -60,11 +62,11 @@ def repeated(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_
         at_once: number of keys in memory.
     """
     bits = max(0, (size - 1) // at_once).bit_length()
-    parts = [_repeated(shards(), size, part, bits) for part in range(1 << bits)]
+    parts = [_find_in_part(shards(), size, part, bits) for part in range(1 << bits)]
     return np.concatenate([keys for keys, _ in parts]), np.concatenate([counts for _, counts in parts])
 
 
-def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[Keys, NDArray[np.int64]]:
+def _find_in_part(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[Keys, NDArray[np.int64]]:
     """The repeated keys whose top bits are `part`."""
     if bits:
         shift = np.uint64(64 - bits)
@@ -80,7 +82,7 @@ def _repeated(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[
 
 
 def prefix_index(keys: Keys) -> tuple[NDArray[np.int64], int]:
-    """Where each value of the top bits begins in sorted keys, about four keys per value; the number of lower bits."""
+    """Begin of each value of the top bits in sorted keys (about four keys per value), and the number of lower bits."""
     bits = max(1, (len(keys) // 4).bit_length())
     tops = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     return np.append(np.searchsorted(keys, tops), len(keys)), 64 - bits

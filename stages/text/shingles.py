@@ -26,7 +26,7 @@ LOOPS = Kernels(
 )
 WIDTH = 5
 """Words per shingle, as in datatrove, text-dedup and Data-Juicer."""
-PART = 1 << 22
+PART_BYTES = 1 << 22
 """Bytes of text worked on at once, so that their words stay in the processor's cache; a longer text is one part."""
 
 
@@ -51,7 +51,7 @@ class Words:
 
 
 def split(texts: pl.Series) -> Iterator[Words]:
-    """Words of a column of texts (no nulls) in parts of about `PART` bytes, in order."""
+    """Words of a column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order."""
     return map(words, parts(texts))
 
 
@@ -64,13 +64,13 @@ class Part:
 
 
 def parts(texts: pl.Series) -> Iterator[Part]:
-    """A column of texts (no nulls) in parts of about `PART` bytes, in order; a longer text is one part."""
+    """A column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order; a longer text is one part."""
     buffers = ready(texts).rechunk().to_arrow().buffers()
     offsets = np.frombuffer(buffers[1], np.int64)[: len(texts) + 1]
     text = np.frombuffer(buffers[2] or b"", np.uint8)
     begin = 0
     while begin < len(texts):
-        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART)) - 1)
+        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART_BYTES)) - 1)
         yield Part(text, offsets[begin : end + 1])
         begin = end
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import fitted, save, seal
+from stages.files import check_fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
 from stages.text.messages import messages
 from stages.toxicity import detoxify, encoder, words
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 UNCERTAIN = -3.0
 """Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
-READABLE = 0.5
+MIN_KNOWN_SHARE = 0.5
 """Minimum share of known words in a window that is scored; below it, text is another language, code or noise."""
 WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
 """Platt scaling of the word model's logit, and of the mean of both logits; fitted by tests/bench/toxicity_probe.py."""
@@ -122,7 +122,7 @@ class Toxicity(FittedStage):
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
         del raw
-        trained = words.trained()
+        trained = words.model_path()
         folder.mkdir(parents=True, exist_ok=True)
         # Not a link: damage to the run's file would also damage the one that all runs copy.
         save(folder / _FILE, lambda aside: shutil.copyfile(trained, aside))
@@ -134,7 +134,7 @@ class Toxicity(FittedStage):
         Raises:
             CorruptInputError: the word model that `fit` wrote is missing or changed.
         """
-        fitted(folder)
+        check_fitted(folder)
         checkpoint = detoxify.checkpoint(self.model)
         place = encoder.folder()
         scorer = _Scorer(
@@ -173,8 +173,8 @@ class _Scorer:
     def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
         probability = _sigmoid(logit, WORDS_SCALE)
-        probability[windows.known < READABLE] = np.nan
-        again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= READABLE))
+        probability[windows.known < MIN_KNOWN_SHARE] = np.nan
+        again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= MIN_KNOWN_SHARE))
         place = _place_within(windows.row[again], logit[again])
         probability[again[place >= MAX_WINDOWS]] = np.nan  # the worst windows decide
         again = again[place < MAX_WINDOWS]
@@ -183,7 +183,7 @@ class _Scorer:
             by[again] = 1
             texts, which = np.unique(np.array(windows.texts(again), dtype=object), return_inverse=True)
             read = (self.detoxify.scores if self.detoxify else self.encoder.logits)(texts.tolist())
-            both = mixed(logit[again], read[which])
+            both = mix_logits(logit[again], read[which])
             probability[again] = read[which] if self.detoxify else _sigmoid(both, BOTH_SCALE)
         return probability, by
 
@@ -197,7 +197,7 @@ def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray
     return place
 
 
-def mixed(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
+def mix_logits(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logit of a window that both models scored; the encoder, less tied to forum slang, has twice the weight."""
     return (words + 2 * encoder) / 3
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stages.stage import MissingModelError, StageParameterError
 from stages.toxicity.encoder import one_thread
 
-RELEASED = {
+RELEASES = {
     "unbiased": ("toxic_debiased-c7548aa0.ckpt", "roberta-base"),
     "original": ("toxic_original-c1212f89.ckpt", "bert-base-uncased"),
     "multilingual": ("multilingual_debiased-0b549669.ckpt", "xlm-roberta-base"),
@@ -34,18 +34,18 @@ _TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("
 _BATCH = 32
 
 
-def cached(name: str) -> Path | None:
+def find_checkpoint(name: str) -> Path | None:
     """The checkpoint of a release in torch's hub cache, or None."""
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
-    path = Path(home) / "hub" / "checkpoints" / RELEASED[name][0]
+    path = Path(home) / "hub" / "checkpoints" / RELEASES[name][0]
     return path if path.is_file() else None
 
 
-def described(name: str) -> bool:
+def has_configuration(name: str) -> bool:
     """Whether the configuration and tokenizer of a release are in the hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    paths = (try_to_load_from_cache(RELEASED[name][1], file) for file in ("config.json", "tokenizer.json"))
+    paths = (try_to_load_from_cache(RELEASES[name][1], file) for file in ("config.json", "tokenizer.json"))
     return all(isinstance(path, str) for path in paths)
 
 
@@ -60,23 +60,25 @@ def checkpoint(model: str) -> Path | None:
     if model == "none":
         return None
     if model == "auto":
-        releases: Iterator[Path | None] = (cached(name) for name in RELEASED if cached(name) and described(name))
+        releases: Iterator[Path | None] = (
+            find_checkpoint(name) for name in RELEASES if find_checkpoint(name) and has_configuration(name)
+        )
         return next(releases, None)
-    if model in RELEASED:
-        return cached(model) or _downloaded(model)
+    if model in RELEASES:
+        return find_checkpoint(model) or _download(model)
     if not Path(model).expanduser().is_file():
         raise MissingModelError(
-            f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASED)}: "
+            f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASES)}: "
             "give the path of a Detoxify checkpoint (.ckpt)"
         )
     return Path(model).expanduser()
 
 
-def _downloaded(name: str) -> Path:
+def _download(name: str) -> Path:
     import torch
     from detoxify.detoxify import MODEL_URLS
 
-    file = RELEASED[name][0]
+    file = RELEASES[name][0]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

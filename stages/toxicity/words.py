@@ -72,7 +72,7 @@ class WordModel:
 
     def windows(self, texts: pl.Series) -> Windows:
         """Split texts (no nulls) into windows and score each."""
-        data, offsets = utf8_buffers(normalised(texts))
+        data, offsets = utf8_buffers(normalise(texts))
         rows = len(data) // WINDOW_MIN + 2 * len(offsets)  # a word has a byte, a window WINDOW_MIN words or is the last
         where = np.empty((rows, 3), np.int64)
         logit, known = np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -98,7 +98,7 @@ class WordModel:
             return cls(file["weights"], float(file["bias"]), file["vocabulary"])
 
 
-def normalised(texts: pl.Series) -> pl.Series:
+def normalise(texts: pl.Series) -> pl.Series:
     """Texts in lower case, decomposed (NFKD), without accents and zero-width characters, each link as one word."""
     return (
         texts.str.normalize("NFKD")
@@ -136,7 +136,7 @@ def comments(held_out: bool = False) -> pl.DataFrame:
 
 def train(table: pl.DataFrame) -> WordModel:
     """Train on `text` and `is_offensive`; deterministic to the bit. All comments take about 15 s on one core."""
-    data, offsets = utf8_buffers(normalised(table["text"]))
+    data, offsets = utf8_buffers(normalise(table["text"]))
     scratch = _scratch(offsets)
     labels = table["is_offensive"].to_numpy()
     weights, squares = np.zeros(1 << BITS, np.float32), np.full(1 << BITS, 1e-3, np.float32)
@@ -151,7 +151,7 @@ def train(table: pl.DataFrame) -> WordModel:
     return WordModel(weights, float(bias[0]), (counts >= _KNOWN).astype(np.uint8))
 
 
-def trained() -> Path:
+def model_path() -> Path:
     """The path of the trained model in the user's cache folder; it is trained now if it is missing."""
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True)

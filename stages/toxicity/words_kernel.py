@@ -21,9 +21,9 @@ WINDOW_MIN, WINDOW_MAX = 20, 50
 
 _WORD, _CHAR = np.float32(1.0), np.float32(0.6)  # weight of a word feature and of one of the many character n-grams
 _NGRAM_MIN, _NGRAM_MAX = 3, 5
-_LONGEST = 40  # bytes of a word; longer ones (base64, URLs) are cut
+_MAX_WORD_BYTES = 40  # bytes of a word; longer ones (base64, URLs) are cut
 MAX_FEATURES = 1 << 13
-"""Maximum number of features of a window; WINDOW_MAX * (3 + 3 * (_LONGEST + 2)) fit."""
+"""Maximum number of features of a window; WINDOW_MAX * (3 + 3 * (_MAX_WORD_BYTES + 2)) fit."""
 
 _SEPARATOR, _LETTER, _DIGIT, _SYMBOL, _STOP, _APOSTROPHE, _MARK = range(7)
 _KIND = np.zeros(256, np.uint8)
@@ -60,7 +60,7 @@ def _run(data: Any, start: Any, stop: Any) -> Any:
     """Where the word that begins at `start` ends, and whether it mixes letters with signs that replace letters."""
     letters = signs = 0
     end = start
-    while end < stop and end - start < _LONGEST:
+    while end < stop and end - start < _MAX_WORD_BYTES:
         kind = _KIND[data[end]]
         inside = kind == _MARK and end + 1 < stop and _KIND[data[end + 1]] == _LETTER
         if kind == _LETTER:

@@ -30,7 +30,7 @@ import polars as pl
 
 from pipeline.compare import design as designing
 from pipeline.compare.command import conclude
-from pipeline.compare.corpora import Pair, united
+from pipeline.compare.corpora import Pair, unite
 from pipeline.compare.data import leaks
 from pipeline.compare.design import Design, Experiment
 from pipeline.compare.scored import Scored
@@ -108,7 +108,7 @@ def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choi
 
 def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) -> Pair:
     """Two frames as a pair of corpora; clusters are computed unless they are in the column `group`."""
-    frame, members = united(first, second)
+    frame, members = unite(first, second)
     made = frame["group"].to_numpy() if "group" in frame.columns else corpora.groups(frame["text"])
     union = Union(frame, distinct(corpora.keys(frame["text"])), made, dict(zip(names, members, strict=True)))
     read = {name: Corpus(name, name, one) for name, one in zip(names, (first, second), strict=True)}

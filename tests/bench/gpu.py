@@ -89,7 +89,7 @@ def bound(shape: Shape, rates: list[tuple[float, float]]) -> list[float]:
     return [min(fast / product, wide / (4 * 4 * width)) for product, width, (fast, wide) in pairs]
 
 
-def trained(preset: Preset, data: Data, device: str, *, compiled: bool) -> tuple[dict[int, float], float]:
+def train(preset: Preset, data: Data, device: str, *, compiled: bool) -> tuple[dict[int, float], float]:
     """Tokens per second of each phase's fastest pass, including its checks, and the test loss."""
     times: dict[int, list[float]] = {1: [], 2: []}
 
@@ -130,7 +130,7 @@ def main() -> None:
     held = text(asked.compare, asked.vocabulary, 1)
     large = Data(text(asked.tokens, asked.vocabulary, 0), held, held, table)
     small = Data(text(asked.compare, asked.vocabulary, 0), held, held, table)
-    here = trained(little, small, "cpu", compiled=False)[1]
+    here = train(little, small, "cpu", compiled=False)[1]
     first = limits(asked.device, torch.float32)
     say(f"{torch.__version__}, {torch.cuda.get_device_name() if asked.device.startswith('cuda') else asked.device}")
     say(f"limits: {first[0] / 1e12:.2f} T multiply-adds/s in float32, {first[1] / 1e9:,.0f} GB/s copied")
@@ -142,8 +142,8 @@ def main() -> None:
     for precision, compiled in rows[: 2 + asked.compile]:
         tolerance = TOLERANCE[precision]
         fast, same = (replace(one, phase2=replace(one.phase2, precision=precision)) for one in (base, little))
-        rates, _ = trained(fast, large, asked.device, compiled=compiled)
-        there = trained(same, small, asked.device, compiled=compiled)[1]
+        rates, _ = train(fast, large, asked.device, compiled=compiled)
+        there = train(same, small, asked.device, compiled=compiled)[1]
         ideal = bound(shape, [first, limits(asked.device, getattr(torch, precision))])
         off = abs(there - here)
         failed |= not off <= tolerance or not math.isfinite(off)

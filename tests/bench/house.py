@@ -89,7 +89,7 @@ def default(folder: Path, budget: int, seed: int) -> tuple[Data, Data]:
     """Data of the embedded default: with embeddings of the pool, and with those of the budget's tokens."""
     found = preparing.load(embedded(folder))
     stream, preset = found.budget(PRESETS["house"], budget, seed), PRESETS["house"]
-    own = replace(found, table=None).embedded(preset, stream, seed)
+    own = replace(found, table=None).embeddings_for(preset, stream, seed)
     assert found.table is not None  # of the pool, as the preset says
     first, second = (Data(stream, found.validation, found.test, table) for table in (found.table, own))
     return first, second

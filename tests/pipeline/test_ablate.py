@@ -97,9 +97,9 @@ def test_without_training_it_counts_what_each_rule_drops(my_run: Path) -> None:
     done = refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().splitlines()[-1] == "ablation/index.html"
-    told = json.loads(refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation", "--json").stdout)
-    assert {one["reason"] for one in told["contrasts"]} <= set(read_json(my_run / "manifest.json")["by_rule"])
-    assert all(one["test_sets"] == {} for one in told["contrasts"])
+    output = json.loads(refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation", "--json").stdout)
+    assert {one["reason"] for one in output["contrasts"]} <= set(read_json(my_run / "manifest.json")["by_rule"])
+    assert all(one["test_sets"] == {} for one in output["contrasts"])
 
 
 def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> None:

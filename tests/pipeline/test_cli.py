@@ -68,7 +68,7 @@ def test_no_help_shows_a_type_instead_of_a_name(refine: Refine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["rnu"], "no such command 'rnu'; did you mean 'run'?"),
         (["run", "--wrokers", "3"], "no such option --wrokers; did you mean --workers?"),
@@ -78,11 +78,11 @@ def test_no_help_shows_a_type_instead_of_a_name(refine: Refine) -> None:
         (["plan", "--log-file"], "option '--log-file' requires an argument"),
     ],
 )
-def test_a_mistyped_command_is_one_sentence_with_what_was_meant(refine: Refine, words: list[str], said: str) -> None:
+def test_a_mistyped_command_is_one_sentence_with_what_was_meant(refine: Refine, words: list[str], message: str) -> None:
     """Exit code 2, as everywhere."""
     done = refine(*words)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -154,7 +154,7 @@ def test_all_commands_are_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["run", "./nowhere"], "no such source: './nowhere'"),
         (["run", "--stages", "dedupe"], "unknown stage 'dedupe': did you mean 'dedup'?"),
@@ -169,11 +169,11 @@ def test_all_commands_are_tested() -> None:
         (["run", "--plan", TOY, "--out", "/proc/none"], "/proc/none"),
     ],
 )
-def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], said: str) -> None:
+def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], message: str) -> None:
     """On stderr, exit code 1, no traceback."""
     done = refine(*words)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -187,7 +187,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "said"),
+    ("stage", "message"),
     [
         (
             "Failing",
@@ -198,13 +198,13 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
         ("Killed", "a worker process was killed by the system"),
     ],
 )
-def test_a_stage_that_fails_is_one_sentence(refine: Refine, jsonl: Jsonl, stage: str, said: str) -> None:
-    """Stage, shard and reason; the run goes on when what failed is mended."""
+def test_a_stage_that_fails_is_one_sentence(refine: Refine, jsonl: Jsonl, stage: str, message: str) -> None:
+    """Stage, shard and reason; the run goes on when what failed is fixed."""
     source = jsonl([chat(i) for i in range(100)])
     words = ["run", source, "--out", "r", "--shard-rows", 40, "--workers", 2]
     done = refine(*words, "--stages", f"tests.pipeline.toy_stages:{stage}")
     assert done.returncode == 1
-    assert said in done.stderr.replace("\n", " "), done.stderr
+    assert message in done.stderr.replace("\n", " "), done.stderr
     assert "Traceback" not in done.stderr
     assert refine(*words, "--stages", "tests.pipeline.toy_stages:Words").returncode == 0
 
@@ -245,13 +245,13 @@ def test_plan_as_json_is_the_plan(refine: Refine) -> None:
     """With every parameter, and read as the same plan."""
     from pipeline import plan as planning
 
-    said = json.loads(refine("plan", "--json").stdout)
-    assert planning.read(said, "JSON") == planning.load(planning.DEFAULT)
-    assert {stage["use"] for stage in said["stage"]} == {each.name for each in planning.load(planning.DEFAULT).stages}
+    tables = json.loads(refine("plan", "--json").stdout)
+    assert planning.read(tables, "JSON") == planning.load(planning.DEFAULT)
+    assert {stage["use"] for stage in tables["stage"]} == {each.name for each in planning.load(planning.DEFAULT).stages}
 
 
 def test_decide_says_which_rules_it_replaces(refine: Refine, jsonl: Jsonl) -> None:
-    """A rule of an earlier --drop no longer applies, and that is said in one sentence; rules of the plan stay."""
+    """A rule of an earlier --drop no longer applies, and a sentence reports it; rules of the plan stay."""
     assert refine("run", jsonl([chat(i) for i in range(20)]), "--plan", TOY, "--out", "r").returncode == 0
     sentence = "refine: rules of an earlier --drop no longer apply: "
     assert sentence not in refine("decide", "r", "--drop", "words < 5", "--drop", "words > 90").stderr
@@ -350,7 +350,7 @@ def test_status_tells_how_far_runs_are(refine: Refine, jsonl: Jsonl, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("raise RuntimeError('no')", "cannot be loaded: RuntimeError: no"),
         ("def", "cannot be loaded: SyntaxError"),
@@ -366,13 +366,13 @@ def test_status_tells_how_far_runs_are(refine: Refine, jsonl: Jsonl, tmp_path: P
         ("class Mine(GlobalStage):\n    summary = 's'\n    writes = merges = {}", "does not implement merge"),
     ],
 )
-def test_a_users_broken_stage_is_one_sentence(refine: Refine, tmp_path: Path, code: str, said: str) -> None:
+def test_a_users_broken_stage_is_one_sentence(refine: Refine, tmp_path: Path, code: str, message: str) -> None:
     """It is never called a fault of refine, and no shard is blamed."""
     head = "from dataclasses import dataclass\nfrom stages.stage import GlobalStage, Stage\n"
     (tmp_path / "mine.py").write_text(head + code + "\n")
     done = refine("run", "--stages", "mine:Mine", "--limit", 5)
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "fault of refine" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
@@ -460,11 +460,11 @@ def test_a_stopped_run_says_how_it_goes_on(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "refine: stopped; what is complete is kept" in said
-    assert "Traceback" not in said
-    assert "leaked" not in said
+    assert "refine: stopped; what is complete is kept" in stderr
+    assert "Traceback" not in stderr
+    assert "leaked" not in stderr
     assert json.loads(refine("status", "r", "--json").stdout)[0]["state"] == "interrupted"
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.compare import data
-from pipeline.compare.corpora import pair, united
+from pipeline.compare.corpora import pair, unite
 from pipeline.compare.data import LeakError, leaks
 from pipeline.experiments import corpus as corpora
 from tests.pipeline.compare_corpus import BLINK, WANTED, how
@@ -32,7 +32,7 @@ def test_a_shared_conversation_counts_once() -> None:
     """It has the same id and text, or is the n-th copy of its text in both; a changed text is another conversation."""
     a = frame(("1", "x"), ("2", "y"), ("3", "x"), ("4", "z"))
     b = frame(("3", "x"), ("9", "x"), ("2", "changed"), ("7", "z"))
-    made, (in_a, in_b) = united(a, b)
+    made, (in_a, in_b) = unite(a, b)
     assert made["id"].to_list() == ["1", "2", "3", "4", "2"]
     assert made["text"].to_list() == ["x", "y", "x", "z", "changed"]
     assert in_a.tolist() == [True, True, True, True, False]
@@ -42,7 +42,7 @@ def test_a_shared_conversation_counts_once() -> None:
 def test_a_part_of_a_corpus_adds_nothing() -> None:
     """The union is the whole corpus, and the second arm has its rows, copies included."""
     a = frame(*[(str(i), f"text {i % 7}") for i in range(40)])
-    made, (in_a, in_b) = united(a, a[[3, 10, 17, 39]])
+    made, (in_a, in_b) = unite(a, a[[3, 10, 17, 39]])
     assert made.equals(a)
     assert in_a.all()
     assert np.flatnonzero(in_b).tolist() == [3, 10, 17, 39]

@@ -14,14 +14,14 @@ from pipeline.report.parts import Check
 from tests.pipeline.compare_corpus import points, simulated
 from trainer.scaling import difference
 
-NAMES = ("raw", "refined")
+CORPUS_NAMES = ("raw", "refined")
 TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 
 def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: int) -> Verdict:
     """The verdict on simulated arms, one test set for each (delta of alpha, shift of ln PPL)."""
     found = [simulated(delta, shift, seed=i, **more) for i, (delta, shift) in enumerate(arms)]
-    return verdict(found, NAMES, lacks, [Check(failed, passed=False, found="")] if failed else [])
+    return verdict(found, CORPUS_NAMES, lacks, [Check(failed, passed=False, found="")] if failed else [])
 
 
 def test_a_steeper_law_on_both_test_sets_is_concluded_with_its_numbers() -> None:
@@ -74,8 +74,10 @@ def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
 def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> None:
     """Raw on raw-test and refined on refined-test; the opposite is described test set by test set."""
     both = [simulated(0.0, each, seed=i) for i, each in enumerate((shift, -shift))]
-    named = [replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, NAMES, strict=True)]
-    found = verdict(named, NAMES, "", [])
+    named = [
+        replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, CORPUS_NAMES, strict=True)
+    ]
+    found = verdict(named, CORPUS_NAMES, "", [])
     assert found.level == "mixed"
     assert ("each corpus is better on its own kind of text: the PPL of refined" in found.sentence) is own
     assert ("refined has the lower PPL on raw-test and raw has" in found.sentence) is not own
@@ -98,7 +100,7 @@ def test_a_few_test_conversations_allow_no_conclusion() -> None:
     """A bootstrap over a handful of conversations underestimates their variation."""
     one = simulated(-0.05, -0.1)
     few = replace(one, test=replace(one.test, mask=np.arange(100) < 7))
-    found = verdict([few], NAMES, "", [])
+    found = verdict([few], CORPUS_NAMES, "", [])
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
     )
@@ -109,32 +111,32 @@ def test_copies_count_as_one_conversation() -> None:
     """A hundred test conversations in five clusters count as five."""
     one = simulated(-0.05, -0.1)
     copies = replace(one, test=replace(one.test, clusters=np.arange(100) // 20))
-    found = verdict([copies], NAMES, "", [])
+    found = verdict([copies], CORPUS_NAMES, "", [])
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 5 clusters of "
         "near-duplicates"
     )
     assert not found.concludes
     pairs = replace(one, test=replace(one.test, clusters=np.arange(100) // 2))
-    assert verdict([pairs], NAMES, "", []).concludes
+    assert verdict([pairs], CORPUS_NAMES, "", []).concludes
 
 
 def test_arms_with_the_same_training_runs_do_not_differ() -> None:
     """Whether or not the design allows a conclusion."""
     one = simulated(-0.05, -0.1)
-    same = replace(one, laws=compared_laws(dict.fromkeys(NAMES, one.points["raw"])))
-    assert verdict([same], NAMES, "", []).sentence == (
+    same = replace(one, laws=compared_laws(dict.fromkeys(CORPUS_NAMES, one.points["raw"])))
+    assert verdict([same], CORPUS_NAMES, "", []).sentence == (
         "There is no difference: at these budgets raw and refined are the same text, and all their training runs are "
         "the same."
     )
-    assert "(and at these budgets raw and refined are the same text" in verdict([same], NAMES, "x", []).sentence
+    assert "(and at these budgets raw and refined are the same text" in verdict([same], CORPUS_NAMES, "x", []).sentence
 
 
 def test_one_long_test_conversation_allows_no_conclusion() -> None:
     """A hundred conversations of which one has half the tokens have an effective size of 3.9."""
     one = simulated(-0.05, -0.1)
     uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
-    found = verdict([uneven], NAMES, "", [])
+    found = verdict([uneven], CORPUS_NAMES, "", [])
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, whose unequal lengths "
         "leave an effective sample size (Kish) of 3"

@@ -15,7 +15,7 @@ from pipeline.engine import Local
 from pipeline.experiments.corpus import COLUMNS, groups, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load
-from pipeline.run import Run
+from pipeline.run import ActiveRun
 from pipeline.sources import find
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store
@@ -28,17 +28,17 @@ from tests.stages.test_dedup import corpus as made_texts
 Jsonl = Callable[..., Path]
 
 
-def said(*contents: str) -> dict[str, Any]:
+def conversation(*contents: str) -> dict[str, Any]:
     """A conversation of these messages."""
     return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]}
 
 
 HOSTILE = [
-    said("nul \0 inside", "\u202eright to left\u202c \u0645\u0631\u062d\u0628\u0627"),
-    said("word " * 200_000, "ok"),
-    said(),
-    said("", ""),
-    said("first\nof two lines", "second"),
+    conversation("nul \0 inside", "\u202eright to left\u202c \u0645\u0631\u062d\u0628\u0627"),
+    conversation("word " * 200_000, "ok"),
+    conversation(),
+    conversation("", ""),
+    conversation("first\nof two lines", "second"),
 ]
 
 
@@ -65,15 +65,15 @@ def test_the_embedded_default_needs_no_argument() -> None:
 
 def test_the_digest_is_of_the_texts(jsonl: Jsonl, tmp_path: Path) -> None:
     """The same from JSONL and Parquet; another for another order, another boundary, another text."""
-    records = [said("a", "b"), said("c", "d")]
+    records = [conversation("a", "b"), conversation("c", "d")]
     plain = read(str(jsonl(records)))
     pl.DataFrame(records).write_parquet(tmp_path / "c.parquet")
     assert read(str(tmp_path / "c.parquet")).digest == plain.digest
     others = [
         records[::-1],
-        [said("a\nb"), said("c", "d")],
-        [said("a", "bc"), said("", "d")],
-        [said("a", "b"), said("c", "e")],
+        [conversation("a\nb"), conversation("c", "d")],
+        [conversation("a", "bc"), conversation("", "d")],
+        [conversation("a", "b"), conversation("c", "e")],
     ]
     assert len({plain.digest, *(read(str(jsonl(other, "o.jsonl"))).digest for other in others)}) == 5
 
@@ -100,7 +100,7 @@ def test_lone_surrogates_are_replaced_with_a_note(jsonl: Jsonl) -> None:
 def test_a_corpus_without_text_is_refused(jsonl: Jsonl) -> None:
     """Empty messages and white space alone are nothing to train on."""
     with pytest.raises(SourceError, match=r"holds no text \(3 conversations, all empty\)"):
-        read(str(jsonl([said(), said("", ""), said(" \n", "\t")])))
+        read(str(jsonl([conversation(), conversation("", ""), conversation(" \n", "\t")])))
 
 
 def test_options_without_meaning_are_refused(jsonl: Jsonl) -> None:
@@ -120,7 +120,7 @@ def run(tmp_path: Path, jsonl: Jsonl) -> Store:
     path = jsonl([chat(i, turns=2 + i % 3) for i in range(40)] + [chat(3, turns=2)])
     store = Store(tmp_path / "a-run")
     engine = Local(1)
-    Run(store, load(ROOT / "tests" / "pipeline" / "toy.toml"), engine, lambda *_: None, lambda _: None).carry_out(
+    ActiveRun(store, load(ROOT / "tests" / "pipeline" / "toy.toml"), engine, lambda *_: None, lambda _: None).carry_out(
         find(str(path)), Limits(rows=7)
     )
     engine.close()
@@ -154,7 +154,7 @@ def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
 def test_groups_are_the_clusters_of_dedup(jaccard: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same partition as the stage's own `cluster`, whatever the size of parts."""
     texts = made_texts(11, 300)
-    monkeypatch.setattr(pairs, "PART", 37)
+    monkeypatch.setattr(pairs, "PART_TEXTS", 37)
     found = groups(pl.Series(texts), jaccard)
     floor = Matching.for_threshold(jaccard).floor
     wanted = deduplicate(tmp_path / "d", texts, Dedup(floor=floor, cluster=jaccard, max_cluster=1)).rows("cluster")

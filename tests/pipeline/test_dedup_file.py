@@ -24,7 +24,7 @@ from pipeline.experiments.corpus import read
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
-from stages.dedup.keep import GIVEN, Kept, keep_best
+from stages.dedup.keep import GIVEN, Selection, keep_best
 from stages.text import shingles
 from tests.conftest import Refine
 from tests.stages.dedup_reference import greedy, jaccard, run
@@ -39,7 +39,7 @@ def decided(  # noqa: PLR0917
     part: int = 7,
     workers: int = 1,
     bucket: int = 1024,
-) -> Kept:
+) -> Selection:
     """Texts in parts of a few; the longest are the best unless there is a rank."""
     parts = [pl.Series(texts[at : at + part], dtype=pl.String) for at in range(0, len(texts), part)]
     with TemporaryDirectory() as folder:
@@ -254,8 +254,8 @@ def test_every_kind_of_file_gives_the_same(refine: Refine, frame: pl.DataFrame, 
     assert removed["id"].to_list() == frame["name"].filter(pl.Series(~found.mask())).to_list()
     assert removed["duplicate_of"].to_list() == frame["name"].gather(found.of[~found.mask()]).to_list()
     assert removed["jaccard"].to_list() == found.jaccard[~found.mask()].tolist()
-    told = json.loads(done.stdout)
-    assert (told["texts"], told["kept"], told["removed"]) == (300, len(kept), len(removed))
+    output = json.loads(done.stdout)
+    assert (output["texts"], output["kept"], output["removed"]) == (300, len(kept), len(removed))
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".tmp"]
 
 
@@ -407,14 +407,14 @@ def test_explain_shows_the_curve_and_the_recall(refine: Refine, tmp_path: Path) 
     written(pl.DataFrame({"text": texts}), tmp_path / "c.parquet")
     done = refine("dedup", "c.parquet", "--explain", "--threshold", "0.5")
     assert done.returncode == 0, done.stderr
-    told = json.loads(refine("dedup", "c.parquet", "--explain", "--threshold", "0.5", "--json").stdout)
-    assert f"{told['bands']} bands of {told['rows']} rows" in done.stdout
-    injected = told["injected"]
+    output = json.loads(refine("dedup", "c.parquet", "--explain", "--threshold", "0.5", "--json").stdout)
+    assert f"{output['bands']} bands of {output['rows']} rows" in done.stdout
+    injected = output["injected"]
     assert injected["copies"] >= 250
     assert 0.5 <= injected["jaccard"] < 0.65
     sigma = (injected["expected"] * (1 - injected["expected"]) / injected["copies"]) ** 0.5
     assert abs(injected["recall"] - injected["expected"]) < 4 * sigma + 1e-3
-    assert told["expected_recall"] > 0.98
+    assert output["expected_recall"] > 0.98
 
 
 PEAK = """
@@ -427,7 +427,7 @@ from pipeline.dedup.texts import TextColumn, Texts
 from stages.dedup.bands import Matching
 from stages.dedup.keep import keep_best
 
-pipeline.dedup.columns.BATCH_BYTES = stages.text.shingles.PART = 1 << 20  # batches must not count
+pipeline.dedup.columns.BATCH_BYTES = stages.text.shingles.PART_BYTES = 1 << 20  # batches must not count
 
 def anonymous():
     status = Path("/proc/self/status").read_text()

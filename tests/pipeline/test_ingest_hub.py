@@ -83,7 +83,7 @@ def test_a_lost_stream_goes_on_at_its_row(tmp_path: Path, online: Callable[..., 
 
 
 def test_a_stream_that_is_lost_for_good_is_one_sentence(tmp_path: Path, online: Callable[..., list[float]]) -> None:
-    """Whatever kind the error is; an error that no new try mends is said at once."""
+    """Whatever kind the error is; an error that a retry cannot fix is raised at once."""
 
     def lost(i: int) -> None:
         if i == 3:

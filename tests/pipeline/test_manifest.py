@@ -14,7 +14,7 @@ from pipeline import plan as planning
 from pipeline.manifest import Counts, HubSplit, Manifest, record
 from pipeline.signals import RuleInputs
 from pipeline.store import RunFolderError, Store
-from pipeline.write import Written
+from pipeline.write import ShardCounts
 from tests.conftest import Refine, chat
 
 HUB = {"hub": "a/b", "revision": "0123", "config": None, "split": "train"}
@@ -126,7 +126,7 @@ def test_the_manifest_counts_what_each_rule_did() -> None:
     )
     inputs = RuleInputs(pl.DataFrame({"words": [1, 2, 30, None, 9], "share_of_longest": [None, 1, 1, 1, 1]}), {}, ())
     shards = {**TABLE["source"], "rows": 7, "quarantined": 2, "replaced": 1}
-    nulls, written = inputs.nulls(plan.rules), Written(1, 4, 50, 6)
+    nulls, written = inputs.nulls(plan.rules), ShardCounts(1, 4, 50, 6)
     made = record(plan, shards, decisions, nulls, written=written, seconds={"write": 1.0}, remarks={})
     assert [(rule.reason, rule.fired, rule.dropped, rule.nulls) for rule in made.rules] == [
         ("too_short", 2, 2, 1),

@@ -43,7 +43,7 @@ STATES = [
 def test_each_state_short_of_complete_has_one_sentence(
     tmp_path: Path, files: tuple[str, ...], far: RunState, sentence: str
 ) -> None:
-    """It says what the folder is and what to do; a run that is far enough is opened."""
+    """The error names the folder and what to do; a run that is far enough is opened."""
     folder = run_of(tmp_path / "r", *files)
     assert state(folder) is far
     with pytest.raises(RunFolderError) as caught:

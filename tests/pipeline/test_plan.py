@@ -52,7 +52,7 @@ STAGE = '[[stage]]\nuse = "tests.pipeline.toy_stages:Words"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "said"),
+    ("text", "kind", "expected"),
     [
         ("stage = 3", PlanError, r"stage should be written as \[\[stage\]\]"),
         ("[[stages]]\n", PlanError, "unknown key 'stages': did you mean 'stage'"),
@@ -72,12 +72,12 @@ STAGE = '[[stage]]\nuse = "tests.pipeline.toy_stages:Words"\n'
     ],
 )
 def test_a_plan_that_cannot_be_used_is_one_sentence(
-    tmp_path: Path, text: str, kind: type[Exception], said: str
+    tmp_path: Path, text: str, kind: type[Exception], expected: str
 ) -> None:
     """It names the file or the key, and what there is."""
     path = tmp_path / "plan.toml"
     path.write_text(text)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=expected):
         planning.load(path)
 
 

@@ -19,7 +19,7 @@ from pipeline.report.folder import ReportError, build
 from pipeline.report.parts import Check, Figure, Page, Panel, Section
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import finished
+from pipeline.report.run.frame import read_run
 from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 
@@ -96,7 +96,7 @@ def test_refined_has_no_duplicates_and_raw_has(made: Made) -> None:
 
 
 def checked(run: Path, bounds: Bounds = Bounds()) -> list[Check]:  # noqa: B008  frozen
-    read = finished(run)
+    read = read_run(run)
     return check(read, kinds(read.plan, read.store), bounds)
 
 

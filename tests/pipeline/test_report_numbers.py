@@ -15,12 +15,12 @@ from scipy.stats import spearmanr
 from pipeline import plan as planning
 from pipeline.report import bars, theme
 from pipeline.report.heatmap import Colour
-from pipeline.report.page import embedded
-from pipeline.report.run.bands import LENGTH, SOURCE, fixed, named
-from pipeline.report.run.bins import binned, places
+from pipeline.report.page import script_json
+from pipeline.report.run.bands import LENGTH, SOURCE, split_at_edges, split_by_name
+from pipeline.report.run.bins import make_bins, places
 from pipeline.report.run.counts import spearman
-from pipeline.report.run.duplicates import Kind, both, duplicated
-from pipeline.report.run.signals import Signal, chosen, thresholds
+from pipeline.report.run.duplicates import Kind, both, have_duplicates
+from pipeline.report.run.signals import Signal, select_signals, thresholds
 from pipeline.report.text import labels, short, visible
 from pipeline.rules import Pairs
 from stages.stage import Axis
@@ -32,7 +32,7 @@ TRICKY = st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from("</>&!-
 @given(st.recursive(TRICKY, lambda inner: st.lists(inner) | st.dictionaries(TRICKY, inner), max_leaves=8))
 def test_json_in_the_page_ends_no_element_and_comes_back(value: object) -> None:
     """No text can close the script element that holds it, and the page reads what was written."""
-    said = embedded(value)
+    said = script_json(value)
     assert not set("<>&\u2028\u2029") & set(said)
     assert json.loads(said) == value
 
@@ -61,13 +61,13 @@ def test_duplicates_are_counted_within_the_corpus() -> None:
     near = pl.DataFrame({"id": ["0", "2", "4"], "other": ["2", "3", "5"], "jaccard": [0.9, 0.6, 0.75]})
     kind = Kind("dedup", 0.75, Pairs(first, near.with_columns(pl.col("jaccard").cast(pl.Float32))))
     everyone = pl.Series([True] * 6)
-    assert duplicated(kind, ids, everyone).to_list() == [True, True, True, False, True, True]
+    assert have_duplicates(kind, ids, everyone).to_list() == [True, True, True, False, True, True]
     assert both(kind, ids, everyone) == 3
     some = pl.Series([True, False, True, True, True, False])
-    assert duplicated(kind, ids, some).to_list() == [True, False, True, False, False, False]
+    assert have_duplicates(kind, ids, some).to_list() == [True, False, True, False, False, False]
     assert both(kind, ids, some) == 1
     copy_only = pl.Series([False, True, True, True, False, False])  # the copy stands for its group
-    assert duplicated(kind, ids, copy_only).to_list() == [False, True, True, False, False, False]
+    assert have_duplicates(kind, ids, copy_only).to_list() == [False, True, True, False, False, False]
 
 
 def test_rank_correlation_is_scipys() -> None:
@@ -88,7 +88,7 @@ def test_rank_correlation_is_scipys() -> None:
 def test_every_known_value_is_in_its_bin(values: list[float | None], log: bool) -> None:
     """Edges rise, and a value lies between those of its bin; the outer bins take what is beyond."""
     series = pl.Series(values, dtype=pl.Float32, strict=False)
-    bins = binned(series, Signal("x", "", log), [0.5])
+    bins = make_bins(series, Signal("x", "", log), [0.5])
     found = places(series, bins.edges)
     assert all(low < high for low, high in pairwise(bins.edges))
     for value, place in zip(series, found, strict=True):
@@ -99,11 +99,11 @@ def test_every_known_value_is_in_its_bin(values: list[float | None], log: bool) 
 
 def test_bands_part_at_their_edges_and_keep_the_unknown() -> None:
     """A value on an edge belongs above it; what was not measured has a band of its own."""
-    band, index = fixed(pl.Series([1.0, 10.0, 99.0, None]), LENGTH, (10, 50))
+    band, index = split_at_edges(pl.Series([1.0, 10.0, 99.0, None]), LENGTH, (10, 50))
     assert band.labels == ("< 10", "10 to 50", "≥ 50", "unknown")
     assert index.to_list() == [0, 1, 2, 3]
     many = pl.Series([f"s{i}" for i in range(15) for _ in range(20 - i)])
-    band, index = named(many, SOURCE)
+    band, index = split_by_name(many, SOURCE)
     assert band.labels == (*(f"s{i}" for i in range(10)), "5 others")
     assert index.value_counts().height == 11
 
@@ -130,12 +130,12 @@ def test_a_users_stage_is_drawn_like_ours(monkeypatch: pytest.MonkeyPatch) -> No
     """By its own axes where it has them, else all its numbers on linear axes, after the main built-in signals."""
     tables = [{"use": "heuristics"}, {"use": "tests.pipeline.toy_stages:Words"}]
     plan = planning.read({"stage": tables}, "test")
-    names = [signal.name for signal in chosen(plan)]
+    names = [signal.name for signal in select_signals(plan)]
     assert names[:5] == ["n_words", "n_turns", "prompt_words", "words", "assistant_chars"]
     assert "stop_words" not in names
-    assert Signal("words", "", log=False) in chosen(plan)
+    assert Signal("words", "", log=False) in select_signals(plan)
     monkeypatch.setattr(Words, "axes", {"words": Axis("white-space separated words", log=True, rank=1)})
-    assert chosen(plan)[0] == Signal("words", "white-space separated words", log=True)
+    assert select_signals(plan)[0] == Signal("words", "white-space separated words", log=True)
 
 
 @pytest.mark.parametrize(

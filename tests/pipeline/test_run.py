@@ -24,10 +24,10 @@ from pipeline import sources
 from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Manifest
-from pipeline.run import AccountingError, Run
+from pipeline.run import AccountingError, ActiveRun
 from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
-from pipeline.write import Written, save_decisions, write
+from pipeline.write import ShardCounts, save_decisions, write
 from stages.stage import CorruptInputError
 from tests.conftest import ROOT, Refine, chat, contents
 
@@ -77,7 +77,7 @@ def toy(jsonl: Jsonl, tmp_path: Path) -> Callable[[], Manifest]:
     source = sources.find(str(jsonl(corpus(60))))
 
     def carry_out() -> Manifest:
-        quiet = Run(Store(tmp_path / "r"), planning.load(TOY), Local(1), lambda *_: None, lambda _: None)
+        quiet = ActiveRun(Store(tmp_path / "r"), planning.load(TOY), Local(1), lambda *_: None, lambda _: None)
         return quiet.carry_out(source, Limits(rows=20))
 
     return carry_out
@@ -113,7 +113,7 @@ def test_a_run_that_loses_or_doubles_conversations_fails(
     """The files are counted again after they were written; no manifest says then that the run is complete."""
     real = write
 
-    def faulty(*given: Any) -> Iterable[Written]:
+    def faulty(*given: Any) -> Iterable[ShardCounts]:
         yield from real(*given)
         (tmp_path / "r" / "quarantine").mkdir(exist_ok=True)
         damage(tmp_path / "r")

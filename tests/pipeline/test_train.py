@@ -16,12 +16,12 @@ from pipeline.engine import Local
 from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents
-from tests.trainer.test_cvfp_training import SIZE, SMALL, data, stream
+from tests.trainer.test_cvfp_training import SIZE, SMALL_PRESET, data, stream
 from trainer.cvfp.settings import Phase2
 from trainer.experiment import baselines, gru
 from trainer.experiment.jobs import Job, carry_out, run
 from trainer.experiment.kinds import KINDS
-from trainer.experiment.points import points, resampled
+from trainer.experiment.points import points, resample
 from trainer.experiment.records import read
 from trainer.prepare.choices import Choices
 from trainer.prepare.prepared import prepare
@@ -97,7 +97,7 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
 
 def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
     """A small run that is done is a small share; a run in progress counts by its passes, then by its steps."""
-    small, large = (Job("cvfp", budget, 0, "data", "digest", SMALL) for budget in (100, 100_000))
+    small, large = (Job("cvfp", budget, 0, "data", "digest", SMALL_PRESET) for budget in (100, 100_000))
     cost = Cost({"cvfp": (1.0, 0.001, 0.01)}, workers=1)
     for job in (small, large):
         (tmp_path / job.name).mkdir()
@@ -107,14 +107,14 @@ def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
     assert share < 0.1
     assert text.startswith("1 of 2 training runs done, 1.0 min; about ")
     shares = [share]
-    half = SMALL.phase2.total(large.budget - 1) // 2
+    half = SMALL_PRESET.phase2.total(large.budget - 1) // 2
     for line in ({"phase": 1, "pass": 1}, {"phase": 1, "pass": 2}, {"phase": 2, "step": half}):
         (tmp_path / large.name / "metrics.jsonl").write_text(
             json.dumps({"phase": 1, "how": "x"}) + "\n" + json.dumps(line)
         )
         shares.append(progress(tmp_path, [small, large], cost, 60.0)[0])
     assert shares == sorted(set(shares))
-    steps = 0.01 * SMALL.phase2.total(large.budget - 1)
+    steps = 0.01 * SMALL_PRESET.phase2.total(large.budget - 1)
     assert cost.spent(large, tmp_path / large.name) == pytest.approx(100 + steps / 2, rel=1e-3)
     (tmp_path / large.name / "metrics.jsonl").write_text('{"phase": 1, "pa')  # a line that is being written
     assert progress(tmp_path, [small, large], cost, 60.0)[0] == share
@@ -124,7 +124,7 @@ def test_training_runs_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
     """In this process or in two others, records are the same except for seconds; finished runs are not repeated."""
     given = pl.DataFrame({"first": [c["prompt"] for c in chats(90)], "text": [c["prompt"] for c in chats(90)]})
     wanted = Choices(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
-    preset = replace(SMALL, phase2=replace(SMALL.phase2, steps=20))
+    preset = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, steps=20))
     keys = np.arange(90, dtype=np.uint64)
     made = prepare(given, keys, np.arange(90), preset, wanted, tmp_path / "data")
     preset = preset.sized(made.record.vocabulary)
@@ -144,9 +144,9 @@ def test_training_runs_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
     assert tables[0][1] is not None
     assert tables[1][1] is not None
     assert np.array_equal(tables[0][1], tables[1][1])
-    told: list[str] = []
-    run(tmp_path / "1", jobs, lambda *_: iter(()), lambda job, _: told.append(job.name))
-    assert sorted(told) == sorted(job.name for job in jobs)
+    names: list[str] = []
+    run(tmp_path / "1", jobs, lambda *_: iter(()), lambda job, _: names.append(job.name))
+    assert sorted(names) == sorted(job.name for job in jobs)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_the_recurrent_baseline_has_the_networks_size_and_learns() -> None:
         size = 3 * h * (h + width + 2) + h * width + width
         assert abs(size / blocks - 1) < 0.02
     settings = Phase2(epochs=8, steps=300, evaluations=8, patience=0, batch=64, rate=0.01, restore=True)
-    preset = replace(SMALL, phase2=settings)
+    preset = replace(SMALL_PRESET, phase2=settings)
     given = data()
     nats, right, record = baselines.gru(given, preset, 0, "cpu")
     assert len(nats) == len(right) == given.test.tokens - 1
@@ -246,7 +246,7 @@ def test_resamples_are_of_whole_conversations(tmp_path: Path) -> None:
     for name, shift in (("a", 0.0), ("b", 0.0), ("c", 50.0)):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "scores.npz", nats=nats + shift, targets=targets)
-    found = resampled([tmp_path / name for name in "abc"], np.arange(200))
+    found = resample([tmp_path / name for name in "abc"], np.arange(200))
     assert found is not None
     assert np.array_equal(found[0], found[1])
     np.testing.assert_allclose(found[2] - found[0], 1.0)
@@ -258,13 +258,13 @@ def test_resamples_are_of_whole_clusters(tmp_path: Path) -> None:
     each = np.random.default_rng(0).normal(250, 20, 40)
     np.savez(tmp_path / "scores.npz", nats=np.repeat(each, 5), targets=np.full(200, 50))
     clusters = np.repeat(np.arange(40), 5)
-    found = resampled([tmp_path], clusters)
+    found = resample([tmp_path], clusters)
     assert found is not None
     assert found[0].std() == pytest.approx(each.std() / 50 / np.sqrt(40), rel=0.1)
-    part = resampled([tmp_path], clusters, rows=clusters < 20)
+    part = resample([tmp_path], clusters, rows=clusters < 20)
     assert part is not None
     assert part[0].mean() == pytest.approx(each[:20].mean() / 50, rel=0.01)
-    assert resampled([tmp_path], clusters, rows=clusters == 3) is None
+    assert resample([tmp_path], clusters, rows=clusters == 3) is None
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "house"])

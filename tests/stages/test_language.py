@@ -1,4 +1,4 @@
-"""The language stage: what it says of languages, what it leaves unsaid, and how often it is right."""
+"""The language stage: which languages it names, when it names none, and how often it is right."""
 
 from __future__ import annotations
 

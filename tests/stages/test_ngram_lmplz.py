@@ -66,7 +66,7 @@ def test_scores_are_lmplz_own(
 
 
 def test_degenerate_orders_are_named(tmp_path: Path) -> None:
-    """The fallback, as lmplz substituted it, is told for its order "4" (from 0) of TEXT, and for no other."""
+    """The fallback, as lmplz substituted it, is reported for its order "4" (from 0) of TEXT, and for no other."""
     assert train([pl.Series(TEXT)], tmp_path / "model.arpa", prune=(0,)).fallback == (5,)
 
 
@@ -89,7 +89,7 @@ def lmplz_that(path: Path, script: str) -> Path:
 
 
 def test_lmplz_is_given_the_lines_and_what_it_says_is_read(tmp_path: Path) -> None:
-    """It gets lines, order, pruning and a fallback; sizes are its file's, and an order that fell back is told."""
+    """It gets lines, order, pruning and a fallback; sizes are its file's, and an order that fell back is reported."""
     script = """while [ $# -gt 0 ]; do case $1 in --arpa) out=$2;; -o) order=$2;; esac; shift; done
 cat > "$(dirname "$0")/seen"; echo "Substituting fallback discounts for order 4: D1=0.5 D2=1 D3+=1.5" >&2
 printf '\\\\data\\\\\nngram 1=3\nngram 2=%s\n\n' $order > $out"""

@@ -1,4 +1,4 @@
-"""The perplexity stage: what it says of a conversation, where that stands in the corpus, and what it refuses."""
+"""The perplexity stage: scores of a conversation, their rank in the corpus, and the errors it raises."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shards(folder: Path, chats: Sequence[Chat], rows: int = 50) -> list[Path]:
 
 
 def chats(n: int) -> list[Chat]:
-    """Conversations of the test's own lines, no two alike."""
+    """Distinct conversations made of the test's own lines."""
     choose = random.Random(7)
     return [[("user", choose.choice(TEXT)), ("assistant", "\n".join(choose.sample(TEXT, 2)))] for _ in range(n)]
 
@@ -147,7 +147,7 @@ def test_tokens_are_lower_case_words_and_marks_with_digits_as_zero() -> None:
 def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
     """Models are the same to the byte for the same conversations in the same order, cut into any shards.
 
-    What a training that was killed left behind is gone.
+    The leftovers of a killed training run are removed.
     """
     made = chats(60)
     for name, rows in (("a", 7), ("b", 60)):

@@ -75,12 +75,12 @@ def test_folders_are_read_at_any_depth_without_hidden_files(read: Reader, tmp_pa
     assert read(tmp_path / "in") == ["a.json", "b/two.jsonl"]
 
 
-ROWS = b"".join(
+JSON_LINES = b"".join(
     json.dumps({"text": f"word{i} river stone lamp {i * 7919} cloud"}).encode() + b"\n" for i in range(20_000)
 )
 DAMAGES: dict[str, tuple[bytes, str]] = {
-    "cut.jsonl.zst": (zstandard.compress(ROWS)[:-2000], r"cannot be read after line \d+ \("),
-    "cut.jsonl.gz": (gzip.compress(ROWS)[:-2000], r"cannot be read after line [1-9]\d* \("),
+    "cut.jsonl.zst": (zstandard.compress(JSON_LINES)[:-2000], r"cannot be read after line \d+ \("),
+    "cut.jsonl.gz": (gzip.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
     "wide.jsonl": ('{"text": "x"}\n'.encode("utf-16"), "is UTF-16 text, expected UTF-8"),
     "open.json": (b'[{"text": "a"}', r"begins like a JSON array and is not one \("),
 }
@@ -108,7 +108,7 @@ def test_a_bad_line_is_named(read: Reader, line: bytes, fault: str, tmp_path: Pa
 
 def test_refine_dedup_names_a_file_cut_short(refine: Refine, tmp_path: Path) -> None:
     """Half the texts are not deduplicated as if they were all."""
-    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(ROWS)[:-2000])
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(JSON_LINES)[:-2000])
     done = refine("dedup", tmp_path / "c.jsonl.gz", "--kept", "kept.txt")
     assert done.returncode == 1
     assert "c.jsonl.gz cannot be read after line" in done.stderr

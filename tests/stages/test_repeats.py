@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.text.repeats import Keys, Repeats, Shard, prefix_index, repeated
+from stages.text.repeats import Keys, Repeats, Shard, find_repeats, prefix_index
 
 keys = st.one_of(st.integers(0, 5), st.integers((1 << 64) - 3, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 
@@ -59,7 +59,7 @@ def test_memory_is_eight_bytes_a_key_and_less_by_partition() -> None:
 
     for at_once, bytes_a_key in ((1 << 25, 12), (250_000, 3)):
         tracemalloc.start()
-        found, counts = repeated(shards, 2_000_000, at_once)
+        found, counts = find_repeats(shards, 2_000_000, at_once)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert found.tolist() == sorted(every[3][:100].tolist())

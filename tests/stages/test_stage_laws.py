@@ -17,12 +17,12 @@ from stages.stage import Axis, FittedStage, GlobalStage, Measure, Stage
 from tests import strategies
 from tests.conftest import chat
 
-NAMES = list(stages.BUILTIN)
+STAGE_NAMES = list(stages.BUILTIN)
 
 ORDINARY = [chat(i, 2 + i % 5)["messages"] for i in range(120)]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=STAGE_NAMES)
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stage, Measure]:
     """A stage, fitted on ordinary conversations where it needs a fit, and opened."""
     stage = stages.find(request.param)()
@@ -87,7 +87,7 @@ def test_an_empty_shard_gives_no_rows(opened: tuple[Stage, Measure]) -> None:
     assert measure(strategies.raw([]).select(stage.reads)).schema == stage.writes
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STAGE_NAMES)
 def test_the_same_parameters_are_the_same_identity(name: str) -> None:
     """Two instances have one digest; another value of any parameter gives another."""
     kind = stages.find(name)
@@ -137,7 +137,7 @@ def columns(kind: type[Stage]) -> pl.Schema:
     return pl.Schema({**kind.writes, **(kind.merges if issubclass(kind, GlobalStage) else {})})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STAGE_NAMES)
 def test_every_signal_is_documented(name: str) -> None:
     """A user who reads `refine stages NAME` finds each column."""
     kind = stages.find(name)
@@ -148,11 +148,11 @@ def test_every_signal_is_documented(name: str) -> None:
 
 def test_every_stage_says_how_its_signals_are_drawn() -> None:
     """Each axis has a unit and a rank of its own, and belongs to a number that its stage writes."""
-    axes = {column: axis for name in NAMES for column, axis in stages.find(name).axes.items()}
-    assert all(stages.find(name).axes for name in NAMES)
+    axes = {column: axis for name in STAGE_NAMES for column, axis in stages.find(name).axes.items()}
+    assert all(stages.find(name).axes for name in STAGE_NAMES)
     assert all(axis.unit for axis in axes.values())
     assert len({axis.rank for axis in axes.values()}) == len(axes)
-    kinds = {column: kind for name in NAMES for column, kind in columns(stages.find(name)).items()}
+    kinds = {column: kind for name in STAGE_NAMES for column, kind in columns(stages.find(name)).items()}
     assert all(kinds[column].is_numeric() or kinds[column] == pl.Boolean for column in axes)
 
 
@@ -174,7 +174,7 @@ def test_a_class_that_forgets_to_be_a_dataclass_is_refused(monkeypatch: pytest.M
         stages.find("stages.overlap.turns:Mine")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if issubclass(stages.find(name), GlobalStage)])
+@pytest.mark.parametrize("name", [name for name in STAGE_NAMES if issubclass(stages.find(name), GlobalStage)])
 def test_a_merge_does_not_depend_on_how_the_corpus_is_cut(name: str, tmp_path: Path) -> None:
     """One shard or five: the same columns and pairs."""
     stage = stages.find(name)()

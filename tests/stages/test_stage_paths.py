@@ -1,4 +1,4 @@
-"""Parameters of stages that are paths: `~` is the user's folder, and what is not there is said in a sentence."""
+"""Parameters of stages that are paths: `~` is the user's folder, and a missing path is an error of one sentence."""
 
 from __future__ import annotations
 

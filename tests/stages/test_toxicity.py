@@ -165,7 +165,7 @@ def test_windows_cover_a_text_without_overlap() -> None:
     model = WordModel(np.zeros(1 << 20, np.float32), 0.0, np.zeros(1 << 20, np.uint8))
     texts = pl.Series(["One. " * 100, "no end " * 300, "", "**bold** f*** #tag", "a b c d!"])
     windows = model.windows(texts)
-    lengths = words.normalised(texts).str.len_bytes().to_list()
+    lengths = words.normalise(texts).str.len_bytes().to_list()
     for row, length in enumerate(lengths):
         mine = windows.row == row
         covered = (windows.stop - windows.start)[mine].sum()
@@ -186,7 +186,7 @@ def test_training_is_deterministic() -> None:
 
 def test_fit_takes_the_model_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`fit` reads no corpus and trains nothing if the cache has the model; it can run twice."""
-    words.trained()
+    words.model_path()
     monkeypatch.setattr(words, "train", lambda _: pytest.fail("trained again"))
     stage = Toxicity(model="none")
     for _ in range(2):

@@ -102,15 +102,15 @@ def test_a_checkpoint_that_changes_is_another_stage(config: Path, checkpoint: Pa
 def test_a_release_in_the_cache_is_found(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` takes a release from torch's hub cache if its configuration and tokenizer are cached; else none."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = tmp_path / "hub" / "checkpoints" / detoxify.RELEASED["original"][0]
+    place = tmp_path / "hub" / "checkpoints" / detoxify.RELEASES["original"][0]
     place.parent.mkdir(parents=True)
-    monkeypatch.setattr(detoxify, "described", lambda name: name == "original")
+    monkeypatch.setattr(detoxify, "has_configuration", lambda name: name == "original")
     assert detoxify.checkpoint("auto") is None
     before = Toxicity().digest()
     place.write_bytes(checkpoint.read_bytes())
     assert detoxify.checkpoint("auto") == detoxify.checkpoint("original") == place
     assert Toxicity().digest() != before
-    monkeypatch.setattr(detoxify, "described", lambda _: False)
+    monkeypatch.setattr(detoxify, "has_configuration", lambda _: False)
     assert detoxify.checkpoint("auto") is None
 
 

@@ -16,7 +16,7 @@ from trainer.cvfp.settings import Phase1, Phase2
 
 VARIANTS = ("11-27_untied", "11-27_untied_earlystop", "v1_n2_tied", "v2_nocache", "v2_cached")
 
-NAMES = {
+PARAMETER_NAMES = {
     "token_embedding": "embedding",
     "context_block": "context",
     "token_block": "token",
@@ -30,7 +30,7 @@ NAMES = {
 
 def renamed(name: str) -> str:
     """A tensor's name in the original -> ours."""
-    for theirs, ours in NAMES.items():
+    for theirs, ours in PARAMETER_NAMES.items():
         name = name.replace(theirs, ours)
     return name
 

@@ -50,7 +50,7 @@ def test_presets_have_the_parameters_of_the_experiments(name: str) -> None:
     network = empty(PRESETS[name].shape)
     counts = network.parameter_counts()
     assert (counts["context_block"], counts["token_block"], counts["total"]) == (context, token, total)
-    chosen = phase2.trained(network, PRESETS[name].phase2)
+    chosen = phase2.trained_parameters(network, PRESETS[name].phase2)
     assert sum(p.numel() for p in chosen.values()) == trained
 
 

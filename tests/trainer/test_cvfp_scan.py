@@ -132,4 +132,4 @@ def test_contexts_in_files_are_those_in_memory(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.contexts", "1.contexts", "2.contexts"]
     assert all(torch.equal(a, b) for a, b in zip(memory.layers, disk.layers, strict=True))
     at = torch.tensor([3, 499, 0])
-    assert all(torch.equal(a, b) for a, b in zip(memory.picked(at), disk.picked(at), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(memory.at(at), disk.at(at), strict=True))

@@ -1,4 +1,4 @@
-"""A training is right, resumes to the bit, and says clearly what went wrong."""
+"""A training run is right, resumes to the bit, and says clearly what went wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset
 
 SIZE = 60
-SMALL = replace(
+SMALL_PRESET = replace(
     PRESETS["house"],
     shape=Shape(SIZE, 16, 24, 2, 2),
     phase1=replace(PRESETS["house"].phase1, passes=5, chunk=200, share=1.1),
@@ -57,7 +57,7 @@ def data() -> Data:
     return Data(stream(20), stream(5, 1), stream(6, 2), table)
 
 
-def training(folder: Path, preset: Preset = SMALL, **more: Any) -> Training:
+def training(folder: Path, preset: Preset = SMALL_PRESET, **more: Any) -> Training:
     torch.set_num_threads(1)
     return Training(preset, data(), 0, folder, identity="x", **more)
 
@@ -70,7 +70,9 @@ class StoppedError(Exception):
     """As if the process had been killed."""
 
 
-@pytest.mark.parametrize("preset", [SMALL, replace(SMALL, phase2=replace(SMALL.phase2, patience=2, shuffle=False))])
+@pytest.mark.parametrize(
+    "preset", [SMALL_PRESET, replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, patience=2, shuffle=False))]
+)
 @pytest.mark.parametrize("stop", [2, 5, 9, 10])
 def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, preset: Preset) -> None:
     """Stopped after any line of the metrics, in either phase: the same weights and numbers, bit for bit."""
@@ -98,7 +100,7 @@ def test_a_seed_decides_everything(tmp_path: Path) -> None:
     training(tmp_path / "a").run()
     training(tmp_path / "b").run()
     torch.set_num_threads(1)
-    Training(SMALL, data(), 1, tmp_path / "c", identity="x").run()
+    Training(SMALL_PRESET, data(), 1, tmp_path / "c", identity="x").run()
     a, b, c = (weights(tmp_path / name) for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["token.layers.0.linear.weight"], c["token.layers.0.linear.weight"])
@@ -115,7 +117,9 @@ def test_weight_decay_goes_with_the_root_of_the_tokens() -> None:
 
 def test_it_learns_what_is_there(tmp_path: Path) -> None:
     """A language whose tokens follow from the one before is predicted far better than by frequencies."""
-    preset = replace(SMALL, phase2=replace(SMALL.phase2, epochs=10, batch=32, weight_decay=0.0, rate=0.01))
+    preset = replace(
+        SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, epochs=10, batch=32, weight_decay=0.0, rate=0.01)
+    )
     given = replace(data(), train=stream(200))
     torch.set_num_threads(1)
     record = Training(preset, given, 0, tmp_path, identity="x").run()
@@ -196,7 +200,9 @@ def test_of_equal_logits_the_first_is_the_likeliest() -> None:
 
 def test_the_best_weights_are_what_is_left(tmp_path: Path) -> None:
     """After the phase, the validation loss of the network is the best that was seen, not the last."""
-    preset = replace(SMALL, phase2=replace(SMALL.phase2, epochs=40, rate=0.02, decay=False, weight_decay=0.0))
+    preset = replace(
+        SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, epochs=40, rate=0.02, decay=False, weight_decay=0.0)
+    )
     run = training(tmp_path, preset)
     record = run.run()
     assert record["best_evaluation"] < record["evaluations"]
@@ -224,8 +230,8 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path: Path) -> None:
     given.embeddings[5] = np.nan
     torch.set_num_threads(1)
     with pytest.raises(NotFiniteError, match=r"a: phase 1, pass 2: the loss is nan; no checkpoint had been"):
-        Training(SMALL, given, 0, tmp_path / "a", identity="x").run()
-    preset = replace(SMALL, phase2=replace(SMALL.phase2, rate=1e30, clip=1e30))
+        Training(SMALL_PRESET, given, 0, tmp_path / "a", identity="x").run()
+    preset = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, rate=1e30, clip=1e30))
     with pytest.raises(
         NotFiniteError,
         match=r"phase 2, step 2: the loss is not a finite number; the last good checkpoint is .*checkpoint.safetensors",
@@ -237,7 +243,7 @@ def test_nan_stops_with_step_and_checkpoint(tmp_path: Path) -> None:
 
 def test_nan_after_the_last_pass_or_on_the_test_set_is_seen(tmp_path: Path) -> None:
     """Weights that overflow in phase 1's last step, and a test set that no finite loss can be had of."""
-    exploding = replace(SMALL, phase1=replace(SMALL.phase1, rate=1e30, passes=2, least=2))
+    exploding = replace(SMALL_PRESET, phase1=replace(SMALL_PRESET.phase1, rate=1e30, passes=2, least=2))
     with pytest.raises(NotFiniteError, match="phase 1"):
         training(tmp_path / "a", exploding).run()
     given = data()
@@ -247,7 +253,7 @@ def test_nan_after_the_last_pass_or_on_the_test_set_is_seen(tmp_path: Path) -> N
     one, two, three = (replace(each, widths=widths) for each in (given.train, given.validation, only))
     torch.set_num_threads(1)
     with pytest.raises(NotFiniteError, match="the loss on the test set is not a finite number"):
-        Training(SMALL, Data(one, two, three, wide), 0, tmp_path / "b", identity="x").run()
+        Training(SMALL_PRESET, Data(one, two, three, wide), 0, tmp_path / "b", identity="x").run()
     assert not (tmp_path / "b/record.json").exists()
 
 
@@ -264,7 +270,7 @@ def test_collapsed_contexts_are_said(tmp_path: Path) -> None:
 
 
 def test_metrics_are_there_while_it_trains(tmp_path: Path) -> None:
-    """Each line is in the file when it is told."""
+    """Each line is in the file when it is reported."""
     seen = list[int]()
 
     def tell(_line: dict[str, Any]) -> None:
@@ -304,9 +310,9 @@ def test_another_trainings_checkpoint_is_not_taken_up(tmp_path: Path) -> None:
 
 def test_without_phase_1_the_block_stays_as_drawn(tmp_path: Path) -> None:
     """The random baseline: the context block's weights are those of the seed."""
-    preset = replace(SMALL, phase1=replace(SMALL.phase1, passes=0))
+    preset = replace(SMALL_PRESET, phase1=replace(SMALL_PRESET.phase1, passes=0))
     record = training(tmp_path, preset).run()
-    drawn = Network(SMALL.sized(SIZE).shape, seed=0)
+    drawn = Network(SMALL_PRESET.sized(SIZE).shape, seed=0)
     found = weights(tmp_path)
     assert record["kind"] == "random_block"
     for name, tensor in drawn.context.state_dict().items():
@@ -317,9 +323,9 @@ def test_without_phase_1_the_block_stays_as_drawn(tmp_path: Path) -> None:
 def test_an_embedding_of_its_own_is_trained_alone(tmp_path: Path) -> None:
     """The token block's copy moves; the one that contexts are made of stays."""
     preset = replace(
-        SMALL,
-        shape=replace(SMALL.shape, own_embedding=True, tied=True),
-        phase2=replace(SMALL.phase2, train_embedding=True),
+        SMALL_PRESET,
+        shape=replace(SMALL_PRESET.shape, own_embedding=True, tied=True),
+        phase2=replace(SMALL_PRESET.phase2, train_embedding=True),
     )
     training(tmp_path, preset).run()
     found = weights(tmp_path)
@@ -336,7 +342,7 @@ def test_reset_follows_conversations() -> None:
 
 def test_bfloat16_keeps_the_loss(tmp_path: Path) -> None:
     """Training with bfloat16 products ends within 2 % of the float32 loss, and not at the same bits."""
-    half = replace(SMALL, phase2=replace(SMALL.phase2, precision="bfloat16"))
+    half = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, precision="bfloat16"))
     one, other = training(tmp_path / "a").run(), training(tmp_path / "b", half).run()
     assert other["nats"] == pytest.approx(one["nats"], rel=0.02)
     assert other["nats"] != one["nats"]

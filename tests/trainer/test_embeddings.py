@@ -144,9 +144,9 @@ def test_gpt2_that_is_not_there_is_an_error_and_nothing_else(tmp_path: Path, mon
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: True)
     with pytest.raises(
         EmbeddingsError, match=r"cannot be downloaded \(ConnectionError: no route\): name a file"
-    ) as told:
+    ) as error:
         gpt2()
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     with pytest.raises(EmbeddingsError, match="is not a file of embeddings"):
         gpt2(tmp_path / "none.npy")
     np.save(tmp_path / "small.npy", wte()[:9])

@@ -1,4 +1,4 @@
-"""The folder of an experiment's data and trainings: taken up when it is whole and the same, and what else is said."""
+"""The folder of an experiment: data and runs are reused if complete and the same; its error messages."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pipeline.ownership import experiment_claimed
 from pipeline.store import RunFolderError
 from tests.conftest import ROOT, Refine
 from tests.pipeline.test_train import OFFLINE, TINY, chats
-from tests.trainer.test_cvfp_training import SMALL, data, training
+from tests.trainer.test_cvfp_training import SMALL_PRESET, data, training
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.experiment import baselines
-from trainer.experiment.points import resampled
+from trainer.experiment.points import resample
 from trainer.experiment.records import DamagedError, read, scores
 from trainer.prepare import vocabulary
 from trainer.prepare.choices import Choices
-from trainer.prepare.prepared import Prepared, PreparedError, load, prepare
+from trainer.prepare.prepared import ExperimentData, PreparedError, load, prepare
 from trainer.prepare.vocabulary import VocabularyError
 
 WANTED = Choices(tokenizer="bpe:300", test_tokens=600, validation_tokens=300)
 
 
-def made(folder: Path, wanted: Choices = WANTED) -> Prepared:
+def made(folder: Path, wanted: Choices = WANTED) -> ExperimentData:
     """The data of some conversations."""
     texts = [one["prompt"] for one in chats(60)]
     frame = pl.DataFrame({"first": texts, "text": texts})
-    return prepare(frame, np.arange(60, dtype=np.uint64), np.arange(60), SMALL, wanted, folder)
+    return prepare(frame, np.arange(60, dtype=np.uint64), np.arange(60), SMALL_PRESET, wanted, folder)
 
 
 def test_the_same_data_are_not_made_again(tmp_path: Path) -> None:
@@ -114,22 +114,22 @@ def test_weights_can_be_read_by_whom_other_files_can(tmp_path: Path) -> None:
 def test_one_conversation_says_nothing_of_how_much_they_vary(tmp_path: Path) -> None:
     """No resamples, where there would be an interval of width zero; conversations without targets do not count."""
     np.savez(tmp_path / "scores.npz", nats=np.array([5.0, 0.0]), targets=np.array([2, 0]))
-    assert resampled([tmp_path], np.arange(2)) is None
+    assert resample([tmp_path], np.arange(2)) is None
     np.savez(tmp_path / "scores.npz", nats=np.array([5.0, 0.0, 9.0]), targets=np.array([2, 0, 3]))
-    found = resampled([tmp_path], np.arange(3))
+    found = resample([tmp_path], np.arange(3))
     assert found is not None
     assert np.isfinite(found).all()
 
 
 def test_a_recurrent_baseline_that_meets_nan_says_so() -> None:
     """The step is named."""
-    preset = replace(SMALL, phase2=replace(SMALL.phase2, rate=1e30, clip=1e30, steps=20))
+    preset = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, rate=1e30, clip=1e30, steps=20))
     with pytest.raises(NotFiniteError, match="the GRU baseline, step"):
         baselines.gru(data(), preset, 0, "cpu")
 
 
 def test_one_process_at_a_time_and_one_corpus_a_folder(tmp_path: Path) -> None:
-    """The second is told; when the first is done the folder is free."""
+    """The second is refused with a message; when the first is done the folder is free."""
     claim = {"corpus": "a.jsonl", "digest": "1"}
     with (
         experiment_claimed(tmp_path / "e", claim, "--out"),

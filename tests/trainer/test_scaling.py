@@ -16,7 +16,7 @@ from trainer.scaling import Kind, Points, ScalingError, difference, fit, held_ou
 from trainer.scaling.points import Floats, Ints
 from trainer.scaling.spread import Quantity, half_width
 
-SMALL = (3495, 7466, 15832, 39814)
+SMALL_BUDGETS = (3495, 7466, 15832, 39814)
 STEP = (86925, 183620)
 FULL = (56602, 110516, 216119, 529173)
 ARCH = (62891, 122795, 240132, 587970)
@@ -26,18 +26,32 @@ SATURATING = (258.3, 187.6, 150.5, 127.4, 114.8)
 # Points, alpha, ln A, R2 and (where there are more than two points) alpha's 95 % interval: scipy.stats.linregress and
 # scipy.stats.t on the numbers of the user's reports of 11/27 to 12/03; the first eight are of the summary of 11/28.
 GOLDEN = {
-    "E1 rounded": (SMALL, (7152, 3360, 2439, 1171), -0.7143659259, 14.6333712819, 0.9817590758, (-1.01062, -0.41811)),
+    "E1 rounded": (
+        SMALL_BUDGETS,
+        (7152, 3360, 2439, 1171),
+        -0.7143659259,
+        14.6333712819,
+        0.9817590758,
+        (-1.01062, -0.41811),
+    ),
     "E1": (
-        SMALL,
+        SMALL_BUDGETS,
         (7152.28, 3360.15, 2439.31, 1171.15),
         -0.7143231407,
         14.6330566362,
         0.9817504263,
         (-1.01063, -0.41802),
     ),
-    "E2 rounded": (SMALL, (7342, 3498, 2242, 1145), -0.7463920447, 14.9222759215, 0.9908069939, (-0.96513, -0.52765)),
+    "E2 rounded": (
+        SMALL_BUDGETS,
+        (7342, 3498, 2242, 1145),
+        -0.7463920447,
+        14.9222759215,
+        0.9908069939,
+        (-0.96513, -0.52765),
+    ),
     "E2": (
-        SMALL,
+        SMALL_BUDGETS,
         (7341.91, 3498.24, 2242.03, 1145.23),
         -0.7463172962,
         14.9216458101,
@@ -134,7 +148,7 @@ def test_golden_predictions() -> None:
 
 
 def test_golden_saturating_law_in_linear_space() -> None:
-    """12/03, no bound on A: PPL_min 99.25, A 12,981.5, a 0.8311, R2 0.99984; four points foretell 115.9 at 3,200."""
+    """12/03, no bound on A: PPL_min 99.25, A 12,981.5, a 0.8311, R2 0.99984; four points predict 115.9 at 3,200."""
     law = fit(of(SAMPLES, SATURATING), "saturating", space="linear")
     assert (round(law.floor, 2), round(np.exp(law.ln_A), 1), round(-law.alpha, 4)) == (99.25, 12981.5, 0.8311)
     ppl = np.array(SATURATING)
@@ -337,7 +351,7 @@ def test_what_no_number_of_tokens_reaches_is_said() -> None:
     assert difference(a, a).notes == ()
 
 
-def test_the_law_that_foretells_the_largest_budget_is_preferred() -> None:
+def test_the_law_that_predicts_the_largest_budget_is_preferred() -> None:
     """A bent curve prefers the saturating law, a straight one the power law; three budgets are too few."""
     bent, straight = held_out(planted((10.5, -0.5, 30.0), 3, 0.001)), held_out(planted((9.5, -0.4, 0.0), 3, 0.001))
     assert (bent.preferred, bent.clear) == ("saturating", True)

@@ -19,14 +19,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
 from trainer.prepare import streams, vocabulary
-from trainer.prepare.split import SplitError, effective, fixed, numbered, small, split
+from trainer.prepare.split import SplitError, effective, renumber, small, split, split_by_position
 from trainer.prepare.streams import Stream, StreamError
 from trainer.prepare.vocabulary import END, Vocabulary, VocabularyError
 from trainer.presets import PresetError, Text
 
 GPT2 = vocabulary.gpt2()
-SMALL = vocabulary.train(pl.Series(["the river runs under a stone bridge", "hello hello, the lamp is green"] * 20), 400)
-BOTH = pytest.mark.parametrize("one", [GPT2, SMALL], ids=["gpt2", "trained"])
+SMALL_BPE = vocabulary.train(
+    pl.Series(["the river runs under a stone bridge", "hello hello, the lamp is green"] * 20), 400
+)
+BOTH = pytest.mark.parametrize("one", [GPT2, SMALL_BPE], ids=["gpt2", "trained"])
 LAYOUTS = pytest.mark.parametrize("separated", [True, False])
 
 
@@ -185,22 +187,22 @@ def test_the_joined_layout_adds_nothing() -> None:
 @given(said=st.lists(texts, min_size=1, max_size=8), seed=st.integers(0, 99), data=st.data())
 def test_every_budget_is_exact_and_nested(separated: bool, said: list[str], seed: int, data: st.DataObject) -> None:
     """A budget has that many ids, is a prefix of every larger one, and its bytes are those of its targets."""
-    ordered = stream(said, separated=separated, one=SMALL).order(seed)
+    ordered = stream(said, separated=separated, one=SMALL_BPE).order(seed)
     if ordered.tokens < 2:
         return
     budget = data.draw(st.integers(2, ordered.tokens))
-    cut, drawn = ordered.prefix(budget), stream(said, separated=separated, one=SMALL).draw(budget, seed)
+    cut, drawn = ordered.prefix(budget), stream(said, separated=separated, one=SMALL_BPE).draw(budget, seed)
     assert cut.ids.tolist() == ordered.ids[:budget].tolist()
     for other in (cut, drawn):
         assert other.ids.tolist() == cut.ids.tolist()
         assert other.starts.tolist() == cut.starts.tolist()
         slow = [
-            sum(int(SMALL.widths[i]) for i in cut.ids[1 + low : 1 + high])
+            sum(int(SMALL_BPE.widths[i]) for i in cut.ids[1 + low : 1 + high])
             for low, high in zip(cut.bounds()[:-1], cut.bounds()[1:], strict=True)
         ]
         assert other.bytes.tolist() == slow
         assert sum(slow) == cut.target_bytes().sum()
-    assert cut.lengths().sum() == (cut.ids != SMALL.end).sum()
+    assert cut.lengths().sum() == (cut.ids != SMALL_BPE.end).sum()
 
 
 @LAYOUTS
@@ -279,7 +281,7 @@ def test_part_and_truncation_choose_the_text() -> None:
 
 
 def test_a_saved_stream_is_mapped_and_the_same(tmp_path: Path) -> None:
-    """Training processes load it without texts; a missing or broken one is said."""
+    """Training processes load it without texts; a missing or broken one is reported."""
     made = stream([*ODD, "Hello"])
     for _ in range(2):  # an older one is replaced
         made.save(tmp_path / "s")
@@ -388,7 +390,7 @@ def test_one_long_conversation_is_no_test_set() -> None:
     assert "because their lengths differ): the" in small("test", few, clusters=np.array([*range(13), 13, 13]))
     both = small("test", np.repeat(few, 3), clusters=np.repeat(np.arange(15), 3))
     assert "as informative as 5 equal ones because their lengths differ and many are copies" in both
-    assert numbered(np.array([7, 3, 7, 9, 3])).tolist() == [0, 1, 0, 2, 1]
+    assert renumber(np.array([7, 3, 7, 9, 3])).tolist() == [0, 1, 0, 2, 1]
     said = small("test", np.array([100_000, *[108] * 1000]))
     assert (
         "of 1,001 conversations (as informative as 4 equal ones because their lengths differ): the standard error"
@@ -444,11 +446,11 @@ def test_a_corpus_too_small_to_split_is_said() -> None:
 
 def test_the_presets_split_by_position() -> None:
     """Samples 500 to 509 validate, those before train, in order, and nothing is set apart to test."""
-    made = fixed(600, validation=range(500, 510))
+    made = split_by_position(600, validation=range(500, 510))
     assert made.pool.tolist() == list(range(500))
     assert made.reported.tolist() == list(range(500, 510))
-    assert fixed(510, validation=range(500, 510)).reported.tolist() == list(range(500, 510))
+    assert split_by_position(510, validation=range(500, 510)).reported.tolist() == list(range(500, 510))
     with pytest.raises(
         SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected at least 510"
     ):
-        fixed(509, validation=range(500, 510))
+        split_by_position(509, validation=range(500, 510))

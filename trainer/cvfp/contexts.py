@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.cvfp.model import Network
-from trainer.cvfp.scan import Report, ScanMethod, Scanner, Tape, chunk
+from trainer.cvfp.scan import ScanMethod, Scanner, ScanReport, Tape, chunk
 
 MAX_BYTES_IN_MEMORY = 1 << 28
 """Maximum size of the contexts of a stream in memory, in bytes. The system can reclaim the pages of a mapped file."""
@@ -30,7 +30,7 @@ class Contexts:
 
     layers: list[Tensor]
     """L float32 tensors [N, D_i]."""
-    report: Report
+    report: ScanReport
 
     @classmethod
     def of(
@@ -57,7 +57,7 @@ class Contexts:
         """The contexts of tokens a to b: L tensors [b - a, D_i]."""
         return [layer[a:b] for layer in self.layers]
 
-    def picked(self, positions: Tensor) -> list[Tensor]:
+    def at(self, positions: Tensor) -> list[Tensor]:
         """The contexts of these tokens: L tensors [rows, D_i]."""
         return [layer[positions] for layer in self.layers]
 

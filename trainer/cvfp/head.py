@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ROWS = 512
+TILE_ROWS = 512
 """Rows of a tile on a CPU."""
-COLUMNS = 1024
+TILE_COLUMNS = 1024
 """Columns of a tile on a CPU; a full tile has 2 MB, and its part of the matrix half a megabyte at E = 128."""
 MAX_LOGITS = 1 << 23
 """Maximum number of logits per row of tiles on a CPU, which limits the rows if the vocabulary is large."""
@@ -127,12 +127,11 @@ def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tu
 def _shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
     """Maximum rows and columns of a tile."""
     if device.type == "cpu":
-        return min(max(MAX_LOGITS // vocabulary, 64), ROWS), min(COLUMNS, vocabulary)
+        return min(max(MAX_LOGITS // vocabulary, 64), TILE_ROWS), min(TILE_COLUMNS, vocabulary)
     return max(MAX_LOGITS_DEVICE // vocabulary, 16), vocabulary
 
 
 def _buffer(z: Tensor, vocabulary: int) -> Tensor:
-    """Memory of one tile."""
     rows, columns = _shape(vocabulary, z.device)
     return torch.empty(min(rows, len(z)) * columns, device=z.device)
 

@@ -224,7 +224,7 @@ class Network(nn.Module):
         """Weight [V, E] and bias [V] of the head."""
         return (self.token_embedding.weight, None) if self.head is None else (self.head.weight, self.head.bias)
 
-    def normed(self, embedded: Tensor) -> Tensor:
+    def normalise(self, embedded: Tensor) -> Tensor:
         """Embeddings [rows, E] -> e [rows, E]."""
         e: Tensor = self.embed_norm(embedded)
         return e

@@ -24,7 +24,7 @@ from torch import Tensor
 from trainer import TrainerError
 from trainer.cvfp.contexts import room
 from trainer.cvfp.model import Network
-from trainer.cvfp.scan import Report, Scanner, Tape, inputs
+from trainer.cvfp.scan import Scanner, ScanReport, Tape, inputs
 from trainer.cvfp.settings import Phase1
 
 EPS = 1e-10
@@ -89,7 +89,7 @@ class State:
 
 def begin(
     network: Network, tape: Tape, settings: Phase1, seed: int, *, folder: Path = Path(), scanned: bool = True
-) -> tuple[State, Report]:
+) -> tuple[State, ScanReport]:
     """Pass 1, the scan from c = 0 without noise. Returns the state and how the scan was computed.
 
     Large contexts are a file in the folder. Without `scanned` they are left to be filled from a checkpoint.
@@ -103,7 +103,7 @@ def begin(
     return State(1, contexts, optimiser, generator), scanner.report
 
 
-def finished(state: State, settings: Phase1) -> bool:
+def is_finished(state: State, settings: Phase1) -> bool:
     """Whether no pass is left."""
     done = state.number >= settings.least and state.converged >= settings.share
     return state.number >= settings.passes or done
@@ -116,7 +116,7 @@ def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Call
         NotFiniteError: a loss is not finite (the weights are then those before the pass), or a weight is not finite
             after the step.
     """
-    while not finished(state, settings):
+    while not is_finished(state, settings):
         done = one_pass(network, tape, settings, state)
         state.number, state.converged = done.number, done.converged
         tell(done, state)
@@ -181,7 +181,9 @@ def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
 
 @torch.no_grad()
 def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], str, Tensor]:
-    """How fast the recurrence forgets its start: repeated scans of the validation stream, each from the last context.
+    """Measure how fast the recurrence forgets its start.
+
+    The validation stream is scanned repeatedly, each time from the last context.
 
     Returns:
         Mean squared differences between successive scans; the verdict by the slope of a line through them, one of

@@ -96,7 +96,7 @@ class State:
         return self.step >= settings.total(rows) or 0 < settings.patience <= self.worse
 
 
-def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
+def trained_parameters(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
     """The parameters that phase 2 trains, by name.
 
     Raises:
@@ -114,7 +114,7 @@ def trained(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
 
 def begin(network: Network, settings: Phase2, seed: int) -> State:
     """The state before the first step. All parameters but the trained ones are frozen."""
-    chosen = trained(network, settings)
+    chosen = trained_parameters(network, settings)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
     device = next(network.parameters()).device
@@ -151,7 +151,9 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     while not state.over(settings, rows):
         until, began = next(step for step in settings.evaluated(rows) if step > state.step), time.perf_counter()
         steps = (
-            _live(network, tape, settings) if contexts is None else _cached(network, tape, settings, state, contexts[0])
+            _live(network, tape, settings)
+            if contexts is None
+            else _batches_with_contexts(network, tape, settings, state, contexts[0])
         )
         loss = _train(network, settings, state, steps, (until, settings.total(rows)))
         seconds = time.perf_counter() - began
@@ -209,7 +211,7 @@ def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
     return z * kept / (1 - settings.dropout)
 
 
-def _cached(
+def _batches_with_contexts(
     network: Network, tape: Tape, settings: Phase2, state: State, contexts: Contexts
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """z^L and targets of the batches from `state.step`, endlessly."""
@@ -223,7 +225,7 @@ def _cached(
         for a in range(done * settings.batch, rows, settings.batch):
             b = min(a + settings.batch, rows)
             at = tape.span(a, b) if order is None else order[a:b]
-            states = contexts.rows(a, b) if order is None else contexts.picked(at)
+            states = contexts.rows(a, b) if order is None else contexts.at(at)
             with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 z = network.token(states, inputs(network, tape, at, network.token_embedding))
             yield z.float(), tape.ids[at + 1]
@@ -239,7 +241,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
         for a in range(0, rows, settings.batch):
             b = min(a + settings.batch, rows)
             at = tape.span(a, b)
-            e = network.normed(network.token_embedding(tape.ids[at]))
+            e = network.normalise(network.token_embedding(tape.ids[at]))
             known = torch.cat((behind, e.detach()))  # past embeddings keep the value they had when they were current
             age = tape.age(at)
             past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
@@ -271,6 +273,6 @@ def judge(settings: Phase2, state: State, scores: Scores, network: Network | Non
     if scores.loss < state.best:
         state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
         if settings.restore and network is not None:
-            state.weights = {name: p.detach().clone() for name, p in trained(network, settings).items()}
+            state.weights = {name: p.detach().clone() for name, p in trained_parameters(network, settings).items()}
     else:
         state.worse += 1

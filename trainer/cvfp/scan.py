@@ -45,8 +45,8 @@ HALVING_SWEEPS = 32
 
 
 @dataclass
-class Report:
-    """How contexts were computed: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
+class ScanReport:
+    """Record of a scan: tokens per method, sweeps of the slowest chunk, largest change in a last sweep."""
 
     sequential: int = 0
     swept: int = 0
@@ -107,11 +107,11 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
     embedding = embedding or network.embedding
     n = network.shape.inputs
     if n == 1:
-        return network.normed(embedding(tape.ids[positions]))
+        return network.normalise(embedding(tape.ids[positions]))
     age = tape.age(positions)
     columns = []
     for back in range(n - 1, -1, -1):
-        e = network.normed(embedding(tape.ids[(positions - back).clamp(min=0)]))
+        e = network.normalise(embedding(tape.ids[(positions - back).clamp(min=0)]))
         columns.append(e.masked_fill((age < back)[:, None], 0.0))
     return torch.cat(columns, dim=1)
 
@@ -131,7 +131,7 @@ class Scanner:
         self.network = network
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
-        self.report = Report()
+        self.report = ScanReport()
         self._weights: _ScanWeights | None = None
 
     @torch.no_grad()

@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
         out, state = self.cell(e, state)
         return self.norm(self.project(out)), state
 
-    def trained(self) -> list[nn.Parameter]:
+    def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that require a gradient."""
         return [p for p in self.parameters() if p.requires_grad]
 
@@ -74,7 +74,9 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
         NotFiniteError: a loss is not finite.
     """
     model = Recurrent(network, seed).to(tape.ids.device)
-    state = State(optimiser(model.trained(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed)
+    state = State(
+        optimiser(model.trained_parameters(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed
+    )
     lanes = _lanes(tape.ids, settings.batch)
     rows = (lanes.shape[1] - 1) * lanes.shape[0]
     best: dict[str, Tensor] = {}
@@ -88,7 +90,7 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
             before = before.detach()
             z = drop(z.reshape(-1, z.shape[-1]), settings, state.generator)
             cross_entropy(z, *model.output, targets.reshape(-1)).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.trained(), settings.clip)
+            torch.nn.utils.clip_grad_norm_(model.trained_parameters(), settings.clip)
             for group in state.optimiser.param_groups:
                 group["lr"] = settings.rate_at(state.step, settings.total(rows))
             state.optimiser.step()

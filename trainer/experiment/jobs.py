@@ -14,10 +14,10 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from trainer.experiment.kinds import CVFP, GRU, KINDS, KNESER_NEY, RANDOM_BLOCK
-from trainer.experiment.records import read, reported, write
+from trainer.experiment.records import read, summarise, write
 from trainer.prepare import prepared as preparing
 from trainer.prepare.arms import Arms
-from trainer.prepare.prepared import Prepared
+from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset
 
 T = TypeVar("T")
@@ -110,12 +110,12 @@ def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
 
 
 def train(
-    job: Job, data: Prepared, where: Path, tell: Callable[[dict[str, Any]], None] = lambda _: None
+    job: Job, data: ExperimentData, where: Path, tell: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
     """Train a network; a random block skips phase 1."""
     from trainer.experiment.training import Training
 
-    given, preset = _given(job, data), job.preset
+    given, preset = _data(job, data), job.preset
     if job.kind == RANDOM_BLOCK.name:
         preset = replace(preset, phase1=replace(preset.phase1, passes=0))
     run = Training(
@@ -124,7 +124,7 @@ def train(
     return run.run()
 
 
-def about(job: Job, data: Prepared) -> dict[str, Any]:
+def about(job: Job, data: ExperimentData) -> dict[str, Any]:
     """Fields of the record about the preset and the data of the job."""
     made = data.record
     return {
@@ -140,17 +140,17 @@ def about(job: Job, data: Prepared) -> dict[str, Any]:
     }
 
 
-def _given(job: Job, data: Prepared) -> Any:  # noqa: ANN401  torch is imported where it is used
+def _data(job: Job, data: ExperimentData) -> Any:  # noqa: ANN401  torch is imported where it is used
     from trainer.experiment.training import Data
 
     stream = data.budget(job.preset, job.budget, job.seed)
-    return Data(stream, data.validation, data.test, data.embedded(job.preset, stream, job.seed))
+    return Data(stream, data.validation, data.test, data.embeddings_for(job.preset, stream, job.seed))
 
 
-def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
+def _baseline(job: Job, data: ExperimentData, where: Path) -> dict[str, Any]:
     from trainer.experiment import baselines
 
-    given, size, began = _given(job, data), data.record.vocabulary, time.perf_counter()
+    given, size, began = _data(job, data), data.record.vocabulary, time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
     more: dict[str, Any] = {}
     if job.kind == GRU.name:
@@ -159,7 +159,7 @@ def _baseline(job: Job, data: Prepared, where: Path) -> dict[str, Any]:
         model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
         nats = model(given.train, given.test, size)
         right = np.full(len(nats), np.nan)  # count models give the probability of a target, not the most probable id
-    record = reported(nats, right, given.test) | more
+    record = summarise(nats, right, given.test) | more
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
     record |= {"seconds": {"baseline": time.perf_counter() - began}, **about(job, data)}
     record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]

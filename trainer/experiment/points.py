@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Mask
-from trainer.prepare.prepared import Prepared
+from trainer.prepare.prepared import ExperimentData
 from trainer.prepare.streams import Stream
 from trainer.scaling import Points
 
@@ -21,7 +21,7 @@ RESAMPLES = 1000
 
 
 def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """Results of finished training runs, and `resampled` of them.
+    """Results of finished training runs, and what `resample` computes from them.
 
     Returns:
         One row per run with kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens and folder; float64
@@ -30,10 +30,10 @@ def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.Dat
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
     frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
-    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resampled(folders, clusters)
+    return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resample(folders, clusters)
 
 
-def resampled(
+def resample(
     folders: Sequence[Path],
     clusters: NDArray[np.int64],
     seed: int = 0,
@@ -78,9 +78,9 @@ def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFram
     return pl.DataFrame(rows)
 
 
-def arm_points(folders: Sequence[Path], common: Prepared, mask: Mask) -> Points:
+def arm_points(folders: Sequence[Path], common: ExperimentData, mask: Mask) -> Points:
     """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
     frame = arm_scores(folders, common.test, mask)
     seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
-    moved = resampled(folders, common.clusters, rows=mask)
+    moved = resample(folders, common.clusters, rows=mask)
     return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)

@@ -19,7 +19,7 @@ from trainer.prepare.streams import Stream
 METRICS = "metrics.jsonl"
 
 
-def reported(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
+def summarise(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
     """Results on a test set: nats per token, bits per byte, perplexity, accuracy, and the size of the set.
 
     `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability.
@@ -85,7 +85,7 @@ def read(folder: Path) -> dict[str, Any]:
         for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
             float(record[key])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(_damaged(folder, "record.json", error)) from None
+        raise DamagedError(_read_error(folder, "record.json", error)) from None
     return record
 
 
@@ -99,9 +99,9 @@ def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
             return arrays["nats"], arrays["targets"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedError(_damaged(folder, "scores.npz", error)) from None
+        raise DamagedError(_read_error(folder, "scores.npz", error)) from None
 
 
-def _damaged(folder: Path, name: str, error: Exception) -> str:
+def _read_error(folder: Path, name: str, error: Exception) -> str:
     why = str(error) or type(error).__name__
     return f"{folder / name} cannot be read ({why}): remove {folder} to repeat that training run"

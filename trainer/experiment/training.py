@@ -28,7 +28,7 @@ from trainer.cvfp.scan import Tape
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint
 from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
-from trainer.experiment.records import add_metrics, reported, save_metrics, write
+from trainer.experiment.records import add_metrics, save_metrics, summarise, write
 from trainer.prepare.streams import Stream
 from trainer.presets import Preset
 
@@ -271,7 +271,7 @@ class Training:
         shape = asdict(self.network.shape)
         checkpoint.save(self.folder / "weights.safetensors", Checkpoint(self.network.state_dict(), {"shape": shape}))
         record = {
-            **reported(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
+            **summarise(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
             "kind": (CVFP if self.preset.phase1.passes else RANDOM_BLOCK).name,
             "tokens": self.data.train.tokens,
             "conversations": len(self.data.train),

@@ -20,9 +20,9 @@ from trainer.prepare import prepared as preparing
 from trainer.prepare import split as splitting
 from trainer.prepare.choices import SCRATCH, Choices
 from trainer.prepare.ppmi import Embeddings
-from trainer.prepare.prepared import Prepared
+from trainer.prepare.prepared import ExperimentData
 from trainer.prepare.split import Split
-from trainer.prepare.streams import Stream, mixed
+from trainer.prepare.streams import Stream, seeded_hashes
 from trainer.presets import Preset
 
 Mask = NDArray[np.bool_]
@@ -84,7 +84,7 @@ class Arms:
         leaks: result of the search for near-duplicates of test conversations; None before the search.
     """
 
-    common: Prepared
+    common: ExperimentData
     split: Split
     pools: Mapping[str, Mask]
     tests: Mapping[str, Mask]
@@ -144,7 +144,7 @@ def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given:
         {name: mask[made.pool] for name, mask in union.members.items()},
         {name: mask[made.test] for name, mask in union.members.items()},
         preset.sized(common.record.vocabulary),
-        _evaluated(common),
+        _digest(common),
     )
     for name, mask in arms.pools.items():
         rows = np.flatnonzero(mask)
@@ -210,7 +210,7 @@ def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     number = pl.DataFrame({"key": keys}).select(pl.int_range(pl.len()).over("key")).to_series().to_numpy()
     copies = number > 0
     unique = keys.copy()
-    unique[copies] = mixed(mixed(keys[copies], 1) + number[copies].astype(np.uint64), 2)
+    unique[copies] = seeded_hashes(seeded_hashes(keys[copies], 1) + number[copies].astype(np.uint64), 2)
     return unique
 
 
@@ -218,7 +218,7 @@ def _name(rows: NDArray[np.int64]) -> str:
     return f"rows-{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}"
 
 
-def _evaluated(common: Prepared) -> str:
+def _digest(common: ExperimentData) -> str:
     state = hashlib.blake2b(str(common.record.vocabulary).encode(), digest_size=8)
     for stream in (common.validation, common.test):
         for array in (stream.ids, stream.starts):

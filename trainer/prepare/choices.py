@@ -20,7 +20,7 @@ SCRATCH = "ppmi-budget"
 
 @dataclass(frozen=True)
 class Choices:
-    """How a corpus becomes the data of an experiment.
+    """Options that turn a corpus into the data of an experiment.
 
     Attributes:
         tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or the path of a tokenizer.json; None for the preset's.
@@ -38,7 +38,7 @@ class Choices:
     split_seed: int = 0
 
 
-def named(preset: Preset, choices: Choices) -> Vocabulary | None:
+def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
     """The vocabulary of GPT-2 or of a file; None if it is to be trained on the pool.
 
     Raises:

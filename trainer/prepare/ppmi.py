@@ -80,7 +80,7 @@ def ppmi_svd(
             f"{len(seen)} of {len(ids):,} tokens are adjacent to another one, too few for embeddings: "
             "take a larger corpus"
         )
-    vectors = _decomposed(_ppmi(counts[seen][:, seen]), width)
+    vectors = _decompose(_ppmi(counts[seen][:, seen]), width)
     table = np.random.default_rng(seed).normal(0, UNSEEN * STD, (size, width)).astype(np.float32)
     table[seen] = vectors * (STD / vectors.std())
     description = (
@@ -110,7 +110,7 @@ def _counts(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, window
     """Weighted co-occurrence counts, symmetric, float64 [V, V]."""
     keys, weights = np.empty(0, np.int64), np.empty(0)
     for more, weighted in _pairs(ids, starts, size, window):
-        keys, weights = _summed(np.concatenate([keys, more]), np.concatenate([weights, weighted]))
+        keys, weights = _sum_by_key(np.concatenate([keys, more]), np.concatenate([weights, weighted]))
     half = sparse.csr_array((weights, (keys // size, keys % size)), shape=(size, size))
     return sparse.csr_array(half + half.T)
 
@@ -131,7 +131,7 @@ def _pairs(
             yield keys, counts / distance
 
 
-def _summed(keys: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _sum_by_key(keys: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Distinct keys, sorted, and the sums of their weights."""
     order = np.argsort(keys, kind="stable")  # merges two sorted runs
     keys, weights = keys[order], weights[order]
@@ -149,7 +149,7 @@ def _ppmi(counts: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((value[some], (pairs.row[some], pairs.col[some])), shape=counts.shape)
 
 
-def _decomposed(matrix: sparse.csr_array, width: int) -> Table:
+def _decompose(matrix: sparse.csr_array, width: int) -> Table:
     """Left singular vectors times singular values to the power `WEIGHT`, in descending order, [rows, width].
 
     A randomised block Krylov method (Musco, Musco 2015) with a fixed start. At 7,197 tokens and 128 columns it takes

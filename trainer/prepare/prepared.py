@@ -19,7 +19,7 @@ from trainer import TrainerError
 from trainer.prepare import ppmi as tables
 from trainer.prepare import split as splitting
 from trainer.prepare import streams, vocabulary
-from trainer.prepare.choices import Choices, embeddings, named, size_of_bpe
+from trainer.prepare.choices import Choices, embeddings, load_vocabulary, size_of_bpe
 from trainer.prepare.ppmi import Embeddings
 from trainer.prepare.split import Split
 from trainer.prepare.streams import Stream
@@ -113,7 +113,7 @@ class DataRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class ExperimentData:
     """The data of an experiment, loaded from its folder.
 
     Attributes:
@@ -158,7 +158,7 @@ class Prepared:
             return self.pool.take(order[: int(np.searchsorted(ends, count)) + 1]).prefix(count)
         return self.pool.draw(count, seed, self.keys) if preset.shuffled else self.pool.prefix(count)
 
-    def embedded(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
+    def embeddings_for(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
         """The embeddings of a training run: those of the experiment, or made from its own stream."""
         if self.table is not None:
             return self.table
@@ -194,7 +194,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     folder: Path,
     given: Embeddings | None = None,
     split: Split | None = None,
-) -> Prepared:
+) -> ExperimentData:
     """Make the data of an experiment in a folder, or load them if the folder holds the same data.
 
     Args:
@@ -210,7 +210,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     Raises:
         SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option cannot be used.
     """
-    words = named(preset, choices)
+    words = load_vocabulary(preset, choices)
     identity = _identity(keys, groups, preset, choices, words, given, split)
     trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys ignore case and punctuation
     identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
@@ -226,7 +226,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         for rows in (made.pool, made.validation, made.reported)
     )
     table = embeddings(pool, words, preset, choices, given)
-    clusters = splitting.numbered(made.reported if groups is None else groups[made.reported])
+    clusters = splitting.renumber(made.reported if groups is None else groups[made.reported])
     record = DataRecord(
         identity=identity,
         tokenizer=words.name,
@@ -253,7 +253,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     return load(folder)
 
 
-def load(folder: Path, arm: str = "") -> Prepared:
+def load(folder: Path, arm: str = "") -> ExperimentData:
     """Load the data of a folder.
 
     Args:
@@ -277,10 +277,10 @@ def load(folder: Path, arm: str = "") -> Prepared:
         raise PreparedError(
             f"the data in {folder} are damaged (their sizes differ): remove that folder and start again"
         )
-    return Prepared(folder, pool, validation, test, table, keys, clusters, record, rows)
+    return ExperimentData(folder, pool, validation, test, table, keys, clusters, record, rows)
 
 
-def _earlier(folder: Path) -> Prepared | None:
+def _earlier(folder: Path) -> ExperimentData | None:
     """The data of a folder; None if they are missing or damaged."""
     try:
         return load(folder)
@@ -301,7 +301,7 @@ def _split(
     choices: Choices,
 ) -> Split:
     if preset.validation is not None or groups is None:
-        return splitting.fixed(len(texts), validation=preset.validation or range(0))
+        return splitting.split_by_position(len(texts), validation=preset.validation or range(0))
     return splitting.split(
         estimated_tokens(texts),
         groups,

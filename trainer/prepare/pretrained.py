@@ -28,7 +28,7 @@ def gpt2(path: Path | None = None) -> Embeddings:
     Raises:
         EmbeddingsError: they are missing or have another shape.
     """
-    table = _weights(path if path is not None else _downloaded())
+    table = _weights(path if path is not None else _download())
     if table.shape[0] != 50257:  # noqa: PLR2004  GPT-2's vocabulary
         raise EmbeddingsError(f"{path or GPT2[0]} holds embeddings of {table.shape}, expected GPT-2's 50,257 rows")
     about = f"embeddings: GPT-2's, {table.shape[0]:,} x {table.shape[1]}, trained on WebText (about 9 billion tokens)"
@@ -46,7 +46,7 @@ def from_file(path: Path) -> Embeddings:
     return Embeddings(table, "file", -1, about)
 
 
-def _downloaded() -> Path:
+def _download() -> Path:
     """Path of GPT-2's weights in the hub's cache, after a download if necessary."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError

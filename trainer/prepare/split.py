@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer import TrainerError
-from trainer.prepare.streams import Keys, Rows, mixed
+from trainer.prepare.streams import Keys, Rows, seeded_hashes
 
 TOKEN_STD = 3.0
 """Typical standard deviation of a token's loss within a conversation, in nats."""
@@ -42,7 +42,7 @@ SALT = 0x5EED
 """Makes the order of the split independent of the order of training under the same seed."""
 
 Groups = NDArray[np.bool_]
-"""Which groups belong to a set, [G]."""
+"""Mask of the groups of a set, bool [G]."""
 
 
 class SplitError(TrainerError):
@@ -118,7 +118,7 @@ def split(
     return Split(rows[0], rows[1], rows[2], (*notes, *more))
 
 
-def fixed(conversations: int, *, validation: range) -> Split:
+def split_by_position(conversations: int, *, validation: range) -> Split:
     """A split by position without a test set, as in the experiments of November 2025.
 
     The pool is everything before the positions of the validation set.
@@ -148,7 +148,7 @@ def effective(sizes: Rows, clusters: Rows | None = None) -> float:
     return float(each.sum() ** 2 / max((each**2).sum(), 1.0))
 
 
-def numbered(groups: Rows) -> Rows:
+def renumber(groups: Rows) -> Rows:
     """Groups renumbered from 0 in order of first occurrence, int64 [K]."""
     _, first, of_row = np.unique(groups, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)
@@ -200,11 +200,12 @@ class _Groups:
         _, of_row = np.unique(groups, return_inverse=True)
         count = int(of_row.max(initial=-1)) + 1
         least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
-        np.minimum.at(least, of_row, mixed(np.asarray(keys, np.uint64), SALT))  # a new member rarely changes it
+        np.minimum.at(least, of_row, seeded_hashes(np.asarray(keys, np.uint64), SALT))  # a new member rarely changes it
         sizes = np.zeros(count, np.int64)
         np.add.at(sizes, of_row, tokens)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
-        order = np.argsort(mixed(least, seed ^ SALT), kind="stable")  # mixed: the minimum of many keys is small
+        # Hashed again, because the minimum of many keys is small.
+        order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
     def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:

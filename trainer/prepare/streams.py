@@ -207,11 +207,12 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
 
 def permutation(seed: int, count: int, keys: Keys | None = None) -> Rows:
     """A permutation of `count` rows, int64 [count], by a hash of seed and key (by default the row number)."""
-    order: Rows = np.argsort(mixed(np.arange(count, dtype=np.uint64) if keys is None else keys, seed), kind="stable")
+    keys = np.arange(count, dtype=np.uint64) if keys is None else keys
+    order: Rows = np.argsort(seeded_hashes(keys, seed), kind="stable")
     return order
 
 
-def mixed(keys: Keys, seed: int) -> Keys:
+def seeded_hashes(keys: Keys, seed: int) -> Keys:
     """A hash of each key and a seed, by SplitMix64's finalizer (Steele, Lea, Flood 2014).
 
     Unlike the generators of a library, it never changes between versions.

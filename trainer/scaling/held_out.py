@@ -1,4 +1,4 @@
-"""Which law predicts the largest budget better from the smaller ones."""
+"""Compare how well two laws predict the largest budget from the smaller ones."""
 
 from __future__ import annotations
 

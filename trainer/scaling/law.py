@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trainer.scaling import curves
 from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError, Space
-from trainer.scaling.spread import Interval, Part, Quantity, Spread, half_width, spread
+from trainer.scaling.spread import Interval, Quantity, Spread, VariancePart, half_width, spread
 
 MAX_HALF_WIDTH = float(np.log(1000.0))
 """Half width of an interval of ln PPL at or above which a prediction has no interval."""
@@ -91,7 +91,7 @@ class Law:
         """Ln PPL of the law at a budget."""
         x, theta = np.array([np.log(tokens)]), self.spread.theta
         found = self.spread.quantity(curves.jacobian(theta, x)[0])
-        return found.shifted(float(curves.ln_curve(theta, x)[0]) - found.value)
+        return found.shift(float(curves.ln_curve(theta, x)[0]) - found.value)
 
     def predict(self, tokens: npt.ArrayLike) -> list[Prediction]:
         """Predict the PPL of a new training run with a new seed at each budget, at the law's level.
@@ -117,7 +117,7 @@ class Law:
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
         return Prediction(budget, _exp(ln_ppl.value), low, high, extrapolates)
 
-    def _variance_of_new(self, ln_ppl: Quantity) -> list[Part | None]:
+    def _variance_of_new(self, ln_ppl: Quantity) -> list[VariancePart | None]:
         """The parts of the variance of a new training run's ln PPL."""
         seeds, scatter = len(ln_ppl.per_seed), ln_ppl.scatter
         if scatter is None or self.residual_sd is None:
@@ -150,7 +150,7 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
     fitted = np.exp(curves.ln_curve(theta, x))
     why = _why_none(theta, seen)
     ends = [None if why else seen.quantity(one).interval(level) for one in np.eye(len(theta))]
-    floor_interval = _clipped(ends[-1], 0.0, np.inf) if kind == "saturating" else None
+    floor_interval = _clip(ends[-1], 0.0, np.inf) if kind == "saturating" else None
     return Law(
         kind=kind,
         space=space,
@@ -159,7 +159,7 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
         ln_A=float(theta[0]),
         floor=curves.floor(theta),
         r2=1 - curves.squared_error(theta, x, y, "log") / total if total > 0 else None,
-        alpha_interval=ends[1] if kind == "power" else _clipped(ends[1], -np.inf, 0.0),
+        alpha_interval=ends[1] if kind == "power" else _clip(ends[1], -np.inf, 0.0),
         ln_A_interval=ends[0],
         floor_interval=floor_interval,
         why_no_interval=why,
@@ -190,7 +190,7 @@ def _exp(ln_ppl: float) -> float:
         return float(np.exp(ln_ppl))
 
 
-def _clipped(interval: Interval | None, low: float, high: float) -> Interval | None:
+def _clip(interval: Interval | None, low: float, high: float) -> Interval | None:
     return None if interval is None else (max(interval[0], low), min(interval[1], high))
 
 

@@ -57,7 +57,7 @@ class Points:
         if self.seed is not None:
             object.__setattr__(self, "seed", _seeds(self.seed, tokens))
         if self.resampled is not None:
-            object.__setattr__(self, "resampled", _resampled(self.resampled, len(tokens)))
+            object.__setattr__(self, "resampled", _resamples(self.resampled, len(tokens)))
 
     @property
     def x(self) -> Floats:
@@ -147,7 +147,7 @@ def _seeds(given: npt.ArrayLike, tokens: Floats) -> Ints:
     return seeds.astype(np.int64)
 
 
-def _resampled(given: npt.ArrayLike, n: int) -> Floats:
+def _resamples(given: npt.ArrayLike, n: int) -> Floats:
     resampled = np.array(given, dtype=np.float64)
     if resampled.ndim != 2 or resampled.shape[0] != n or resampled.shape[1] < 2:  # noqa: PLR2004  for a variance
         raise ScalingError(f"resampled has shape {resampled.shape}: give ({n} points, at least 2 resamples)")

@@ -1,4 +1,4 @@
-"""How a number varies over seeds and over test sets."""
+"""Variance of a number over seeds and over test sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.scaling import curves
 from trainer.scaling.points import Floats, Points, ScalingError, Space
 
 Interval = tuple[float, float]
-Part = tuple[float, float]
+VariancePart = tuple[float, float]
 """A variance and its degrees of freedom."""
 
 
@@ -27,17 +27,17 @@ class Quantity:
 
     value: float
     per_seed: Floats
-    around: Part | None = None
+    around: VariancePart | None = None
     moved: Floats | None = None
 
     @property
-    def scatter(self) -> Part | None:
+    def scatter(self) -> VariancePart | None:
         """Variance of the value over seeds, or around the law for one seed; None if neither is known."""
         seeds = len(self.per_seed)
         return (float(self.per_seed.var(ddof=1)) / seeds, seeds - 1) if seeds > 1 else self.around
 
     @property
-    def of_test(self) -> Part | None:
+    def of_test(self) -> VariancePart | None:
         """Variance that all seeds share because of the finite test set.
 
         It is the mean covariance of two different seeds over the resamples. The variance of a single seed is excluded,
@@ -57,7 +57,7 @@ class Quantity:
         moved = None if self.moved is None or other.moved is None else self.moved + other.moved
         return Quantity(self.value + other.value, self.per_seed + other.per_seed, None, moved)
 
-    def shifted(self, by: float) -> Self:
+    def shift(self, by: float) -> Self:
         """The quantity plus a number."""
         return type(self)(self.value + by, self.per_seed + by, self.around, self.moved)
 
@@ -73,7 +73,7 @@ class Quantity:
         return None if half is None else (self.value - half, self.value + half)
 
 
-def half_width(level: float, parts: list[Part | None]) -> float | None:
+def half_width(level: float, parts: list[VariancePart | None]) -> float | None:
     """Half width of an interval from independent parts of variance: the half widths of the parts, added in quadrature.
 
     Graybill and Wang (1980), JASA 75, 869-873. For one part it is the t interval. Coverage at a level of 95 % is 95 to
@@ -113,7 +113,7 @@ def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[floa
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How a law's parameters vary: per_seed [S, p]; around [p, p], their covariance for one seed; moved [S, p, B].
+    """Variation of a law's parameters: per_seed [S, p]; around [p, p], their covariance for one seed; moved [S, p, B].
 
     `left` is the degrees of freedom: points minus parameters, over all seeds. `residual_sd` is the standard deviation
     of ln PPL around each seed's own law; None without degrees of freedom.

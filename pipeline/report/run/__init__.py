@@ -11,7 +11,7 @@ from pipeline.report.parts import Page
 from pipeline.report.run.bands import banded
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import finished
+from pipeline.report.run.frame import read_run
 from pipeline.report.run.sections import page
 from pipeline.terminal import say
 
@@ -29,9 +29,9 @@ def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dic
     """
     place = out or REPORTS / run.resolve().name
     folders.check(place)
-    if note := folders.replaced(place, f"refine report {run}"):
+    if note := folders.replacement_note(place, f"refine report {run}"):
         say(f"refine: {note}")
-    read = finished(run)
+    read = read_run(run)
     duplicates = kinds(read.plan, read.store)
     made = page(banded(read, duplicates), check(read, duplicates, bounds))
     return place, made, build(made, place)

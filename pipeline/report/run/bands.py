@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from pipeline.report.run.bins import Bins, binned, places
-from pipeline.report.run.duplicates import Kind, duplicated
+from pipeline.report.run.bins import Bins, make_bins, places
+from pipeline.report.run.duplicates import Kind, have_duplicates
 from pipeline.report.run.frame import FinishedRun
 from pipeline.report.run.signals import thresholds
 from pipeline.report.text import labels, short
@@ -54,23 +54,23 @@ def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
     begins = ["", *(short(edge) for edge in edges)]  # "28.2 to 47.4" would not fit below a column
     numbered = tuple(f"{i + 1}|{begin}" for i, begin in enumerate(begins))
-    return _banded(values, edges, replace(band, labels=numbered, words=_between(edges)))
+    return _split(values, edges, replace(band, labels=numbered, words=_labels(edges)))
 
 
-def fixed(values: pl.Series, band: Band, edges: Sequence[float]) -> tuple[Band, pl.Series]:
+def split_at_edges(values: pl.Series, band: Band, edges: Sequence[float]) -> tuple[Band, pl.Series]:
     """Bands between fixed edges; a value on an edge is in the band above it."""
-    ranges = _between(edges)
-    return _banded(values, edges, replace(band, labels=ranges, words=ranges))
+    ranges = _labels(edges)
+    return _split(values, edges, replace(band, labels=ranges, words=ranges))
 
 
-def _between(edges: Sequence[float]) -> tuple[str, ...]:
+def _labels(edges: Sequence[float]) -> tuple[str, ...]:
     if not edges:
         return ("all",)
     inner = [f"{short(low)} to {short(high)}" for low, high in pairwise(edges)]
     return (f"< {short(edges[0])}", *inner, f"≥ {short(edges[-1])}")
 
 
-def _banded(values: pl.Series, edges: Sequence[float], band: Band) -> tuple[Band, pl.Series]:
+def _split(values: pl.Series, edges: Sequence[float], band: Band) -> tuple[Band, pl.Series]:
     """The band of each value; unknown values, if there are any, have their own."""
     places = np.searchsorted(np.asarray(edges, np.float32), values.fill_null(0.0).to_numpy(), side="right")
     index = pl.Series(band.key, places, pl.Int16).set(values.is_null(), len(band.labels))
@@ -78,7 +78,7 @@ def _banded(values: pl.Series, edges: Sequence[float], band: Band) -> tuple[Band
     return replace(band, labels=(*band.labels, *more), words=(*band.words, *more)), index
 
 
-def named(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
+def split_by_name(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     """One band per frequent name, and one for all others."""
     text = values.cast(pl.String).fill_null(UNKNOWN)
     counts = text.value_counts(name="n").sort(["n", text.name], descending=[True, False])
@@ -115,30 +115,31 @@ def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     bins = {}
     for i, signal in enumerate(run.signals):
         marks = [threshold.at for threshold in thresholds(run.plan, signal.name)]
-        bins[signal.name] = binned(rows[signal.name], signal, marks)
+        bins[signal.name] = make_bins(rows[signal.name], signal, marks)
         columns.append(places(rows[signal.name], bins[signal.name].edges).alias(f"s{i}"))
     if kinds:
-        columns.append(duplicated(kinds[0], rows["id"], pl.repeat(value=True, n=rows.height, eager=True)).alias("dup"))
-        columns.append(duplicated(kinds[0], rows["id"], rows["keep"]).alias("dup_kept"))
+        columns.append(
+            have_duplicates(kinds[0], rows["id"], pl.repeat(value=True, n=rows.height, eager=True)).alias("dup")
+        )
+        columns.append(have_duplicates(kinds[0], rows["id"], rows["keep"]).alias("dup_kept"))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
     return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)
 
 
 def _sorts(run: FinishedRun) -> Iterator[tuple[Band, pl.Series]]:
-    """The bands that were measured."""
     rows = run.rows
     if run.has("ppl"):
         yield deciles(rows["ppl"], PPL)
     if run.has("toxicity"):
-        yield fixed(rows["toxicity"], TOX, TOXICITY)
-    yield named(rows["source"], SOURCE)
+        yield split_at_edges(rows["toxicity"], TOX, TOXICITY)
+    yield split_by_name(rows["source"], SOURCE)
     if run.has("prompt_words"):
-        yield fixed(rows["prompt_words"], PROMPT, PROMPT_WORDS)
+        yield split_at_edges(rows["prompt_words"], PROMPT, PROMPT_WORDS)
     for words in [name for name in ("n_words", "dedup_words") if run.has(name)][:1]:
-        yield fixed(rows[words], LENGTH, WORDS)
+        yield split_at_edges(rows[words], LENGTH, WORDS)
     if run.has("language"):
-        yield named(rows["language"], LANGUAGE)
+        yield split_by_name(rows["language"], LANGUAGE)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

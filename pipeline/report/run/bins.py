@@ -26,7 +26,7 @@ class Bins:
     axis: AxisKind = "linear"
 
 
-def binned(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
+def make_bins(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
     """The bins of a signal, which include thresholds (`marks`) that are near; none if no value is known."""
     known = values.drop_nulls().to_numpy().astype(np.float64)
     if not known.size:

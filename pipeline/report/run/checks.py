@@ -40,7 +40,7 @@ class Bounds:
 
 @dataclass
 class _Files:
-    """What the output folders hold."""
+    """Counts of rows in the output folders."""
 
     refined: int = 0
     rejected: int = 0
@@ -55,7 +55,7 @@ class _Files:
 
 def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     """All checks, the most important first."""
-    files = _read(run)
+    files = _count_files(run)
     counts = run.manifest.counts
     total = files.refined + files.rejected + files.quarantined
     n = run.rows.height
@@ -107,13 +107,13 @@ def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
-def _read(run: FinishedRun) -> _Files:
+def _count_files(run: FinishedRun) -> _Files:
     """Count the rows of the output folders, one shard at a time."""
     files = _Files()
     for shard in run.store.shards():
         decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem)).select("id", "keep")
-        refined = _counted(files, run.store.refined(shard), ["id"])
-        rejected = _counted(files, run.store.rejected(shard), ["id", "reason"])
+        refined = _count_shard(files, run.store.refined(shard), ["id"])
+        rejected = _count_shard(files, run.store.rejected(shard), ["id", "reason"])
         files.refined += refined.height
         files.rejected += rejected.height
         right = refined["id"].equals(decided.filter("keep")["id"])
@@ -124,7 +124,7 @@ def _read(run: FinishedRun) -> _Files:
     return files
 
 
-def _counted(files: _Files, path: Path, columns: list[str]) -> pl.DataFrame:
+def _count_shard(files: _Files, path: Path, columns: list[str]) -> pl.DataFrame:
     """Columns of an output shard; rows with a null in their text are counted in `files`."""
     frame = read_frame(path, [*columns, "prompt", "messages"])
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()

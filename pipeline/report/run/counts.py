@@ -92,7 +92,7 @@ def together(run: BandedRun) -> pl.DataFrame:
     return pl.DataFrame(pairs, schema=schema, orient="row").sort("yi", "xi")
 
 
-def varied(run: BandedRun) -> list[Signal]:
+def varying_signals(run: BandedRun) -> list[Signal]:
     """The signals that have more than one value, at most `MAX_CORRELATED`."""
     rows = run.rows
     return [signal for signal in run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:MAX_CORRELATED]
@@ -105,7 +105,7 @@ def levels(run: BandedRun, down: Band) -> pl.DataFrame:
         yi, y, x (signal), and for raw and refined: n (conversations in which it is known), median, and rank, the mean
         percentile rank (0 to 100) among all raw conversations; change of the rank. Null if nothing is known.
     """
-    signals = varied(run)[:MAX_LEVELS]
+    signals = varying_signals(run)[:MAX_LEVELS]
     parts = [_level(run.rows, f"in_{down.key}", signal.name) for signal in signals]
     if not parts:
         return pl.DataFrame(schema={"yi": pl.Int16, "x": pl.String})
@@ -141,7 +141,7 @@ def correlations(run: BandedRun) -> pl.DataFrame:
     Returns:
         x, y, raw, refined, change; null if fewer than ten are known or one does not vary.
     """
-    names = [signal.name for signal in varied(run)]
+    names = [signal.name for signal in varying_signals(run)]
     rows = run.rows.select("keep", *names)
     kept = rows.filter(pl.col("keep"))
     raw, refined = (part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, kept))

@@ -37,7 +37,7 @@ def kinds(plan: Plan, store: Store) -> list[Kind]:
     return [Kind(name, at_least, pairs[name]) for name, at_least in named]
 
 
-def duplicated(kind: Kind, ids: pl.Series, among: pl.Series) -> pl.Series:
+def have_duplicates(kind: Kind, ids: pl.Series, among: pl.Series) -> pl.Series:
     """Whether each conversation has a duplicate or exact copy; only those that are true in `among` count."""
     rows, groups, near = _alive(kind, ids, among)
     several = groups.filter(pl.col("n") > 1)["group"]

@@ -25,7 +25,7 @@ MAX_CHARACTERS = 320
 _SEED = 3
 
 
-def drawn(run: BandedRun) -> pl.DataFrame:
+def draw(run: BandedRun) -> pl.DataFrame:
     """The rows of the examples: a few per cell, kept and dropped, the same for the same run.
 
     Every figure draws in the same random order, so that one example serves many cells.
@@ -72,7 +72,7 @@ def _rules(run: BandedRun) -> Iterator[tuple[str, str]]:
 def examples(run: BandedRun) -> list[dict[str, Any]]:
     """The examples for the page, in the order of the corpus; the last ranked beyond `MAX_BYTES` are omitted."""
     ranked: list[tuple[int, dict[str, Any]]] = []
-    for (shard,), some in drawn(run).group_by("in_shard", maintain_order=True):
+    for (shard,), some in draw(run).group_by("in_shard", maintain_order=True):
         path = run.store.raw(f"{shard:05}.parquet")
         texts = read_frame(path, ["id", "messages"]).filter(pl.col("id").is_in(some["id"].implode()))
         messages = dict(texts.iter_rows())

@@ -15,7 +15,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def retention(run: BandedRun) -> Figure:
-    """What is left after each rule, from ingested to kept."""
+    """Conversations left after each rule, from ingested to kept."""
     frame = counts.retention(run.manifest)
     steps = frame.with_columns(
         step=pl.Series(labels(frame["step"].to_list())),

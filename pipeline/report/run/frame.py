@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
-from pipeline.report.run.signals import Signal, chosen
+from pipeline.report.run.signals import Signal, select_signals
 from pipeline.signals import decisions_of, measured_plan, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
@@ -39,7 +39,7 @@ class FinishedRun:
         return all(name in self.rows.columns for name in names)
 
 
-def finished(folder: Path) -> FinishedRun:
+def read_run(folder: Path) -> FinishedRun:
     """Read a run.
 
     Raises:
@@ -48,7 +48,7 @@ def finished(folder: Path) -> FinishedRun:
     """
     store = run_at(folder)
     plan = measured_plan(store)
-    signals = chosen(plan)
+    signals = select_signals(plan)
     rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
     return FinishedRun(store, plan, Manifest.load(store), signals, rows)
 

@@ -15,7 +15,7 @@ from pipeline.report.text import largest, short
 MAX_LETTERS = 5
 """Maximum number of letters of a label that fits below a column."""
 KEEPS = {"raw": "", "refined": " kept", "removed": " dropped"}
-"""What a click on a panel selects besides the cell."""
+"""Further condition of a click on a panel, besides its cell."""
 
 
 def _side(band: Band) -> Side:
@@ -26,7 +26,7 @@ def _side(band: Band) -> Side:
 def _text(values: pl.Series, form: str = "") -> pl.Series:
     """Numbers as text for cells; null for null and, without a format, for 0."""
     if form:
-        return pl.Series([None if value is None else _formed(value, form) for value in values], dtype=pl.String)
+        return pl.Series([None if value is None else _format(value, form) for value in values], dtype=pl.String)
     return pl.Series([short(value) if value else None for value in values], dtype=pl.String)
 
 
@@ -35,7 +35,7 @@ def _median(values: pl.Series) -> pl.Series:
     return pl.Series([None if value is None else short(value) for value in values], dtype=pl.String)
 
 
-def _formed(value: float, form: str) -> str:
+def _format(value: float, form: str) -> str:
     """A formatted number with a typographic minus and without a zero before the point."""
     text = format(value, form)
     if not text.strip("+-0."):  # "-0.00" is 0
@@ -110,8 +110,8 @@ def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
     )
 
 
-def removed(run: BandedRun, across: Band) -> Figure | None:
-    """What each rule removed along a band; None if nothing was removed."""
+def removals(run: BandedRun, across: Band) -> Figure | None:
+    """Removals of each rule along a band; None if nothing was removed."""
     frame = counts.reasons(run, across)
     if frame.is_empty():
         return None
@@ -175,7 +175,7 @@ def levels(run: BandedRun, down: Band) -> Figure | None:
     frame = counts.levels(run, down)
     if frame.is_empty():
         return None
-    names = tuple(signal.name for signal in counts.varied(run)[: counts.MAX_LEVELS])
+    names = tuple(signal.name for signal in counts.varying_signals(run)[: counts.MAX_LEVELS])
     rank = Colour("mean percentile rank", (0.0, 100.0), form=".0f")
     change = largest(frame["change"].abs(), 1.0)
     moved = Colour("change of the mean rank", (-change, change), diverging=True, form="+.1f")
@@ -215,7 +215,7 @@ def _level(down: Band) -> pl.Expr:
 def correlations(run: BandedRun) -> Figure | None:
     """Rank correlations of signals; None if fewer than two vary."""
     frame = counts.correlations(run)
-    names = tuple(signal.name for signal in counts.varied(run))
+    names = tuple(signal.name for signal in counts.varying_signals(run))
     if len(names) < 2:  # noqa: PLR2004  a correlation needs two
         return None
     rank = Colour("Spearman's rank correlation", (-1.0, 1.0), diverging=True, form="+.1f")

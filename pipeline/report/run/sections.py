@@ -22,7 +22,7 @@ MISSING = {
     "prompt": "Lengths and first prompts were not measured in this run: the stage heuristics adds them.",
     "lang": "Languages were not measured in this run: the stage language adds them.",
 }
-"""What a section says about a band that was not measured, by the band's key."""
+"""Notes on bands that were not measured, by the band's key."""
 
 
 def page(run: BandedRun, checks: list[Check]) -> Page:
@@ -56,7 +56,7 @@ def failed(checks: Sequence[Check]) -> list[str]:
 
 
 def _headline(manifest: Manifest) -> str:
-    """What came in, what is left, and the three reasons that dropped most."""
+    """Conversations ingested and kept, and the three reasons that dropped most."""
     counts = manifest.counts
     total, kept = counts.ingested, counts.refined
     share = f" ({kept / total:.1%})" if total else ""
@@ -147,7 +147,7 @@ def _rules(run: BandedRun) -> Section:
         "rules",
         "What the rules do",
         "Which rule removes what, and which rules agree.",
-        _some(heatmaps.removed(run, along), heatmaps.together(run)),
+        _some(heatmaps.removals(run, along), heatmaps.together(run)),
         (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rows)),),
     )
 

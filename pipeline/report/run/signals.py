@@ -33,7 +33,7 @@ class Threshold:
     at: float
 
 
-def chosen(plan: Plan) -> tuple[Signal, ...]:
+def select_signals(plan: Plan) -> tuple[Signal, ...]:
     """The signals that a report draws, by rank: first choice are those that rules read, then those with an axis."""
     scalar = {name for name, kind in plan.signals.items() if kind.is_numeric() or kind == pl.Boolean}
     ruled = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
