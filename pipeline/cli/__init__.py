@@ -252,9 +252,7 @@ def dedup(
 
 
 app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")(training.train)
-app.command(
-    epilog="Example: refine scale --points points.csv --predict 100000"
-)(training.scale)
+app.command(epilog="Example: refine scale --points points.csv --predict 100000")(training.scale)
 app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")(training.compare)
 app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")(training.ablate)
 
