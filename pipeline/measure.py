@@ -142,6 +142,7 @@ def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
     missing = [shard for shard in shards if not _whole(folder / shard, size[shard])]
     done = total - sum(size[shard] for shard in missing)
     tell(name, done, total)
+    _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
     for shard in engine.map(_Task(name, stage, store.raw(""), folder), missing):
         done += size[shard]
         tell(name, done, total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,21 @@ def refine_command(request: pytest.FixtureRequest) -> Refine:
     """The command line, by a name of its own beside the module's."""
     command: Refine = request.getfixturevalue("refine")
     return command
+
+
+def test_a_run_in_the_place_of_another_takes_no_model_of_it(
+    jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process, a second corpus in the same folder is measured by its own models."""
+    monkeypatch.chdir(tmp_path)
+    jsonl([chat(i) for i in range(40)], "first.jsonl")
+    jsonl([chat(i, 4) for i in range(50, 90)], "second.jsonl")
+    options: dict[str, Any] = {"stages": "ppl", "shard_rows": 100, "workers": 1}
+    expected = refine.run("second.jsonl", out="own", **options).signals.collect()
+    other = refine.run("first.jsonl", out="r", **options).signals.collect()
+    shutil.rmtree("r")
+    assert refine.run("second.jsonl", out="r", **options).signals.collect().equals(expected)
+    assert not other["ppl"].equals(expected["ppl"])
 
 
 def test_the_frames_of_a_run(run: refine.Run) -> None:
