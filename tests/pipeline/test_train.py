@@ -16,6 +16,7 @@ from pipeline.engine import Local
 from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents
+from tests.pipeline.compare_corpus import BLINK
 from tests.trainer.test_cvfp_training import SIZE, SMALL_PRESET, data, stream
 from trainer.cvfp.settings import Phase2
 from trainer.experiment import baselines, gru
@@ -76,10 +77,14 @@ def test_a_training_run_leaves_its_record_and_is_not_repeated(refine: Refine, js
     assert contents(tmp_path / "t") == before
 
 
-def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_a_law_has_intervals_and_baselines(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three budgets and two seeds give alpha with its interval and baselines, as JSON and as tables."""
+    monkeypatch.setitem(PRESETS, "blink", BLINK)
     words = ["scale", jsonl(chats()), "--budgets", "500,1000,2e3", "--seeds", "2", *TINY, "--out", "s"]
-    done = refine(*words, "--json", **OFFLINE)
+    words += ["--preset", "blink", "--workers", "1"]  # one worker is this process, which knows the preset
+    done = refine(*words, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     law = next(law for law in found["laws"] if law["corpus"] == "CVFP" and law["law"] == "power")
@@ -90,7 +95,7 @@ def test_a_law_has_intervals_and_baselines(refine: Refine, jsonl: Jsonl, tmp_pat
     assert len(rows) == 1 + 6 + 6 + 3 + 3 + 3  # the network and counts for both seeds, the others for one
     own = json.loads(refine("scale", "--points", "s/points.csv", "--json").stdout)  # it can read what it writes
     assert next(one for one in own["laws"] if one["corpus"] == "CVFP")["alpha"] == pytest.approx(law["alpha"])
-    table = refine(*words, "--predict", "100000", **OFFLINE)
+    table = refine(*words, "--predict", "100000")
     assert "extrapolates" in table.stdout
     assert "PPL beside the baselines" in table.stdout
 
