@@ -11,7 +11,7 @@ from typing import ClassVar
 import polars as pl
 
 from stages.stage import Axis, Measure, MissingModelError, Stage
-from stages.text.prose import prose
+from stages.text.messages import messages, prose
 
 _PIECE = 1000  # characters; eldc reads no more, and a fastText average over more is less certain
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
@@ -142,23 +142,19 @@ def _fasttext(path: Path) -> Detect:
     return detect
 
 
-def _pieces(messages: pl.Series, min_letters: int) -> pl.DataFrame:
+def _pieces(conversations: pl.Series, min_letters: int) -> pl.DataFrame:
     """Pieces of prose, one per row: `row`, `turn`, `role`, `piece`, `letters`.
 
     Turns with too few letters are joined per conversation; their `turn` and `role` are null.
     """
     turns = (
-        pl.DataFrame({"messages": messages})
-        .with_row_index("row")
-        .filter(pl.col("messages").list.len() > 0)
-        .explode("messages")
-        .unnest("messages")
+        messages(conversations)
         .with_row_index("turn")
         .select(
             "row",
             "turn",
             "role",
-            prose(pl.col("content").fill_null("")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " "),
+            prose(pl.col("content")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " "),
         )
     )
     enough = _letters("content") >= min_letters

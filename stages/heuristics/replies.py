@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from stages.text.prose import FENCED, prose
+from stages.text.messages import FENCED, prose
 
 _CANNOT = (
     r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"

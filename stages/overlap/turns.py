@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.files import read_frame, save_frame
 from stages.stage import Axis, GlobalStage, StageParameterError
+from stages.text.messages import messages
 from stages.text.repeats import Repeats, Shard
 from stages.text.shards import Shards
 
@@ -103,8 +104,7 @@ class Turns(GlobalStage):
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
         from stages.text.shingles import split
 
-        replies = batch.select("messages").with_row_index("row").explode("messages").unnest("messages")
-        replies = replies.filter(pl.col("role") == "assistant").select("row", "content")
+        replies = messages(batch["messages"]).filter(pl.col("role") == "assistant").select("row", "content")
         sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
         for part in split(replies["content"]):
             sizes.append(np.diff(part.ends))
@@ -117,9 +117,9 @@ class Turns(GlobalStage):
             opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
         )
 
-    def _entry(self, kind: str, key: int, count: int, first: str, messages: pl.DataFrame) -> dict[str, Any]:
+    def _entry(self, kind: str, key: int, count: int, first: str, conversation: pl.DataFrame) -> dict[str, Any]:
         """An entry of `turns.json`: number of conversations, the first of them, the beginning of the answer."""
-        replies = self._keys(messages).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
+        replies = self._keys(conversation).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
         return {"conversations": count, "first": first, "begins": replies["content"][0][:MAX_CHARACTERS]}
 
 

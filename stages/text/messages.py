@@ -1,8 +1,34 @@
-"""The messages of a column of conversations as rows."""
+"""Messages of conversations as rows, and the prose in them: what is neither fenced code nor a line of code."""
 
 from __future__ import annotations
 
 import polars as pl
+
+FENCED = r"(?s)```.*?(?:```|\z)"
+"""Pattern of a fenced block of code."""
+
+_KEYWORD = (
+    r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
+    r"|namespace|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE)"
+)
+
+CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
+    "|".join(
+        (
+            rf"{_KEYWORD} .*[;:{{(,)=\w]",
+            r"#include.*",
+            r"(?:if|for|while|elif|else|try|except|switch)\b.*[{:]",
+            r".*[;{}]",
+            r".*\)\s*(?:=>|->).*",
+            r"[\w.\[\]]+ ?(?:=|\+=|-=|:=) ?[^ ].*",
+            r"[\w.]+\(.*\)",
+            r"</?\w[^>]*>.*",
+            r"//.*",
+            r"@\w+.*",
+        )
+    )
+)
+"""Pattern of a line that looks like code."""
 
 
 def messages(conversations: pl.Series) -> pl.DataFrame:
@@ -15,3 +41,8 @@ def messages(conversations: pl.Series) -> pl.DataFrame:
         .unnest("messages")
         .with_columns(pl.col("role").fill_null("").str.to_lowercase(), pl.col("content").fill_null(""))
     )
+
+
+def prose(content: pl.Expr) -> pl.Expr:
+    """Content without fenced blocks and without lines that look like code."""
+    return content.str.replace_all(FENCED, "").str.replace_all(CODE_LINES, "")

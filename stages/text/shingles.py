@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
 from stages.text.words import ready, table
 
@@ -65,9 +66,7 @@ class Part:
 
 def parts(texts: pl.Series) -> Iterator[Part]:
     """A column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order; a longer text is one part."""
-    buffers = ready(texts).rechunk().to_arrow().buffers()
-    offsets = np.frombuffer(buffers[1], np.int64)[: len(texts) + 1]
-    text = np.frombuffer(buffers[2] or b"", np.uint8)
+    text, offsets = utf8_buffers(ready(texts))
     begin = 0
     while begin < len(texts):
         end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART_BYTES)) - 1)
