@@ -15,8 +15,6 @@ An error that a user can cause is one of the classes in `RefineError`. A subclas
 say `mine.py`, is named in a plan or in `stages` as "mine:Class".
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """The dataset card of a run: counts, plan and origin, as Markdown that the hub and `datasets` read."""
 
-from __future__ import annotations
-
 import json
 
 from pipeline.manifest import HubSplit, Input, Manifest

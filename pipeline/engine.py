@@ -1,7 +1,5 @@
 """Engines: where shards are worked on. The unit of work is a shard, so names, order and bytes do not depend on them."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Ingest: any source becomes raw shards, with unreadable rows in quarantine."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field

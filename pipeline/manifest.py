@@ -1,7 +1,5 @@
 """The manifest of a complete run: what came in, what was decided and why, and which versions did it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version

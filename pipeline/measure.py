@@ -1,7 +1,5 @@
 """Measure: apply stages to the shards that they have not measured yet, with their fits and merges."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re

@@ -1,7 +1,5 @@
 """Whose folder this is, how far its run is, and who may write in it."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Rules: whether each conversation is kept, and why, by its signals alone. Pure: frames in, a frame out."""
 
-from __future__ import annotations
-
 import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A run from source to manifest: ingest, measure, decide, write."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The paths of a run."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Terminal output: progress and notes on stderr, tables on stdout. Text of a corpus is always escaped."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import threading

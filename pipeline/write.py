@@ -1,7 +1,5 @@
 """Write: refined and rejected shards, each with the digest of the decisions that it was written by."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Stages by name: built-in ones, installed ones (entry points), and a class of the user's own."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

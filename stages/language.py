@@ -1,7 +1,5 @@
 """The language of a conversation, and turns in another language."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module

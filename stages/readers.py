@@ -1,7 +1,5 @@
 """Reading text files: which ones, decompression, byte-order marks, and one JSON record per line."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import io

@@ -1,7 +1,5 @@
 """`refine ablate`: which rule of a run changed the exponent? Each rule is left out in turn, and applied alone."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

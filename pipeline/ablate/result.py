@@ -1,7 +1,5 @@
 """The outcome of an ablation: contrasts of two arms that differ by one rule."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """`refine.compare`: two corpora compared from Python."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The errors that a user of refine can cause."""
 
-from __future__ import annotations
-
 from pipeline.engine import WorkerKilledError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError

@@ -1,7 +1,5 @@
 """`refine.report`: the report of a run from Python."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`refine.run`, `refine.decide`, `refine.open_run`: a run from Python, and its tables as polars frames."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Small tables: printed in a terminal, as text, and as HTML in a notebook."""
 
-from __future__ import annotations
-
 import html
 import io
 from collections.abc import Sequence

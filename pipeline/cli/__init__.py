@@ -1,7 +1,5 @@
 """`refine`: one function per command (cli/train.py has those that train), and the boundary where errors are printed."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

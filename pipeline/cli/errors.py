@@ -1,7 +1,5 @@
 """The sentence that is printed for an error."""
 
-from __future__ import annotations
-
 import errno
 
 from pipeline.api.errors import RefineError

@@ -1,7 +1,5 @@
 """Output of `run`, `decide`, `signals`, `stages`, `plan` and `status`."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """`refine show`: conversations of a run with the reason for the decision, and duplicates beside what was kept."""
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The commands that train: `refine train`, `scale`, `compare` and `ablate`."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

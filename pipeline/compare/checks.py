@@ -1,7 +1,5 @@
 """Checks of a comparison: what must hold before anything is concluded from it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`refine compare`: two corpora in; a verdict, a page and every number out."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,5 @@
 """The two corpora of a comparison: which they are, what they share, and their names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The options and the data of a comparison's training runs, and the check that no test conversation leaks."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Sequence

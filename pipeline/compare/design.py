@@ -1,7 +1,5 @@
 """The design of a comparison: budgets, seeds and baselines."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Figures of laws and of differences with their intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

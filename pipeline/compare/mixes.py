@@ -1,7 +1,5 @@
 """Sizes, lengths and languages of the corpora of a comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The outcome of a comparison: the corpora, the training runs, the checks and the verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape

@@ -1,7 +1,5 @@
 """Both arms on each test set: the scores of all training runs, the laws and their differences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The results of training as sections of a page: differences, laws, baselines, every training run, the design."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Output of `refine compare` and `refine ablate`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The verdict of a comparison: one sentence on what may be concluded, or why nothing may."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`refine dedup`: near-duplicates of one column of a file, without a run."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import sys

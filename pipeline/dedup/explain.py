@@ -1,7 +1,5 @@
 """Output of `refine dedup`: counts, the S-curve, the expected and the measured recall, the largest clusters."""
 
-from __future__ import annotations
-
 import random
 from itertools import islice
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

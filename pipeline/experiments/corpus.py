@@ -1,7 +1,5 @@
 """A corpus as the trainer reads it: texts as columns, keys that do not depend on the source, near-duplicate groups."""
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator

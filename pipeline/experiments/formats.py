@@ -1,7 +1,5 @@
 """Numbers, intervals and scaling laws as text: one rendering for every table, sentence and page."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The scaling laws of one or more corpora: fitted, compared, and printed as `refine scale` prints them."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

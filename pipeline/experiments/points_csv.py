@@ -1,7 +1,5 @@
 """The points of a scaling law from a CSV file, each cell checked."""
 
-from __future__ import annotations
-
 import csv
 import io
 from itertools import islice

@@ -1,7 +1,5 @@
 """`refine scale`: training runs at several budgets and seeds, the scaling law of each kind of model, baselines."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

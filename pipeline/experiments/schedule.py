@@ -1,7 +1,5 @@
 """Training runs, several at a time: their estimated cost before they start, and progress while they run."""
 
-from __future__ import annotations
-
 import json
 import os
 import threading

@@ -1,7 +1,5 @@
 """`refine train`: one network on a corpus, beside its baselines; and the preparation that `refine scale` shares."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """The folder of a report: written under another name and renamed; other folders are never replaced."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Heatmaps of frames. No text of a corpus becomes a Vega expression."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import log
 from typing import Any

@@ -1,7 +1,5 @@
 """A page as one HTML file that loads nothing from the network and runs no script but its own."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

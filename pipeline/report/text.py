@@ -1,7 +1,5 @@
 """Text of a corpus made safe for a page, and short labels and numbers."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import polars as pl

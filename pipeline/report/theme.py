@@ -1,7 +1,5 @@
 """Colours and fonts of figures, on the page and in PNGs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 KEPT = "#0072b2"

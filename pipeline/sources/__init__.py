@@ -1,7 +1,5 @@
 """Where conversations come from: the embedded default, files, a saved `Dataset`, the hub. Records as they come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of JSON Lines, plain or compressed, and of a JSON array."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows of Parquet files, in batches of bounded bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

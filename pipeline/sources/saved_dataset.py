@@ -1,7 +1,5 @@
 """Rows of a folder written by `Dataset.save_to_disk`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Record shapes: how a source's record becomes a conversation."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Exact and near-duplicates of whole conversations, and copies of the first prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

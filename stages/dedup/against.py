@@ -1,7 +1,5 @@
 """Near-duplicates of an earlier corpus, so that an increment can be refined by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Which texts of a column to keep: the best first, each that is no near-duplicate of one already kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """Compiled loops over rows: exact copies, pairs that share a band key, the nearest row of an index, the keep rule."""
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pairs of near-duplicates with their exact Jaccard, and the clusters that they form."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

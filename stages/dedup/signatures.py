@@ -1,7 +1,5 @@
 """Keys, band keys and sets of shingles of texts, by which near-duplicates are found."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator

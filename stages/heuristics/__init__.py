@@ -1,7 +1,5 @@
 """Heuristic signals: those of Gopher, C4 and FineWeb over the whole text, and those of conversations."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar

@@ -4,8 +4,6 @@ Some systems count blank lines as duplicates of each other (datatrove#273), and 
 by a blank line.
 """
 
-from __future__ import annotations
-
 import polars as pl
 
 TERMINAL = r"[.!?\"'”’…。！？」』।॥؟۔။።]$"  # noqa: RUF001 - end marks of other scripts are meant

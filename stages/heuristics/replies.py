@@ -1,7 +1,5 @@
 """Expressions over replies: whether one declines, mentions being a model, contains code, stops in mid-sentence."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from stages.text.messages import FENCED, prose

@@ -1,7 +1,5 @@
 """Signals of conversations: turns, roles, and replies that decline, repeat or stop in mid-sentence."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 

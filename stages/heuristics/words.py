@@ -1,7 +1,5 @@
 """Word and repetition signals of a column of texts, by compiled loops over its Arrow buffers."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

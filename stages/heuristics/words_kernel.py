@@ -3,8 +3,6 @@
 A 64-bit hash stands for a word and for an n-gram; a collision is less likely than a memory error.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -5,8 +5,6 @@ Chen and Goodman, "An Empirical Study of Smoothing Techniques for Language Model
 by first appearance, so that discounts and probabilities equal those of lmplz exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

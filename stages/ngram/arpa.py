@@ -1,7 +1,5 @@
 """ARPA files: the text form of an n-gram model that every toolkit reads."""
 
-from __future__ import annotations
-
 import io
 import shutil
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ the n-grams of the next order are a sorted column of 64-bit keys: the rank of th
 For every position of the corpus the rank of the n-gram that ends there is stored, so a context needs no join.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training by kenlm's `lmplz`, if it is installed."""
 
-from __future__ import annotations
-
 import io
 import shutil
 import subprocess

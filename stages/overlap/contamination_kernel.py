@@ -4,8 +4,6 @@ A text of fewer words than an n-gram is one short gram, all its words. It is fou
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

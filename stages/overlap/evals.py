@@ -1,7 +1,5 @@
 """Evaluation sets in files: the texts of each item, and the name of the item."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Mapping

@@ -6,8 +6,6 @@ words. Source: Schleimer, Wilkerson, Aiken 2003, "Winnowing".
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Passages that several conversations contain, word for word."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The merge of the substrings stage: which windows of words repeat over all shards, and what they cover."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Answers and openings of answers that several conversations contain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Perplexity of conversations under a KenLM language model, by default one trained on the other half of the corpus."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial

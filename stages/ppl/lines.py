@@ -1,7 +1,5 @@
 """Text as the lines of tokens that a language model is trained on and scores."""
 
-from __future__ import annotations
-
 import hashlib
 
 import polars as pl

@@ -1,7 +1,5 @@
 """The rank of each conversation's perplexity in its corpus."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Scores of lines by the `kenlm` library, summed over messages and conversations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The bytes of a column of texts, as compiled loops read them."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray

@@ -14,8 +14,6 @@ calls it: `LOOPS = Kernels("stages.text.shingles_kernel", {"fold": "u4** i8 u4**
 The first call costs 0.05 s of CPU; with `numba.njit(cache=True)` it costs 0.5 to 1.3 s, most of it imports.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import importlib

@@ -1,7 +1,5 @@
 """The texts of a corpus in files, such as an earlier corpus or a reference to train on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

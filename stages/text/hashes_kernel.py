@@ -1,8 +1,6 @@
 """Compiled functions that other kernels share: 64-bit hashes of runs of words, sorted and looked up."""
 # ruff: noqa: ANN401 - numba infers the types
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Messages of conversations as rows, and the prose in them: what is neither fenced code nor a line of code."""
 
-from __future__ import annotations
-
 import polars as pl
 
 FENCED = r"(?s)```.*?(?:```|\z)"

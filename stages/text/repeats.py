@@ -1,7 +1,5 @@
 """Keys that more than one row has: the number of rows with each, and the first of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

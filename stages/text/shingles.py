@@ -1,7 +1,5 @@
 """Words, MinHash signatures, band keys and sets of shingles of whole columns, through compiled loops."""
 
-from __future__ import annotations
-
 import functools
 import random
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ No Python object is made for a word or a shingle. `stages.text.shingles` calls t
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

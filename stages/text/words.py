@@ -1,7 +1,5 @@
 r"""What a word is: the lower-cased `\w+` of Python's `re`, as a table that a compiled loop can read."""
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

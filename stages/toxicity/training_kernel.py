@@ -1,8 +1,6 @@
 """Compiled kernels that train the toxicity word model; the features are those of `words_kernel`."""
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -6,8 +6,6 @@ long inoffensive answer do not add up.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

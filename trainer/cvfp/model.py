@@ -13,8 +13,6 @@ Rows are tokens, matrices act from the right, LN is layer norm with eps 1e-5.
 Token layer i reads context layer i of the same step ("scheme E" of the original research code, November 2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal

@@ -10,8 +10,6 @@ The next token is not used. Convergence of the recurrence is no evidence of lear
 width is contractive already; effective rank and variance reveal a collapse.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass

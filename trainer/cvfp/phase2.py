@@ -9,8 +9,6 @@ Inputs are x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Contexts come in one of two
   stream after every epoch.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator

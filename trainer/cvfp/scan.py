@@ -5,8 +5,6 @@ context is exact with respect to the last k tokens. If the block is contractive 
 to token), tens to hundreds of sweeps reach float32 noise; otherwise the text is scanned.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The part of each layer that depends on the token alone is computed beforehand as
 That leaves L small matrix-vector products and layer norms per token.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -3,8 +3,6 @@
 Nothing in it can execute: it holds tensors, and a JSON text in the header.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

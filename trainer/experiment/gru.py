@@ -1,7 +1,5 @@
 """The recurrent baseline: one GRU of the network's size with the same embeddings and the same kind of head."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

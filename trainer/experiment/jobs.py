@@ -1,7 +1,5 @@
 """Jobs: one training run or baseline each, in a folder named by everything that determines its result."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

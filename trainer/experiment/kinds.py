@@ -1,7 +1,5 @@
 """The kinds of model that an experiment trains: one row of this table per kind."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

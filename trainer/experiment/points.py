@@ -1,7 +1,5 @@
 """Points of a scaling law: the results of finished training runs, and their bootstrap resamples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of a finished training run: metrics, scores and, written last, the record with the results."""
 
-from __future__ import annotations
-
 import json
 import math
 import zipfile

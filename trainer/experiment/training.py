@@ -5,8 +5,6 @@ while it runs; at the end weights.safetensors, scores.npz (nats and targets of e
 record.json.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

@@ -4,8 +4,6 @@ An arm is a subset of the union's conversations. All arms read the same prepared
 pool that they draw from, so two arms whose budgets hold the same conversations share a training run.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

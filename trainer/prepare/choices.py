@@ -1,7 +1,5 @@
 """The choices of an experiment that override its preset: tokenizer, embeddings, sizes of the split."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

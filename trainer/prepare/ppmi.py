@@ -1,7 +1,5 @@
 """Token embeddings that are computed before training and frozen: PPMI-SVD of the pool, or random ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

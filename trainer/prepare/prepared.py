@@ -1,7 +1,5 @@
 """The data of an experiment: vocabulary, split, streams of ids, embeddings. Training runs read nothing else."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

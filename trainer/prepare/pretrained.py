@@ -1,7 +1,5 @@
 """Pretrained embeddings: GPT-2's from the hub or a file, or any table in a .npy file."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Any

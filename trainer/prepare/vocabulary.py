@@ -1,7 +1,5 @@
 """Vocabularies: byte-level BPE of GPT-2, trained on a corpus, or from a file; texts to ids in bulk, offline."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ Curves are ln PPL as a function of x = ln tokens. `theta` is (ln A, alpha) for t
 for the saturating one. Arrays: x, ln_ppl [n]; theta [p]; jacobians [n, p].
 """
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares

@@ -1,7 +1,5 @@
 """Comparison of two corpora's scaling laws: which one's tokens are worth more, and by how much."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Compare how well two laws predict the largest budget from the smaller ones."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """One scaling law, fitted to points, with its intervals and predictions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The points of a scaling law: training tokens and perplexities, validated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Self
 

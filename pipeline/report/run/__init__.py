@@ -1,7 +1,5 @@
 """The report of a run: a run in, a page with its pictures and numbers out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

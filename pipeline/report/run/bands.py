@@ -1,7 +1,5 @@
 """Conversations sorted into bands: deciles of perplexity, ranges of toxicity and length, sources, languages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """The bins of a signal's distribution: whole numbers, shares, or a logarithmic or linear axis."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Named checks of a run, made on its files: what must hold for the output to be what it claims to be."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

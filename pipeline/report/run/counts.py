@@ -1,7 +1,5 @@
 """Frames for figures: conversations in, one row per cell, bin or step out."""
 
-from __future__ import annotations
-
 from itertools import combinations_with_replacement
 
 import polars as pl

@@ -1,7 +1,5 @@
 """Which conversations have a duplicate in the same corpus, and which pairs are both kept."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import polars as pl

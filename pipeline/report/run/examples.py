@@ -1,7 +1,5 @@
 """Example conversations for the page: a few per clickable cell, truncated, and bounded in total size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of one dimension: retention, distributions with their thresholds, and mixes of raw and refined."""
 
-from __future__ import annotations
-
 import polars as pl
 
 from pipeline.report import bars

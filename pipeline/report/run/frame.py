@@ -1,7 +1,5 @@
 """A complete run as one narrow frame: decisions and the signals that figures show, without text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

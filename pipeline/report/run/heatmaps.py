@@ -1,7 +1,5 @@
 """The heatmaps of a run: raw, refined and difference side by side, on the same scale."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import polars as pl

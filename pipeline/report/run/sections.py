@@ -1,7 +1,5 @@
 """The page of a run: its figures by section, and notes on stages that were not part of the run."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The signals that a report draws, with their axes and the thresholds that rules set on them."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
