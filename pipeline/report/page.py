@@ -95,8 +95,8 @@ def png(figure: Figure) -> bytes:
 
 def spec(panel: Panel) -> dict[str, Any]:
     """The Vega-Lite specification of a chart, without the parts that all charts share."""
-    made: dict[str, Any] = panel.chart.to_dict()
-    return {key: value for key, value in made.items() if key not in {"$schema", "config"}}
+    whole: dict[str, Any] = panel.chart.to_dict(validate=False)  # a tenth of the time
+    return {key: value for key, value in whole.items() if key not in {"$schema", "config"}}
 
 
 @cache
