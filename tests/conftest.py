@@ -18,6 +18,7 @@ from hypothesis import settings
 
 # One thread for torch in each of pytest's workers and in what they start: two that share two cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that names a model of the hub must not wait for the network
 
 # The same cases each time and no deadline: a test must not fail because the machine is busy.
 settings.register_profile("refine", deadline=None, derandomize=True)
@@ -106,6 +107,12 @@ def refine(tmp_path: Path) -> Refine:
         return start(*words, cwd=cwd, **env) if env else call(*words, cwd=cwd)
 
     return either
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not draw the PNGs of a report, which take most of its time; tests of the report itself draw them."""
+    monkeypatch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

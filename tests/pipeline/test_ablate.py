@@ -24,6 +24,8 @@ from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
 from tests.pipeline.report_corpus import refine
 from trainer import presets
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 BUDGETS = (200, 500, 1200)
 
 

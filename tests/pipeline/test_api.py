@@ -20,6 +20,8 @@ import refine
 from pipeline.cli import app
 from tests.conftest import ROOT, Refine, chat, contents
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
 

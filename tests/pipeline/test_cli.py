@@ -18,6 +18,8 @@ import pytest
 
 from tests.conftest import ROOT, Refine, chat, start
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
 COMMANDS = [

@@ -31,6 +31,8 @@ from trainer.prepare.arms import ArmsError
 from trainer.prepare.ppmi import EmbeddingsError
 from trainer.prepare.split import SplitError
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(autouse=True)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from stages.stage import GlobalStage
 from tests.conftest import ROOT, chat
 from trainer.presets import PRESETS
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "reports/README.md", "pipeline/README.md"),
     *("stages/README.md", "trainer/README.md", "trainer/examples/README.md", "tests/bench/README.md"),

@@ -109,6 +109,7 @@ def test_two_kinds_of_duplicates_hold_together() -> None:
         (False, "text", "a"),
         (True, None, None),
     ]
+    assert found.select("text", "prompt").rows() == [(False, False), (True, False), (False, False)]
 
 
 EDGE = [0.7, 0.75, 0.9, 1.0]
@@ -168,7 +169,8 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
         (Drop("r", "name > 3 AND x"), "cannot be applied|is not SQL|expected a condition"),
         (KeepBest("r", "faces", 0.5), "no stage finds pairs 'faces'; there are dedup"),
         (KeepBest("r", "dedup", 0.0), "at_least is 0.0, expected a Jaccard"),
-        (KeepBest("r", "dedup", 7.0), "at_least is 7.0, expected a Jaccard"),
+        (KeepBest("r", "dedup", -0.1), "at_least is -0.1, expected a Jaccard"),
+        (KeepBest("r", "dedup", 1.01), "at_least is 1.01, expected a Jaccard"),
         (KeepBest("r", "dedup", float("nan")), "at_least is nan, expected a Jaccard"),
         (Drop("r", "1 = 1"), "reads no signal"),
         (Drop("r", "COUNT(*) > 3"), "reads no signal"),

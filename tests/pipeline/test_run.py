@@ -42,7 +42,7 @@ def corpus(n: int = 300) -> Iterable[dict[str, Any]]:
 
 
 def run(refine: Refine, source: Path, out: Path, *more: object) -> dict[str, Any]:
-    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40, "--json", *more)
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40, "--workers", 1, "--json", *more)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -217,7 +217,7 @@ def test_a_corrupt_file_of_ours_is_named_and_made_again(
     flipped = good[:third] + bytes(b ^ 0x5A for b in good[third : third + 8]) + good[third + 8 :]
     path.write_bytes(good[:third] if how == "cut" else flipped)
     shutil.rmtree(out / "refined")  # so that raw shards are read again
-    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40)
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40, "--workers", 1)
     assert done.returncode == 0, done.stderr
     assert contents(out) == before
     assert f"{path.name} is corrupt" in done.stderr.replace("\n", "")
@@ -299,7 +299,7 @@ def test_a_flipped_bit_in_an_output_shard_is_named_and_written_again(
     good = bytearray(path.read_bytes())
     good[len(good) // 4] ^= 0x10
     path.write_bytes(bytes(good))
-    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40)
+    done = refine("run", source, "--plan", TOY, "--out", out, "--shard-rows", 40, "--workers", 1)
     assert "00003.parquet is corrupt" in done.stderr.replace("\n", "")
     assert contents(out) == before
 

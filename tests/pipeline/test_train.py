@@ -30,7 +30,6 @@ from trainer.presets import PRESETS, PresetError
 
 Jsonl = Callable[..., Path]
 TINY = ("--tokenizer", "bpe:400", "--test-tokens", "3000")
-OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 def chats(count: int = 150) -> list[dict[str, Any]]:
@@ -51,7 +50,7 @@ def chats(count: int = 150) -> list[dict[str, Any]]:
 def test_a_training_run_leaves_its_record_and_is_not_repeated(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """Network and baselines are scored on one test set, in a table and as JSON; the second time nothing is trained."""
     words = ["train", jsonl(chats()), "--budget", "3000", *TINY, "--out", "t", "--threads", "1"]
-    first = refine(*words, **OFFLINE)
+    first = refine(*words)
     assert first.returncode == 0, first.stderr
     assert "pass   2" in first.stderr
     assert "step" in first.stderr
@@ -61,7 +60,7 @@ def test_a_training_run_leaves_its_record_and_is_not_repeated(refine: Refine, js
     assert "the test set has" in first.stderr  # far smaller than requested, so its standard error is reported
     assert "standard error" in first.stderr
     before = contents(tmp_path / "t")
-    again = refine(*words, "--json", **OFFLINE)
+    again = refine(*words, "--json")
     report = json.loads(again.stdout)
     assert {"cvfp", "random_block", "gru", "kneser_ney", "unigram", "data", "folder"} <= report.keys()
     assert report["cvfp"]["tokens"] == 3000
@@ -171,7 +170,7 @@ def test_a_training_run_that_is_impossible_is_one_sentence(
     refine: Refine, jsonl: Jsonl, words: list[str], message: str
 ) -> None:
     """Exit code 1, the reason and what to do; no traceback and no fallback."""
-    done = refine("train", jsonl(chats(60)), *TINY, *words, **OFFLINE)
+    done = refine("train", jsonl(chats(60)), *TINY, *words)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1
     assert message in last
@@ -183,7 +182,7 @@ def test_a_training_run_that_is_impossible_is_one_sentence(
 def test_a_corpus_without_text_is_one_sentence(refine: Refine, jsonl: Jsonl) -> None:
     """Empty messages hold nothing to train on."""
     empty = [{"prompt": "", "prompt_id": str(i), "messages": [{"role": "user", "content": ""}]} for i in range(20)]
-    done = refine("train", jsonl(empty), *TINY, **OFFLINE)
+    done = refine("train", jsonl(empty), *TINY)
     assert done.returncode == 1
     assert "text" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 from pipeline.ownership import experiment_claimed
 from pipeline.store import RunFolderError
 from tests.conftest import ROOT, Refine
-from tests.pipeline.test_train import OFFLINE, TINY, chats
+from tests.pipeline.test_train import TINY, chats
 from tests.trainer.test_cvfp_training import SMALL_PRESET, data, training
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.experiment import baselines
@@ -160,7 +160,7 @@ def test_what_cannot_be_is_said_before_any_training(
 ) -> None:
     """One sentence, and nothing is left behind."""
     command, *more = words
-    done = refine(command, jsonl(chats(60)), *TINY, "--out", "e", *more, **OFFLINE)
+    done = refine(command, jsonl(chats(60)), *TINY, "--out", "e", *more)
     assert done.returncode == 1
     assert said in done.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "e").exists()
@@ -189,6 +189,6 @@ def test_options_out_of_range_are_refused(refine: Refine, jsonl: Callable[..., P
     """By the command line itself."""
     path: Any = jsonl(chats(60))
     for words in (["--seed", "-1"], ["--seed", str(2**32)], ["--threads", "100000"], ["--test-tokens", str(10**12)]):
-        done = refine("train", path, *words, **OFFLINE)
+        done = refine("train", path, *words)
         assert done.returncode == 2, words
         assert "Input should be" in done.stderr
