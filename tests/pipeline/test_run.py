@@ -60,7 +60,10 @@ def test_every_conversation_goes_to_one_place_with_a_reason(refine: Refine, json
     assert (said["refined"], said["rejected"], said["quarantined"]) == (refined.height, rejected.height, 1)
     assert refined.columns[:3] == ["prompt", "prompt_id", "messages"]
     assert {"words", "share_of_longest"} <= set(refined.columns)
-    assert rejected["reason"].null_count() == rejected["rule"].null_count() == 0
+    assert set(rejected.select("reason", "rule").iter_rows()) == {
+        ("too_short", "words < 12"),
+        ("duplicate", "copies pair with a better one at jaccard >= 0.75"),
+    }
     short = rejected.filter(reason="too_short")
     words = short["messages"].list.eval(pl.element().struct["content"].str.count_matches(r"\S+")).list.sum()
     assert [json.loads(value) for value in short["values"]] == [{"words": n} for n in words]

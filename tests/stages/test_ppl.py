@@ -92,6 +92,9 @@ def test_perplexity_is_per_token_with_line_ends_counted(tmp_path: Path) -> None:
     assert got["ppl_assistant"] == pytest.approx(10 ** (-scores[2] / 3), rel=1e-6)
     assert got["ppl_worst_turn"] == pytest.approx(10 ** (-scores[3] / 6), rel=1e-6)
     assert (got["ppl_worst_role"], got["ppl_worst_index"]) == ("user", 3)
+    for least, worst in ((13, 1), (14, None)):  # the longest message has 13 tokens
+        stage = Perplexity(model=str(path), turn_tokens=least)
+        assert stage.open(tmp_path)(raw([chat]).select(stage.reads))["ppl_worst_index"].to_list() == [worst]
 
 
 def test_nothing_to_score_is_null(tmp_path: Path) -> None:
@@ -132,7 +135,8 @@ def test_halves_are_even_and_never_move() -> None:
     """About half of different texts each; these ones stay where they are for ever, or old runs are not reproduced."""
     side = halves(pl.Series([f"text number {'abcdefghij'[i % 10] * (i // 10 + 1)}" for i in range(2000)]))
     assert 0.45 < float(side.mean() or 0) < 0.55  # type: ignore[arg-type]
-    assert halves(pl.Series(["the miller", "the road", "a pear", "", "?!"])).to_list() == [1, 1, 0, 0, 0]
+    fixed = ["the miller", "the road", "a pear", "", "?!", "..."]  # without letters, the text as it is counts
+    assert halves(pl.Series(fixed)).to_list() == [1, 1, 0, 0, 0, 1]
 
 
 def test_tokens_are_lower_case_words_and_marks_with_digits_as_zero() -> None:
