@@ -247,6 +247,8 @@ def test_decide_changes_the_outcome_without_measuring(refine: Refine, jsonl: Jso
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["by_rule"]["long"] > 0
+    dropped = pl.read_parquet(tmp_path / "r" / "rejected" / "*.parquet").filter(reason="long")
+    assert set(dropped["rule"]) == {"words > 40"}
     assert signals == {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "signals").rglob("*")}
     run(refine, source, tmp_path / "again", "--drop", "long: words > 40")
     assert contents(tmp_path / "r") == contents(tmp_path / "again")
