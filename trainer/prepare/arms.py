@@ -99,11 +99,8 @@ def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given:
     """Split the union and make the data of all arms in a folder, or load them if the folder holds the same data.
 
     Tokenizer and embeddings are made from the union of the arms' training pools; `given` is what `choices.outside`
-    returns.
-
-    Raises:
-        ArmsError: the preset cannot be used for a comparison, or an arm has no training conversations.
-        SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option cannot be used.
+    returns. An ArmsError if an arm has no training conversations; another TrainerError if a corpus or an option cannot
+    be used.
     """
     check(preset, choices)
     sides = split(union, union.frame[preset.text.column], choices)
@@ -126,11 +123,7 @@ def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given:
 
 
 def check(preset: Preset, choices: Choices) -> None:
-    """Refuse options that rule out a comparison.
-
-    Raises:
-        ArmsError: the preset reports the set that selects its weights, or each run would make its own embeddings.
-    """
+    """Refuse options that rule out a comparison, with an ArmsError."""
     if preset.validation is not None or not preset.shuffled:
         raise ArmsError(
             f"preset {preset.name} reports the set that selects its weights, and a comparison needs a separate test "

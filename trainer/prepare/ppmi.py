@@ -49,10 +49,7 @@ def ppmi_svd(
     rows. If fewer tokens occur than `width`, the remaining columns are zero.
 
     Memory: 60 bytes per distinct pair of tokens (at most `window` pairs per token), 40 bytes per token of a chunk, and
-    48 bytes * occurring tokens * `width`.
-
-    Raises:
-        EmbeddingsError: no two tokens are adjacent, or an id is not below `size`.
+    48 bytes * occurring tokens * `width`. An EmbeddingsError if no two tokens are adjacent.
     """
     if width < 1 or window < 1 or (len(ids) and int(np.max(ids)) >= size):
         raise EmbeddingsError(

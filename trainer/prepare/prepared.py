@@ -164,10 +164,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
 
     `conversations` are K rows with the columns "first" and "text", with `keys` [K] and near-duplicate clusters `groups`
     [K], which may be None if the preset splits by position. `given` is what `choices.outside` returns. Without a
-    `split`, one is made from the groups.
-
-    Raises:
-        SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option cannot be used.
+    `split`, one is made from the groups. A TrainerError if the corpus or an option cannot be used.
     """
     words = load_vocabulary(preset, choices)
     identity = _identity(keys, groups, preset, choices, words, given, split)
@@ -198,7 +195,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         pool=SetSize.of(pool),
         validation=SetSize.of(validation),
         test=SetSize.of(test),
-        digest=streams.digest(b"", (pool, validation, test), table and table.table),
+        digest=streams.digest(b"", (pool, validation, test), table.table if table else None),
     )
     folder.mkdir(parents=True, exist_ok=True)
     words.save(folder / "tokenizer.json")

@@ -81,10 +81,7 @@ def split(
     groups (`RESERVED`). The validation set follows; its share is smaller by the ratio of the two sizes, down to a
     fifth. Groups that would dominate a set are not eligible (`MIN_TEST_GROUPS`, `MIN_VALIDATION_GROUPS`); they stay in
     the pool, and a note tells how many there are. Conversations without tokens are on no side. `tokens`, `groups` and
-    `keys`, hashes of the texts, are [K].
-
-    Raises:
-        SplitError: the corpus is too small, or a parameter is out of range.
+    `keys`, hashes of the texts, are [K]. A SplitError if the corpus is too small.
     """
     if test_tokens < 1 or validation_tokens < 1 or not 0 < share <= 0.5:  # noqa: PLR2004
         raise SplitError(

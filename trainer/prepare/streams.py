@@ -74,11 +74,7 @@ class Stream:
         return widths
 
     def prefix(self, tokens: int) -> Stream:
-        """The first `tokens` ids; the last conversation may be cut.
-
-        Raises:
-            StreamError: the stream is shorter, or `tokens` is below 2.
-        """
+        """The first `tokens` ids, or a StreamError; the last conversation may be cut."""
         if tokens > self.tokens:
             raise StreamError(
                 f"the budget is {tokens:,} tokens and the training pool has {self.tokens:,}: "

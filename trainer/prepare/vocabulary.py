@@ -123,10 +123,7 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
 
     A small corpus gives fewer ids than `size`: 256 bytes, the end-of-text token (id 0), and a merge for each pair of
     tokens that occurs. A larger corpus is reduced to a fixed sample of about `sample` bytes, which bounds time (about
-    30 s at 64 MB on two cores) and memory.
-
-    Raises:
-        VocabularyError: `size` is too small, or there is no text.
+    30 s at 64 MB on two cores) and memory. A VocabularyError if there is no text.
     """
     if size < 257:  # noqa: PLR2004  256 bytes and the end
         raise VocabularyError(f"the vocabulary has {size} ids, expected at least 257: 256 bytes and the end of text")
@@ -151,11 +148,7 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
 
 
 def load(path: Path) -> Vocabulary:
-    """Load a vocabulary from a tokenizer.json with a byte-level BPE; its end-of-text token is the first of `ENDS`.
-
-    Raises:
-        VocabularyError: it cannot be read, is not byte-level, changes text, or has no end-of-text token.
-    """
+    """Load a byte-level BPE that does not change text from a tokenizer.json, or raise a VocabularyError."""
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
