@@ -22,13 +22,8 @@ class PresetError(TrainerError):
 class Text:
     """The text of a conversation, and how conversations are joined to a stream.
 
-    Attributes:
-        part: "first" for the content of the first message, "conversation" for all contents joined by newlines.
-        truncate: maximum number of tokens per conversation; None for no maximum.
-        separated: whether an end-of-text token precedes each conversation and follows the last one.
-
-    Raises:
-        PresetError: a value is out of range.
+    It is the content of the first message, or all contents joined by newlines, of at most `truncate` tokens. If
+    `separated`, an end-of-text token precedes each conversation and follows the last one.
     """
 
     part: Literal["first", "conversation"] = "conversation"
@@ -52,12 +47,7 @@ class Preset:
     """All parameters of training a network on a corpus.
 
     Attributes:
-        name: name on the command line.
-        about: one-line description.
         shape: shape of the network; the tokenizer sets its vocabulary.
-        phase1: settings of context learning.
-        phase2: settings of next-token training.
-        text: text of a conversation.
         reset: whether contexts restart at each conversation.
         shuffled: whether the seed permutes the conversations; otherwise they keep the order of the corpus.
         tokenizer: "bpe" (trained on the training pool) or "gpt2".
@@ -65,9 +55,7 @@ class Preset:
         embeddings: "ppmi", "gpt2" or "random".
         validation: positions of the conversations that select the epoch and are also the reported set; None for a
             split by near-duplicate clusters with a separate test set.
-        samples: budgets in conversations; empty if budgets are in tokens.
-        budgets: budgets in tokens.
-        flaws: known flaws of the experiment.
+        samples: budgets in conversations; empty if they are `budgets` in tokens.
     """
 
     name: str
@@ -118,20 +106,9 @@ HOUSE = Preset(
 )
 """The default preset.
 
-Its weight decay is 4 at 40,000 tokens and scales with 1 / sqrt(tokens). PPL by weight decay on the trainer benchmark
-with its embeddings (one seed, random frozen context block):
-
-    3,125 tokens    1,099 with 4, 985 with 14
-    5,000           877 with 4, 801 with 11
-    10,000          583 with 4, 570 with 8
-    40,000          269 with 4, 281 with 2
-    80,000          212 with 4, 204 with 2.8, 206 with 2, 228 with 1
-    200,000         156 with 4, 139 with 2, 137 with 1.8, 142 with 1, 165 with 0.5
-
-These are the validation ids that tests/bench/house.py reports, so the choice is slightly optimistic. On the embedded
-default and on unreported held-out ids of the benchmark, half and twice this decay are no better
-(tests/bench/house_choice.py). With embeddings from the training ids alone, 4 is better at 80,000 tokens (326 instead of
-337).
+Its weight decay is 4 at 40,000 tokens and scales with 1 / sqrt(tokens), by measurements from 3,125 to 200,000 tokens
+(tests/bench/README.md). They used the validation ids that tests/bench/house.py reports, so the choice is slightly
+optimistic.
 """
 
 _FLAWS = (
@@ -220,11 +197,7 @@ PRESETS = {
 
 
 def find(name: str) -> Preset:
-    """Return the preset of this name.
-
-    Raises:
-        PresetError: there is none; the message lists the presets.
-    """
+    """The preset of this name, or a PresetError that lists the presets."""
     if name not in PRESETS:
         raise PresetError(f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

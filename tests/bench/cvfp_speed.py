@@ -21,9 +21,8 @@ import numpy as np
 import torch
 
 from trainer.cvfp import phase1, phase2
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.model import Network, Shape
-from trainer.cvfp.scan import Tape
+from trainer.cvfp.scan import Contexts, Tape
 from trainer.cvfp.settings import Phase1, Phase2
 
 ORIGINAL = {

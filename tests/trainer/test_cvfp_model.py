@@ -12,10 +12,9 @@ import torch
 
 from tests.trainer.cvfp_traces import VARIANTS, Trace
 from trainer.cvfp import phase1, phase2
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.model import Network, Shape, ShapeError, width_rule
 from trainer.cvfp.phase1 import Pass
-from trainer.cvfp.scan import Tape
+from trainer.cvfp.scan import Contexts, Tape
 from trainer.cvfp.settings import Phase1
 from trainer.presets import PRESETS
 

@@ -10,9 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.model import Network, Shape
-from trainer.cvfp.scan import Scanner, Tape, inputs
+from trainer.cvfp.scan import Contexts, Scanner, Tape, inputs
 from trainer.presets import HOUSE
 
 SHAPES = (

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from trainer.cvfp import phase2
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.head import cross_entropy, score
 from trainer.cvfp.model import Network, Shape
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.scan import Tape
+from trainer.cvfp.scan import Contexts, Tape
 from trainer.cvfp.settings import Phase2
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint, CheckpointError

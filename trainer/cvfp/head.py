@@ -29,14 +29,9 @@ Tile = tuple[int, int, Tensor]
 def cross_entropy(
     z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Mean of -ln softmax(z W^T + b)[target] over rows.
+    """Mean of -ln softmax(z W^T + b)[target] over rows: z [rows, E], weight [V, E], bias [V], targets int64 [rows].
 
-    Args:
-        z: [rows, E].
-        weight: [V, E]; gets a gradient if it requires one.
-        bias: [V] or None; trained if and only if the weight is.
-        targets: int64 [rows].
-        dtype: type of the matrix products; softmax, loss and sums are float32.
+    The bias is trained if and only if the weight is. `dtype` is that of the matrix products; all else is float32.
     """
     if weight.requires_grad:
         logits = functional.linear(z.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))

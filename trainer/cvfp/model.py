@@ -34,23 +34,16 @@ class ShapeError(TrainerError):
 class Shape:
     """The shape of a network and the distribution of its initial weights.
 
+    V, E, C, L and n of the equations are `vocabulary`, `embedding`, `context`, `layers` and `inputs`.
+
     Attributes:
-        vocabulary: V, rows of the embedding.
-        embedding: E, width of an embedding.
-        context: C, width of a context.
-        layers: L, layers of each block.
-        inputs: n, tokens that one step reads.
         widths: "constant": every context layer has width C and reads u; "reduced": widths fall in equal steps from
             C + nE to C, and only the first context layer reads u.
         tied: whether the head is the embedding without a bias; otherwise it is a matrix and a bias that start at zero.
         weight_std: standard deviation of the layers' weights, whatever their fan-in. The dynamics depend on
             weight_std * sqrt(width); see `width_rule`.
-        bias_std: standard deviation of the layers' biases.
         own_embedding: whether the token block and a tied head have a separate embedding, which starts as a copy. It can
             be trained while contexts, which come from the first one, stay constant.
-
-    Raises:
-        ShapeError: a number is below 1, or `widths` is unknown.
     """
 
     vocabulary: int
@@ -102,14 +95,10 @@ def width_rule(width: int) -> float:
 
 
 class Layer(nn.Module):
-    """LN(r + relu(linear([main; other]))), the only building block.
+    """LN(r + relu(linear([main; other]))), or [other; main], the only building block.
 
-    Args:
-        main: width of the first input, which the residual carries.
-        other: width of the second input; 0 for none.
-        out: width of the output.
-        main_first: whether the concatenation is [main; other]; otherwise [other; main].
-        project: whether the residual is projected if main != out; otherwise its last `out` components are taken.
+    The residual r carries `main`. If main != out it is projected, or without `project` its last `out` components are
+    taken.
     """
 
     def __init__(self, main: int, other: int, out: int, *, main_first: bool, project: bool) -> None:

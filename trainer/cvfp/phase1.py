@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from trainer import TrainerError
-from trainer.cvfp.contexts import room
 from trainer.cvfp.model import Network
-from trainer.cvfp.scan import Scanner, ScanReport, Tape, inputs
+from trainer.cvfp.scan import Scanner, ScanReport, Tape, inputs, room
 from trainer.cvfp.settings import Phase1
 
 EPS = 1e-10
@@ -54,11 +53,9 @@ class Pass:
 
 @torch.no_grad()
 def loss_and_slope(now: Tensor, before: Tensor, settings: Phase1) -> tuple[Tensor, Tensor]:
-    """The loss of one chunk and its gradient, for C^(k) and C^(k-1), both [rows, C].
+    """Loss, CVFP, diversity and share of converged tokens of C^(k) and C^(k-1), both [rows, C]; the loss's gradient.
 
-    Returns:
-        [4] loss, CVFP, diversity and share of converged tokens; [rows, C] gradient of the loss by `now`, in closed form
-        (the term of the mean row is zero).
+    The gradient by `now` is in closed form (the term of the mean row is zero).
     """
     rows, width = now.shape
     moved = now - before
@@ -101,20 +98,12 @@ def begin(
     return State(1, contexts, optimiser, generator), scanner.report
 
 
-def is_finished(state: State, settings: Phase1) -> bool:
-    """Whether no pass is left."""
-    done = state.number >= settings.least and state.converged >= settings.share
-    return state.number >= settings.passes or done
-
-
 def run(network: Network, tape: Tape, settings: Phase1, state: State, tell: Callable[[Pass, State], None]) -> None:
     """Run the remaining passes, which change the context block and the state, and call `tell` after each.
 
-    Raises:
-        NotFiniteError: a loss is not finite (the weights are then those before the pass), or a weight is not finite
-            after the step.
+    A NotFiniteError if a loss is not finite (the weights are then those before the pass), or a weight after the step.
     """
-    while not is_finished(state, settings):
+    while state.number < settings.passes and (state.number < settings.least or state.converged < settings.share):
         done = one_pass(network, tape, settings, state)
         state.number, state.converged = done.number, done.converged
         tell(done, state)
@@ -126,14 +115,18 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
     rows = len(tape)
     sums = torch.zeros(4, dtype=torch.float64, device=tape.ids.device)
     state.optimiser.zero_grad()
-    chunks = list(_chunks(rows, settings.chunk))
+    size = settings.chunk or rows
+    chunks = [(a, min(a + size, rows)) for a in range(0, rows, size)]
     last = state.contexts[-1].clone()  # wrap-around: the last context of the pass before precedes the first token
     for a, b in chunks:
         before = state.contexts[a:b]
         shifted = torch.cat((last[None], before[:-1]))
         last = before[-1].clone()
-        fresh = None if tape.wraps else tape.fresh(a, b)
-        shifted = _shift(shifted, fresh, settings, state.generator)
+        if not tape.wraps:
+            shifted = shifted.masked_fill(tape.fresh(a, b)[:, None], 0.0)
+        if settings.noise:
+            noise = torch.empty_like(shifted).normal_(generator=state.generator)
+            shifted = shifted.add_(noise, alpha=settings.noise)
         block = BLOCK if shifted.device.type == "cpu" else len(shifted)
         blocks = list(_outputs(network, tape, a, shifted, block))
         share = (b - a) / rows if settings.weighted else 1 / len(chunks)
@@ -161,31 +154,12 @@ def _outputs(network: Network, tape: Tape, a: int, shifted: Tensor, block: int) 
         yield network.context(part, u)[-1]
 
 
-def _shift(shifted: Tensor, fresh: Tensor | None, settings: Phase1, generator: torch.Generator) -> Tensor:
-    """S: zero before the first token of a conversation, plus noise."""
-    if fresh is not None:
-        shifted = shifted.masked_fill(fresh[:, None], 0.0)
-    if settings.noise:
-        noise = torch.empty_like(shifted).normal_(generator=generator)
-        shifted = shifted.add_(noise, alpha=settings.noise)
-    return shifted
-
-
-def _chunks(rows: int, size: int) -> Iterator[tuple[int, int]]:
-    size = size or rows
-    for a in range(0, rows, size):
-        yield a, min(a + size, rows)
-
-
 @torch.no_grad()
 def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], str, Tensor]:
-    """Measure how fast the recurrence forgets its start.
+    """Measure how fast the recurrence forgets its start, by repeated scans, each from the last context.
 
-    The validation stream is scanned repeatedly, each time from the last context.
-
-    Returns:
-        Mean squared differences between successive scans; the verdict by the slope of a line through them, one of
-        CONVERGED, CONVERGING, DIVERGING, UNKNOWN; the contexts of the last scan [N, C].
+    Returns the mean squared differences between successive scans, the verdict by the slope of a line through them, and
+    the contexts of the last scan [N, C].
     """
     history, before, first = [], None, None
     contexts = torch.empty(len(tape), network.shape.context, device=tape.ids.device)

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from trainer import TrainerError
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.head import cross_entropy, score
 from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.scan import Scanner, Tape, inputs
+from trainer.cvfp.scan import Contexts, Scanner, Tape, inputs
 from trainer.cvfp.settings import Phase2
 
 
@@ -95,11 +94,7 @@ class State:
 
 
 def trained_parameters(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
-    """The parameters that phase 2 trains, by name.
-
-    Raises:
-        TrainerError: `train_embedding` with cached contexts and without `own_embedding`.
-    """
+    """The parameters that phase 2 trains, by name."""
     parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
     if settings.live:
         parts.append(("embed_norm", network.embed_norm))
@@ -140,10 +135,7 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     """Run the remaining steps, which change the network and the state, and call `tell` after each evaluation.
 
     `contexts` are those of both streams, or None with `settings.live`. With `settings.restore` the network ends with
-    the weights of the best evaluation.
-
-    Raises:
-        NotFiniteError: a loss is not finite.
+    the weights of the best evaluation. A NotFiniteError if a loss is not finite.
     """
     rows = len(tape) - 1
     while not state.over(settings, rows):
@@ -168,11 +160,7 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
 def _train(
     network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], ends: tuple[int, int]
 ) -> float:
-    """Run the steps before step `ends[0]` of `ends[1]` without waiting for the device; their token-weighted mean loss.
-
-    Raises:
-        NotFiniteError: a loss is not finite; the message names the first such step.
-    """
+    """Run the steps before step `ends[0]` of `ends[1]` without waiting for the device; the mean loss by tokens."""
     until, total = ends
     start = state.step
     chosen = [p for group in state.optimiser.param_groups for p in group["params"]]

@@ -9,7 +9,8 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ CHECK_INTERVAL = 8
 """Sweeps between two checks of the change, each of which waits for the device."""
 HALVING_SWEEPS = 32
 """Sweeps within which the change must halve, or sweeping is given up."""
+MAX_BYTES_IN_MEMORY = 1 << 28
+"""Maximum size of the contexts of a stream in memory, in bytes. The system can reclaim the pages of a mapped file."""
 
 
 @dataclass
@@ -62,12 +65,9 @@ class ScanReport:
 
 @dataclass(frozen=True)
 class Tape:
-    """A stream of token ids on a device, and the positions where contexts restart.
+    """A stream of token ids [N] on a device, and the ascending positions where contexts restart; the first is 0.
 
-    Attributes:
-        ids: int64 [N].
-        starts: int64, ascending positions without a preceding context or token; the first is 0.
-        wraps: whether phase 1 gives position 0 the last context of the pass before, as the original code does.
+    If it `wraps`, phase 1 gives position 0 the last context of the pass before, as the original code does.
     """
 
     ids: Tensor
@@ -221,3 +221,56 @@ def _scan_weights(block: ContextBlock) -> _ScanWeights:
         norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
     flat = (torch.cat([torch.empty(0), *each]).numpy() for each in (weights, residuals, norms))
     return _ScanWeights(token, np.array(shapes, np.int64), *flat)
+
+
+def room(rows: int, width: int, device: torch.device, path: Path, limit: int = MAX_BYTES_IN_MEMORY) -> Tensor:
+    """An uninitialised float32 [rows, width]; on a CPU and above `limit` bytes it is mapped from a new file."""
+    if device.type != "cpu" or 4 * rows * width <= limit:
+        return torch.empty(rows, width, device=device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return torch.from_file(str(path), shared=True, size=rows * width).view(rows, width)
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """c^1 ... c^L of every token of a stream."""
+
+    layers: list[Tensor]
+    """L float32 tensors [N, D_i]."""
+    report: ScanReport
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        tape: Tape,
+        folder: Path,
+        how: ScanMethod = "auto",
+        limit: int = MAX_BYTES_IN_MEMORY,
+    ) -> Self:
+        """Scan a stream. Above `limit` bytes the layers are files in the folder, which the caller removes."""
+        widths = network.shape.context_widths[1:]
+        each = limit // len(widths)
+        layers = [
+            room(len(tape), width, tape.ids.device, folder / f"{i}.contexts", each) for i, width in enumerate(widths)
+        ]
+        scanner = Scanner(network, how)
+        for a, b, states in scanner.along(tape):
+            for layer, state in zip(layers, states, strict=True):
+                layer[a:b] = state
+        return cls(layers, scanner.report)
+
+    def rows(self, a: int, b: int) -> list[Tensor]:
+        """The contexts of tokens a to b: L tensors [b - a, D_i]."""
+        return [layer[a:b] for layer in self.layers]
+
+    def at(self, positions: Tensor) -> list[Tensor]:
+        """The contexts of these tokens: L tensors [rows, D_i]."""
+        return [layer[positions] for layer in self.layers]
+
+    def chunks(self) -> Iterator[tuple[int, int, list[Tensor]]]:
+        """(a, b, `rows(a, b)`) for consecutive chunks of the stream."""
+        step = chunk(self.layers[0].device)
+        for a in range(0, len(self.layers[0]), step):
+            b = min(a + step, len(self.layers[0]))
+            yield a, b, self.rows(a, b)

@@ -20,30 +20,22 @@ class Phase2:
         live: whether the embedding norm is trained and contexts are recomputed with it; otherwise they are cached.
         train_embedding: whether the token block's embedding (and with it a tied head) is trained. With cached contexts
             this needs `Shape.own_embedding`.
-        epochs: maximum number of passes over the training stream, unless `steps` asks for more.
+        epochs: maximum number of passes over the training stream, unless `steps` are more.
         steps: minimum number of optimiser steps; a small stream is repeated until it is reached. 0: no minimum.
         evaluations: number of evenly spaced evaluations on the validation stream; 0 for one per epoch.
         patience: consecutive evaluations without improvement after which training stops; 0 never stops early.
-        batch: tokens per step.
         shuffle: whether a batch holds random tokens, redrawn each epoch, instead of consecutive ones.
-        rate: peak learning rate.
         warmup: share of the steps over which the rate rises from 0.
         decay: whether the rate then falls to 0 along a cosine.
-        weight_decay: decoupled weight decay (AdamW), on matrices only.
         decay_tokens: training tokens at which `weight_decay` applies as it is. Elsewhere it scales with
             1 / sqrt(tokens), because more steps per epoch decay more, up to `MAX_DECAY_FACTOR`. (Wang and Aitchison
             2024, "How to set AdamW's weight decay as you scale model and dataset size", derive 1 / tokens; the root
             was measured here, see `HOUSE`.) 0: it applies to every stream.
         dropout: share of the token block's output that training sets to zero before the head.
-        clip: maximum L2 norm of the gradient.
         precision: "float32", or "bfloat16" for the matrix products of head and token block in training. Weights,
             softmax, loss and evaluation are always float32.
         restore: whether the network ends with the weights of the best evaluation; otherwise with the last ones, as the
             original did, although it reports the best epoch.
-
-    Raises:
-        TrainerError: `live` with `steps`, `evaluations` or `shuffle`; live contexts are carried from batch to batch, in
-            order, for whole epochs.
     """
 
     live: bool = False
@@ -52,15 +44,15 @@ class Phase2:
     steps: int = 0
     evaluations: int = 0
     patience: int = 1
-    batch: int = 512
+    batch: int = 512  # tokens
     shuffle: bool = False
-    rate: float = 0.001
+    rate: float = 0.001  # at its peak
     warmup: float = 0.0
     decay: bool = False
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # decoupled (AdamW), on matrices only
     decay_tokens: int = 0
     dropout: float = 0.0
-    clip: float = 1.0
+    clip: float = 1.0  # L2 norm of the gradient
     precision: Literal["float32", "bfloat16"] = "float32"
     restore: bool = False
 
@@ -115,8 +107,6 @@ class Phase1:
         chunk: tokens per loss; 0 for one loss over all tokens.
         weight: weight w of the diversity term; the CVFP term has 1 - w.
         noise: standard deviation of the noise added to the carried-over contexts.
-        rate: learning rate of Adam.
-        clip: maximum L2 norm of the gradient.
         threshold: mean squared change of a context below which its token is converged.
         share: share of converged tokens at or above which the phase stops.
         diversity: "rows" divides the norm by the number of rows, so the term weakens with more rows (the original);
@@ -132,7 +122,7 @@ class Phase1:
     weight: float = 0.5
     noise: float = 0.1
     rate: float = 0.002
-    clip: float = 1.0
+    clip: float = 1.0  # L2 norm of the gradient
     threshold: float = 0.03
     share: float = 0.95
     diversity: Literal["rows", "rms"] = "rows"

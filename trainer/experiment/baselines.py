@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Iterator
@@ -59,30 +60,22 @@ def _scored(model: object, ids: NDArray[np.int32], *, whole: bool) -> Nats:
 def _conversations(stream: Stream) -> Iterator[tuple[NDArray[np.int32], bool]]:
     """The ids of each conversation, and whether its end is a target. kenlm scores one sentence at a time."""
     first = int(stream.separated)
-    lengths = stream.lengths()
-    for k, (start, length) in enumerate(zip(stream.starts, lengths, strict=True)):
+    for k, (start, length) in enumerate(zip(stream.starts, stream.lengths(), strict=True)):
         whole = stream.separated and (k < len(stream) - 1 or stream.whole())
         yield stream.ids[start + first : start + first + length], whole
 
 
 def _sentences(stream: Stream) -> Iterator[pl.Series]:
     """Conversations as text, with ids as decimal numbers."""
-    first = int(stream.separated)
-    lengths = stream.lengths()
-    for a in range(0, len(stream), CHUNK):
-        rows = slice(a, a + CHUNK)
-        texts = [
-            " ".join(map(str, stream.ids[s + first : s + first + n]))
-            for s, n in zip(stream.starts[rows], lengths[rows], strict=True)
-        ]
-        yield pl.Series("line", texts, pl.String())
+    conversations = _conversations(stream)
+    while some := list(itertools.islice(conversations, CHUNK)):
+        yield pl.Series("line", [" ".join(map(str, ids)) for ids, _ in some], pl.String())
 
 
 def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArray[np.bool_], dict[str, Any]]:
     """Train a GRU of the network's size with the settings of phase 2.
 
-    Returns:
-        Nats [N - 1] of each target; whether it had the largest logit [N - 1]; further fields of the record.
+    Returns nats of each target, whether it had the largest logit, both [N - 1], and further fields of the record.
     """
     import torch
 

@@ -28,12 +28,7 @@ class CheckpointError(TrainerError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint.
-
-    Attributes:
-        tensors: by name; no two share memory.
-        values: JSON values.
-    """
+    """The content of a checkpoint: tensors, no two of which share memory, and JSON values."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
@@ -63,11 +58,7 @@ def aside(path: Path) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        CheckpointError: the file is not a checkpoint of ours, or damaged.
-    """
+    """Read a checkpoint, or raise a CheckpointError."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

@@ -18,10 +18,7 @@ LANES = 8
 
 
 def hidden(blocks: int, width: int) -> int:
-    """Hidden width H at which a GRU with E = `width` inputs and a projection to E has as many scalars as `blocks`.
-
-    It has 3 H^2 + (4E + 6) H + E.
-    """
+    """Hidden width H at which a GRU of E = `width` has `blocks` scalars: 3 H^2 + (4E + 6) H + E, with a projection."""
     half = (4 * width + 6) / 6
     return max(round(math.sqrt(half * half + (blocks - width) / 3) - half), 1)
 
@@ -67,9 +64,6 @@ def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed
 
     The stream is cut into lanes that are read in parallel. The state is carried along each lane, and gradients are
     truncated at a step. The end-of-text token marks the borders of conversations.
-
-    Raises:
-        NotFiniteError: a loss is not finite.
     """
     model = Recurrent(network, seed).to(tape.ids.device)
     state = State(

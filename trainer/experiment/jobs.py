@@ -31,18 +31,10 @@ class Each(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One training run or baseline.
+    """One training run or baseline of a kind in `KINDS`, on the prepared data of a folder.
 
-    Attributes:
-        kind: a name in `KINDS`.
-        budget: training tokens.
-        seed: seed of order, weights and noise.
-        data: folder of the prepared data.
-        digest: digest of these data. For an arm: of everything this run sees, so arms with equal streams share a job.
-        preset: settings.
-        device: device of torch.
-        threads: CPU threads; results are reproducible for a fixed number.
-        arm: name of the file with the arm's rows in the data folder; empty for all rows.
+    `digest` is that of these data; for an arm it is that of everything this run sees, so arms with equal streams share
+    a job. `arm` names the file with the arm's rows in the data folder; it is empty for all rows.
     """
 
     kind: str
@@ -71,11 +63,7 @@ class Job:
 def arm_jobs(  # noqa: PLR0917  what a job is made of
     arms: Arms, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu"
 ) -> list[Job]:
-    """One job per budget; two arms share a job if their streams are equal.
-
-    Raises:
-        StreamError: the arm's pool is smaller than a budget.
-    """
+    """One job per budget; two arms share a job if their streams are equal. A StreamError if the pool is too small."""
     stream = arms.stream(arm, max(budgets), seed)
     first = Job(kind, 0, seed, str(arms.common.folder), "", arms.preset, device, arm=arms.file(arm))
     return [replace(first, budget=count, digest=arms.digest(stream.prefix(count))) for count in budgets]
@@ -124,17 +112,17 @@ def train(
 
 def about(job: Job, data: ExperimentData) -> dict[str, Any]:
     """Fields of the record about the preset and the data of the job."""
-    made = data.record
+    record = data.record
     return {
         "preset": job.preset.name,
         "settings": job.preset.settings(),
-        "tokenizer": made.tokenizer,
-        "vocabulary": made.vocabulary,
-        "embeddings": made.embeddings,
-        "embeddings_tokens": made.embeddings_tokens if made.table else job.budget,
-        "pool": asdict(made.pool),
-        "validation": asdict(made.validation),
-        "data": made.digest,
+        "tokenizer": record.tokenizer,
+        "vocabulary": record.vocabulary,
+        "embeddings": record.embeddings,
+        "embeddings_tokens": record.embeddings_tokens if record.table else job.budget,
+        "pool": asdict(record.pool),
+        "validation": asdict(record.validation),
+        "data": record.digest,
     }
 
 

@@ -5,14 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A kind of model.
-
-    Attributes:
-        name: in job folders, identities and records.
-        label: on pages and in the terminal.
-        baseline: whether it is there to compare the network with.
-        cheap: whether it only counts n-grams, which takes seconds, so its time is not estimated.
-    """
+    """A kind of model; a `cheap` one only counts n-grams, which takes seconds, so its time is not estimated."""
 
     name: str
     label: str
@@ -29,6 +22,4 @@ UNIGRAM = ModelKind("unigram", "unigram", cheap=True)
 KINDS = {kind.name: kind for kind in (CVFP, RANDOM_BLOCK, GRU, KNESER_NEY, UNIGRAM)}
 """All kinds by name, in the order of every table."""
 BASELINES = tuple(name for name, kind in KINDS.items() if kind.baseline)
-"""Names of the baselines."""
 CHEAP_BASELINES = tuple(name for name in BASELINES if KINDS[name].cheap)
-"""Names of the baselines that only count n-grams."""

@@ -19,12 +19,7 @@ RESAMPLES = 1000
 
 
 def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """Results of finished training runs, and what `resample` computes from them.
-
-    Returns:
-        One row per run with kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens and folder; float64
-        [n, `RESAMPLES`] or None.
-    """
+    """Results of finished training runs, one row each, and what `resample` computes from them."""
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
     frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
@@ -58,11 +53,7 @@ def resample(
 
 
 def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
-    """Results of training runs on some of the test conversations.
-
-    Returns:
-        One row per run: kind, tokens, seed, nats, ppl, bits_per_byte.
-    """
+    """Results of training runs on some of the test conversations, one row each."""
     size = int(test.bytes[mask].sum())
     rows: list[dict[str, Any]] = []
     for folder in folders:

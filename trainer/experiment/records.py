@@ -18,12 +18,9 @@ METRICS = "metrics.jsonl"
 
 
 def summarise(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
-    """Results on a test set: nats per token, bits per byte, perplexity, accuracy, and the size of the set.
+    """Results on a test set, or a TrainerError if a loss is not finite.
 
     `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability.
-
-    Raises:
-        TrainerError: the loss of a target is not finite.
     """
     total = float(nats.sum(dtype=np.float64))
     if not math.isfinite(total):
@@ -73,11 +70,7 @@ class DamagedError(TrainerError):
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Read the record of a finished training run.
-
-    Raises:
-        DamagedError: it cannot be read.
-    """
+    """Read the record of a finished training run, or raise a DamagedError."""
     try:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
@@ -88,11 +81,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Read nats and number of targets of each test conversation, both [test conversations].
-
-    Raises:
-        DamagedError: they cannot be read.
-    """
+    """Read nats and number of targets of each test conversation, or raise a DamagedError."""
     try:
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
             return arrays["nats"], arrays["targets"]

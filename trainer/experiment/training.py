@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from trainer.cvfp import phase1, phase2
-from trainer.cvfp.contexts import Contexts
 from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.scan import Tape
+from trainer.cvfp.scan import Contexts, Tape
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint
 from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
@@ -49,14 +48,7 @@ def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a training run.
-
-    Attributes:
-        train: stream of the budget.
-        validation: stream that selects the weights.
-        test: stream that the record reports.
-        embeddings: float32 [V, E].
-    """
+    """The data of a training run; `embeddings` are float32 [V, E]."""
 
     train: Stream
     validation: Stream
@@ -82,17 +74,9 @@ class _Clock:
 class Training:
     """One training run in a folder.
 
-    Args:
-        preset: settings.
-        data: streams and embeddings.
-        seed: seed of weights and noise.
-        folder: folder of its files; created if missing.
-        identity: name of this training run; a checkpoint with another one is ignored.
-        device: a device of torch, such as "cpu" or "cuda".
-        tell: called with each line of the metrics.
-        interval: seconds between checkpoints.
-        compiled: whether torch compiles both blocks, which takes about a minute.
-        about: further fields of the record, such as its preset and data.
+    A checkpoint with another `identity` is ignored. `tell` is called with each line of the metrics; `interval` is the
+    seconds between checkpoints. With `compiled`, torch compiles both blocks, which takes about a minute. `about` are
+    further fields of the record.
     """
 
     def __init__(
@@ -126,9 +110,7 @@ class Training:
     def run(self) -> dict[str, Any]:
         """Train or resume, and return the record.
 
-        Raises:
-            NotFiniteError: a loss or a weight is not finite; the message names the step and the last good checkpoint.
-            CheckpointError: the checkpoint is damaged.
+        A CheckpointError if the checkpoint is damaged; a NotFiniteError if a loss or a weight is NaN or infinite.
         """
         start = self._resume()
         save_metrics(self.folder, self.lines)

@@ -20,7 +20,7 @@ from trainer.prepare.choices import SCRATCH, Choices
 from trainer.prepare.ppmi import Embeddings
 from trainer.prepare.prepared import ExperimentData
 from trainer.prepare.split import Split
-from trainer.prepare.streams import Stream, seeded_hashes
+from trainer.prepare.streams import Stream, digest, seeded_hashes
 from trainer.presets import Preset
 
 Mask = NDArray[np.bool_]
@@ -32,13 +32,9 @@ class ArmsError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Union:
-    """The conversations of all arms, each once.
+    """The conversations of all arms, each once: K rows with at least the columns "first" and "text".
 
-    Attributes:
-        frame: K rows with at least the columns "first" and "text".
-        keys: uint64 [K], unique; the n-th copy of a text has its own key.
-        groups: int64 [K], near-duplicate clusters.
-        members: bool [K] by arm, its conversations.
+    `keys` [K] are unique, `groups` [K] are near-duplicate clusters, `members` are masks [K] by arm.
     """
 
     frame: pl.DataFrame
@@ -46,20 +42,13 @@ class Union:
     groups: NDArray[np.int64]
     members: Mapping[str, Mask]
 
-    def whole(self) -> str | None:
-        """The name of the arm that holds all conversations; None if there is none."""
-        return next((name for name, mask in self.members.items() if mask.all()), None)
-
 
 @dataclass(frozen=True)
 class Leaks:
-    """The content of leaks.json.
+    """The content of leaks.json: how many `tested` conversations have a near-duplicate among the `trained` ones.
 
-    Attributes:
-        leaks: number of test conversations with a near-duplicate in the pool or the validation set.
-        tested: number of test conversations.
-        trained: number of conversations in the pool and the validation set.
-        jaccard: word 5-gram Jaccard similarity at or above which two texts are near-duplicates.
+    Those of the validation set count as trained; `jaccard` is the similarity at or above which two texts are
+    near-duplicates.
     """
 
     leaks: int
@@ -72,14 +61,8 @@ class Leaks:
 class Arms:
     """The prepared data of all arms; made by `prepare`.
 
-    Attributes:
-        common: data that all arms share; its pool is the union's.
-        split: split of the union's rows.
-        pools: bool [pool conversations] by arm, its conversations.
-        tests: bool [test conversations] by arm, its conversations.
-        preset: the preset for this vocabulary.
-        evaluated: 16 hex digits of validation set, test set, vocabulary and embeddings, which all runs share.
-        leaks: result of the search for near-duplicates of test conversations; None before the search.
+    `common` is the data of the union, whose rows `split` divides; `pools` and `tests` are masks of its conversations by
+    arm. `evaluated` are 16 hex digits of validation set, test set, vocabulary and embeddings, which all runs share.
     """
 
     common: ExperimentData
@@ -100,11 +83,7 @@ class Arms:
         return min(self.tokens(arm) for arm in self.pools)
 
     def stream(self, arm: str, tokens: int, seed: int) -> Stream:
-        """The training stream of an arm at a budget, in the order given by a seed.
-
-        Raises:
-            StreamError: the arm's pool is smaller than the budget.
-        """
+        """The training stream of an arm at a budget; a StreamError if its pool is smaller."""
         return replace(self.common, rows=np.flatnonzero(self.pools[arm])).budget(self.preset, tokens, seed)
 
     def file(self, arm: str) -> str:
@@ -113,36 +92,27 @@ class Arms:
 
     def digest(self, stream: Stream) -> str:
         """16 hex digits of everything that a training run with this stream sees."""
-        state = hashlib.blake2b(self.evaluated.encode(), digest_size=8)
-        for array in (stream.ids, stream.starts):
-            state.update(np.ascontiguousarray(array).tobytes())
-        return state.hexdigest()
+        return digest(self.evaluated.encode(), [stream])
 
 
 def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given: Embeddings | None = None) -> Arms:
     """Split the union and make the data of all arms in a folder, or load them if the folder holds the same data.
 
-    Args:
-        union: the conversations of all arms.
-        preset: text, tokenizer and embeddings; the latter two are made from the union of the arms' training pools.
-        choices: overrides of the preset.
-        folder: folder of the data.
-        given: result of `choices.outside`.
-
-    Raises:
-        ArmsError: the preset cannot be used for a comparison, or an arm has no training conversations.
-        SplitError, StreamError, VocabularyError, EmbeddingsError: a corpus or an option cannot be used.
+    Tokenizer and embeddings are made from the union of the arms' training pools; `given` is what `choices.outside`
+    returns. An ArmsError if an arm has no training conversations; another TrainerError if a corpus or an option cannot
+    be used.
     """
     check(preset, choices)
-    made = split(union, union.frame[preset.text.column], choices)
-    common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, made)
+    sides = split(union, union.frame[preset.text.column], choices)
+    common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, sides)
+    size = common.record.vocabulary
     arms = Arms(
         common,
-        made,
-        {name: mask[made.pool] for name, mask in union.members.items()},
-        {name: mask[made.test] for name, mask in union.members.items()},
-        preset.sized(common.record.vocabulary),
-        _digest(common),
+        sides,
+        {name: mask[sides.pool] for name, mask in union.members.items()},
+        {name: mask[sides.test] for name, mask in union.members.items()},
+        preset.sized(size),
+        digest(str(size).encode(), (common.validation, common.test), common.table),
     )
     for name, mask in arms.pools.items():
         rows = np.flatnonzero(mask)
@@ -153,11 +123,7 @@ def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given:
 
 
 def check(preset: Preset, choices: Choices) -> None:
-    """Refuse options that rule out a comparison.
-
-    Raises:
-        ArmsError: the preset reports the set that selects its weights, or each run would make its own embeddings.
-    """
+    """Refuse options that rule out a comparison, with an ArmsError."""
     if preset.validation is not None or not preset.shuffled:
         raise ArmsError(
             f"preset {preset.name} reports the set that selects its weights, and a comparison needs a separate test "
@@ -174,14 +140,12 @@ def split(union: Union, texts: pl.Series, choices: Choices) -> Split:
     """Pool, validation and test set of the union, by near-duplicate clusters.
 
     If one arm holds all conversations, its split is the union's. Otherwise each arm draws clusters from its own
-    conversations, and a cluster that any arm has drawn is on that side for all; the test set has precedence.
-
-    Raises:
-        SplitError: a corpus is too small.
+    conversations, and a cluster that any arm has drawn is on that side for all; the test set has precedence. A
+    SplitError if a corpus is too small.
     """
     estimated = preparing.estimated_tokens(texts)
-    whole = union.whole()
-    masks = [union.members[whole]] if whole else list(union.members.values())
+    masks = list(union.members.values())
+    masks = [mask for mask in masks if mask.all()][:1] or masks
     drawn = [
         splitting.split(
             np.where(mask, estimated, 0),
@@ -214,12 +178,3 @@ def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _name(rows: NDArray[np.int64]) -> str:
     return f"rows-{hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest()}"
-
-
-def _digest(common: ExperimentData) -> str:
-    state = hashlib.blake2b(str(common.record.vocabulary).encode(), digest_size=8)
-    for stream in (common.validation, common.test):
-        for array in (stream.ids, stream.starts):
-            state.update(np.ascontiguousarray(array).tobytes())
-    state.update(b"" if common.table is None else np.ascontiguousarray(common.table).tobytes())
-    return state.hexdigest()

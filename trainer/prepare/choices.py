@@ -18,15 +18,10 @@ SCRATCH = "ppmi-budget"
 
 @dataclass(frozen=True)
 class Choices:
-    """Options that turn a corpus into the data of an experiment.
+    """Options that turn a corpus into the data of an experiment; None takes the preset's.
 
-    Attributes:
-        tokenizer: "bpe", "bpe:N" for N ids, "gpt2", or the path of a tokenizer.json; None for the preset's.
-        embeddings: "ppmi" (from the training pool), "ppmi-budget" (from the tokens of each budget), "gpt2" (from the
-            hub), "random", or the path of GPT-2's weights or of a .npy file; None for the preset's.
-        test_tokens: minimum number of tokens of the test set, if the corpus is large enough.
-        validation_tokens: the same of the validation set.
-        split_seed: seed of the split, independent of the seed of a training run.
+    Tokenizer and embeddings are words or paths, as on the command line. Test and validation set have at least this many
+    tokens if the corpus is large enough; the seed of the split is independent of a training run's.
     """
 
     tokenizer: str | None = None
@@ -37,11 +32,7 @@ class Choices:
 
 
 def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
-    """The vocabulary of GPT-2 or of a file; None if it is to be trained on the pool.
-
-    Raises:
-        VocabularyError: the tokenizer is unknown, or its file cannot be used.
-    """
+    """The vocabulary of GPT-2 or of a file, or a VocabularyError; None if it is to be trained on the pool."""
     name = choices.tokenizer or preset.tokenizer
     if name == "gpt2":
         return vocabulary.gpt2()
@@ -57,11 +48,7 @@ def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
 
 
 def size_of_bpe(preset: Preset, choices: Choices) -> int:
-    """Number of ids of the vocabulary to train.
-
-    Raises:
-        VocabularyError: it is not a number within the limits.
-    """
+    """Number of ids of the vocabulary to train; a VocabularyError if it is not a number within the limits."""
     name = choices.tokenizer or preset.tokenizer
     size = name.partition(":")[2]
     if not size:
@@ -75,11 +62,7 @@ def size_of_bpe(preset: Preset, choices: Choices) -> int:
 
 
 def outside(preset: Preset, choices: Choices) -> Embeddings | None:
-    """Embeddings from outside the corpus: GPT-2's or those of a file; None if they are to be made.
-
-    Raises:
-        EmbeddingsError: they are missing; there is no fallback to others.
-    """
+    """Embeddings from outside the corpus, or an EmbeddingsError: no fallback. None if they are to be made."""
     kind = choices.embeddings or preset.embeddings
     if kind in {"ppmi", SCRATCH, "random"}:
         return None
@@ -92,11 +75,7 @@ def outside(preset: Preset, choices: Choices) -> Embeddings | None:
 def embeddings(
     pool: Stream, words: Vocabulary, preset: Preset, choices: Choices, given: Embeddings | None
 ) -> Embeddings | None:
-    """The embeddings of an experiment; None if each training run makes its own.
-
-    Raises:
-        EmbeddingsError: `given` has the wrong size.
-    """
+    """The embeddings of an experiment; None if each training run makes its own."""
     kind, width = choices.embeddings or preset.embeddings, preset.shape.embedding
     if kind == SCRATCH:
         return None

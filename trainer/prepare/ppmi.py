@@ -28,13 +28,9 @@ class EmbeddingsError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """A table of embeddings.
+    """A table [V, E] of embeddings, with one sentence for the record.
 
-    Attributes:
-        table: float32 [V, E].
-        kind: "ppmi", "gpt2", "random" or "file".
-        tokens_seen: tokens of text that they were made from; 0 for random ones, -1 if unknown.
-        description: one sentence for the record.
+    `tokens_seen` is the number of tokens that they were made from; 0 for random ones, -1 if unknown.
     """
 
     table: Table
@@ -53,18 +49,7 @@ def ppmi_svd(
     rows. If fewer tokens occur than `width`, the remaining columns are zero.
 
     Memory: 60 bytes per distinct pair of tokens (at most `window` pairs per token), 40 bytes per token of a chunk, and
-    48 bytes * occurring tokens * `width`.
-
-    Args:
-        ids: int32 [N].
-        starts: int64 [K], first position of each conversation.
-        size: V.
-        width: E.
-        window: maximum distance of a context token.
-        seed: seed of the rows of tokens that do not occur.
-
-    Raises:
-        EmbeddingsError: no two tokens are adjacent, or an id is not below `size`.
+    48 bytes * occurring tokens * `width`. An EmbeddingsError if no two tokens are adjacent.
     """
     if width < 1 or window < 1 or (len(ids) and int(np.max(ids)) >= size):
         raise EmbeddingsError(
@@ -89,16 +74,7 @@ def ppmi_svd(
 
 
 def random(size: int, width: int, std: float = 0.02, seed: int = 0) -> Embeddings:
-    """Normally distributed embeddings, float32 [size, width].
-
-    Raises:
-        EmbeddingsError: a number is not above 0.
-    """
-    if size < 1 or width < 1 or not 0 < std < np.inf:
-        raise EmbeddingsError(
-            f"random embeddings of {size} x {width} with a standard deviation of {std:g} were requested, expected "
-            "numbers above 0"
-        )
+    """Normally distributed embeddings [size, width]."""
     table = np.random.default_rng(seed).normal(0, std, (size, width)).astype(np.float32)
     description = f"embeddings: random, {size:,} x {width}, standard deviation {std:g}, seed {seed}, no tokens seen"
     return Embeddings(table, "random", 0, description)

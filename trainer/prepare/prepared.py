@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -54,18 +55,9 @@ class SetSize:
 class DataRecord:
     """The content of prepared.json.
 
-    Attributes:
-        identity: 24 hex digits of everything that the data are made from.
-        tokenizer: name of the vocabulary.
-        vocabulary: V.
-        embeddings: one sentence about the embeddings.
-        embeddings_tokens: tokens that they were made from, -1 if unknown; None if each training run makes its own.
-        table: (V, E); None if each training run makes its own embeddings.
-        notes: sentences that a reader of the results needs, such as the standard error of a small test set.
-        pool: size of the training pool.
-        validation: size of the set that selects the weights.
-        test: size of the reported set.
-        digest: 16 hex digits of everything that training runs see.
+    `identity` are 24 hex digits of everything that the data are made from, `digest` 16 of everything that training runs
+    see. `embeddings` and `notes` are sentences for the reader. `embeddings_tokens` (-1 if unknown) and `table`, which
+    is (V, E), are None if each training run makes its own embeddings.
     """
 
     identity: str
@@ -82,11 +74,7 @@ class DataRecord:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse prepared.json.
-
-        Raises:
-            KeyError, TypeError, ValueError: a field is missing, or has the wrong type.
-        """
+        """Parse prepared.json; a KeyError, TypeError or ValueError if a field is missing or has the wrong type."""
         parsed = json.loads(text)
         values = {one.name: parsed[one.name] for one in fields(cls)}
         values |= {name: SetSize(**values[name]) for name in SETS}
@@ -114,17 +102,10 @@ class DataRecord:
 class ExperimentData:
     """The data of an experiment, loaded from its folder.
 
-    Attributes:
-        folder: the folder.
-        pool: training pool, from which budgets are drawn.
-        validation: stream that selects the weights.
-        test: stream that is reported; the validation stream if the preset splits by position.
-        table: embeddings, float32 [V, E]; None if each training run makes its own.
-        keys: uint64 [pool conversations].
-        clusters: int64 [test conversations] from 0, equal for near-duplicates; all different if the preset splits by
-            position.
-        record: content of prepared.json.
-        rows: int64, the pool's conversations that one arm trains on; None for all.
+    `test` is the reported stream; the validation stream if the preset splits by position. `table` [V, E] is None if
+    each training run makes its own embeddings. `keys` [pool conversations] give the order, `clusters` [test
+    conversations] count from 0 and are equal for near-duplicates. `rows` are the pool's conversations that one arm
+    trains on; None for all.
     """
 
     folder: Path
@@ -143,18 +124,8 @@ class ExperimentData:
         return self.record.digest
 
     def budget(self, preset: Preset, count: int, seed: int) -> Stream:
-        """The training stream of a budget of `count` tokens, permuted by the seed if the preset is shuffled.
-
-        Conversations that two arms share have the same order in both.
-
-        Raises:
-            StreamError: the pool is smaller.
-        """
-        if self.rows is not None:
-            order = self.rows[streams.permutation(seed, len(self.rows), self.keys[self.rows])]
-            ends = np.cumsum(self.pool.lengths()[order] + int(self.pool.separated))
-            return self.pool.take(order[: int(np.searchsorted(ends, count)) + 1]).prefix(count)
-        return self.pool.draw(count, seed, self.keys) if preset.shuffled else self.pool.prefix(count)
+        """The training stream of `count` tokens, permuted by the seed if the preset is shuffled, or a StreamError."""
+        return self.pool.draw(count, seed, self.keys, self.rows) if preset.shuffled else self.pool.prefix(count)
 
     def embeddings_for(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
         """The embeddings of a training run: those of the experiment, or made from its own stream."""
@@ -163,11 +134,7 @@ class ExperimentData:
         return tables.ppmi_svd(train.ids, train.starts, self.record.vocabulary, preset.shape.embedding, seed=seed).table
 
     def budgets(self, preset: Preset, asked: list[int] | None) -> list[int]:
-        """Budgets in tokens, ascending: those of `asked`, or those of the preset that fit the pool.
-
-        Raises:
-            StreamError: a budget of `asked` is larger than the pool, or none of the preset fits.
-        """
+        """Budgets in tokens, ascending: those of `asked`, or of the preset if they fit the pool; else a StreamError."""
         if asked:
             for count in asked:
                 self.pool.prefix(count)
@@ -195,36 +162,28 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
 ) -> ExperimentData:
     """Make the data of an experiment in a folder, or load them if the folder holds the same data.
 
-    Args:
-        conversations: K rows with the columns "first" and "text".
-        keys: uint64 [K], one key per conversation.
-        groups: int64 [K], near-duplicate clusters; None if the preset splits by position.
-        preset: text, tokenizer and embeddings.
-        choices: overrides of the preset.
-        folder: folder of the data; its content is replaced if it differs.
-        given: result of `choices.outside`.
-        split: a split to use; by default one is made from `groups`.
-
-    Raises:
-        SplitError, StreamError, VocabularyError, EmbeddingsError: the corpus or an option cannot be used.
+    `conversations` are K rows with the columns "first" and "text", with `keys` [K] and near-duplicate clusters `groups`
+    [K], which may be None if the preset splits by position. `given` is what `choices.outside` returns. Without a
+    `split`, one is made from the groups. A TrainerError if the corpus or an option cannot be used.
     """
     words = load_vocabulary(preset, choices)
     identity = _identity(keys, groups, preset, choices, words, given, split)
-    trained_on = conversations[preset.text.column].hash(0).to_numpy()  # keys ignore case and punctuation
-    identity += hashlib.blake2b(np.ascontiguousarray(trained_on).tobytes(), digest_size=4).hexdigest()
-    earlier = _earlier(folder)
-    if earlier is not None and earlier.record.identity == identity:
-        return earlier
-    shutil.rmtree(folder, ignore_errors=True)  # other data, or an interrupted attempt
     texts = conversations[preset.text.column]
-    made = split or _split(texts, keys, groups, preset, choices)
-    words = words or vocabulary.train(texts.gather(made.pool), size_of_bpe(preset, choices))
+    trained_on = np.ascontiguousarray(texts.hash(0).to_numpy())  # keys ignore case and punctuation
+    identity += hashlib.blake2b(trained_on.tobytes(), digest_size=4).hexdigest()
+    with suppress(PreparedError):
+        earlier = load(folder)
+        if earlier.record.identity == identity:
+            return earlier
+    shutil.rmtree(folder, ignore_errors=True)  # other data, or an interrupted attempt
+    sides = split or _split(texts, keys, groups, preset, choices)
+    words = words or vocabulary.train(texts.gather(sides.pool), size_of_bpe(preset, choices))
     pool, validation, test = (
         streams.encode(conversations[rows.tolist()], words, preset.text)
-        for rows in (made.pool, made.validation, made.reported)
+        for rows in (sides.pool, sides.validation, sides.reported)
     )
     table = embeddings(pool, words, preset, choices, given)
-    clusters = splitting.renumber(made.reported if groups is None else groups[made.reported])
+    clusters = splitting.renumber(sides.reported if groups is None else groups[sides.reported])
     record = DataRecord(
         identity=identity,
         tokenizer=words.name,
@@ -232,17 +191,17 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
         embeddings=table.description if table else "embeddings: PPMI-SVD of each budget's own tokens",
         embeddings_tokens=table.tokens_seen if table else None,
         table=(words.size, table.table.shape[1]) if table else None,
-        notes=(*filter(None, _small(test, clusters, validation, preset, choices)), *made.notes),
+        notes=(*filter(None, _small(test, clusters, validation, preset, choices)), *sides.notes),
         pool=SetSize.of(pool),
         validation=SetSize.of(validation),
         test=SetSize.of(test),
-        digest=_digest(pool, validation, test, table),
+        digest=streams.digest(b"", (pool, validation, test), table.table if table else None),
     )
     folder.mkdir(parents=True, exist_ok=True)
     words.save(folder / "tokenizer.json")
     for name, stream in zip(SETS, (pool, validation, test), strict=True):
         stream.save(folder / name)
-    np.save(folder / "keys.npy", keys[made.pool])
+    np.save(folder / "keys.npy", keys[sides.pool])
     np.save(folder / "clusters.npy", clusters)
     if table is not None:
         np.save(folder / "embeddings.npy", table.table)
@@ -252,15 +211,7 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
 
 
 def load(folder: Path, arm: str = "") -> ExperimentData:
-    """Load the data of a folder.
-
-    Args:
-        folder: the folder.
-        arm: name of the file with the rows of an arm; empty for all rows.
-
-    Raises:
-        PreparedError: a file is missing or damaged.
-    """
+    """Load the data of a folder, with the rows of an arm's file; a PreparedError if a file is missing or damaged."""
     try:
         record = DataRecord.parse((folder / "prepared.json").read_text(encoding="utf-8"))
         pool, validation, test = (streams.load(folder / name) for name in SETS)
@@ -276,14 +227,6 @@ def load(folder: Path, arm: str = "") -> ExperimentData:
             f"the data in {folder} are damaged (their sizes differ): remove that folder and start again"
         )
     return ExperimentData(folder, pool, validation, test, table, keys, clusters, record, rows)
-
-
-def _earlier(folder: Path) -> ExperimentData | None:
-    """The data of a folder; None if they are missing or damaged."""
-    try:
-        return load(folder)
-    except PreparedError:
-        return None
 
 
 def estimated_tokens(texts: pl.Series) -> NDArray[np.int64]:
@@ -315,14 +258,10 @@ def _small(
 ) -> Iterator[str]:
     """Notes on sets that are smaller than requested, or too small to be reliable; empty strings otherwise."""
     reported = "test" if preset.validation is None else "validation"
-    yield splitting.small(reported, _sizes(test), max(splitting.FAIR, choices.test_tokens), clusters=clusters)
+    of_test, of_validation = (np.diff(one.starts, append=one.tokens) for one in (test, validation))
+    yield splitting.small(reported, of_test, max(splitting.FAIR, choices.test_tokens), clusters=clusters)
     if preset.validation is None:
-        yield splitting.small("validation", _sizes(validation), choices.validation_tokens, least=MIN_VALIDATION)
-
-
-def _sizes(stream: Stream) -> NDArray[np.int64]:
-    """Tokens of each conversation, including its end-of-text token."""
-    return np.diff(stream.starts, append=stream.tokens)
+        yield splitting.small("validation", of_validation, choices.validation_tokens, least=MIN_VALIDATION)
 
 
 def _identity(  # noqa: PLR0917  what `prepare` takes
@@ -343,13 +282,4 @@ def _identity(  # noqa: PLR0917  what `prepare` takes
     state.update(b"" if given is None else np.ascontiguousarray(given.table).tobytes())
     for rows in () if split is None else (split.pool, split.validation, split.test):
         state.update(rows.tobytes() + b"|")
-    return state.hexdigest()
-
-
-def _digest(pool: Stream, validation: Stream, test: Stream, table: Embeddings | None) -> str:
-    state = hashlib.blake2b(digest_size=8)
-    for stream in (pool, validation, test):
-        for array in (stream.ids, stream.starts):
-            state.update(np.ascontiguousarray(array).tobytes())
-    state.update(b"" if table is None else table.table.tobytes())
     return state.hexdigest()

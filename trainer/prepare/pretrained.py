@@ -17,15 +17,7 @@ MAX_COMPONENT = 1e6
 
 
 def gpt2(path: Path | None = None) -> Embeddings:
-    """GPT-2's embeddings (wte), 50,257 x 768.
-
-    Args:
-        path: a .safetensors, .npy, .bin, .pt or .pth file, or a folder with model.safetensors or pytorch_model.bin; by
-            default the file of the hub, which is cached.
-
-    Raises:
-        EmbeddingsError: they are missing or have another shape.
-    """
+    """GPT-2's embeddings (wte), 50,257 x 768, of a file or folder, by default of the hub; else an EmbeddingsError."""
     table = _weights(path if path is not None else _download())
     if table.shape[0] != 50257:  # noqa: PLR2004  GPT-2's vocabulary
         raise EmbeddingsError(f"{path or GPT2[0]} holds embeddings of {table.shape}, expected GPT-2's 50,257 rows")
@@ -34,11 +26,7 @@ def gpt2(path: Path | None = None) -> Embeddings:
 
 
 def from_file(path: Path) -> Embeddings:
-    """Embeddings in a .npy file with an array [V, E] of numbers.
-
-    Raises:
-        EmbeddingsError: the file cannot be read, or holds another kind of array.
-    """
+    """Embeddings in a .npy file with an array [V, E] of numbers; an EmbeddingsError if it holds something else."""
     table = _weights(path, (".npy",))
     about = f"embeddings: from {path.name}, {table.shape[0]:,} x {table.shape[1]}; their training text is unknown"
     return Embeddings(table, "file", -1, about)
@@ -66,11 +54,6 @@ def _download() -> Path:
 
 
 def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".bin", ".pt", ".pth")) -> Table:
-    """A matrix of embeddings from a file or folder.
-
-    Raises:
-        EmbeddingsError: there is none, or it is not a matrix of finite numbers.
-    """
     if path.is_dir():
         path = next((path / one for one in ("model.safetensors", "pytorch_model.bin") if (path / one).is_file()), path)
     if not path.is_file() or path.suffix not in endings:
@@ -80,22 +63,18 @@ def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".b
         )
     try:
         array = np.asarray(_read(path))
-        table = (
-            array.astype(np.float32)
-            if np.isfinite(array).all() and np.abs(array).max(initial=0) < MAX_COMPONENT
-            else None
-        )
+        usable = np.isfinite(array).all() and np.abs(array).max(initial=0) < MAX_COMPONENT
     except Exception as error:  # each format raises its own type
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EmbeddingsError(f"{path} cannot be read as embeddings ({why}): name another file") from error
     if array.ndim != 2 or not array.size:  # noqa: PLR2004  a matrix
         raise EmbeddingsError(f"{path} holds an array of {array.shape}, expected a matrix of numbers, V x E")
-    if table is None:
+    if not usable:
         raise EmbeddingsError(
             f"{path} holds numbers that are not finite, or at least {MAX_COMPONENT:g}, which overflow in a norm: "
             "name another file"
         )
-    return table
+    return array.astype(np.float32)
 
 
 def _read(path: Path) -> Any:  # noqa: ANN401  an array of whatever type

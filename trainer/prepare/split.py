@@ -51,14 +51,7 @@ class SplitError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The rows of a corpus on each side.
-
-    Attributes:
-        pool: int64, ascending; the training pool.
-        validation: int64, ascending; selects the checkpoint.
-        test: int64, ascending; empty if the validation set is the reported one.
-        notes: sentences for the record.
-    """
+    """The rows of a corpus on each side, ascending; `test` is empty if the validation set is the reported one."""
 
     pool: Rows
     validation: Rows
@@ -87,19 +80,8 @@ def split(
     The test set is filled first, until it has `test_tokens` or `share` of the corpus, but with at most 4 of 5 eligible
     groups (`RESERVED`). The validation set follows; its share is smaller by the ratio of the two sizes, down to a
     fifth. Groups that would dominate a set are not eligible (`MIN_TEST_GROUPS`, `MIN_VALIDATION_GROUPS`); they stay in
-    the pool, and a note tells how many there are. Conversations without tokens are on no side.
-
-    Args:
-        tokens: int64 [K], tokens of each conversation.
-        groups: int64 [K], equal for conversations that must be on the same side.
-        keys: uint64 [K], a hash of each conversation's text.
-        test_tokens: minimum tokens of the test set.
-        validation_tokens: minimum tokens of the validation set.
-        share: maximum share of the corpus's tokens for the test set.
-        seed: seed of the split.
-
-    Raises:
-        SplitError: the corpus is too small, or a parameter is out of range.
+    the pool, and a note tells how many there are. Conversations without tokens are on no side. `tokens`, `groups` and
+    `keys`, hashes of the texts, are [K]. A SplitError if the corpus is too small.
     """
     if test_tokens < 1 or validation_tokens < 1 or not 0 < share <= 0.5:  # noqa: PLR2004
         raise SplitError(
@@ -121,10 +103,7 @@ def split(
 def split_by_position(conversations: int, *, validation: range) -> Split:
     """A split by position without a test set, as in the experiments of November 2025.
 
-    The pool is everything before the positions of the validation set.
-
-    Raises:
-        SplitError: the corpus has too few conversations.
+    The pool is everything before the positions of the validation set. A SplitError if the corpus is too small.
     """
     if conversations < validation.stop:
         raise SplitError(
@@ -136,13 +115,10 @@ def split_by_position(conversations: int, *, validation: range) -> Split:
 
 
 def effective(sizes: Rows, clusters: Rows | None = None) -> float:
-    """Effective number of conversations: (sum t)^2 / sum t^2 (Kish 1965).
+    """Effective number of conversations: (sum t)^2 / sum t^2 (Kish 1965), for `sizes` [K] in tokens.
 
-    A cluster of near-duplicates counts as one conversation, because its members are equally hard to predict.
-
-    Args:
-        sizes: int64 [K], tokens of each conversation.
-        clusters: int64 [K] from 0, equal for near-duplicates; by default all differ.
+    A cluster of near-duplicates (`clusters` [K], from 0) counts as one conversation, because its members are equally
+    hard to predict.
     """
     each = np.bincount(np.arange(len(sizes)) if clusters is None else clusters, np.asarray(sizes, np.float64))
     return float(each.sum() ** 2 / max((each**2).sum(), 1.0))
@@ -159,16 +135,9 @@ def renumber(groups: Rows) -> Rows:
 def small(
     name: str, sizes: Rows, fair: int = FAIR, least: int = MIN_CONVERSATIONS, clusters: Rows | None = None
 ) -> str:
-    """A sentence on the standard error of a set that is small; empty for other sets.
+    """A sentence on the standard error of a set below `fair` tokens or `least` effective conversations; else empty.
 
     The error assumes losses with `TOKEN_STD` within conversations and `CONVERSATION_STD` between them.
-
-    Args:
-        name: name of the set.
-        sizes: int64 [K], tokens of each conversation.
-        fair: tokens at or above which the set is not small.
-        least: effective conversations at or above which the set is not small.
-        clusters: int64 [K] from 0, equal for near-duplicates.
     """
     tokens, count = int(np.sum(sizes)), effective(sizes, clusters)
     few = [f"fewer than {fair:,} tokens"] if tokens < fair else []
@@ -209,19 +178,14 @@ class _Groups:
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
     def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:
-        """Choose groups in order until they have `tokens` or the share; `used` are those of the test set, if drawn.
-
-        Returns:
-            The chosen groups, and notes.
-        """
+        """Groups in order until they have `tokens` or the share, and notes; `used` are those of a test set."""
         total, first = int(self.tokens.sum()), used is None
         used = np.zeros(len(self.tokens), np.bool_) if used is None else used
         allowed = int(share * total)
         aim = min(tokens, allowed)
         order = self.order[~used[self.order]]
-        limit = max(
-            self._typical_limit(aim, order) if first else aim / MIN_VALIDATION_GROUPS, self._twice_median(order)
-        )
+        twice_median = 2 * float(np.median(self.tokens[order])) if len(order) else 0.0
+        limit = max(self._typical_limit(aim, order) if first else aim / MIN_VALIDATION_GROUPS, twice_median)
         left, order = len(order), order[self.tokens[order] <= limit]
         sums = np.cumsum(self.tokens[order])
         count = int(np.searchsorted(sums, tokens)) + 1
@@ -240,14 +204,11 @@ class _Groups:
         return chosen, self._notes(name, np.flatnonzero((self.tokens > limit) & ~used), limit)
 
     def _typical_limit(self, aim: int, order: Rows) -> float:
-        """The maximum tokens of a group of the test set, apart from `_twice_median`."""
+        """The maximum tokens of a group of the test set, unless twice the median group is larger."""
         sizes = np.sort(self.tokens[order])
         sums = np.cumsum(sizes)
         typical = float(sizes[np.searchsorted(sums, TYPICAL_SHARE * sums[-1])]) if len(sizes) else 0.0
         return max(aim / MIN_TEST_GROUPS, min(typical, aim / MIN_LONG_GROUPS))
-
-    def _twice_median(self, order: Rows) -> float:
-        return 2 * float(np.median(self.tokens[order])) if len(order) else 0.0
 
     def _notes(self, name: str, giants: Rows, limit: float) -> tuple[str, ...]:
         if not len(giants):

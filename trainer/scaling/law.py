@@ -1,4 +1,4 @@
-"""One scaling law, fitted to points, with its intervals and predictions."""
+"""One scaling law, fitted to points, with its intervals and predictions, also of the largest budget by the others."""
 
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ from trainer.scaling.spread import Interval, Quantity, Spread, VariancePart, hal
 
 MAX_HALF_WIDTH = float(np.log(1000.0))
 """Half width of an interval of ln PPL at or above which a prediction has no interval."""
+MIN_BUDGETS = 4
+"""Minimum number of budgets: three for a saturating law, and the one that is held out."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,6 @@ class Law:
 
         The interval covers the variation over seeds, the scatter around the law, and the finite test set. Outside the
         measured tokens (`extrapolates`) it also assumes that the law continues.
-
-        Raises:
-            ScalingError: a budget is not a finite number above 0.
         """
         budgets = np.atleast_1d(np.asarray(tokens, dtype=np.float64))
         for budget in budgets:
@@ -126,19 +125,11 @@ class Law:
 
 
 def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space = "log") -> Law:
-    """Fit a law by unweighted least squares.
+    """Fit a law by unweighted least squares; a ScalingError if budgets are too few, or differ between seeds.
 
-    Args:
-        points: the measured points.
-        kind: "power" is ordinary least squares of ln PPL on ln tokens; "saturating" adds a floor P_inf >= 0 and has
-            alpha <= 0.
-        level: coverage of the intervals, between 0 and 1.
-        space: errors that the saturating law minimises: of ln PPL ("log", the default, because the noise of a mean loss
-            in nats is about the same at every budget) or of PPL ("linear", which gives the smallest budgets most
-            weight).
-
-    Raises:
-        ScalingError: too few budgets, a seed without a budget that others have, or a parameter out of range.
+    "saturating" adds a floor P_inf >= 0 and has alpha <= 0. It minimises errors of ln PPL ("log", because the noise of
+    a mean loss in nats is about the same at every budget) or of PPL ("linear", which gives the smallest budgets most
+    weight). `level` is the coverage of the intervals.
     """
     _check(points, kind, level, space)
     x, y = points.x, points.y
@@ -242,3 +233,50 @@ def _notes(points: Points, theta: Floats, floor_interval: Interval | None) -> tu
     if points.seed is None and points.budgets() < len(points.tokens):
         notes.append("some budgets have several points without a seed: they are taken as independent training runs")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Predictions of both laws, fitted without the largest budget, and the PPL measured there; made by `held_out`.
+
+    `measured` is the geometric mean over seeds, and `noise` its standard error in ln PPL (None for one seed).
+    `power_error` and `saturating_error` are predicted / measured - 1. `preferred` has the smaller error in ln PPL; a
+    tie prefers the power law. `clear` tells whether the errors differ by more than twice the noise (None for one seed).
+    """
+
+    budget: float
+    measured: float
+    noise: float | None
+    power: float
+    saturating: float
+    power_error: float
+    saturating_error: float
+    preferred: Kind
+    clear: bool | None
+
+
+def held_out(points: Points, space: Space = "log") -> HeldOut:
+    """Predict the largest budget by both laws, fitted to the smaller ones; a ScalingError below `MIN_BUDGETS`."""
+    if points.budgets() < MIN_BUDGETS:
+        raise ScalingError(
+            f"holding out the largest budget needs at least {MIN_BUDGETS} token budgets, not {points.budgets()}: "
+            "train at more budgets"
+        )
+    rest, held = points.without_largest()
+    measured = float(held.y.mean())
+    several = len(points.seeds) > 1
+    noise = float(held.y.std(ddof=1) / np.sqrt(len(held.y))) if several else None
+    laws = fit(rest, "power"), fit(rest, "saturating", space=space)
+    power, saturating = (float(np.mean([law.ln_ppl(t).value for t in held.tokens])) for law in laws)
+    off = abs(power - measured), abs(saturating - measured)
+    return HeldOut(
+        budget=float(held.tokens.mean()),
+        measured=float(np.exp(measured)),
+        noise=noise,
+        power=float(np.exp(min(power, 700.0))),
+        saturating=float(np.exp(min(saturating, 700.0))),
+        power_error=float(np.expm1(min(power - measured, 700.0))),
+        saturating_error=float(np.expm1(min(saturating - measured, 700.0))),
+        preferred="saturating" if off[1] < off[0] - 1e-9 else "power",
+        clear=None if noise is None else bool(abs(off[0] - off[1]) > 2 * noise),
+    )

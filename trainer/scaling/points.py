@@ -27,18 +27,11 @@ class ScalingError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Perplexities at token budgets. Arguments are converted to arrays.
+    """Perplexities [n] at token budgets [n], converted to arrays; a ScalingError if they are no valid points.
 
-    Args:
-        tokens: [n] training tokens.
-        ppl: [n] perplexity on the test set.
-        seed: [n] integers; None if every point is an independent training run. Points of one seed are prefixes of one
-            order of the conversations, share noise, and are never taken as independent.
-        resampled: [n, B] ln PPL on B bootstrap resamples of the test conversations, or None. Column b is the same
-            resample for all points, and for all corpora that are compared.
-
-    Raises:
-        ScalingError: lengths differ, a value is outside `RANGE`, or a seed has a budget twice.
+    `seed` [n] is None if every point is an independent training run; points of one seed never are. `resampled` [n, B]
+    is ln PPL on B bootstrap resamples of the test conversations; column b is the same resample for all points, and for
+    all corpora that are compared.
     """
 
     tokens: Floats
@@ -80,9 +73,7 @@ class Points:
     def ladder(self) -> npt.NDArray[np.intp]:
         """Indices [S, T] of the points by seed and ascending budget; one row for no seed or one.
 
-        Raises:
-            ScalingError: a seed lacks a budget that another one has. If the points bend, the seeds' laws would differ
-                for that reason alone.
+        A ScalingError if a seed lacks a budget: if the points bend, the seeds' laws would differ for that alone.
         """
         if len(self.seeds) < 2:  # noqa: PLR2004  nothing to compare
             return np.argsort(self.tokens, kind="stable")[None]

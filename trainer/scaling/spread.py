@@ -89,11 +89,7 @@ def half_width(level: float, parts: list[VariancePart | None]) -> float | None:
 
 
 def minus(b: Quantity, a: Quantity, *, paired: bool, level: float) -> tuple[float, Interval | None]:
-    """The difference b - a of two corpora with its interval; `paired` if seed i of both is the same.
-
-    Raises:
-        ScalingError: the numbers of resamples differ.
-    """
+    """The difference b - a of two corpora with its interval; `paired` if seed i of both is the same."""
     if a.moved is not None and b.moved is not None and a.moved.shape[1] != b.moved.shape[1]:
         raise ScalingError(
             f"one corpus has {a.moved.shape[1]} resamples of the test conversations, the other {b.moved.shape[1]}: "
