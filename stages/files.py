@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -209,6 +209,14 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
         yield aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)  # the caller may have renamed it in order to keep it
+
+
+def mapped(file: Path | IO[bytes], kind: type[Number]) -> NDArray[Number]:
+    """A file of numbers as a memory-mapped array, which can be changed if the file is open."""
+    if isinstance(file, Path):
+        return np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)
+    file.flush()
+    return np.memmap(file, kind, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
 
 
 def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:

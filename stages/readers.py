@@ -201,9 +201,3 @@ def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.
         return _frame(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode(), schema)
     except pl.exceptions.PolarsError as error:
         raise UnreadableFileError(f"cannot be read near line {first} ({reason(error)})") from error
-
-
-def stamps(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of last change of each file: while they are the same, the content need not be read again."""
-    stats = ((path, path.stat()) for path in paths)
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,6 +65,12 @@ def reason(error: BaseException) -> str:
 
 class StageParameterError(ValueError):
     """A parameter of a stage has an invalid value; the message names the parameter and what was expected."""
+
+
+def require(name: str, value: object, valid: bool, expected: str) -> None:
+    """Raise `StageParameterError` for a value of a parameter that is not valid."""
+    if not valid:
+        raise StageParameterError(f"{name} is {value}, expected {expected}")
 
 
 class StageRefusedError(Exception):
@@ -155,8 +162,8 @@ class Stage(ABC):
         for field in fields(self):
             state.update(f"\0{field.name}={getattr(self, field.name)!r}".encode())
         for model in (*(() if own else _source(kind)), *self.models()):
-            with model.open("rb") as file:
-                state.update(b"\0" + hashlib.file_digest(file, "blake2b").digest())
+            stat = model.stat()
+            state.update(b"\0" + _content(model, stat.st_size, stat.st_mtime_ns))
         return state.hexdigest()
 
 
@@ -203,6 +210,14 @@ def _source(kind: type[Stage]) -> tuple[Path, ...]:
     """The source file of a class; none if it was typed into an interpreter."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return (Path(file),) if file else ()
+
+
+@lru_cache(maxsize=4096)
+def _content(path: Path, size: int, changed: int) -> bytes:
+    """The digest of a file, read again only if it has changed, since a run asks once per shard."""
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def parameters(stage: Stage) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def merge(
 ) -> None:
     """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    prompts = _prompts(_keys(shards, "prompt"))
+    prompts = _first_prompts(_keys(shards, "prompt"))
     near = _near(shards, matching, cluster, folder)
     answer = _Answer.of(near, cluster, prompts)
     ids = Ids(shards, answer.referenced_rows())
@@ -44,12 +44,11 @@ def merge(
         {
             "cluster": ids.of(np.array([row])).item(),
             "cluster_size": int(answer.clusters.sizes[row]),
-            "example": shards.text(row)[:EXAMPLE],
+            "example": shards.row(row, "text").item()[:EXAMPLE],
         }
         for row in answer.largest().tolist()
     ]
     _guard(cluster, max_cluster, largest, len(shards))
-    (folder / "merged").mkdir(parents=True, exist_ok=True)
     for at, path in enumerate(measured):
         save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), ids))
     pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
@@ -65,7 +64,7 @@ def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
     return keys
 
 
-def _prompts(keys: NDArray[np.uint64]) -> Rows:
+def _first_prompts(keys: NDArray[np.uint64]) -> Rows:
     """For each row the first with the same prompt; itself if it has no prompt: those are not copies of each other."""
     first, none = first_alike(keys), np.flatnonzero((keys == text_keys(pl.Series([""]))).all(axis=1))
     first[none] = none

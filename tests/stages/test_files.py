@@ -215,7 +215,7 @@ import sys
 from pathlib import Path
 import numpy as np, polars as pl
 from stages import files
-from stages.dedup import index
+from stages.dedup import against
 from stages.dedup.bands import Matching
 from stages.ngram import arpa
 folder = Path(sys.argv[1])
@@ -226,7 +226,7 @@ bands = Matching(0.5, 128, 0.5, 1)
 works = (
     lambda: files.save_frame(folder / "a", pl.DataFrame({"a": noise})),
     lambda: arpa.write_lines(folder / "b", noise.astype(np.float32), grams, None),
-    lambda: index.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
+    lambda: against.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
 )
 for work in works:
     try:
