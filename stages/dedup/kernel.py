@@ -142,7 +142,7 @@ def unite(pairs: Any, parents: Any) -> Any:
 def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
     """Replace the keys of a band by where their bucket begins among the rows that share a key, from 1; 0 if none does.
 
-    `order` has band key << 32 | row, sorted; `shared` is set to 1 for rows that share a key. Returns their number plus 1.
+    `order` has band key << 32 | row, sorted. `shared` is set to 1 for rows that share a key; returns their number + 1.
     """
     begin, place = 0, 1
     while begin < len(order):

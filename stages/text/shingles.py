@@ -33,16 +33,13 @@ PART_BYTES = 1 << 22
 class Words:
     """Hashes of the words of some texts, one text after the other.
 
-    Attributes:
-        hashes: uint64.
-        ends: int64 [n + 1], where each text's words begin in `hashes`, and where those of the last one end.
-        keys: uint64 [n, 2]; two texts have the same key if and only if they have the same words, or if they have no
-            words and are equal after stripping white space.
+    Two texts have the same key if and only if they have the same words, or if they have no words and are equal after
+    stripping white space.
     """
 
     hashes: NDArray[np.uint64]
-    ends: NDArray[np.int64]
-    keys: Keys
+    ends: NDArray[np.int64]  # [n + 1], where each text's words begin in `hashes`, and where those of the last one end
+    keys: Keys  # [n, 2]
 
     def longest(self) -> int:
         """Number of words of the longest text, at least 1."""
@@ -143,12 +140,7 @@ def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty if the row was not chosen.
-
-    Attributes:
-        values: uint64.
-        ends: int64 [n + 1].
-    """
+    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty if the row was not chosen."""
 
     values: NDArray[np.uint64]
     ends: NDArray[np.int64]

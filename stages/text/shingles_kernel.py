@@ -145,8 +145,9 @@ def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, sign
 def sign(
     words: Any, ends: Any, keys: Any, width: Any, factors: Any, terms: Any, shingles: Any, hashes: Any, signatures: Any
 ) -> Any:
-    """MinHash signatures, [n, permutations], of texts from what `split` fills: datasketch's, with the upper half of the
-    shingle's hash. `shingles` and `hashes` are scratch space for those of the longest text.
+    """MinHash signatures, [n, permutations], from what `split` fills: datasketch's, of the upper half of the hashes.
+
+    `shingles` and `hashes` are scratch space for those of the longest text.
     """
     for row in range(len(keys)):
         begin = ends[row]

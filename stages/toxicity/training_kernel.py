@@ -31,8 +31,8 @@ def train(
 ) -> Any:  # fmt: skip
     """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step in this order, in place.
 
-    `labels` are 1 for toxic texts; `squares`, [2**BITS], are sums of squared gradients; `worst` is whether a step learns
-    from the text's worst window alone (multiple-instance learning), else from all. Other arguments are as for `score`.
+    `labels` are 1 for toxic texts; `squares`, [2**BITS], are sums of squared gradients; `worst` is whether a step
+    learns from the text's worst window alone (multiple-instance learning), else from all. See `score` for the others.
     """
     for d in order:
         count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))

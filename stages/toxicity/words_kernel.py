@@ -216,8 +216,8 @@ def score(
 ) -> Any:  # fmt: skip
     """Score every window of every text; return the number of windows.
 
-    `weights` and `vocabulary`, 1 where a word is known, are [2**BITS]. `text`, [bytes of the longest text + 1], `table`,
-    [half of them + 2, 6], `slots` and `values`, [MAX_FEATURES], are scratch space. `where` gets a window's text, its
+    `weights` and `vocabulary`, 1 where a word is known, are [2**BITS]. Scratch space: `text`, [bytes of the longest
+    text + 1], `table`, [half of them + 2, 6], `slots` and `values`, [MAX_FEATURES]. `where` gets a window's text, its
     first byte, and the byte after its last; `known` its share of known words.
     """
     made = 0
