@@ -120,7 +120,6 @@ class Dedup(GlobalStage):
 
     @property
     def matching(self) -> Matching:
-        """The parameters of the search for near-duplicates."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
@@ -140,9 +139,4 @@ class Dedup(GlobalStage):
         return pl.DataFrame(columns).cast(dict(self.writes))  # type: ignore[arg-type]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Write pairs, clusters and copies over all shards; see the class.
-
-        Raises:
-            StageRefusedError: a cluster is larger than `max_cluster`.
-        """
         merge(raw, measured, folder, self.matching, cluster=self.cluster, max_cluster=self.max_cluster)

@@ -74,7 +74,6 @@ class Against(FittedStage):
 
     @property
     def matching(self) -> Matching:
-        """The parameters of the search in the earlier corpus."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def models(self) -> tuple[Path, ...]:
@@ -84,18 +83,13 @@ class Against(FittedStage):
         return () if self.corpus else ("no `corpus` is given to compare with, so all its signals are null",)
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Index the earlier corpus; the raw shards are not read.
-
-        Raises:
-            StageParameterError: it cannot be read, or holds no conversation.
-        """
+        """Index the earlier corpus; the raw shards are not read."""
         del raw
         if self.corpus:
             build(Corpus(self.corpus).batches(), self.matching, folder / "index")
             seal(folder, (f"index/{path.name}" for path in (folder / "index").iterdir()))
 
     def open(self, folder: Path) -> Measure:
-        """Map the index, once per process."""
         if not self.corpus:
             return self.measure
         check_fitted(folder)
@@ -114,13 +108,6 @@ def build(batches: Iterable[pl.DataFrame], matching: Matching, folder: Path) -> 
     Memory: 24 bytes per text while exact copies are found, then 8, beside a batch; disk: 250 bytes per text with 25
     bands, and 8 per word.
     """
-    shutil.rmtree(folder, ignore_errors=True)  # of another fit
-    with scratch(folder.parent, folder.name) as aside:
-        _build(batches, matching, aside)
-        aside.rename(folder)
-
-
-def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> None:
     names = [pl.Series("name", [], pl.String)]
 
     def texts() -> Iterator[pl.Series]:
@@ -132,8 +119,10 @@ def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> 
         sets, ends = shingle_sets(words)
         return words.keys, matching.keys(words), sets, np.diff(ends, prepend=0)
 
+    shutil.rmtree(folder, ignore_errors=True)  # of another fit
     keys = [np.empty((0, 2), np.uint64)]
     with (
+        scratch(folder.parent, folder.name) as aside,
         tempfile.TemporaryFile(dir=aside) as band_file,
         (aside / "sets").open("wb") as set_file,
         (aside / "sizes").open("wb") as size_file,
@@ -151,6 +140,7 @@ def _build(batches: Iterable[pl.DataFrame], matching: Matching, aside: Path) -> 
         with (aside / "order").open("wb") as file:
             for column in range(bands.shape[1]):
                 file.write(in_order(bands[firsts, column], firsts).data)
+        aside.rename(folder)
 
 
 @dataclass(frozen=True)

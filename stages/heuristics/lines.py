@@ -6,6 +6,8 @@ by a blank line.
 
 import polars as pl
 
+from stages.text.messages import by_row
+
 TERMINAL = r"[.!?\"'”’…。！？」』।॥؟۔။።]$"  # noqa: RUF001 - end marks of other scripts are meant
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 """Phrases for which C4 drops a line (tensorflow_datasets c4_utils.py)."""
@@ -21,27 +23,14 @@ _LONG_WORD = r"\S{1001}"  # C4
 LINE_SIGNALS = pl.Schema(
     {
         "n_lines": pl.Int64(),
-        "hash_ratio": pl.Float64(),
-        "ellipsis_ratio": pl.Float64(),
-        "bullet_lines": pl.Float64(),
-        "ellipsis_lines": pl.Float64(),
-        "dup_lines": pl.Float64(),
-        "dup_line_chars": pl.Float64(),
-        "dup_paras": pl.Float64(),
-        "dup_para_chars": pl.Float64(),
-        "punct_lines": pl.Float64(),
-        "short_lines": pl.Float64(),
-        "fineweb_dup_chars": pl.Float64(),
-        "newline_ratio": pl.Float64(),
-        "no_punct_lines": pl.Float64(),
-        "few_word_lines": pl.Float64(),
+        **dict.fromkeys(("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "dup_lines"), pl.Float64()),
+        **dict.fromkeys(("dup_line_chars", "dup_paras", "dup_para_chars", "punct_lines", "short_lines"), pl.Float64()),
+        **dict.fromkeys(("fineweb_dup_chars", "newline_ratio", "no_punct_lines", "few_word_lines"), pl.Float64()),
         "long_lines": pl.Int64(),
         "c4_lines": pl.Float64(),
         "c4_sentences": pl.Int64(),
-        "lorem_ipsum": pl.Boolean(),
-        "curly_bracket": pl.Boolean(),
-        "javascript_lines": pl.Float64(),
-        "policy_lines": pl.Float64(),
+        **dict.fromkeys(("lorem_ipsum", "curly_bracket"), pl.Boolean()),
+        **dict.fromkeys(("javascript_lines", "policy_lines"), pl.Float64()),
     }
 )
 
@@ -89,39 +78,27 @@ _SHARES = (
 )
 
 
-def _by_row(pieces: pl.DataFrame, height: int, aggregates: list[pl.Expr]) -> pl.DataFrame:
-    rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
-    return rows.join(pieces.group_by("row").agg(aggregates), on="row", how="left", maintain_order="left").drop("row")
-
-
 def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
-    """The signals `LINE_SIGNALS` of each text; shares are null if it has no line, ratios if it has no word.
+    """The signals `LINE_SIGNALS` of each text (no nulls); shares are null if it has no line, ratios if it has no word.
 
-    Args:
-        texts: strings, no nulls.
-        words: `n_chars` and `n_words` of each text.
+    `words` has `n_chars` and `n_words` of each text.
     """
     length, copy = pl.col("length"), pl.col("copy")
     copied = length.filter(copy).sum()
-    lines = _pieces(texts, "\n").with_columns(_line_columns())
-    by_line = _by_row(
-        lines,
-        len(texts),
-        [
-            pl.len().cast(pl.Int64).alias("n_lines"),
-            *[pl.col(name).mean() for name in _SHARES],
-            (length <= _SHORT_LINE).mean().alias("short_lines"),
-            (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
-            copy.mean().alias("dup_lines"),
-            copied.alias("line_copies"),
-            pl.col("sentences").sum().cast(pl.Int64).alias("c4_sentences"),
-        ],
+    lines = _pieces(texts, "\n").with_columns(_line_columns()).group_by("row")
+    of_lines = lines.agg(
+        pl.len().cast(pl.Int64).alias("n_lines"),
+        *[pl.col(name).mean() for name in _SHARES],
+        (length <= _SHORT_LINE).mean().alias("short_lines"),
+        (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
+        copy.mean().alias("dup_lines"),
+        copied.alias("line_copies"),
+        pl.col("sentences").sum().cast(pl.Int64).alias("c4_sentences"),
     )
-    by_paragraph = _by_row(
-        _pieces(texts, "\n\n"), len(texts), [copy.mean().alias("dup_paras"), copied.alias("para_copies")]
-    )
-    counts = words.select("n_chars", "n_words")
-    frame = pl.concat([texts.to_frame("text"), counts, by_line, by_paragraph], how="horizontal")
+    paragraphs = _pieces(texts, "\n\n").group_by("row")
+    of_paragraphs = paragraphs.agg(copy.mean().alias("dup_paras"), copied.alias("para_copies"))
+    parts = [by_row(part, len(texts)).drop("row") for part in (of_lines, of_paragraphs)]
+    frame = pl.concat([texts.to_frame("text"), words.select("n_chars", "n_words"), *parts], how="horizontal")
     return frame.select(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
 
 

@@ -7,8 +7,8 @@ import polars as pl
 
 from stages.heuristics import words_kernel as kernel
 from stages.heuristics.words_kernel import Bytes, Floats, Hashes, Longs
-from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
+from stages.text.shingles import utf8_buffers
 
 LOOPS = Kernels(
     "stages.heuristics.words_kernel",
@@ -69,13 +69,10 @@ def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
 
 
 def word_signals(texts: pl.Series) -> pl.DataFrame:
-    """The signals `TEXT_SIGNALS` of each text.
+    """The signals `TEXT_SIGNALS` of each text (no nulls).
 
     A word is a run of letters, marks, digits and `_`, which may contain single ' . - between them. A Han, kana, Thai,
     Lao, Khmer or Myanmar letter is a word by itself. Ratios are null if there is no word.
-
-    Args:
-        texts: strings, no nulls.
     """
     data, offsets = utf8_buffers(texts)
     statistics = np.empty((len(texts), kernel.WIDTH))
@@ -95,13 +92,7 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
 
 
 def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
-    """How much the assistant repeats itself and the user: float64 [conversations, 5], see `words_kernel.turn_overlap`.
-
-    Args:
-        contents: the messages of all conversations, no nulls.
-        first: int64 [conversations + 1], the first message of each conversation, and the end of the last.
-        roles: uint8 [messages]: 1 the user's, 2 the assistant's, 0 any other.
-    """
+    """How much the assistant repeats itself and the user; see `words_kernel.turn_overlap`."""
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))
     scratch = _scratch(offsets[first], 7)

@@ -21,23 +21,10 @@ _TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 @dataclass(frozen=True)
 class NumberedCorpus:
-    """Sentences as word ids, and the words by id.
+    """Sentences as word ids, and the words by id."""
 
-    Attributes:
-        words: <s> w w ... </s> <s> ..., numbered by first appearance after the three special words.
-        vocabulary: String; <unk>, <s>, </s>, then the words.
-    """
-
-    words: Column
-    vocabulary: pl.Series
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Number of n-grams of each order in the model, and the orders with fallback discounts."""
-
-    sizes: tuple[int, ...]
-    fallback: tuple[int, ...]
+    words: Column  # <s> w w ... </s> <s> ..., numbered by first appearance after the three special words
+    vocabulary: pl.Series  # String; <unk>, <s>, </s>, then the words
 
 
 @dataclass(frozen=True)
@@ -53,24 +40,16 @@ class _Order:
 
 @dataclass(frozen=True)
 class Estimation:
-    """The estimation of one model.
-
-    Attributes:
-        corpus: the training corpus.
-        prune: per order, the count up to which an n-gram is omitted; the first one is 0.
-        folder: an empty folder for columns and sections.
-        partition: number of positions sorted at a time.
-        types: number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz.
-    """
+    """The estimation of one model."""
 
     corpus: NumberedCorpus
-    prune: tuple[int, ...]
-    folder: Path
-    partition: int
-    types: int | None = None
+    prune: tuple[int, ...]  # per order, the count up to which an n-gram is omitted; the first one is 0
+    folder: Path  # an empty folder for columns and sections
+    partition: int  # number of positions sorted at a time
+    types: int | None  # number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz
 
-    def run(self, out: Path) -> Estimate:
-        """Count, discount, interpolate and write one order after the other.
+    def run(self, out: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Write the model; return the number of n-grams of each order, and the orders with fallback discounts.
 
         The highest orders are omitted if the corpus has no such n-gram, or pruning leaves none: the probabilities are
         the same, and query libraries refuse an empty order.
@@ -90,7 +69,7 @@ class Estimation:
         if below is not None:
             self._write(below, None)
         arpa.join([self._section(order) for order in range(1, len(sizes) + 1)], sizes, out)
-        return Estimate(tuple(sizes), tuple(fallback))
+        return tuple(sizes), tuple(fallback)
 
     def _count(self, grams: Ngrams) -> tuple[Ngrams | None, Column]:
         """The next order, or None, and the adjusted counts of this one.
@@ -205,15 +184,10 @@ FALLBACK = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class Discounts:
-    """The discounts of adjusted counts of 1, 2, and 3 or more.
+    """The discounts of adjusted counts of 1, 2, and 3 or more."""
 
-    Attributes:
-        values: D1, D2, D3+, each representable as a 32-bit float.
-        fallback: whether the closed form failed, and `values` is FALLBACK.
-    """
-
-    values: tuple[float, float, float]
-    fallback: bool
+    values: tuple[float, float, float]  # D1, D2, D3+, each representable as a 32-bit float
+    fallback: bool  # whether the closed form failed, and `values` is FALLBACK
 
     def of(self, counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
         """The discount of each count; 0 for a count of 0."""

@@ -90,7 +90,6 @@ class Contamination(Stage):
         return files(self.evals)
 
     def notes(self) -> tuple[str, ...]:
-        """Number of items searched for."""
         if not self.evals:
             return ("`evals` is not set (a file or folder of evaluation items): all signals are null",)
         items, lost = _index(self, self.digest()).items
@@ -114,7 +113,6 @@ class Contamination(Stage):
         ) or ("no conversation contains half of a question, answer or message of an item",)
 
     def open(self, folder: Path) -> Measure:
-        """Read and index the evaluation sets, once per process."""
         del folder
         if not self.evals:
             return self.measure

@@ -12,9 +12,9 @@ from stages import ngram
 from stages.files import check_fitted, read_frame, read_json, save_json, seal
 from stages.ngram import lmplz
 from stages.ppl import place, score
-from stages.ppl.lines import halves, tokenise
+from stages.ppl.score import halves, tokenise
 from stages.readers import RECORDS, TEXT
-from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
+from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError, require
 from stages.text.corpus import Corpus
 
 
@@ -72,8 +72,7 @@ class Perplexity(FittedStage, GlobalStage):
     def __post_init__(self) -> None:
         if self.reference and self.model:
             raise StageParameterError("reference and model are both given: give one of them")
-        if self.turn_tokens < 1:
-            raise StageParameterError(f"turn_tokens is {self.turn_tokens}, expected at least 1")
+        require("turn_tokens", self.turn_tokens, self.turn_tokens > 0, "at least 1")
         try:
             ngram.thresholds(self.order, self.prune)
         except ngram.NgramError as error:
@@ -93,11 +92,7 @@ class Perplexity(FittedStage, GlobalStage):
         return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model on the reference, or on each half; `models.json` lists engines and sizes.
-
-        Raises:
-            StageParameterError: the reference cannot be read, or has no text.
-        """
+        """Train a model on the reference, or on each half; `models.json` lists engines and sizes."""
         if self.model:
             return
         sources = {"reference": lambda: _reference(self.reference)}
@@ -124,12 +119,6 @@ class Perplexity(FittedStage, GlobalStage):
         return {**asdict(model), "path": out.name} | failed
 
     def open(self, folder: Path) -> Measure:
-        """Load the models, once per process.
-
-        Raises:
-            MissingModelError: `model` is missing or is not a language model.
-            CorruptInputError: a model that `fit` wrote is missing or damaged.
-        """
         if self.model:
             model = score.load(Path(self.model).expanduser())
             return partial(score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)

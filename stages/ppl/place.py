@@ -23,14 +23,12 @@ _MIN_SPREAD = 0.2  # of ln ppl: in a uniform corpus, a fifth more perplexity is 
 
 def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
     """Write the merged shards; `source` is read from the raw shards."""
-    into = folder / "merged"
-    into.mkdir(parents=True, exist_ok=True)
     sources = pl.concat([read_frame(path, ["source"]) for path in raw], rechunk=True)
     signals = pl.concat([read_frame(path, ["ppl", "ppl_tokens"]) for path in measured])
     placed, start = place(signals.hstack(sources.cast(pl.Categorical))), 0
     for path in measured:
         ids = read_frame(path, ["id"])
-        save_frame(into / path.name, ids.hstack(placed[start : start + ids.height]))
+        save_frame(folder / "merged" / path.name, ids.hstack(placed[start : start + ids.height]))
         start += ids.height
 
 

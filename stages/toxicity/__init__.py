@@ -13,8 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import check_fitted, save, seal
-from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
-from stages.text.messages import messages
+from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
+from stages.text.messages import by_row, messages
 from stages.toxicity import detoxify, encoder, words
 
 if TYPE_CHECKING:
@@ -94,9 +94,7 @@ class Toxicity(FittedStage):
     }
 
     def __post_init__(self) -> None:
-        """Refuse a threshold that is not a probability."""
-        if not 0 <= self.threshold <= 1:
-            raise StageParameterError(f"toxicity: threshold is {self.threshold}; expected a number from 0 to 1")
+        require("toxicity: threshold", self.threshold, 0 <= self.threshold <= 1, "a number from 0 to 1")
 
     def models(self) -> tuple[Path, ...]:
         """The files in use: the labelled comments, and the encoder with its probe or Detoxify's checkpoint."""
@@ -129,11 +127,6 @@ class Toxicity(FittedStage):
         seal(folder, [_FILE])
 
     def open(self, folder: Path) -> Measure:
-        """Load the word model, and the model that scores uncertain windows again.
-
-        Raises:
-            CorruptInputError: the word model that `fit` wrote is missing or changed.
-        """
         check_fitted(folder)
         checkpoint = detoxify.checkpoint(self.model)
         place = encoder.folder()
@@ -144,9 +137,8 @@ class Toxicity(FittedStage):
         )
 
         def measure(batch: pl.DataFrame) -> pl.DataFrame:
-            return (
-                _conversations(batch["messages"], scorer, self.threshold).select(self.writes.names()).cast(self.writes)
-            )
+            signals = _conversations(batch["messages"], scorer, self.threshold)
+            return signals.select(self.writes.names()).cast(self.writes)
 
         return measure
 
@@ -225,7 +217,7 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
     scored = scorer.texts(texts).with_columns(content=texts)
     turns = turns.join(scored, on="content", how="left", maintain_order="left")
     score, worst = pl.col("score"), pl.col("score").arg_max()
-    found = turns.group_by("row", maintain_order=True).agg(
+    signals = turns.group_by("row", maintain_order=True).agg(
         toxicity=score.max(),
         toxicity_role=pl.col("role").get(worst, null_on_oob=True),
         toxicity_turn=worst.cast(pl.Int64),
@@ -237,5 +229,4 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
-    return rows.join(found, on="row", how="left", maintain_order="left")
+    return by_row(signals, len(conversations))

