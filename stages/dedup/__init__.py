@@ -81,10 +81,7 @@ class Dedup(GlobalStage):
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
             "dedup_words": pl.UInt32(),
-            "text_key": pl.UInt64(),
-            "text_check": pl.UInt64(),
-            "prompt_key": pl.UInt64(),
-            "prompt_check": pl.UInt64(),
+            **dict.fromkeys(("text_key", "text_check", "prompt_key", "prompt_check"), pl.UInt64()),
             "band_keys": pl.List(pl.UInt32()),
         }
     )

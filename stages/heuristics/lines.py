@@ -52,30 +52,23 @@ def _pieces(texts: pl.Series, between: str) -> pl.DataFrame:
     )
 
 
-def _line_columns() -> list[pl.Expr]:
+def _conditions() -> dict[str, pl.Expr]:
+    """Conditions of a line, by the signal that is the share of lines that meet it."""
     bare = pl.col("bare")
     terminal, ellipsis_ = bare.str.contains(TERMINAL), bare.str.contains(_ELLIPSIS)
     few_words = bare.str.contains(rf"^\S+(?:\s+\S+){{{_FEW_WORDS - 1},}}").not_()
     javascript = bare.str.contains("(?i)javascript")
     policy = bare.str.contains(f"(?i){'|'.join(POLICY)}")
-    kept = terminal & ~ellipsis_ & ~few_words & ~javascript & ~policy & ~bare.str.contains(_LONG_WORD)
-    return [
-        terminal.alias("punct_lines"),
-        ellipsis_.alias("ellipsis_lines"),
-        (terminal & ~ellipsis_).not_().alias("no_punct_lines"),
-        bare.str.contains(_BULLET).alias("bullet_lines"),
-        few_words.alias("few_word_lines"),
-        javascript.alias("javascript_lines"),
-        policy.alias("policy_lines"),
-        kept.alias("c4_lines"),
-        pl.when(kept).then(pl.max_horizontal(bare.str.count_matches(_SENTENCE_END), 1)).otherwise(0).alias("sentences"),
-    ]
-
-
-_SHARES = (
-    *("punct_lines", "ellipsis_lines", "no_punct_lines", "bullet_lines"),
-    *("few_word_lines", "javascript_lines", "policy_lines", "c4_lines"),
-)
+    return {
+        "punct_lines": terminal,
+        "ellipsis_lines": ellipsis_,
+        "no_punct_lines": (terminal & ~ellipsis_).not_(),
+        "bullet_lines": bare.str.contains(_BULLET),
+        "few_word_lines": few_words,
+        "javascript_lines": javascript,
+        "policy_lines": policy,
+        "c4_lines": terminal & ~ellipsis_ & ~few_words & ~javascript & ~policy & ~bare.str.contains(_LONG_WORD),
+    }
 
 
 def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
@@ -85,21 +78,23 @@ def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
     """
     length, copy = pl.col("length"), pl.col("copy")
     copied = length.filter(copy).sum()
-    lines = _pieces(texts, "\n").with_columns(_line_columns()).group_by("row")
+    conditions = _conditions()
+    sentences = pl.max_horizontal(pl.col("bare").str.count_matches(_SENTENCE_END), 1)
+    lines = _pieces(texts, "\n").with_columns(**conditions).group_by("row")
     of_lines = lines.agg(
         pl.len().cast(pl.Int64).alias("n_lines"),
-        *[pl.col(name).mean() for name in _SHARES],
+        *[pl.col(name).mean() for name in conditions],
         (length <= _SHORT_LINE).mean().alias("short_lines"),
         (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
         copy.mean().alias("dup_lines"),
         copied.alias("line_copies"),
-        pl.col("sentences").sum().cast(pl.Int64).alias("c4_sentences"),
+        sentences.filter("c4_lines").sum().cast(pl.Int64).alias("c4_sentences"),
     )
     paragraphs = _pieces(texts, "\n\n").group_by("row")
     of_paragraphs = paragraphs.agg(copy.mean().alias("dup_paras"), copied.alias("para_copies"))
     parts = [by_row(part, len(texts)).drop("row") for part in (of_lines, of_paragraphs)]
     frame = pl.concat([texts.to_frame("text"), words.select("n_chars", "n_words"), *parts], how="horizontal")
-    return frame.select(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
+    return frame.with_columns(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
 
 
 def _ratios() -> list[pl.Expr]:
@@ -109,7 +104,6 @@ def _ratios() -> list[pl.Expr]:
     has_words, has_lines = pl.when(pl.col("n_words") > 0), pl.when(pl.col("n_lines").is_not_null())
     return [
         pl.col("n_lines", "long_lines", "c4_sentences").fill_null(0),
-        pl.col("dup_lines", "dup_paras", "short_lines", *_SHARES),
         has_words.then(text.str.count_matches("#", literal=True) / pl.col("n_words")).alias("hash_ratio"),
         has_words.then(ellipses / pl.col("n_words")).alias("ellipsis_ratio"),
         has_words.then(newlines / pl.col("n_words")).alias("newline_ratio"),

@@ -1,7 +1,10 @@
-"""Interpolated modified Kneser-Ney smoothing, order by order, as lmplz computes it."""
+"""Interpolated modified Kneser-Ney smoothing, order by order, as lmplz computes it, written as ARPA."""
 
 from __future__ import annotations
 
+import io
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.ngram import arpa
+from stages.files import save
 from stages.ngram.counts import BOS, NONE, Column, Ngrams, column, longer, slices, unigrams
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
 
+LOWEST = -99.0
+"""The log10 of probability 0."""
 _TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 
@@ -68,7 +73,7 @@ class Estimation:
             grams = above if len(below.kept) else None
         if below is not None:
             self._write(below, None)
-        arpa.join([self._section(order) for order in range(1, len(sizes) + 1)], sizes, out)
+        join_sections([self._section(order) for order in range(1, len(sizes) + 1)], sizes, out)
         return tuple(sizes), tuple(fallback)
 
     def _count(self, grams: Ngrams) -> tuple[Ngrams | None, Column]:
@@ -114,8 +119,8 @@ class Estimation:
         """Write the ARPA section of an order; the highest has no backoffs."""
         for part in slices(len(order.kept), _TEXT_CHUNK):
             grams = self._text(order.grams, order.kept[part])
-            weights = None if backoffs is None else arpa.log10(backoffs[part])
-            arpa.write_lines(self._section(order.grams.order), arpa.log10(order.probs[part]), grams, weights)
+            weights = None if backoffs is None else log10(backoffs[part])
+            write_lines(self._section(order.grams.order), log10(order.probs[part]), grams, weights)
 
     def _text(self, grams: Ngrams, some: Index) -> pl.Series:
         words = self.corpus.vocabulary
@@ -189,9 +194,9 @@ class Discounts:
     values: tuple[float, float, float]  # D1, D2, D3+, each representable as a 32-bit float
     fallback: bool  # whether the closed form failed, and `values` is FALLBACK
 
-    def of(self, counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    def of(self, counts: npt.NDArray[np.integer]) -> Floats:
         """The discount of each count; 0 for a count of 0."""
-        taken: npt.NDArray[np.float32] = np.array((0.0, *self.values), np.float32)[np.minimum(counts, 3)]
+        taken: Floats = np.array((0.0, *self.values), np.float32)[np.minimum(counts, 3)]
         return taken
 
 
@@ -208,3 +213,36 @@ def closed_form(n: npt.NDArray[np.int64]) -> Discounts:
     if any(not 0 <= value <= j for j, value in enumerate(values, 1)):
         return Discounts(FALLBACK, fallback=True)
     return Discounts((float(values[0]), float(values[1]), float(values[2])), fallback=False)
+
+
+def log10(values: Floats) -> Floats:
+    """log10, and `LOWEST` for 0."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log10(values.astype(np.float64)), LOWEST).astype(np.float32)
+
+
+def write_lines(file: Path, probs: Floats, grams: pl.Series, backoffs: Floats | None) -> None:
+    """Append n-grams to a section: log10 probability, words, log10 backoff (None at the highest order)."""
+    lines = pl.DataFrame({"p": np.minimum(probs, 0), "gram": grams})
+    if backoffs is not None:
+        lines = lines.with_columns(b=backoffs)
+    text = io.BytesIO()
+    lines.write_csv(text, include_header=False, separator="\t", quote_style="never")
+    with file.open("ab") as out:  # polars' own error on a full disk has no error number
+        out.write(text.getbuffer())
+
+
+def join_sections(sections: Sequence[Path], sizes: Sequence[int], out: Path) -> None:
+    """Join the sections of all orders into one ARPA file."""
+
+    def into(aside: Path) -> None:
+        with aside.open("wb") as file:
+            file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % pair for pair in enumerate(sizes, 1)))
+            for order, section in enumerate(sections, 1):
+                file.write(b"\n\\%d-grams:\n" % order)
+                if section.exists():
+                    with section.open("rb") as lines:
+                        shutil.copyfileobj(lines, file, 1 << 20)
+            file.write(b"\n\\end\\\n")
+
+    save(out, into)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.ngram import arpa
 from stages.ngram.kneser_ney import FALLBACK
 
 
@@ -51,4 +50,16 @@ def train(
     if process.returncode:
         raise LmplzError(f"{lmplz} failed with exit code {process.returncode}: {' '.join(messages[-1:])}")
     orders = [line.split("order ")[1].split(":")[0] for line in messages if line.startswith("Substituting")]
-    return arpa.sizes(out), tuple(int(order) + 1 for order in orders), tokens
+    return _sizes(out), tuple(int(order) + 1 for order in orders), tokens
+
+
+def _sizes(path: Path) -> tuple[int, ...]:
+    """Number of n-grams of each order, from the header of an ARPA file."""
+    counts: list[int] = []
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(b"ngram "):
+                counts.append(int(line.partition(b"=")[2]))
+            elif counts and not line.strip():
+                break
+    return tuple(counts)

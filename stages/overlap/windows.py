@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -31,23 +31,9 @@ MAX_BITS = 8
 COVER = ("words", "earlier_words", "longest", "copies", "source")
 """Columns of the array that the loop `cover` fills."""
 
+Table = tuple[Any, ...]
+"""Sorted keys and their prefix index; for windows also the number of conversations with each, and the first of them."""
 Result = TypeVar("Result")
-
-
-class KeyTable(NamedTuple):
-    """Sorted keys, and the prefix index that finds one: see `stages.text.repeats.prefix_index`."""
-
-    keys: Keys
-    starts: NDArray[np.int64]
-    shift: int
-
-
-class SharedWindows(NamedTuple):
-    """Windows that several conversations share, with the number of these and the first of them."""
-
-    table: KeyTable
-    counts: NDArray[np.uint32]
-    firsts: NDArray[np.uint32]
 
 
 def texts_without_system(frame: pl.DataFrame) -> pl.Series:
@@ -100,7 +86,7 @@ class Merge:
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
             save_frame(folder / "merged" / path.name, columns)
 
-    def _anchors(self) -> KeyTable:
+    def _anchors(self) -> Table:
         """The anchors of more than one conversation."""
         size = sum(int(column(path, "span_anchors").list.len().sum()) for path in self.shards.measured)
 
@@ -108,9 +94,9 @@ class Merge:
             return (flat(column(path, "span_anchors"))[0] for path in self.shards.measured)
 
         keys, _ = find_repeats(each, size, self.at_once)
-        return KeyTable(keys, *prefix_index(keys))
+        return keys, *prefix_index(keys)
 
-    def _rows_with(self, at: int, anchors: KeyTable) -> tuple[Rows, pl.Series]:
+    def _rows_with(self, at: int, anchors: Table) -> tuple[Rows, pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
         keys, sizes = flat(column(self.shards.measured[at], "span_anchors"))
         marks = np.empty(len(sizes), np.bool_)
@@ -120,7 +106,7 @@ class Merge:
             return rows, pl.Series([], dtype=pl.String)
         return rows, texts_without_system(read_frame(self.shards.raw[at], ("text", "messages"))[rows])
 
-    def _candidates(self, at: int, anchors: KeyTable, bits: int) -> list[Shard]:
+    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
         """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
         rows, texts = self._rows_with(at, anchors)
         _, keys, sizes = hash_sets("windows", texts, self.width, *anchors)
@@ -131,7 +117,7 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: KeyTable, aside: Path) -> SharedWindows:
+    def _windows(self, anchors: Table, aside: Path) -> Table:
         """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
@@ -148,16 +134,16 @@ class Merge:
                     file.write(values.data)
         keys = mapped(aside / "keys", np.uint64)
         counts, firsts = mapped(aside / "counts", np.uint32), mapped(aside / "firsts", np.uint32)
-        return SharedWindows(KeyTable(keys, *prefix_index(keys)), counts, firsts)
+        return keys, *prefix_index(keys), counts, firsts
 
-    def _cover(self, at: int, anchors: KeyTable, windows: SharedWindows) -> Rows:
+    def _cover(self, at: int, anchors: Table, windows: Table) -> Rows:
         """What the windows cover of each row of a shard, [rows, the columns `COVER`]."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]
         out, done = np.empty((len(rows), len(COVER)), np.int64), 0
         for part in split(texts):
             here = slice(done, done + len(part.keys))
-            given = (part.hashes, part.ends, self.width, *windows.table, windows.counts, windows.firsts)
+            given = (part.hashes, part.ends, self.width, *windows)
             LOOPS.call("cover", *given, rows[here] + start, out[here], np.empty((1, part.longest()), np.uint64))
             done = here.stop
         covered = np.tile(np.array([0, 0, 0, 1, -1]), (end - start, 1))

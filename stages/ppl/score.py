@@ -20,10 +20,7 @@ _NOT_LETTERS = r"[^\p{L}\p{M}\p{N}]+"
 SIGNALS = pl.Schema(
     {
         "ppl_tokens": pl.UInt32(),
-        "ppl": pl.Float64(),
-        "ppl_user": pl.Float64(),
-        "ppl_assistant": pl.Float64(),
-        "ppl_worst_turn": pl.Float64(),
+        **dict.fromkeys(("ppl", "ppl_user", "ppl_assistant", "ppl_worst_turn"), pl.Float64()),
         "ppl_worst_role": pl.String(),
         "ppl_worst_index": pl.UInt32(),
     }

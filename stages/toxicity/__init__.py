@@ -1,12 +1,10 @@
 """Abusive language in messages: a word model scores all text, an encoder or Detoxify what is uncertain."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -16,9 +14,6 @@ from stages.files import check_fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
 from stages.text.messages import by_row, messages
 from stages.toxicity import detoxify, encoder, words
-
-if TYPE_CHECKING:
-    from stages.toxicity.words import Windows, WordModel
 
 UNCERTAIN = -3.0
 """Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
@@ -30,7 +25,6 @@ WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
 MAX_WINDOWS = 32
 """Maximum number of windows of a message that are scored again, the worst; bounds the cost of a long insult."""
 
-_WORDS, _ENCODER, _DETOXIFY = "words", "encoder", "detoxify"
 _FILE = "words.npz"
 
 
@@ -79,11 +73,8 @@ class Toxicity(FittedStage):
             "toxicity_role": pl.String(),
             "toxicity_turn": pl.Int64(),
             "toxicity_by": pl.String(),
-            "toxicity_user": pl.Float32(),
-            "toxicity_assistant": pl.Float32(),
-            "toxicity_mean": pl.Float32(),
-            "toxicity_share": pl.Float32(),
-            "toxicity_unread": pl.Float32(),
+            **dict.fromkeys(("toxicity_user", "toxicity_assistant"), pl.Float32()),
+            **dict.fromkeys(("toxicity_mean", "toxicity_share", "toxicity_unread"), pl.Float32()),
             "toxicity_turns": pl.List(pl.Float32()),
         }
     )
@@ -97,13 +88,11 @@ class Toxicity(FittedStage):
         require("toxicity: threshold", self.threshold, 0 <= self.threshold <= 1, "a number from 0 to 1")
 
     def models(self) -> tuple[Path, ...]:
-        """The files in use: the labelled comments, and the encoder with its probe or Detoxify's checkpoint."""
         checkpoint = detoxify.checkpoint(self.model)
         second = (checkpoint, *_files(self.config)) if checkpoint else encoder.files()
         return (words.comments_file(), *second)
 
     def notes(self) -> tuple[str, ...]:
-        """Whether only the offline models score, and whether the word model must be trained first."""
         notes = []
         if detoxify.checkpoint(self.model) is None:
             notes.append(
@@ -145,7 +134,7 @@ class Toxicity(FittedStage):
 
 @dataclass(frozen=True)
 class _Scorer:
-    words: WordModel
+    words: words.WordModel
     encoder: Any
     detoxify: Any
 
@@ -158,11 +147,11 @@ class _Scorer:
         chosen = worst[first]
         score, decided = np.full(len(texts), np.nan), np.zeros(len(texts), np.int8)
         score[rows], decided[rows] = probability[chosen], by[chosen]
-        names = pl.Series([_WORDS, _ENCODER if self.encoder else _DETOXIFY])
+        names = pl.Series(["words", "encoder" if self.encoder else "detoxify"])
         out = pl.DataFrame({"score": pl.Series(score).fill_nan(None), "by": names.gather(decided)})
         return out.with_columns(by=pl.when(pl.col("score").is_not_null()).then("by"))
 
-    def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    def _windows(self, windows: words.Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
         probability = _sigmoid(logit, WORDS_SCALE)
         probability[windows.known < MIN_KNOWN_SHARE] = np.nan

@@ -47,14 +47,11 @@ class Windows:
     """Windows of a column of texts, text by text; all arrays but `bytes` have one entry per window."""
 
     row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    """First byte in `bytes`, the buffer of the normalised column; `stop` is the byte after the last."""
-    stop: NDArray[np.int64]
-    logit: NDArray[np.float32]
-    """Uncalibrated logit of the word model."""
-    known: NDArray[np.float32]
-    """Share of words that the model knows; low if the text is not English."""
-    bytes: NDArray[np.uint8]
+    start: NDArray[np.int64]  # first byte in `bytes`
+    stop: NDArray[np.int64]  # the byte after the last
+    logit: NDArray[np.float32]  # uncalibrated, of the word model
+    known: NDArray[np.float32]  # share of words that the model knows; low if the text is not English
+    bytes: NDArray[np.uint8]  # buffer of the normalised column
 
     def texts(self, chosen: NDArray[np.int64]) -> list[str]:
         """The normalised text of the windows with these indices."""
