@@ -47,15 +47,16 @@ def merge(
 ) -> None:
     """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    prompts = _Groups(_first_prompts(shards))
+    first_prompts = _first_prompts(shards)
     near = _near(shards, matching, cluster, folder)
-    copies, clusters = _Groups(near.first), _Groups(near.clusters(cluster))
-    referenced = [np.flatnonzero(groups.sizes > 1) for groups in (copies, prompts, clusters)]
-    ids = Ids(shards, np.concatenate([near.rows.ravel(), *referenced]))
+    copies, prompts, clusters = map(_Groups, (near.first, first_prompts, near.clusters(cluster)))
+    shared = (np.flatnonzero(groups.sizes > 1) for groups in (copies, prompts, clusters))
+    ids = Ids(shards, np.concatenate([near.rows.ravel(), *shared]))
     largest = _largest(shards, clusters, ids)
     _guard(cluster, max_cluster, largest, len(shards))
     nearest, crowded = _nearest(near, copies), near.crowded[near.first]
-    for at, path in enumerate(measured):
+
+    def signals(at: int) -> pl.DataFrame:
         own, start = shards.ids(at), int(shards.starts[at])
         here = slice(start, start + len(own))
         columns: dict[str, Any] = {"id": own}
@@ -64,7 +65,10 @@ def merge(
         columns["cluster"], columns["cluster_size"] = clusters.columns(own, start, ids)
         columns["nearest_jaccard"] = pl.Series(nearest[here]).set(pl.Series(nearest[here] == 0), None)
         columns["dedup_crowded"] = crowded[here]
-        save_frame(folder / "merged" / path.name, pl.DataFrame(columns))
+        return pl.DataFrame(columns)
+
+    for at, path in enumerate(measured):
+        save_frame(folder / "merged" / path.name, signals(at))
     pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
     save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
     distinct = int(np.count_nonzero(copies.sizes))

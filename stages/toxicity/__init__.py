@@ -14,6 +14,7 @@ from stages.files import check_fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
 from stages.text.messages import by_row, messages
 from stages.toxicity import detoxify, encoder, words
+from stages.toxicity.words import Windows, WordModel
 
 UNCERTAIN = -3.0
 """Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
@@ -120,7 +121,7 @@ class Toxicity(FittedStage):
         checkpoint = detoxify.checkpoint(self.model)
         place = encoder.folder()
         scorer = _Scorer(
-            words.WordModel.load(folder / _FILE),
+            WordModel.load(folder / _FILE),
             encoder.Encoder.load(place) if place and not checkpoint else None,
             detoxify.Reader.load(checkpoint, self.config) if checkpoint else None,
         )
@@ -134,7 +135,7 @@ class Toxicity(FittedStage):
 
 @dataclass(frozen=True)
 class _Scorer:
-    words: words.WordModel
+    words: WordModel
     encoder: Any
     detoxify: Any
 
@@ -151,7 +152,7 @@ class _Scorer:
         out = pl.DataFrame({"score": pl.Series(score).fill_nan(None), "by": names.gather(decided)})
         return out.with_columns(by=pl.when(pl.col("score").is_not_null()).then("by"))
 
-    def _windows(self, windows: words.Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+    def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
         probability = _sigmoid(logit, WORDS_SCALE)
         probability[windows.known < MIN_KNOWN_SHARE] = np.nan
