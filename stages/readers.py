@@ -160,13 +160,9 @@ def frames(path: Path, schema: pl.Schema | None = None, size: int = BATCH_BYTES)
     for first, batch in lines(path, size):
         if text := b"".join(line for line in batch if not line.isspace()):
             try:
-                yield _frame(text, schema)
+                yield pl.read_ndjson(text, schema=schema, infer_schema_length=None)
             except pl.exceptions.PolarsError:  # a line is not JSON or not UTF-8
                 yield _repair(batch, first, schema)
-
-
-def _frame(text: bytes, schema: pl.Schema | None) -> pl.DataFrame:
-    return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
 
 
 def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.DataFrame:
@@ -174,8 +170,9 @@ def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.
     records = [_record(line, number) for number, line in enumerate(batch, first) if not line.isspace()]
     if schema is not None:
         records = [{name: record.get(name) for name in schema} for record in records]
-    text = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    joined = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    text = joined.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
     try:
-        return _frame(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode(), schema)
+        return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise UnreadableFileError(f"cannot be read near line {first} ({reason(error)})") from error

@@ -198,5 +198,4 @@ def _content(path: Path, size: int, changed: int) -> bytes:
 
 
 def parameters(stage: Stage) -> dict[str, Any]:
-    """Parameters of a stage by name."""
     return {field.name: getattr(stage, field.name) for field in fields(stage)}

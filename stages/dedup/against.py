@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -167,15 +167,13 @@ class Index:
         done = 0
         for words in split(texts):
             here = slice(done, done + len(words.keys))
-            self._nearest(words, jaccards[here], nearest[here], crowded[here])
+            keys, (sets, ends) = self.matching.keys(words), shingle_sets(words)
+            sought = keys.astype(np.uint64) << np.uint64(32)
+            starts = [np.searchsorted(self.order[band], sought[:, band]) for band in range(keys.shape[1])]
+            index = (self.order, self.sets, self.ends, self.matching.floor, self.matching.bucket)
+            out = (np.zeros(len(self.names), np.uint32), jaccards[here], nearest[here], crowded[here])
+            LOOPS.call("nearest_loop", keys, np.stack(starts, axis=1), sets, ends, *index, *out)
             done = here.stop
         none = pl.Series(nearest < 0)
         ids = self.names.gather(pl.Series(nearest).set(none, None))
         return pl.DataFrame({"jaccard": pl.Series(jaccards).set(none, None), "id": ids, "crowded": crowded > 0})
-
-    def _nearest(self, words: Words, *out: NDArray[Any]) -> None:
-        keys, (sets, ends) = self.matching.keys(words), shingle_sets(words)
-        sought = keys.astype(np.uint64) << np.uint64(32)
-        starts = np.stack([np.searchsorted(self.order[band], sought[:, band]) for band in range(keys.shape[1])], axis=1)
-        how = (self.matching.floor, self.matching.bucket, np.zeros(len(self.names), np.uint32))
-        LOOPS.call("nearest_loop", keys, starts, sets, ends, self.order, self.sets, self.ends, *how, *out)

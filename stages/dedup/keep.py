@@ -33,7 +33,6 @@ class Selection:
     crowded: int  # number of texts
 
     def mask(self) -> Mask:
-        """Whether each text is kept."""
         kept: Mask = self.of == np.arange(len(self.of))
         return kept
 

@@ -28,12 +28,9 @@ _CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
 
 TEXT_SIGNALS = pl.Schema(
     {
-        "n_chars": pl.Int64(),
-        "n_words": pl.Int64(),
-        "mean_word_len": pl.Float64(),
-        "alpha_words": pl.Float64(),
-        "stop_words": pl.Int64(),
-        "longest_token": pl.Int64(),
+        **dict.fromkeys(("n_chars", "n_words"), pl.Int64()),
+        **dict.fromkeys(("mean_word_len", "alpha_words"), pl.Float64()),
+        **dict.fromkeys(("stop_words", "longest_token"), pl.Int64()),
         **{f"top_{n}gram": pl.Float64() for n in (2, 3, 4)},
         **{f"dup_{n}gram": pl.Float64() for n in (5, 6, 7, 8, 9, 10)},
     }
@@ -80,13 +77,9 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)
-    return frame.select(
-        "n_chars",
-        "n_words",
+    return frame.with_columns(
         has_words.then(pl.col("word_chars") / pl.col("n_words")).alias("mean_word_len"),
         pl.when(pl.col("tokens") > 0).then(pl.col("alphabetic") / pl.col("tokens")).alias("alpha_words"),
-        "stop_words",
-        "longest_token",
         *[has_words.then(pl.col(name)).alias(name) for name in TEXT_SIGNALS if "gram" in name],
     ).select(pl.col(name).cast(kind) for name, kind in TEXT_SIGNALS.items())
 

@@ -68,9 +68,7 @@ def train(
         lmplz: an executable to use instead; its log10 probabilities differ by less than 1e-6.
 
     Raises:
-        NoLineError: there is no line.
-        NgramError: a line has <s>, </s> or <unk> as a token, a parameter is out of range, `types` is less than the
-            number of words seen, or both `types` and `lmplz` are given.
+        NgramError: a line has a token of `SPECIAL`, or a parameter is out of range; `NoLineError`: there is no line.
         LmplzError: `lmplz` failed.
     """
     limits = thresholds(order, prune)

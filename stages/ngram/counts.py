@@ -44,11 +44,6 @@ class Ngrams:
         return len(self.count)
 
 
-def column(folder: Path, name: str, size: int) -> Column:
-    """A column of zeros in a new file."""
-    return zeros(folder / name, np.uint32, size)
-
-
 def slices(size: int, step: int | None = None) -> Iterator[slice]:
     """Slices of `size` positions or n-grams, by default CHUNK at a time."""
     step = step or CHUNK
@@ -70,11 +65,11 @@ def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[
     The new columns are in `folder`; `partition` positions are sorted at a time, with about 50 bytes of memory each.
     """
     order = below.order + 1
-    ending = column(folder, f"ending{order}", len(words))
+    ending = zeros(folder / f"ending{order}", np.uint32, len(words))
     ending[:] = NONE
     names = ("parent", "at", "count")
-    parent, at, count = (column(folder, f"{name}{order}", len(words)) for name in names)
-    extensions = column(folder, f"extensions{below.order}", len(below))
+    parent, at, count = (zeros(folder / f"{name}{order}", np.uint32, len(words)) for name in names)
+    extensions = zeros(folder / f"extensions{below.order}", np.uint32, len(below))
     size = 0
     for low, high in _partitions(below.count, partition):
         where = _ending_in(below, words, low, high)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.files import save
-from stages.ngram.counts import BOS, NONE, Column, Ngrams, column, longer, slices, unigrams
+from stages.files import save, zeros
+from stages.ngram.counts import BOS, NONE, Column, Ngrams, longer, slices, unigrams
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
@@ -102,7 +102,7 @@ class Estimation:
             return _Order(grams, ranks, ranks.astype(np.uint32), probs, holds_last)
         limit = self.prune[grams.order - 1]
         kept = np.flatnonzero(grams.count > limit)
-        slot = column(self.folder, f"slot{grams.order}", len(grams))
+        slot = zeros(self.folder / f"slot{grams.order}", np.uint32, len(grams))
         slot[:] = NONE
         slot[kept] = np.arange(len(kept), dtype=np.uint32)
         denominators, backoffs = _contexts(grams, counts, discounts, limit, below)

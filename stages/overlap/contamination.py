@@ -74,9 +74,7 @@ class Contamination(Stage):
         {
             "contaminated_ngrams": pl.UInt32(),
             "contamination": pl.Float32(),
-            "eval_set": pl.String(),
-            "eval_item": pl.String(),
-            "eval_field": pl.String(),
+            **dict.fromkeys(("eval_set", "eval_item", "eval_field"), pl.String()),
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {"contamination": Axis("share of an evaluation item", rank=320)}

@@ -56,10 +56,8 @@ class Substrings(GlobalStage):
     writes: ClassVar[pl.Schema] = pl.Schema({"span_words": pl.UInt32(), "span_anchors": pl.List(pl.UInt64())})
     merges: ClassVar[pl.Schema] = pl.Schema(
         {
-            "dup_span_share": pl.Float32(),
-            "dup_span_earlier": pl.Float32(),
-            "dup_span_words": pl.UInt32(),
-            "dup_span_copies": pl.UInt32(),
+            **dict.fromkeys(("dup_span_share", "dup_span_earlier"), pl.Float32()),
+            **dict.fromkeys(("dup_span_words", "dup_span_copies"), pl.UInt32()),
             "dup_span_of": pl.String(),
         }
     )

@@ -59,10 +59,8 @@ class Turns(GlobalStage):
     merges: ClassVar[pl.Schema] = pl.Schema(
         {
             "repeated_answers": pl.UInt32(),
-            "repeated_answer_share": pl.Float32(),
-            "earlier_answer_share": pl.Float32(),
-            "answer_copies": pl.UInt32(),
-            "opening_copies": pl.UInt32(),
+            **dict.fromkeys(("repeated_answer_share", "earlier_answer_share"), pl.Float32()),
+            **dict.fromkeys(("answer_copies", "opening_copies"), pl.UInt32()),
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {

@@ -32,17 +32,6 @@ from typing import Any
 
 import numpy as np
 
-TYPES = {
-    "b1": "boolean",
-    "u1": "uint8",
-    "u4": "uint32",
-    "i4": "int32",
-    "i8": "int64",
-    "u8": "uint64",
-    "f4": "float32",
-    "f8": "float64",
-}
-"""NumPy's name of each parameter type, and numba's."""
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -159,7 +148,7 @@ def _flat(kinds: str) -> list[Any]:
 
 def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  # noqa: ANN401
     """Object code of all loops, each under its own name."""
-    from numba import njit, types
+    from numba import from_dtype, njit, types
     from numba.extending import register_jitable
 
     options = {**OPTIONS, "fastmath": set(kernels.fastmath)}
@@ -169,12 +158,10 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
                 register_jitable(**options)(function)
     source, whole = importlib.import_module(kernels.module), llvm.parse_assembly("")
     for loop, kinds in kernels.loops.items():
-        parameters = [
-            types.Array(getattr(types, TYPES[kind.rstrip("*")]), kind.count("*"), "C")
-            if kind.endswith("*")
-            else getattr(types, TYPES[kind])
-            for kind in kinds.split()
-        ]
+        parameters = []
+        for kind in kinds.split():
+            number = from_dtype(np.dtype(kind.rstrip("*")))
+            parameters.append(types.Array(number, kind.count("*"), "C") if kind.endswith("*") else number)
         compiled: Any = njit(types.int64(*parameters), **options)(getattr(source, loop))
         (signature,) = compiled.signatures
         code = llvm.parse_assembly(compiled.inspect_llvm(signature))

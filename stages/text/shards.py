@@ -29,14 +29,12 @@ class Shards:
 
     @classmethod
     def of(cls, raw: Sequence[Path], measured: Sequence[Path]) -> Shards:
-        """Count the rows of each shard."""
         return cls(raw, measured, np.cumsum([0, *map(rows, measured)], dtype=np.int64))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def ids(self, at: int) -> pl.Series:
-        """Ids of a shard."""
         return column(self.measured[at], "id")
 
     def signals(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
@@ -45,7 +43,6 @@ class Shards:
             yield slice(int(self.starts[at]), int(self.starts[at + 1])), read_frame(path, columns)
 
     def row(self, number: int, *columns: str) -> pl.DataFrame:
-        """Columns of a raw row."""
         at = int(np.searchsorted(self.starts, number, side="right")) - 1
         return read_frame(self.raw[at], columns)[int(number - self.starts[at])]
 
@@ -76,7 +73,6 @@ class Ids:
 
 
 def column(path: Path, name: str) -> pl.Series:
-    """A column of a Parquet file."""
     return read_frame(path, [name])[name]
 
 

@@ -88,7 +88,6 @@ class WordModel:
 
     @classmethod
     def load(cls, path: Path) -> WordModel:
-        """Read a model that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             return cls(file["weights"], float(file["bias"]), file["vocabulary"])
 
