@@ -98,7 +98,6 @@ class Against(FittedStage):
         return lambda batch: index.nearest(batch["text"]).rename(names)
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """All null, as there is no earlier corpus."""
         return pl.DataFrame(schema=self.writes).clear(batch.height)
 
 
@@ -121,25 +120,25 @@ def build(batches: Iterable[pl.DataFrame], matching: Matching, folder: Path) -> 
 
     shutil.rmtree(folder, ignore_errors=True)  # of another fit
     keys = [np.empty((0, 2), np.uint64)]
-    with (
-        scratch(folder.parent, folder.name) as aside,
-        tempfile.TemporaryFile(dir=aside) as band_file,
-        (aside / "sets").open("wb") as set_file,
-        (aside / "sizes").open("wb") as size_file,
-    ):
-        for key, band, sets, sizes in each_part(work, texts(), cores()):
-            keys.append(key)
-            for file, values in ((band_file, band), (set_file, sets), (size_file, sizes)):
-                file.write(values.data)
-        if len(keys) == 1:
-            raise StageParameterError("the earlier corpus holds no conversation")
-        save_frame(aside / "names.parquet", pl.concat(names).to_frame("name"))
-        first = first_alike(np.concatenate(keys))
-        firsts = np.flatnonzero(first == np.arange(len(first)))
-        bands = mapped(band_file, np.uint32).reshape(len(first), -1)
-        with (aside / "order").open("wb") as file:
-            for column in range(bands.shape[1]):
-                file.write(in_order(bands[firsts, column], firsts).data)
+    with scratch(folder.parent, folder.name) as aside:
+        with (
+            tempfile.TemporaryFile(dir=aside) as band_file,
+            (aside / "sets").open("wb") as set_file,
+            (aside / "sizes").open("wb") as size_file,
+        ):
+            for key, band, sets, sizes in each_part(work, texts(), cores()):
+                keys.append(key)
+                for file, values in ((band_file, band), (set_file, sets), (size_file, sizes)):
+                    file.write(values.data)
+            if len(keys) == 1:
+                raise StageParameterError("the earlier corpus holds no conversation")
+            save_frame(aside / "names.parquet", pl.concat(names).to_frame("name"))
+            first = first_alike(np.concatenate(keys))
+            firsts = np.flatnonzero(first == np.arange(len(first)))
+            bands = mapped(band_file, np.uint32).reshape(len(first), -1)
+            with (aside / "order").open("wb") as file:
+                for column in range(bands.shape[1]):
+                    file.write(in_order(bands[firsts, column], firsts).data)
         aside.rename(folder)
 
 
