@@ -32,11 +32,7 @@ def names() -> dict[str, str]:
 
 
 def find(use: str) -> type[Stage]:
-    """The class of a stage, by its name or as "module:Class".
-
-    Raises:
-        UnknownStageError: there is no such stage, or the class is not a valid one.
-    """
+    """The class of a stage, by its name or as "module:Class"."""
     known = names()
     if ":" not in use and use not in known:
         close = difflib.get_close_matches(use, known, n=1)

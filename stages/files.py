@@ -1,4 +1,7 @@
-"""Files of a run and of a stage: written atomically, read with checks that detect damage."""
+"""Files of a run and of a stage: written atomically, read with checks that detect damage.
+
+What reads a file raises `CorruptInputError` if it is missing or damaged.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -54,12 +57,9 @@ def save_json(path: Path, value: object, *, indent: int = 2, end: str = "\n") ->
 
 
 def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | None = None) -> None:
-    """Save a frame as Parquet with plain Arrow types and page checksums.
+    """Save a frame as Parquet with plain Arrow types, page checksums, and `metadata` in the footer.
 
-    Args:
-        path: the file.
-        frame: its content.
-        metadata: key-value pairs for the footer. An empty mapping and None give different bytes.
+    Empty metadata and None give different bytes.
     """
     import pyarrow.parquet as pq  # takes 0.1 s to import, and `refine --help` must not wait for it
 
@@ -98,11 +98,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read columns of a Parquet file, in the order given, and verify its page checksums.
-
-    Raises:
-        CorruptInputError: the file is missing, damaged, or lacks a column.
-    """
+    """Read columns of a Parquet file, in the order given, and verify its page checksums."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,20 +115,12 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
 
 
 def rows(path: Path) -> int:
-    """Number of rows of a Parquet file, from its footer.
-
-    Raises:
-        CorruptInputError: the footer cannot be read.
-    """
+    """Number of rows of a Parquet file, from its footer."""
     return int(_footer(path).num_rows)
 
 
 def footer(path: Path) -> dict[str, str]:
-    """Key-value metadata of a Parquet file.
-
-    Raises:
-        CorruptInputError: the footer cannot be read.
-    """
+    """Key-value metadata of a Parquet file."""
     metadata = _footer(path).metadata or {}
     return {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
 
@@ -148,11 +136,6 @@ def _footer(path: Path) -> pq.FileMetaData:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  any JSON
-    """Read a JSON file.
-
-    Raises:
-        CorruptInputError: the file is missing or is not JSON.
-    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -170,11 +153,7 @@ def seal(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_fitted(folder: Path) -> None:
-    """Check the files that a fit wrote against `fitted.json`.
-
-    Raises:
-        CorruptInputError: a file is missing or has changed; `path` names it.
-    """
+    """Check the files that a fit wrote against `fitted.json`."""
     seals = read_json(folder / FITTED)
     files = seals.get("files") if isinstance(seals, dict) else None
     if not isinstance(files, dict) or seals.get("digest") != _of(files):
@@ -211,13 +190,18 @@ def scratch(folder: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)  # the caller may have renamed it in order to keep it
 
 
+def mapped(file: Path | IO[bytes], kind: type[Number]) -> NDArray[Number]:
+    """A file of numbers as a memory-mapped array, which can be changed if the file is open."""
+    if isinstance(file, Path):
+        return np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)
+    file.flush()
+    return np.memmap(file, kind, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
+
+
 def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:
-    """A memory-mapped array of zeros in a new file, its disk space allocated up front.
+    """A memory-mapped array of zeros in a new file, its disk space allocated up front (`OSError` if the disk is full).
 
     Writing to a sparse mapped file on a full disk would end the process with SIGBUS.
-
-    Raises:
-        OSError: the disk is full.
     """
     if not size:
         path.touch()

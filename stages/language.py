@@ -9,7 +9,7 @@ from typing import ClassVar
 import polars as pl
 
 from stages.stage import Axis, Measure, MissingModelError, Stage
-from stages.text.messages import messages, prose
+from stages.text.messages import by_row, messages, prose
 
 _PIECE = 1000  # characters; eldc reads no more, and a fastText average over more is less certain
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
@@ -19,7 +19,8 @@ _MIN_SCORE = 0.5  # for a fastText model; CCNet's (cc_net/mine.py)
 _SURE_SCORE = 0.8
 _FASTTEXT_CODES = {"nb": "no", "nn": "no", "sh": "sr", "wuu": "zh", "yue": "zh"}
 
-Detect = Callable[[list[str]], list[tuple[str | None, float | None]]]
+Answers = list[tuple[str | None, float | None]]
+Detect = Callable[[list[str]], Answers]
 """The language of each piece (ISO 639-1) and its score, or two nulls if the model is not sure."""
 
 
@@ -63,11 +64,6 @@ class Language(Stage):
     min_letters: int = 25
 
     def models(self) -> tuple[Path, ...]:
-        """The model's file.
-
-        Raises:
-            MissingModelError: it is missing, or the package with the default model is.
-        """
         if not self.model:
             return (_eldc_file(),)
         path = Path(self.model).expanduser()
@@ -79,14 +75,12 @@ class Language(Stage):
         return (path,)
 
     def open(self, folder: Path) -> Measure:
-        """Load the model."""
         del folder
         (path,) = self.models()
         detect = _fasttext(path) if self.model else _eldc()
         return lambda batch: _signals(batch["messages"], detect, self.min_letters)
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Signals of a batch; see the class."""
         return self.open(Path())(batch)
 
 
@@ -107,9 +101,9 @@ def _eldc() -> Detect:
     detector = eldc.instance()
     detector.set_scores(1)
 
-    def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
+    def detect(pieces: list[str]) -> Answers:
         # eldc takes one text per call, in 1.6 microseconds
-        answers: list[tuple[str | None, float | None]] = []
+        answers: Answers = []
         for each in map(detector.detect_details, pieces):
             score = each.scores.get(each.language, 0.0)
             answers.append((each.language, score) if each.reliable or score >= _SURE_SCORE else (None, None))
@@ -128,9 +122,9 @@ def _fasttext(path: Path) -> Detect:
             f"language: {path} is not a fastText model ({error}): give the path of a lid.176.bin or lid.176.ftz"
         ) from error
 
-    def detect(pieces: list[str]) -> list[tuple[str | None, float | None]]:
+    def detect(pieces: list[str]) -> Answers:
         labels, scores = model.predict(pieces) if pieces else ([], [])
-        answers: list[tuple[str | None, float | None]] = []
+        answers: Answers = []
         for label, score in zip(labels, scores, strict=True):
             sure = len(label) > 0 and score[0] >= _MIN_SCORE
             code = label[0].removeprefix("__label__") if sure else None
@@ -145,16 +139,8 @@ def _pieces(conversations: pl.Series, min_letters: int) -> pl.DataFrame:
 
     Turns with too few letters are joined per conversation; their `turn` and `role` are null.
     """
-    turns = (
-        messages(conversations)
-        .with_row_index("turn")
-        .select(
-            "row",
-            "turn",
-            "role",
-            prose(pl.col("content")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " "),
-        )
-    )
+    content = prose(pl.col("content")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " ")
+    turns = messages(conversations).with_row_index("turn").select("row", "turn", "role", content)
     enough = _letters("content") >= min_letters
     short = turns.filter(~enough).group_by("row", maintain_order=True).agg(pl.col("content").str.join(" "))
     return (
@@ -206,8 +192,8 @@ def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFr
         by_turn.agg(pl.len().alias("judged_turns"), other.mean().alias("other_language_turns")),
         by_letter.agg((pl.col("letters").filter(other).sum() / pl.col("letters").sum()).alias("other_language")),
     ]
-    frame = pl.DataFrame({"row": pl.int_range(len(messages), dtype=pl.UInt32, eager=True)})
-    for part in parts:
+    frame = by_row(parts[0], len(messages))
+    for part in parts[1:]:
         frame = frame.join(part, on="row", how="left", maintain_order="left")
     frame = frame.with_columns(pl.col("judged_turns").fill_null(0))
     return frame.select(pl.col(name).cast(kind) for name, kind in Language.writes.items())

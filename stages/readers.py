@@ -1,4 +1,7 @@
-"""Reading text files: which ones, decompression, byte-order marks, and one JSON record per line."""
+"""Reading text files: which ones, decompression, byte-order marks, and one JSON record per line.
+
+What reads a file raises `UnreadableFileError` if it cannot be read to its end, or is not what it should be.
+"""
 
 import codecs
 import gzip
@@ -58,11 +61,7 @@ def files(path: Path, endings: Sequence[str], skip: Callable[[Path], bool] = lam
 
 @contextmanager
 def open_text(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a text file for reading bytes, decompressed and without the UTF-8 byte-order mark.
-
-    Raises:
-        UnreadableFileError: the file, now or later, cannot be read or decompressed, or it is UTF-16.
-    """
+    """Open a text file for reading bytes, decompressed and without the UTF-8 byte-order mark."""
     try:
         with path.open("rb") as packed, _unpack(path, packed) as file:
             mark = file.peek(len(codecs.BOM_UTF8))
@@ -88,11 +87,7 @@ def _unpack(path: Path, file: io.BufferedReader) -> io.BufferedReader:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file; bytes that are not UTF-8 become U+FFFD.
-
-    Raises:
-        UnreadableFileError: see `open_text`.
-    """
+    """The text of a file; bytes that are not UTF-8 become U+FFFD."""
     with open_text(path) as file:
         return file.read().decode("utf-8", "replace")
 
@@ -101,10 +96,7 @@ def lines(path: Path, size: int = BATCH_BYTES) -> Iterator[tuple[int, list[bytes
     """Batches of lines of about `size` bytes, each with the number of its first line, counted from 1.
 
     A `.json` file that begins with "[" is one array: its records are given one per line. It is read whole and takes
-    about ten times its size in memory.
-
-    Raises:
-        UnreadableFileError: the file cannot be read to its end; the message names the last complete line.
+    about ten times its size in memory. An error names the last complete line.
     """
     first, batch, room = 1, list[bytes](), size
     try:
@@ -139,11 +131,7 @@ def json_fault(error: BaseException) -> str:
 
 
 def parse(line: bytes, number: int) -> Any:  # noqa: ANN401  any JSON
-    """The JSON value on a line; bytes that are not UTF-8 become U+FFFD.
-
-    Raises:
-        UnreadableFileError: the line is not JSON.
-    """
+    """The JSON value on a line; bytes that are not UTF-8 become U+FFFD."""
     try:
         return json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError) as error:
@@ -158,11 +146,7 @@ def _record(line: bytes, number: int) -> dict[str, Any]:
 
 
 def fields(path: Path) -> list[str]:
-    """Names of the fields of the first `SAMPLE` records of a JSON file, in order of appearance.
-
-    Raises:
-        UnreadableFileError: see `lines`, or one of these lines is not a JSON object.
-    """
+    """Names of the fields of the first `SAMPLE` records of a JSON file, in order of appearance."""
     numbered = ((number, line) for first, batch in lines(path, 1 << 16) for number, line in enumerate(batch, first))
     records = (_record(line, number) for number, line in numbered if not line.isspace())
     return list(dict.fromkeys(name for record in islice(records, SAMPLE) for name in record))
@@ -171,24 +155,14 @@ def fields(path: Path) -> list[str]:
 def frames(path: Path, schema: pl.Schema | None = None, size: int = BATCH_BYTES) -> Iterator[pl.DataFrame]:
     """Records of a JSON file as frames from about `size` bytes each. A field that a record lacks is null.
 
-    Args:
-        path: JSON Lines, or a JSON array of objects.
-        schema: the fields to read, with their types; all fields, with types inferred per frame, by default.
-        size: target size of a batch in bytes.
-
-    Raises:
-        UnreadableFileError: see `lines`, or a line is not a JSON object.
+    The fields and their types are those of `schema`, by default all, with types inferred per frame.
     """
     for first, batch in lines(path, size):
         if text := b"".join(line for line in batch if not line.isspace()):
             try:
-                yield _frame(text, schema)
+                yield pl.read_ndjson(text, schema=schema, infer_schema_length=None)
             except pl.exceptions.PolarsError:  # a line is not JSON or not UTF-8
                 yield _repair(batch, first, schema)
-
-
-def _frame(text: bytes, schema: pl.Schema | None) -> pl.DataFrame:
-    return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
 
 
 def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.DataFrame:
@@ -196,14 +170,9 @@ def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.
     records = [_record(line, number) for number, line in enumerate(batch, first) if not line.isspace()]
     if schema is not None:
         records = [{name: record.get(name) for name in schema} for record in records]
-    text = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    joined = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    text = joined.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
     try:
-        return _frame(text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode(), schema)
+        return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
     except pl.exceptions.PolarsError as error:
         raise UnreadableFileError(f"cannot be read near line {first} ({reason(error)})") from error
-
-
-def stamps(paths: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of last change of each file: while they are the same, the content need not be read again."""
-    stats = ((path, path.stat()) for path in paths)
-    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)

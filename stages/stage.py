@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,12 +43,7 @@ class MissingModelError(Exception):
 
 
 class CorruptInputError(Exception):
-    """A file of the run is missing or damaged.
-
-    Attributes:
-        path: the file.
-        why: the fault.
-    """
+    """A file of the run, `path`, is missing or damaged; `why` is the fault."""
 
     def __init__(self, path: Path, why: object) -> None:
         super().__init__(f"{path} is corrupt: {why}")
@@ -66,23 +62,23 @@ class StageParameterError(ValueError):
     """A parameter of a stage has an invalid value; the message names the parameter and what was expected."""
 
 
+def require(name: str, value: object, valid: bool, expected: str) -> None:
+    """Raise `StageParameterError` for a value of a parameter that is not valid."""
+    if not valid:
+        raise StageParameterError(f"{name} is {value}, expected {expected}")
+
+
 class StageRefusedError(Exception):
     """A stage refuses to go on with a suspicious corpus; the message says why, and how to allow it."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The axis of a signal in a report.
+    """The axis of a signal in a report."""
 
-    Attributes:
-        unit: the axis title, such as "words" or "share of lines seen before".
-        log: whether the axis is logarithmic.
-        rank: the place among a report's figures, lowest first. The default stands after the six main built-in signals.
-    """
-
-    unit: str = ""
+    unit: str = ""  # its title, such as "words" or "share of lines seen before"
     log: bool = False
-    rank: int = 65
+    rank: int = 65  # place among a report's figures, lowest first; the default follows the six main built-in signals
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,8 @@ class Stage(ABC):
     """A measurement of conversations, a frozen dataclass whose fields are its parameters.
 
     A subclass sets `summary` and `writes`, and implements `measure`, or `open` if it must load a model first. Each
-    parameter needs a default and a hashable value. The class docstring documents the signals for `refine stages`.
+    parameter needs a default and a hashable value; `__post_init__` raises `StageParameterError` for one out of range.
+    The class docstring documents the signals for `refine stages`.
     """
 
     summary: ClassVar[str]
@@ -107,11 +104,7 @@ class Stage(ABC):
     """The numeric signals that a report draws; all of them, on a linear axis, if this is empty."""
 
     def models(self) -> tuple[Path, ...]:
-        """Files that the signals depend on; their content is part of the digest.
-
-        Raises:
-            MissingModelError: a file is missing.
-        """
+        """Files that the signals depend on, or `MissingModelError`; their content is part of the digest."""
         return ()
 
     def notes(self) -> tuple[str, ...]:
@@ -126,19 +119,15 @@ class Stage(ABC):
     def open(self, folder: Path) -> Measure:
         """Load what measuring needs, once per process, and return the function that measures a batch.
 
-        Args:
-            folder: the stage's folder in the run, with the files that `fit` wrote.
+        `folder` is the stage's folder in the run, with the files that `fit` wrote.
         """
         del folder
         return self.measure
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Signals of a batch: the columns of `writes`, one row per conversation, in the same order.
+        """Signals of a batch of the columns `reads`: the columns `writes`, one row per conversation, in the same order.
 
         Each row depends on its conversation only.
-
-        Args:
-            batch: the columns of `reads`.
         """
         raise NotImplementedError(f"{type(self).__name__} implements neither measure nor open")
 
@@ -155,8 +144,8 @@ class Stage(ABC):
         for field in fields(self):
             state.update(f"\0{field.name}={getattr(self, field.name)!r}".encode())
         for model in (*(() if own else _source(kind)), *self.models()):
-            with model.open("rb") as file:
-                state.update(b"\0" + hashlib.file_digest(file, "blake2b").digest())
+            stat = model.stat()
+            state.update(b"\0" + _content(model, stat.st_size, stat.st_mtime_ns))
         return state.hexdigest()
 
 
@@ -165,11 +154,10 @@ class FittedStage(Stage):
 
     @abstractmethod
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Write the files that `open` needs: the same for the same corpus.
+        """Write the files that `open` needs to the stage's folder in the run: the same for the same corpus.
 
-        Args:
-            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, so that memory is bounded.
-            folder: the stage's folder in the run. Write with `stages.files.save`, so that no file is incomplete.
+        The raw shards (Parquet of `RAW`) are in order. Read one at a time, so that memory is bounded, and write with
+        `stages.files.save`, so that no file is incomplete.
         """
 
 
@@ -190,12 +178,8 @@ class GlobalStage(Stage):
         """Write the signals that need all shards.
 
         They go to `folder/merged/<name of the shard>`: `id` and the columns of `merges`, same rows, same order. Each
-        kind in `pairs` goes to `folder/<name>.parquet`. Memory must be bounded: work by partition.
-
-        Args:
-            raw: the raw shards (Parquet of `RAW`), in order; read one at a time, if signals do not suffice.
-            measured: the measured shards (`id` and the columns of `writes`), one per raw shard, same rows, same order.
-            folder: the stage's folder in the run.
+        kind in `pairs` goes to `folder/<name>.parquet`. The measured shards have `id` and the columns of `writes`, the
+        same rows as the raw ones in the same order. Memory must be bounded: work by partition.
         """
 
 
@@ -205,6 +189,13 @@ def _source(kind: type[Stage]) -> tuple[Path, ...]:
     return (Path(file),) if file else ()
 
 
+@lru_cache(maxsize=4096)
+def _content(path: Path, size: int, changed: int) -> bytes:
+    """The digest of a file, read again only if it has changed, since a run asks once per shard."""
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
 def parameters(stage: Stage) -> dict[str, Any]:
-    """Parameters of a stage by name."""
     return {field.name: getattr(stage, field.name) for field in fields(stage)}

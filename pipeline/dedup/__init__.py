@@ -21,9 +21,9 @@ from pipeline.dedup.texts import TextColumn, Texts
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best
-from stages.dedup.signatures import cores
 from stages.files import save
 from stages.stage import StageParameterError, StageRefusedError
+from stages.text.shards import cores
 
 BUCKET = 10_000
 """Maximum number of kept texts that a text is compared with in one bucket."""

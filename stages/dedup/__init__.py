@@ -9,8 +9,11 @@ from typing import ClassVar
 import polars as pl
 
 from stages.dedup.bands import Matching
+from stages.dedup.merge import merge
+from stages.dedup.signatures import sign_texts
 from stages.files import read_json
-from stages.stage import Axis, GlobalStage, StageParameterError
+from stages.stage import Axis, GlobalStage, StageParameterError, require
+from stages.text.shingles import text_keys
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,7 @@ class Dedup(GlobalStage):
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
             "dedup_words": pl.UInt32(),
-            "text_key": pl.UInt64(),
-            "text_check": pl.UInt64(),
-            "prompt_key": pl.UInt64(),
-            "prompt_check": pl.UInt64(),
+            **dict.fromkeys(("text_key", "text_check", "prompt_key", "prompt_check"), pl.UInt64()),
             "band_keys": pl.List(pl.UInt32()),
         }
     )
@@ -107,18 +107,9 @@ class Dedup(GlobalStage):
     copies: ClassVar[Mapping[str, str]] = MappingProxyType({"prompt": "prompt_copy_of"})
 
     def __post_init__(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            StageParameterError: a value is out of range.
-        """
         self.matching.check("dedup")
-        for name, value, least, expected in (
-            ("cluster", self.cluster, self.floor, "a Jaccard from floor to 1"),
-            ("max_cluster", self.max_cluster, 0, "a share from 0 to 1"),
-        ):
-            if not least <= value <= 1:
-                raise StageParameterError(f"dedup: {name} is {value}, expected {expected}")
+        require("dedup: cluster", self.cluster, self.floor <= self.cluster <= 1, "a Jaccard from floor to 1")
+        require("dedup: max_cluster", self.max_cluster, 0 <= self.max_cluster <= 1, "a share from 0 to 1")
         if (bands := self.matching.bands()[0]) > 64:  # noqa: PLR2004
             raise StageParameterError(
                 f"dedup: permutations and recall give {bands} bands, expected 64 or fewer: lower them"
@@ -126,7 +117,6 @@ class Dedup(GlobalStage):
 
     @property
     def matching(self) -> Matching:
-        """The parameters of the search for near-duplicates."""
         return Matching(self.floor, self.permutations, self.recall, self.seed, self.bucket)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
@@ -134,10 +124,6 @@ class Dedup(GlobalStage):
         return tuple(read_json(folder / "dedup.json")["notes"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Keys of each text and prompt, and band keys of each text."""
-        from stages.dedup.signatures import sign_texts
-        from stages.text.shingles import text_keys
-
         text, prompt = sign_texts([batch["text"]], self.matching), text_keys(batch["prompt"])
         columns = {
             "dedup_words": text.words,
@@ -150,11 +136,4 @@ class Dedup(GlobalStage):
         return pl.DataFrame(columns).cast(dict(self.writes))  # type: ignore[arg-type]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Write pairs, clusters and copies over all shards; see the class.
-
-        Raises:
-            StageRefusedError: a cluster is larger than `max_cluster`.
-        """
-        from stages.dedup.merge import merge
-
         merge(raw, measured, folder, self.matching, cluster=self.cluster, max_cluster=self.max_cluster)

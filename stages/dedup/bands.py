@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.stage import StageParameterError
-
-if TYPE_CHECKING:
-    from stages.text.shingles import Words
+from stages.stage import require
+from stages.text.shingles import Words, band_keys, sign
 
 Jaccard = TypeVar("Jaccard", float, NDArray[np.float64])
 
@@ -31,11 +29,6 @@ def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
 
     The error is the area under the S-curve below the threshold (weight 1 - recall) plus the area above the curve from
     the threshold on (weight recall). If two plans are equal, the one with fewer bands is returned.
-
-    Args:
-        threshold: smallest Jaccard of the pairs to find.
-        permutations: length of a signature, the maximum of bands * rows.
-        recall: weight of missed pairs against pairs compared in vain, 0 to 1.
     """
     # exact: the S-curve is a polynomial of degree bands * rows
     nodes, weights = np.polynomial.legendre.leggauss(permutations // 2 + 1)
@@ -53,21 +46,13 @@ def plan(threshold: float, permutations: int, recall: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Matching:
-    """Parameters of the search for near-duplicates, which `dedup`, `against` and `refine dedup` share.
+    """Parameters of the search for near-duplicates, which `dedup`, `against` and `refine dedup` share."""
 
-    Attributes:
-        floor: smallest Jaccard that is searched for.
-        permutations: length of a signature.
-        recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
-        seed: seed of the permutations.
-        bucket: maximum number of rows that a row is compared with in one bucket.
-    """
-
-    floor: float = 0.5
-    permutations: int = 128
-    recall: float = 0.5
-    seed: int = 1
-    bucket: int = 1024
+    floor: float = 0.5  # smallest Jaccard that is searched for
+    permutations: int = 128  # length of a signature, the maximum of bands * rows
+    recall: float = 0.5  # weight of missed pairs against pairs compared in vain, in the choice of bands
+    seed: int = 1  # of the permutations
+    bucket: int = 1024  # maximum number of rows that a row is compared with in one bucket
 
     @classmethod
     def for_threshold(cls, jaccard: float, bucket: int = 1024) -> Matching:
@@ -75,20 +60,13 @@ class Matching:
         return cls(floor=max(0.1, round(5 / 7 * jaccard, 3)), bucket=bucket)
 
     def check(self, stage: str) -> None:
-        """Check the values; `stage` names the stage in the message.
-
-        Raises:
-            StageParameterError: a value is out of range.
-        """
-        for name, value, right, expected in (
-            ("floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1"),
-            ("permutations", self.permutations, 1 <= self.permutations <= 1024, "1 to 1024"),  # noqa: PLR2004
-            ("recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1"),
-            ("seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1"),
-            ("bucket", self.bucket, self.bucket > 1, "2 or more"),
-        ):
-            if not right:
-                raise StageParameterError(f"{stage}: {name} is {value}, expected {expected}")
+        """Raise `StageParameterError` for a value out of range; `stage` names the stage in the message."""
+        most = 1024
+        require(f"{stage}: floor", self.floor, 0 < self.floor < 1, "a Jaccard above 0 and under 1")
+        require(f"{stage}: permutations", self.permutations, 1 <= self.permutations <= most, f"1 to {most}")
+        require(f"{stage}: recall", self.recall, 0 <= self.recall <= 1, "a weight from 0 to 1")
+        require(f"{stage}: seed", self.seed, 0 <= self.seed < 1 << 32, "0 to 2**32 - 1")
+        require(f"{stage}: bucket", self.bucket, self.bucket > 1, "2 or more")
 
     def bands(self) -> tuple[int, int]:
         """Number of bands, and rows per band."""
@@ -100,6 +78,4 @@ class Matching:
 
     def keys(self, words: Words) -> NDArray[np.uint32]:
         """Band keys of texts, uint32 [n, bands]."""
-        from stages.text.shingles import band_keys, sign  # compiled loops, which naming a stage must not load
-
         return band_keys(sign(words, self.permutations, self.seed), *self.bands())

@@ -23,23 +23,16 @@ GIVEN = -(1 << 62)
 class Selection:
     """Texts to keep, and the kept text that each other text duplicates.
 
-    Attributes:
-        of: int64 [n], for each text the kept one that it is a duplicate of; its own number if it is kept.
-        jaccard: float32 [n], to that one; 0 if the text is kept.
-        first: int64 [n], the first exact copy of each text.
-        compared: number of pairs whose Jaccard was computed.
-        crowded: number of texts that share a band key with more than `bucket` kept ones, so that a duplicate may have
-            been missed.
+    `crowded` texts share a band key with more than `bucket` kept ones, so that a duplicate may have been missed.
     """
 
-    of: Rows
-    jaccard: NDArray[np.float32]
-    first: Rows
-    compared: int
-    crowded: int
+    of: Rows  # [n], for each text the kept one that it is a duplicate of; its own number if it is kept
+    jaccard: NDArray[np.float32]  # [n], to that one; 0 if the text is kept
+    first: Rows  # [n], the first exact copy of each text
+    compared: int  # number of pairs whose Jaccard was computed
+    crowded: int  # number of texts
 
     def mask(self) -> Mask:
-        """Whether each text is kept."""
         kept: Mask = self.of == np.arange(len(self.of))
         return kept
 
@@ -55,20 +48,18 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     Memory: at most 200 bytes per text, besides the texts being worked on. In `scratch` are 4 bytes per band and text, 8
     for each band key that a text shares, and 8 per word of texts that share one. Time grows linearly with the corpus.
 
-    Args:
-        texts: the column in parts, no nulls; iterated twice.
-        threshold: smallest Jaccard of duplicates, above 0.
-        matching: how they are searched; `bucket` is the maximum number of kept texts, the best ones, that a text is
-            compared with in one bucket.
-        ranks: which of two duplicates is kept.
-        scratch: an empty folder.
-        workers: threads.
+    `texts` is a column in parts, without nulls, iterated twice; `threshold`, above 0, is the smallest Jaccard of
+    duplicates; a text is compared with at most `matching.bucket` kept texts of a bucket, the best; `scratch` is empty.
     """
     with (scratch / "bands").open("w+b") as file:
         signed = sign_texts(texts, matching, workers, file)
     first, rank, bands = first_alike(signed.keys), ranks(signed.words), signed.bands
     del signed
-    chosen = _best_copies(first, rank)
+    chosen = np.arange(len(first))  # the best copy, for the first one of a group of exact copies
+    copies = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
+    copies = copies[np.lexsort((rank[copies], first[copies]))]
+    groups, at = np.unique(first[copies], return_index=True)
+    chosen[groups] = copies[at]
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
         sets = write_sets(_filter(texts, shared), shared, file, workers)
@@ -86,16 +77,6 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     of[rank == GIVEN] = np.flatnonzero(rank == GIVEN)
     jaccard[of == np.arange(len(of))] = 0
     return Selection(of, jaccard, first, compared, int(crowded.sum()))
-
-
-def _best_copies(first: Rows, rank: Rows) -> Rows:
-    """For the first row of each group of exact copies its best row; other rows stand for themselves."""
-    chosen = np.arange(len(first))
-    copies = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
-    copies = copies[np.lexsort((rank[copies], first[copies]))]
-    groups, at = np.unique(first[copies], return_index=True)
-    chosen[groups] = copies[at]
-    return chosen
 
 
 def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask, Rows]:

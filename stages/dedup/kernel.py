@@ -33,10 +33,8 @@ def _nearest(
 ) -> Any:  # fmt: skip
     """The nearest row of a bucket to a set, if it is nearer than `best`; of equally near ones the first.
 
-    Rows that were met this turn, in another bucket, are passed over.
-
-    Returns:
-        The row and its Jaccard, else `best` and `nearness`; and how many were compared.
+    Rows that were met this turn, in another bucket, are passed over. Returns the row and its Jaccard, else `best` and
+    `nearness`, and how many were compared.
     """
     compared = 0
     for at in range(begin, end):
@@ -70,25 +68,11 @@ def pairs_loop(
     In a bucket of more rows than `heads` has room for, each row is compared with the leaders before it: the first row,
     and then each that is under `near` with all leaders so far, as long as there is room.
 
-    Args:
-        order: uint64, band key << 32 | rank, sorted.
-        ranked: int64, the row of each rank.
-        bands: uint32 [n, bands].
-        band: the band that `order` is of.
-        sets: uint64, sorted sets of shingles, one after the other.
-        ends: int64 [n + 1].
-        crowded: uint64 [n], filled: a bit per band in which the row's bucket is too large.
-        leads: uint64 [n], filled: a bit per band in which the row leads such a bucket.
-        heads: int64, room for leaders, kept from call to call.
-        floor: smallest Jaccard of a pair.
-        near: a row at least this similar to a leader does not become a leader.
-        state: int64 [4], zeros at first, kept from call to call: where the bucket begins, the next row in it, its
-            leaders, pairs compared.
-        pairs: int64 [more than leaders, 2], filled.
-        jaccards: float32, filled.
-
-    Returns:
-        Number of pairs found. There may be more, for another call, as long as `state[0]` is not the length of `order`.
+    `order` has band key << 32 | rank, sorted, and `ranked` the row of each rank. `crowded` and `leads` get a bit per
+    band in which a row's bucket is too large, and in which it leads such a bucket. `heads` and `state` are kept from
+    call to call; `state` is where the bucket begins, the next row in it, its leaders, and the pairs compared, zeros at
+    first. There is space for more `pairs` than leaders. Returns the number of pairs found; there are more, for another
+    call, as long as `state[0]` is not the length of `order`.
     """
     limit, bit, found = len(heads), U64(1) << U64(band), 0
     begin, at, led, compared = state[0], state[1], state[2], state[3]
@@ -158,14 +142,7 @@ def unite(pairs: Any, parents: Any) -> Any:
 def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
     """Replace the keys of a band by where their bucket begins among the rows that share a key, from 1; 0 if none does.
 
-    Args:
-        order: uint64, band key << 32 | row, sorted.
-        band: the band that `order` is of.
-        bands: uint32 [n, bands], changed in this band for the rows of `order`.
-        shared: uint8 [n], set to 1 for rows that share the key.
-
-    Returns:
-        Number of rows that share a key of this band, plus 1.
+    `order` has band key << 32 | row, sorted. `shared` is set to 1 for rows that share a key; returns their number + 1.
     """
     begin, place = 0, 1
     while begin < len(order):
@@ -189,26 +166,13 @@ def keep_best_loop(
 ) -> Any:  # fmt: skip
     """Take rows best first; keep each that reaches the threshold with no kept row that it shares a band key with.
 
-    Buckets hold kept rows only, so that a row is compared with few, however many duplicates there are.
+    Buckets hold kept rows only, so that a row is compared with few, however many duplicates there are: with the best
+    `most` of each bucket; `crowded` is set to 1 for rows whose bucket held more. `order` has the rows that share a band
+    key, the best first, of which the first `given` are always kept; `bands` are as `places` leaves them.
 
-    Args:
-        order: int64, rows that share a band key, the best first.
-        given: number of the first rows that are always kept.
-        bands: uint32 [n, bands], as `places` leaves them.
-        bases: int64 [bands], where the places of a band begin in `slots`.
-        slots: uint32, zeros; kept rows by bucket.
-        filled: uint32, zeros; at a bucket's beginning, how many it holds.
-        sets: uint64, sorted sets of shingles, one after the other.
-        ends: int64 [n + 1].
-        threshold: smallest Jaccard of duplicates.
-        most: maximum number of kept rows of a bucket that a row is compared with, the best of them.
-        stamps: uint32 [n], zeros; the turn in which a kept row was last met.
-        kept_of: int64 [n], each row's own number; for a row that is not kept, filled with the nearest kept one.
-        jaccards: float32 [n], filled with the Jaccard to that.
-        crowded: uint8 [n], set to 1 for rows whose bucket held more than `most`.
-
-    Returns:
-        Number of pairs compared.
+    Zeros at first: `slots`, the kept rows by bucket, of which those of a band begin at its `bases`; `filled`, at a
+    bucket's beginning the number that it holds; `stamps`, the turn in which a kept row was last met. `kept_of` is each
+    row's own number, replaced by the nearest kept row if it is not kept. Returns the number of pairs compared.
     """
     total = 0
     for turn in range(len(order)):
@@ -242,23 +206,11 @@ def nearest_loop(
 ) -> Any:  # fmt: skip
     """The row of an index with the highest Jaccard to each text; of equally similar rows the first.
 
-    Args:
-        keys: uint32 [n, bands], band keys of the texts.
-        starts: int64 [n, bands], the first place in each band's order with that key or a larger one.
-        sets: uint64, the texts' sorted sets of shingles, one after the other.
-        ends: int64 [n], where each set ends.
-        order: uint64 [bands, m], key << 32 | row, sorted.
-        old_sets: uint64, sorted sets of the index's rows.
-        old_ends: int64 [rows + 1].
-        floor: smallest Jaccard that counts.
-        limit: maximum number of rows of a bucket that a text is compared with, the first ones.
-        stamps: uint32 [rows], zeros; the last text that a row was compared with, counted from 1.
-        jaccards: float32 [n], filled; 0 if no row reaches the floor.
-        nearest: int64 [n], filled; -1 if no row reaches the floor.
-        crowded: uint8 [n], set to 1 for texts whose bucket has more than `limit` rows.
-
-    Returns:
-        Number of pairs compared.
+    A text is compared with the first `limit` rows of a bucket; `crowded` is set to 1 if it has more. `starts`, [n,
+    bands], is the first place in each band's `order` (key << 32 | row, sorted) with the text's key or a larger one.
+    `ends`, [n], is where each text's set ends, `old_ends`, [rows + 1], where each row's set begins. `stamps`, zeros at
+    first, is the last text that a row was compared with, from 1. If no row reaches the floor, the Jaccard is 0 and
+    `nearest` -1. Returns the number of pairs compared.
     """
     total, begin = 0, 0
     for text in range(len(keys)):

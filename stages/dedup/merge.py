@@ -1,9 +1,6 @@
 """The merge of `stages.dedup`: from the keys of all shards to pairs and clusters, and the columns of each shard."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import Near, near_pairs
-from stages.dedup.signatures import Mask, Rows, first_alike
+from stages.dedup.signatures import Rows, first_alike
 from stages.files import save_frame, save_json
 from stages.stage import PAIRS, StageRefusedError
 from stages.text.shards import Ids, Shards
@@ -23,6 +20,20 @@ MAX_LISTED, EXAMPLE = 10, 200
 """Maximum number of clusters that `dedup.json` lists, and characters of the example of each."""
 MIN_SUSPICIOUS = 1000
 """Number of conversations below which a cluster never stops a run."""
+
+
+class _Groups:
+    """Rows that belong together: the first row of each row's group, and the size of the group with that first row."""
+
+    def __init__(self, first: Rows) -> None:
+        self.first = first
+        self.sizes = np.bincount(first, minlength=len(first)).astype(np.uint32)
+
+    def columns(self, own: pl.Series, start: int, ids: Ids) -> tuple[pl.Series, pl.Series]:
+        """For a shard with these ids: the id of the group's first row, and the group's size."""
+        first = self.first[start : start + len(own)]
+        elsewhere = np.flatnonzero(first != np.arange(start, start + len(own)))
+        return own.clone().scatter(elsewhere, ids.of(first[elsewhere])), pl.Series(self.sizes[first])
 
 
 def merge(
@@ -36,25 +47,33 @@ def merge(
 ) -> None:
     """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    prompts = _prompts(_keys(shards, "prompt"))
+    first_prompts = _first_prompts(shards)
     near = _near(shards, matching, cluster, folder)
-    answer = _Answer.of(near, cluster, prompts)
-    ids = Ids(shards, answer.referenced_rows())
-    largest = [
-        {
-            "cluster": ids.of(np.array([row])).item(),
-            "cluster_size": int(answer.clusters.sizes[row]),
-            "example": shards.text(row)[:EXAMPLE],
-        }
-        for row in answer.largest().tolist()
-    ]
+    copies, prompts, clusters = map(_Groups, (near.first, first_prompts, near.clusters(cluster)))
+    shared = (np.flatnonzero(groups.sizes > 1) for groups in (copies, prompts, clusters))
+    ids = Ids(shards, np.concatenate([near.rows.ravel(), *shared]))
+    largest = _largest(shards, clusters, ids)
     _guard(cluster, max_cluster, largest, len(shards))
-    (folder / "merged").mkdir(parents=True, exist_ok=True)
+    nearest, crowded = _nearest(near, copies), near.crowded[near.first]
+
+    def signals(at: int) -> pl.DataFrame:
+        own, start = shards.ids(at), int(shards.starts[at])
+        here = slice(start, start + len(own))
+        columns: dict[str, Any] = {"id": own}
+        columns["dedup_copy_of"], columns["exact_copies"] = copies.columns(own, start, ids)
+        columns["prompt_copy_of"], columns["prompt_copies"] = prompts.columns(own, start, ids)
+        columns["cluster"], columns["cluster_size"] = clusters.columns(own, start, ids)
+        columns["nearest_jaccard"] = pl.Series(nearest[here]).set(pl.Series(nearest[here] == 0), None)
+        columns["dedup_crowded"] = crowded[here]
+        return pl.DataFrame(columns)
+
     for at, path in enumerate(measured):
-        save_frame(folder / "merged" / path.name, answer.columns(shards.ids(at), int(shards.starts[at]), ids))
+        save_frame(folder / "merged" / path.name, signals(at))
     pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
     save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
-    save_json(folder / "dedup.json", _summary(matching, answer, largest), indent=1, end="")
+    distinct = int(np.count_nonzero(copies.sizes))
+    summary = _summary(matching, near, distinct, int(crowded.sum()), largest)
+    save_json(folder / "dedup.json", summary, indent=1, end="")
 
 
 def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
@@ -65,8 +84,9 @@ def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
     return keys
 
 
-def _prompts(keys: NDArray[np.uint64]) -> Rows:
+def _first_prompts(shards: Shards) -> Rows:
     """For each row the first with the same prompt; itself if it has no prompt: those are not copies of each other."""
+    keys = _keys(shards, "prompt")
     first, none = first_alike(keys), np.flatnonzero((keys == text_keys(pl.Series([""]))).all(axis=1))
     first[none] = none
     return first
@@ -82,67 +102,26 @@ def _near(shards: Shards, matching: Matching, cluster: float, folder: Path) -> N
     return near_pairs(first, words, bands, shards.texts, matching, near=cluster, folder=folder)
 
 
-class _Groups:
-    """Rows that belong together: the first row of each row's group, and the size of the group with that first row."""
+def _nearest(near: Near, copies: _Groups) -> NDArray[np.float32]:
+    """The Jaccard of each row to the most similar other one, or 0."""
+    nearest = np.zeros(len(near.first), np.float32)
+    for side in (0, 1):
+        np.maximum.at(nearest, near.rows[:, side], near.jaccard)
+    nearest[copies.sizes > 1] = 1
+    return nearest[near.first]
 
-    def __init__(self, first: Rows) -> None:
-        self.first = first
-        self.sizes = np.bincount(first, minlength=len(first)).astype(np.uint32)
 
-    def columns(self, name: str, count: str, own: pl.Series, start: int, ids: Ids) -> dict[str, pl.Series]:
-        """For a shard: the id of the group's first row, and the group's size."""
-        first = self.first[start : start + len(own)]
-        elsewhere = np.flatnonzero(first != np.arange(start, start + len(own)))
-        return {
-            name: own.clone().scatter(elsewhere, ids.of(first[elsewhere])),
-            count: pl.Series(self.sizes[first]),
+def _largest(shards: Shards, clusters: _Groups, ids: Ids) -> list[dict[str, Any]]:
+    """The largest clusters, as `dedup.json` lists them."""
+    order = np.argsort(-clusters.sizes.astype(np.int64), kind="stable")[:MAX_LISTED]
+    return [
+        {
+            "cluster": ids.of(np.array([row])).item(),
+            "cluster_size": int(clusters.sizes[row]),
+            "example": shards.row(row, "text").item()[:EXAMPLE],
         }
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Results of the merge, one per conversation."""
-
-    near: Near
-    copies: _Groups
-    prompts: _Groups
-    clusters: _Groups
-    nearest: NDArray[np.float32]
-    crowded: Mask
-
-    @classmethod
-    def of(cls, near: Near, cluster: float, prompts: Rows) -> _Answer:
-        copies, nearest = _Groups(near.first), np.zeros(len(near.first), np.float32)
-        for side in (0, 1):
-            np.maximum.at(nearest, near.rows[:, side], near.jaccard)
-        nearest[copies.sizes > 1] = 1
-        clusters = _Groups(near.clusters(cluster))
-        return cls(near, copies, _Groups(prompts), clusters, nearest[near.first], near.crowded[near.first])
-
-    def referenced_rows(self) -> Rows:
-        """Rows whose ids are written for others."""
-        groups = (self.copies, self.prompts, self.clusters)
-        return np.concatenate([self.near.rows.ravel(), *(np.flatnonzero(group.sizes > 1) for group in groups)])
-
-    def columns(self, own: pl.Series, start: int, ids: Ids) -> pl.DataFrame:
-        """Signals of a shard, of which `own` are the ids."""
-        here = slice(start, start + len(own))
-        nearest = pl.Series(self.nearest[here])
-        return pl.DataFrame(
-            {
-                "id": own,
-                **self.copies.columns("dedup_copy_of", "exact_copies", own, start, ids),
-                **self.prompts.columns("prompt_copy_of", "prompt_copies", own, start, ids),
-                **self.clusters.columns("cluster", "cluster_size", own, start, ids),
-                "nearest_jaccard": nearest.set(nearest == 0, None),
-                "dedup_crowded": self.crowded[here],
-            }
-        )
-
-    def largest(self) -> Rows:
-        """First rows of the largest clusters."""
-        order = np.argsort(-self.clusters.sizes.astype(np.int64), kind="stable")[:MAX_LISTED]
-        return order[self.clusters.sizes[order] > 1]
+        for row in order[clusters.sizes[order] > 1].tolist()
+    ]
 
 
 def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]], total: int) -> None:
@@ -157,9 +136,11 @@ def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]]
             )
 
 
-def _summary(matching: Matching, answer: _Answer, largest: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    matching: Matching, near: Near, distinct: int, crowded: int, largest: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     bands, rows = matching.bands()
-    crowded, total = int(answer.crowded.sum()), len(answer.crowded)
+    total = len(near.first)
     note = (
         f"dedup: {crowded} of {total} conversations share a band key with more than {matching.bucket} others and were "
         f"compared with the leaders among those only, so that near-duplicates of them may have been missed (they are "
@@ -167,9 +148,9 @@ def _summary(matching: Matching, answer: _Answer, largest: Sequence[dict[str, An
     )
     return {
         "conversations": total,
-        "exact_copies": total - int(np.count_nonzero(answer.copies.sizes)),
-        "pairs_compared": answer.near.compared,
-        "pairs_at_floor": len(answer.near.rows),
+        "exact_copies": total - distinct,
+        "pairs_compared": near.compared,
+        "pairs_at_floor": len(near.rows),
         "crowded": crowded,
         "bands": bands,
         "rows": rows,

@@ -12,16 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import (
-    LOOPS,
-    Mask,
-    Rows,
-    cores,
-    first_alike,
-    in_order,
-    sign_texts,
-    write_sets,
-)
+from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, sign_texts, write_sets
+from stages.text.shards import cores
 from stages.text.shingles import Sets
 
 ROW, KEY = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -31,21 +23,13 @@ PART_TEXTS = 2_000
 
 @dataclass(frozen=True)
 class Near:
-    """Pairs of near-duplicates among the first exact copies.
+    """Pairs of near-duplicates among the first exact copies."""
 
-    Attributes:
-        first: int64 [n], the first exact copy of each row.
-        rows: int64 [pairs, 2], the smaller row first, in order.
-        jaccard: float32 [pairs].
-        crowded: bool [n], rows of a bucket so large that they were compared with its leaders only.
-        compared: number of pairs whose Jaccard was computed.
-    """
-
-    first: Rows
-    rows: Rows
-    jaccard: NDArray[np.float32]
-    crowded: Mask
-    compared: int
+    first: Rows  # [n], the first exact copy of each row
+    rows: Rows  # [pairs, 2], the smaller row first, in order
+    jaccard: NDArray[np.float32]  # [pairs]
+    crowded: Mask  # [n], rows of a bucket so large that they were compared with its leaders only
+    compared: int  # number of pairs whose Jaccard was computed
 
     def clusters(self, jaccard: float) -> Rows:
         """For each row the first row of its cluster: connected components of copies and of pairs at or above this."""
@@ -55,12 +39,9 @@ class Near:
 
 
 def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
-    """The near-duplicate cluster of each text, int64 [n]: the signal `cluster` of `dedup` as row numbers.
+    """The near-duplicate cluster of each text (no nulls), int64 [n]: the signal `cluster` of `dedup` as row numbers.
 
-    Args:
-        texts: no nulls.
-        matching: how pairs are searched.
-        jaccard: smallest Jaccard of a pair that forms a cluster.
+    `jaccard` is the smallest Jaccard of a pair that forms a cluster.
     """
 
     def parts(chosen: Mask) -> Iterator[pl.Series]:
@@ -84,18 +65,10 @@ def near_pairs(
 ) -> Near:
     """Compare the texts that share a band key, each pair once, on all cores; the same pairs whatever their number.
 
-    The sets of shingles of these texts are in a temporary file, 8 bytes per word.
-
-    Args:
-        first: int64 [n], the first exact copy of each row; only first copies are compared.
-        words: uint32 [n], words of each text; the longest lead a crowded bucket.
-        bands: uint32 [n, at most 64 bands].
-        texts: gives the chosen rows of the corpus, in order, in parts.
-        matching: its floor is the smallest Jaccard of a pair, its bucket the maximum number of rows that a row is
-            compared with in a bucket. The rows of a larger, crowded bucket are compared with at most this many leaders,
-            rows under `near` with each other.
-        near: in a crowded bucket, a row at least this similar to a leader does not become a leader.
-        folder: where the temporary file is; by default the system's folder.
+    Only first exact copies (`first`, [n]) are compared. `words`, [n], are those of each text, `bands`, [n, at most 64],
+    its band keys; `texts` gives the chosen rows, in order, in parts. The rows of a bucket of more than
+    `matching.bucket` rows, a crowded one, are compared with at most this many leaders: the longest rows that are under
+    `near` with each other. The sets of shingles are in a temporary file in `folder`, 8 bytes per word.
     """
     firsts = np.flatnonzero(first == np.arange(len(first)))
     ranked = firsts[np.argsort(-words[firsts].astype(np.int64), kind="stable")]
@@ -135,8 +108,7 @@ def _candidates(bands: NDArray[np.uint32], rows: Rows) -> Mask:
         order = in_order(bands[rows, band], rows)
         same = order[1:] >> KEY == order[:-1] >> KEY
         numbers = (order & ROW).astype(np.int64)
-        candidates[numbers[1:][same]] = True
-        candidates[numbers[:-1][same]] = True
+        candidates[numbers[1:][same]] = candidates[numbers[:-1][same]] = True
     return candidates
 
 

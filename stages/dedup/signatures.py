@@ -1,6 +1,5 @@
 """Keys, band keys and sets of shingles of texts, by which near-duplicates are found."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,11 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
+from stages.files import mapped
 from stages.text.compiled import Kernels
 from stages.text.shingles import Sets, Words, parts, shingle_sets, words
 
-Made = TypeVar("Made")
-Number = TypeVar("Number", bound=np.generic)
+Result = TypeVar("Result")
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
@@ -35,17 +34,11 @@ LOOPS = Kernels(
 
 @dataclass(frozen=True)
 class Signatures:
-    """Keys, lengths and band keys of texts, computed before texts are compared.
+    """Keys, lengths and band keys of texts, computed before texts are compared."""
 
-    Attributes:
-        keys: uint64 [n, 2]; equal for exact copies only.
-        words: uint32 [n], words of each text.
-        bands: uint32 [n, bands].
-    """
-
-    keys: NDArray[np.uint64]
-    words: NDArray[np.uint32]
-    bands: NDArray[np.uint32]
+    keys: NDArray[np.uint64]  # [n, 2]; equal for exact copies only
+    words: NDArray[np.uint32]  # [n], words of each text
+    bands: NDArray[np.uint32]  # [n, bands]
 
 
 def sign_texts(
@@ -65,35 +58,28 @@ def sign_texts(
             file.write(band.data)
         else:
             bands.append(band)
-    whole = map_file(file, np.uint32).reshape(-1, matching.bands()[0]) if file else np.concatenate(bands)
+    whole = mapped(file, np.uint32).reshape(-1, matching.bands()[0]) if file else np.concatenate(bands)
     return Signatures(np.concatenate(keys), np.concatenate(lengths), whole)
 
 
 def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], workers: int) -> Sets:
-    """Sets of shingles of the chosen rows, mapped from a file.
-
-    Args:
-        texts: the chosen rows only, in order, in parts.
-        chosen: bool [n].
-        file: empty, open for reading and writing.
-        workers: threads.
-    """
+    """Sets of shingles of the chosen rows, bool [n], mapped from a new file; `texts` has only these rows, in parts."""
     sizes = [np.empty(0, np.int64)]
     for values, ends in each_part(shingle_sets, texts, workers):
         file.write(values.data)
         sizes.append(np.diff(ends, prepend=0))
     ends = np.zeros(len(chosen) + 1, np.int64)
     ends[1:][chosen] = np.concatenate(sizes)
-    return Sets(map_file(file, np.uint64), ends.cumsum(out=ends))
+    return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
 
 
-def each_part(work: Callable[[Words], Made], texts: Iterable[pl.Series], workers: int) -> Iterator[Made]:
+def each_part(work: Callable[[Words], Result], texts: Iterable[pl.Series], workers: int) -> Iterator[Result]:
     """Apply a function to the words of texts by parts, in order; at most two parts per thread wait in memory."""
     every = (part for some in texts for part in parts(some))
     if workers == 1:
         yield from (work(words(part)) for part in every)
         return
-    waiting: deque[Future[Made]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for part in every:
             waiting.append(pool.submit(lambda one: work(words(one)), part))
@@ -117,14 +103,3 @@ def in_order(keys: NDArray[np.uint32], numbers: Rows) -> NDArray[np.uint64]:
     order |= numbers.astype(np.uint64)
     order.sort()
     return order
-
-
-def map_file(file: IO[bytes], dtype: type[Number]) -> NDArray[Number]:
-    """A file of numbers, open for reading and writing, as an array that the system pages in and out."""
-    file.flush()
-    return np.memmap(file, dtype, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, dtype)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -103,7 +103,6 @@ class Heuristics(Stage):
     }
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """Signals of a batch; see the class."""
         if batch.is_empty():
             return pl.DataFrame(schema=self.writes)
         text = batch["text"].fill_null("")

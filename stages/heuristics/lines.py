@@ -6,6 +6,8 @@ by a blank line.
 
 import polars as pl
 
+from stages.text.messages import by_row
+
 TERMINAL = r"[.!?\"'”’…。！？」』।॥؟۔။።]$"  # noqa: RUF001 - end marks of other scripts are meant
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 """Phrases for which C4 drops a line (tensorflow_datasets c4_utils.py)."""
@@ -21,27 +23,14 @@ _LONG_WORD = r"\S{1001}"  # C4
 LINE_SIGNALS = pl.Schema(
     {
         "n_lines": pl.Int64(),
-        "hash_ratio": pl.Float64(),
-        "ellipsis_ratio": pl.Float64(),
-        "bullet_lines": pl.Float64(),
-        "ellipsis_lines": pl.Float64(),
-        "dup_lines": pl.Float64(),
-        "dup_line_chars": pl.Float64(),
-        "dup_paras": pl.Float64(),
-        "dup_para_chars": pl.Float64(),
-        "punct_lines": pl.Float64(),
-        "short_lines": pl.Float64(),
-        "fineweb_dup_chars": pl.Float64(),
-        "newline_ratio": pl.Float64(),
-        "no_punct_lines": pl.Float64(),
-        "few_word_lines": pl.Float64(),
+        **dict.fromkeys(("hash_ratio", "ellipsis_ratio", "bullet_lines", "ellipsis_lines", "dup_lines"), pl.Float64()),
+        **dict.fromkeys(("dup_line_chars", "dup_paras", "dup_para_chars", "punct_lines", "short_lines"), pl.Float64()),
+        **dict.fromkeys(("fineweb_dup_chars", "newline_ratio", "no_punct_lines", "few_word_lines"), pl.Float64()),
         "long_lines": pl.Int64(),
         "c4_lines": pl.Float64(),
         "c4_sentences": pl.Int64(),
-        "lorem_ipsum": pl.Boolean(),
-        "curly_bracket": pl.Boolean(),
-        "javascript_lines": pl.Float64(),
-        "policy_lines": pl.Float64(),
+        **dict.fromkeys(("lorem_ipsum", "curly_bracket"), pl.Boolean()),
+        **dict.fromkeys(("javascript_lines", "policy_lines"), pl.Float64()),
     }
 )
 
@@ -63,66 +52,49 @@ def _pieces(texts: pl.Series, between: str) -> pl.DataFrame:
     )
 
 
-def _line_columns() -> list[pl.Expr]:
+def _conditions() -> dict[str, pl.Expr]:
+    """Conditions of a line, by the signal that is the share of lines that meet it."""
     bare = pl.col("bare")
     terminal, ellipsis_ = bare.str.contains(TERMINAL), bare.str.contains(_ELLIPSIS)
     few_words = bare.str.contains(rf"^\S+(?:\s+\S+){{{_FEW_WORDS - 1},}}").not_()
     javascript = bare.str.contains("(?i)javascript")
     policy = bare.str.contains(f"(?i){'|'.join(POLICY)}")
-    kept = terminal & ~ellipsis_ & ~few_words & ~javascript & ~policy & ~bare.str.contains(_LONG_WORD)
-    return [
-        terminal.alias("punct_lines"),
-        ellipsis_.alias("ellipsis_lines"),
-        (terminal & ~ellipsis_).not_().alias("no_punct_lines"),
-        bare.str.contains(_BULLET).alias("bullet_lines"),
-        few_words.alias("few_word_lines"),
-        javascript.alias("javascript_lines"),
-        policy.alias("policy_lines"),
-        kept.alias("c4_lines"),
-        pl.when(kept).then(pl.max_horizontal(bare.str.count_matches(_SENTENCE_END), 1)).otherwise(0).alias("sentences"),
-    ]
-
-
-_SHARES = (
-    *("punct_lines", "ellipsis_lines", "no_punct_lines", "bullet_lines"),
-    *("few_word_lines", "javascript_lines", "policy_lines", "c4_lines"),
-)
-
-
-def _by_row(pieces: pl.DataFrame, height: int, aggregates: list[pl.Expr]) -> pl.DataFrame:
-    rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
-    return rows.join(pieces.group_by("row").agg(aggregates), on="row", how="left", maintain_order="left").drop("row")
+    return {
+        "punct_lines": terminal,
+        "ellipsis_lines": ellipsis_,
+        "no_punct_lines": (terminal & ~ellipsis_).not_(),
+        "bullet_lines": bare.str.contains(_BULLET),
+        "few_word_lines": few_words,
+        "javascript_lines": javascript,
+        "policy_lines": policy,
+        "c4_lines": terminal & ~ellipsis_ & ~few_words & ~javascript & ~policy & ~bare.str.contains(_LONG_WORD),
+    }
 
 
 def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
-    """The signals `LINE_SIGNALS` of each text; shares are null if it has no line, ratios if it has no word.
+    """The signals `LINE_SIGNALS` of each text (no nulls); shares are null if it has no line, ratios if it has no word.
 
-    Args:
-        texts: strings, no nulls.
-        words: `n_chars` and `n_words` of each text.
+    `words` has `n_chars` and `n_words` of each text.
     """
     length, copy = pl.col("length"), pl.col("copy")
     copied = length.filter(copy).sum()
-    lines = _pieces(texts, "\n").with_columns(_line_columns())
-    by_line = _by_row(
-        lines,
-        len(texts),
-        [
-            pl.len().cast(pl.Int64).alias("n_lines"),
-            *[pl.col(name).mean() for name in _SHARES],
-            (length <= _SHORT_LINE).mean().alias("short_lines"),
-            (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
-            copy.mean().alias("dup_lines"),
-            copied.alias("line_copies"),
-            pl.col("sentences").sum().cast(pl.Int64).alias("c4_sentences"),
-        ],
+    conditions = _conditions()
+    sentences = pl.max_horizontal(pl.col("bare").str.count_matches(_SENTENCE_END), 1)
+    lines = _pieces(texts, "\n").with_columns(**conditions).group_by("row")
+    of_lines = lines.agg(
+        pl.len().cast(pl.Int64).alias("n_lines"),
+        *[pl.col(name).mean() for name in conditions],
+        (length <= _SHORT_LINE).mean().alias("short_lines"),
+        (length >= _LONG_LINE).sum().cast(pl.Int64).alias("long_lines"),
+        copy.mean().alias("dup_lines"),
+        copied.alias("line_copies"),
+        sentences.filter("c4_lines").sum().cast(pl.Int64).alias("c4_sentences"),
     )
-    by_paragraph = _by_row(
-        _pieces(texts, "\n\n"), len(texts), [copy.mean().alias("dup_paras"), copied.alias("para_copies")]
-    )
-    counts = words.select("n_chars", "n_words")
-    frame = pl.concat([texts.to_frame("text"), counts, by_line, by_paragraph], how="horizontal")
-    return frame.select(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
+    paragraphs = _pieces(texts, "\n\n").group_by("row")
+    of_paragraphs = paragraphs.agg(copy.mean().alias("dup_paras"), copied.alias("para_copies"))
+    parts = [by_row(part, len(texts)).drop("row") for part in (of_lines, of_paragraphs)]
+    frame = pl.concat([texts.to_frame("text"), words.select("n_chars", "n_words"), *parts], how="horizontal")
+    return frame.with_columns(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
 
 
 def _ratios() -> list[pl.Expr]:
@@ -132,7 +104,6 @@ def _ratios() -> list[pl.Expr]:
     has_words, has_lines = pl.when(pl.col("n_words") > 0), pl.when(pl.col("n_lines").is_not_null())
     return [
         pl.col("n_lines", "long_lines", "c4_sentences").fill_null(0),
-        pl.col("dup_lines", "dup_paras", "short_lines", *_SHARES),
         has_words.then(text.str.count_matches("#", literal=True) / pl.col("n_words")).alias("hash_ratio"),
         has_words.then(ellipses / pl.col("n_words")).alias("ellipsis_ratio"),
         has_words.then(newlines / pl.col("n_words")).alias("newline_ratio"),

@@ -5,7 +5,7 @@ import polars as pl
 
 from stages.heuristics.replies import NO_FEELINGS, REFUSAL, SELF_REFERENCE, code_chars, fenced_chars, plain, stops_short
 from stages.heuristics.words import overlap_statistics
-from stages.text.messages import messages
+from stages.text.messages import by_row, messages
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
@@ -13,36 +13,17 @@ _LONG_REPLY = 5  # words: shorter replies ("You're welcome!") may repeat
 
 CHAT_SIGNALS = pl.Schema(
     {
-        "n_turns": pl.Int64(),
-        "user_turns": pl.Int64(),
-        "assistant_turns": pl.Int64(),
-        "has_system": pl.Boolean(),
-        "alternates": pl.Boolean(),
-        "first_role": pl.String(),
-        "last_role": pl.String(),
-        "odd_roles": pl.Int64(),
-        "empty_turns": pl.Int64(),
-        "empty_replies": pl.Int64(),
-        "empty_last": pl.Boolean(),
-        "truncated_last": pl.Boolean(),
-        "refusals": pl.Int64(),
-        "first_refusal": pl.Int64(),
-        "ai_mentions": pl.Int64(),
-        "first_ai_mention": pl.Int64(),
-        "no_feelings": pl.Int64(),
-        "repeated_replies": pl.Int64(),
-        "echoes": pl.Int64(),
-        "self_overlap": pl.Float64(),
-        "user_overlap": pl.Float64(),
-        "reply_repetition": pl.Float64(),
-        "code_share": pl.Float64(),
+        **dict.fromkeys(("n_turns", "user_turns", "assistant_turns"), pl.Int64()),
+        **dict.fromkeys(("has_system", "alternates"), pl.Boolean()),
+        **dict.fromkeys(("first_role", "last_role"), pl.String()),
+        **dict.fromkeys(("odd_roles", "empty_turns", "empty_replies"), pl.Int64()),
+        **dict.fromkeys(("empty_last", "truncated_last"), pl.Boolean()),
+        **dict.fromkeys(("refusals", "first_refusal", "ai_mentions", "first_ai_mention", "no_feelings"), pl.Int64()),
+        **dict.fromkeys(("repeated_replies", "echoes"), pl.Int64()),
+        **dict.fromkeys(("self_overlap", "user_overlap", "reply_repetition", "code_share"), pl.Float64()),
         "fenced_share": pl.Float64(),
-        "prompt_chars": pl.Int64(),
-        "prompt_words": pl.Int64(),
-        "user_chars": pl.Int64(),
-        "assistant_chars": pl.Int64(),
-        "max_turn_chars": pl.Int64(),
-        "bad_chars": pl.Int64(),
+        **dict.fromkeys(("prompt_chars", "prompt_words", "user_chars", "assistant_chars"), pl.Int64()),
+        **dict.fromkeys(("max_turn_chars", "bad_chars"), pl.Int64()),
     }
 )
 
@@ -134,16 +115,10 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
 
 
 def chat_signals(conversations: pl.Series, prompts: pl.Series) -> pl.DataFrame:
-    """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null.
-
-    Args:
-        conversations: lists of {role, content}.
-        prompts: the first prompt of each conversation.
-    """
+    """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null."""
     turns = _turns(conversations)
-    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
-    by_row = rows.join(turns.group_by("row").agg(_aggregates()), on="row", how="left", maintain_order="left")
-    frame = pl.concat([by_row, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
+    whole = by_row(turns.group_by("row").agg(_aggregates()), len(conversations))
+    frame = pl.concat([whole, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
     replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_()
     return (

@@ -7,8 +7,8 @@ import polars as pl
 
 from stages.heuristics import words_kernel as kernel
 from stages.heuristics.words_kernel import Bytes, Floats, Hashes, Longs
-from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
+from stages.text.shingles import utf8_buffers
 
 LOOPS = Kernels(
     "stages.heuristics.words_kernel",
@@ -28,12 +28,9 @@ _CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
 
 TEXT_SIGNALS = pl.Schema(
     {
-        "n_chars": pl.Int64(),
-        "n_words": pl.Int64(),
-        "mean_word_len": pl.Float64(),
-        "alpha_words": pl.Float64(),
-        "stop_words": pl.Int64(),
-        "longest_token": pl.Int64(),
+        **dict.fromkeys(("n_chars", "n_words"), pl.Int64()),
+        **dict.fromkeys(("mean_word_len", "alpha_words"), pl.Float64()),
+        **dict.fromkeys(("stop_words", "longest_token"), pl.Int64()),
         **{f"top_{n}gram": pl.Float64() for n in (2, 3, 4)},
         **{f"dup_{n}gram": pl.Float64() for n in (5, 6, 7, 8, 9, 10)},
     }
@@ -69,13 +66,10 @@ def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
 
 
 def word_signals(texts: pl.Series) -> pl.DataFrame:
-    """The signals `TEXT_SIGNALS` of each text.
+    """The signals `TEXT_SIGNALS` of each text (no nulls).
 
     A word is a run of letters, marks, digits and `_`, which may contain single ' . - between them. A Han, kana, Thai,
     Lao, Khmer or Myanmar letter is a word by itself. Ratios are null if there is no word.
-
-    Args:
-        texts: strings, no nulls.
     """
     data, offsets = utf8_buffers(texts)
     statistics = np.empty((len(texts), kernel.WIDTH))
@@ -83,25 +77,15 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)
-    return frame.select(
-        "n_chars",
-        "n_words",
+    return frame.with_columns(
         has_words.then(pl.col("word_chars") / pl.col("n_words")).alias("mean_word_len"),
         pl.when(pl.col("tokens") > 0).then(pl.col("alphabetic") / pl.col("tokens")).alias("alpha_words"),
-        "stop_words",
-        "longest_token",
         *[has_words.then(pl.col(name)).alias(name) for name in TEXT_SIGNALS if "gram" in name],
     ).select(pl.col(name).cast(kind) for name, kind in TEXT_SIGNALS.items())
 
 
 def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
-    """How much the assistant repeats itself and the user: float64 [conversations, 5], see `words_kernel.turn_overlap`.
-
-    Args:
-        contents: the messages of all conversations, no nulls.
-        first: int64 [conversations + 1], the first message of each conversation, and the end of the last.
-        roles: uint8 [messages]: 1 the user's, 2 the assistant's, 0 any other.
-    """
+    """How much the assistant repeats itself and the user; see `words_kernel.turn_overlap`."""
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))
     scratch = _scratch(offsets[first], 7)

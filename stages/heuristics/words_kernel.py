@@ -200,16 +200,10 @@ def _stop_words(hashes: Hashes, stop_words: Hashes) -> int:
 def text_statistics(  # noqa: PLR0917  compiled: arguments by position
     data: Bytes, offsets: Longs, classes: Bytes, stop_words: Hashes, hashes: Hashes, numbers: Longs, out: Floats
 ) -> int:
-    """Word and repetition statistics of each text.
+    """Word and repetition statistics of each text, [texts, `WIDTH`]; repetition is a share of the text's characters.
 
-    Args:
-        data: UTF-8 bytes of all texts.
-        offsets: where each text begins, and where the last one ends.
-        classes: the class of every code point.
-        stop_words: hashes of the words whose presence is counted.
-        hashes: scratch, [3, `slots` of the words of the longest text].
-        numbers: scratch, [4, the same], the first row zeros.
-        out: [texts, `WIDTH`], filled; repetition is a share of the text's characters, 0 for an empty text.
+    `classes` are those of every code point. Scratch space: `hashes`, [3, `slots` of the words of the longest text], and
+    `numbers`, [4, the same], the first row zeros.
     """
     words, room = Words(hashes[0], numbers[3]), hashes[1]
     table = Table(hashes[2], numbers[0], numbers[1], numbers[2])
@@ -244,17 +238,11 @@ def turn_overlap(  # noqa: PLR0917  the same
 ) -> int:
     """How much the assistant repeats itself and the user, by word 5-grams.
 
-    Args:
-        data: UTF-8 bytes of all messages.
-        offsets: where each message begins, and where the last one ends.
-        first: the first message of each conversation, and one past the last.
-        roles: of each message: `USER`, `ASSISTANT`, or 0.
-        classes: the class of every code point.
-        hashes: scratch, [3, `slots` of the words of the longest conversation].
-        numbers: scratch, [7, the same], the first two rows zeros.
-        out: [conversations, 5], filled: the assistant's 5-grams; those that an earlier reply had; those of replies
-            after the first; those that an earlier turn of the user had; the characters of replies in 5-grams that the
-            same reply had before.
+    `first` is the first message of each conversation, and one past the last; `roles` are `USER`, `ASSISTANT`, or 0.
+    Columns of `out`, [conversations, 5]: the assistant's 5-grams; those that an earlier reply had; those of replies
+    after the first; those that an earlier turn of the user had; the characters of replies in 5-grams that the same
+    reply had before. Scratch space: `hashes`, [3, `slots` of the words of the longest conversation], and `numbers`, [7,
+    the same], the first two rows zeros.
     """
     words = Words(hashes[0], numbers[2])
     seen = Table(hashes[1], numbers[0], numbers[3], numbers[4])

@@ -34,22 +34,13 @@ class NoLineError(NgramError):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model.
+    """A trained model; on a corpus of very short sentences it has fewer orders than requested."""
 
-    Attributes:
-        path: the ARPA file.
-        engine: "columns" (this package) or "lmplz".
-        sizes: number of n-grams of each order; on a corpus of very short sentences the model has fewer orders than
-            requested.
-        fallback: orders that have lmplz's fallback discounts, because counts of counts were degenerate.
-        tokens: number of words and sentence ends in the training corpus.
-    """
-
-    path: Path
-    engine: str
-    sizes: tuple[int, ...]
-    fallback: tuple[int, ...]
-    tokens: int
+    path: Path  # the ARPA file
+    engine: str  # "columns" (this package) or "lmplz"
+    sizes: tuple[int, ...]  # number of n-grams of each order
+    fallback: tuple[int, ...]  # orders with lmplz's fallback discounts, because counts of counts were degenerate
+    tokens: int  # number of words and sentence ends in the training corpus
 
 
 def train(
@@ -65,8 +56,7 @@ def train(
     """Train a model and write it to `out` as ARPA: the same bytes for the same lines in the same order.
 
     Args:
-        lines: batches of sentences (String), each a sequence of tokens joined by single spaces. A token is any text
-            without spaces, such as a word or a token id.
+        lines: batches of sentences (String): tokens, any text without spaces, joined by single spaces.
         out: the ARPA file. Temporary columns are in a folder beside it.
         order: number of words in the longest n-gram, at least 2.
         prune: n-grams that occur at most this often are omitted, as with lmplz's `--prune`: one value per order,
@@ -78,9 +68,7 @@ def train(
         lmplz: an executable to use instead; its log10 probabilities differ by less than 1e-6.
 
     Raises:
-        NoLineError: there is no line.
-        NgramError: a line has <s>, </s> or <unk> as a token, a parameter is out of range, `types` is less than the
-            number of words seen, or both `types` and `lmplz` are given.
+        NgramError: a line has a token of `SPECIAL`, or a parameter is out of range; `NoLineError`: there is no line.
         LmplzError: `lmplz` failed.
     """
     limits = thresholds(order, prune)
@@ -98,16 +86,12 @@ def train(
         seen = len(corpus.vocabulary) - 2  # with </s>, without <unk> and <s>
         if types is not None and types < seen:
             raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
-        estimate = Estimation(corpus, limits, folder, partition, types).run(out)
-        return Model(out, "columns", estimate.sizes, estimate.fallback, len(corpus.words) - sentences)
+        sizes, fallback = Estimation(corpus, limits, folder, partition, types).run(out)
+        return Model(out, "columns", sizes, fallback, len(corpus.words) - sentences)
 
 
 def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
-    """One pruning threshold per order.
-
-    Raises:
-        NgramError: lmplz would refuse them, or they would prune words.
-    """
+    """One pruning threshold per order; `NgramError` if lmplz would refuse them, or they would prune words."""
     rest = prune[-1] if prune else 0
     full = (*prune, *((rest,) * (order - len(prune))))
     if order < 2 or len(full) != order or full[0] or list(full) != sorted(full):  # noqa: PLR2004 - kenlm needs bigrams

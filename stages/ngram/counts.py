@@ -32,33 +32,16 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Ngrams:
-    """The distinct n-grams of one order, in suffix order; the columns are on disk.
-
-    Attributes:
-        order: number of words in an n-gram.
-        parent: rank of the last n-1 words in the order below; empty for words.
-        at: a position of the corpus where the n-gram ends.
-        count: number of occurrences.
-        ending: for each position of the corpus, the rank of the n-gram that ends there, or NONE.
-    """
+    """The distinct n-grams of one order, in suffix order; the columns are on disk."""
 
     order: int
-    parent: Column
-    at: Column
-    count: Column
-    ending: Column
+    parent: Column  # rank of the last n-1 words in the order below; empty for words
+    at: Column  # a position of the corpus where the n-gram ends
+    count: Column  # number of occurrences
+    ending: Column  # for each position of the corpus, the rank of the n-gram that ends there, or NONE
 
     def __len__(self) -> int:
         return len(self.count)
-
-
-def column(folder: Path, name: str, size: int) -> Column:
-    """A column of zeros in a new file.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    return zeros(folder / name, np.uint32, size)
 
 
 def slices(size: int, step: int | None = None) -> Iterator[slice]:
@@ -79,18 +62,14 @@ def unigrams(words: Column, size: int) -> Ngrams:
 def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[Ngrams, Column]:
     """The n-grams one word longer than `below`, and the number of left extensions of each n-gram of `below`.
 
-    Args:
-        below: n-grams of the order below.
-        words: the corpus as word ids.
-        folder: the folder of the new columns.
-        partition: number of positions sorted at a time, with about 50 bytes of memory each.
+    The new columns are in `folder`; `partition` positions are sorted at a time, with about 50 bytes of memory each.
     """
     order = below.order + 1
-    ending = column(folder, f"ending{order}", len(words))
+    ending = zeros(folder / f"ending{order}", np.uint32, len(words))
     ending[:] = NONE
     names = ("parent", "at", "count")
-    parent, at, count = (column(folder, f"{name}{order}", len(words)) for name in names)
-    extensions = column(folder, f"extensions{below.order}", len(below))
+    parent, at, count = (zeros(folder / f"{name}{order}", np.uint32, len(words)) for name in names)
+    extensions = zeros(folder / f"extensions{below.order}", np.uint32, len(below))
     size = 0
     for low, high in _partitions(below.count, partition):
         where = _ending_in(below, words, low, high)

@@ -1,7 +1,10 @@
-"""Interpolated modified Kneser-Ney smoothing, order by order, as lmplz computes it."""
+"""Interpolated modified Kneser-Ney smoothing, order by order, as lmplz computes it, written as ARPA."""
 
 from __future__ import annotations
 
+import io
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,34 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from stages.ngram import arpa
-from stages.ngram.counts import BOS, NONE, Column, Ngrams, column, longer, slices, unigrams
+from stages.files import save, zeros
+from stages.ngram.counts import BOS, NONE, Column, Ngrams, longer, slices, unigrams
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Index = np.ndarray[Any, np.dtype[np.intp]]
 
+LOWEST = -99.0
+"""The log10 of probability 0."""
 _TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 
 @dataclass(frozen=True)
 class NumberedCorpus:
-    """Sentences as word ids, and the words by id.
+    """Sentences as word ids, and the words by id."""
 
-    Attributes:
-        words: <s> w w ... </s> <s> ..., numbered by first appearance after the three special words.
-        vocabulary: String; <unk>, <s>, </s>, then the words.
-    """
-
-    words: Column
-    vocabulary: pl.Series
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Number of n-grams of each order in the model, and the orders with fallback discounts."""
-
-    sizes: tuple[int, ...]
-    fallback: tuple[int, ...]
+    words: Column  # <s> w w ... </s> <s> ..., numbered by first appearance after the three special words
+    vocabulary: pl.Series  # String; <unk>, <s>, </s>, then the words
 
 
 @dataclass(frozen=True)
@@ -53,24 +45,16 @@ class _Order:
 
 @dataclass(frozen=True)
 class Estimation:
-    """The estimation of one model.
-
-    Attributes:
-        corpus: the training corpus.
-        prune: per order, the count up to which an n-gram is omitted; the first one is 0.
-        folder: an empty folder for columns and sections.
-        partition: number of positions sorted at a time.
-        types: number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz.
-    """
+    """The estimation of one model."""
 
     corpus: NumberedCorpus
-    prune: tuple[int, ...]
-    folder: Path
-    partition: int
-    types: int | None = None
+    prune: tuple[int, ...]  # per order, the count up to which an n-gram is omitted; the first one is 0
+    folder: Path  # an empty folder for columns and sections
+    partition: int  # number of positions sorted at a time
+    types: int | None  # number of words that can occur, </s> included; by default those seen and <unk>, as in lmplz
 
-    def run(self, out: Path) -> Estimate:
-        """Count, discount, interpolate and write one order after the other.
+    def run(self, out: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Write the model; return the number of n-grams of each order, and the orders with fallback discounts.
 
         The highest orders are omitted if the corpus has no such n-gram, or pruning leaves none: the probabilities are
         the same, and query libraries refuse an empty order.
@@ -89,8 +73,8 @@ class Estimation:
             grams = above if len(below.kept) else None
         if below is not None:
             self._write(below, None)
-        arpa.join([self._section(order) for order in range(1, len(sizes) + 1)], sizes, out)
-        return Estimate(tuple(sizes), tuple(fallback))
+        join_sections([self._section(order) for order in range(1, len(sizes) + 1)], sizes, out)
+        return tuple(sizes), tuple(fallback)
 
     def _count(self, grams: Ngrams) -> tuple[Ngrams | None, Column]:
         """The next order, or None, and the adjusted counts of this one.
@@ -118,7 +102,7 @@ class Estimation:
             return _Order(grams, ranks, ranks.astype(np.uint32), probs, holds_last)
         limit = self.prune[grams.order - 1]
         kept = np.flatnonzero(grams.count > limit)
-        slot = column(self.folder, f"slot{grams.order}", len(grams))
+        slot = zeros(self.folder / f"slot{grams.order}", np.uint32, len(grams))
         slot[:] = NONE
         slot[kept] = np.arange(len(kept), dtype=np.uint32)
         denominators, backoffs = _contexts(grams, counts, discounts, limit, below)
@@ -135,8 +119,8 @@ class Estimation:
         """Write the ARPA section of an order; the highest has no backoffs."""
         for part in slices(len(order.kept), _TEXT_CHUNK):
             grams = self._text(order.grams, order.kept[part])
-            weights = None if backoffs is None else arpa.log10(backoffs[part])
-            arpa.write_lines(self._section(order.grams.order), arpa.log10(order.probs[part]), grams, weights)
+            weights = None if backoffs is None else log10(backoffs[part])
+            write_lines(self._section(order.grams.order), log10(order.probs[part]), grams, weights)
 
     def _text(self, grams: Ngrams, some: Index) -> pl.Series:
         words = self.corpus.vocabulary
@@ -205,19 +189,14 @@ FALLBACK = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class Discounts:
-    """The discounts of adjusted counts of 1, 2, and 3 or more.
+    """The discounts of adjusted counts of 1, 2, and 3 or more."""
 
-    Attributes:
-        values: D1, D2, D3+, each representable as a 32-bit float.
-        fallback: whether the closed form failed, and `values` is FALLBACK.
-    """
+    values: tuple[float, float, float]  # D1, D2, D3+, each representable as a 32-bit float
+    fallback: bool  # whether the closed form failed, and `values` is FALLBACK
 
-    values: tuple[float, float, float]
-    fallback: bool
-
-    def of(self, counts: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    def of(self, counts: npt.NDArray[np.integer]) -> Floats:
         """The discount of each count; 0 for a count of 0."""
-        taken: npt.NDArray[np.float32] = np.array((0.0, *self.values), np.float32)[np.minimum(counts, 3)]
+        taken: Floats = np.array((0.0, *self.values), np.float32)[np.minimum(counts, 3)]
         return taken
 
 
@@ -234,3 +213,36 @@ def closed_form(n: npt.NDArray[np.int64]) -> Discounts:
     if any(not 0 <= value <= j for j, value in enumerate(values, 1)):
         return Discounts(FALLBACK, fallback=True)
     return Discounts((float(values[0]), float(values[1]), float(values[2])), fallback=False)
+
+
+def log10(values: Floats) -> Floats:
+    """log10, and `LOWEST` for 0."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log10(values.astype(np.float64)), LOWEST).astype(np.float32)
+
+
+def write_lines(file: Path, probs: Floats, grams: pl.Series, backoffs: Floats | None) -> None:
+    """Append n-grams to a section: log10 probability, words, log10 backoff (None at the highest order)."""
+    lines = pl.DataFrame({"p": np.minimum(probs, 0), "gram": grams})
+    if backoffs is not None:
+        lines = lines.with_columns(b=backoffs)
+    text = io.BytesIO()
+    lines.write_csv(text, include_header=False, separator="\t", quote_style="never")
+    with file.open("ab") as out:  # polars' own error on a full disk has no error number
+        out.write(text.getbuffer())
+
+
+def join_sections(sections: Sequence[Path], sizes: Sequence[int], out: Path) -> None:
+    """Join the sections of all orders into one ARPA file."""
+
+    def into(aside: Path) -> None:
+        with aside.open("wb") as file:
+            file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % pair for pair in enumerate(sizes, 1)))
+            for order, section in enumerate(sections, 1):
+                file.write(b"\n\\%d-grams:\n" % order)
+                if section.exists():
+                    with section.open("rb") as lines:
+                        shutil.copyfileobj(lines, file, 1 << 20)
+            file.write(b"\n\\end\\\n")
+
+    save(out, into)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 
-from stages.ngram import arpa
 from stages.ngram.kneser_ney import FALLBACK
 
 
@@ -24,23 +23,17 @@ def find() -> Path | None:
 
 
 def train(
-    lmplz: Path, lines: Iterable[pl.Series], out: Path, prune: Sequence[int], memory: str = "1G"
+    lmplz: Path, lines: Iterable[pl.Series], out: Path, prune: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Train a model and write it to `out` as ARPA.
+    """Write a model to `out` as ARPA; return the sizes of its orders, those with fallback discounts, and the tokens.
 
     lmplz writes temporary files beside `out`. It uses the fallback discounts only for an order whose closed form fails,
     and logs it.
-
-    Returns:
-        Sizes of the orders, orders with fallback discounts, number of tokens.
-
-    Raises:
-        LmplzError: lmplz failed.
     """
     output = out.with_name("lmplz.log")
     fallback = [str(value) for value in FALLBACK]
     command = [str(lmplz), "-o", str(len(prune)), "--prune", *map(str, prune), "--discount_fallback", *fallback]
-    command += ["-S", memory, "-T", f"{out.parent}/", "--arpa", str(out)]
+    command += ["-S", "1G", "-T", f"{out.parent}/", "--arpa", str(out)]
     tokens = 0
     with (
         output.open("wb") as log,
@@ -49,16 +42,24 @@ def train(
     ):
         for batch in lines:
             tokens += int((batch.str.count_matches(r"[^ ]+") + 1).sum())
-            _send(batch, process)
+            text = io.BytesIO()
+            batch.to_frame().write_csv(text, include_header=False, quote_style="never")
+            if process.stdin is not None:
+                process.stdin.write(text.getbuffer())
     messages = output.read_text(errors="replace").strip().splitlines()
     if process.returncode:
         raise LmplzError(f"{lmplz} failed with exit code {process.returncode}: {' '.join(messages[-1:])}")
     orders = [line.split("order ")[1].split(":")[0] for line in messages if line.startswith("Substituting")]
-    return arpa.sizes(out), tuple(int(order) + 1 for order in orders), tokens
+    return _sizes(out), tuple(int(order) + 1 for order in orders), tokens
 
 
-def _send(batch: pl.Series, process: subprocess.Popen[bytes]) -> None:
-    lines = io.BytesIO()
-    batch.to_frame().write_csv(lines, include_header=False, quote_style="never")
-    if process.stdin is not None:
-        process.stdin.write(lines.getbuffer())
+def _sizes(path: Path) -> tuple[int, ...]:
+    """Number of n-grams of each order, from the header of an ARPA file."""
+    counts: list[int] = []
+    with path.open("rb") as file:
+        for line in file:
+            if line.startswith(b"ngram "):
+                counts.append(int(line.partition(b"=")[2]))
+            elif counts and not line.strip():
+                break
+    return tuple(counts)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from stages.files import read_frame
-from stages.overlap.evals import files, parts
-from stages.readers import stamps
-from stages.stage import Axis, Measure, Stage, StageParameterError
+from stages.overlap.evals import ItemText, excerpt, files, parts
+from stages.stage import Axis, Measure, Stage, StageParameterError, require
+from stages.text.compiled import Kernels
+from stages.text.repeats import prefix_index
+from stages.text.shingles import split
 
-if TYPE_CHECKING:
-    from stages.overlap.contamination_index import ItemIndex
-
+LOOPS = Kernels(
+    "stages.overlap.contamination_kernel",
+    {
+        "grams": "u8* i8* i8 i8 u8* i8* u8* i8*",
+        "overlap": "u8* i8* i8 i8 u8* i8* u8 u8* u8* i8* u8 i8* i8* i8* i8* i8* i8 u4* f4* i8*",
+    },
+)
+Numbers = NDArray[np.int64]
 MIN_REPORTED_SHARE = 0.5
 """Minimum share of a part for a conversation to be counted in the remarks of a run; rules have their own."""
 
@@ -65,47 +74,26 @@ class Contamination(Stage):
         {
             "contaminated_ngrams": pl.UInt32(),
             "contamination": pl.Float32(),
-            "eval_set": pl.String(),
-            "eval_item": pl.String(),
-            "eval_field": pl.String(),
+            **dict.fromkeys(("eval_set", "eval_item", "eval_field"), pl.String()),
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {"contamination": Axis("share of an evaluation item", rank=320)}
 
     def __post_init__(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            StageParameterError: a parameter is out of range.
-        """
-        for name, value, right, expected in (
-            ("n", self.n, 2 <= self.n <= 64, "2 to 64 words"),  # noqa: PLR2004
-            ("shortest", self.shortest, 1 <= self.shortest <= self.n, "1 to n words"),
-            ("common", self.common, self.common > 0, "at least 1 item"),
-        ):
-            if not right:
-                raise StageParameterError(f"contamination: {name} is {value}, expected {expected}")
+        require("contamination: n", self.n, 2 <= self.n <= 64, "2 to 64 words")  # noqa: PLR2004
+        require("contamination: shortest", self.shortest, 1 <= self.shortest <= self.n, "1 to n words")
+        require("contamination: common", self.common, self.common > 0, "at least 1 item")
 
     def models(self) -> tuple[Path, ...]:
-        """The files of the evaluation sets."""
         return files(self.evals)
 
-    def digest(self) -> str:
-        """The digest of every stage; unchanged files are not read again, since a run asks once per shard."""
-        return _digest(self, stamps(self.models()))
-
     def notes(self) -> tuple[str, ...]:
-        """Number of items searched for."""
         if not self.evals:
             return ("`evals` is not set (a file or folder of evaluation items): all signals are null",)
         items, lost = _index(self, self.digest()).items
-        left = (
-            f"; {lost} of them have no text of {self.shortest} words of their own and are not searched for"
-            if lost
-            else ""
-        )
+        left = f"; {lost} of them have no text of {self.shortest} words of their own and are not searched for"
         count = len(self.models())
-        return (f"searches for {items} items of {count} evaluation file{'s' * (count != 1)}{left}",)
+        return (f"searches for {items} items of {count} evaluation file{'s' * (count != 1)}{left * (lost > 0)}",)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """The ten sets that most conversations contain, and the number of these conversations."""
@@ -115,19 +103,14 @@ class Contamination(Stage):
         shards = (read_frame(path, columns) for path in sorted(folder.glob("*.parquet")))
         hits = pl.concat(shard.filter(pl.col("contamination") >= MIN_REPORTED_SHARE) for shard in shards)
         counts = hits.group_by("eval_set").agg(items=pl.col("eval_item").n_unique(), conversations=pl.len())
-        found = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
+        worst = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)
         return tuple(
             f"{name}: at least half of a question, answer or message of {items} of its items is in "
             f"{conversations} conversation{'s' * (conversations != 1)}"
-            for name, items, conversations in found.iter_rows()
+            for name, items, conversations in worst.iter_rows()
         ) or ("no conversation contains half of a question, answer or message of an item",)
 
     def open(self, folder: Path) -> Measure:
-        """Read and index the evaluation sets, once per process.
-
-        Raises:
-            StageParameterError: a file cannot be read.
-        """
         del folder
         if not self.evals:
             return self.measure
@@ -142,8 +125,6 @@ class Contamination(Stage):
 @lru_cache(maxsize=1)
 def _index(stage: Contamination, digest: str) -> ItemIndex:
     """The index of a stage's evaluation sets; the digest identifies their content."""
-    from stages.overlap.contamination_index import ItemIndex
-
     del digest
     index = ItemIndex.of(list(parts(stage.evals)), stage.n, stage.shortest, stage.common)
     if index.items[0] == index.items[1]:
@@ -154,7 +135,78 @@ def _index(stage: Contamination, digest: str) -> ItemIndex:
     return index
 
 
-@lru_cache(maxsize=8)
-def _digest(stage: Contamination, files: tuple[tuple[str, int, int], ...]) -> str:
-    del files
-    return Stage.digest(stage)
+@dataclass(frozen=True)
+class ItemIndex:
+    """The n-grams of evaluation items, and what conversations share with them; `n` and `shortest` as in the stage."""
+
+    n: int
+    shortest: int
+    tables: tuple[Any, ...]  # the arguments of `contamination_kernel.overlap` from `keys` to `sizes`
+    labels: pl.DataFrame  # `eval_set`, `eval_item`, `eval_field` of each part
+    items: tuple[int, int]  # number of items, and number of those with nothing to search for
+
+    @classmethod
+    def of(cls, parts: Sequence[ItemText], n: int, shortest: int, common: int) -> ItemIndex:
+        """Index the parts of items; n-grams of more than `common` items are ignored."""
+        owners, keys, heads, lengths = _grams(parts, n, shortest)
+        items = pl.Series([f"{part.file}\0{part.item}" for part in parts], dtype=pl.String).rank("dense").to_numpy()
+        pairs = pl.DataFrame({"key": keys, "part": owners, "item": items[owners] if len(owners) else owners}).unique()
+        rare = pairs.filter(pl.col("item").n_unique().over("key") <= common).sort("key", "part")
+        sizes = np.bincount(rare["part"].to_numpy(), minlength=len(parts)).astype(np.int64)
+        groups = rare.group_by("key", maintain_order=True).len()
+        posts = np.append(0, groups["len"].cum_sum()).astype(np.int64)
+        grams = groups["key"].to_numpy()
+        tables = (grams, *prefix_index(grams), *_heads(heads, lengths), posts, rare["part"].to_numpy(), sizes)
+        every, searched = len(np.unique(items)), len(np.unique(items[sizes > 0]))
+        labels = {
+            "eval_set": [part.file for part in parts],
+            "eval_item": [excerpt(part) for part in parts],
+            "eval_field": [part.field for part in parts],
+        }
+        names = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
+        return cls(n, shortest, tables, names, (every, every - searched))
+
+    def measure(self, texts: pl.Series) -> pl.DataFrame:
+        rows = len(texts)
+        counts, shares, worst = np.empty(rows, np.uint32), np.empty(rows, np.float32), np.empty(rows, np.int64)
+        posts, _, sizes = self.tables[-3:]
+        seen, tally = np.zeros(len(posts) - 1 + len(sizes), np.int64), np.empty(len(sizes), np.int64)
+        done = 0
+        for part in split(texts):
+            here = slice(done, done + len(part.keys))
+            given = (part.hashes, part.ends, self.n, self.shortest, *self.tables, seen, tally, done)
+            LOOPS.call("overlap", *given, counts[here], shares[here], worst[here])
+            done = here.stop
+        which = pl.Series(worst)
+        labels = self.labels.select(pl.all().gather(which.set(which < 0, None)))
+        return pl.DataFrame({"contaminated_ngrams": counts, "contamination": shares}).hstack(labels)
+
+
+def _grams(
+    parts: Sequence[ItemText], n: int, shortest: int
+) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
+    """The part and the hash of each gram, with repeats; head and words of each part that is a short gram."""
+    sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
+    for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
+        found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
+        head, length = np.empty(len(words.keys), np.uint64), np.empty(len(words.keys), np.int64)
+        LOOPS.call("grams", words.hashes, words.ends, n, shortest, found, ends, head, length)
+        sizes.append(np.diff(ends))
+        keys.append(found[: ends[-1]].copy())
+        heads.append(head)
+        lengths.append(length)
+    owners = np.repeat(np.arange(len(parts)), np.concatenate(sizes))
+    short, every = np.concatenate([np.empty(0, np.int64), *lengths]), np.concatenate(keys)
+    searched = (short == 0) | np.array([part.asks for part in parts], np.bool_)
+    short[~searched] = 0
+    head = np.concatenate([np.empty(0, np.uint64), *heads])
+    return owners[searched[owners]], every[searched[owners]], head, short
+
+
+def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
+    """Sorted heads of short grams, the lengths of the grams with each head as bits, the heads' prefix index."""
+    short = lengths > 0
+    keys, which = np.unique(heads[short], return_inverse=True)
+    bits = np.zeros(len(keys), np.uint64)
+    np.bitwise_or.at(bits, which, np.uint64(1) << lengths[short].astype(np.uint64))
+    return keys, bits, *prefix_index(keys)

@@ -1,6 +1,7 @@
 """Compiled loops over words: n-grams of evaluation items, and those of them that conversations have.
 
-A text of fewer words than an n-gram is one short gram, all its words. It is found by its first words, its head.
+A text of fewer words than an n-gram is one short gram, all its words. It is found by its first words, its head. Texts
+are given as hashes of `words`, text by text, and `ends`, [texts + 1], where the words of each begin.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -26,17 +27,9 @@ def _gram(words: Any, begin: Any, length: Any) -> Any:
 
 
 def grams(words: Any, ends: Any, n: Any, shortest: Any, found: Any, found_ends: Any, heads: Any, lengths: Any) -> Any:
-    """The grams of each text, in order; none for a text of fewer than `shortest` words.
+    """Write the grams of each text, in order, and the head and the words of a text that is a short gram (else 0).
 
-    Args:
-        words: uint64, hashes of words.
-        ends: int64 [texts + 1], where the words of each text begin, and where those of the last one end.
-        n: words of an n-gram.
-        shortest: words of the shortest text that is one gram, and of a head.
-        found: uint64, filled; as long as `words`.
-        found_ends: int64 [texts + 1], filled.
-        heads: uint64 [texts], filled: the head of a text that is a short gram.
-        lengths: int64 [texts], filled: the words of a text that is a short gram, else 0.
+    A text of fewer than `shortest` words has none; as many words are a head. `found` is as long as `words`.
     """
     filled = 0
     found_ends[0] = 0
@@ -58,16 +51,16 @@ def grams(words: Any, ends: Any, n: Any, shortest: Any, found: Any, found_ends: 
 class _Index(NamedTuple):
     """The grams of the evaluation items, as `overlap` takes them."""
 
-    keys: Any
+    keys: Any  # sorted grams of all parts of items, found through `starts` and `shift`
     starts: Any
     shift: Any
-    heads: Any
-    lengths: Any
+    heads: Any  # sorted heads of short grams, found through `head_starts` and `head_shift`
+    lengths: Any  # for each head a bit for each length that a short gram with this head has
     head_starts: Any
     head_shift: Any
-    posts: Any
-    parts: Any
-    sizes: Any
+    posts: Any  # where each gram's parts begin in `parts`, and where the last one's end
+    parts: Any  # the parts that have the gram
+    sizes: Any  # grams of each part
 
 
 class _TextState(NamedTuple):
@@ -130,29 +123,10 @@ def overlap(
     head_starts: Any, head_shift: Any, posts: Any, parts: Any, sizes: Any, seen: Any, tally: Any, before: Any,
     counts: Any, shares: Any, worst: Any,
 ) -> Any:  # fmt: skip
-    """Compute the overlap of each text with evaluation items.
+    """Write for each text its distinct grams, the largest share of a part's grams that it has, and that part, or -1.
 
-    Args:
-        words: uint64, hashes of words.
-        ends: int64 [texts + 1].
-        n: words of an n-gram.
-        shortest: words of a head.
-        keys: uint64, sorted grams of all parts of items.
-        starts: int64, where each value of the keys' top bits begins in them.
-        shift: number of a key's remaining bits.
-        heads: uint64, sorted heads of short grams, with `head_starts` and `head_shift` like those of the keys.
-        lengths: uint64, for each head a bit for each length that a short gram with this head has.
-        head_starts: int64.
-        head_shift: number of a head's remaining bits.
-        posts: int64, where each gram's parts begin in `parts`, and where the last one's end.
-        parts: int64, the parts that have the gram.
-        sizes: int64, grams of each part.
-        seen: int64 [grams + parts], zeros at first, kept from call to call.
-        tally: int64 [parts], scratch.
-        before: number of texts of earlier calls.
-        counts: uint32 [texts], filled: distinct grams that the text has.
-        shares: float32 [texts], filled: the largest share of a part's grams that it has.
-        worst: int64 [texts], filled: that part, or -1.
+    `keys` to `sizes` are those of `_Index`. `seen`, int64 [grams + parts], zeros at first, is kept from call to call,
+    `before` is the number of texts of earlier calls, and `tally`, int64 [parts], is scratch space.
     """
     index = _Index(keys, starts, shift, heads, lengths, head_starts, head_shift, posts, parts, sizes)
     state = _TextState(seen[: len(keys)], seen[len(keys) :], tally)

@@ -38,31 +38,18 @@ EXCERPT = 80
 
 
 class ItemText(NamedTuple):
-    """A text of an item: a question, an answer, or a message.
+    """A text of an item: a question, an answer, or a message."""
 
-    Attributes:
-        file: the file of the evaluation set.
-        item: the number of the item in its file, counted from 1.
-        name: the item's name, or its row.
-        field: the column, with the role for a message.
-        text: the text.
-        asks: whether it is not an answer. A short answer such as "Is there anything else?" proves nothing.
-    """
-
-    file: str
-    item: int
-    name: str
-    field: str
+    file: str  # of the evaluation set
+    item: int  # number of the item in its file, counted from 1
+    name: str  # of the item, or its row
+    field: str  # the column, with the role for a message
     text: str
-    asks: bool
+    asks: bool  # whether it is not an answer; a short answer such as "Is there anything else?" proves nothing
 
 
 def files(evals: str) -> tuple[Path, ...]:
-    """The files of evaluation sets in order of their names; none for an empty string.
-
-    Raises:
-        MissingModelError: there is no file that can be read.
-    """
+    """The files of evaluation sets in order of their names; none for an empty string."""
     if not evals:
         return ()
     paths = readers.files(Path(evals).expanduser(), ENDINGS)
@@ -77,10 +64,8 @@ def files(evals: str) -> tuple[Path, ...]:
 def parts(evals: str) -> Iterator[ItemText]:
     """The texts of every item.
 
-    Loops over items, because each has its own shape; evaluation sets are small.
-
-    Raises:
-        StageParameterError: a file cannot be read, or its items have no known column.
+    Loops over items, because each has its own shape; evaluation sets are small. `StageParameterError` if a file cannot
+    be read, or its items have no known column.
     """
     root = Path(evals).expanduser()
     for path in files(evals):
@@ -154,10 +139,7 @@ def _whole(path: Path) -> list[Any] | None:
 def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401  any JSON
     """The texts in a value, each with its field."""
     if isinstance(value, str):
-        yield (
-            field,
-            value.encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
-        )  # lone surrogates
+        yield field, value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # lone surrogates
     elif isinstance(value, list):
         for each in value:
             yield from _texts(field, each)

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
-from stages.stage import Axis, GlobalStage, StageParameterError
+from stages.overlap.windows import Merge, hash_sets, texts_without_system
+from stages.stage import Axis, GlobalStage, require
+from stages.text.messages import by_row
+from stages.text.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -52,41 +56,22 @@ class Substrings(GlobalStage):
     writes: ClassVar[pl.Schema] = pl.Schema({"span_words": pl.UInt32(), "span_anchors": pl.List(pl.UInt64())})
     merges: ClassVar[pl.Schema] = pl.Schema(
         {
-            "dup_span_share": pl.Float32(),
-            "dup_span_earlier": pl.Float32(),
-            "dup_span_words": pl.UInt32(),
-            "dup_span_copies": pl.UInt32(),
+            **dict.fromkeys(("dup_span_share", "dup_span_earlier"), pl.Float32()),
+            **dict.fromkeys(("dup_span_words", "dup_span_copies"), pl.UInt32()),
             "dup_span_of": pl.String(),
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {"dup_span_share": Axis("share of words that occur elsewhere", rank=310)}
 
     def __post_init__(self) -> None:
-        """Check the parameter.
-
-        Raises:
-            StageParameterError: a span of fewer than two words.
-        """
-        if self.span < 2:  # noqa: PLR2004  a span has two halves
-            raise StageParameterError(f"substrings: span is {self.span}, expected at least 2 words")
+        require("substrings: span", self.span, self.span > 1, "at least 2 words")  # a span has two halves
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """`span_words` and `span_anchors` of each conversation."""
-        from stages.overlap.spans import anchors, texts_without_system
-
-        words, keys, sizes = anchors(texts_without_system(batch), self.span)
-        rows = pl.arange(batch.height, dtype=pl.UInt32, eager=True)
-        owners = pl.DataFrame({"row": rows}).select(pl.col("row").repeat_by(pl.Series(sizes)).explode().drop_nulls())
-        lists = owners.with_columns(span_anchors=pl.Series(keys)).group_by("row").agg("span_anchors")
-        every = pl.DataFrame({"row": rows, "span_words": words}).join(
-            lists, on="row", how="left", maintain_order="left"
-        )
-        every = every.with_columns(pl.col("span_anchors").fill_null([]))
-        return every.select(self.writes.names()).cast(dict(self.writes))  # type: ignore[arg-type]
+        words, keys, sizes = hash_sets("anchors", texts_without_system(batch), self.span)
+        owners = pl.DataFrame({"row": np.repeat(np.arange(batch.height, dtype=np.uint32), sizes), "span_anchors": keys})
+        lists = by_row(owners.group_by("row").agg("span_anchors"), batch.height)
+        anchors = lists.select(pl.col("span_anchors").fill_null([]))
+        return anchors.with_columns(span_words=words).select(self.writes.names()).cast(dict(self.writes))  # type: ignore[arg-type]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Write the signals that need all shards; see the class."""
-        from stages.overlap.substrings_merge import Merge
-        from stages.text.shards import Shards
-
         Merge(Shards.of(raw, measured), self.span).write(folder)

@@ -9,12 +9,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import read_frame, save_frame
-from stages.stage import Axis, GlobalStage, StageParameterError
-from stages.text.messages import messages
+from stages.files import save_frame, save_json
+from stages.stage import Axis, GlobalStage, require
+from stages.text.messages import by_row, messages
 from stages.text.repeats import Repeats, Shard
-from stages.text.shards import Shards
+from stages.text.shards import Shards, column, flat
+from stages.text.shingles import split
 
+MAX_LISTED = 10
+"""Maximum number of answers, and of openings, in `turns.json`."""
 MAX_CHARACTERS = 200
 """Maximum number of characters of an answer in `turns.json`."""
 
@@ -56,10 +59,8 @@ class Turns(GlobalStage):
     merges: ClassVar[pl.Schema] = pl.Schema(
         {
             "repeated_answers": pl.UInt32(),
-            "repeated_answer_share": pl.Float32(),
-            "earlier_answer_share": pl.Float32(),
-            "answer_copies": pl.UInt32(),
-            "opening_copies": pl.UInt32(),
+            **dict.fromkeys(("repeated_answer_share", "earlier_answer_share"), pl.Float32()),
+            **dict.fromkeys(("answer_copies", "opening_copies"), pl.UInt32()),
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {
@@ -68,40 +69,32 @@ class Turns(GlobalStage):
     }
 
     def __post_init__(self) -> None:
-        """Check the parameters.
-
-        Raises:
-            StageParameterError: a parameter is out of range.
-        """
-        for name, value in (("words", self.words), ("opening", self.opening)):
-            if value < 1:
-                raise StageParameterError(f"turns: {name} is {value}, expected at least 1")
+        require("turns: words", self.words, self.words > 0, "at least 1")
+        require("turns: opening", self.opening, self.opening > 0, "at least 1")
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """`answer_keys` and `opening_key` of each conversation."""
         replies = self._keys(batch)
-        given = (
-            replies.filter(pl.col("words") >= self.words).group_by("row").agg(answer_keys=pl.col("key").unique().sort())
+        answers = replies.filter(pl.col("words") >= self.words).group_by("row")
+        openings = replies.group_by("row").agg(pl.col("opening_key").first())
+        return (
+            by_row(openings, batch.height)
+            .join(answers.agg(answer_keys=pl.col("key").unique().sort()), on="row", how="left", maintain_order="left")
+            .select(self.writes.names())
         )
-        firsts = replies.group_by("row").agg(pl.col("opening_key").first())
-        rows = pl.DataFrame({"row": pl.arange(batch.height, dtype=pl.UInt32, eager=True)})
-        for found in (given, firsts):
-            rows = rows.join(found, on="row", how="left", maintain_order="left")
-        return rows.select(self.writes.names())
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Write the signals that need all shards, and `turns.json`; see the class."""
-        from stages.files import save_json
-
+        shards = Shards.of(raw, measured)
+        answers, openings = _repeats(shards, _answer_groups), _repeats(shards, _opening_groups)
+        for at, path in enumerate(measured):
+            save_frame(folder / "merged" / path.name, _columns(shards, at, answers, openings))
         listed = {
-            kind: [self._entry(kind, *one) for one in found] for kind, found in merge_turns(raw, measured, folder)
+            "answers": self._most_repeated(shards, answers, "key"),
+            "openings": self._most_repeated(shards, openings, "opening_key"),
         }
         save_json(folder / "turns.json", listed, indent=1, end="")
 
     def _keys(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
-        from stages.text.shingles import split
-
         replies = messages(batch["messages"]).filter(pl.col("role") == "assistant").select("row", "content")
         sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
         for part in split(replies["content"]):
@@ -115,10 +108,14 @@ class Turns(GlobalStage):
             opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
         )
 
-    def _entry(self, kind: str, key: int, count: int, first: str, conversation: pl.DataFrame) -> dict[str, Any]:
-        """An entry of `turns.json`: number of conversations, the first of them, the beginning of the answer."""
-        replies = self._keys(conversation).filter(pl.col("opening_key" if kind == "openings" else "key") == key)
-        return {"conversations": count, "first": first, "begins": replies["content"][0][:MAX_CHARACTERS]}
+    def _most_repeated(self, shards: Shards, repeats: Repeats, key: str) -> list[dict[str, Any]]:
+        """Entries of `turns.json`: number of conversations, id of the first, beginning of its answer with that key."""
+        entries = []
+        for at in np.lexsort((repeats.firsts, -repeats.counts))[:MAX_LISTED]:
+            first = shards.row(int(repeats.firsts[at]), "id", "messages")
+            begins = self._keys(first).filter(pl.col(key) == int(repeats.keys[at]))["content"][0][:MAX_CHARACTERS]
+            entries.append({"conversations": int(repeats.counts[at]), "first": first["id"][0], "begins": begins})
+        return entries
 
 
 def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -> NDArray[np.uint64]:
@@ -130,34 +127,13 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-Answer = tuple[int, int, str, pl.DataFrame]
-"""A key, the number of conversations with it, the id of the first, and its `messages` as a frame of one row."""
-MAX_LISTED = 10
-"""Maximum number of answers, and of openings, in `turns.json`."""
-
-
-def merge_turns(raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> Iterator[tuple[str, list[Answer]]]:
-    """Write the merged signals of each shard to `folder/merged`; yield the most repeated "answers" and "openings"."""
-    shards = Shards.of(raw, measured)
-    repeats = {
-        kind: _repeats(shards, reader) for kind, reader in (("answers", _answer_groups), ("openings", _opening_groups))
-    }
-    (folder / "merged").mkdir(parents=True, exist_ok=True)
-    for at, path in enumerate(measured):
-        save_frame(folder / "merged" / path.name, _columns(shards, at, repeats["answers"], repeats["openings"]))
-    yield from ((kind, [_locate(shards, found, at) for at in _largest(found)]) for kind, found in repeats.items())
-
-
 def _answer_groups(shards: Shards, at: int) -> Shard:
-    given = read_frame(shards.measured[at], ["answer_keys"])["answer_keys"]
-    sizes = given.list.len().fill_null(0).to_numpy().astype(np.int64)
-    start = int(shards.starts[at])
-    keys = given.explode().drop_nulls().to_numpy() if sizes.any() else np.empty(0, np.uint64)
-    return np.repeat(np.arange(start, start + len(sizes)), sizes), keys
+    keys, sizes = flat(column(shards.measured[at], "answer_keys"))
+    return np.repeat(np.arange(shards.starts[at], shards.starts[at + 1]), sizes), keys
 
 
 def _opening_groups(shards: Shards, at: int) -> Shard:
-    keys = read_frame(shards.measured[at], ["opening_key"])["opening_key"]
+    keys = column(shards.measured[at], "opening_key")
     there = keys.is_not_null().to_numpy()
     return int(shards.starts[at]) + np.flatnonzero(there), keys.drop_nulls().to_numpy()
 
@@ -197,14 +173,3 @@ def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl
 def _known(values: NDArray[np.int64] | NDArray[np.float64], where: NDArray[np.int64], kind: pl.DataType) -> pl.Series:
     """A column that is null where `where` is 0."""
     return pl.Series(values).cast(kind).set(pl.Series(where == 0), None)
-
-
-def _largest(found: Repeats) -> NDArray[np.int64]:
-    return np.lexsort((found.firsts, -found.counts))[:MAX_LISTED]
-
-
-def _locate(shards: Shards, found: Repeats, at: int) -> Answer:
-    row = int(found.firsts[at])
-    shard = int(np.searchsorted(shards.starts, row, side="right")) - 1
-    frame = read_frame(shards.raw[shard], ["id", "messages"]).slice(row - int(shards.starts[shard]), 1)
-    return int(found.keys[at]), int(found.counts[at]), str(frame["id"][0]), frame.select("messages")

@@ -9,13 +9,24 @@ from typing import Any, ClassVar
 import polars as pl
 
 from stages import ngram
-from stages.files import check_fitted, read_frame, read_json, save_json, seal
+from stages.files import check_fitted, read_frame, read_json, save_frame, save_json, seal
 from stages.ngram import lmplz
-from stages.ppl import place, score
-from stages.ppl.lines import halves, tokenise
+from stages.ppl import score
+from stages.ppl.score import halves, tokenise
 from stages.readers import RECORDS, TEXT
-from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError
+from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError, require
 from stages.text.corpus import Corpus
+
+HEAD, TAIL = 30, 60
+"""Percentiles between head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
+
+MIN_SCORED = 100
+"""Minimum number of scored conversations to estimate a spread from. Smaller sources are pooled; if they have fewer
+together, their `ppl_z` is null."""
+
+_MIN_GROUP, _MAX_GROUPS = 200, 20  # conversations of similar length that are compared, and groups of them per source
+_MAD = 1.4826  # ratio of the standard deviation to the median distance in a normal distribution
+_MIN_SPREAD = 0.2  # of ln ppl: in a uniform corpus, a fifth more perplexity is no outlier
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,9 @@ class Perplexity(FittedStage, GlobalStage):
     summary: ClassVar[str] = "perplexity under a KenLM 5-gram model of the other half of the corpus"
     reads: ClassVar[tuple[str, ...]] = ("text", "messages")
     writes: ClassVar[pl.Schema] = score.SIGNALS
-    merges: ClassVar[pl.Schema] = place.SIGNALS
+    merges: ClassVar[pl.Schema] = pl.Schema(
+        {"ppl_percentile": pl.Float64(), "ppl_bucket": pl.String(), "ppl_z": pl.Float64()}
+    )
     axes: ClassVar[Mapping[str, Axis]] = {
         "ppl": Axis("perplexity per token", log=True, rank=10),
         "ppl_z": Axis("robust deviations of ln ppl", rank=110),
@@ -72,8 +85,7 @@ class Perplexity(FittedStage, GlobalStage):
     def __post_init__(self) -> None:
         if self.reference and self.model:
             raise StageParameterError("reference and model are both given: give one of them")
-        if self.turn_tokens < 1:
-            raise StageParameterError(f"turn_tokens is {self.turn_tokens}, expected at least 1")
+        require("turn_tokens", self.turn_tokens, self.turn_tokens > 0, "at least 1")
         try:
             ngram.thresholds(self.order, self.prune)
         except ngram.NgramError as error:
@@ -93,11 +105,7 @@ class Perplexity(FittedStage, GlobalStage):
         return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model on the reference, or on each half; `models.json` lists engines and sizes.
-
-        Raises:
-            StageParameterError: the reference cannot be read, or has no text.
-        """
+        """Train a model on the reference, or on each half; `models.json` lists engines and sizes."""
         if self.model:
             return
         sources = {"reference": lambda: _reference(self.reference)}
@@ -124,12 +132,6 @@ class Perplexity(FittedStage, GlobalStage):
         return {**asdict(model), "path": out.name} | failed
 
     def open(self, folder: Path) -> Measure:
-        """Load the models, once per process.
-
-        Raises:
-            MissingModelError: `model` is missing or is not a language model.
-            CorruptInputError: a model that `fit` wrote is missing or damaged.
-        """
         if self.model:
             model = score.load(Path(self.model).expanduser())
             return partial(score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
@@ -141,7 +143,13 @@ class Perplexity(FittedStage, GlobalStage):
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Rank the corpus, with 40 bytes of memory per conversation."""
-        place.merge(raw, measured, folder)
+        sources = pl.concat([read_frame(path, ["source"]) for path in raw], rechunk=True)
+        signals = pl.concat([read_frame(path, ["ppl", "ppl_tokens"]) for path in measured])
+        placed, start = place(signals.hstack(sources.cast(pl.Categorical))), 0
+        for path in measured:
+            ids = read_frame(path, ["id"])
+            save_frame(folder / "merged" / path.name, ids.hstack(placed[start : start + ids.height]))
+            start += ids.height
 
 
 def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
@@ -158,3 +166,37 @@ def _reference(path: str) -> Iterator[pl.Series]:
 
 def _corpus(reference: str) -> Corpus:
     return Corpus(reference, "reference corpus", (*TEXT, *RECORDS))
+
+
+def place(measured: pl.DataFrame) -> pl.DataFrame:
+    """The merged signals from `ppl`, `ppl_tokens` and `source` of a whole corpus, same rows.
+
+    `ppl_z` is the number of standard deviations that ln ppl lies above (or below) the median of conversations of the
+    same source and similar length, because sources differ and short conversations vary more. The spread is estimated
+    for each side by the median distance to the median, so that neither outliers nor near-copies affect it.
+    """
+    ppl = pl.col("ppl")
+    percentile = (ppl.rank("average") - 0.5) / ppl.count() * 100
+    bucket = pl.when(percentile < HEAD).then(pl.lit("head")).when(percentile < TAIL).then(pl.lit("middle"))
+    return measured.with_columns(
+        ppl_percentile=percentile,
+        ppl_bucket=pl.when(ppl.is_not_null()).then(bucket.otherwise(pl.lit("tail"))),
+        ppl_z=_z(measured),
+    ).select(Perplexity.merges.names())
+
+
+def _z(measured: pl.DataFrame) -> pl.Series:
+    scored = pl.col("ppl").count()
+    pooled = pl.when(scored.over("source") >= MIN_SCORED).then(pl.col("source"))
+    length = pl.when(pl.col("ppl").is_not_null()).then(pl.col("ppl_tokens")).rank("min").cast(pl.Int64)
+    groups = (scored // _MIN_GROUP).clip(1, _MAX_GROUPS)
+    alike, far = ["source", "group"], pl.col("far")
+    above, below = (far.filter(side).median().over(alike) for side in (far > 0, far < 0))
+    spread = pl.max_horizontal(pl.when(far > 0).then(above).otherwise(-below) * _MAD, pl.lit(_MIN_SPREAD))
+    return (
+        measured.with_columns(source=pooled)
+        .with_columns(group=((length - 1) * groups // scored).over("source"), among=scored.over("source"))
+        .with_columns(far=pl.col("ppl").log() - pl.col("ppl").log().median().over(alike))
+        .select(pl.when(pl.col("among") >= MIN_SCORED).then(far / spread))
+        .to_series()
+    )

@@ -1,20 +1,26 @@
-"""Scores of lines by the `kenlm` library, summed over messages and conversations."""
+"""Text as lines of tokens, and their scores by the `kenlm` library, summed over messages and conversations."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from stages.ppl.lines import halves, tokenise
 from stages.stage import MissingModelError
+from stages.text.messages import by_row
+
+_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts without spaces between words. Each letter is a token; otherwise a sentence would be one unknown word."""
+
+TOKEN = rf"[{_SPACELESS}]|[\w--[{_SPACELESS}]]+|[^\w\s\p{{Cc}}]"
+"""A word, or a punctuation mark. Control characters are neither: kenlm stops at NUL."""
+
+_NOT_LETTERS = r"[^\p{L}\p{M}\p{N}]+"
 
 SIGNALS = pl.Schema(
     {
         "ppl_tokens": pl.UInt32(),
-        "ppl": pl.Float64(),
-        "ppl_user": pl.Float64(),
-        "ppl_assistant": pl.Float64(),
-        "ppl_worst_turn": pl.Float64(),
+        **dict.fromkeys(("ppl", "ppl_user", "ppl_assistant", "ppl_worst_turn"), pl.Float64()),
         "ppl_worst_role": pl.String(),
         "ppl_worst_index": pl.UInt32(),
     }
@@ -26,12 +32,36 @@ Scorer = Callable[[str], float]
 _UNIT = 1e6  # scores are summed as integer millionths, so that the order of summation does not matter
 
 
-def load(path: Path) -> Scorer:
-    """Load a model and return its scoring function.
+def tokenise(text: pl.Series) -> pl.DataFrame:
+    """Sentences of texts: the lines that have a token, as in CCNet (cc_net/perplexity.py, DocLM).
 
-    Raises:
-        MissingModelError: the file is missing, or KenLM cannot read it.
+    Columns, in order: `at`, the row of the text (UInt32); `line`, its tokens in lower case, with 0 for each digit,
+    joined by spaces; `n`, the number of tokens, the end of the sentence included (UInt32).
     """
+    lines = pl.DataFrame({"at": pl.int_range(len(text), dtype=pl.UInt32, eager=True), "line": text.str.split("\n")})
+    tokens = pl.col("line").str.to_lowercase().str.replace_all(r"\d", "0").str.extract_all(TOKEN)
+    return (
+        lines.explode("line")
+        .with_columns(tokens)
+        .filter(pl.col("line").list.len() > 0)
+        .select("at", pl.col("line").list.join(" "), n=pl.col("line").list.len() + 1)
+    )
+
+
+def halves(text: pl.Series) -> pl.Series:
+    """0 or 1 for each text (UInt8), by a hash of its letters and digits.
+
+    It ignores case, spaces, punctuation and the values of digits, so that copies and trivial variants stay together.
+    """
+    bare = text.str.to_lowercase().str.replace_all(r"\d", "0").str.replace_all(_NOT_LETTERS, "")
+    bare = pl.select(pl.when(bare.str.len_bytes() > 0).then(bare).otherwise(text)).to_series()
+    # A loop, because the hash of polars may change between versions, and the halves must never change.
+    sides = [hashlib.blake2b(one.encode(), digest_size=1).digest()[0] & 1 for one in bare]
+    return pl.Series("half", sides, pl.UInt8)
+
+
+def load(path: Path) -> Scorer:
+    """Load a model and return its scoring function; `MissingModelError` if KenLM cannot read the file."""
     import kenlm
 
     config = kenlm.Config()
@@ -47,13 +77,7 @@ def load(path: Path) -> Scorer:
 
 
 def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
-    """The signals of a batch.
-
-    Args:
-        batch: `text` and `messages`.
-        scorers: scorers of the conversations of half 0 and of half 1; None if no model could be trained.
-        turn_tokens: minimum number of tokens of the worst turn.
-    """
+    """The signals of a batch; the scorers are those of the two halves, None if no model could be trained."""
     turns = _turns(batch)
     lines = tokenise(turns["content"]).join(
         turns.select("half").with_row_index("at"), on="at", how="left", maintain_order="left"
@@ -61,10 +85,7 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
     sums = pl.col("score", "n").sum()
     per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
-    rows = pl.DataFrame({"row": pl.int_range(batch.height, dtype=pl.UInt32, eager=True)})
-    return rows.join(_conversations(scored, turn_tokens), on="row", how="left", maintain_order="left").select(
-        SIGNALS.names()
-    )
+    return by_row(_conversations(scored, turn_tokens), batch.height).select(SIGNALS.names())
 
 
 def _turns(batch: pl.DataFrame) -> pl.DataFrame:

@@ -27,22 +27,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
-TYPES = {
-    "b1": "boolean",
-    "u1": "uint8",
-    "u4": "uint32",
-    "i4": "int32",
-    "i8": "int64",
-    "u8": "uint64",
-    "f4": "float32",
-    "f8": "float64",
-}
-"""NumPy's name of each parameter type, and numba's."""
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -62,26 +51,19 @@ class NotCompiledError(RuntimeError):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The compiled loops of a module.
+    """The compiled loops of a module, `*kernel`, whose functions allocate nothing and raise nothing.
 
-    Attributes:
-        module: name of the module, `*kernel`. Its functions allocate nothing and raise nothing.
-        loops: the functions that are called from outside, each of which returns an int64: name -> types of its
-            parameters, such as "u1* i8 f8**" (uint8 array, int64, two-dimensional float64 array). Arrays are C-ordered.
-        fastmath: floating-point rewrites that LLVM may apply, such as "reassoc".
+    `loops` are the functions that are called from outside, each of which returns an int64: name -> types of its
+    parameters, such as "u1* i8 f8**" (uint8 array, int64, two-dimensional float64 array). Arrays are C-ordered.
     """
 
     module: str
     loops: Mapping[str, str]
-    fastmath: Collection[str] = ()
+    fastmath: Collection[str] = ()  # floating-point rewrites that LLVM may apply, such as "reassoc"
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
     def call(self, loop: str, *arguments: Any) -> int:  # noqa: ANN401  arrays and numbers
-        """Run a loop without holding Python's global lock; return its result.
-
-        Raises:
-            TypeError: an array's type, number of dimensions or order differs from the declaration.
-        """
+        """Run a loop without holding Python's global lock; return its result."""
         with self._lock:  # the first of several threads loads
             _, functions = self._loaded
         result, flat = ctypes.c_int64(), list[Any]()
@@ -166,21 +148,20 @@ def _flat(kinds: str) -> list[Any]:
 
 def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  # noqa: ANN401
     """Object code of all loops, each under its own name."""
-    from numba import njit, types
+    from numba import from_dtype, njit, types
     from numba.extending import register_jitable
 
     options = {**OPTIONS, "fastmath": set(kernels.fastmath)}
-    modules = [importlib.import_module(name) for name in sources]
-    for function in _functions(modules):
-        register_jitable(**options)(function)
+    for name in sources:
+        for function in vars(importlib.import_module(name)).values():
+            if isinstance(function, FunctionType) and function.__module__ == name:
+                register_jitable(**options)(function)
     source, whole = importlib.import_module(kernels.module), llvm.parse_assembly("")
     for loop, kinds in kernels.loops.items():
-        parameters = [
-            types.Array(getattr(types, TYPES[kind.rstrip("*")]), kind.count("*"), "C")
-            if kind.endswith("*")
-            else getattr(types, TYPES[kind])
-            for kind in kinds.split()
-        ]
+        parameters = []
+        for kind in kinds.split():
+            number = from_dtype(np.dtype(kind.rstrip("*")))
+            parameters.append(types.Array(number, kind.count("*"), "C") if kind.endswith("*") else number)
         compiled: Any = njit(types.int64(*parameters), **options)(getattr(source, loop))
         (signature,) = compiled.signatures
         code = llvm.parse_assembly(compiled.inspect_llvm(signature))
@@ -197,15 +178,6 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
     if foreign := foreign - EXTERNALS:
         raise NotCompiledError(f"the loops of {kernels.module} call {', '.join(sorted(foreign))}")
     return bytes(_machine(llvm).emit_object(whole))
-
-
-def _functions(modules: Collection[ModuleType]) -> list[FunctionType]:
-    return [
-        function
-        for module in modules
-        for function in vars(module).values()
-        if isinstance(function, FunctionType) and function.__module__ == module.__name__
-    ]
 
 
 def _user_cache() -> Path:

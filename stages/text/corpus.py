@@ -25,24 +25,14 @@ _TYPES: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that a stage's parameter names.
+    """A corpus that a stage's parameter names."""
 
-    Attributes:
-        path: a file, a folder of files, or a run folder, of which the refined conversations are read; empty for none.
-        name: what messages call it.
-        endings: endings of the files that are read; each line of plain text is a text.
-    """
-
-    path: str
-    name: str = "corpus"
-    endings: tuple[str, ...] = RECORDS
+    path: str  # a file, a folder of files, or a run folder, of which the refined conversations are read; empty for none
+    name: str = "corpus"  # what messages call it
+    endings: tuple[str, ...] = RECORDS  # of the files that are read; each line of plain text is a text
 
     def files(self) -> tuple[Path, ...]:
-        """The files in order of their names.
-
-        Raises:
-            MissingModelError: there is no file that can be read, or the run is not complete.
-        """
+        """The files in order of their names; `MissingModelError` if there is none, or the run is not complete."""
         if not self.path:
             return ()
         path = Path(self.path).expanduser()
@@ -63,10 +53,8 @@ class Corpus:
     def batches(self) -> Iterator[pl.DataFrame]:
         """Conversations in batches: `text` (messages joined by a newline, never null) and `name`.
 
-        The name is the id, else the prompt's id, else the file and the row, counted from 1.
-
-        Raises:
-            StageParameterError: a file cannot be read, or has no column with text.
+        The name is the id, else the prompt's id, else the file and the row, counted from 1. `StageParameterError` if a
+        file cannot be read, or has no column with text.
         """
         for path in self.files():
             row = 1

@@ -41,6 +41,12 @@ def messages(conversations: pl.Series) -> pl.DataFrame:
     )
 
 
+def by_row(signals: pl.DataFrame, height: int) -> pl.DataFrame:
+    """One row per conversation, numbered by `row`, with its `signals`, or nulls if they have no such row."""
+    rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
+    return rows.join(signals, on="row", how="left", maintain_order="left")
+
+
 def prose(content: pl.Expr) -> pl.Expr:
     """Content without fenced blocks and without lines that look like code."""
     return content.str.replace_all(FENCED, "").str.replace_all(CODE_LINES, "")

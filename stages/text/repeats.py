@@ -16,11 +16,8 @@ AT_ONCE = 1 << 25
 class Repeats:
     """The keys that more than one row has.
 
+    `shards` gives the pairs of each shard, in order, and is called more than once; `size` is the number of all pairs.
     Memory: that of `find_repeats`, and 24 bytes per repeated key.
-
-    Args:
-        shards: gives the pairs of each shard, in order; called more than once.
-        size: number of all pairs.
     """
 
     def __init__(self, shards: Callable[[], Iterator[Shard]], size: int) -> None:
@@ -52,12 +49,7 @@ def find_repeats(
     """Keys that occur more than once, sorted, and how often each occurs.
 
     The keys are uniform hashes. They are sorted by their top bits, in as many passes as hold about `at_once` in memory:
-    8 bytes per key, and 17 more per repetition.
-
-    Args:
-        shards: gives the keys of each shard; called once per pass.
-        size: number of all keys.
-        at_once: number of keys in memory.
+    8 bytes per key, and 17 more per repetition. `shards` gives the keys of each shard, `size` of them in all.
     """
     bits = max(0, (size - 1) // at_once).bit_length()
     parts = [_find_in_part(shards(), size, part, bits) for part in range(1 << bits)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,62 +18,44 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shards:
-    """Raw shards, and what a stage measured of them.
+    """Raw shards, and what a stage measured of them: `id` and the signals, as many rows each as the raw shard.
 
     Every method raises `CorruptInputError` for a shard that it cannot read.
-
-    Attributes:
-        raw: with `text`.
-        measured: with `id` and the signals, as many rows each as the raw shard.
-        starts: int64 [shards + 1], the number of each shard's first row, and of all rows.
     """
 
     raw: Sequence[Path]
     measured: Sequence[Path]
-    starts: Rows
+    starts: Rows  # [shards + 1], the number of each shard's first row, and of all rows
 
     @classmethod
     def of(cls, raw: Sequence[Path], measured: Sequence[Path]) -> Shards:
-        """Count the rows of each shard."""
-        sizes = [rows(path) for path in measured]
-        return cls(raw, measured, np.cumsum([0, *sizes], dtype=np.int64))
+        return cls(raw, measured, np.cumsum([0, *map(rows, measured)], dtype=np.int64))
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def ids(self, at: int) -> pl.Series:
-        """Ids of a shard."""
-        return read_frame(self.measured[at], ["id"])["id"]
+        return column(self.measured[at], "id")
 
     def signals(self, *columns: str) -> Iterator[tuple[slice, pl.DataFrame]]:
         """Signals of each shard, with its place among all rows."""
         for at, path in enumerate(self.measured):
             yield slice(int(self.starts[at]), int(self.starts[at + 1])), read_frame(path, columns)
 
-    def text(self, row: int) -> str:
-        """The text of a row."""
-        at = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return str(read_frame(self.raw[at], ["text"])["text"][int(row - self.starts[at])])
+    def row(self, number: int, *columns: str) -> pl.DataFrame:
+        at = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return read_frame(self.raw[at], columns)[int(number - self.starts[at])]
 
     def texts(self, chosen: NDArray[np.bool_]) -> Iterator[pl.Series]:
-        """Texts of the chosen rows, a shard at a time; a shard without any is not read.
-
-        Args:
-            chosen: bool [rows].
-        """
+        """Texts of the chosen rows, bool [rows], a shard at a time; a shard without any is not read."""
         for at, path in enumerate(self.raw):
             here = np.flatnonzero(chosen[self.starts[at] : self.starts[at + 1]])
             if len(here):
-                yield read_frame(path, ["text"])["text"].gather(here)
+                yield column(path, "text").gather(here)
 
 
 class Ids:
-    """Ids of some rows, those that others refer to.
-
-    Args:
-        shards: the corpus.
-        rows: row numbers in any order, repeats allowed.
-    """
+    """Ids of some rows, those that others refer to; the rows are in any order, repeats allowed."""
 
     def __init__(self, shards: Shards, rows: Rows) -> None:
         self._rows = np.unique(rows)
@@ -87,3 +70,18 @@ class Ids:
     def of(self, rows: Rows) -> pl.Series:
         """Ids of rows, each one of those that were given."""
         return self._ids.gather(np.searchsorted(self._rows, rows))
+
+
+def column(path: Path, name: str) -> pl.Series:
+    return read_frame(path, [name])[name]
+
+
+def flat(lists: pl.Series) -> tuple[NDArray[np.uint64], Rows]:
+    """The values of lists of keys, list by list, and the length of each list; a null is an empty list."""
+    sizes = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+    return lists.explode().drop_nulls().to_numpy(writable=True), sizes
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

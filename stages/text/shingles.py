@@ -1,7 +1,12 @@
-"""Words, MinHash signatures, band keys and sets of shingles of whole columns, through compiled loops."""
+r"""Words, MinHash signatures, band keys and sets of shingles of whole columns, through compiled loops.
+
+A word is the lower-cased `\w+` of Python's `re`, as a table that a compiled loop can read.
+"""
 
 import functools
 import random
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,11 +14,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
-from stages.text.words import ready, table
 
 Keys = NDArray[np.uint64]
+Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""UTF-8 bytes of some texts, and where each text begins and the last one ends, [n + 1]."""
 LOOPS = Kernels(
     "stages.text.shingles_kernel",
     {
@@ -29,37 +34,95 @@ PART_BYTES = 1 << 22
 """Bytes of text worked on at once, so that their words stay in the processor's cache; a longer text is one part."""
 
 
+SPACE = 1
+"""Table entry of white space (what `str.strip` strips); every other character outside words is 0."""
+LETTERS = 0x40000
+"""First code point after all letters, digits and white space (Unicode 16)."""
+ALONE = 1 << 31
+"""Bit of a table entry: the character is a word by itself."""
+
+SPACELESS = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u3005-\u3007\u3021-\u3029\u3031-\u303c\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana and ideographic signs
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Han
+    "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
+r"""Scripts written without spaces, as the inside of a regular expression's character class.
+
+In them `\w+` matches a whole clause, and one changed character would change five of a text's few shingles. So each
+character of these scripts is a word by itself.
+"""
+
+
 @dataclass(frozen=True)
 class Words:
     """Hashes of the words of some texts, one text after the other.
 
-    Attributes:
-        hashes: uint64.
-        ends: int64 [n + 1], where each text's words begin in `hashes`, and where those of the last one end.
-        keys: uint64 [n, 2]; two texts have the same key if and only if they have the same words, or if they have no
-            words and are equal after stripping white space.
+    Two texts have the same key if and only if they have the same words, or if they have no words and are equal after
+    stripping white space.
     """
 
     hashes: NDArray[np.uint64]
-    ends: NDArray[np.int64]
-    keys: Keys
+    ends: NDArray[np.int64]  # [n + 1], where each text's words begin in `hashes`, and where those of the last one end
+    keys: Keys  # [n, 2]
 
     def longest(self) -> int:
         """Number of words of the longest text, at least 1."""
         return max(1, int(np.diff(self.ends).max(initial=0)))
 
 
+def utf8_buffers(texts: pl.Series) -> Part:
+    """The UTF-8 bytes of a column without nulls, as compiled loops read them."""
+    array = texts.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, data = array.buffers()
+    if not len(array):
+        return np.empty(0, np.uint8), np.zeros(1, np.int64)
+    begins = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+    return np.frombuffer(data or b"", np.uint8), begins
+
+
+def ready(texts: pl.Series) -> pl.Series:
+    """Texts as `stages.text.shingles_kernel` takes them: those with "Σ" or "İ" in lower case.
+
+    The lower case of "Σ" depends on its place in the word, and that of "İ" is two characters; all other characters are
+    lower-cased by table.
+    """
+    odd = texts.str.contains_any(["Σ", "İ"]).fill_null(value=False)
+    if odd.any():
+        # a loop over a handful of texts: only Python's own rule for a final sigma agrees with Python's
+        rows = odd.arg_true()
+        texts = texts.scatter(rows, [text.lower() for text in texts.gather(rows)])
+    return texts
+
+
+@functools.cache
+def table() -> NDArray[np.uint32]:
+    """For each code point: 0 outside words, `SPACE`, or its lower case, with `ALONE` if it is a word by itself.
+
+    Built from this Python's own `re` and `str.lower`, so that the Unicode version is the same.
+    """
+    codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, LETTERS)])
+    characters = codes.astype("<u4").tobytes().decode("utf-32-le")
+    lower = characters.replace("Σ", "\u03c3").replace("İ", "i").lower()
+    entries = np.zeros(len(codes), np.uint32)
+    for run in re.finditer(r"\w+", characters):
+        entries[run.start() : run.end()] = 1
+    entries *= np.frombuffer(lower.encode("utf-32-le"), "<u4")
+    for run in re.finditer(rf"[{SPACELESS}]+", characters):
+        chosen = entries[run.start() : run.end()]
+        chosen[chosen > 0] |= ALONE
+    for run in re.finditer(r"\s+", characters):
+        entries[run.start() : run.end()] = SPACE
+    whole = np.zeros(sys.maxunicode + 1, np.uint32)
+    whole[codes] = entries
+    return whole
+
+
 def split(texts: pl.Series) -> Iterator[Words]:
     """Words of a column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order."""
     return map(words, parts(texts))
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some texts of a column: UTF-8 bytes, and where each text begins and the last one ends, int64 [n + 1]."""
-
-    text: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
 
 
 def parts(texts: pl.Series) -> Iterator[Part]:
@@ -68,20 +131,19 @@ def parts(texts: pl.Series) -> Iterator[Part]:
     begin = 0
     while begin < len(texts):
         end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART_BYTES)) - 1)
-        yield Part(text, offsets[begin : end + 1])
+        yield text, offsets[begin : end + 1]
         begin = end
 
 
 def words(part: Part) -> Words:
-    """Words of a part."""
-    offsets = part.offsets
-    made = Words(
+    text, offsets = part
+    words = Words(
         np.empty(offsets[-1] - offsets[0] + 1, np.uint64),
         np.empty(len(offsets), np.int64),
         np.empty((len(offsets) - 1, 2), np.uint64),
     )
-    LOOPS.call("split", part.text, offsets, table(), made.hashes, made.ends, made.keys)
-    return made
+    LOOPS.call("split", text, offsets, table(), words.hashes, words.ends, words.keys)
+    return words
 
 
 def text_keys(texts: pl.Series) -> Keys:
@@ -143,12 +205,7 @@ def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.
 
 @dataclass(frozen=True)
 class Sets:
-    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty if the row was not chosen.
-
-    Attributes:
-        values: uint64.
-        ends: int64 [n + 1].
-    """
+    """Sets of shingles: row r's are `values[ends[r]:ends[r + 1]]`, sorted; empty if the row was not chosen."""
 
     values: NDArray[np.uint64]
     ends: NDArray[np.int64]

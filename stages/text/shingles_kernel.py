@@ -1,7 +1,6 @@
 """Compiled loops over Arrow string buffers: words, shingles, MinHash signatures, band keys, sets of shingles.
 
-No Python object is made for a word or a shingle. `stages.text.shingles` calls the loops through
-`stages.text.compiled`.
+No Python object is made for a word or a shingle. `stages.text.shingles` calls the loops.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -13,7 +12,7 @@ from stages.text.hashes_kernel import U64, mix64, runs, sort_distinct
 
 U8, U32 = np.uint8, np.uint32
 
-SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.words
+SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.shingles
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)
@@ -104,16 +103,8 @@ def _key(words: Any, count: Any) -> Any:
 def split(text: Any, offsets: Any, table: Any, words: Any, ends: Any, keys: Any) -> Any:
     """Word hashes of texts, one text after the other, and the key of each text's words, or of its bytes if it has none.
 
-    Args:
-        text: uint8, all texts' bytes.
-        offsets: int64 [n + 1], where each text begins in `text`, and where the last one ends.
-        table: uint32, `stages.text.words.table`.
-        words: uint64, filled; one longer than the number of bytes.
-        ends: int64 [n + 1], filled: where each text's words begin in `words`, and where those of the last one end.
-        keys: uint64 [n, 2], filled.
-
-    Returns:
-        Number of words.
+    `offsets` and `ends`, [n + 1], are where each text begins in `text` and in `words`, and where the last one ends;
+    `words` is one longer than the number of bytes; `keys` is [n, 2]. Returns the number of words.
     """
     ends[0] = 0
     for row in range(len(offsets) - 1):
@@ -152,28 +143,11 @@ def _sign(shingles: Any, count: Any, factors: Any, terms: Any, hashes: Any, sign
 
 
 def sign(
-    words: Any,
-    ends: Any,
-    keys: Any,
-    width: Any,
-    factors: Any,
-    terms: Any,
-    shingles: Any,
-    hashes: Any,
-    signatures: Any,
+    words: Any, ends: Any, keys: Any, width: Any, factors: Any, terms: Any, shingles: Any, hashes: Any, signatures: Any
 ) -> Any:
-    """MinHash signatures of texts from their words: datasketch's, with the upper half of the shingle's hash.
+    """MinHash signatures, [n, permutations], from what `split` fills: datasketch's, of the upper half of the hashes.
 
-    Args:
-        words: uint64, as `split` fills it; so are `ends` and `keys`.
-        ends: int64 [n + 1].
-        keys: uint64 [n, 2].
-        width: words per shingle.
-        factors: uint32 [permutations], odd.
-        terms: uint32 [permutations].
-        shingles: uint64, scratch space for those of the longest text.
-        hashes: uint32, the same.
-        signatures: uint32 [n, permutations], filled.
+    `shingles` and `hashes` are scratch space for those of the longest text.
     """
     for row in range(len(keys)):
         begin = ends[row]

@@ -1,24 +1,20 @@
 """Abusive language in messages: a word model scores all text, an encoder or Detoxify what is uncertain."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import check_fitted, save, seal
-from stages.stage import Axis, FittedStage, Measure, MissingModelError, StageParameterError
-from stages.text.messages import messages
+from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
+from stages.text.messages import by_row, messages
 from stages.toxicity import detoxify, encoder, words
-
-if TYPE_CHECKING:
-    from stages.toxicity.words import Windows, WordModel
+from stages.toxicity.words import Windows, WordModel
 
 UNCERTAIN = -3.0
 """Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
@@ -30,7 +26,6 @@ WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
 MAX_WINDOWS = 32
 """Maximum number of windows of a message that are scored again, the worst; bounds the cost of a long insult."""
 
-_WORDS, _ENCODER, _DETOXIFY = "words", "encoder", "detoxify"
 _FILE = "words.npz"
 
 
@@ -79,11 +74,8 @@ class Toxicity(FittedStage):
             "toxicity_role": pl.String(),
             "toxicity_turn": pl.Int64(),
             "toxicity_by": pl.String(),
-            "toxicity_user": pl.Float32(),
-            "toxicity_assistant": pl.Float32(),
-            "toxicity_mean": pl.Float32(),
-            "toxicity_share": pl.Float32(),
-            "toxicity_unread": pl.Float32(),
+            **dict.fromkeys(("toxicity_user", "toxicity_assistant"), pl.Float32()),
+            **dict.fromkeys(("toxicity_mean", "toxicity_share", "toxicity_unread"), pl.Float32()),
             "toxicity_turns": pl.List(pl.Float32()),
         }
     )
@@ -94,18 +86,14 @@ class Toxicity(FittedStage):
     }
 
     def __post_init__(self) -> None:
-        """Refuse a threshold that is not a probability."""
-        if not 0 <= self.threshold <= 1:
-            raise StageParameterError(f"toxicity: threshold is {self.threshold}; expected a number from 0 to 1")
+        require("toxicity: threshold", self.threshold, 0 <= self.threshold <= 1, "a number from 0 to 1")
 
     def models(self) -> tuple[Path, ...]:
-        """The files in use: the labelled comments, and the encoder with its probe or Detoxify's checkpoint."""
         checkpoint = detoxify.checkpoint(self.model)
         second = (checkpoint, *_files(self.config)) if checkpoint else encoder.files()
         return (words.comments_file(), *second)
 
     def notes(self) -> tuple[str, ...]:
-        """Whether only the offline models score, and whether the word model must be trained first."""
         notes = []
         if detoxify.checkpoint(self.model) is None:
             notes.append(
@@ -129,24 +117,18 @@ class Toxicity(FittedStage):
         seal(folder, [_FILE])
 
     def open(self, folder: Path) -> Measure:
-        """Load the word model, and the model that scores uncertain windows again.
-
-        Raises:
-            CorruptInputError: the word model that `fit` wrote is missing or changed.
-        """
         check_fitted(folder)
         checkpoint = detoxify.checkpoint(self.model)
         place = encoder.folder()
         scorer = _Scorer(
-            words.WordModel.load(folder / _FILE),
+            WordModel.load(folder / _FILE),
             encoder.Encoder.load(place) if place and not checkpoint else None,
             detoxify.Reader.load(checkpoint, self.config) if checkpoint else None,
         )
 
         def measure(batch: pl.DataFrame) -> pl.DataFrame:
-            return (
-                _conversations(batch["messages"], scorer, self.threshold).select(self.writes.names()).cast(self.writes)
-            )
+            signals = _conversations(batch["messages"], scorer, self.threshold)
+            return signals.select(self.writes.names()).cast(self.writes)
 
         return measure
 
@@ -166,7 +148,7 @@ class _Scorer:
         chosen = worst[first]
         score, decided = np.full(len(texts), np.nan), np.zeros(len(texts), np.int8)
         score[rows], decided[rows] = probability[chosen], by[chosen]
-        names = pl.Series([_WORDS, _ENCODER if self.encoder else _DETOXIFY])
+        names = pl.Series(["words", "encoder" if self.encoder else "detoxify"])
         out = pl.DataFrame({"score": pl.Series(score).fill_nan(None), "by": names.gather(decided)})
         return out.with_columns(by=pl.when(pl.col("score").is_not_null()).then("by"))
 
@@ -225,7 +207,7 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
     scored = scorer.texts(texts).with_columns(content=texts)
     turns = turns.join(scored, on="content", how="left", maintain_order="left")
     score, worst = pl.col("score"), pl.col("score").arg_max()
-    found = turns.group_by("row", maintain_order=True).agg(
+    signals = turns.group_by("row", maintain_order=True).agg(
         toxicity=score.max(),
         toxicity_role=pl.col("role").get(worst, null_on_oob=True),
         toxicity_turn=worst.cast(pl.Int64),
@@ -237,5 +219,4 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    rows = pl.DataFrame({"row": pl.int_range(len(conversations), dtype=pl.UInt32, eager=True)})
-    return rows.join(found, on="row", how="left", maintain_order="left")
+    return by_row(signals, len(conversations))

@@ -9,7 +9,6 @@ empty.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +52,12 @@ def checkpoint(model: str) -> Path | None:
     """The checkpoint that the parameter `model` names; None for "none", and for "auto" if none is in the cache.
 
     A release given by name is downloaded unless it is in the cache.
-
-    Raises:
-        MissingModelError: the file does not exist, or cannot be downloaded.
     """
     if model == "none":
         return None
     if model == "auto":
-        releases: Iterator[Path | None] = (
-            find_checkpoint(name) for name in RELEASES if find_checkpoint(name) and has_configuration(name)
-        )
-        return next(releases, None)
+        cached = (path for name in RELEASES if (path := find_checkpoint(name)) and has_configuration(name))
+        return next(cached, None)
     if model in RELEASES:
         return find_checkpoint(model) or _download(model)
     if not Path(model).expanduser().is_file():
@@ -99,16 +93,7 @@ class Reader:
 
     @classmethod
     def load(cls, path: Path, config: str = "") -> Reader:
-        """Load a checkpoint.
-
-        Args:
-            path: a Detoxify checkpoint.
-            config: folder with `config.json` and `tokenizer.json` of its architecture; empty: the hub's, or its cache.
-
-        Raises:
-            StageParameterError: the file is not a Detoxify checkpoint, or its tokenizer is empty.
-            MissingModelError: its configuration or tokenizer is missing and cannot be downloaded.
-        """
+        """Load a checkpoint; `config` is as in the stage."""
         from detoxify.detoxify import Detoxify, get_model_and_tokenizer
 
         arguments, classes, weights = _contents(path)

@@ -29,22 +29,10 @@ def train(
     data: Any, offsets: Any, labels: Any, order: Any, weights: Any, squares: Any, bias: Any, rate: Any, worst: Any,
     text: Any, table: Any, slots: Any, values: Any,
 ) -> Any:  # fmt: skip
-    """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step, in place.
+    """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step in this order, in place.
 
-    Args:
-        data: uint8, the texts' bytes.
-        offsets: int64 [n + 1].
-        labels: uint8 [n], 1 is toxic.
-        order: int64, texts in the order of the steps.
-        weights: float32 [2**BITS].
-        squares: float32 [2**BITS], sums of squared gradients.
-        bias: float64 [1].
-        rate: learning rate.
-        worst: whether a step learns from the text's worst window alone (multiple-instance learning), else from all.
-        text: scratch, as for `score`.
-        table: scratch.
-        slots: scratch.
-        values: scratch.
+    `labels` are 1 for toxic texts; `squares`, [2**BITS], are sums of squared gradients; `worst` is whether a step
+    learns from the text's worst window alone (multiple-instance learning), else from all. See `score` for the others.
     """
     for d in order:
         count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))

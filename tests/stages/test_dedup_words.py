@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stages.dedup import bands
 from stages.text import shingles
-from stages.text.words import ALONE, SPACE, table
+from stages.text.shingles import ALONE, SPACE, table
 from tests.stages.dedup_reference import same, words
 from tests.stages.dedup_reference import shingles as slow_shingles
 

@@ -215,9 +215,9 @@ import sys
 from pathlib import Path
 import numpy as np, polars as pl
 from stages import files
-from stages.dedup import index
+from stages.dedup import against
 from stages.dedup.bands import Matching
-from stages.ngram import arpa
+from stages.ngram.kneser_ney import write_lines
 folder = Path(sys.argv[1])
 noise = np.random.default_rng(0).random(50_000)
 texts = pl.DataFrame({"text": [" ".join(map(str, noise[i : i + 50])) for i in range(9_000, 9_900)]})
@@ -225,8 +225,8 @@ grams = pl.Series(noise.astype(str))
 bands = Matching(0.5, 128, 0.5, 1)
 works = (
     lambda: files.save_frame(folder / "a", pl.DataFrame({"a": noise})),
-    lambda: arpa.write_lines(folder / "b", noise.astype(np.float32), grams, None),
-    lambda: index.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
+    lambda: write_lines(folder / "b", noise.astype(np.float32), grams, None),
+    lambda: against.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
 )
 for work in works:
     try:

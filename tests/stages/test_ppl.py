@@ -15,10 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.ngram import lmplz, train
-from stages.ppl import Perplexity
-from stages.ppl.lines import halves, tokenise
-from stages.ppl.place import place
-from stages.ppl.score import load
+from stages.ppl import Perplexity, place
+from stages.ppl.score import halves, load, tokenise
 from stages.stage import RAW, MissingModelError, StageParameterError
 from tests.stages.test_ngram_lmplz import TEXT
 

@@ -206,7 +206,7 @@ def test_notes_say_that_only_the_first_stage_runs(monkeypatch: pytest.MonkeyPatc
 
 def test_a_threshold_is_a_probability() -> None:
     """A threshold outside 0 to 1 is refused by name, with the expected range."""
-    with pytest.raises(StageParameterError, match=r"threshold is 1\.5; expected"):
+    with pytest.raises(StageParameterError, match=r"threshold is 1\.5, expected"):
         Toxicity(threshold=1.5)
 
 

@@ -3,6 +3,9 @@
 A window is a run of `width` words. Its anchor is the least hash of the runs of `width // 2` words inside it. Equal
 windows have equal anchors, and neighbouring windows mostly share theirs, so a text has about one anchor per `width / 4`
 words. Source: Schleimer, Wilkerson, Aiken 2003, "Winnowing".
+
+Texts are given as hashes of `words`, text by text, and `ends`, [n + 1]: where the words of each begin, and where those
+of the last one end. Sorted `keys` are found through `key_starts` and `shift`: see `stages.text.repeats.prefix_index`.
 """
 # ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
 
@@ -36,16 +39,9 @@ def _anchors(words: Any, count: Any, width: Any, hashes: Any, least: Any) -> Any
 
 
 def anchors(words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scratch: Any, starts: Any) -> Any:
-    """The distinct anchors of each text, sorted, one text after the other.
+    """Write the distinct anchors of each text, sorted, one text after the other; `found` is as long as `words`.
 
-    Args:
-        words: uint64, hashes of words.
-        ends: int64 [n + 1], where the words of each text begin, and where those of the last one end.
-        width: words of a window.
-        found: uint64, filled; as long as `words`.
-        found_ends: int64 [n + 1], filled.
-        scratch: uint64 [4, words of the longest text], overwritten.
-        starts: int64 [twice as many and three], overwritten.
+    Scratch space: uint64 [4, words of the longest text], and `starts`, int64 [twice as many and three].
     """
     hashes, least, spare = scratch[0], scratch[1], scratch[2]
     filled = 0
@@ -77,20 +73,7 @@ def windows(
     words: Any, ends: Any, width: Any, keys: Any, key_starts: Any, shift: Any, found: Any, found_ends: Any,
     scratch: Any, starts: Any,
 ) -> Any:  # fmt: skip
-    """The distinct windows of each text whose anchor is among the keys, sorted, one text after the other.
-
-    Args:
-        words: uint64, hashes of words.
-        ends: int64 [n + 1], where the words of each text begin, and where those of the last one end.
-        width: words of a window.
-        keys: uint64, sorted anchors.
-        key_starts: int64, where each value of the keys' top bits begins in them.
-        shift: number of a key's remaining bits.
-        found: uint64, filled; as long as `words`.
-        found_ends: int64 [n + 1], filled.
-        scratch: uint64 [4, words of the longest text], overwritten.
-        starts: int64 [twice as many and three], overwritten.
-    """
+    """Write the distinct windows of each text whose anchor is among the keys; all else is as in `anchors`."""
     hashes, least, spare, marks = scratch[0], scratch[1], scratch[2], scratch[3]
     filled = 0
     found_ends[0] = 0
@@ -113,22 +96,12 @@ def cover(
     words: Any, ends: Any, width: Any, keys: Any, key_starts: Any, shift: Any, counts: Any, firsts: Any, rows: Any,
     out: Any, scratch: Any,
 ) -> Any:  # fmt: skip
-    """What windows that more than one text has cover of each text.
+    """What windows that more than one text has (`keys`, with the number and the first of these texts) cover of each.
 
-    Args:
-        words: uint64, hashes of words.
-        ends: int64 [n + 1].
-        width: words of a window.
-        keys: uint64, sorted hashes of the windows that more than one text has.
-        key_starts: int64, where each value of the keys' top bits begins in them.
-        shift: number of a key's remaining bits.
-        counts: uint32, number of texts that have each window.
-        firsts: uint32, the first text that has each window.
-        rows: int64 [n], the texts' numbers.
-        out: int64 [n, 5], filled: words covered; words covered by windows that an earlier text has; words of the
-            longest stretch covered; largest number of texts that have one window (at least 1); the first text that has
-            the beginning of the longest stretch that earlier texts have, or -1.
-        scratch: uint64 [1, words of the longest text], overwritten.
+    Texts have the numbers `rows`. Columns of `out`, [n, 5]: words covered; words covered by windows that an earlier
+    text has; words of the longest stretch covered; largest number of texts that have one window (at least 1); the first
+    text that has the beginning of the longest stretch that earlier texts have, or -1. `scratch` is uint64 [1, words of
+    the longest text].
     """
     hashes = scratch[0]
     for row in range(len(ends) - 1):
