@@ -224,9 +224,11 @@ def test_with_seeds_alpha_is_the_mean_of_the_seeds_slopes_and_its_interval_their
     """Golden: scipy.stats.linregress a seed, scipy.stats.ttest_1samp over seeds."""
     points = planted((9.5, -0.4, 0.0), 4, 0.02)
     law = fit(points)
-    slopes = [stats.linregress(points.x[row], points.y[row]).slope for row in points.ladder()]
+    lines = [stats.linregress(points.x[row], points.y[row]) for row in points.ladder()]
+    slopes, levels = [line.slope for line in lines], [line.intercept for line in lines]
     assert law.alpha == pytest.approx(np.mean(slopes), abs=1e-12)
     assert law.alpha_interval == pytest.approx(tuple(stats.ttest_1samp(slopes, 0).confidence_interval(0.95)), abs=1e-12)
+    assert law.ln_A_interval == pytest.approx(tuple(stats.ttest_1samp(levels, 0).confidence_interval(0.95)), abs=1e-10)
     assert "3 degrees of freedom" in law.basis
 
 
@@ -336,6 +338,16 @@ def test_tokens_that_are_worth_twice_are_found_to_be(kind: Kind, seeds: int) -> 
         low, high = found.efficiency_interval
         assert found.efficiency is not None
         assert low <= found.efficiency <= high
+
+
+def test_the_interval_of_a_tokens_worth_is_that_of_the_ratio_over_alpha() -> None:
+    """Golden: for parallel power laws ln efficiency is ln ratio / alpha, seed by seed, and so are its ends."""
+    tokens, seeds = np.tile(np.geomspace(1e4, 1e6, 4), 3), np.repeat([1, 2, 3], 4)
+    a = np.exp(9.5 + np.repeat([0.0, 0.03, -0.02], 4)) * tokens**-0.4
+    found = difference(of(tokens, a, seeds), of(tokens, a * np.exp(np.repeat([-0.10, -0.13, -0.08], 4)), seeds))
+    assert found.ln_ratio_interval
+    assert found.efficiency_interval
+    assert np.log(found.efficiency_interval) == pytest.approx(np.sort(np.divide(found.ln_ratio_interval, -0.4)))
 
 
 def test_what_no_number_of_tokens_reaches_is_said() -> None:
