@@ -17,7 +17,7 @@ from pipeline.compare import corpora
 from pipeline.compare import scored as scoring
 from pipeline.compare import verdict as verdicts
 from pipeline.compare.checks import comparison_checks
-from pipeline.compare.command import announce, digests, integrity, pair_name, run_findings, train_arms
+from pipeline.compare.command import announce, integrity, pair_name, run_findings, train_arms
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored
@@ -69,11 +69,11 @@ def ablate(options: AblateOptions) -> Ablation:
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )
     checks = run_findings(pair.run, options.bounds).checks
-    made = Ablation(pair, contrasts, skipped, None, {}, checks, nothing, command, place / "index.html")
+    result = Ablation(pair, contrasts, skipped, None, {}, checks, nothing, command, place / "index.html")
     if options.train and contrasts:
-        made = _train(made, members, options.training)
-    build(page.page(made), place)
-    return made
+        result = _train(result, members, options.training)
+    build(page.page(result), place)
+    return result
 
 
 def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
@@ -122,7 +122,7 @@ def _keep_mask(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series)
 def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
     """Train all arms and compare those of each contrast."""
     pair, contrasts = untrained.pair, untrained.contrasts
-    with options.folder(pair_name(pair), digests(pair)) as folder:
+    with options.folder(pair_name(pair), pair.digests) as folder:
         experiment = train_arms(replace(pair.union, members=members), options, folder, baselines=False)
         tests = scoring.test_sets(pair, experiment.arms)
         scored = {
@@ -141,11 +141,7 @@ def verdict(
 ) -> str:
     """One sentence: which rules changed the exponent, or why none can be said to have.
 
-    Args:
-        scored: both arms of each contrast on each test set.
-        contrasts: all of them.
-        lacks: why the design allows no conclusion; empty if it allows one.
-        checks: a failed one forbids a conclusion.
+    `lacks` is why the design allows no conclusion, empty if it allows one; a failed check forbids one.
     """
     if lacks:
         return f"Nothing is concluded, because {lacks}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compare.figures import HOW_TO_READ, VALUES, figure, panel
+from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, panel
 from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict
 from pipeline.compare.sections import EFFECTIVE_SIZE, test_table
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
@@ -31,7 +31,11 @@ def page(ablation: Ablation) -> Page:
     run = ablation.pair.run
     name = visible(run.folder.resolve().name, 60) if run is not None else ""
     head, rows = contrast_rows(ablation)
-    tests = ablation.test_sets()
+    tests, command = ablation.test_sets(), ablation.command
+    if ablation.experiment is not None:
+        design, preset = ablation.experiment.design, ablation.experiment.arms.preset.name
+        budgets = ", ".join(f"{budget:,}" for budget in design.budgets)
+        command += f"\n# preset {preset}; budgets {budgets} tokens; {design.seeds} seeds"
     about = (
         "Alone: the corpus that only this rule has cleaned, against raw. On top: the refined corpus against the corpus "
         "that all other rules leave."
@@ -52,7 +56,7 @@ def page(ablation: Ablation) -> Page:
                 "rules",
                 "What each rule does",
                 about,
-                tuple(one for one in (_figure(ablation, key) for key in VALUES) if one),
+                tuple(filter(None, (_figure(ablation, key) for key in CHANGES))),
                 (Table(head, tuple(rows)), *([test_table(tests)] if tests else [])),
                 missing=tuple(
                     f"{visible(note)}."
@@ -63,22 +67,12 @@ def page(ablation: Ablation) -> Page:
                 "origin",
                 "How to repeat it",
                 "Arms with the same training data share a training run; after an interruption, repeat the command.",
-                texts=(
-                    ("The command that makes this again", visible("\n".join([ablation.command, *_design(ablation)]))),
-                ),
+                texts=(("The command that makes this again", visible(command)),),
             ),
         ),
         about=TERMS if tests else "",
         numbers=numbers(ablation),
     )
-
-
-def _design(ablation: Ablation) -> list[str]:
-    if ablation.experiment is None:
-        return []
-    design, preset = ablation.experiment.design, ablation.experiment.arms.preset.name
-    budgets = ", ".join(f"{budget:,}" for budget in design.budgets)
-    return [f"# preset {preset}; budgets {budgets} tokens; {design.seeds} seeds"]
 
 
 def contrast_rows(ablation: Ablation) -> HeadAndRows:
@@ -125,5 +119,4 @@ def _figure(ablation: Ablation, key: str) -> Figure | None:
         contrasts = [one for one in ablation.contrasts if one.how == how]
         rows = [(one.reason, test, power) for one in contrasts for test, power in ablation.by_power_law(one)]
         panels.append(panel(title, key, rows))
-    title = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}[key]
-    return figure(f"rules-{key.replace('_', '-')}", title, f"{HOW_TO_READ}.", panels)
+    return figure(f"rules-{key.replace('_', '-')}", CHANGES[key], f"{HOW_TO_READ}.", panels)

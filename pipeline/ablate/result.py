@@ -16,24 +16,17 @@ from trainer.scaling import Difference
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Two arms that differ by one rule.
-
-    Attributes:
-        reason: of the rule.
-        how: "alone" (the rule by itself against raw) or "on top" (all rules against all but this one).
-        first: the arm without the rule.
-        second: the arm with it.
-        dropped: number of conversations that only the first arm has.
-        added: number of conversations that only the second arm has: duplicates of what the rule drops, which are
-            dropped in its place without the rule.
-    """
+    """Two arms that differ by one rule: the first is without it, the second with it."""
 
     reason: str
     how: str
+    """Whether "alone" (the rule by itself against raw) or "on top" (all rules against all others)."""
     first: str
     second: str
     dropped: int
+    """Conversations that only the first arm has."""
     added: int = 0
+    """Conversations that only the second arm has: duplicates of what the rule drops, which stand in for it."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,8 +40,7 @@ class Ablation:
 
     Attributes:
         pair: raw and refined of the run.
-        contrasts: of each rule, those in which it drops something.
-        skipped: sentences on the contrasts in which a rule drops nothing.
+        contrasts: of each rule, those in which it drops something; `skipped` has a sentence on each other one.
         experiment: the training runs; None without training.
         scored: both arms of each contrast on each test set, by `Contrast.key`; empty without training.
         checks: those of the experiment and of the run.

@@ -67,50 +67,35 @@ def compare(options: CompareOptions) -> Comparison:
     run = None if pair.run is None else run_findings(pair.run, options.bounds)
     suffix = "-corpora" if not options.train else "-quick" if options.training.quick else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-compare{suffix}"
-    notes = _notes(pair, run, limit)
+    notes = pair.notes
+    if run is not None and limit is not None and limit < run.read.rows.height:
+        folder = run.read.store.folder
+        notes += (f"--limit {limit} compares the first rows of {folder}; the run's own figures are of all rows",)
     announce(place, options.command, notes)
     run_checks = [] if run is None else run.checks
     if options.train:
-        with options.training.folder(pair_name(pair), digests(pair)) as folder:
+        with options.training.folder(pair_name(pair), pair.digests) as folder:
             experiment = train_arms(pair.union, options.training, folder)
             scored, checks, outcome = conclude(pair, experiment, run_checks)
     else:
         experiment, scored, checks = None, [], [*corpora_checks(pair), *run_checks]
         outcome = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
-    page_file = place / "index.html"
-    made = Comparison(pair, outcome, checks, experiment, scored, run, notes, options.command, page_file)
-    build(page.page(made), place)
-    return made
+    result = Comparison(pair, outcome, checks, experiment, scored, run, notes, options.command, place / "index.html")
+    build(page.page(result), place)
+    return result
 
 
 def conclude(
     pair: Pair, experiment: Experiment, run_checks: Sequence[Check] = ()
 ) -> tuple[list[Scored], list[Check], Verdict]:
-    """Score finished training runs on all test sets, check them, and conclude.
-
-    Args:
-        pair: the corpora.
-        experiment: its runs are finished.
-        run_checks: those of the run that both corpora are parts of.
-    """
+    """Score finished training runs on all test sets, check them and their run, and conclude."""
     scored = [scoring.scored(test, experiment, pair.names) for test in scoring.test_sets(pair, experiment.arms)]
     checks = [*comparison_checks(pair, experiment), *run_checks]
     return scored, checks, verdict(scored, pair.names, experiment.design.lacks(), integrity(checks))
 
 
-def _notes(pair: Pair, run: RunFindings | None, limit: int | None) -> tuple[str, ...]:
-    if run is None or limit is None or limit >= run.read.rows.height:
-        return pair.notes
-    folder = run.read.store.folder
-    return (*pair.notes, f"--limit {limit} compares the first rows of {folder}; the run's own figures are of all rows")
-
-
 def announce(place: Path, command: str, notes: Sequence[str]) -> None:
-    """Print notes, and whether the report will replace another one.
-
-    Raises:
-        ReportError: the folder of the report holds something else.
-    """
+    """Print notes, and whether the report will replace another one; a folder of something else is a `ReportError`."""
     folders.check(place)
     for note in filter(None, [*notes, folders.replacement_note(place, command)]):
         say(f"refine: {note}")
@@ -126,30 +111,15 @@ def pair_name(pair: Pair) -> str:
     return folder_word(pair.run.folder.resolve().name if pair.run is not None else "-".join(pair.names))
 
 
-def digests(pair: Pair) -> list[str]:
-    """The digests of both corpora."""
-    return [corpus.digest for corpus in pair.corpora.values()]
-
-
 def run_findings(store: Store, bounds: Bounds) -> RunFindings:
-    """Read a run and check its files, before any training.
-
-    Raises:
-        RunFolderError: the run is not complete.
-    """
+    """Read a complete run and check its files, before any training."""
     read = read_run(store.folder)
     duplicates = kinds(read.plan, store)
     return RunFindings(read, duplicates, check(read, duplicates, bounds))
 
 
 def train_arms(union: Union, options: TrainingOptions, folder: Path, *, baselines: bool = True) -> Experiment:
-    """Prepare the data of all arms of a union, and do the training runs that are not done yet.
-
-    Args:
-        union: the conversations of all arms.
-        options: of the training.
-        folder: parent of data/ and trainings/.
-        baselines: whether to train the baselines of the design.
+    """Prepare the data of all arms of a union in `folder`/data, and do the training runs that are not done yet.
 
     Raises:
         TrainerError: a corpus or an option does not serve, or a run failed.
@@ -157,6 +127,6 @@ def train_arms(union: Union, options: TrainingOptions, folder: Path, *, baseline
     arms = data.arms(union, options, folder)
     design = designing.design(arms, options.budgets, options.seeds, quick=options.quick)
     design = design if baselines else replace(design, baselines=())
-    made = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder)
-    carry_out(made.runs, made.every(), options.workers, options.device, arm_names(made.jobs))
-    return made
+    experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder)
+    carry_out(experiment.runs, experiment.every(), options.workers, options.device, arm_names(experiment.jobs))
+    return experiment

@@ -1,7 +1,7 @@
 """The two corpora of a comparison: which they are, what they share, and their names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,27 +36,27 @@ class HubOptions:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """Two corpora; the second is compared with the first.
-
-    Attributes:
-        corpora: by the arm's name.
-        run: the run that both are parts of; None for other corpora.
-        union: the conversations of both; each is its own group if near-duplicates were not searched.
-        notes: sentences for the reader.
-        grouped: whether near-duplicates were searched.
-    """
+    """Two corpora by the arm's name; the second is compared with the first."""
 
     corpora: Mapping[str, Corpus]
     run: Store | None
+    """The run that both are parts of; None for other corpora."""
     union: Union
+    """The conversations of both; each is its own group if near-duplicates were not searched."""
     notes: tuple[str, ...]
     grouped: bool = True
+    """Whether near-duplicates were searched."""
 
     @property
     def names(self) -> tuple[str, str]:
         """The two arms."""
         first, second = self.corpora
         return first, second
+
+    @property
+    def digests(self) -> list[str]:
+        """The digests of both corpora."""
+        return [corpus.digest for corpus in self.corpora.values()]
 
     @property
     def subset(self) -> bool:
@@ -94,8 +94,8 @@ def pair(
         second: the same.
         run: the run; the latest one by default.
         limit: maximum number of rows to read of each; of a run, of its raw rows.
-        hub: which part of datasets to read, and the records' shape.
         grouped: whether to search near-duplicates, which a split needs.
+        hub: which part of datasets to read.
 
     Raises:
         SourceError, RunFolderError: a corpus cannot be read or is empty, or the two share no schema.
@@ -115,9 +115,8 @@ def pair(
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
-    notes = tuple(note for one in read.values() for note in one.notes)
-    made = Pair(read, both, union, notes, grouped)
-    return replace(made, notes=(*notes, *_overlap(made)))
+    notes = (*(note for one in read.values() for note in one.notes), *_overlap(union))
+    return Pair(read, both, union, notes, grouped)
 
 
 def _arm(name: str, *both: str) -> str:
@@ -146,11 +145,7 @@ def _read(name: str, store: Store | None, limit: int | None, hub: HubOptions) ->
 
 
 def _check_shapes(first: str, second: str, store: Store | None, hub: HubOptions) -> None:
-    """Refuse to compare conversations with plain documents.
-
-    Raises:
-        SourceError: the two corpora share no schema.
-    """
+    """Refuse to compare conversations with plain documents."""
     shape_of = {name: _shape(name, store, hub) for name in (first, second)}
     if None not in shape_of.values() and list(shape_of.values()).count("text") == 1:
         both = " and ".join(f"{name} is of shape {shape}" for name, shape in shape_of.items())
@@ -194,9 +189,10 @@ def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray
     return frame, (in_a, in_b)
 
 
-def _overlap(pair: Pair) -> tuple[str, ...]:
+def _overlap(union: Union) -> tuple[str, ...]:
     """A note on two corpora that are equal, or of which the second is not a subset of the first."""
-    (a, b), members = pair.names, pair.union.members
+    members = union.members
+    a, b = members
     shared, alone = int((members[a] & members[b]).sum()), int((members[b] & ~members[a]).sum())
     if not alone and members[a].sum() == shared:
         return (f"{a} and {b} hold the same {shared:,} conversations: no difference can be found",)

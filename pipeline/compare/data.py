@@ -29,18 +29,7 @@ class LeakError(TrainerError):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of training in `refine compare` and `refine ablate`; their help describes each option.
-
-    Attributes:
-        preset: its name.
-        choices: tokenizer, embeddings and sizes of the sets.
-        budgets: training tokens; the preset's over `BUDGET_DIVISOR` by default.
-        seeds: training runs per budget and arm.
-        quick: whether to train fewer budgets and seeds, and conclude nothing.
-        device: a torch device.
-        workers: training runs at a time; 0 for one per core.
-        work: folder of the runs; by default one for these corpora and options, which the same command finds again.
-    """
+    """Options of training in `refine compare` and `refine ablate`; their help describes each option."""
 
     preset: str = "house"
     choices: Choices = field(default_factory=Choices)
@@ -55,10 +44,7 @@ class TrainingOptions:
         """The preset, after checking everything that is known before a corpus is read.
 
         Raises:
-            PresetError: there is no such preset or device.
-            ArmsError: the preset or the budgets do not suit a comparison.
-            EmbeddingsError: an embeddings file is missing.
-            VocabularyError: there is no such tokenizer.
+            TrainerError: there is no such preset, device, tokenizer or embeddings, or they do not suit a comparison.
             RunFolderError: --work is a folder of something else.
         """
         preset = presets.find(self.preset)
@@ -74,11 +60,7 @@ class TrainingOptions:
 
     @contextmanager
     def folder(self, name: str, digests: Sequence[str]) -> Iterator[Path]:
-        """Lock and yield the folder of the training runs.
-
-        Args:
-            name: of the comparison.
-            digests: of the corpora, in any order.
+        """Lock and yield the folder of the training runs on corpora of these digests, in any order.
 
         Raises:
             RunFolderError: it is in use, or belongs to other corpora or to something else.

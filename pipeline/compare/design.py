@@ -19,19 +19,13 @@ BUDGET_DIVISOR = 3.2
 
 @dataclass(frozen=True)
 class Design:
-    """The training runs of each arm.
-
-    Attributes:
-        budgets: training tokens, ascending.
-        seeds: training runs of the network per budget.
-        baselines: kinds of baselines, trained with one seed.
-        quick: whether --quick was given; a quick comparison never concludes.
-    """
+    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed."""
 
     budgets: tuple[int, ...]
     seeds: int
     baselines: tuple[str, ...] = BASELINES
     quick: bool = False
+    """Whether --quick was given; a quick comparison never concludes."""
 
     @property
     def decades(self) -> float:
@@ -67,14 +61,7 @@ class Design:
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """The training runs of a design on prepared arms.
-
-    Attributes:
-        arms: the prepared data.
-        design: the budgets, seeds and baselines.
-        jobs: the runs by kind and arm.
-        folder: parent of data/ and trainings/.
-    """
+    """The training runs of a design on prepared arms, by kind and arm; `folder` has data/ and trainings/."""
 
     arms: Arms
     design: Design

@@ -13,6 +13,8 @@ from pipeline.report.parts import Figure, Panel
 from pipeline.report.text import labels, visible
 from trainer.scaling import Difference
 
+CHANGES = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}
+"""Titles of the figures of `VALUES`."""
 VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
 """Fields of `Difference` that can be drawn, and the titles of their axes; lower is better for both."""
 SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
@@ -25,10 +27,7 @@ HOW_TO_READ = (
 def panel(title: str, key: str, differences: Sequence[tuple[str, str, Difference]]) -> Panel | None:
     """A panel of one of `VALUES`; None if no difference is known.
 
-    Args:
-        title: of the panel.
-        key: of the value.
-        differences: what each row is about, the test set, and the difference.
+    Each of `differences` has what its row is about, the test set, and the difference.
     """
     rows = []
     for y, test, one in differences:
@@ -49,9 +48,7 @@ def figure(name: str, title: str, about: str, panels: Sequence[Panel | None]) ->
 def intervals(rows: pl.DataFrame, title: str) -> Drawn:
     """Values with their intervals, one row per name and a colour per test set, and a dashed line at 0.
 
-    Args:
-        rows: y (the name), test, value, low, high; low and high are null if the interval is unknown.
-        title: of the axis.
+    `rows` have the columns of `SCHEMA`: y is the name, and low and high are null if the interval is unknown.
     """
     names = rows["y"].unique(maintain_order=True).to_list()
     short = dict(zip(names, labels(names), strict=True))

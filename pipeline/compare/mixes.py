@@ -30,6 +30,7 @@ def statistics(pair: Pair) -> dict[str, dict[str, Any]]:
     for name, mask in pair.union.members.items():
         here = pl.Series(mask)
         lengths = words.filter(here).to_numpy()
+        members = np.unique(pair.union.groups[mask], return_counts=True)[1]
         sizes[name] = {
             "conversations": int(mask.sum()),
             "words": int(lengths.sum()),
@@ -37,16 +38,11 @@ def statistics(pair: Pair) -> dict[str, dict[str, Any]]:
             "median_words": float(np.median(lengths)),
             "longest_words": int(lengths.max()),
             "copies": int(mask.sum()) - frame["text"].filter(here).n_unique(),
-            "near_duplicates": _in_clusters(pair.union.groups[mask]) if pair.grouped else None,
+            "near_duplicates": int(members[members > 1].sum()) if pair.grouped else None,
             "shared": int(shared.sum()),
             "digest": pair.corpora[name].digest,
         }
     return sizes
-
-
-def _in_clusters(groups: NDArray[np.int64]) -> int:
-    _, counts = np.unique(groups, return_counts=True)
-    return int(counts[counts > 1].sum())
 
 
 def words_of(frame: pl.DataFrame) -> pl.Series:

@@ -100,12 +100,7 @@ def _origin(comparison: Comparison, bands: BandedRun | None) -> Section:
 
 
 def corpora_section(pair: Pair, measured: frozenset[str]) -> Section:
-    """Sizes of both corpora, and their lengths and languages unless the figures of a run show these.
-
-    Args:
-        pair: the corpora.
-        measured: keys of the bands that figures of a run show.
-    """
+    """Sizes of both corpora, and their lengths and languages unless they are among the bands `measured` of a run."""
     head, rows = corpora_rows(pair)
     figures, missing = list[Figure](), list[str]()
     if not measured & {"length", "prompt"}:

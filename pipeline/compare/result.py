@@ -33,7 +33,7 @@ class Comparison:
     Attributes:
         pair: the corpora.
         verdict: the conclusion, or why there is none.
-        checks: those of the experiment and of the run; `passed` is None if one does not apply.
+        checks: those of the experiment and of the run.
         experiment: the training runs; None without training.
         scored: both arms on each test set; empty without training.
         run: that both corpora are parts of; None for other corpora.
@@ -86,11 +86,13 @@ class Comparison:
         frames = [frame(one).select(pl.lit(one.test.name).alias("test_set"), pl.all()) for one in self.scored]
         return pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
 
+    @property
+    def _frame(self) -> pl.DataFrame:
+        return self.differences if self.scored else self.corpora
+
     def __repr__(self) -> str:
-        frame = self.differences if self.scored else self.corpora
-        return f"{self.verdict.sentence}\n{frame}\n{self.page}"
+        return f"{self.verdict.sentence}\n{self._frame}\n{self.page}"
 
     def _repr_html_(self) -> str:
         """The verdict and the differences, or the corpora without training, as a notebook shows them."""
-        frame = self.differences if self.scored else self.corpora
-        return f"<p>{escape(self.verdict.sentence)}</p>{frame._repr_html_()}"
+        return f"<p>{escape(self.verdict.sentence)}</p>{self._frame._repr_html_()}"

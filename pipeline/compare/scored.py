@@ -20,15 +20,7 @@ from trainer.scaling import Difference, Kind, Points, ScalingError
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """Test conversations that both arms are scored on.
-
-    Attributes:
-        name: of one arm and "-test".
-        about: which conversations these are.
-        mask: bool [test conversations of the union].
-        targets: int64 [test conversations of the union], scored tokens of each.
-        clusters: int64 [test conversations of the union] from 0, the same number for near-duplicates.
-    """
+    """Test conversations that both arms are scored on; arrays are of all test conversations of the union."""
 
     __test__ = False
 
@@ -36,7 +28,9 @@ class TestSet:
     about: str
     mask: NDArray[np.bool_]
     targets: NDArray[np.int64]
+    """Scored tokens."""
     clusters: NDArray[np.int64]
+    """From 0, the same number for near-duplicates."""
 
     @property
     def conversations(self) -> int:
@@ -71,18 +65,13 @@ class TestSet:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Both arms on one test set.
-
-    Attributes:
-        test: the test set.
-        rows: one row per training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte.
-        laws: of the network on each arm; the second arm against the first.
-        notes: sentences on what is missing or uncertain.
-    """
+    """Both arms on one test set, with notes on what is missing or uncertain."""
 
     test: TestSet
     rows: pl.DataFrame
+    """One row per training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
     laws: CorpusLaws
+    """Of the network on each arm; the second arm against the first."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -118,13 +107,7 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
 
 
 def scored(test: TestSet, experiment: Experiment, names: tuple[str, str]) -> Scored:
-    """Fit the laws of two arms on one test set, and compare the second with the first.
-
-    Args:
-        test: the test set.
-        experiment: its runs are finished.
-        names: of the arms.
-    """
+    """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first."""
     frames, points, common = [], {}, experiment.arms.common
     for (kind, arm), jobs in experiment.jobs.items():
         if arm not in names:
@@ -134,8 +117,7 @@ def scored(test: TestSet, experiment: Experiment, names: tuple[str, str]) -> Sco
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
         if kind == CVFP.name:
             points[arm] = arm_points(folders, common, test.mask)
-    ordered = {name: points[name] for name in names}
-    laws = compared_laws(ordered)
+    laws = compared_laws({name: points[name] for name in names})
     return Scored(test, pl.concat(frames), laws, (*filter(None, [test.small]), *laws.notes))
 
 

@@ -7,14 +7,14 @@ import polars as pl
 
 from pipeline.compare.checks import last_best
 from pipeline.compare.design import Experiment
-from pipeline.compare.figures import HOW_TO_READ, figure, laws, panel
+from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, laws, panel
 from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows, point_rows
 from pipeline.compare.scored import Scored
 from pipeline.experiments.laws import LAWS
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
 from trainer.experiment.kinds import CVFP, GRU
-from trainer.scaling import Kind, Law
+from trainer.scaling import Kind, Law, Points
 
 CURVE_POINTS = 40
 """Points of a law's line over the budgets trained."""
@@ -28,13 +28,7 @@ EFFECTIVE_SIZE = (
 
 
 def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored]) -> list[Section]:
-    """The sections of differences, laws, baselines and training runs.
-
-    Args:
-        names: of the arms.
-        experiment: the training runs.
-        scored: both arms on each test set.
-    """
+    """The sections of differences, laws, baselines and training runs."""
     first, second = map(visible, names)
     budget = f"{experiment.design.budgets[-1]:,} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
@@ -49,7 +43,7 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
             "The difference",
             f"{second} compared with {first} on the same test sets, with 95 % intervals. PPL is at {budget}, and a "
             f"token's worth is the number of tokens of {first} that lower PPL there as much as one of {second}.",
-            tuple(one for one in [_differences(scored)] if one is not None),
+            tuple(filter(None, [_differences(scored)])),
             tables=(_joined(scored, difference_rows),),
             missing=tuple(f"{visible(note)}." for note in notes),
         ),
@@ -59,7 +53,11 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
             "The power law is PPL = A tokens^alpha; the saturating law adds a floor. A point is a training run. In "
             "brackets are 95 % intervals. Held-out error: the error at the largest budget of a law that is fitted "
             "without it.",
-            tuple(_laws(scored, kind) for kind in LAWS if _fitted(scored, kind)),
+            tuple(
+                _laws(scored, kind)
+                for kind in LAWS
+                if all((arm, kind) in one.laws.fits for one in scored for arm in one.points)
+            ),
             (_joined(scored, law_rows),),
         ),
         Section(
@@ -79,7 +77,7 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
 
 
 def terms(names: tuple[str, str], scored: Sequence[Scored]) -> str:
-    """What the headline's terms mean; the arguments are those of `results`."""
+    """What the headline's terms mean."""
     first, second = map(visible, names)
     tests = "; ".join(f"{visible(one.test.name)}: {visible(one.test.about)}" for one in scored)
     return (
@@ -95,10 +93,6 @@ def _joined(scored: Sequence[Scored], rows_of: Callable[[Scored], HeadAndRows]) 
     return Table(("test set", *tables[0][1]), tuple((name, *row) for name, _, rows in tables for row in rows))
 
 
-def _fitted(scored: Sequence[Scored], kind: Kind) -> bool:
-    return all((arm, kind) in one.laws.fits for one in scored for arm in one.points)
-
-
 def _differences(scored: Sequence[Scored]) -> Figure | None:
     """Delta alpha and the PPL ratio by law and test set; None if no law could be fitted."""
     rows = [
@@ -107,17 +101,14 @@ def _differences(scored: Sequence[Scored]) -> Figure | None:
         for one in scored
         if kind in one.differences
     ]
-    panels = [
-        panel("Change of the exponent", "delta_alpha", rows),
-        panel("Change of PPL at the largest budget", "ln_ratio", rows),
-    ]
+    panels = [panel(title, key, rows) for key, title in CHANGES.items()]
     about = f"{HOW_TO_READ}. If an interval crosses the line, the two corpora cannot be distinguished."
     return figure("differences", "Differences with their intervals", about, panels)
 
 
 def _laws(scored: Sequence[Scored], kind: Kind) -> Figure:
     panels = []
-    first, second = scored[0].points
+    first, second = (visible(arm, 40) for arm in scored[0].points)
     for one in scored:
         rows = one.rows.filter(pl.col("kind") == CVFP.name).select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
         curves = pl.concat(curve(arm, one.laws.fits[arm, kind]) for arm in one.points)
@@ -126,7 +117,7 @@ def _laws(scored: Sequence[Scored], kind: Kind) -> Figure:
     return Figure(
         f"laws-{kind}",
         {"power": "Power laws", "saturating": "Saturating laws"}[kind],
-        f"{visible(first, 40)}: rings; {visible(second, 40)}: dots. Bands are 95 % prediction intervals for a training "
+        f"{first}: rings; {second}: dots. Bands are 95 % prediction intervals for a training "
         "run with a new seed, scored on other conversations of the same kind. Dashed lines are extrapolations past the "
         "largest budget, which no measurement here supports.",
         tuple(panels),
@@ -153,9 +144,8 @@ def curve(arm: str, law: Law) -> pl.DataFrame:
 
 
 def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored]) -> Section:
-    """The design of the experiment, and the sizes of its test sets; the arguments are those of `results`."""
+    """The design of the experiment, and the sizes of its test sets."""
     data, design, preset = experiment.arms.common.record, experiment.design, experiment.arms.preset
-    sets = [(f"{name}, of the union", size) for name, size in data.sizes().items()]
     pools = ", ".join(f"{name} {experiment.arms.tokens(name):,} tokens" for name in names)
     lines = [
         f"preset: {preset.name}: {preset.about}",
@@ -177,7 +167,10 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
             test_table(scored),
             Table(
                 ("set", "conversations", "tokens", "bytes"),
-                tuple((name, size.conversations, size.tokens, size.bytes) for name, size in sets),
+                tuple(
+                    (f"{name}, of the union", size.conversations, size.tokens, size.bytes)
+                    for name, size in data.sizes().items()
+                ),
             ),
         ),
         texts=(("Plan of the experiment", visible("\n".join(lines))),),
@@ -196,16 +189,15 @@ def test_table(scored: Sequence[Scored]) -> Table:
             round(one.test.effective),
             one.test.tokens,
             visible(one.test.about),
-            _error(one),
+            _error(next(iter(one.points.values()))),
         )
         for one in scored
     ]
     return Table(head, tuple(rows))
 
 
-def _error(one: Scored) -> str:
-    """Standard deviation of ln PPL over resamples of the test clusters: the first arm's, at its largest budget."""
-    points = next(iter(one.points.values()))
+def _error(points: Points) -> str:
+    """Standard deviation of ln PPL over resamples of the test clusters, at the largest budget."""
     if points.resampled is None:
         return "unknown"
     return f"{points.resampled[points.tokens == points.tokens.max()].mean(axis=0).std():.3f}"

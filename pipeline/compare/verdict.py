@@ -35,18 +35,12 @@ class Verdict:
 
 
 def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
-    """Conclude from the intervals on all test sets.
+    """Conclude from the intervals on all test sets; a failed check, or what the design `lacks`, forbids a conclusion.
 
     The exponents differ if the 95 % interval of delta alpha (the second exponent minus the first) excludes 0, on the
     same side, on every test set, and no saturating law contradicts it. The levels differ if the 95 % interval of the
     PPL ratio at the largest common budget excludes 1 in the same way. If the intervals of all test sets exclude it, but
     on different sides, each corpus is better on other text: the verdict is "mixed".
-
-    Args:
-        scored: both arms on each test set.
-        names: of the arms.
-        lacks: why the design allows no conclusion; empty if it allows one.
-        checks: a failed one forbids a conclusion.
     """
     failed = [check.name for check in checks if check.passed is False]
     indication = _indication(scored, names)
