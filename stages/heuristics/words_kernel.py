@@ -34,14 +34,14 @@ _HALF = np.uint64(32)
 _CONTINUATION, _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0x80, 0xC0, 0xE0, 0xF0  # how the bytes of a character begin
 
 
-class Words(NamedTuple):
+class WordSpace(NamedTuple):
     """Space for the words of one text: their hashes and their lengths in characters."""
 
     hashes: Hashes
     lengths: Longs
 
 
-class Table(NamedTuple):
+class HashTable(NamedTuple):
     """An open-addressed hash table. A slot is filled if its stamp is the current one, so the table is never cleared."""
 
     keys: Hashes
@@ -100,7 +100,7 @@ def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
     return at
 
 
-def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: Words) -> int:
+def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: WordSpace) -> int:
     """Write the words of the text between the bounds; return their number."""
     at, stop = bounds
     count = 0
@@ -146,7 +146,7 @@ def slots(count: int) -> int:
     return size
 
 
-def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, bool]:
+def _slot(table: HashTable, stamp: int, mask: int, key: np.uint64) -> tuple[int, bool]:
     """The slot of a key, and whether the key was in the table; a new key is inserted with value 0."""
     slot = int(np.int64((key ^ (key >> _HALF)) & np.uint64(mask)))
     while table.stamps[slot] == stamp and table.keys[slot] != key:
@@ -159,7 +159,7 @@ def _slot(table: Table, stamp: int, mask: int, key: np.uint64) -> tuple[int, boo
     return slot, known
 
 
-def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
+def _top_characters(grams: Hashes, lengths: Longs, order: int, table: HashTable, stamp: int) -> int:
     """Characters of all occurrences of the most frequent n-gram (the first of equals); 0 if none repeats."""
     mask = slots(len(grams)) - 1
     best = first = 0
@@ -175,7 +175,7 @@ def _top_characters(grams: Hashes, lengths: Longs, order: int, table: Table, sta
     return 0 if best <= 1 else (lengths[first : first + order].sum() + order - 1) * best
 
 
-def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: Table, stamp: int) -> int:
+def _duplicate_characters(grams: Hashes, lengths: Longs, order: int, table: HashTable, stamp: int) -> int:
     """Characters in n-grams that occur earlier, each counted once: after a copy, the scan continues at its end."""
     mask = slots(len(grams)) - 1
     characters = i = 0
@@ -205,8 +205,8 @@ def text_statistics(  # noqa: PLR0917  compiled: arguments by position
     `classes` are those of every code point. Scratch space: `hashes`, [3, `slots` of the words of the longest text], and
     `numbers`, [4, the same], the first row zeros.
     """
-    words, room = Words(hashes[0], numbers[3]), hashes[1]
-    table = Table(hashes[2], numbers[0], numbers[1], numbers[2])
+    words, room = WordSpace(hashes[0], numbers[3]), hashes[1]
+    table = HashTable(hashes[2], numbers[0], numbers[1], numbers[2])
     stamp = 0
     for text in range(len(offsets) - 1):
         bounds = (offsets[text], offsets[text + 1])
@@ -244,9 +244,9 @@ def turn_overlap(  # noqa: PLR0917  the same
     reply had before. Scratch space: `hashes`, [3, `slots` of the words of the longest conversation], and `numbers`, [7,
     the same], the first two rows zeros.
     """
-    words = Words(hashes[0], numbers[2])
-    seen = Table(hashes[1], numbers[0], numbers[3], numbers[4])
-    inner = Table(hashes[2], numbers[1], numbers[5], numbers[6])
+    words = WordSpace(hashes[0], numbers[2])
+    seen = HashTable(hashes[1], numbers[0], numbers[3], numbers[4])
+    inner = HashTable(hashes[2], numbers[1], numbers[5], numbers[6])
     for conversation in range(len(first) - 1):
         row = out[conversation]
         row[:] = 0

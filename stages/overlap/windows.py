@@ -31,7 +31,7 @@ MAX_BITS = 8
 COVER = ("words", "earlier_words", "longest", "copies", "source")
 """Columns of the array that the loop `cover` fills."""
 
-Table = tuple[Any, ...]
+Arrays = tuple[Any, ...]
 """Sorted keys and their prefix index; for windows also the number of conversations with each, and the first of them."""
 Result = TypeVar("Result")
 
@@ -86,7 +86,7 @@ class Merge:
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
             save_frame(folder / "merged" / path.name, columns)
 
-    def _anchors(self) -> Table:
+    def _anchors(self) -> Arrays:
         """The anchors of more than one conversation."""
         size = sum(int(column(path, "span_anchors").list.len().sum()) for path in self.shards.measured)
 
@@ -96,7 +96,7 @@ class Merge:
         keys, _ = find_repeats(each, size, self.at_once)
         return keys, *prefix_index(keys)
 
-    def _rows_with(self, at: int, anchors: Table) -> tuple[Rows, pl.Series]:
+    def _rows_with(self, at: int, anchors: Arrays) -> tuple[Rows, pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
         keys, sizes = flat(column(self.shards.measured[at], "span_anchors"))
         marks = np.empty(len(sizes), np.bool_)
@@ -106,7 +106,7 @@ class Merge:
             return rows, pl.Series([], dtype=pl.String)
         return rows, texts_without_system(read_frame(self.shards.raw[at], ("text", "messages"))[rows])
 
-    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
+    def _candidates(self, at: int, anchors: Arrays, bits: int) -> list[Shard]:
         """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
         rows, texts = self._rows_with(at, anchors)
         _, keys, sizes = hash_sets("windows", texts, self.width, *anchors)
@@ -117,7 +117,7 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: Table, aside: Path) -> Table:
+    def _windows(self, anchors: Arrays, aside: Path) -> Arrays:
         """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
@@ -136,7 +136,7 @@ class Merge:
         counts, firsts = mapped(aside / "counts", np.uint32), mapped(aside / "firsts", np.uint32)
         return keys, *prefix_index(keys), counts, firsts
 
-    def _cover(self, at: int, anchors: Table, windows: Table) -> Rows:
+    def _cover(self, at: int, anchors: Arrays, windows: Arrays) -> Rows:
         """What the windows cover of each row of a shard, [rows, the columns `COVER`]."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from trainer import TrainerError
 
-Table = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 STD = 0.14
 """Standard deviation of the components of a table, as in GPT-2's."""
 SMOOTHING, WEIGHT = 0.75, 0.5
@@ -33,7 +33,7 @@ class Embeddings:
     `tokens_seen` is the number of tokens that they were made from; 0 for random ones, -1 if unknown.
     """
 
-    table: Table
+    table: Matrix
     kind: str
     tokens_seen: int
     description: str
@@ -123,7 +123,7 @@ def _ppmi(counts: sparse.csr_array) -> sparse.csr_array:
     return sparse.csr_array((value[some], (pairs.row[some], pairs.col[some])), shape=counts.shape)
 
 
-def _decompose(matrix: sparse.csr_array, width: int) -> Table:
+def _decompose(matrix: sparse.csr_array, width: int) -> Matrix:
     """Left singular vectors times singular values to the power `WEIGHT`, in descending order, [rows, width].
 
     A randomised block Krylov method (Musco, Musco 2015) with a fixed start. At 7,197 tokens and 128 columns it takes
@@ -148,7 +148,7 @@ def _decompose(matrix: sparse.csr_array, width: int) -> Table:
     return table
 
 
-def _krylov(matrix: sparse.csr_array, block: int) -> tuple[Table, Table]:
+def _krylov(matrix: sparse.csr_array, block: int) -> tuple[Matrix, Matrix]:
     """An orthonormal basis of the block Krylov space of M M^T, [rows, BLOCKS * block], and M^T times it."""
     across = sparse.csr_array(matrix.T)
     start = np.random.default_rng(0).normal(size=(matrix.shape[0], block)).astype(np.float32)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.prepare.ppmi import Embeddings, EmbeddingsError, Table
+from trainer.prepare.ppmi import Embeddings, EmbeddingsError, Matrix
 
 GPT2 = ("openai-community/gpt2", "model.safetensors")
 """Repository and file of GPT-2's weights on the hub."""
@@ -53,7 +53,7 @@ def _download() -> Path:
         ) from error
 
 
-def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".bin", ".pt", ".pth")) -> Table:
+def _weights(path: Path, endings: tuple[str, ...] = (".safetensors", ".npy", ".bin", ".pt", ".pth")) -> Matrix:
     if path.is_dir():
         path = next((path / one for one in ("model.safetensors", "pytorch_model.bin") if (path / one).is_file()), path)
     if not path.is_file() or path.suffix not in endings:
