@@ -63,7 +63,7 @@ class Colour:
         return alt.Color("value:Q", scale=scale, legend=alt.Legend(title=self.title, format=self.form, tickCount=3))
 
 
-def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[int, int] = (36, 26)) -> Drawn:
+def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Drawn:
     """A heatmap with a text in each cell.
 
     Args:
@@ -72,7 +72,8 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[i
         x: the horizontal axis.
         y: the vertical axis.
         colour: the scale.
-        size: width and height of a cell, in pixels.
+        width: of a cell, in pixels.
+        height: of a cell, in pixels.
     """
     dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
     pick = ["pick"] if "pick" in cells.columns else []
@@ -86,7 +87,7 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[i
         text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
     )
     whole: Drawn = alt.layer(empty, filled.encode(color=colour.channel()), number).resolve_scale(color="independent")
-    return whole.properties(width=alt.Step(size[0]), height=alt.Step(size[1]))
+    return whole.properties(width=alt.Step(width), height=alt.Step(height))
 
 
 def _across(side: Side) -> alt.X:
