@@ -7,7 +7,7 @@ import polars as pl
 
 from pipeline.manifest import Manifest
 from pipeline.report.run.bands import Band, BandedRun
-from pipeline.report.run.signals import Signal
+from pipeline.report.run.frame import Signal
 
 MAX_SAMPLE = 20_000
 """Maximum number of conversations for rank correlations; their standard error is then below 0.01."""

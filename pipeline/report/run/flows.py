@@ -6,7 +6,7 @@ from pipeline.report import bars
 from pipeline.report.parts import Figure, Panel
 from pipeline.report.run import counts
 from pipeline.report.run.bands import BandedRun
-from pipeline.report.run.signals import Signal, thresholds
+from pipeline.report.run.frame import Signal, thresholds
 from pipeline.report.text import labels, short
 
 MINUS = "\N{MINUS SIGN}"
