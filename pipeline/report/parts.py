@@ -1,7 +1,5 @@
 """The parts of a page. A command makes sections of its numbers; the page does not know where they come from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,25 +10,22 @@ from pipeline.report.heatmap import Drawn
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of a figure, with its numbers."""
+    """One chart of a figure, the numbers that report.json holds of it, and lines of text below it."""
 
     title: str
     chart: Drawn
     numbers: pl.DataFrame
-    """Rows for `report.json`."""
     notes: tuple[str, ...] = ()
-    """Lines below the chart."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side; one PNG."""
+    """Panels side by side, and a sentence on how to read them; one PNG."""
 
     name: str
     """Name of its PNG: lower-case words joined by "-"."""
     title: str
     says: str
-    """How to read it, in a sentence."""
     panels: tuple[Panel, ...]
     small: bool = False
     """Whether the panels are small multiples, several per row."""
@@ -84,6 +79,15 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A condition, whether it holds (None: it does not apply), and the evidence."""
+
+    name: str
+    passed: bool | None
+    found: str
+
+
+@dataclass(frozen=True)
 class Page:
     """A report."""
 
@@ -100,11 +104,7 @@ class Page:
     numbers: dict[str, Any] = field(default_factory=dict)
     """Additional fields of `report.json`."""
 
-
-@dataclass(frozen=True)
-class Check:
-    """A condition, whether it holds (None: it does not apply), and the evidence."""
-
-    name: str
-    passed: bool | None
-    found: str
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures, in order."""
+        return [figure for section in self.sections for figure in section.figures]

@@ -1,6 +1,7 @@
 """Text of a corpus made safe for a page, and short labels and numbers."""
 
 import unicodedata
+from itertools import chain, count
 
 import polars as pl
 
@@ -22,14 +23,12 @@ def _plain(c: str) -> bool:
 
 def labels(names: list[str], length: int = 28) -> tuple[str, ...]:
     """Names as unique labels of an axis, on one line and cut to `length` characters."""
-    made: list[str] = []
+    unique: list[str] = []
     for name in names:
         label = visible(" ".join(name.split()) or "(empty)", length)
-        n = 1
-        while (label if n == 1 else f"{label} ({n})") in made:
-            n += 1
-        made.append(label if n == 1 else f"{label} ({n})")
-    return tuple(made)
+        numbered = (f"{label} ({n})" for n in count(2))
+        unique.append(next(one for one in chain([label], numbered) if one not in unique))
+    return tuple(unique)
 
 
 def short(value: float | None) -> str:
