@@ -1,7 +1,5 @@
 """Bar charts of frames. No text of a corpus becomes a Vega expression."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import altair as alt
@@ -15,53 +13,46 @@ FULL: Any = "container"
 """Width of a chart that fills its container on the page; a PNG has a fixed width."""
 SHORT = "format(datum.value, '~s')"
 """Vega expression that formats each tick by itself: 0 and 1k, not 0k and 1k."""
-_NUMBER: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
-_ENDS: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
+AxisKind = Literal["linear", "log", "whole"]
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
 def waterfall(steps: pl.DataFrame) -> Drawn:
-    """Steps from the conversations taken in to those kept, one bar per step.
+    """Steps from the conversations taken in to those kept, one bar per step, its number inside it if it fits.
 
     Args:
         steps: step, kind, begin, end, n (conversations), text, tip, pick.
     """
+    most = largest(steps["n"], 1.0)
+    along = alt.Scale(domain=[0, most], nice=False)
     order = steps["step"].to_list()
     base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", TIP, "pick")).encode(
         y=alt.Y("step:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=150))
     )
     colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
-    along = alt.Scale(domain=[0, largest(steps["n"], 1.0)], nice=False)
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}, cursor="pointer").encode(
         x=alt.X("begin:Q", title="conversations", scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
         x2="end:Q",
         color=alt.Color("kind:N", scale=colours, legend=None),
     )
-    chart = alt.layer(bars, *_ends(steps, along))
-    return chart.properties(width=FULL, autosize=FIT, height=30 * len(order))
-
-
-def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
-    """The number of each bar: inside it if it fits, else before or after it."""
-    most = largest(steps["n"], 1.0)
     low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
+    short = high - low < most * 0.3
     ends = steps.select(
         *("step", "text", "tip", "pick"),
-        at=pl.when(high > most * 0.7, high - low < most * 0.3).then(low).otherwise(high),
-        where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(high - low < most * 0.3).then(pl.lit("before")),
+        at=pl.when(high > most * 0.7, short).then(low).otherwise(high),
+        where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(short).then(pl.lit("before")),
         ink=pl.when(pl.col("kind") == "kept").then(pl.lit(theme.PAPER)).otherwise(pl.lit(theme.INK)),
     )
-    numbers = alt.Chart(ends).encode(
-        y=alt.Y("step:N", sort=steps["step"].to_list()), x=alt.X("at:Q", scale=along), text="text:N"
-    )
-    within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **_NUMBER)
-    outside = [  # named, because the page's style sheet recolours text that is not inside a bar
-        numbers.transform_filter(f"datum.where == '{where}'")
-        .mark_text(align=align, dx=dx, color=theme.INK, **_NUMBER)
-        .properties(name=where)
-        for where, align, dx in _ENDS
-    ]
-    return [within.encode(color=alt.Color("ink:N", scale=None)), *outside]
+    numbers = alt.Chart(ends).encode(y=alt.Y("step:N", sort=order), x=alt.X("at:Q", scale=along), text="text:N")
+    style: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
+    within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **style)
+    layers = [bars, within.encode(color=alt.Color("ink:N", scale=None))]
+    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
+    for where, align, dx in sides:
+        beside = numbers.transform_filter(f"datum.where == '{where}'")
+        beside = beside.mark_text(align=align, dx=dx, color=theme.INK, **style)
+        layers.append(beside.properties(name=where))  # the page's style sheet recolours text that is not inside a bar
+    return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=30 * len(order))
 
 
 def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
@@ -136,6 +127,3 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
         color=alt.Color("corpus:N", scale=colours, legend=alt.Legend(title=None, symbolType="square")),
     )
     return drawn.properties(width=FULL, autosize=FIT, height=26 * len(labels))
-
-
-AxisKind = Literal["linear", "log", "whole"]

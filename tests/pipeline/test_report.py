@@ -18,8 +18,7 @@ from pipeline.report import folder
 from pipeline.report.folder import ReportError, build
 from pipeline.report.parts import Check, Figure, Page, Panel, Section
 from pipeline.report.run.checks import Bounds, check
-from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import read_run
+from pipeline.report.run.frame import kinds, read_run
 from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 

@@ -18,8 +18,7 @@ from pipeline.report.heatmap import Colour
 from pipeline.report.page import script_json
 from pipeline.report.run.bands import Band, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
-from pipeline.report.run.duplicates import Kind, both, have_duplicates
-from pipeline.report.run.frame import Signal, select_signals, thresholds
+from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
 from pipeline.report.text import labels, short, visible
 from pipeline.rules import Pairs
 from stages.stage import Axis

@@ -8,8 +8,7 @@ from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Page
 from pipeline.report.run.bands import banded
 from pipeline.report.run.checks import Bounds, check
-from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import read_run
+from pipeline.report.run.frame import kinds, read_run
 from pipeline.report.run.sections import page
 from pipeline.terminal import say
 

@@ -9,8 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.report.bars import AxisKind
-from pipeline.report.run.duplicates import Kind, have_duplicates
-from pipeline.report.run.frame import FinishedRun, Signal, thresholds
+from pipeline.report.run.frame import FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
 
 UNKNOWN = "unknown"

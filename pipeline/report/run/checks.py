@@ -8,8 +8,7 @@ import polars as pl
 
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
-from pipeline.report.run.duplicates import Kind, both
-from pipeline.report.run.frame import FinishedRun
+from pipeline.report.run.frame import FinishedRun, Kind, both
 from pipeline.rules import KeepBest
 from stages.files import read_frame
 from stages.files import rows as rows_of

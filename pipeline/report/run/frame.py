@@ -1,4 +1,4 @@
-"""A complete run as one narrow frame: decisions and the signals that figures show, without text."""
+"""A complete run as one narrow frame: decisions and the signals that figures show, without text; its duplicates."""
 
 import re
 from dataclasses import dataclass
@@ -9,14 +9,16 @@ import polars as pl
 from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
-from pipeline.rules import Drop
-from pipeline.signals import decisions_of, measured_plan, signals_of
+from pipeline.rules import Drop, KeepBest, Pairs
+from pipeline.signals import decisions_of, measured_plan, pairs_of, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 from stages.stage import Axis
 
 MAX_SIGNALS = 24
 """Maximum number of signals that a report draws."""
+DEFAULT_JACCARD = 0.75
+"""Minimum Jaccard of two duplicates if no rule names one."""
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)"
 _SIDES = re.compile(rf"\b([A-Za-z_]\w*)\s*(>=|<=|<>|!=|=|>|<)\s*{_NUMBER}")
 
@@ -37,6 +39,15 @@ class Threshold:
     reason: str
     text: str
     at: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of duplicates that a stage measured, and the minimum Jaccard at which they count."""
+
+    name: str
+    at_least: float
+    pairs: Pairs
 
 
 @dataclass(frozen=True)
@@ -115,3 +126,39 @@ def thresholds(plan: Plan, name: str) -> list[Threshold]:
         for column, operator, number in _SIDES.findall(re.sub(r"'[^']*'", "''", rule.where))
         if column == name
     ]
+
+
+def kinds(plan: Plan, store: Store) -> list[Kind]:
+    """The kinds that rules name; if no rule names one, that of the stage `dedup`.
+
+    Raises:
+        CorruptInputError: a file of pairs cannot be read.
+    """
+    named = [(rule.pairs, rule.at_least) for rule in plan.rules if isinstance(rule, KeepBest)]
+    if not named and "dedup" in plan.pairs:
+        named = [("dedup", DEFAULT_JACCARD)]
+    pairs = pairs_of(plan, store, [name for name, _ in named])
+    return [Kind(name, at_least, pairs[name]) for name, at_least in named]
+
+
+def have_duplicates(kind: Kind, ids: pl.Series, among: pl.Series) -> pl.Series:
+    """Whether each conversation has a duplicate or exact copy; only those that are true in `among` count."""
+    rows, groups, near = _alive(kind, ids, among)
+    several = groups.filter(pl.col("n") > 1)["group"]
+    with_one = pl.concat([several, near["id"], near["other"]]).unique()
+    return rows.select(pl.col("among") & pl.col("group").is_in(with_one.implode())).to_series()
+
+
+def both(kind: Kind, ids: pl.Series, among: pl.Series) -> int:
+    """Number of pairs of duplicates that are both true in `among`; a group of n exact copies counts as n - 1."""
+    _, groups, near = _alive(kind, ids, among)
+    return int((groups["n"] - 1).sum()) + near.height
+
+
+def _alive(kind: Kind, ids: pl.Series, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """All rows with their groups of exact copies, groups with members in `among`, and pairs of those groups."""
+    rows = pl.DataFrame({"id": ids, "group": kind.pairs.first, "among": among})
+    groups = rows.filter(pl.col("among")).group_by("group").agg(n=pl.len().cast(pl.Int64))
+    near = kind.pairs.near.filter(pl.col("jaccard") >= kind.at_least)
+    near = near.join(groups, left_on="id", right_on="group", how="semi")
+    return rows, groups, near.join(groups, left_on="other", right_on="group", how="semi")
