@@ -20,8 +20,7 @@ FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 def waterfall(steps: pl.DataFrame) -> Drawn:
     """Steps from the conversations taken in to those kept, one bar per step, its number inside it if it fits.
 
-    Args:
-        steps: step, kind, begin, end, n (conversations), text, tip, pick.
+    `steps` has step, kind, begin, end, n (conversations), text, tip, pick.
     """
     most = largest(steps["n"], 1.0)
     along = alt.Scale(domain=[0, most], nice=False)
@@ -58,15 +57,26 @@ def waterfall(steps: pl.DataFrame) -> Drawn:
 def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
     """The distribution of a signal: all conversations, the kept ones in front, and the thresholds of rules.
 
-    Args:
-        bins: low, high, raw, refined (conversations), tip, pick.
-        marks: the thresholds.
-        title: of the axis: the signal and its unit.
-        kind: of the axis; "whole" puts ticks in the middle of bins.
+    `bins` has low, high, raw, refined (conversations), tip, pick; an axis of the kind "whole" has its ticks in the
+    middle of bins.
     """
     data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
     edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
-    x = _along(edges, title, kind)
+    scale: dict[str, Any] = {"type": "linear", "zero": False}
+    ticks: dict[str, Any] = {"tickCount": 5}
+    if kind == "log":
+        scale = {"type": "log"} if edges[0] > 0 else {"type": "symlog"}
+        ticks = {"values": decades(edges[0], edges[-1])}
+    elif kind == "whole":
+        ticks = {"values": [edge + 0.5 for edge in edges[:-1]][:: len(edges) // 8 + 1]}
+    x = alt.X(
+        "low:Q",
+        title=title,
+        scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False, clamp=True, **scale),
+        axis=alt.Axis(
+            labelExpr=SHORT if edges[-1] > 1 else alt.Undefined, labelOverlap=True, labelFlush=kind != "whole", **ticks
+        ),
+    )
     heights = alt.Scale(type="sqrt", nice=False)
     axis = alt.Axis(labelExpr=SHORT, tickCount=3, grid=True)
     base = alt.Chart(data).encode(x=x, x2="high:Q", y2="zero:Q")
@@ -82,24 +92,6 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
 
 
-def _along(edges: list[float], title: str, kind: AxisKind) -> alt.X:
-    scale: dict[str, Any] = {"type": "linear", "zero": False}
-    ticks: dict[str, Any] = {"tickCount": 5}
-    if kind == "log":
-        scale = {"type": "log"} if edges[0] > 0 else {"type": "symlog"}
-        ticks = {"values": decades(edges[0], edges[-1])}
-    elif kind == "whole":
-        ticks = {"values": [edge + 0.5 for edge in edges[:-1]][:: len(edges) // 8 + 1]}
-    return alt.X(
-        "low:Q",
-        title=title,
-        scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False, clamp=True, **scale),
-        axis=alt.Axis(
-            labelExpr=SHORT if edges[-1] > 1 else alt.Undefined, labelOverlap=True, labelFlush=kind != "whole", **ticks
-        ),
-    )
-
-
 def decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: powers of ten, with multiples of 2 and 5 if there are fewer than three."""
     steps = [step * 10.0**power for power in range(-3, 13) for step in (1, 2, 5)]
@@ -112,10 +104,7 @@ def decades(low: float, high: float) -> list[float]:
 def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Drawn:
     """The shares of groups of conversations in each corpus, raw above refined.
 
-    Args:
-        mix: y (the group), corpus, share, tip, pick.
-        title: of the axis of groups.
-        corpora: their names, in the order of the bars.
+    `mix` has y (the group), corpus, share, tip, pick; `title` is that of the axis of groups.
     """
     colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])
     labels = list(dict.fromkeys(mix["y"].to_list()))

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,19 @@ class ReportError(Exception):
     """The requested folder cannot hold a report; the message says why."""
 
 
-def write(out: Path, into: Callable[[Path], None]) -> None:
-    """Have `into` write a report into an empty folder, then rename that to `out`, replacing an older report.
+@contextmanager
+def write(out: Path) -> Iterator[Path]:
+    """Yield an empty folder for a report; at the end rename it to `out`, replacing an older report.
 
     Raises:
         ReportError: `out` is a file, a link, or a folder with files that no report wrote.
     """
-    check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        into(aside)
+        yield aside
         check(out)  # drawing takes seconds, in which a file may have appeared there
         if out.exists():
             out.rename(old)
@@ -52,27 +53,18 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
 def replacement_note(out: Path, command: str) -> str:
     """A note if `out` holds the report of another command, which is about to be replaced; else an empty string.
 
-    Args:
-        out: the folder of the report.
-        command: that makes the new report; --json and --check do not make it another command.
+    --json and --check do not make it another command.
     """
     report = _read(out)
     before = str(report.get("command") or f"refine report {report.get('run')}")
-    if not report or _plain(before) == _plain(command):
+    words = [[word for word in text.split() if word not in {"--json", "--check"}] for text in (before, command)]
+    if not report or words[0] == words[1]:
         return ""
     return f"the report of `{visible(before, 200)}` in {out} will be replaced; --out keeps both"
 
 
-def _plain(command: str) -> list[str]:
-    return [word for word in command.split() if word not in {"--json", "--check"}]
-
-
 def check(out: Path) -> None:
-    """Refuse a folder that holds anything but a report.
-
-    Raises:
-        ReportError: see `write`.
-    """
+    """Refuse a folder that holds anything but a report by a ReportError."""
     problem = ""
     if out.name in {"", ".."}:
         problem = f"--out is {str(out)!r}, expected a folder for the report"
@@ -120,13 +112,11 @@ def build(page: Page, place: Path) -> dict[str, Any]:
         "files": ["index.html", *(f"{figure.name}.png" for figure in page.figures)],
     }
 
-    def into(aside: Path) -> None:
+    with write(place) as aside:
         (aside / "index.html").write_text(html(page), encoding="utf-8")
         for figure in page.figures:
             (aside / f"{figure.name}.png").write_bytes(png(figure))
         (aside / MARK).write_text(json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-    write(place, into)
     return numbers
 
 

@@ -58,16 +58,10 @@ class Colour:
 
 
 def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Drawn:
-    """A heatmap with a text in each cell.
+    """A heatmap with a text in each cell; the width and height are those of a cell, in pixels.
 
-    Args:
-        cells: x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
-            optionally pick (the conversations that a click shows).
-        x: the horizontal axis.
-        y: the vertical axis.
-        colour: the scale.
-        width: of a cell, in pixels.
-        height: of a cell, in pixels.
+    `cells` has x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
+    optionally pick (the conversations that a click shows).
     """
     dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
     pick = ["pick"] if "pick" in cells.columns else []

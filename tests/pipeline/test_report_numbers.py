@@ -97,7 +97,7 @@ def test_every_known_value_is_in_its_bin(values: list[float | None], log: bool) 
 
 def test_bands_part_at_their_edges_and_keep_the_unknown() -> None:
     """A value on an edge belongs above it; what was not measured has a band of its own."""
-    band, index = split_at_edges(pl.Series([1.0, 10.0, 99.0, None]), Band("length", "", ""), (10, 50))
+    band, index = split_at_edges(pl.Series([1.0, 10.0, 99.0, None]), Band("length", "", "", edges=(10, 50)))
     assert band.labels == ("< 10", "10 to 50", "≥ 50", "unknown")
     assert index.to_list() == [0, 1, 2, 3]
     many = pl.Series([f"s{i}" for i in range(15) for _ in range(20 - i)])

@@ -14,10 +14,7 @@ from pipeline.terminal import say
 
 
 def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dict[str, Any]]:
-    """Write the report of a run; by default into the folder of the run's name in reports/.
-
-    Returns:
-        The folder of the report, its page, and the numbers that report.json holds.
+    """Write the report of a run and return its folder (by default reports/NAME), its page and its numbers.
 
     Raises:
         RunFolderError: the folder is not a run, or the run is not complete.

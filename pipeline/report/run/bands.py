@@ -32,7 +32,7 @@ class Band:
     signals: tuple[str, ...] = ()
     """Columns that it can sort by; the first that was measured is used."""
     edges: tuple[float, ...] = ()
-    """Edges of its ranges, if these do not depend on the corpus."""
+    """Edges of its ranges, if it sorts by a number."""
     labels: tuple[str, ...] = ()
     """Labels for an axis, in order."""
     words: tuple[str, ...] = ()
@@ -62,15 +62,15 @@ def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     """Ten bands of about equal numbers of conversations; fewer if many have the same value."""
     known = values.drop_nulls().to_numpy()
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
-    band, index = split_at_edges(values, band, edges)
+    band, index = split_at_edges(values, replace(band, edges=tuple(edges)))
     begins = ["", *(short(edge) for edge in edges)]  # "28.2 to 47.4" would not fit below a column
     numbered = [f"{i + 1}|{begin}" for i, begin in enumerate(begins)]
     return replace(band, labels=(*numbered, *band.words[len(numbered) :])), index
 
 
-def split_at_edges(values: pl.Series, band: Band, edges: Sequence[float]) -> tuple[Band, pl.Series]:
-    """Bands between edges, and one for unknown values, if there are any; a value on an edge is in the band above it."""
-    ranges = ["all"]
+def split_at_edges(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
+    """Bands between edges, and one for unknown values, if any; a value on an edge is in the band above it."""
+    edges, ranges = band.edges, ["all"]
     if edges:
         inner = [f"{short(low)} to {short(high)}" for low, high in pairwise(edges)]
         ranges = [f"< {short(edges[0])}", *inner, f"≥ {short(edges[-1])}"]
@@ -152,7 +152,8 @@ def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     for band in BANDS:
         measured = [name for name in band.signals if name in rows.columns]
         if measured:
-            bands[band.key], index = _split(rows[measured[0]], band)
+            sort = deciles if band.key == "ppl" else split_at_edges if band.edges else split_by_name
+            bands[band.key], index = sort(rows[measured[0]], band)
             columns.append(index)
     for i, signal in enumerate(run.signals):
         marks = [threshold.at for threshold in thresholds(run.plan, signal.name)]
@@ -164,12 +165,6 @@ def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
     return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)
-
-
-def _split(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
-    if band.key == "ppl":
-        return deciles(values, band)
-    return split_at_edges(values, band, band.edges) if band.edges else split_by_name(values, band)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

@@ -22,13 +22,9 @@ def _labels(axis: str, labels: Sequence[str], words: Sequence[str]) -> pl.DataFr
 
 
 def _count(run: BandedRun, frame: pl.DataFrame, keys: dict[str, str], *more: pl.Expr) -> pl.DataFrame:
-    """Add the number of conversations, raw and refined, to each row of a frame.
+    """Add the number of conversations, raw and refined, and more aggregates to a frame with one row per cell.
 
-    Args:
-        run: the run.
-        frame: one row per cell.
-        keys: columns of the run that identify a cell, and their names in the frame.
-        more: further aggregates of a cell; null for an empty one.
+    `keys` are the columns of the run that identify a cell, with their names in the frame.
     """
     counts = run.rows.group_by(list(keys)).agg(
         *more, raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
@@ -38,12 +34,10 @@ def _count(run: BandedRun, frame: pl.DataFrame, keys: dict[str, str], *more: pl.
 
 
 def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
-    """Count the conversations in each cell.
+    """The conversations in each cell: xi, yi, x, y, cell (its name), raw, refined, removed, and removed_share.
 
-    Returns:
-        xi, yi, x, y, cell (its name), raw, refined, removed (conversations), removed_share (of the cell), and, if pairs
-        were measured, dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same corpus)
-        and dup_change; null for an empty cell.
+    If pairs were measured, also dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same
+    corpus) and dup_change; null for an empty cell.
     """
     duplicates, change = [], {}
     if run.at_least is not None:
@@ -63,11 +57,9 @@ def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
 
 
 def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
-    """Count what each rule removed in each band.
+    """What each rule removed in each band; rules that removed nothing are omitted.
 
-    Returns:
-        xi, yi (number of the rule), x, y (its reason), x_word, n (conversations), share (of the band); rules that
-        removed nothing are omitted.
+    Columns: xi, yi (number of the rule), x, y (its reason), x_word, n (conversations), share (of the band).
     """
     rows = run.rows.select(xi=f"in_{across.key}", yi=pl.col("reason").to_physical().cast(pl.Int16))
     removed = rows.drop_nulls("yi").group_by("xi", "yi").agg(n=pl.len().cast(pl.Int64))
@@ -82,11 +74,9 @@ def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
 
 
 def together(run: BandedRun) -> pl.DataFrame:
-    """Count how often two rules fire on the same conversation.
+    """How often two rules fire on the same conversation; rules that never fire are omitted.
 
-    Returns:
-        xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires); rules that never fire are
-        omitted.
+    Columns: xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires).
     """
     firing = [i for i in range(len(run.reasons)) if run.rows[f"in_rule{i}"].any()]
     pairs = [
@@ -105,11 +95,9 @@ def varying_signals(run: BandedRun) -> list[Signal]:
 
 
 def levels(run: BandedRun, down: Band) -> pl.DataFrame:
-    """Compute the level of each signal in each band.
+    """The level of each signal in each band: yi, y, x (signal), raw_ and refined_median and _rank, change of the rank.
 
-    Returns:
-        yi, y, x (signal), and for raw and refined: median, and rank, the mean percentile rank (0 to 100) among all raw
-        conversations; change of the rank. Null if nothing is known.
+    A rank is the mean percentile rank (0 to 100) among all raw conversations; null if nothing is known.
     """
     parts = []
     for signal in varying_signals(run)[:MAX_LEVELS]:
@@ -129,11 +117,7 @@ def levels(run: BandedRun, down: Band) -> pl.DataFrame:
 
 
 def correlations(run: BandedRun) -> pl.DataFrame:
-    """Compute Spearman's rank correlation of each pair of signals, over conversations in which both are known.
-
-    Returns:
-        x, y, raw, refined, change; null if fewer than ten are known or one does not vary.
-    """
+    """Spearman's rank correlation of each pair of signals: x, y, raw, refined, change; null as in `spearman`."""
     names = [signal.name for signal in varying_signals(run)]
     rows = run.rows.select("keep", *names)
     samples = [part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, rows.filter("keep"))]
@@ -174,18 +158,16 @@ def mix(run: BandedRun, band: Band) -> pl.DataFrame:
 
 
 def retention(manifest: Manifest) -> pl.DataFrame:
-    """Count what is left after each step, from ingested to kept.
+    """What is left after each step, from ingested to kept; rules that dropped nothing are omitted.
 
-    Returns:
-        i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end (how
-        many were left before and after), share (of all); rules that dropped nothing are omitted.
+    Columns: i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end
+    (how many were left before and after), share (of all).
     """
     counts = manifest.counts
     left = counts.ingested
     steps: list[tuple[int | None, str, str, int, int, int]] = [(None, "in", "in", left, 0, left)]
-    drops: list[tuple[int | None, str, int]] = [(None, "could not be read", counts.quarantined)]
-    drops += [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
-    for i, reason, n in drops:
+    rules = [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
+    for i, reason, n in [(None, "could not be read", counts.quarantined), *rules]:
         if n:
             steps.append((i, reason, "dropped", n, left, left - n))
             left -= n

@@ -1,6 +1,5 @@
 """Example conversations for the page: a few per clickable cell, truncated, and bounded in total size."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -29,8 +28,14 @@ def _draw(run: BandedRun) -> pl.DataFrame:
     Every figure draws in the same random order, so that one example serves many cells.
     """
     rows = run.rows.with_row_index("in_row").sort(pl.col("id").hash(_SEED)).with_row_index("in_turn")
+    cells = [["reason"]]
+    if bands := crossing(run):
+        both = [f"in_{band.key}" for band in bands]
+        cells += [both, ["reason", both[0]]]
+        cells += [[*both, "in_dup"]] if run.at_least is not None else []
+    cells += [[f"in_{key}"] for key in run.bands]
     picks: list[int] = []
-    for columns in _cells(run):
+    for columns in cells:  # the most informative figures first
         place = pl.col("in_turn").rank("ordinal").over([*columns, "keep"])
         picks.extend(rows.drop_nulls(columns).filter(place <= EACH)["in_row"])
     rules = [f"in_rule{i}" for i in range(len(run.reasons))]
@@ -44,19 +49,6 @@ def _draw(run: BandedRun) -> pl.DataFrame:
     kept = rows.filter(pl.col("id").is_in(twins.implode()))["in_row"].to_list()
     chosen = list(dict.fromkeys([*chosen[: MAX_EXAMPLES // 2], *kept[: MAX_EXAMPLES // 4], *chosen]))
     return run.rows[chosen].with_row_index("in_rank").sort("in_shard", maintain_order=True)
-
-
-def _cells(run: BandedRun) -> Iterator[list[str]]:
-    """The columns that identify the cells of a figure, the most informative figures first."""
-    yield ["reason"]
-    if bands := crossing(run):
-        both = [f"in_{band.key}" for band in bands]
-        yield both
-        yield ["reason", both[0]]
-        if run.at_least is not None:
-            yield [*both, "in_dup"]
-    for key in run.bands:
-        yield [f"in_{key}"]
 
 
 def examples(run: BandedRun) -> list[dict[str, Any]]:

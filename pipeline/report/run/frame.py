@@ -19,8 +19,7 @@ MAX_SIGNALS = 24
 """Maximum number of signals that a report draws."""
 DEFAULT_JACCARD = 0.75
 """Minimum Jaccard of two duplicates if no rule names one."""
-_NUMBER = r"(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)"
-_SIDES = re.compile(rf"\b([A-Za-z_]\w*)\s*(>=|<=|<>|!=|=|>|<)\s*{_NUMBER}")
+_SIDES = re.compile(r"\b([A-Za-z_]\w*)\s*(>=|<=|<>|!=|=|>|<)\s*(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)")
 
 
 @dataclass(frozen=True)
