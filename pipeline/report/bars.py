@@ -61,7 +61,7 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     middle of bins.
     """
     data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
-    edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
+    edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]]
     scale: dict[str, Any] = {"type": "linear", "zero": False}
     ticks: dict[str, Any] = {"tickCount": 5}
     if kind == "log":

@@ -91,11 +91,7 @@ def _read(out: Path) -> dict[str, Any]:
 
 
 def build(page: Page, place: Path) -> dict[str, Any]:
-    """Write a page, its pictures and report.json into a folder, and return the contents of report.json.
-
-    Raises:
-        ReportError: the folder holds anything but a report.
-    """
+    """Write a page, its pictures and report.json into a folder as `write` does; return the contents of report.json."""
     numbers = {
         "refine_report": VERSION,
         **page.numbers,

@@ -44,18 +44,6 @@ class Colour:
         place = (place - low) / max(high - low, 1e-9)
         return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  chosen by looking at the colours
 
-    def channel(self) -> Any:  # noqa: ANN401  altair makes the class at run time
-        """The scale as an altair channel."""
-        scale = alt.Scale(
-            type="log" if self.log else "linear",
-            domain=list(self.domain),
-            range=list(theme.DIVERGING if self.diverging else theme.SEQUENTIAL),
-            interpolate="lab",
-            clamp=True,
-            nice=False,
-        )
-        return alt.Color("value:Q", scale=scale, legend=alt.Legend(title=self.title, format=self.form, tickCount=3))
-
 
 def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Drawn:
     """A heatmap with a text in each cell; the width and height are those of a cell, in pixels.
@@ -76,9 +64,19 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int
     cursor: Any = "pointer" if pick else "default"
     empty = base.mark_rect(fill=theme.EMPTY, cornerRadius=2, cursor=cursor)
     filled = base.transform_filter("isValid(datum.value)").mark_rect(cornerRadius=2, cursor=cursor)
+    colours = alt.Scale(
+        type="log" if colour.log else "linear",
+        domain=list(colour.domain),
+        range=list(theme.DIVERGING if colour.diverging else theme.SEQUENTIAL),
+        interpolate="lab",
+        clamp=True,
+        nice=False,
+    )
+    legend = alt.Legend(title=colour.title, format=colour.form, tickCount=3)
+    filled = filled.encode(color=alt.Color("value:Q", scale=colours, legend=legend))
     inks = alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER])
     number = base.mark_text(fontSize=10, cursor=cursor, baseline="middle").encode(
         text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
     )
-    whole: Drawn = alt.layer(empty, filled.encode(color=colour.channel()), number).resolve_scale(color="independent")
+    whole: Drawn = alt.layer(empty, filled, number).resolve_scale(color="independent")
     return whole.properties(width=alt.Step(width), height=alt.Step(height))

@@ -16,8 +16,6 @@ from pipeline.report import bars, theme
 from pipeline.report.parts import Figure, Page, Panel, Table
 
 HERE = Path(__file__).parent
-WIDTH, SMALL_WIDTH = 560, 250
-"""Width of a full chart and of a small multiple in a PNG, in pixels."""
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version of Vega-Lite whose specifications altair writes."""
 
@@ -66,7 +64,7 @@ def png(figure: Figure) -> bytes:
         data |= spec.pop("datasets", {})
         spec.pop("autosize", None)
         if spec.get("width") == bars.FULL:
-            spec["width"] = SMALL_WIDTH if figure.small else WIDTH
+            spec["width"] = 250 if figure.small else 560  # pixels
         specs.append(spec)
     whole = {
         "concat": specs,

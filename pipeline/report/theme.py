@@ -2,10 +2,8 @@
 
 from typing import Any
 
-KEPT = "#0072b2"
-"""Blue of Okabe and Ito's palette, which colour-blind readers can distinguish."""
-DROPPED = "#e69f00"
-"""Orange of the same palette."""
+KEPT, DROPPED = "#0072b2", "#e69f00"
+"""Blue and orange of Okabe and Ito's palette, which colour-blind readers can distinguish."""
 MARK = "#c2410c"
 """Lines of thresholds and of zero."""
 RAW = "#9aa4b1"

@@ -16,9 +16,7 @@ UNKNOWN = "unknown"
 MAX_NAMES = 10
 """Maximum number of sources or languages with a band each; the others share one."""
 BINS = 24
-"""Approximate number of bins of a distribution."""
-MAX_WHOLE = 24
-"""Maximum range of whole numbers that have a bin each."""
+"""Approximate number of bins of a distribution; whole numbers of at most this range have a bin each."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def make_bins(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins
         return Bins(())
     low, high = float(known.min()), float(known.max())
     whole = bool(np.all(known == np.round(known)))
-    if whole and high - low <= MAX_WHOLE:
+    if whole and high - low <= BINS:
         return Bins(tuple((np.arange(low, high + 2) - 0.5).tolist()), "whole")
     if low >= 0 and high <= 1 and not signal.log:
         return Bins(tuple(np.linspace(0, 1, 21).tolist()))
@@ -135,13 +133,12 @@ class BandedRun(FinishedRun):
     """A run whose conversations are sorted into bands and bins; figures are counted from it.
 
     `rows` has further columns: `in_<key>` (index of the label in each band), `in_s0` ... (bin of each signal), and, if
-    pairs were measured, `in_dup` and `in_dup_kept` (whether it has a duplicate in raw, and in refined).
+    pairs were measured, `in_dup` and `in_dup_kept` (whether it has a duplicate in raw, and in refined). `bands` are by
+    key, `bins` by signal.
     """
 
     bands: dict[str, Band]
-    """By key."""
     bins: dict[str, Bins]
-    """By signal."""
     at_least: float | None
     """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
 

@@ -128,11 +128,7 @@ def thresholds(plan: Plan, name: str) -> list[Threshold]:
 
 
 def kinds(plan: Plan, store: Store) -> list[Kind]:
-    """The kinds that rules name; if no rule names one, that of the stage `dedup`.
-
-    Raises:
-        CorruptInputError: a file of pairs cannot be read.
-    """
+    """The kinds that rules name; if no rule names one, that of the stage `dedup`."""
     named = [(rule.pairs, rule.at_least) for rule in plan.rules if isinstance(rule, KeepBest)]
     if not named and "dedup" in plan.pairs:
         named = [("dedup", DEFAULT_JACCARD)]
@@ -157,7 +153,7 @@ def both(kind: Kind, ids: pl.Series, among: pl.Series) -> int:
 def _alive(kind: Kind, ids: pl.Series, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """All rows with their groups of exact copies, groups with members in `among`, and pairs of those groups."""
     rows = pl.DataFrame({"id": ids, "group": kind.pairs.first, "among": among})
-    groups = rows.filter(pl.col("among")).group_by("group").agg(n=pl.len().cast(pl.Int64))
+    groups = rows.filter("among")["group"].value_counts(name="n")
     near = kind.pairs.near.filter(pl.col("jaccard") >= kind.at_least)
-    near = near.join(groups, left_on="id", right_on="group", how="semi")
-    return rows, groups, near.join(groups, left_on="other", right_on="group", how="semi")
+    near = near.filter(pl.col(side).is_in(groups["group"].implode()) for side in ("id", "other"))
+    return rows, groups, near
