@@ -57,8 +57,7 @@ def waterfall(steps: pl.DataFrame) -> Drawn:
 def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
     """The distribution of a signal: all conversations, the kept ones in front, and the thresholds of rules.
 
-    `bins` has low, high, raw, refined (conversations), tip, pick; an axis of the kind "whole" has its ticks in the
-    middle of bins.
+    `bins` has low, high, raw, refined (conversations), tip, pick.
     """
     data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
     edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]]

@@ -51,10 +51,7 @@ def write(out: Path) -> Iterator[Path]:
 
 
 def replacement_note(out: Path, command: str) -> str:
-    """A note if `out` holds the report of another command, which is about to be replaced; else an empty string.
-
-    --json and --check do not make it another command.
-    """
+    """A note if `out` holds the report of another command (--json and --check do not count), else an empty string."""
     report = _read(out)
     before = str(report.get("command") or f"refine report {report.get('run')}")
     words = [[word for word in text.split() if word not in {"--json", "--check"}] for text in (before, command)]

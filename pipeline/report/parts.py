@@ -70,12 +70,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Examples:
-    """Conversations that a reader can search."""
+    """Conversations that a reader can search, and the command that shows any other; its id is appended."""
 
     rows: list[dict[str, Any]]
     """id, source, kept, reason, values, in (its bands, in the notation of a chart's `pick`), messages and more."""
     command: str
-    """Command that shows any conversation; the id is appended."""
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,7 @@ def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     known = values.drop_nulls().to_numpy()
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
     band, index = split_at_edges(values, replace(band, edges=tuple(edges)))
-    begins = ["", *(short(edge) for edge in edges)]  # "28.2 to 47.4" would not fit below a column
-    numbered = [f"{i + 1}|{begin}" for i, begin in enumerate(begins)]
+    numbered = ["1|", *(f"{i}|{short(edge)}" for i, edge in enumerate(edges, 2))]  # "28.2 to 47.4" would not fit
     return replace(band, labels=(*numbered, *band.words[len(numbered) :])), index
 
 

@@ -78,8 +78,7 @@ def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
         finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
-    kept = run.rows.filter("keep")
-    lost = dropped.join(kept, left_on="duplicate_of", right_on="id", how="anti").height
+    lost = dropped.join(run.rows.filter("keep"), left_on="duplicate_of", right_on="id", how="anti").height
     finding = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 

@@ -37,22 +37,20 @@ def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
     """The conversations in each cell: xi, yi, x, y, cell (its name), raw, refined, removed, and removed_share.
 
     If pairs were measured, also dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same
-    corpus) and dup_change; null for an empty cell.
+    corpus); null for an empty cell.
     """
-    duplicates, change = [], {}
+    duplicates = []
     if run.at_least is not None:
         duplicates = [
             pl.col("in_dup").mean().alias("dup_raw"),
             pl.col("in_dup_kept").filter("keep").mean().alias("dup_refined"),
         ]
-        change = {"dup_change": pl.col("dup_refined") - pl.col("dup_raw")}
     grid = _labels("y", down.labels, down.words).join(_labels("x", across.labels, across.words), how="cross")
     frame = _count(run, grid, {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}, *duplicates)
     return frame.with_columns(
         cell=pl.format(f"{across.word} {{}}, {down.word} {{}}", "x_word", "y_word"),
         removed=pl.col("raw") - pl.col("refined"),
         removed_share=pl.when(pl.col("raw") > 0).then(1 - pl.col("refined") / pl.col("raw")),
-        **change,
     )
 
 

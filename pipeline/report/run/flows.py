@@ -9,7 +9,6 @@ from pipeline.report.run.bands import BandedRun
 from pipeline.report.run.frame import Signal, thresholds
 from pipeline.report.text import labels, short
 
-MINUS = "\N{MINUS SIGN}"
 BETWEEN = {">": 0.5, "<=": 0.5, ">=": -0.5, "<": -0.5}
 """Shift of a threshold to where it separates whole numbers: "> 0" drops what is right of 0.5."""
 MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
@@ -20,7 +19,7 @@ def retention(run: BandedRun) -> Figure:
     """Conversations left after each rule, from ingested to kept."""
     frame = counts.retention(run.manifest)
     texts = [
-        f"{MINUS if kind == 'dropped' else ''}{n:,}  ({share:.1%})"
+        ("\N{MINUS SIGN}" if kind == "dropped" else "") + f"{n:,}  ({share:.1%})"
         for kind, n, share in frame.select("kind", "n", "share").iter_rows()
     ]
     tips = [f"{step}: {n:,} conversations" for step, n in frame.select("step", "n").iter_rows()]
@@ -74,9 +73,7 @@ def _distribution(run: BandedRun, signal: Signal) -> Panel:
     limits = thresholds(run.plan, signal.name)
     for limit, reason in zip(limits, labels([limit.reason for limit in limits]), strict=True):
         note = f"{reason}: {limit.text}"
-        mark = limit.at
-        if axis.axis == "whole":
-            mark += BETWEEN.get(limit.text.split()[1], 0)
+        mark = limit.at + (BETWEEN.get(limit.text.split()[1], 0) if axis.axis == "whole" else 0)
         if axis.edges[0] <= mark <= axis.edges[-1]:
             marks.append(mark)
         if not axis.edges[0] <= limit.at <= axis.edges[-1]:

@@ -75,7 +75,7 @@ def conversations(run: BandedRun, across: Band, down: Band) -> Figure:
 
 def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
     """The share of conversations in each cell that have a duplicate."""
-    frame = counts.cells(run, across, down)
+    frame = counts.cells(run, across, down).with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
     most = largest(frame["dup_raw"], 0.01)
     share = Colour("share with a duplicate", (0.0, most), form=".0%")
     change = Colour("change of that share", (-most, most), diverging=True, form="+.0%")
