@@ -20,8 +20,7 @@ from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Check
 from pipeline.report.run.checks import SHARE, Bounds, check
-from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import read_run
+from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.prepare.arms import Union

@@ -13,8 +13,7 @@ from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import Verdict
 from pipeline.report.parts import Check
-from pipeline.report.run.duplicates import Kind
-from pipeline.report.run.frame import FinishedRun
+from pipeline.report.run.frame import FinishedRun, Kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 """Bar charts of frames. No text of a corpus becomes a Vega expression."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 import altair as alt
@@ -15,67 +13,69 @@ FULL: Any = "container"
 """Width of a chart that fills its container on the page; a PNG has a fixed width."""
 SHORT = "format(datum.value, '~s')"
 """Vega expression that formats each tick by itself: 0 and 1k, not 0k and 1k."""
-_NUMBER: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
-_ENDS: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
+AxisKind = Literal["linear", "log", "whole"]
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
 def waterfall(steps: pl.DataFrame) -> Drawn:
-    """Steps from the conversations taken in to those kept, one bar per step.
+    """Steps from the conversations taken in to those kept, one bar per step, its number inside it if it fits.
 
-    Args:
-        steps: step, kind, begin, end, n (conversations), text, tip, pick.
+    `steps` has step, kind, begin, end, n (conversations), text, tip, pick.
     """
+    most = largest(steps["n"], 1.0)
+    along = alt.Scale(domain=[0, most], nice=False)
     order = steps["step"].to_list()
     base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", TIP, "pick")).encode(
         y=alt.Y("step:N", sort=order, title=None, axis=alt.Axis(labelFontSize=12, labelLimit=150))
     )
     colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
-    along = alt.Scale(domain=[0, largest(steps["n"], 1.0)], nice=False)
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}, cursor="pointer").encode(
         x=alt.X("begin:Q", title="conversations", scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
         x2="end:Q",
         color=alt.Color("kind:N", scale=colours, legend=None),
     )
-    chart = alt.layer(bars, *_ends(steps, along))
-    return chart.properties(width=FULL, autosize=FIT, height=30 * len(order))
-
-
-def _ends(steps: pl.DataFrame, along: alt.Scale) -> list[alt.Chart]:
-    """The number of each bar: inside it if it fits, else before or after it."""
-    most = largest(steps["n"], 1.0)
     low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
+    short = high - low < most * 0.3
     ends = steps.select(
         *("step", "text", "tip", "pick"),
-        at=pl.when(high > most * 0.7, high - low < most * 0.3).then(low).otherwise(high),
-        where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(high - low < most * 0.3).then(pl.lit("before")),
+        at=pl.when(high > most * 0.7, short).then(low).otherwise(high),
+        where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(short).then(pl.lit("before")),
         ink=pl.when(pl.col("kind") == "kept").then(pl.lit(theme.PAPER)).otherwise(pl.lit(theme.INK)),
     )
-    numbers = alt.Chart(ends).encode(
-        y=alt.Y("step:N", sort=steps["step"].to_list()), x=alt.X("at:Q", scale=along), text="text:N"
-    )
-    within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **_NUMBER)
-    outside = [  # named, because the page's style sheet recolours text that is not inside a bar
-        numbers.transform_filter(f"datum.where == '{where}'")
-        .mark_text(align=align, dx=dx, color=theme.INK, **_NUMBER)
-        .properties(name=where)
-        for where, align, dx in _ENDS
-    ]
-    return [within.encode(color=alt.Color("ink:N", scale=None)), *outside]
+    numbers = alt.Chart(ends).encode(y=alt.Y("step:N", sort=order), x=alt.X("at:Q", scale=along), text="text:N")
+    style: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
+    within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **style)
+    layers = [bars, within.encode(color=alt.Color("ink:N", scale=None))]
+    sides: tuple[tuple[str, Literal["left", "right"], int], ...] = (("after", "left", 7), ("before", "right", -7))
+    for where, align, dx in sides:
+        beside = numbers.transform_filter(f"datum.where == '{where}'")
+        beside = beside.mark_text(align=align, dx=dx, color=theme.INK, **style)
+        layers.append(beside.properties(name=where))  # the page's style sheet recolours text that is not inside a bar
+    return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=30 * len(order))
 
 
 def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
     """The distribution of a signal: all conversations, the kept ones in front, and the thresholds of rules.
 
-    Args:
-        bins: low, high, raw, refined (conversations), tip, pick.
-        marks: the thresholds.
-        title: of the axis: the signal and its unit.
-        kind: of the axis; "whole" puts ticks in the middle of bins.
+    `bins` has low, high, raw, refined (conversations), tip, pick.
     """
     data = bins.with_columns(zero=pl.lit(0)).select("low", "high", "zero", "raw", "refined", TIP, "pick")
-    edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]] or [0.0, 1.0]
-    x = _along(edges, title, kind)
+    edges = [*bins["low"].to_list(), *bins["high"].to_list()[-1:]]
+    scale: dict[str, Any] = {"type": "linear", "zero": False}
+    ticks: dict[str, Any] = {"tickCount": 5}
+    if kind == "log":
+        scale = {"type": "log"} if edges[0] > 0 else {"type": "symlog"}
+        ticks = {"values": decades(edges[0], edges[-1])}
+    elif kind == "whole":
+        ticks = {"values": [edge + 0.5 for edge in edges[:-1]][:: len(edges) // 8 + 1]}
+    x = alt.X(
+        "low:Q",
+        title=title,
+        scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False, clamp=True, **scale),
+        axis=alt.Axis(
+            labelExpr=SHORT if edges[-1] > 1 else alt.Undefined, labelOverlap=True, labelFlush=kind != "whole", **ticks
+        ),
+    )
     heights = alt.Scale(type="sqrt", nice=False)
     axis = alt.Axis(labelExpr=SHORT, tickCount=3, grid=True)
     base = alt.Chart(data).encode(x=x, x2="high:Q", y2="zero:Q")
@@ -91,24 +91,6 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
 
 
-def _along(edges: list[float], title: str, kind: AxisKind) -> alt.X:
-    scale: dict[str, Any] = {"type": "linear", "zero": False}
-    ticks: dict[str, Any] = {"tickCount": 5}
-    if kind == "log":
-        scale = {"type": "log"} if edges[0] > 0 else {"type": "symlog"}
-        ticks = {"values": decades(edges[0], edges[-1])}
-    elif kind == "whole":
-        ticks = {"values": [edge + 0.5 for edge in edges[:-1]][:: len(edges) // 8 + 1]}
-    return alt.X(
-        "low:Q",
-        title=title,
-        scale=alt.Scale(domain=[edges[0], edges[-1]], nice=False, clamp=True, **scale),
-        axis=alt.Axis(
-            labelExpr=SHORT if edges[-1] > 1 else alt.Undefined, labelOverlap=True, labelFlush=kind != "whole", **ticks
-        ),
-    )
-
-
 def decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: powers of ten, with multiples of 2 and 5 if there are fewer than three."""
     steps = [step * 10.0**power for power in range(-3, 13) for step in (1, 2, 5)]
@@ -121,10 +103,7 @@ def decades(low: float, high: float) -> list[float]:
 def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Drawn:
     """The shares of groups of conversations in each corpus, raw above refined.
 
-    Args:
-        mix: y (the group), corpus, share, tip, pick.
-        title: of the axis of groups.
-        corpora: their names, in the order of the bars.
+    `mix` has y (the group), corpus, share, tip, pick; `title` is that of the axis of groups.
     """
     colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])
     labels = list(dict.fromkeys(mix["y"].to_list()))
@@ -136,6 +115,3 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
         color=alt.Color("corpus:N", scale=colours, legend=alt.Legend(title=None, symbolType="square")),
     )
     return drawn.properties(width=FULL, autosize=FIT, height=26 * len(labels))
-
-
-AxisKind = Literal["linear", "log", "whole"]

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,31 +12,33 @@ from typing import Any
 import polars as pl
 
 from pipeline import VERSION
-from pipeline.report.page import figures, html, png
-from pipeline.report.parts import Page, Panel
+from pipeline.report.page import html, png
+from pipeline.report.parts import Page
 from pipeline.report.text import visible
 
 MARK = "report.json"
 """File that identifies the folder of a report; its field `files` names all other files."""
+REPORTS = Path("reports")
+"""Default parent folder of reports, relative to the working directory."""
 
 
 class ReportError(Exception):
     """The requested folder cannot hold a report; the message says why."""
 
 
-def write(out: Path, into: Callable[[Path], None]) -> None:
-    """Have `into` write a report into an empty folder, then rename that to `out`, replacing an older report.
+@contextmanager
+def write(out: Path) -> Iterator[Path]:
+    """Yield an empty folder for a report; at the end rename it to `out`, replacing an older report.
 
     Raises:
         ReportError: `out` is a file, a link, or a folder with files that no report wrote.
     """
-    check(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
-        into(aside)
+        yield aside
         check(out)  # drawing takes seconds, in which a file may have appeared there
         if out.exists():
             out.rename(old)
@@ -48,95 +51,68 @@ def write(out: Path, into: Callable[[Path], None]) -> None:
 
 
 def replacement_note(out: Path, command: str) -> str:
-    """A note if `out` holds the report of another command, which is about to be replaced; else an empty string.
-
-    Args:
-        out: the folder of the report.
-        command: that makes the new report; --json and --check do not make it another command.
-    """
-    try:
-        report = json.loads((out / MARK).read_text(encoding="utf-8"))
-        before = str(report["command"]) if "command" in report else f"refine report {report['run']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    if _plain(before) == _plain(command):
+    """A note if `out` holds the report of another command (--json and --check do not count), else an empty string."""
+    report = _read(out)
+    before = str(report.get("command") or f"refine report {report.get('run')}")
+    words = [[word for word in text.split() if word not in {"--json", "--check"}] for text in (before, command)]
+    if not report or words[0] == words[1]:
         return ""
     return f"the report of `{visible(before, 200)}` in {out} will be replaced; --out keeps both"
 
 
-def _plain(command: str) -> list[str]:
-    return [word for word in command.split() if word not in {"--json", "--check"}]
-
-
 def check(out: Path) -> None:
-    """Refuse a folder that holds anything but a report.
-
-    Raises:
-        ReportError: see `write`.
-    """
-    other = "choose another folder with --out"
+    """Refuse a folder that holds anything but a report by a ReportError."""
+    problem = ""
     if out.name in {"", ".."}:
-        raise ReportError(f"--out is {str(out)!r}, expected a folder for the report: {other}")
-    if out.is_symlink():
-        raise ReportError(f"{out} is a link, expected a folder for the report: {other}")
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ReportError(f"{out} is a file, expected a folder for the report: {other}")
-    ours = _ours(out)
-    foreign = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
-    foreign = [name for name in foreign if name not in ours]
-    if foreign:
-        raise ReportError(f"{out} is not a report folder of refine: it holds {', '.join(foreign[:3])}; {other}")
+        problem = f"--out is {str(out)!r}, expected a folder for the report"
+    elif out.is_symlink():
+        problem = f"{out} is a link, expected a folder for the report"
+    elif out.exists() and not out.is_dir():
+        problem = f"{out} is a file, expected a folder for the report"
+    elif out.exists():
+        names = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+        report = _read(out)
+        if foreign := sorted(names - {MARK, *report["files"]} if report else names):
+            problem = f"{out} is not a report folder of refine: it holds {', '.join(foreign[:3])}"
+    if problem:
+        raise ReportError(f"{problem}; choose another folder with --out")
 
 
-def _ours(out: Path) -> set[str]:
-    """The files of the report in a folder, as its report.json lists them."""
+def _read(out: Path) -> dict[str, Any]:
+    """The contents of a report.json of refine; empty if the folder holds none."""
     try:
         report = json.loads((out / MARK).read_text(encoding="utf-8"))
-        return {MARK, *map(str, report["files"])} if "refine_report" in report else set()
+        return {**report, "files": list(map(str, report["files"]))} if "refine_report" in report else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return {}
 
 
-REPORTS = Path("reports")
-"""Default parent folder of reports, relative to the working directory."""
-
-
-def build(made: Page, place: Path) -> dict[str, Any]:
-    """Write a page, its pictures and report.json into a folder, and return the contents of report.json.
-
-    Raises:
-        ReportError: the folder holds anything but a report.
-    """
-    files = ["index.html", *(f"{figure.name}.png" for figure in figures(made))]
+def build(page: Page, place: Path) -> dict[str, Any]:
+    """Write a page, its pictures and report.json into a folder as `write` does; return the contents of report.json."""
     numbers = {
         "refine_report": VERSION,
-        **made.numbers,
-        "title": made.title,
-        "headline": made.headline,
-        "checks": [asdict(one) for one in made.checks],
+        **page.numbers,
+        "title": page.title,
+        "headline": page.headline,
+        "checks": [asdict(check) for check in page.checks],
         "figures": {
             figure.name: {
                 "title": figure.title,
-                "panels": [{"title": panel.title, "rows": _exact(panel)} for panel in figure.panels],
+                "panels": [{"title": panel.title, "rows": _exact(panel.numbers)} for panel in figure.panels],
             }
-            for figure in figures(made)
+            for figure in page.figures
         },
-        "files": files,
+        "files": ["index.html", *(f"{figure.name}.png" for figure in page.figures)],
     }
 
-    def into(aside: Path) -> None:
-        text = json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n"
-        (aside / "index.html").write_text(html(made), encoding="utf-8")
-        for figure in figures(made):
+    with write(place) as aside:
+        (aside / "index.html").write_text(html(page), encoding="utf-8")
+        for figure in page.figures:
             (aside / f"{figure.name}.png").write_bytes(png(figure))
-        (aside / MARK).write_text(text, encoding="utf-8")
-
-    write(place, into)
+        (aside / MARK).write_text(json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return numbers
 
 
-def _exact(panel: Panel) -> list[dict[str, Any]]:
-    """The numbers of a panel in nine significant digits; the rest depends on the order of summation by threads."""
-    return panel.numbers.with_columns(pl.col(pl.Float32, pl.Float64).round_sig_figs(9)).to_dicts()
+def _exact(numbers: pl.DataFrame) -> list[dict[str, Any]]:
+    """Numbers in nine significant digits; the rest depends on the order of summation by threads."""
+    return numbers.with_columns(pl.col(pl.Float32, pl.Float64).round_sig_figs(9)).to_dicts()

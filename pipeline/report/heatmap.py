@@ -36,65 +36,47 @@ class Colour:
     form: str = "~s"
     """Number format of the legend, in the notation of d3-format."""
 
-    def place(self, value: float) -> float:
-        """Position of a value on the scale, from 0 to 1."""
-        low, high = self.domain
-        if self.log:
-            return (log(value) - log(low)) / max(log(high) - log(low), 1e-9)
-        return (value - low) / max(high - low, 1e-9)
-
     def dark(self, value: float | None) -> bool:
         """Whether a cell of this value is so dark that its text must be light."""
         if value is None:
             return False
-        place = self.place(value)
+        low, high, place = (log(at) if self.log else at for at in (*self.domain, value))
+        place = (place - low) / max(high - low, 1e-9)
         return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  chosen by looking at the colours
 
-    def channel(self) -> Any:  # noqa: ANN401  altair makes the class at run time
-        """The scale as an altair channel."""
-        scale = alt.Scale(
-            type="log" if self.log else "linear",
-            domain=list(self.domain),
-            range=list(theme.DIVERGING if self.diverging else theme.SEQUENTIAL),
-            interpolate="lab",
-            clamp=True,
-            nice=False,
-        )
-        return alt.Color("value:Q", scale=scale, legend=alt.Legend(title=self.title, format=self.form, tickCount=3))
 
+def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Drawn:
+    """A heatmap with a text in each cell; the width and height are those of a cell, in pixels.
 
-def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, size: tuple[int, int] = (36, 26)) -> Drawn:
-    """A heatmap with a text in each cell.
-
-    Args:
-        cells: x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
-            optionally pick (the conversations that a click shows).
-        x: the horizontal axis.
-        y: the vertical axis.
-        colour: the scale.
-        size: width and height of a cell, in pixels.
+    `cells` has x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
+    optionally pick (the conversations that a click shows).
     """
     dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
     pick = ["pick"] if "pick" in cells.columns else []
     value, text = pl.col("value").cast(pl.Float64).round_sig_figs(4), pl.col("text").fill_null("")
-    base = alt.Chart(cells.select("x", "y", value, text, TIP, *pick, ink=dark)).encode(x=_across(x), y=_down(y))
+    angle = -50 if x.upright else 0
+    below = alt.Axis(labelAngle=angle, labelExpr="split(datum.label, '|')", labelOverlap=False, labelFontSize=10)
+    beside = alt.Axis(labelOverlap=False, titlePadding=10)
+    base = alt.Chart(cells.select("x", "y", value, text, TIP, *pick, ink=dark)).encode(
+        x=alt.X("x:N", sort=list(x.labels), scale=alt.Scale(padding=0.03), title=x.title, axis=below),
+        y=alt.Y("y:N", sort=list(y.labels), scale=alt.Scale(padding=0.04), title=y.title, axis=beside),
+    )
     cursor: Any = "pointer" if pick else "default"
     empty = base.mark_rect(fill=theme.EMPTY, cornerRadius=2, cursor=cursor)
     filled = base.transform_filter("isValid(datum.value)").mark_rect(cornerRadius=2, cursor=cursor)
+    colours = alt.Scale(
+        type="log" if colour.log else "linear",
+        domain=list(colour.domain),
+        range=list(theme.DIVERGING if colour.diverging else theme.SEQUENTIAL),
+        interpolate="lab",
+        clamp=True,
+        nice=False,
+    )
+    legend = alt.Legend(title=colour.title, format=colour.form, tickCount=3)
+    filled = filled.encode(color=alt.Color("value:Q", scale=colours, legend=legend))
     inks = alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER])
     number = base.mark_text(fontSize=10, cursor=cursor, baseline="middle").encode(
         text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
     )
-    whole: Drawn = alt.layer(empty, filled.encode(color=colour.channel()), number).resolve_scale(color="independent")
-    return whole.properties(width=alt.Step(size[0]), height=alt.Step(size[1]))
-
-
-def _across(side: Side) -> alt.X:
-    angle = -50 if side.upright else 0
-    axis = alt.Axis(labelAngle=angle, labelExpr="split(datum.label, '|')", labelOverlap=False, labelFontSize=10)
-    return alt.X("x:N", sort=list(side.labels), scale=alt.Scale(padding=0.03), title=side.title, axis=axis)
-
-
-def _down(side: Side) -> alt.Y:
-    axis = alt.Axis(labelOverlap=False, titlePadding=10)
-    return alt.Y("y:N", sort=list(side.labels), scale=alt.Scale(padding=0.04), title=side.title, axis=axis)
+    whole: Drawn = alt.layer(empty, filled, number).resolve_scale(color="independent")
+    return whole.properties(width=alt.Step(width), height=alt.Step(height))

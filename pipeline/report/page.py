@@ -16,17 +16,13 @@ from pipeline.report import bars, theme
 from pipeline.report.parts import Figure, Page, Panel, Table
 
 HERE = Path(__file__).parent
-WIDTH, SMALL_WIDTH = 560, 250
-"""Width of a full chart and of a small multiple in a PNG, in pixels."""
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """Version of Vega-Lite whose specifications altair writes."""
-_EXPORT = "window.vegaEmbed = vegaEmbed;"
-"""Code that gives the page's own script access to the bundled libraries."""
 
 
 def html(page: Page) -> str:
     """Render a page. Text of the corpus becomes escaped markup or JSON, never script or style."""
-    scripts = [library(), (HERE / "page.js").read_text(encoding="utf-8")]
+    scripts = [_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     style = (HERE / "page.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -38,29 +34,17 @@ def html(page: Page) -> str:
     data = {
         "config": theme.CONFIG,
         "night": theme.NIGHT,
-        "charts": [spec(panel) for figure in figures(page) for panel in figure.panels],
+        "charts": [_spec(panel) for figure in page.figures for panel in figure.panels],
         "examples": page.examples.rows if page.examples else [],
         "command": page.examples.command if page.examples else "",
     }
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "script-src " + " ".join(_hash(script) for script in scripts),
-            f"style-src {_hash(style)}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    policy = (
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
-    template = environment.get_template("page.html")
-    return template.render(
+    return environment.get_template("page.html").render(
         page=page, policy=policy, style=style, scripts=scripts, data=script_json(data), cell=_cell, version=VERSION
     )
-
-
-def figures(page: Page) -> list[Figure]:
-    """All figures of a page, in order."""
-    return [figure for section in page.sections for figure in section.figures]
 
 
 def script_json(value: object) -> str:
@@ -73,14 +57,15 @@ def script_json(value: object) -> str:
 
 def png(figure: Figure) -> bytes:
     """A figure as a picture, its panels side by side; small multiples four per row."""
-    width = SMALL_WIDTH if figure.small else WIDTH
     specs: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
     for panel in figure.panels:
-        one = {**spec(panel), "title": panel.title}
-        data |= one.pop("datasets", {})
-        one.pop("autosize", None)
-        specs.append({**one, "width": width} if one.get("width") == bars.FULL else one)
+        spec = {**_spec(panel), "title": panel.title}
+        data |= spec.pop("datasets", {})
+        spec.pop("autosize", None)
+        if spec.get("width") == bars.FULL:
+            spec["width"] = 250 if figure.small else 560  # pixels
+        specs.append(spec)
     whole = {
         "concat": specs,
         "columns": 4 if figure.small else 3,
@@ -93,20 +78,16 @@ def png(figure: Figure) -> bytes:
     return bytes(vl_convert.vegalite_to_png(whole, vl_version=VEGA_LITE, scale=1.5))
 
 
-def spec(panel: Panel) -> dict[str, Any]:
+def _spec(panel: Panel) -> dict[str, Any]:
     """The Vega-Lite specification of a chart, without the parts that all charts share."""
     whole: dict[str, Any] = panel.chart.to_dict(validate=False)  # a tenth of the time
     return {key: value for key, value in whole.items() if key not in {"$schema", "config"}}
 
 
 @cache
-def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, with the expression interpreter that needs no eval.
-
-    Raises:
-        ValueError: the script contains text that would end a script element.
-    """
-    script = str(vl_convert.javascript_bundle(_EXPORT, vl_version=VEGA_LITE))
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, with the expression interpreter that needs no eval."""
+    script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))
     if "</script" in script.lower() or "<!--" in script:
         raise ValueError("the scripts of vl-convert cannot be embedded in a page")
     return script

@@ -1,7 +1,5 @@
 """The parts of a page. A command makes sections of its numbers; the page does not know where they come from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,25 +10,22 @@ from pipeline.report.heatmap import Drawn
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of a figure, with its numbers."""
+    """One chart of a figure, the numbers that report.json holds of it, and lines of text below it."""
 
     title: str
     chart: Drawn
     numbers: pl.DataFrame
-    """Rows for `report.json`."""
     notes: tuple[str, ...] = ()
-    """Lines below the chart."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side; one PNG."""
+    """Panels side by side, and a sentence on how to read them; one PNG."""
 
     name: str
     """Name of its PNG: lower-case words joined by "-"."""
     title: str
     says: str
-    """How to read it, in a sentence."""
     panels: tuple[Panel, ...]
     small: bool = False
     """Whether the panels are small multiples, several per row."""
@@ -75,12 +70,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class Examples:
-    """Conversations that a reader can search."""
+    """Conversations that a reader can search, and the command that shows any other; its id is appended."""
 
     rows: list[dict[str, Any]]
     """id, source, kept, reason, values, in (its bands, in the notation of a chart's `pick`), messages and more."""
     command: str
-    """Command that shows any conversation; the id is appended."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition, whether it holds (None: it does not apply), and the evidence."""
+
+    name: str
+    passed: bool | None
+    found: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,7 @@ class Page:
     numbers: dict[str, Any] = field(default_factory=dict)
     """Additional fields of `report.json`."""
 
-
-@dataclass(frozen=True)
-class Check:
-    """A condition, whether it holds (None: it does not apply), and the evidence."""
-
-    name: str
-    passed: bool | None
-    found: str
+    @property
+    def figures(self) -> list[Figure]:
+        """All figures, in order."""
+        return [figure for section in self.sections for figure in section.figures]

@@ -1,11 +1,14 @@
 """Text of a corpus made safe for a page, and short labels and numbers."""
 
 import unicodedata
+from itertools import chain, count
 
 import polars as pl
 
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which are kept: Persian and emoji need them, and they affect only their neighbours."""
+HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+"""Unicode categories of characters that are not shown as they are."""
 
 
 def visible(text: str, length: int | None = None) -> str:
@@ -13,23 +16,18 @@ def visible(text: str, length: int | None = None) -> str:
     cut = text if length is None or len(text) <= length else text[: length - 1] + "…"
     if cut.isascii() and cut.isprintable():
         return cut
-    return "".join(c if _plain(c) else f"⟨U+{ord(c):04X}⟩" for c in cut)
-
-
-def _plain(c: str) -> bool:
-    return c in "\n\t" or c in JOINERS or unicodedata.category(c) not in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+    hidden = {c for c in set(cut) - set("\n\t" + JOINERS) if unicodedata.category(c) in HIDDEN}
+    return "".join(f"⟨U+{ord(c):04X}⟩" if c in hidden else c for c in cut)
 
 
 def labels(names: list[str], length: int = 28) -> tuple[str, ...]:
     """Names as unique labels of an axis, on one line and cut to `length` characters."""
-    made: list[str] = []
+    unique: list[str] = []
     for name in names:
         label = visible(" ".join(name.split()) or "(empty)", length)
-        n = 1
-        while (label if n == 1 else f"{label} ({n})") in made:
-            n += 1
-        made.append(label if n == 1 else f"{label} ({n})")
-    return tuple(made)
+        numbered = (f"{label} ({n})" for n in count(2))
+        unique.append(next(one for one in chain([label], numbered) if one not in unique))
+    return tuple(unique)
 
 
 def short(value: float | None) -> str:

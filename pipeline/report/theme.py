@@ -2,10 +2,8 @@
 
 from typing import Any
 
-KEPT = "#0072b2"
-"""Blue of Okabe and Ito's palette, which colour-blind readers can distinguish."""
-DROPPED = "#e69f00"
-"""Orange of the same palette."""
+KEPT, DROPPED = "#0072b2", "#e69f00"
+"""Blue and orange of Okabe and Ito's palette, which colour-blind readers can distinguish."""
 MARK = "#c2410c"
 """Lines of thresholds and of zero."""
 RAW = "#9aa4b1"
@@ -19,33 +17,17 @@ SEQUENTIAL = ("#def5e5", "#8ad9b1", "#40b7ad", "#348fa7", "#37659e", "#413d7b", 
 """Seaborn's `mako` without its black end, light for low values: lightness is linear in the value, so that colour-blind
 readers can distinguish all steps."""
 DIVERGING = (
-    "#134b85",
-    "#2f78b3",
-    "#5da2cb",
-    "#9dcae1",
-    "#d2e5ef",
+    *("#134b85", "#2f78b3", "#5da2cb", "#9dcae1", "#d2e5ef"),
     "#f2f0eb",
-    "#fce0ba",
-    "#fbbf74",
-    "#e8932f",
-    "#c5690d",
-    "#994a07",
+    *("#fce0ba", "#fbbf74", "#e8932f", "#c5690d", "#994a07"),
 )
 """Vega's `blueorange`, light in the middle."""
 NIGHT: dict[str, tuple[str, ...]] = {
     SEQUENTIAL[0]: SEQUENTIAL[::-1],
     DIVERGING[0]: (
-        "#9fd4fb",
-        "#66b1e0",
-        "#3a86ba",
-        "#256087",
-        "#1c3d55",
+        *("#9fd4fb", "#66b1e0", "#3a86ba", "#256087", "#1c3d55"),
         "#20272e",
-        "#4a3515",
-        "#7d500f",
-        "#b56f14",
-        "#ea9a35",
-        "#fcc680",
+        *("#4a3515", "#7d500f", "#b56f14", "#ea9a35", "#fcc680"),
     ),
     INK: (PAPER, INK),
     DROPPED: ("#f0b23e", "#56a9e8"),  # the two arms of a law, as lines

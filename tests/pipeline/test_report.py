@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -18,8 +19,7 @@ from pipeline.report import folder
 from pipeline.report.folder import ReportError, build
 from pipeline.report.parts import Check, Figure, Page, Panel, Section
 from pipeline.report.run.checks import Bounds, check
-from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import read_run
+from pipeline.report.run.frame import kinds, read_run
 from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 
@@ -163,8 +163,8 @@ def test_a_folder_of_something_else_is_left_alone(made: Made, tmp_path: Path) ->
     folder.check(tmp_path / "ours")
     (tmp_path / "ours" / "notes.txt").write_text("mine")
     for out, said in (("thesis", "chapter.md"), ("note", "is a file"), ("link", "is a link"), ("ours", "notes.txt")):
-        with pytest.raises(ReportError, match=said):
-            folder.write(tmp_path / out, lambda aside: (aside / "index.html").touch())
+        with pytest.raises(ReportError, match=said), folder.write(tmp_path / out) as aside:
+            (aside / "index.html").touch()
     done = refine(tmp_path, "report", made.run, "--out", "thesis")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "thesis is not a report folder of refine: it holds chapter.md; choose another" in done.stderr
@@ -174,18 +174,12 @@ def test_a_folder_of_something_else_is_left_alone(made: Made, tmp_path: Path) ->
 
 def test_an_interrupted_report_leaves_the_old_one(tmp_path: Path) -> None:
     """Nothing half-written is ever in its place, and nothing is left beside it."""
-
-    def first(aside: Path) -> None:
+    with folder.write(tmp_path / "report") as aside:
         (aside / "index.html").write_text("old")
         (aside / folder.MARK).write_text(json.dumps({"refine_report": "0", "files": ["index.html"]}))
-
-    def broken(aside: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), folder.write(tmp_path / "report") as aside:
         (aside / "index.html").write_text("new")
         raise KeyboardInterrupt
-
-    folder.write(tmp_path / "report", first)
-    with pytest.raises(KeyboardInterrupt):
-        folder.write(tmp_path / "report", broken)
     assert (tmp_path / "report" / "index.html").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 

@@ -16,11 +16,9 @@ from pipeline import plan as planning
 from pipeline.report import bars, theme
 from pipeline.report.heatmap import Colour
 from pipeline.report.page import script_json
-from pipeline.report.run.bands import LENGTH, SOURCE, split_at_edges, split_by_name
-from pipeline.report.run.bins import make_bins, places
+from pipeline.report.run.bands import Band, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
-from pipeline.report.run.duplicates import Kind, both, have_duplicates
-from pipeline.report.run.signals import Signal, select_signals, thresholds
+from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
 from pipeline.report.text import labels, short, visible
 from pipeline.rules import Pairs
 from stages.stage import Axis
@@ -99,11 +97,11 @@ def test_every_known_value_is_in_its_bin(values: list[float | None], log: bool) 
 
 def test_bands_part_at_their_edges_and_keep_the_unknown() -> None:
     """A value on an edge belongs above it; what was not measured has a band of its own."""
-    band, index = split_at_edges(pl.Series([1.0, 10.0, 99.0, None]), LENGTH, (10, 50))
+    band, index = split_at_edges(pl.Series([1.0, 10.0, 99.0, None]), Band("length", "", "", edges=(10, 50)))
     assert band.labels == ("< 10", "10 to 50", "≥ 50", "unknown")
     assert index.to_list() == [0, 1, 2, 3]
     many = pl.Series([f"s{i}" for i in range(15) for _ in range(20 - i)])
-    band, index = split_by_name(many, SOURCE)
+    band, index = split_by_name(many, Band("source", "", ""))
     assert band.labels == (*(f"s{i}" for i in range(10)), "5 others")
     assert index.value_counts().height == 11
 

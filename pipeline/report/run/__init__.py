@@ -8,17 +8,13 @@ from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Page
 from pipeline.report.run.bands import banded
 from pipeline.report.run.checks import Bounds, check
-from pipeline.report.run.duplicates import kinds
-from pipeline.report.run.frame import read_run
+from pipeline.report.run.frame import kinds, read_run
 from pipeline.report.run.sections import page
 from pipeline.terminal import say
 
 
 def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dict[str, Any]]:
-    """Write the report of a run; by default into the folder of the run's name in reports/.
-
-    Returns:
-        The folder of the report, its page, and the numbers that report.json holds.
+    """Write the report of a run and return its folder (by default reports/NAME), its page and its numbers.
 
     Raises:
         RunFolderError: the folder is not a run, or the run is not complete.

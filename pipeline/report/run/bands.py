@@ -1,27 +1,22 @@
 """Conversations sorted into bands: deciles of perplexity, ranges of toxicity and length, sources, languages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from pipeline.report.run.bins import Bins, make_bins, places
-from pipeline.report.run.duplicates import Kind, have_duplicates
-from pipeline.report.run.frame import FinishedRun
-from pipeline.report.run.signals import thresholds
+from pipeline.report.bars import AxisKind
+from pipeline.report.run.frame import FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
 
 UNKNOWN = "unknown"
-TOXICITY = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Edges of the bands of toxicity; 0.5 is the threshold of the stage, 0.9 that of the default rule."""
-PROMPT_WORDS = (5, 10, 20, 40, 80, 160)
-"""Edges of the bands of the first prompt's length, in words."""
-WORDS = (10, 30, 100, 300, 1000, 3000)
-"""Edges of the bands of a conversation's length, in words."""
 MAX_NAMES = 10
 """Maximum number of sources or languages with a band each; the others share one."""
+BINS = 24
+"""Approximate number of bins of a distribution; whole numbers of at most this range have a bin each."""
 
 
 @dataclass(frozen=True)
@@ -32,48 +27,54 @@ class Band:
     word: str
     """What it sorts by, for headings."""
     title: str
+    signals: tuple[str, ...] = ()
+    """Columns that it can sort by; the first that was measured is used."""
+    edges: tuple[float, ...] = ()
+    """Edges of its ranges, if it sorts by a number."""
     labels: tuple[str, ...] = ()
     """Labels for an axis, in order."""
     words: tuple[str, ...] = ()
     """The same labels for a sentence."""
 
 
-PPL = Band("ppl", "perplexity", "perplexity decile (1: most expected), and where it begins")
-TOX = Band("tox", "toxicity", "toxicity (probability)")
-PROMPT = Band("prompt", "first prompt", "first prompt (words)")
-LENGTH = Band("length", "length", "length (words)")
-SOURCE = Band("source", "source", "source")
-LANGUAGE = Band("lang", "language", "language")
+@dataclass(frozen=True)
+class Bins:
+    """Edges of bins, and their axis; "whole" has a bin around each whole number."""
+
+    edges: tuple[float, ...]
+    axis: AxisKind = "linear"
+
+
+BANDS = (
+    Band("ppl", "perplexity", "perplexity decile (1: most expected), and where it begins", ("ppl",)),
+    # 0.5 is the threshold of the stage, 0.9 that of the default rule
+    Band("tox", "toxicity", "toxicity (probability)", ("toxicity",), (0.1, 0.25, 0.5, 0.75, 0.9)),
+    Band("source", "source", "source", ("source",)),
+    Band("prompt", "first prompt", "first prompt (words)", ("prompt_words",), (5, 10, 20, 40, 80, 160)),
+    Band("length", "length", "length (words)", ("n_words", "dedup_words"), (10, 30, 100, 300, 1000, 3000)),
+    Band("lang", "language", "language", ("language",)),
+)
 
 
 def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     """Ten bands of about equal numbers of conversations; fewer if many have the same value."""
     known = values.drop_nulls().to_numpy()
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
-    begins = ["", *(short(edge) for edge in edges)]  # "28.2 to 47.4" would not fit below a column
-    numbered = tuple(f"{i + 1}|{begin}" for i, begin in enumerate(begins))
-    return _split(values, edges, replace(band, labels=numbered, words=_labels(edges)))
+    band, index = split_at_edges(values, replace(band, edges=tuple(edges)))
+    numbered = ["1|", *(f"{i}|{short(edge)}" for i, edge in enumerate(edges, 2))]  # "28.2 to 47.4" would not fit
+    return replace(band, labels=(*numbered, *band.words[len(numbered) :])), index
 
 
-def split_at_edges(values: pl.Series, band: Band, edges: Sequence[float]) -> tuple[Band, pl.Series]:
-    """Bands between fixed edges; a value on an edge is in the band above it."""
-    ranges = _labels(edges)
-    return _split(values, edges, replace(band, labels=ranges, words=ranges))
-
-
-def _labels(edges: Sequence[float]) -> tuple[str, ...]:
-    if not edges:
-        return ("all",)
-    inner = [f"{short(low)} to {short(high)}" for low, high in pairwise(edges)]
-    return (f"< {short(edges[0])}", *inner, f"≥ {short(edges[-1])}")
-
-
-def _split(values: pl.Series, edges: Sequence[float], band: Band) -> tuple[Band, pl.Series]:
-    """The band of each value; unknown values, if there are any, have their own."""
+def split_at_edges(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
+    """Bands between edges, and one for unknown values, if any; a value on an edge is in the band above it."""
+    edges, ranges = band.edges, ["all"]
+    if edges:
+        inner = [f"{short(low)} to {short(high)}" for low, high in pairwise(edges)]
+        ranges = [f"< {short(edges[0])}", *inner, f"≥ {short(edges[-1])}"]
     places = np.searchsorted(np.asarray(edges, np.float32), values.fill_null(0.0).to_numpy(), side="right")
-    index = pl.Series(band.key, places, pl.Int16).set(values.is_null(), len(band.labels))
-    more = (UNKNOWN,) if values.null_count() else ()
-    return replace(band, labels=(*band.labels, *more), words=(*band.words, *more)), index
+    index = pl.Series(band.key, places, pl.Int16).set(values.is_null(), len(ranges))
+    names = (*ranges, UNKNOWN) if values.null_count() else tuple(ranges)
+    return replace(band, labels=names, words=names), index
 
 
 def split_by_name(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
@@ -88,56 +89,78 @@ def split_by_name(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     return replace(band, labels=short_names, words=short_names), index
 
 
+def make_bins(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
+    """The bins of a signal, which include thresholds (`marks`) that are near; none if no value is known."""
+    known = values.drop_nulls().to_numpy().astype(np.float64)
+    if not known.size:
+        return Bins(())
+    low, high = float(known.min()), float(known.max())
+    whole = bool(np.all(known == np.round(known)))
+    if whole and high - low <= BINS:
+        return Bins(tuple((np.arange(low, high + 2) - 0.5).tolist()), "whole")
+    if low >= 0 and high <= 1 and not signal.log:
+        return Bins(tuple(np.linspace(0, 1, 21).tolist()))
+    if signal.log and low >= 0:
+        return Bins(tuple(_logarithmic(known, whole=whole)), "log")
+    low, high = (float(q) for q in np.quantile(known, [0.001, 0.999]))
+    span = (high - low) or 1.0
+    near = [mark for mark in marks if low - span < mark < high + span]
+    return Bins(tuple(np.linspace(min([low, *near]), max([high, *near]) + span / 1e3, BINS + 1).tolist()))
+
+
+def _logarithmic(known: NDArray[np.float64], *, whole: bool) -> list[float]:
+    """Edges in equal steps of the logarithm; zero has its own bin among whole numbers, else it is in the first."""
+    above = known[known > 0]
+    if not above.size:
+        return [0.0, 1.0]
+    low, high = float(above.min()), float(above.max()) * 1.0001
+    if not whole:
+        return [float(edge) for edge in np.geomspace(low, max(high, low * 1.01), BINS + 1)]
+    steps = np.unique(np.round(np.geomspace(low, high + 1, BINS + 1)))
+    edges: list[float] = steps.tolist() if steps.size > 1 else [low, low + 1]
+    return edges if known.min() > 0 else [0.0, *([] if edges[0] == 1 else [1.0]), *edges]
+
+
+def places(values: pl.Series, at: Sequence[float]) -> pl.Series:
+    """Index of the bin of each value; the outer bins include values beyond them; null if unknown."""
+    index = np.searchsorted(np.asarray(at, np.float32), values.fill_null(0.0).to_numpy(), side="right") - 1
+    return pl.Series(np.clip(index, 0, len(at) - 2), dtype=pl.Int16).set(values.is_null(), None)
+
+
 @dataclass(frozen=True)
 class BandedRun(FinishedRun):
     """A run whose conversations are sorted into bands and bins; figures are counted from it.
 
     `rows` has further columns: `in_<key>` (index of the label in each band), `in_s0` ... (bin of each signal), and, if
-    pairs were measured, `in_dup` and `in_dup_kept` (whether it has a duplicate in raw, and in refined).
+    pairs were measured, `in_dup` and `in_dup_kept` (whether it has a duplicate in raw, and in refined). `bands` are by
+    key, `bins` by signal.
     """
 
     bands: dict[str, Band]
-    """By key."""
     bins: dict[str, Bins]
-    """By signal."""
     at_least: float | None
     """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
 
 
 def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     """Sort a run's conversations."""
-    rows, bands, columns = run.rows, {}, []
-    for band, index in _sorts(run):
-        bands[band.key] = band
-        columns.append(index)
-    bins = {}
+    rows, bands, bins, columns = run.rows, {}, {}, []
+    for band in BANDS:
+        measured = [name for name in band.signals if name in rows.columns]
+        if measured:
+            sort = deciles if band.key == "ppl" else split_at_edges if band.edges else split_by_name
+            bands[band.key], index = sort(rows[measured[0]], band)
+            columns.append(index)
     for i, signal in enumerate(run.signals):
         marks = [threshold.at for threshold in thresholds(run.plan, signal.name)]
         bins[signal.name] = make_bins(rows[signal.name], signal, marks)
         columns.append(places(rows[signal.name], bins[signal.name].edges).alias(f"s{i}"))
     if kinds:
-        columns.append(
-            have_duplicates(kinds[0], rows["id"], pl.repeat(value=True, n=rows.height, eager=True)).alias("dup")
-        )
+        columns.append(have_duplicates(kinds[0], rows["id"], rows["keep"].is_not_null()).alias("dup"))
         columns.append(have_duplicates(kinds[0], rows["id"], rows["keep"]).alias("dup_kept"))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
     return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)
-
-
-def _sorts(run: FinishedRun) -> Iterator[tuple[Band, pl.Series]]:
-    rows = run.rows
-    if run.has("ppl"):
-        yield deciles(rows["ppl"], PPL)
-    if run.has("toxicity"):
-        yield split_at_edges(rows["toxicity"], TOX, TOXICITY)
-    yield split_by_name(rows["source"], SOURCE)
-    if run.has("prompt_words"):
-        yield split_at_edges(rows["prompt_words"], PROMPT, PROMPT_WORDS)
-    for words in [name for name in ("n_words", "dedup_words") if run.has(name)][:1]:
-        yield split_at_edges(rows[words], LENGTH, WORDS)
-    if run.has("language"):
-        yield split_by_name(rows["language"], LANGUAGE)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

@@ -1,5 +1,6 @@
 """Named checks of a run, made on its files: what must hold for the output to be what it claims to be."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,7 @@ import polars as pl
 
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
-from pipeline.report.run.duplicates import Kind, both
-from pipeline.report.run.frame import FinishedRun
+from pipeline.report.run.frame import FinishedRun, Kind, both
 from pipeline.rules import KeepBest
 from stages.files import read_frame
 from stages.files import rows as rows_of
@@ -25,59 +25,39 @@ class Bounds:
     most: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no share can meet.
-
-        Raises:
-            ReportError: `least` is above `most`.
-        """
+        """Refuse bounds that no share can meet by a ReportError."""
         if self.least > self.most:
             raise ReportError(
                 f"--min-kept {self.least:g} is above --max-kept {self.most:g}, so no share can pass: swap them"
             )
 
 
-@dataclass
-class _Files:
-    """Counts of rows in the output folders."""
-
-    refined: int = 0
-    rejected: int = 0
-    quarantined: int = 0
-    misplaced: int = 0
-    """Shards whose refined and rejected ids are not those of the decisions."""
-    unreasoned: int = 0
-    """Rejected rows whose reason is null or not one of the plan."""
-    null: int = 0
-    """Rows in which a prompt, a content or the list of messages is null."""
-
-
 def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     """All checks, the most important first."""
     files = _count_files(run)
+    refined, rejected, quarantined = files["refined"], files["rejected"], files["quarantined"]
     counts = run.manifest.counts
-    total = files.refined + files.rejected + files.quarantined
     n = run.rows.height
     twice = n - run.rows["id"].n_unique()
-    share = files.refined / n if n else 0.0
+    share = refined / n if n else 0.0
     return [
         Check(
             "counts add up",
-            (total, files.refined, files.rejected) == (counts.ingested, counts.refined, counts.rejected),
-            f"{counts.ingested:,} in = {files.refined:,} refined + {files.rejected:,} rejected + "
-            f"{files.quarantined:,} quarantined",
+            (refined + rejected + quarantined, refined, rejected) == (counts.ingested, counts.refined, counts.rejected),
+            f"{counts.ingested:,} in = {refined:,} refined + {rejected:,} rejected + {quarantined:,} quarantined",
         ),
         Check("ids are unique", twice == 0, f"{n:,} conversations, {twice:,} ids occur twice"),
         Check(
             "each conversation is where its decision says",
-            files.misplaced == 0,
-            f"{files.misplaced:,} of {len(run.store.shards()):,} shards differ from the decisions",
+            files["misplaced"] == 0,
+            f"{files['misplaced']:,} of {len(run.store.shards()):,} shards differ from the decisions",
         ),
         Check(
             "every dropped row has a reason",
-            files.unreasoned == 0,
-            f"{files.unreasoned:,} of {files.rejected:,} rejected rows have none of the plan's reasons",
+            files["unreasoned"] == 0,
+            f"{files['unreasoned']:,} of {rejected:,} rejected rows have none of the plan's reasons",
         ),
-        Check("no text is null", files.null == 0, f"{files.null:,} rows with a null in prompt or messages"),
+        Check("no text is null", files["null"] == 0, f"{files['null']:,} rows with a null in prompt or messages"),
         *_duplicates(run, kinds),
         Check(
             SHARE,
@@ -89,8 +69,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
 
 def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
     """No two kept conversations are duplicates, and every dropped duplicate has a kept one."""
-    ruled = {rule.pairs for rule in run.plan.rules if isinstance(rule, KeepBest)}
-    if not any(kind.name in ruled for kind in kinds):
+    if not any(isinstance(rule, KeepBest) for rule in run.plan.rules):
         why = "this plan has no keep_best rule; the stage dedup with its rule adds this check"
         return [Check("no two kept duplicates", None, why)]
     checks = []
@@ -99,33 +78,32 @@ def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
         finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
-    kept = run.rows.filter(pl.col("keep")).select("id")
-    lost = dropped.join(kept, left_on="duplicate_of", right_on="id", how="anti").height
+    lost = dropped.join(run.rows.filter("keep"), left_on="duplicate_of", right_on="id", how="anti").height
     finding = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
-def _count_files(run: FinishedRun) -> _Files:
-    """Count the rows of the output folders, one shard at a time."""
-    files = _Files()
-    for shard in run.store.shards():
-        decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem)).select("id", "keep")
-        refined = _count_shard(files, run.store.refined(shard), ["id"])
-        rejected = _count_shard(files, run.store.rejected(shard), ["id", "reason"])
-        files.refined += refined.height
-        files.rejected += rejected.height
-        right = refined["id"].equals(decided.filter("keep")["id"])
-        files.misplaced += not (right and rejected["id"].equals(decided.filter(~pl.col("keep"))["id"]))
-        files.unreasoned += rejected.filter(~pl.col("reason").is_in(run.reasons).fill_null(value=False)).height
-        if (quarantined := run.store.quarantine(shard)).exists():
-            files.quarantined += rows_of(quarantined)
-    return files
+def _count_files(run: FinishedRun) -> Counter[str]:
+    """Count the rows of the output folders, one shard at a time.
 
-
-def _count_shard(files: _Files, path: Path, columns: list[str]) -> pl.DataFrame:
-    """Columns of an output shard; rows with a null in their text are counted in `files`."""
-    frame = read_frame(path, [*columns, "prompt", "messages"])
+    Returns:
+        Rows that are refined, rejected and quarantined; shards whose ids are misplaced, since they are not those of the
+        decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text.
+    """
+    files: Counter[str] = Counter()
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
-    files.null += frame.select(null.sum()).item()
-    return frame.select(columns)
+    for shard in run.store.shards():
+        decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem))
+        refined = read_frame(run.store.refined(shard), ["id", "prompt", "messages"])
+        rejected = read_frame(run.store.rejected(shard), ["id", "reason", "prompt", "messages"])
+        as_decided = refined["id"].equals(decided.filter("keep")["id"])
+        as_decided &= rejected["id"].equals(decided.filter(~pl.col("keep"))["id"])
+        files["refined"] += refined.height
+        files["rejected"] += rejected.height
+        files["misplaced"] += not as_decided
+        files["unreasoned"] += rejected.filter(~pl.col("reason").is_in(run.reasons).fill_null(value=False)).height
+        files["null"] += sum(frame.select(null.sum()).item() for frame in (refined, rejected))
+        if (quarantined := run.store.quarantine(shard)).exists():
+            files["quarantined"] += rows_of(quarantined)
+    return files

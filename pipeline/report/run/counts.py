@@ -1,12 +1,13 @@
 """Frames for figures: conversations in, one row per cell, bin or step out."""
 
-from itertools import combinations_with_replacement
+from collections.abc import Sequence
+from itertools import combinations_with_replacement, product
 
 import polars as pl
 
 from pipeline.manifest import Manifest
 from pipeline.report.run.bands import Band, BandedRun
-from pipeline.report.run.signals import Signal
+from pipeline.report.run.frame import Signal
 
 MAX_SAMPLE = 20_000
 """Maximum number of conversations for rank correlations; their standard error is then below 0.01."""
@@ -14,140 +15,114 @@ MAX_CORRELATED, MAX_LEVELS = 14, 10
 """Maximum number of signals in a matrix of correlations, and of levels."""
 
 
-def _grid(across: Band, down: Band) -> pl.DataFrame:
-    """Every cell of two bands: xi, yi, x, y."""
-    return _labels(down, "y").join(_labels(across, "x"), how="cross")
+def _labels(axis: str, labels: Sequence[str], words: Sequence[str]) -> pl.DataFrame:
+    """Labels of an axis with their indices and their words for a sentence: the columns `xi`, `x` and `x_word`."""
+    frame = pl.DataFrame({axis: labels, f"{axis}_word": words}, schema_overrides={axis: pl.String})
+    return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int16).alias(f"{axis}i"))
 
 
-def _labels(band: Band, axis: str) -> pl.DataFrame:
-    """The labels of a band, with their indices in the column `<axis>i`."""
-    index = pl.Series(f"{axis}i", range(len(band.labels)), pl.Int16)
-    return pl.DataFrame([index, pl.Series(axis, band.labels, pl.String)])
+def _count(run: BandedRun, frame: pl.DataFrame, keys: dict[str, str], *more: pl.Expr) -> pl.DataFrame:
+    """Add the number of conversations, raw and refined, and more aggregates to a frame with one row per cell.
+
+    `keys` are the columns of the run that identify a cell, with their names in the frame.
+    """
+    counts = run.rows.group_by(list(keys)).agg(
+        *more, raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
+    )
+    frame = frame.join(counts.rename(keys), on=list(keys.values()), how="left", maintain_order="left")
+    return frame.with_columns(pl.col("raw", "refined").fill_null(0))
 
 
 def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
-    """Count the conversations in each cell.
+    """The conversations in each cell: xi, yi, x, y, cell (its name), raw, refined, removed, and removed_share.
 
-    Returns:
-        xi, yi, x, y, raw, refined, removed (conversations), removed_share (of the cell), and, if pairs were measured,
-        dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same corpus) and dup_change;
-        null for an empty cell.
+    If pairs were measured, also dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same
+    corpus); null for an empty cell.
     """
-    counted = [pl.len().cast(pl.Int64).alias("raw"), pl.col("keep").sum().cast(pl.Int64).alias("refined")]
+    duplicates = []
     if run.at_least is not None:
-        counted += [
+        duplicates = [
             pl.col("in_dup").mean().alias("dup_raw"),
-            pl.col("in_dup_kept").filter(pl.col("keep")).mean().alias("dup_refined"),
+            pl.col("in_dup_kept").filter("keep").mean().alias("dup_refined"),
         ]
-    keys = {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}
-    filled = run.rows.group_by(list(keys)).agg(*counted).rename(keys)
-    frame = _grid(across, down).join(filled, on=["xi", "yi"], how="left", maintain_order="left")
-    frame = frame.with_columns(pl.col("raw", "refined").fill_null(0)).with_columns(
+    grid = _labels("y", down.labels, down.words).join(_labels("x", across.labels, across.words), how="cross")
+    frame = _count(run, grid, {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}, *duplicates)
+    return frame.with_columns(
+        cell=pl.format(f"{across.word} {{}}, {down.word} {{}}", "x_word", "y_word"),
         removed=pl.col("raw") - pl.col("refined"),
         removed_share=pl.when(pl.col("raw") > 0).then(1 - pl.col("refined") / pl.col("raw")),
     )
-    if run.at_least is None:
-        return frame
-    return frame.with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
 
 
 def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
-    """Count what each rule removed in each band.
+    """What each rule removed in each band; rules that removed nothing are omitted.
 
-    Returns:
-        xi, yi (number of the rule), x, y (its reason), n (conversations), share (of the band); rules that removed
-        nothing are omitted.
+    Columns: xi, yi (number of the rule), x, y (its reason), x_word, n (conversations), share (of the band).
     """
-    key, names = f"in_{across.key}", run.reasons
-    rows = run.rows.select(pl.col(key).alias("xi"), pl.col("reason").cast(pl.String).alias("y"))
-    removed = rows.drop_nulls("y").group_by("xi", "y").agg(n=pl.len().cast(pl.Int64))
-    removing = [(i, name) for i, name in enumerate(names) if name in set(removed["y"].to_list())]
-    rules = pl.DataFrame(removing, schema={"yi": pl.Int16, "y": pl.String}, orient="row")
-    frame = rules.join(_labels(across, "x"), how="cross").join(
-        removed, on=["xi", "y"], how="left", maintain_order="left"
+    rows = run.rows.select(xi=f"in_{across.key}", yi=pl.col("reason").to_physical().cast(pl.Int16))
+    removed = rows.drop_nulls("yi").group_by("xi", "yi").agg(n=pl.len().cast(pl.Int64))
+    rules = _labels("y", run.reasons, run.reasons).join(removed, on="yi", how="semi")
+    return (
+        rules.join(_labels("x", across.labels, across.words), how="cross")
+        .join(removed, on=["xi", "yi"], how="left", maintain_order="left")
+        .join(rows.group_by("xi").agg(size=pl.len()), on="xi", how="left", maintain_order="left")
+        .with_columns(pl.col("n").fill_null(0))
+        .with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0))
     )
-    sizes = rows.group_by("xi").agg(size=pl.len())
-    frame = frame.join(sizes, on="xi", how="left", maintain_order="left").with_columns(pl.col("n").fill_null(0))
-    return frame.with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0)).drop("size")
 
 
 def together(run: BandedRun) -> pl.DataFrame:
-    """Count how often two rules fire on the same conversation.
+    """How often two rules fire on the same conversation; rules that never fire are omitted.
 
-    Returns:
-        xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires); rules that never fire are
-        omitted.
+    Columns: xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires).
     """
-    rows, names = run.rows, run.reasons
-    alone = {i: int(rows[f"in_rule{i}"].sum()) for i in range(len(names))}
-    firing = [i for i, n in alone.items() if n]
-    pairs = []
-    for i, j in combinations_with_replacement(firing, 2):
-        n = alone[i] if i == j else int((rows[f"in_rule{i}"] & rows[f"in_rule{j}"]).sum())
-        for x, y in {(i, j), (j, i)}:
-            pairs.append((x, y, names[x], names[y], n, n / alone[y]))
-    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64, "share": pl.Float64}
-    return pl.DataFrame(pairs, schema=schema, orient="row").sort("yi", "xi")
+    firing = [i for i in range(len(run.reasons)) if run.rows[f"in_rule{i}"].any()]
+    pairs = [
+        (x, y, run.reasons[x], run.reasons[y], (run.rows[f"in_rule{x}"] & run.rows[f"in_rule{y}"]).sum())
+        for y, x in product(firing, repeat=2)
+    ]
+    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64}
+    alone = pl.col("n").filter(pl.col("xi") == pl.col("yi")).first().over("yi")
+    return pl.DataFrame(pairs, schema=schema, orient="row").with_columns(share=pl.col("n") / alone)
 
 
 def varying_signals(run: BandedRun) -> list[Signal]:
     """The signals that have more than one value, at most `MAX_CORRELATED`."""
-    rows = run.rows
-    return [signal for signal in run.signals if rows[signal.name].drop_nulls().n_unique() > 1][:MAX_CORRELATED]
+    varying = [signal for signal in run.signals if run.rows[signal.name].drop_nulls().n_unique() > 1]
+    return varying[:MAX_CORRELATED]
 
 
 def levels(run: BandedRun, down: Band) -> pl.DataFrame:
-    """Compute the level of each signal in each band.
+    """The level of each signal in each band: yi, y, x (signal), raw_ and refined_median and _rank, change of the rank.
 
-    Returns:
-        yi, y, x (signal), and for raw and refined: n (conversations in which it is known), median, and rank, the mean
-        percentile rank (0 to 100) among all raw conversations; change of the rank. Null if nothing is known.
+    A rank is the mean percentile rank (0 to 100) among all raw conversations; null if nothing is known.
     """
-    signals = varying_signals(run)[:MAX_LEVELS]
-    parts = [_level(run.rows, f"in_{down.key}", signal.name) for signal in signals]
-    if not parts:
-        return pl.DataFrame(schema={"yi": pl.Int16, "x": pl.String})
-    y = _labels(down, "y")
-    names = pl.DataFrame({"x": [signal.name for signal in signals]})
-    frame = (
-        y.join(names, how="cross")
-        .join(pl.concat(parts), on=["yi", "x"], how="left")
-        .with_columns(change=pl.col("refined_rank") - pl.col("raw_rank"))
-    )
-    return frame.sort("yi", "x")
-
-
-def _level(rows: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
-    value = pl.col(name)
-    known = rows.select(
-        pl.col(key).alias("yi"), "keep", value.alias("v"), (value.rank() / value.count() * 100).alias("rank")
-    ).drop_nulls("v")
-    return known.group_by("yi").agg(
-        pl.lit(name).alias("x"),
-        raw_n=pl.len().cast(pl.Int64),
-        raw_median=pl.col("v").median(),
-        raw_rank=pl.col("rank").mean(),
-        refined_n=pl.col("keep").sum().cast(pl.Int64),
-        refined_median=pl.col("v").filter(pl.col("keep")).median(),
-        refined_rank=pl.col("rank").filter(pl.col("keep")).mean(),
-    )
+    parts = []
+    for signal in varying_signals(run)[:MAX_LEVELS]:
+        value = pl.col(signal.name)
+        known = run.rows.select(
+            "keep", yi=f"in_{down.key}", v=value, rank=value.rank() / value.count() * 100
+        ).drop_nulls("v")
+        level = known.group_by("yi").agg(
+            raw_median=pl.col("v").median(),
+            raw_rank=pl.col("rank").mean(),
+            refined_median=pl.col("v").filter("keep").median(),
+            refined_rank=pl.col("rank").filter("keep").mean(),
+        )
+        labels = _labels("y", down.labels, down.words)
+        parts.append(labels.join(level, on="yi", how="left").with_columns(x=pl.lit(signal.name)))
+    return pl.concat(parts).with_columns(change=pl.col("refined_rank") - pl.col("raw_rank")).sort("yi", "x")
 
 
 def correlations(run: BandedRun) -> pl.DataFrame:
-    """Compute Spearman's rank correlation of each pair of signals, over conversations in which both are known.
-
-    Returns:
-        x, y, raw, refined, change; null if fewer than ten are known or one does not vary.
-    """
+    """Spearman's rank correlation of each pair of signals: x, y, raw, refined, change; null as in `spearman`."""
     names = [signal.name for signal in varying_signals(run)]
     rows = run.rows.select("keep", *names)
-    kept = rows.filter(pl.col("keep"))
-    raw, refined = (part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, kept))
+    samples = [part.sample(min(MAX_SAMPLE, part.height), seed=0) for part in (rows, rows.filter("keep"))]
     values = []
     for a, b in combinations_with_replacement(names, 2):
-        pair = [spearman(part, a, b) for part in (raw, refined)]
-        for x, y in {(a, b), (b, a)}:
-            values.append((x, y, *pair))
+        pair = [spearman(sample, a, b) for sample in samples]
+        values += [(x, y, *pair) for x, y in {(a, b), (b, a)}]
     schema = {"x": pl.String, "y": pl.String, "raw": pl.Float64, "refined": pl.Float64}
     frame = pl.DataFrame(values, schema=schema, orient="row").with_columns(change=pl.col("refined") - pl.col("raw"))
     return frame.sort("y", "x")
@@ -158,37 +133,21 @@ def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
     known = rows.select(a=pl.col(a).cast(pl.Float64), b=pl.col(b).cast(pl.Float64)).drop_nulls()
     if known.height < 10:  # noqa: PLR2004  too few to say anything
         return None
-    rho = known.select(pl.corr("a", "b", method="spearman")).item()
-    return None if rho is None or rho != rho else float(rho)  # noqa: PLR0124  NaN if one is constant
+    rho: float | None = known.select(pl.corr("a", "b", method="spearman").fill_nan(None)).item()
+    return rho
 
 
 def distribution(run: BandedRun, signal: Signal) -> pl.DataFrame:
     """A signal's histogram: i, low, high (edges), raw, refined (conversations)."""
     edges = run.bins[signal.name].edges
-    key = f"in_s{run.signals.index(signal)}"
-    counts = (
-        run.rows.drop_nulls(key)
-        .group_by(pl.col(key).alias("i"))
-        .agg(raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64))
-    )
-    bins = pl.DataFrame(
-        {"i": range(max(len(edges) - 1, 0)), "low": edges[:-1], "high": edges[1:]},
-        schema={"i": pl.Int16, "low": pl.Float64, "high": pl.Float64},
-    )
-    return bins.join(counts, on="i", how="left", maintain_order="left").with_columns(
-        pl.col("raw", "refined").fill_null(0)
-    )
+    bins = pl.DataFrame({"low": edges[:-1], "high": edges[1:]}, schema={"low": pl.Float64, "high": pl.Float64})
+    bins = bins.select(pl.int_range(pl.len(), dtype=pl.Int16).alias("i"), "low", "high")
+    return _count(run, bins, {f"in_s{run.signals.index(signal)}": "i"})
 
 
 def mix(run: BandedRun, band: Band) -> pl.DataFrame:
-    """The share of each label of a band: i, y (label), raw, refined (conversations), and raw_, refined_, kept_share."""
-    counts = run.rows.group_by(pl.col(f"in_{band.key}").alias("i")).agg(
-        raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
-    )
-    labels = pl.DataFrame({"i": range(len(band.labels)), "y": band.labels}, schema_overrides={"i": pl.Int16})
-    frame = labels.join(counts, on="i", how="left", maintain_order="left").with_columns(
-        pl.col("raw", "refined").fill_null(0)
-    )
+    """The share of each label: yi, y, raw, refined (conversations), and raw_share, refined_share, kept_share."""
+    frame = _count(run, _labels("y", band.labels, band.words).drop("y_word"), {f"in_{band.key}": "yi"})
     return frame.with_columns(
         raw_share=pl.col("raw") / pl.max_horizontal(pl.col("raw").sum(), 1),
         refined_share=pl.col("refined") / pl.max_horizontal(pl.col("refined").sum(), 1),
@@ -197,18 +156,16 @@ def mix(run: BandedRun, band: Band) -> pl.DataFrame:
 
 
 def retention(manifest: Manifest) -> pl.DataFrame:
-    """Count what is left after each step, from ingested to kept.
+    """What is left after each step, from ingested to kept; rules that dropped nothing are omitted.
 
-    Returns:
-        i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end (how
-        many were left before and after), share (of all); rules that dropped nothing are omitted.
+    Columns: i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end
+    (how many were left before and after), share (of all).
     """
     counts = manifest.counts
     left = counts.ingested
     steps: list[tuple[int | None, str, str, int, int, int]] = [(None, "in", "in", left, 0, left)]
-    drops: list[tuple[int | None, str, int]] = [(None, "could not be read", counts.quarantined)]
-    drops += [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
-    for i, reason, n in drops:
+    rules = [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
+    for i, reason, n in [(None, "could not be read", counts.quarantined), *rules]:
         if n:
             steps.append((i, reason, "dropped", n, left, left - n))
             left -= n

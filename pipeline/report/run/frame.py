@@ -1,5 +1,6 @@
-"""A complete run as one narrow frame: decisions and the signals that figures show, without text."""
+"""A complete run as one narrow frame: decisions and the signals that figures show, without text; its duplicates."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,44 @@ import polars as pl
 from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
-from pipeline.report.run.signals import Signal, select_signals
-from pipeline.signals import decisions_of, measured_plan, signals_of
+from pipeline.rules import Drop, KeepBest, Pairs
+from pipeline.signals import decisions_of, measured_plan, pairs_of, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
+from stages.stage import Axis
+
+MAX_SIGNALS = 24
+"""Maximum number of signals that a report draws."""
+DEFAULT_JACCARD = 0.75
+"""Minimum Jaccard of two duplicates if no rule names one."""
+_SIDES = re.compile(r"\b([A-Za-z_]\w*)\s*(>=|<=|<>|!=|=|>|<)\s*(-?\d+(?:\.\d+)?(?:[eE]-?\d+)?)")
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A signal as a figure draws it."""
+
+    name: str
+    unit: str
+    log: bool
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number that a rule compares a signal with."""
+
+    reason: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of duplicates that a stage measured, and the minimum Jaccard at which they count."""
+
+    name: str
+    at_least: float
+    pairs: Pairs
 
 
 @dataclass(frozen=True)
@@ -32,10 +67,6 @@ class FinishedRun:
         """Reasons of the rules, in the order of the plan."""
         return [rule.reason for rule in self.plan.rules]
 
-    def has(self, *names: str) -> bool:
-        """Whether all of these signals were measured."""
-        return all(name in self.rows.columns for name in names)
-
 
 def read_run(folder: Path) -> FinishedRun:
     """Read a run.
@@ -52,26 +83,77 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:
-    """The rows of one shard."""
     names = [signal.name for signal in signals]
     language = ["language"] if plan.signals.get("language") == pl.String else []
-    measured = signals_of(plan, store, shard, [*names, *language]).with_columns(_finite(name) for name in names)
-    fired = {rule.reason: f"in_rule{i}" for i, rule in enumerate(plan.rules)}
-    decided = decisions_of(store, shard)
+    decided, measured = decisions_of(store, shard), signals_of(plan, store, shard, [*names, *language])
     if not decided["id"].equals(measured["id"]):
         raise RunFolderError(f"{store.decisions} holds other conversations: start `refine decide {store.folder}`")
-    kept = ("keep", "reason", "duplicate_of", "jaccard")
+    reasons = [rule.reason for rule in plan.rules]
+    decisions = decided.select(
+        *("keep", pl.col("reason").cast(pl.Enum(reasons)), "duplicate_of", "jaccard"),
+        **{f"in_rule{i}": reason for i, reason in enumerate(reasons)},
+    )
+    numbers = [pl.col(name).cast(pl.Float32) for name in names]
+    finite = [pl.when(number.is_finite()).then(number) for number in numbers]  # no axis can show infinity
     return (
         read_frame(store.raw(shard), ["id", "source"])
         .with_columns(in_shard=pl.lit(int(Path(shard).stem), pl.UInt32), source=pl.col("source").cast(pl.Categorical))
-        .hstack(decided.select(*kept, pl.col("reason").alias("_")).drop("_"))
-        .with_columns(pl.col("reason").cast(pl.Enum(list(fired))))
-        .hstack(decided.select(list(fired)).rename(fired))
-        .hstack(measured.drop("id"))
+        .hstack(decisions)
+        .hstack(measured.select(*finite, *language))
     )
 
 
-def _finite(name: str) -> pl.Expr:
-    """A signal as Float32; an infinite value becomes null, since no axis can show it."""
-    value = pl.col(name).cast(pl.Float32)
-    return pl.when(value.is_finite()).then(value).alias(name)
+def select_signals(plan: Plan) -> tuple[Signal, ...]:
+    """The signals that a report draws, by rank: first choice are those that rules read, then those with an axis."""
+    scalar = {name for name, kind in plan.signals.items() if kind.is_numeric() or kind == pl.Boolean}
+    ruled = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
+    axes: dict[str, Axis] = {}
+    for one in plan.stages:
+        axes |= one.stage.axes or dict.fromkeys(one.signals, Axis())
+    ranked = sorted(axes, key=lambda name: axes[name].rank)
+    names = [name for name in dict.fromkeys([*ruled, *ranked]) if name in scalar][:MAX_SIGNALS]
+    drawn = sorted(((name, axes.get(name, Axis())) for name in names), key=lambda one: one[1].rank)
+    return tuple(Signal(name, axis.unit, axis.log) for name, axis in drawn)
+
+
+def thresholds(plan: Plan, name: str) -> list[Threshold]:
+    """The numbers that rules compare a signal with, as the rules say it: `column operator number`."""
+    return [
+        Threshold(rule.reason, f"{column} {operator} {number}", float(number))
+        for rule in plan.rules
+        if isinstance(rule, Drop)
+        for column, operator, number in _SIDES.findall(re.sub(r"'[^']*'", "''", rule.where))
+        if column == name
+    ]
+
+
+def kinds(plan: Plan, store: Store) -> list[Kind]:
+    """The kinds that rules name; if no rule names one, that of the stage `dedup`."""
+    named = [(rule.pairs, rule.at_least) for rule in plan.rules if isinstance(rule, KeepBest)]
+    if not named and "dedup" in plan.pairs:
+        named = [("dedup", DEFAULT_JACCARD)]
+    pairs = pairs_of(plan, store, [name for name, _ in named])
+    return [Kind(name, at_least, pairs[name]) for name, at_least in named]
+
+
+def have_duplicates(kind: Kind, ids: pl.Series, among: pl.Series) -> pl.Series:
+    """Whether each conversation has a duplicate or exact copy; only those that are true in `among` count."""
+    rows, groups, near = _alive(kind, ids, among)
+    several = groups.filter(pl.col("n") > 1)["group"]
+    with_one = pl.concat([several, near["id"], near["other"]]).unique()
+    return rows.select(pl.col("among") & pl.col("group").is_in(with_one.implode())).to_series()
+
+
+def both(kind: Kind, ids: pl.Series, among: pl.Series) -> int:
+    """Number of pairs of duplicates that are both true in `among`; a group of n exact copies counts as n - 1."""
+    _, groups, near = _alive(kind, ids, among)
+    return int((groups["n"] - 1).sum()) + near.height
+
+
+def _alive(kind: Kind, ids: pl.Series, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """All rows with their groups of exact copies, groups with members in `among`, and pairs of those groups."""
+    rows = pl.DataFrame({"id": ids, "group": kind.pairs.first, "among": among})
+    groups = rows.filter("among")["group"].value_counts(name="n")
+    near = kind.pairs.near.filter(pl.col("jaccard") >= kind.at_least)
+    near = near.filter(pl.col(side).is_in(groups["group"].implode()) for side in ("id", "other"))
+    return rows, groups, near

@@ -12,8 +12,6 @@ from pipeline.report.text import largest, short
 
 MAX_LETTERS = 5
 """Maximum number of letters of a label that fits below a column."""
-KEEPS = {"raw": "", "refined": " kept", "removed": " dropped"}
-"""Further condition of a click on a panel, besides its cell."""
 
 
 def _side(band: Band) -> Side:
@@ -21,55 +19,52 @@ def _side(band: Band) -> Side:
     return Side(band.title, band.labels, upright=upright)
 
 
-def _text(values: pl.Series, form: str = "") -> pl.Series:
-    """Numbers as text for cells; null for null and, without a format, for 0."""
-    if form:
-        return pl.Series([None if value is None else _format(value, form) for value in values], dtype=pl.String)
-    return pl.Series([short(value) if value else None for value in values], dtype=pl.String)
+def _nonzero(column: str) -> pl.Expr:
+    """Numbers of cells; null for 0, which has no colour."""
+    return pl.when(pl.col(column) != 0).then(column)
 
 
-def _median(values: pl.Series) -> pl.Series:
-    """Medians as text for cells, 0 included."""
-    return pl.Series([None if value is None else short(value) for value in values], dtype=pl.String)
+def _short(numbers: pl.Expr) -> pl.Expr:
+    return numbers.map_elements(short, pl.String)
 
 
-def _format(value: float, form: str) -> str:
-    """A formatted number with a typographic minus and without a zero before the point."""
-    text = format(value, form)
-    if not text.strip("+-0."):  # "-0.00" is 0
-        return "0"
-    return text.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1 if "." in text else 0)
+def _text(numbers: pl.Expr, form: str) -> pl.Expr:
+    """Formatted numbers with a typographic minus and without a zero before the point."""
+
+    def text(number: float) -> str:
+        digits = format(number, form)
+        if not digits.strip("+-0."):  # "-0.00" is 0
+            return "0"
+        return digits.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1)
+
+    return numbers.map_elements(text, pl.String)
 
 
-def _cell_names(frame: pl.DataFrame, across: Band, down: Band) -> pl.Series:
-    x, y = pl.Series(across.words), pl.Series(down.words)
-    named = pl.format(f"{across.word} {{}}, {down.word} {{}}", pl.col("a"), pl.col("b"))
-    return frame.select(a=x.gather(frame["xi"]), b=y.gather(frame["yi"])).select(named).to_series()
+def _percent(share: pl.Expr, digits: int = 1) -> pl.Expr:
+    return (share * 100).round(digits)
 
 
 def conversations(run: BandedRun, across: Band, down: Band) -> Figure:
     """The number of conversations in each cell, and how many were removed."""
     frame = counts.cells(run, across, down)
-    frame = frame.with_columns(
-        cell=_cell_names(frame, across, down),
-        at=pl.format(f"{across.key}:{{}} {down.key}:{{}}", "xi", "yi"),
-    ).with_columns(
-        tip=pl.format(
-            "{}: {} conversations, {} kept, {} dropped ({}%)",
-            *("cell", "raw", "refined", "removed", (pl.col("removed_share").fill_null(0) * 100).round(1)),
-        )
-    )
-    most = largest(frame["raw"], 2.0)
-    number = Colour("conversations (log)", (1.0, most), log=True)
+    colour = Colour("conversations (log)", (1.0, largest(frame["raw"], 2.0)), log=True)
     panels = []
-    for name, title in (("raw", "Raw"), ("refined", "Refined"), ("removed", "Difference: removed")):
-        cells = frame.select(
-            *("x", "y", "tip"),
-            value=pl.when(pl.col(name) > 0).then(pl.col(name)),
-            text=_text(frame[name]),
-            pick=pl.col("at") + KEEPS[name],
+    for name, title, keep in (
+        ("raw", "Raw", ""),
+        ("refined", "Refined", " kept"),
+        ("removed", "Difference: removed", " dropped"),
+    ):
+        cells = frame.with_columns(
+            value=_nonzero(name),
+            text=_short(_nonzero(name)),
+            tip=pl.format(
+                "{}: {} conversations, {} kept, {} dropped ({}%)",
+                *("cell", "raw", "refined", "removed", _percent(pl.col("removed_share").fill_null(0))),
+            ),
+            pick=pl.format(f"{across.key}:{{}} {down.key}:{{}}{keep}", "xi", "yi"),
         )
-        panels.append(Panel(title, heatmap(cells, _side(across), _side(down), number), frame.select("x", "y", name)))
+        chart = heatmap(cells, _side(across), _side(down), colour)
+        panels.append(Panel(title, chart, frame.select("x", "y", name)))
     return Figure(
         f"{across.key}-{down.key}",
         f"Conversations by {across.word} and {down.word}",
@@ -80,25 +75,25 @@ def conversations(run: BandedRun, across: Band, down: Band) -> Figure:
 
 def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
     """The share of conversations in each cell that have a duplicate."""
-    frame = counts.cells(run, across, down)
-    frame = frame.with_columns(
-        cell=_cell_names(frame, across, down), at=pl.format(f"{across.key}:{{}} {down.key}:{{}} dup:1", "xi", "yi")
-    )
+    frame = counts.cells(run, across, down).with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
     most = largest(frame["dup_raw"], 0.01)
     share = Colour("share with a duplicate", (0.0, most), form=".0%")
     change = Colour("change of that share", (-most, most), diverging=True, form="+.0%")
     panels = []
-    shown = (("dup_raw", "Raw", share, ""), ("dup_refined", "Refined", share, " kept"))
-    for name, title, colour, keep in (*shown, ("dup_change", "Difference", change, "")):
-        percent = pl.format("{}%", (pl.col(name) * 100).round(1)).fill_null("none there")
-        cells = frame.select(
-            *("x", "y"),
+    for name, title, colour, keep in (
+        ("dup_raw", "Raw", share, ""),
+        ("dup_refined", "Refined", share, " kept"),
+        ("dup_change", "Difference", change, ""),
+    ):
+        percent = pl.format("{}%", _percent(pl.col(name))).fill_null("none there")
+        cells = frame.with_columns(
+            value=_nonzero(name),
+            text=_text(pl.col(name) * 100, "+.0f" if colour.diverging else ".0f"),
             tip=pl.format(f"{{}}: {colour.title} {{}}", "cell", percent),
-            value=pl.when(pl.col(name) != 0).then(pl.col(name)),  # 0 is a number on an empty cell
-            text=_text(frame[name] * 100, "+.0f" if colour.diverging else ".0f"),
-            pick=pl.col("at") + keep,
+            pick=pl.format(f"{across.key}:{{}} {down.key}:{{}} dup:1{keep}", "xi", "yi"),
         )
-        panels.append(Panel(title, heatmap(cells, _side(across), _side(down), colour), frame.select("x", "y", name)))
+        chart = heatmap(cells, _side(across), _side(down), colour)
+        panels.append(Panel(title, chart, frame.select("x", "y", name)))
     return Figure(
         f"duplicates-{across.key}-{down.key}",
         f"Duplicates by {across.word} and {down.word}",
@@ -113,21 +108,17 @@ def removals(run: BandedRun, across: Band) -> Figure | None:
     frame = counts.reasons(run, across)
     if frame.is_empty():
         return None
-    names = pl.Series(across.words).gather(frame["xi"])
-    cells = frame.select(
-        *("x", "y"),
-        value=pl.when(pl.col("n") > 0).then(pl.col("share")),
-        text=_text(frame["n"]),
+    cells = frame.with_columns(
+        value=_nonzero("share"),
+        text=_short(_nonzero("n")),
         tip=pl.format(
-            "{} removed {} conversations at {}, {}% of them",
-            *("y", "n", names, (pl.col("share") * 100).round(2)),
+            "{} removed {} conversations at {}, {}% of them", "y", "n", "x_word", _percent(pl.col("share"), 2)
         ),
         pick=pl.format(f"{across.key}:{{}} reason:{{}}", "xi", "yi"),
     )
     most = largest(frame["share"], 0.001)
     colour = Colour("share of the column removed", (0.0, most), form=".1%" if most < 0.05 else ".0%")  # noqa: PLR2004
-    rules = Side("rule", tuple(dict.fromkeys(frame["y"].to_list())))
-    chart = heatmap(cells, _side(across), rules, colour, (36, 26))
+    chart = heatmap(cells, _side(across), Side("rule", tuple(frame["y"].unique(maintain_order=True))), colour)
     return Figure(
         f"removed-{across.key}",
         f"What each rule removed, by {across.title.split(' (')[0]}",
@@ -142,23 +133,17 @@ def together(run: BandedRun) -> Figure | None:
     frame = counts.together(run)
     if frame.is_empty():
         return None
-    cells = frame.select(
-        *("x", "y"),
-        value=pl.when(pl.col("n") > 0).then(pl.col("n")),
-        text=_text(frame["n"]),
-        tip=pl.when(pl.col("xi") == pl.col("yi"))
-        .then(pl.format("{} fires on {} conversations", "y", "n"))
-        .otherwise(
-            pl.format(
-                "{} and {}: {} conversations, {}% of the former's", "y", "x", "n", (pl.col("share") * 100).round(1)
-            )
-        ),
+    alone = pl.format("{} fires on {} conversations", "y", "n")
+    both = pl.format("{} and {}: {} conversations, {}% of the former's", "y", "x", "n", _percent(pl.col("share")))
+    cells = frame.with_columns(
+        value=_nonzero("n"),
+        text=_short(_nonzero("n")),
+        tip=pl.when(pl.col("xi") == pl.col("yi")).then(alone).otherwise(both),
         pick=pl.format("rule:{} rule:{}", "xi", "yi"),
     )
-    names = tuple(dict.fromkeys(frame["y"].to_list()))
-    most = largest(frame["n"], 2.0)
-    colour = Colour("conversations (log)", (1.0, most), log=True)
-    chart = heatmap(cells, Side("", names, upright=True), Side("", names), colour, (36, 26))
+    names = tuple(frame["y"].unique(maintain_order=True))
+    colour = Colour("conversations (log)", (1.0, largest(frame["n"], 2.0)), log=True)
+    chart = heatmap(cells, Side("", names, upright=True), Side("", names), colour)
     return Figure(
         "rules",
         "Rules that fire together",
@@ -170,26 +155,33 @@ def together(run: BandedRun) -> Figure | None:
 
 def levels(run: BandedRun, down: Band) -> Figure | None:
     """The level of each signal in each band; None if no signal varies."""
-    frame = counts.levels(run, down)
-    if frame.is_empty():
-        return None
     names = tuple(signal.name for signal in counts.varying_signals(run)[: counts.MAX_LEVELS])
+    if not names:
+        return None
+    frame = counts.levels(run, down)
     rank = Colour("mean percentile rank", (0.0, 100.0), form=".0f")
-    change = largest(frame["change"].abs(), 1.0)
-    moved = Colour("change of the mean rank", (-change, change), diverging=True, form="+.1f")
+    most = largest(frame["change"].abs(), 1.0)
+    change = Colour("change of the mean rank", (-most, most), diverging=True, form="+.1f")
+    medians = (pl.col(name).round_sig_figs(4) for name in ("raw_median", "refined_median"))
+    ranks = (pl.col(name).round(1) for name in ("raw_rank", "refined_rank"))
+    tip = pl.format(
+        f"{{}} at {down.word} {{}}: median {{}} raw, {{}} refined; mean rank {{}} raw, {{}} refined",
+        *("x", "y"),
+        *(value.cast(pl.String).fill_null("none") for value in (*medians, *ranks)),
+    )
     panels = []
-    shown = (("raw", "Raw", rank), ("refined", "Refined", rank), ("change", "Difference", moved))
-    for name, title, colour in shown:
-        value = "change" if name == "change" else f"{name}_rank"
-        median = f"{'refined' if name == 'change' else name}_median"
-        cells = frame.select(
-            *("x", "y"),
-            value=pl.col(value),
-            text=_text(frame[value], "+.0f") if name == "change" else _median(frame[median]),
-            tip=_level(down),
-            pick=pl.format(f"{down.key}:{{}}{' kept' if name == 'refined' else ''}", "yi"),
+    for value, median, title, colour, keep in (
+        ("raw_rank", "raw_median", "Raw", rank, ""),
+        ("refined_rank", "refined_median", "Refined", rank, " kept"),
+        ("change", "refined_median", "Difference", change, ""),
+    ):
+        cells = frame.with_columns(
+            value=value,
+            text=_text(pl.col(value), "+.0f") if value == "change" else _short(pl.col(median)),
+            tip=tip,
+            pick=pl.format(f"{down.key}:{{}}{keep}", "yi"),
         )
-        chart = heatmap(cells, Side("", names, upright=True), _side(down), colour, (32, 26))
+        chart = heatmap(cells, Side("", names, upright=True), _side(down), colour, width=32)
         panels.append(Panel(title, chart, frame.select("x", "y", value, median)))
     return Figure(
         f"signals-{down.key}",
@@ -200,37 +192,20 @@ def levels(run: BandedRun, down: Band) -> Figure | None:
     )
 
 
-def _level(down: Band) -> pl.Expr:
-    medians = [pl.col(name).round_sig_figs(4) for name in ("raw_median", "refined_median")]
-    ranks = [pl.col(name).round(1) for name in ("raw_rank", "refined_rank")]
-    return pl.format(
-        "{} at {} {}: median {} raw, {} refined; mean rank {} raw, {} refined",
-        *("x", pl.lit(down.word), "y"),
-        *(value.cast(pl.String).fill_null("none") for value in (*medians, *ranks)),
-    )
-
-
 def correlations(run: BandedRun) -> Figure | None:
     """Rank correlations of signals; None if fewer than two vary."""
-    frame = counts.correlations(run)
     names = tuple(signal.name for signal in counts.varying_signals(run))
     if len(names) < 2:  # noqa: PLR2004  a correlation needs two
         return None
+    frame = counts.correlations(run)
     rank = Colour("Spearman's rank correlation", (-1.0, 1.0), diverging=True, form="+.1f")
     change = replace(rank, title="change of that correlation")
+    known = (pl.col(name).round(3).cast(pl.String).fill_null("unknown") for name in ("raw", "refined"))
+    frame = frame.with_columns(tip=pl.format("{} and {}: {} raw, {} refined", "y", "x", *known))
     panels = []
     for name, title, colour in (("raw", "Raw", rank), ("refined", "Refined", rank), ("change", "Difference", change)):
-        cells = frame.select(
-            *("x", "y"),
-            value=pl.col(name),
-            text=_text(frame[name], ".2f"),
-            tip=pl.format(
-                "{} and {}: {} raw, {} refined",
-                *("y", "x"),
-                *(pl.col(c).round(3).cast(pl.String).fill_null("unknown") for c in ("raw", "refined")),
-            ),
-        )
-        chart = heatmap(cells, Side("", names, upright=True), Side("", names), colour, (27, 22))
+        cells = frame.with_columns(value=name, text=_text(pl.col(name), ".2f"))
+        chart = heatmap(cells, Side("", names, upright=True), Side("", names), colour, width=27, height=22)
         panels.append(Panel(title, chart, frame.select("x", "y", name)))
     return Figure(
         "correlations",

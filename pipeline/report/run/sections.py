@@ -11,7 +11,7 @@ from pipeline.report.run import flows, heatmaps
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
 from pipeline.report.text import visible
-from pipeline.store import read_json
+from pipeline.store import Store, read_json
 
 MISSING = {
     "ppl": "Perplexity was not measured in this run: the stage ppl adds it.",
@@ -28,15 +28,31 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
     counts = run.manifest.counts
     total, kept = counts.ingested, counts.refined
     warnings = [] if kept else ["Nothing was kept: every conversation was dropped, so the refined side is empty."]
-    warnings += failed(checks)
+    applied = [check for check in checks if check.passed is not None]
     return Page(
         title=visible(run.manifest.source.rstrip("/").rpartition("/")[2], 80),
         kicker=f"refine report · {visible(run.store.folder.name, 60)}",
         headline=_headline(run.manifest),
-        tiles=_tiles(run.manifest, checks),
-        warnings=tuple(warnings),
+        tiles=(
+            Tile(f"{total:,}", "conversations in"),
+            Tile(f"{kept / total:.1%}" if total else "none", f"kept: {kept:,}"),
+            Tile(f"{counts.rejected:,}", f"dropped, and {counts.quarantined:,} unreadable"),
+            Tile(f"{counts.refined_tokens:,}", "tokens kept"),
+            Tile(f"{sum(bool(check.passed) for check in applied)} of {len(applied)}", "checks passed"),
+        ),
+        warnings=(*warnings, *failed(checks)),
         checks=tuple(checks),
-        sections=(*of_run(run), _origin(run)),
+        sections=(
+            *of_run(run),
+            Section(
+                "origin",
+                "Plan and origin",
+                "On one type of processor the same source, plan, versions and shard size give the same files, byte for "
+                "byte. Elsewhere the scores of neural models (toxicity) may differ in the 7th digit, and figures that "
+                "rank them too.",
+                texts=origin(run),
+            ),
+        ),
         examples=clicked(run),
         numbers={
             "run": str(run.store.folder),
@@ -63,22 +79,8 @@ def _headline(manifest: Manifest) -> str:
     if not most:
         return f"{text}."
     reasons = [f"{visible(reason, 40)} ({n:,})" for reason, n in most]
-    listed = " and ".join([", ".join(reasons[:-1]), reasons[-1]] if len(reasons) > 1 else reasons)
-    return f"{text}, {'all' if sum(n for _, n in most) == total - kept else 'most'} of them for {listed}."
-
-
-def _tiles(manifest: Manifest, checks: list[Check]) -> tuple[Tile, ...]:
-    counts = manifest.counts
-    total = counts.ingested
-    share = f"{counts.refined / total:.1%}" if total else "none"
-    applied = [check for check in checks if check.passed is not None]
-    return (
-        Tile(f"{total:,}", "conversations in"),
-        Tile(share, f"kept: {counts.refined:,}"),
-        Tile(f"{counts.rejected:,}", f"dropped, and {counts.quarantined:,} unreadable"),
-        Tile(f"{counts.refined_tokens:,}", "tokens kept"),
-        Tile(f"{sum(bool(check.passed) for check in applied)} of {len(applied)}", "checks passed"),
-    )
+    part = "all" if sum(n for _, n in most) == total - kept else "most"
+    return f"{text}, {part} of them for {_listed(reasons)}."
 
 
 def clicked(run: BandedRun) -> Examples:
@@ -88,52 +90,8 @@ def clicked(run: BandedRun) -> Examples:
 
 def of_run(run: BandedRun) -> list[Section]:
     """The sections of a run: what was kept and dropped, heatmaps, rules, distributions, signals and mixes."""
-    distributions = _some(flows.distributions(run))
-    mix = _some(flows.mix(run))
-    return [
-        Section("kept", "Kept and dropped", "From what came in to what is left.", (flows.retention(run),)),
-        _heatmaps(run),
-        _rules(run),
-        Section("distributions", "Distributions", "Every signal that rules or readers look at.", distributions),
-        _signals(run),
-        Section(
-            "mix",
-            "Mix",
-            "Languages, lengths and sources before and after.",
-            mix,
-            missing=_lacking(run, "prompt", "lang"),
-        ),
-    ]
-
-
-def _lacking(run: BandedRun, *keys: str) -> tuple[str, ...]:
-    """Notes on those of these bands that were not measured."""
-    return tuple(MISSING[key] for key in keys if key not in run.bands)
-
-
-def _heatmaps(run: BandedRun) -> Section:
-    """Perplexity by toxicity, or substitutes if one of them was not measured."""
-    figures, words = [], []
-    if bands := crossing(run):
-        words = [band.word for band in bands]
-        figures.append(heatmaps.conversations(run, *bands))
-        if run.at_least is not None:
-            figures.append(heatmaps.duplicates(run, *bands))
-    dup = (MISSING["dup"],) if run.at_least is None else ()
-    words[1:1] = ["duplicates"] if figures and not dup else []
-    return Section(
-        "heatmaps",
-        (", ".join(words[:-1]) + f" and {words[-1]}").capitalize() if words else "Heatmaps",
-        "Where the corpus is dense, where it repeats itself, and what refining changed.",
-        tuple(figures),
-        missing=(*_lacking(run, "ppl", "tox"), *dup),
-    )
-
-
-def _rules(run: BandedRun) -> Section:
-    """What the rules do, and the rules as written, with their sources."""
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
-    rows = [
+    rules = [
         (
             *(visible(rule.reason, 200), visible(rule.where, 200)),
             *(rule.dropped, rule.fired, rule.nulls),
@@ -141,62 +99,88 @@ def _rules(run: BandedRun) -> Section:
         )
         for rule in run.manifest.rules
     ]
-    return Section(
-        "rules",
-        "What the rules do",
-        "Which rule removes what, and which rules agree.",
-        _some(heatmaps.removals(run, along), heatmaps.together(run)),
-        (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rows)),),
-    )
-
-
-def _signals(run: BandedRun) -> Section:
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
+    return [
+        Section("kept", "Kept and dropped", "From what came in to what is left.", (flows.retention(run),)),
+        _heatmaps(run),
+        Section(
+            "rules",
+            "What the rules do",
+            "Which rule removes what, and which rules agree.",
+            _some(heatmaps.removals(run, along), heatmaps.together(run)),
+            (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rules)),),
+        ),
+        Section(
+            "distributions",
+            "Distributions",
+            "Every signal that rules or readers look at.",
+            _some(flows.distributions(run)),
+        ),
+        Section(
+            "signals",
+            "Signals by source and length",
+            "Which parts of the corpus differ, and which signals agree.",
+            _some(*(heatmaps.levels(run, band) for band in by), heatmaps.correlations(run)),
+            missing=() if by else (MISSING["prompt"],),
+        ),
+        Section(
+            "mix",
+            "Mix",
+            "Languages, lengths and sources before and after.",
+            _some(flows.mix(run)),
+            missing=tuple(MISSING[key] for key in ("prompt", "lang") if key not in run.bands),
+        ),
+    ]
+
+
+def _heatmaps(run: BandedRun) -> Section:
+    """Perplexity by toxicity, or substitutes if one of them was not measured."""
+    figures, words = [], ["heatmaps"]
+    missing = [MISSING[key] for key in ("ppl", "tox") if key not in run.bands]
+    if bands := crossing(run):
+        words = [band.word for band in bands]
+        figures.append(heatmaps.conversations(run, *bands))
+    if run.at_least is None:
+        missing.append(MISSING["dup"])
+    elif bands:
+        words.insert(1, "duplicates")
+        figures.append(heatmaps.duplicates(run, *bands))
     return Section(
-        "signals",
-        "Signals by source and length",
-        "Which parts of the corpus differ, and which signals agree.",
-        _some(*(heatmaps.levels(run, band) for band in by), heatmaps.correlations(run)),
-        missing=() if by else (MISSING["prompt"],),
+        "heatmaps",
+        _listed(words).capitalize(),
+        "Where the corpus is dense, where it repeats itself, and what refining changed.",
+        tuple(figures),
+        missing=tuple(missing),
     )
+
+
+def _listed(words: list[str]) -> str:
+    """Words joined by commas and "and"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _some(*figures: Figure | None) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures if figure is not None)
 
 
-def _origin(run: BandedRun) -> Section:
-    return Section(
-        "origin",
-        "Plan and origin",
-        "On one type of processor the same source, plan, versions and shard size give the same files, byte for byte. "
-        "Elsewhere the scores of neural models (toxicity) may differ in the 7th digit, and figures that rank them too.",
-        texts=origin(run),
-    )
-
-
 def origin(run: BandedRun) -> tuple[tuple[str, str], ...]:
     """The command that repeats a run, its plan and its manifest, each with a heading."""
     manifest = json.dumps(run.manifest.to_json(), indent=2, ensure_ascii=False)
-    plan = run.store.plan.read_text(encoding="utf-8")
     return (
-        ("The command that repeats this run", command(run.manifest, str(run.store.folder), _limit(run))),
-        ("Plan", visible(plan)),
+        ("The command that repeats this run", _command(run.manifest, run.store)),
+        ("Plan", visible(run.store.plan.read_text(encoding="utf-8"))),
         ("Manifest", visible(manifest)),
     )
 
 
-def _limit(run: BandedRun) -> int | None:
-    limit = read_json(run.store.source).get("limit")
-    return int(limit) if limit else None
-
-
-def command(manifest: Manifest, folder: str, limit: int | None) -> str:
-    """The command that repeats this run, and the digest of its source."""
-    words = ["refine", "run", manifest.source, "--plan", f"{folder}/plan.toml", "--out", f"{folder}-again"]
+def _command(manifest: Manifest, store: Store) -> str:
+    """The command that repeats a run, and the digest of its source."""
+    plan = f"{store.folder}/plan.toml"
+    words = ["refine", "run", manifest.source, "--plan", plan, "--out", f"{store.folder}-again"]
     if manifest.inputs and isinstance(hub := manifest.inputs[0], HubSplit):
         words[2:3] = [hub.hub, "--revision", hub.revision, "--split", hub.split]
     elif manifest.source == "chitchat":
         del words[2]
-    words += ["--limit", str(limit)] if limit else []
+    if limit := read_json(store.source).get("limit"):
+        words += ["--limit", str(limit)]
     return f"{visible(shlex.join(words))}\n# source digest {manifest.digest}, records of shape {manifest.shape}"
