@@ -162,11 +162,7 @@ def _marker(folder: Path, step: str) -> Path:
 
 
 def _whole(path: Path, size: int) -> bool:
-    """Whether a shard's signals exist.
-
-    Raises:
-        CorruptInputError: they exist, but not for every row.
-    """
+    """Whether a shard's signals exist; raises `CorruptInputError` if they exist, but not for every row."""
     if not path.exists():
         return False
     if (height := rows(path)) != size:

@@ -171,11 +171,7 @@ def run_locked(store: Store) -> Iterator[None]:
 
 
 def claimed(store: Store) -> dict[str, Any]:
-    """The run's source.json; empty in a new folder.
-
-    Raises:
-        RunFolderError: it is damaged, or not one of ours.
-    """
+    """The run's source.json; empty in a new folder. Raises `RunFolderError` if it is damaged, or not one of ours."""
     if not store.source.exists():
         return {}
     origin = read_json(store.source)

@@ -24,11 +24,7 @@ class Drop:
     because: str = ""
 
     def condition(self) -> pl.Expr:
-        """The condition as an expression.
-
-        Raises:
-            RuleError: it is not SQL.
-        """
+        """The condition as an expression; raises `RuleError` if it is not SQL."""
         try:
             return pl.sql_expr(self.where)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

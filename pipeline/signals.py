@@ -46,11 +46,7 @@ def _folders(plan: Plan, store: Store, columns: set[str]) -> Iterator[tuple[Path
 
 
 def pairs_of(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]:
-    """Duplicates by kind.
-
-    Raises:
-        CorruptInputError: a file of pairs cannot be read.
-    """
+    """Duplicates by kind; raises `CorruptInputError` if a file of pairs cannot be read."""
     pairs = {}
     for kind in dict.fromkeys(kinds):
         measured = plan.pairs[kind]

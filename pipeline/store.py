@@ -73,11 +73,7 @@ class Store:
         return self.folder / "signals" / key
 
     def shards(self) -> list[str]:
-        """Names of the raw shards, in order.
-
-        Raises:
-            RunFolderError: the shard list is damaged.
-        """
+        """Names of the raw shards, in order; raises `RunFolderError` if the shard list is damaged."""
         names = [str(shard["name"]) for shard in read_json(self.shard_list)["shards"]]
         if strange := [name for name in names if not SHARD.fullmatch(name)]:
             raise RunFolderError(f"{self.shard_list} names a shard {strange[0]!r}: remove it and start the run again")
@@ -85,11 +81,7 @@ class Store:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of the run.
-
-    Raises:
-        RunFolderError: it is not JSON.
-    """
+    """Read a JSON file of the run; raises `RunFolderError` if it is not JSON."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -109,11 +109,7 @@ class RunOptions:
     max_unreadable: float
 
     def find(self) -> sources.Source:
-        """Find the source.
-
-        Raises:
-            SourceError: there is none.
-        """
+        """Find the source; raises `SourceError` if there is none."""
         name = None if self.source is None else str(self.source)
         return sources.find(name, split=self.split, config=self.config, revision=self.revision)
 
@@ -127,11 +123,7 @@ class RunOptions:
         return (plan if self.stages is None else plan.picked(self.stages)).with_drops(self.drop).check()
 
     def limits(self) -> Limits:
-        """How the source is cut into shards.
-
-        Raises:
-            PlanError: there is no such shape.
-        """
+        """How the source is cut into shards; raises `PlanError` if there is no such shape."""
         if self.shape is not None and self.shape not in shapes.SHAPES:
             raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
         return Limits(rows=self.shard_rows, limit=self.limit, unreadable=self.max_unreadable, shape=self.shape)

@@ -42,11 +42,7 @@ class ShowOptions:
 
 
 def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) -> None:
-    """Print conversations of a run.
-
-    Raises:
-        RunFolderError: the run is not complete, or has no such reason or id.
-    """
+    """Print conversations of a run; raises `RunFolderError` if the run is not complete, or has no such reason or id."""
     run = open_run(folder)
     store = Store(folder)
     if options.kept and (options.reason or options.id):

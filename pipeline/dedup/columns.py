@@ -29,11 +29,7 @@ class Columns:
 
     @classmethod
     def of(cls, path: Path) -> Columns:
-        """The columns of a file or of the files in a folder.
-
-        Raises:
-            SourceError: there is no file of records.
-        """
+        """The columns of a file or of the files in a folder; raises `SourceError` if there is no file of records."""
         if path.is_dir():
             return cls(str(path), record_files(path))
         if not readers.files(path, RECORDS):

@@ -61,11 +61,7 @@ class Result:
 
 
 def write_ids(result: Result, path: Path) -> None:
-    """Write kept ids, one per line.
-
-    Raises:
-        SourceError: an id has a line break.
-    """
+    """Write kept ids, one per line; raises `SourceError` if an id has a line break."""
     mask, begin = result.mask(), 0
     with path.open("wb") as file:
         for ids in result.own_ids():

@@ -83,11 +83,7 @@ def _header(file: Path, header: list[str]) -> list[str]:
 
 
 def _column(file: Path, frame: pl.DataFrame, name: str) -> pl.Series:
-    """A column as numbers (corpus: as text).
-
-    Raises:
-        ScalingError: a cell is empty, or is not such a value.
-    """
+    """A column as numbers (corpus: as text); raises `ScalingError` if a cell is empty, or is not such a value."""
     column = frame[name]
     if name == "row":
         return column

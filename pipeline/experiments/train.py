@@ -84,11 +84,7 @@ class TrainingResult:
 
 
 def check_device(name: str) -> None:
-    """Compute something on a torch device.
-
-    Raises:
-        PresetError: that is not possible.
-    """
+    """Compute something on a torch device; raises `PresetError` if that is not possible."""
     import torch
 
     try:

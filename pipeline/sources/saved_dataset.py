@@ -36,11 +36,7 @@ class SavedDataset(Source):
         ]
 
     def rows(self) -> Iterator[Row]:
-        """Its rows.
-
-        Raises:
-            SourceError: one of its files is damaged.
-        """
+        """Its rows; raises `SourceError` if one of its files is damaged."""
         import datasets
 
         number = 0

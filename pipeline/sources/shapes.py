@@ -149,11 +149,7 @@ def _name(record: Record, *keys: str) -> str | None:
 
 
 def read(record: object, shape: str) -> Conversation:
-    """Read a record of a shape.
-
-    Raises:
-        UnreadableRecordError: the record is not a conversation of this shape.
-    """
+    """Read a record of a shape; raises `UnreadableRecordError` if the record is not a conversation of this shape."""
     if not isinstance(record, Mapping):
         raise UnreadableRecordError(f"the record is {_kind(record)}, expected an object with {SHAPES[shape].describes}")
     messages = SHAPES[shape].messages(record)
