@@ -1,4 +1,7 @@
-"""Whose folder this is, how far its run is, and who may write in it."""
+"""Whose folder this is, how far its run is, and who may write in it.
+
+What a folder is not, or what keeps a process from writing in it, is a `RunFolderError` that says what to do.
+"""
 
 import contextlib
 import fcntl
@@ -50,11 +53,7 @@ def state(folder: Path) -> RunState:
 
 
 def check_is_run(folder: Path) -> RunState:
-    """How far the run in a folder is, which may be in use.
-
-    Raises:
-        RunFolderError: there is no such folder, or it holds something else.
-    """
+    """How far the run in a folder is, which may be in use."""
     far = state(folder)
     if far is RunState.ABSENT:
         raise RunFolderError(f"there is no folder {folder}: name the folder of a run; `refine status` lists runs")
@@ -66,11 +65,7 @@ def check_is_run(folder: Path) -> RunState:
 
 
 def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
-    """The run in a folder, which must be at least this far, and which no other process may be writing.
-
-    Raises:
-        RunFolderError: it is not; the message says what the folder is instead, and what to do.
-    """
+    """The run in a folder, which must be at least this far, and which no other process may be writing."""
     far = check_is_run(folder)
     if in_use(folder):
         raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
@@ -114,9 +109,6 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     Args:
         folder: the folder of a run or an experiment.
         option: the command-line option that names the folder, for the message.
-
-    Raises:
-        RunFolderError: another process is writing in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -133,11 +125,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
 
 
 def check_run(store: Store) -> None:
-    """Refuse a folder in which a run must not write.
-
-    Raises:
-        RunFolderError: it is a file, holds something else, or a part of it is a link.
-    """
+    """Refuse a folder in which a run must not write."""
     folder = store.folder
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, expected a folder for the run: choose another --out")
@@ -155,11 +143,7 @@ def _others(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def run_locked(store: Store) -> Iterator[None]:
-    """Be the only one to write in a run's folder, and remove what an interrupted run left half-written.
-
-    Raises:
-        RunFolderError: another process is writing in it, or see `check_run`; nothing is touched then.
-    """
+    """Be the only one to write in a run's folder, and remove what an interrupted run left half-written."""
     check_run(store)
     with locked(store.folder, "--out"):
         for scratch in store.folder.glob("signals/**/.*.scratch"):
@@ -205,9 +189,6 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
         origin: the new source.json.
         before: the source.json in the folder; empty in a new folder.
         complete: whether ingest is complete.
-
-    Raises:
-        RunFolderError: the folder holds a complete ingest of another source.
     """
     changed = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != origin[key]]  # its path may change
     if complete and changed:
@@ -241,9 +222,6 @@ def check_experiment(folder: Path, option: str) -> None:
     Args:
         folder: the folder.
         option: the command-line option that names it, for the message.
-
-    Raises:
-        RunFolderError: it is a file, or holds something else.
     """
     if folder.exists() and not (folder / CLAIM).is_file() and (not folder.is_dir() or _others(folder)):
         raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
@@ -257,9 +235,6 @@ def experiment_claimed(folder: Path, origin: Mapping[str, Any], option: str) -> 
         folder: the folder; it is made if it does not exist.
         origin: its experiment.json; "corpus" is a name and "digest" the content of the texts.
         option: the command-line option that names the folder, for messages.
-
-    Raises:
-        RunFolderError: another process is writing in it, it is of another corpus, or see `check_experiment`.
     """
     check_experiment(folder, option)
     with locked(folder, option):

@@ -1,4 +1,7 @@
-"""Signals and decisions of a run, read back from its folder: shard by shard, or as lazy frames of the whole run."""
+"""Signals and decisions of a run, read back from its folder: shard by shard, or as lazy frames of the whole run.
+
+A file that cannot be read is a `CorruptInputError`; a plan that was not measured, a `RunFolderError`.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,7 @@ from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 
 def signals_of(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
-    """Signals of a shard: `id` and these columns, rows as in the raw shard.
-
-    Raises:
-        CorruptInputError: a signal file cannot be read, or holds other conversations.
-    """
+    """Signals of a shard: `id` and these columns, rows as in the raw shard."""
     frame = read_frame(store.raw(shard), ["id"])
     for folder, names in _folders(plan, store, set(columns)):
         part = read_frame(folder / shard, ["id", *names])
@@ -68,11 +67,7 @@ class RuleInputs:
 
     @classmethod
     def read(cls, plan: Plan, store: Store) -> RuleInputs:
-        """Read the signals and pairs that a plan's rules name.
-
-        Raises:
-            CorruptInputError: a file of signals or pairs cannot be read.
-        """
+        """Read the signals and pairs that a plan's rules name."""
         read = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
         columns = list(dict.fromkeys([*read, *(term.split()[0] for term in plan.order)]))
         signals = pl.concat([signals_of(plan, store, shard, columns) for shard in store.shards()])
@@ -90,11 +85,7 @@ class RuleInputs:
 
 
 def decisions_of(store: Store, shard: str) -> pl.DataFrame:
-    """The decisions of one shard, which are the row group of its number.
-
-    Raises:
-        CorruptInputError: the file cannot be read.
-    """
+    """The decisions of one shard, which are the row group of its number."""
     try:
         with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
             frame = pl.from_arrow(file.read_row_group(int(Path(shard).stem)))
@@ -105,23 +96,14 @@ def decisions_of(store: Store, shard: str) -> pl.DataFrame:
 
 
 def measured_plan(store: Store) -> Plan:
-    """The plan of a run whose signals are all there.
-
-    Raises:
-        PlanError: plan.toml cannot be read.
-        RunFolderError: a stage of it was not measured, or its code or models have changed since.
-    """
+    """The plan of a run whose signals are all there."""
     plan = planning.load(store.plan)
     check_measured(plan, store)
     return plan
 
 
 def check_measured(plan: Plan, store: Store) -> None:
-    """Refuse a plan that names a stage which this run has not measured.
-
-    Raises:
-        RunFolderError: the message names the stage and says how to measure it.
-    """
+    """Refuse a plan that names a stage which this run has not measured."""
     for measured in plan.stages:
         if not store.stage(measured.key).exists():
             raise RunFolderError(
@@ -131,11 +113,7 @@ def check_measured(plan: Plan, store: Store) -> None:
 
 
 def scan_signals(store: Store) -> pl.LazyFrame:
-    """Every signal of a complete run: `id` and one column per signal, one row per conversation, rows as in `scan`.
-
-    Raises:
-        PlanError, RunFolderError: see `measured_plan`.
-    """
+    """Every signal of a complete run: `id` and one column per signal, one row per conversation, rows as in `scan`."""
     plan, shards = measured_plan(store), store.shards()
     parts = [scan(store, "raw").select("id")]
     for folder, names in _folders(plan, store, set(plan.signals)):
@@ -144,11 +122,7 @@ def scan_signals(store: Store) -> pl.LazyFrame:
 
 
 def save_signals(store: Store, path: Path) -> None:
-    """Write every signal of a complete run to one Parquet file, in bounded memory.
-
-    Raises:
-        PlanError, RunFolderError: see `measured_plan`.
-    """
+    """Write every signal of a complete run to one Parquet file, in bounded memory."""
     save(path, lambda aside: scan_signals(store).sink_parquet(aside))
 
 

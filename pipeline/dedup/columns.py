@@ -1,4 +1,7 @@
-"""Columns of a Parquet or JSON file, or of a folder of them, in batches of bounded memory."""
+"""Columns of a Parquet or JSON file, or of a folder of them, in batches of bounded memory.
+
+A file that cannot be read, or lacks a column, is a `SourceError`.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,7 @@ class Columns:
         return cls(str(path), (path,))
 
     def schema(self) -> pl.Schema:
-        """Columns of the first file. Those of JSON are the fields of its first records, of type Unknown.
-
-        Raises:
-            SourceError: the file cannot be read.
-        """
+        """Columns of the first file. Those of JSON are the fields of its first records, of type Unknown."""
         path = self.paths[0]
         with reading(path):
             if _is_parquet(path):
@@ -49,11 +48,7 @@ class Columns:
             return pl.Schema(dict.fromkeys(readers.fields(path), pl.Unknown()))
 
     def whole_schema(self) -> pl.Schema:
-        """Columns with their types. Types in JSON are inferred from all records.
-
-        Raises:
-            SourceError: a file cannot be read.
-        """
+        """Columns with their types. Types in JSON are inferred from all records."""
         if all(map(_is_parquet, self.paths)):
             return self.schema()
         union = pl.DataFrame()
@@ -64,11 +59,7 @@ class Columns:
         return union.schema
 
     def parts(self, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-        """Columns of all rows in batches, cast to the types in `schema`. A field that a JSON record lacks is null.
-
-        Raises:
-            SourceError: a file cannot be read, or a Parquet file lacks a column.
-        """
+        """Columns of all rows in batches, cast to the types in `schema`. A field that a JSON record lacks is null."""
         for path in self.paths:
             with reading(path):
                 yield from _parquet(path, schema) if _is_parquet(path) else readers.frames(path, schema, BATCH_BYTES)

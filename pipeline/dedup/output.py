@@ -1,4 +1,7 @@
-"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
+"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats.
+
+A file that cannot be read, or lacks a column, is a `SourceError`.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -88,11 +91,7 @@ def write_removed(result: Result, path: Path) -> None:
 
 
 def write_parquet(result: Result, path: Path) -> None:
-    """Write the kept rows, all columns; Parquet keeps its schema.
-
-    Raises:
-        SourceError: a file cannot be read, or lacks a column of the first.
-    """
+    """Write the kept rows, all columns; Parquet keeps its schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,11 +110,7 @@ def write_parquet(result: Result, path: Path) -> None:
 
 
 def write_lines(result: Result, path: Path) -> None:
-    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a Parquet file as objects.
-
-    Raises:
-        SourceError: a file cannot be read.
-    """
+    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a Parquet file as objects."""
     columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
     with path.open("wb") as out:
         for source in columns.paths:

@@ -1,4 +1,7 @@
-"""Where conversations come from: the embedded default, files, a saved `Dataset`, the hub. Records as they come."""
+"""Where conversations come from: the embedded default, files, a saved `Dataset`, the hub. Records as they come.
+
+What cannot be found or read is a `SourceError`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,11 +92,7 @@ class Files(Source):
 def find(
     word: str | None, *, split: str | None = None, config: str | None = None, revision: str | None = None
 ) -> Source:
-    """The source that a word on the command line names.
-
-    Raises:
-        SourceError: there is no such source, it has no file that can be read, or an option does not apply to it.
-    """
+    """The source that a word on the command line names."""
     options = {"--split": split, "--config": config, "--revision": revision}
     if word is None or word == DEFAULT:
         _refuse(options, DEFAULT, "the embedded default")

@@ -1,4 +1,7 @@
-"""Rows of a dataset of the hub, streamed."""
+"""Rows of a dataset of the hub, streamed.
+
+What cannot be reached or found is a `SourceError`.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,7 @@ class Hub(Source):
         return replace(self, _pinned={"sha": commit}) if same and isinstance(commit, str) else self
 
     def pinned(self) -> str:
-        """The commit that the revision names now; it keeps ids and resumed runs stable.
-
-        Raises:
-            SourceError: the hub cannot be reached, or has no such dataset.
-        """
+        """The commit that the revision names now; it keeps ids and resumed runs stable."""
         if "sha" not in self._pinned:
             from huggingface_hub import HfApi
 
@@ -67,11 +66,7 @@ class Hub(Source):
         return [{"hub": self.name, "revision": self.pinned(), "config": self.config, "split": self.split}]
 
     def rows(self) -> Iterator[Row]:
-        """Its rows. A stream that breaks off is resumed at the row that it had reached.
-
-        Raises:
-            SourceError: there is no such split or configuration, or the stream cannot be resumed.
-        """
+        """Its rows. A stream that breaks off is resumed at the row that it had reached."""
         number = lost = 0
         while True:
             try:
@@ -100,11 +95,7 @@ class Hub(Source):
 
 
 def one_split(name: str, splits: list[str], split: str | None) -> str:
-    """The split of this name, or the only one.
-
-    Raises:
-        SourceError: there is no such split, or there are several and none is named.
-    """
+    """The split of this name, or the only one."""
     if split is None and len(splits) == 1:
         return splits[0]
     if split not in splits:

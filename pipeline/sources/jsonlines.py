@@ -1,4 +1,7 @@
-"""Rows of JSON Lines, plain or compressed, and of a JSON array."""
+"""Rows of JSON Lines, plain or compressed, and of a JSON array.
+
+A file that cannot be read is a `SourceError`.
+"""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +19,7 @@ BATCH_BYTES = 1 << 20
 
 
 def rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of a file. A line that is not JSON is an `Unreadable` row.
-
-    Raises:
-        SourceError: the file cannot be read.
-    """
+    """Rows of a file. A line that is not JSON is an `Unreadable` row."""
     try:
         for first, lines in readers.lines(path, BATCH_BYTES):
             for number, line in enumerate(lines, first):

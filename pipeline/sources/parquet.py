@@ -1,4 +1,7 @@
-"""Rows of Parquet files, in batches of bounded bytes."""
+"""Rows of Parquet files, in batches of bounded bytes.
+
+A file that cannot be read is a `SourceError`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +20,7 @@ BATCH_BYTES = 1 << 26
 
 
 def rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of a file. All columns are read: those that a shape does not name are kept in `extra`.
-
-    Raises:
-        SourceError: the file cannot be read.
-    """
+    """Rows of a file. All columns are read: those that a shape does not name are kept in `extra`."""
     number = 0
     try:
         with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8

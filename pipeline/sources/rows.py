@@ -96,11 +96,7 @@ class Hashes(dict[Path, bytes]):
         return self[path]
 
     def digest(self, paths: Sequence[Path], salt: str = "") -> str:
-        """16 hex digits of the content of files, in order, whatever their names.
-
-        Raises:
-            SourceError: a file cannot be read.
-        """
+        """16 hex digits of the content of files, in order, whatever their names."""
         state = hashlib.blake2b(salt.encode("utf-8", "replace"), digest_size=8)
         for path in paths:
             state.update(self[path])
