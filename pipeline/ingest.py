@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.ownership import check_run, claim, claimed, listed, sweep
+from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
@@ -95,11 +95,11 @@ def ingest(
             f"{store.folder} holds {valid_text(str(inside[0]))} of {source.name}, and a run would overwrite it: "
             "choose another --out"
         )
-    before = claimed(store)
+    before = read_origin(store)
     source = source.again(before)
     identity = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
     del identity["unreadable"]  # decides whether the run continues, not what it holds
-    shard_list = listed(store)
+    shard_list = read_shard_list(store)
     claim(store, identity, before, complete=shard_list is not None)
     if shard_list is None:
         save_json(store.source, identity)

@@ -13,7 +13,7 @@ from typing import Protocol
 import polars as pl
 
 from pipeline.engine import Engine
-from pipeline.plan import Measured, Plan
+from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
 from stages.files import read_frame, rows, save_frame, save_json
 from stages.stage import (
@@ -43,7 +43,7 @@ _PROMISED = (
 )
 
 
-class Tell(Protocol):
+class ReportProgress(Protocol):
     """Receives progress: `done` of `total` rows of a step are done; a total of 0 is unknown."""
 
     def __call__(self, step: str, done: int, total: int, /) -> None: ...
@@ -105,7 +105,7 @@ def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[Non
         raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {why}") from error
 
 
-def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, float]:
+def measure(plan: Plan, store: Store, engine: Engine, tell: ReportProgress) -> dict[str, float]:
     """Measure whatever the stages of a plan have not measured yet.
 
     Returns:
@@ -124,7 +124,7 @@ def measure(plan: Plan, store: Store, engine: Engine, tell: Tell) -> dict[str, f
     return seconds
 
 
-def _one(measured: Measured, store: Store, engine: Engine, tell: Tell) -> bool:
+def _one(measured: PlannedStage, store: Store, engine: Engine, tell: ReportProgress) -> bool:
     """Measure with one stage; return whether there was anything to do."""
     name, stage, folder, shards = measured.name, measured.stage, store.stage(measured.key), store.shards()
     raw = [store.raw(shard) for shard in shards]

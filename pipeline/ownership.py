@@ -142,7 +142,7 @@ def _others(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def run_locked(store: Store) -> Iterator[None]:
+def lock_run(store: Store) -> Iterator[None]:
     """Be the only one to write in a run's folder, and remove what an interrupted run left half-written."""
     check_run(store)
     with locked(store.folder, "--out"):
@@ -154,7 +154,7 @@ def run_locked(store: Store) -> Iterator[None]:
         yield
 
 
-def claimed(store: Store) -> dict[str, Any]:
+def read_origin(store: Store) -> dict[str, Any]:
     """The run's source.json; empty in a new folder. Raises `RunFolderError` if it is damaged, or not one of ours."""
     if not store.source.exists():
         return {}
@@ -166,7 +166,7 @@ def claimed(store: Store) -> dict[str, Any]:
     return origin
 
 
-def listed(store: Store) -> dict[str, Any] | None:
+def read_shard_list(store: Store) -> dict[str, Any] | None:
     """The shard list of a complete ingest; None if it is missing, damaged, or lacks a quarantine shard."""
     try:
         done = read_json(store.shard_list)

@@ -27,7 +27,7 @@ class PlanError(ValueError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class PlannedStage:
     """A stage of a plan, and the name that the plan uses for it."""
 
     name: str
@@ -49,7 +49,7 @@ class Measured:
 class Plan:
     """Stages that measure, rules that decide, and columns that are written beside the refined conversations."""
 
-    stages: tuple[Measured, ...]
+    stages: tuple[PlannedStage, ...]
     rules: tuple[Rule, ...]
     order: tuple[str, ...] = ()
     """How duplicates are ranked: columns with ASC or DESC, as in SQL."""
@@ -64,7 +64,7 @@ class Plan:
         return pl.Schema({name: kind for measured in self.stages for name, kind in measured.signals.items()})
 
     @property
-    def pairs(self) -> dict[str, Measured]:
+    def pairs(self) -> dict[str, PlannedStage]:
         """The stage that finds each kind of pairs."""
         return {
             kind: measured
@@ -105,7 +105,7 @@ class Plan:
                 )
         return self
 
-    def picked(self, names: Sequence[str]) -> Plan:
+    def with_stages(self, names: Sequence[str]) -> Plan:
         """Return the plan with these stages only, and the rules that need no other.
 
         Raises:
@@ -117,7 +117,7 @@ class Plan:
         by_name = {measured.name: measured for measured in self.stages}
         if doubled := next((name for name in names if list(names).count(name) > 1), None):
             raise PlanError(f"--stages names {doubled!r} twice")
-        chosen = tuple(by_name.get(name) or Measured(name, stages.find(name)()) for name in names)
+        chosen = tuple(by_name.get(name) or PlannedStage(name, stages.find(name)()) for name in names)
         small = replace(self, stages=chosen)
         signals, pairs = small.signals, small.pairs
         fits = [
@@ -216,7 +216,7 @@ def _texts(tables: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _stage(table: Mapping[str, Any], where: str) -> Measured:
+def _stage(table: Mapping[str, Any], where: str) -> PlannedStage:
     use = table.get("use")
     if not isinstance(use, str):
         raise PlanError(f'{where}: a [[stage]] needs use = "name"; there are {", ".join(stages.names())}')
@@ -226,7 +226,7 @@ def _stage(table: Mapping[str, Any], where: str) -> Measured:
     types = get_type_hints(kind)
     given = {key: _value(value, types[key], f"{here}: {key}") for key, value in table.items() if key != "use"}
     try:
-        return Measured(use, kind(**given))
+        return PlannedStage(use, kind(**given))
     except (TypeError, StageParameterError) as error:
         raise PlanError(f"{here}: {error}") from error
 

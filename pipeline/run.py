@@ -10,8 +10,8 @@ from pipeline import card, manifest, measure
 from pipeline.engine import Engine
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
-from pipeline.measure import Tell
-from pipeline.ownership import run_locked
+from pipeline.measure import ReportProgress
+from pipeline.ownership import lock_run
 from pipeline.plan import Plan, dumps
 from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
@@ -41,7 +41,7 @@ class ActiveRun:
     store: Store
     plan: Plan
     engine: Engine
-    tell: Tell
+    tell: ReportProgress
     warn: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class ActiveRun:
         Raises:
             SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
         """
-        with run_locked(self.store):
+        with lock_run(self.store):
             return self._repairing(lambda: self._carry_out(source, limits))
 
     def decide_again(self) -> Manifest:
@@ -60,7 +60,7 @@ class ActiveRun:
         Raises:
             RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
         """
-        with run_locked(self.store):
+        with lock_run(self.store):
             check_measured(self.plan, self.store)
             try:
                 return self._decide(read_json(self.store.shard_list))

@@ -120,7 +120,7 @@ class RunOptions:
             PlanError, RuleError, UnknownStageError: it cannot be carried out.
         """
         plan = planning.load(Path(self.plan) if self.plan is not None else planning.DEFAULT)
-        return (plan if self.stages is None else plan.picked(self.stages)).with_drops(self.drop).check()
+        return (plan if self.stages is None else plan.with_stages(self.stages)).with_drops(self.drop).check()
 
     def limits(self) -> Limits:
         """How the source is cut into shards; raises `PlanError` if there is no such shape."""

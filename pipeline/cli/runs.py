@@ -78,7 +78,7 @@ def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _state_of(measured: planning.Measured) -> tuple[bool, str]:
+def _state_of(measured: planning.PlannedStage) -> tuple[bool, str]:
     """Whether a stage has its models, and a description of its state."""
     try:
         measured.stage.models()

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.report import theme
 from pipeline.report.bars import FIT, FULL, SHORT, decades
-from pipeline.report.heatmap import Drawn
+from pipeline.report.heatmap import Chart
 from pipeline.report.parts import Figure, Panel
 from pipeline.report.text import labels, visible
 from trainer.scaling import Difference
@@ -45,7 +45,7 @@ def figure(name: str, title: str, about: str, panels: Sequence[Panel | None]) ->
     return Figure(name, title, about, known) if known else None
 
 
-def intervals(rows: pl.DataFrame, title: str) -> Drawn:
+def intervals(rows: pl.DataFrame, title: str) -> Chart:
     """Values with their intervals, one row per name and a colour per test set, and a dashed line at 0.
 
     `rows` have the columns of `SCHEMA`: y is the name, and low and high are null if the interval is unknown.
@@ -73,11 +73,11 @@ def intervals(rows: pl.DataFrame, title: str) -> Drawn:
     spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", color=colour)
     dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", color=colour)
     zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
-    whole: Drawn = alt.layer(zero, spans, dots)
+    whole: Chart = alt.layer(zero, spans, dots)
     return whole.properties(width=FULL, autosize=FIT, height=34 * len(names))
 
 
-def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Drawn:
+def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Chart:
     """PPL against training tokens on logarithmic axes, on which a power law is straight; a colour per arm.
 
     The first arm's points are rings, which stay visible around the other's dots.
@@ -103,7 +103,7 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
     rings = alt.Chart(points.filter(pl.col("arm") == arms[0])).mark_point(filled=False, size=90, strokeWidth=1.6)
     dots = alt.Chart(points.filter(pl.col("arm") != arms[0])).mark_point(filled=True, size=30, opacity=1)
     both = (one.encode(x=x, y=y, color=_arms(arms, legend=False)) for one in (rings, dots))
-    whole: Drawn = alt.layer(band, line, *both).resolve_legend(color="independent")
+    whole: Chart = alt.layer(band, line, *both).resolve_legend(color="independent")
     return whole.properties(width=FULL, autosize=FIT, height=320)
 
 

@@ -13,10 +13,10 @@ from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.sections import plan, results, terms
 from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import bars
-from pipeline.report.heatmap import Drawn
+from pipeline.report.heatmap import Chart
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.run import sections
-from pipeline.report.run.bands import BandedRun, banded
+from pipeline.report.run.bands import BandedRun, in_bands
 from pipeline.report.text import visible
 from stages.stage import MissingModelError
 
@@ -28,7 +28,7 @@ def page(comparison: Comparison) -> Page:
     """The report of a comparison; for raw and refined of a run, it includes the figures of `refine report`."""
     first, second = (visible(name, 40) for name in comparison.pair.names)
     run = comparison.pair.run
-    bands = None if comparison.run is None else banded(comparison.run.read, comparison.run.kinds)
+    bands = None if comparison.run is None else in_bands(comparison.run.read, comparison.run.kinds)
     names, trained, about = comparison.pair.names, list[Section](), ""
     if comparison.experiment is not None:
         trained = [
@@ -50,7 +50,7 @@ def page(comparison: Comparison) -> Page:
             _origin(comparison, bands),
         ),
         about=about,
-        examples=None if bands is None else sections.clicked(bands),
+        examples=None if bands is None else sections.cell_examples(bands),
         numbers=numbers(comparison),
     )
 
@@ -130,7 +130,7 @@ def _shares(pair: Pair, name: str, about: str, mix: Callable[[Pair], pl.DataFram
     return Figure(name, name.capitalize(), about, (Panel("", _bars(pair, frame, axis), frame),))
 
 
-def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Drawn:
+def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Chart:
     both = pl.concat(
         frame.select(
             "y",

@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from pipeline.report import theme
-from pipeline.report.heatmap import TIP, Drawn
+from pipeline.report.heatmap import TIP, Chart
 from pipeline.report.text import largest
 
 FULL: Any = "container"
@@ -17,7 +17,7 @@ AxisKind = Literal["linear", "log", "whole"]
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
-def waterfall(steps: pl.DataFrame) -> Drawn:
+def waterfall(steps: pl.DataFrame) -> Chart:
     """Steps from the conversations taken in to those kept, one bar per step, its number inside it if it fits.
 
     `steps` has step, kind, begin, end, n (conversations), text, tip, pick.
@@ -54,7 +54,7 @@ def waterfall(steps: pl.DataFrame) -> Drawn:
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=30 * len(order))
 
 
-def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Drawn:
+def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisKind) -> Chart:
     """The distribution of a signal: all conversations, the kept ones in front, and the thresholds of rules.
 
     `bins` has low, high, raw, refined (conversations), tip, pick.
@@ -100,7 +100,7 @@ def decades(low: float, high: float) -> list[float]:
     return [0.0, *ticks] if low <= 0 else ticks
 
 
-def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Drawn:
+def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "refined")) -> Chart:
     """The shares of groups of conversations in each corpus, raw above refined.
 
     `mix` has y (the group), corpus, share, tip, pick; `title` is that of the axis of groups.
@@ -108,7 +108,7 @@ def shares(mix: pl.DataFrame, title: str, corpora: tuple[str, ...] = ("raw", "re
     colours = alt.Scale(domain=list(corpora), range=[theme.RAW, theme.KEPT])
     labels = list(dict.fromkeys(mix["y"].to_list()))
     base = alt.Chart(mix.select("y", "corpus", "share", TIP, "pick")).mark_bar(cornerRadius=2, cursor="pointer")
-    drawn: Drawn = base.encode(
+    drawn: Chart = base.encode(
         y=alt.Y("y:N", sort=labels, title=title, axis=alt.Axis(labelOverlap=False)),
         yOffset=alt.YOffset("corpus:N", sort=list(corpora)),
         x=alt.X("share:Q", title="share of its corpus", axis=alt.Axis(format=".0%", grid=True, tickCount=4)),

@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.report import theme
 
-Drawn = alt.Chart | alt.LayerChart | alt.FacetChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 """A chart, as figure functions return it."""
 TIP = pl.col("tip").str.replace_all(r"\b1 conversations\b", "1 conversation")
 """Expression of the column of tooltips, with a correct singular."""
@@ -45,7 +45,7 @@ class Colour:
         return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  chosen by looking at the colours
 
 
-def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Drawn:
+def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Chart:
     """A heatmap with a text in each cell; the width and height are those of a cell, in pixels.
 
     `cells` has x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
@@ -78,5 +78,5 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int
     number = base.mark_text(fontSize=10, cursor=cursor, baseline="middle").encode(
         text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
     )
-    whole: Drawn = alt.layer(empty, filled, number).resolve_scale(color="independent")
+    whole: Chart = alt.layer(empty, filled, number).resolve_scale(color="independent")
     return whole.properties(width=alt.Step(width), height=alt.Step(height))

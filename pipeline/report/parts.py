@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report.heatmap import Drawn
+from pipeline.report.heatmap import Chart
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Panel:
     """One chart of a figure, the numbers that report.json holds of it, and lines of text below it."""
 
     title: str
-    chart: Drawn
+    chart: Chart
     numbers: pl.DataFrame
     notes: tuple[str, ...] = ()
 

@@ -17,7 +17,7 @@ from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from stages import readers
 from stages.readers import RECORDS
 
-__all__ = ["DEFAULT", "Embedded", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
+__all__ = ["DEFAULT", "EmbeddedSource", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
 
 DEFAULT = "chitchat"
 """The name of the embedded default: 7,168 human dialogues of the package chitchat-dataset (MIT)."""
@@ -27,7 +27,7 @@ ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
-class Embedded(Source):
+class EmbeddedSource(Source):
     """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
 
     name: str = DEFAULT
@@ -46,7 +46,7 @@ class Embedded(Source):
         return Hashes().digest([self.path()])
 
     def files(self) -> list[dict[str, Any]]:
-        return [Hashes().described(self.path(), self.path().name)]
+        return [Hashes().describe(self.path(), self.path().name)]
 
     def rows(self) -> Iterator[Row]:
         dialogues = orjson.loads(self.path().read_bytes())
@@ -79,7 +79,7 @@ class Files(Source):
         return self._hashes.digest(self.members)
 
     def files(self) -> list[dict[str, Any]]:
-        return [self._hashes.described(path, self.label(path)) for path in self.members]
+        return [self._hashes.describe(path, self.label(path)) for path in self.members]
 
     def rows(self) -> Iterator[Row]:
         from pipeline.sources import jsonlines, parquet
@@ -96,7 +96,7 @@ def find(
     options = {"--split": split, "--config": config, "--revision": revision}
     if word is None or word == DEFAULT:
         _refuse(options, DEFAULT, "the embedded default")
-        return Embedded()
+        return EmbeddedSource()
     if not word.strip():
         raise SourceError("SOURCE is empty, expected a file, a folder or a hub id; omit it for chitchat")
     name, path = valid_text(word), Path(word).expanduser()

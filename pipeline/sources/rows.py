@@ -102,6 +102,6 @@ class Hashes(dict[Path, bytes]):
             state.update(self[path])
         return state.hexdigest()
 
-    def described(self, path: Path, name: str) -> dict[str, Any]:
+    def describe(self, path: Path, name: str) -> dict[str, Any]:
         """A file for the manifest: name, bytes, content digest."""
         return {"name": name, "bytes": path.stat().st_size, "blake2b": self.digest([path])}

@@ -32,7 +32,7 @@ class SavedDataset(Source):
 
     def files(self) -> list[dict[str, Any]]:
         return [
-            self._hashes.described(path, valid_text(path.relative_to(self.folder).as_posix())) for path in self._files()
+            self._hashes.describe(path, valid_text(path.relative_to(self.folder).as_posix())) for path in self._files()
         ]
 
     def rows(self) -> Iterator[Row]:

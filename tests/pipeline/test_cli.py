@@ -264,10 +264,10 @@ def test_decide_says_which_rules_it_replaces(refine: Refine, jsonl: Jsonl) -> No
 
 def test_two_runs_in_one_folder_at_once_are_refused(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """The second says that the folder is in use."""
-    from pipeline.ownership import run_locked
+    from pipeline.ownership import lock_run
     from pipeline.store import Store
 
-    with run_locked(Store(tmp_path / "r")):
+    with lock_run(Store(tmp_path / "r")):
         done = refine("run", jsonl([chat(1)]), "--plan", TOY, "--out", "r")
         assert refine("status", "r", "--json").returncode == 1  # nothing claimed it yet
     assert done.returncode == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ownership import RUN_KEYS, RunState, experiment_claimed, in_use, run_at, run_locked, state
+from pipeline.ownership import RUN_KEYS, RunState, experiment_claimed, in_use, lock_run, run_at, state
 from pipeline.store import RunFolderError, Store
 
 
@@ -56,7 +56,7 @@ def test_each_state_short_of_complete_has_one_sentence(
 def test_a_complete_run_is_opened_unless_a_process_writes_in_it(tmp_path: Path) -> None:
     """The lock counts, not the file of it."""
     folder = run_of(tmp_path / "r", "source.json", "raw/shards.json", "manifest.json")
-    with run_locked(Store(folder)):
+    with lock_run(Store(folder)):
         assert in_use(folder)
         with pytest.raises(RunFolderError, match="r is in use by another refine process: wait for it to end"):
             run_at(folder)
@@ -74,6 +74,6 @@ def test_a_run_and_an_experiment_cannot_share_a_folder(tmp_path: Path) -> None:
         pass
     with (
         pytest.raises(RunFolderError, match=r"not a run folder: it holds experiment\.json"),
-        run_locked(Store(experiment)),
+        lock_run(Store(experiment)),
     ):
         pass

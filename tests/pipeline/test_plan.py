@@ -35,7 +35,7 @@ def test_a_plan_survives_being_written(tmp_path: Path) -> None:
 
 def test_picking_stages_keeps_the_rules_they_suffice_for() -> None:
     """The rules that need another stage are omitted, and it they are listed."""
-    plan = planning.load(TOY).picked(["tests.pipeline.toy_stages:Words"])
+    plan = planning.load(TOY).with_stages(["tests.pipeline.toy_stages:Words"])
     assert [rule.reason for rule in plan.rules] == ["too_short"]
     assert plan.left_out == ("far_too_long", "duplicate")
     assert plan.columns == ("words",)

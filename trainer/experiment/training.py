@@ -36,7 +36,7 @@ COLLAPSED_RANK = 2.0
 INTERVAL = 30.0
 """Seconds between checkpoints."""
 
-Tell = Callable[[dict[str, Any]], None]
+ReportMetrics = Callable[[dict[str, Any]], None]
 
 
 def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
@@ -88,7 +88,7 @@ class Training:
         *,
         identity: str,
         device: str = "cpu",
-        tell: Tell = lambda _line: None,
+        tell: ReportMetrics = lambda _line: None,
         interval: float = INTERVAL,
         compiled: bool = False,
         about: Mapping[str, Any] = MappingProxyType({}),

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.parts import Page
-from pipeline.report.run.bands import banded
+from pipeline.report.run.bands import in_bands
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.frame import kinds, read_run
 from pipeline.report.run.sections import page
@@ -27,5 +27,5 @@ def report(run: Path, out: Path | None, bounds: Bounds) -> tuple[Path, Page, dic
         say(f"refine: {note}")
     read = read_run(run)
     duplicates = kinds(read.plan, read.store)
-    made = page(banded(read, duplicates), check(read, duplicates, bounds))
+    made = page(in_bands(read, duplicates), check(read, duplicates, bounds))
     return place, made, build(made, place)

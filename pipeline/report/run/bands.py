@@ -142,7 +142,7 @@ class BandedRun(FinishedRun):
     """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
 
 
-def banded(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
+def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     """Sort a run's conversations."""
     rows, bands, bins, columns = run.rows, {}, {}, []
     for band in BANDS:

@@ -53,7 +53,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
                 texts=origin(run),
             ),
         ),
-        examples=clicked(run),
+        examples=cell_examples(run),
         numbers={
             "run": str(run.store.folder),
             "counts": asdict(counts),
@@ -83,7 +83,7 @@ def _headline(manifest: Manifest) -> str:
     return f"{text}, {part} of them for {_listed(reasons)}."
 
 
-def clicked(run: BandedRun) -> Examples:
+def cell_examples(run: BandedRun) -> Examples:
     """The conversations that a click on a figure of these sections shows."""
     return Examples(examples(run), f"refine show {shlex.quote(str(run.store.folder))} --full --id")
 
