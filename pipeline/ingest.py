@@ -76,14 +76,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
-    Args:
-        source: where the rows come from.
-        store: the run.
-        limits: size of shards, and what to read.
-        tell: called with the number of rows read so far.
-
-    Returns:
-        The shard list: source, shape, rows, quarantined, replaced, shards.
+    Returns the shard list: source, shape, rows, quarantined, replaced, shards. `tell` is called with the number of rows
+    read so far.
 
     Raises:
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.

@@ -206,14 +206,8 @@ def record(
 ) -> Manifest:
     """The manifest of a run that has just been written.
 
-    Args:
-        plan: what was measured and decided.
-        shards: the shard list.
-        decisions: see `rules.decide`.
-        nulls: conversations in which a rule is unknown, by reason.
-        written: conversations and tokens of all output shards.
-        seconds: wall time by step.
-        remarks: sentences by stage.
+    `shards` is the shard list; `nulls` has the conversations in which a rule is unknown, by reason; `written` sums the
+    output shards; seconds of wall time are by step, remarks by stage.
     """
     first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
     return Manifest(

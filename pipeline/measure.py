@@ -106,10 +106,7 @@ def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[Non
 
 
 def measure(plan: Plan, store: Store, engine: Engine, tell: ReportProgress) -> dict[str, float]:
-    """Measure whatever the stages of a plan have not measured yet.
-
-    Returns:
-        Seconds per stage that had anything to do.
+    """Measure whatever the stages of a plan have not measured yet; returns seconds per stage that had anything to do.
 
     Raises:
         StageFailedError: a stage raised an error, or broke its contract.
@@ -176,11 +173,7 @@ def _is_merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
 
 
 def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
-    """Check that all signals exist.
-
-    Raises:
-        CorruptInputError: a file is missing; it is measured again like a corrupt one.
-    """
+    """Check that all signals exist: a missing file is a `CorruptInputError`, and is measured again."""
     for measured in plan.stages:
         folder, stage = store.stage(measured.key), measured.stage
         paths = [folder / shard for shard in shards]

@@ -104,12 +104,7 @@ def in_use(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
-    """Make a folder, if it does not exist, and be the only one to write in it.
-
-    Args:
-        folder: the folder of a run or an experiment.
-        option: the command-line option that names the folder, for the message.
-    """
+    """Make a folder, if it does not exist, and be the only one to write in it; messages name the folder's `option`."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
@@ -184,11 +179,7 @@ def read_shard_list(store: Store) -> dict[str, Any] | None:
 def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool) -> None:
     """Make a folder ready for a source: incomplete raw shards are removed, and everything made from another source.
 
-    Args:
-        store: the run.
-        origin: the new source.json.
-        before: the source.json in the folder; empty in a new folder.
-        complete: whether ingest is complete.
+    `origin` is the new source.json, and `before` that in the folder, which is empty in a new one.
     """
     changed = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != origin[key]]  # its path may change
     if complete and changed:
@@ -217,12 +208,7 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_experiment(folder: Path, option: str) -> None:
-    """Refuse a folder in which an experiment must not write.
-
-    Args:
-        folder: the folder.
-        option: the command-line option that names it, for the message.
-    """
+    """Refuse a folder in which an experiment must not write."""
     if folder.exists() and not (folder / CLAIM).is_file() and (not folder.is_dir() or _others(folder)):
         raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
 
@@ -231,10 +217,7 @@ def check_experiment(folder: Path, option: str) -> None:
 def experiment_claimed(folder: Path, origin: Mapping[str, Any], option: str) -> Iterator[Path]:
     """Make a folder an experiment's, and be the only one to write in it.
 
-    Args:
-        folder: the folder; it is made if it does not exist.
-        origin: its experiment.json; "corpus" is a name and "digest" the content of the texts.
-        option: the command-line option that names the folder, for messages.
+    `origin` is its experiment.json: "corpus" is a name and "digest" the content of the texts.
     """
     check_experiment(folder, option)
     with locked(folder, option):

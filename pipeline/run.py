@@ -27,16 +27,7 @@ class AccountingError(AssertionError):
 
 @dataclass
 class ActiveRun:
-    """A run under way.
-
-    Attributes:
-        store: the paths of its files.
-        plan: what is measured and decided.
-        engine: where shards are worked on.
-        tell: called with progress.
-        warn: called with a sentence that the user must read.
-        seconds: wall time per step.
-    """
+    """A run under way; `warn` is called with a sentence that must be read, and `seconds` are wall time per step."""
 
     store: Store
     plan: Plan

@@ -21,13 +21,7 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class TextColumn:
-    """The texts of some files.
-
-    Attributes:
-        columns: the files.
-        name: the column.
-        kind: text, or a list of messages, whose text is all contents joined by a newline, as in a run.
-    """
+    """A column of some files: text, or lists of messages, whose text is all contents joined by a newline."""
 
     columns: Columns
     name: str
@@ -87,13 +81,10 @@ def _json_kind(columns: Columns, name: str) -> pl.DataType:
 
 @dataclass
 class Texts:
-    """The texts of one or more corpora, iterated more than once.
+    """The texts of one or more corpora, one after the other, iterated more than once.
 
-    Attributes:
-        corpora: one after the other.
-        most: maximum size in bytes of the texts that are kept in memory; larger corpora are read again.
-        tell: called with the number of rows read so far.
-        counts: rows of each corpus, once they have been iterated.
+    Up to `most` bytes of texts are kept in memory; larger corpora are read again. `counts` has the rows of each corpus,
+    once they have been iterated, and `tell` is called with the number of rows read so far.
     """
 
     corpora: Sequence[TextColumn]

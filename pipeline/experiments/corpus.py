@@ -37,17 +37,12 @@ either. It costs little: from 0.75 to 0.5 eight chat corpora lost under 5 % of t
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Conversations to train on.
-
-    Attributes:
-        name: as the user typed it.
-        digest: 16 hex digits of the texts in order; the same from any source.
-        frame: the columns of `COLUMNS`, one row per conversation.
-        notes: sentences for the record and the user, such as how many rows could not be read.
-    """
+    """Conversations to train on, a row of `COLUMNS` each, and notes such as how many rows could not be read."""
 
     name: str
+    """As it was typed."""
     digest: str
+    """16 hex digits of the texts in order; the same from any source."""
     frame: pl.DataFrame
     notes: tuple[str, ...] = ()
 
@@ -102,17 +97,9 @@ def read(
 
 
 def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None = None) -> Corpus:
-    """The raw or the refined corpus of a run; ids are those of the run.
+    """The raw or the refined corpus of a complete run; ids are those of the run.
 
-    Args:
-        store: the run.
-        part: which of the two.
-        limit: number of raw rows to take, the first ones; refined is what was kept of these.
-
-    Raises:
-        RunFolderError: the run is not complete.
-        CorruptInputError: a shard cannot be read.
-        SourceError: the corpus holds no text.
+    `limit` takes the first raw rows; refined is what was kept of these. A corpus without text is a `SourceError`.
     """
     run_at(store.folder)
     if part == "refined":

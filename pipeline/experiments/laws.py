@@ -36,13 +36,8 @@ Key = tuple[str | None, Kind]
 class CorpusLaws:
     """Both scaling laws of each corpus, and every other corpus against the first; made by `fit_laws`.
 
-    Attributes:
-        points: by corpus.
-        fits: by corpus and law; a law that cannot be fitted is omitted.
-        held_out: by corpus; omitted if there are too few budgets.
-        differences: by corpus and law: that corpus against the first one.
-        predictions: by corpus and law, one per requested budget.
-        notes: why something is omitted, and what to beware of in the rest.
+    A law that cannot be fitted is omitted, and so is a held-out test for which there are too few budgets; the notes say
+    why, and what to beware of in the rest.
     """
 
     points: Corpora
@@ -120,13 +115,9 @@ def _ends(record: Law | Difference, names: Sequence[str]) -> dict[str, float | N
 def fit_laws(points: Corpora, budgets: Sequence[float] = ()) -> CorpusLaws:
     """Fit both laws to each corpus, predict PPL at some budgets, and compare every other corpus with the first.
 
-    Args:
-        points: by corpus.
-        budgets: in tokens.
-
     Raises:
         ScalingError: a corpus has too few budgets for a power law, two corpora cannot be compared, or a budget to
-            predict at is not a finite number above 0.
+            predict at is not a finite number of tokens above 0.
     """
     fits, tests, differences, notes = (
         dict[Key, Law](),
@@ -157,14 +148,10 @@ def fit_laws(points: Corpora, budgets: Sequence[float] = ()) -> CorpusLaws:
 
 
 def fit_points(file: Path, budgets: Sequence[float] = ()) -> CorpusLaws:
-    """Fit both laws to the points of a CSV file, corpus by corpus.
+    """Fit both laws to the points of a CSV file, corpus by corpus, and predict PPL at some budgets.
 
-    Args:
-        file: a table with the columns `tokens` and `ppl`, and optionally `corpus` and `seed`.
-        budgets: tokens to predict PPL at.
-
-    Raises:
-        ScalingError: the file, a cell of it or a budget does not serve.
+    The columns are `tokens` and `ppl`, and optionally `corpus` and `seed`; a cell that does not serve is a
+    `ScalingError`.
     """
     points = read(file)
     try:

@@ -50,12 +50,8 @@ def scale(
 ) -> ScalingResult:
     """Train every kind of model at every budget, and fit scaling laws; runs that are already there are not repeated.
 
-    Args:
-        options: the corpus, the preset and the folder.
-        budgets: training tokens; None for the preset's.
-        seeds: training runs per budget.
-        workers: training runs at a time; 0 for one per core.
-        predict: budgets to predict PPL at, in tokens.
+    Budgets are in training tokens, by default the preset's; so are the budgets to `predict` PPL at. 0 workers are one
+    per core.
 
     Raises:
         SourceError, RunFolderError: the corpus or the folder does not serve.
@@ -145,8 +141,7 @@ def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
 def lost_to(runs: pl.DataFrame) -> str:
     """Which baselines have a lower loss than the network with seed 0, and at how many budgets, as a clause.
 
-    Args:
-        runs: one row per training run: kind, tokens, seed, nats.
+    The rows of `runs` are training runs: kind, tokens, seed, nats.
     """
     first = runs.filter(pl.col("seed") == 0)
     network = first.filter(pl.col("kind") == CVFP.name).select("tokens", own="nats")

@@ -74,12 +74,8 @@ def carry_out(
 ) -> None:
     """Do all training runs that are not done yet, and report their cost, progress and results on stderr.
 
-    Args:
-        folder: parent of the runs' folders.
-        jobs: the runs; a job that occurs twice is done once.
-        workers: runs at a time; 0 for one per core. On another device than the processor it is one.
-        device: a torch device.
-        names: what each job trains on, by the job's name, as a reader knows it.
+    A job that occurs twice is done once; `names` has what each job trains on, as a reader knows it. On the processor
+    several runs are done at a time, by default one per core; on another device one.
 
     Raises:
         NotFiniteError, CheckpointError, WorkerKilledError: a run failed.
@@ -151,11 +147,7 @@ def _progress(folder: Path, jobs: Sequence[Job], cost: Cost) -> Iterator[None]:
 def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> tuple[float, str]:
     """The share of the estimated work that is done, and a description with the time left.
 
-    Args:
-        folder: parent of the runs' folders.
-        jobs: the runs that were not done when the clock started.
-        cost: estimated.
-        seconds: since then.
+    The jobs are those that were not done when the clock started, `seconds` ago.
     """
     left, spent = _unfinished(folder, jobs), seconds / 60
     share = sum(cost.spent(job, folder / job.name) for job in jobs) / max(cost.of(jobs), 1e-9)
@@ -166,11 +158,7 @@ def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> t
 
 
 def arm_names(jobs: Mapping[tuple[str, str], Sequence[Job]]) -> dict[str, str]:
-    """The arms that train each job, by the job's name: "a", "a and b", or "a and 2 others".
-
-    Args:
-        jobs: by kind and arm.
-    """
+    """The arms that train each job, by the job's name: "a", "a and b", or "a and 2 others"."""
     arms: dict[str, list[str]] = {}
     for (_, arm), each in jobs.items():
         for job in each:

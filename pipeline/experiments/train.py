@@ -254,9 +254,7 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
 def remarks(records: Mapping[str, dict[str, Any]], *, decays: bool) -> list[str]:
     """Sentences beside the scores: which baselines beat the network, and whether more steps might help.
 
-    Args:
-        records: by kind.
-        decays: whether the learning rate decays to 0, so that the last evaluation is usually the best.
+    If the learning rate `decays` to 0, the last evaluation is usually the best, and says nothing about more steps.
     """
     network, sentences = records[CVFP.name], []
     better = [KINDS[kind].label for kind, record in records.items() if record["nats"] < network["nats"]]

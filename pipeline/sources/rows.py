@@ -24,13 +24,10 @@ class Unreadable(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a source.
+    """A row of a source: the record, or `Unreadable`.
 
-    Attributes:
-        file: the name of its file.
-        number: its number in the file, counted from 1; of JSON Lines the line.
-        value: the record, or `Unreadable`.
-        replaced: whether U+FFFD stands for bytes that are not text.
+    Its number in the file is counted from 1; of JSON Lines it is the line. It is `replaced` if U+FFFD stands for bytes
+    that are not text.
     """
 
     file: str
