@@ -6,7 +6,7 @@ import threading
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ LINE_INTERVAL = 10.0
 """Minimum number of seconds between two plain progress lines of a step."""
 
 BEAT_INTERVAL = 30.0
-"""Seconds between two plain lines about a fit or merge, which reports no rows while it works."""
+"""Seconds between two plain lines about a fit, a merge or a preparation, which reports no rows while it works."""
 
 
 def safe(text: str) -> str:
@@ -88,6 +88,24 @@ def say(line: str, *, always: bool = False) -> None:
         sys.stderr.flush()
     if _OUTPUT.log:
         _OUTPUT.log.write(line)
+
+
+@contextlib.contextmanager
+def repeating(seconds: float, line: Callable[[], str]) -> Iterator[None]:
+    """Write a line of progress every so many seconds while the block runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(seconds):
+            say(line())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @dataclass

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.experiments import corpus as corpora
-from pipeline.experiments.train import EXPERIMENTS, PREPARING, check_device
+from pipeline.experiments.train import EXPERIMENTS, check_device, preparation
 from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.store import read_json
 from pipeline.terminal import say
@@ -85,8 +85,8 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
         ArmsError, SplitError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
     """
     preset = options.check()
-    say(PREPARING)
-    made = arming.prepare(union, preset, options.choices, folder / "data", outside(preset, options.choices))
+    with preparation():
+        made = arming.prepare(union, preset, options.choices, folder / "data", outside(preset, options.choices))
     texts = union.frame[preset.text.column]
     record = folder / "data" / "leaks.json"
     if not record.exists():

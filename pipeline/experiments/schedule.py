@@ -2,17 +2,15 @@
 
 import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from pipeline.engine import Local
-from pipeline.terminal import say
+from pipeline.terminal import repeating, say
 from trainer.experiment.jobs import Job, run
 from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import METRICS, read
@@ -92,7 +90,8 @@ def carry_out(
         _probe(folder, every, engine, cost)
         if left := _unfinished(folder, left):
             say(f"about {cost.minutes(left):.0f} min for {len(left)} training runs, {cost.workers} at a time")
-            with _progress(folder, left, cost):
+            began = time.monotonic()
+            with repeating(LINE_INTERVAL, lambda: progress(folder, left, cost, time.monotonic() - began)[1]):
                 run(folder, left, engine.map, _say_results(names))
     except Exception:
         engine.close()
@@ -126,26 +125,8 @@ def _say_results(names: Mapping[str, str]) -> Callable[[Job, dict[str, Any]], No
     return tell
 
 
-@contextmanager
-def _progress(folder: Path, jobs: Sequence[Job], cost: Cost) -> Iterator[None]:
-    began, stop = time.monotonic(), threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(LINE_INTERVAL):
-            share, text = progress(folder, jobs, cost, time.monotonic() - began)
-            say(f"{share:.0%} of the work: {text}")
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> tuple[float, str]:
-    """The share of the estimated work that is done, and a description with the time left.
+    """The share of the estimated work that is done, and a line with it and the time left.
 
     The jobs are those that were not done when the clock started, `seconds` ago.
     """
@@ -154,7 +135,8 @@ def progress(folder: Path, jobs: Sequence[Job], cost: Cost, seconds: float) -> t
     early = max(cost.minutes(jobs) - spent, cost.minutes(left) / 2)
     rest = early if share < MIN_SHARE else spent / share * (1 - share)
     done = len(jobs) - len(left)
-    return share, f"{done} of {len(jobs)} training runs done, {spent:.1f} min; about {rest:.1f} min left"
+    line = f"{done} of {len(jobs)} training runs done, {spent:.1f} min; about {rest:.1f} min left"
+    return share, f"{share:.0%} of the work: {line}"
 
 
 def arm_names(jobs: Mapping[tuple[str, str], Sequence[Job]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from rich.text import Text
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.formats import number
 from pipeline.ownership import check_experiment, experiment_claimed
-from pipeline.terminal import console, safe, say, table
+from pipeline.terminal import BEAT_INTERVAL, console, repeating, safe, say, table
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
@@ -145,8 +146,8 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         texts = source.frame[preset.text.column]
         groups = None if preset.validation is not None else corpora.groups(texts)
         keys = arms.distinct(source.keys())  # otherwise copies would be neighbours in every order
-        say(PREPARING)
-        data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
+        with preparation():
+            data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
         del source, texts, groups, keys  # training runs read the folder alone
         for line in data.record.lines():
             say(line)
@@ -155,8 +156,13 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         yield folder, preset.sized(data.record.vocabulary), data
 
 
-PREPARING = "preparing the split, the vocabulary, the token streams and the embeddings ..."
-"""Line of progress before a step that takes minutes on a large corpus and reports nothing."""
+@contextmanager
+def preparation() -> Iterator[None]:
+    """Say what the block does, and every half minute that it is still at work: on a large corpus it takes minutes."""
+    say("preparing the split, the vocabulary, the token streams and the embeddings ...")
+    began = time.monotonic()
+    with repeating(BEAT_INTERVAL, lambda: f"still preparing, {time.monotonic() - began:,.0f} s so far"):
+        yield
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -81,3 +82,18 @@ def test_text_of_a_corpus_does_nothing_to_a_terminal() -> None:
     """Escapes, controls and direction overrides are replaced; line breaks, tabs and all scripts stay."""
     assert terminal.safe("a\x1b[31m\x07\u202eb\u2066c\x9b\ud800") == "a\ufffd[31m\ufffd\ufffdb\ufffdc\ufffd\ufffd"
     assert terminal.safe("line\n\ttab é 漢字 שלום 😀") == "line\n\ttab é 漢字 שלום 😀"
+
+
+def test_a_block_that_takes_long_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line now and then while it runs, and none afterwards."""
+    written = threading.Event()
+
+    def line() -> str:
+        written.set()
+        return "still at work"
+
+    with terminal.repeating(0.001, line):
+        assert written.wait(60)
+    assert capsys.readouterr().err.startswith("still at work\n")
+    written.clear()
+    assert not written.wait(0.05)

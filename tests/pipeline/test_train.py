@@ -109,7 +109,7 @@ def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
     share, text = progress(tmp_path, [small, large], cost, 60.0)
     assert share == pytest.approx(cost.of([small]) / cost.of([small, large]))
     assert share < 0.1
-    assert text.startswith("1 of 2 training runs done, 1.0 min; about ")
+    assert text.startswith(f"{share:.0%} of the work: 1 of 2 training runs done, 1.0 min; about ")
     shares = [share]
     half = SMALL_PRESET.phase2.total(large.budget - 1) // 2
     for line in ({"phase": 1, "pass": 1}, {"phase": 1, "pass": 2}, {"phase": 2, "step": half}):
