@@ -103,7 +103,7 @@ def _plain(record: Record) -> list[dict[str, str]]:
     return [{"role": "text", "content": text}]
 
 
-class Shape(NamedTuple):
+class RecordShape(NamedTuple):
     """A record shape: the column that identifies it, a description, and the function that reads its messages."""
 
     column: str
@@ -111,14 +111,14 @@ class Shape(NamedTuple):
     messages: Callable[[Record], list[dict[str, str]]]
 
 
-SHAPES: dict[str, Shape] = {
-    "ultrachat": Shape(
+SHAPES: dict[str, RecordShape] = {
+    "ultrachat": RecordShape(
         "messages", "prompt, prompt_id, messages: [{role, content}]", _messages("messages", "role", "content")
     ),
-    "ultrachat-original": Shape("data", "id, data: [text, text, ...]", _alternating),
-    "sharegpt": Shape("conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")),
-    "openai": Shape("messages", "messages: [{role, content}]", _messages("messages", "role", "content")),
-    "text": Shape("text", "text", _plain),
+    "ultrachat-original": RecordShape("data", "id, data: [text, text, ...]", _alternating),
+    "sharegpt": RecordShape("conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")),
+    "openai": RecordShape("messages", "messages: [{role, content}]", _messages("messages", "role", "content")),
+    "text": RecordShape("text", "text", _plain),
 }
 
 
