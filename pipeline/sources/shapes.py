@@ -116,7 +116,9 @@ SHAPES: dict[str, RecordShape] = {
         "messages", "prompt, prompt_id, messages: [{role, content}]", _messages("messages", "role", "content")
     ),
     "ultrachat-original": RecordShape("data", "id, data: [text, text, ...]", _alternating),
-    "sharegpt": RecordShape("conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")),
+    "sharegpt": RecordShape(
+        "conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")
+    ),
     "openai": RecordShape("messages", "messages: [{role, content}]", _messages("messages", "role", "content")),
     "text": RecordShape("text", "text", _plain),
 }
