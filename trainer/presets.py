@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from trainer import TrainerError
-from trainer.cvfp.model import Shape
-from trainer.cvfp.settings import Phase1, Phase2
+from trainer.cvfp.settings import Phase1, Phase2, Shape
 
 
 class PresetError(TrainerError):
@@ -50,6 +49,8 @@ class Preset:
         shape: shape of the network; the tokenizer sets its vocabulary.
         reset: whether contexts restart at each conversation.
         shuffled: whether the seed permutes the conversations; otherwise they keep the order of the corpus.
+        piece: maximum tokens of the pieces that conversations are cut into, which are permuted in their place;
+            near-duplicates stay together. None keeps conversations whole, and near-duplicates apart.
         tokenizer: "bpe" (trained on the training pool) or "gpt2".
         vocabulary: number of ids of a trained tokenizer.
         embeddings: "ppmi", "gpt2" or "random".
@@ -66,6 +67,7 @@ class Preset:
     text: Text = field(default_factory=Text)
     reset: bool = True
     shuffled: bool = True
+    piece: int | None = None
     tokenizer: str = "bpe"
     vocabulary: int = 8192
     embeddings: str = "ppmi"
@@ -89,6 +91,7 @@ HOUSE = Preset(
     name="house",
     about="constant width, untied head, every known flaw fixed; chosen by measurement (tests/bench/house_choice.py)",
     shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, inputs=2, weight_std=0.05),
+    piece=128,
     phase1=Phase1(passes=10, least=3, diversity="rms", weighted=True),
     phase2=Phase2(
         epochs=8,

@@ -111,7 +111,7 @@ def pair(
     _check_shapes(first, second, store, hub)
     read = {_arm(name, first, second): _read(name, store, limit, hub) for name in (first, second)}
     frame, members = unite(*(one.frame for one in read.values()))
-    keys = distinct(corpora.keys(frame["text"]))
+    keys = lineage_keys(frame, *members)
     groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
@@ -187,6 +187,19 @@ def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray
     in_a, in_b = np.arange(len(frame)) < len(a), np.arange(len(frame)) >= len(a)
     in_b[pairs["row_right"].to_numpy()] = True
     return frame, (in_a, in_b)
+
+
+def lineage_keys(frame: pl.DataFrame, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Keys of a union's conversations, uint64 [K]: of the text, so that they do not depend on the source.
+
+    Two versions of a conversation, with one id and different texts in the two corpora, have the same key.
+    """
+    keys = distinct(corpora.keys(frame["text"]))
+    rows = frame.select("id").with_row_index("row")
+    old, new = (rows.filter(pl.Series(alone)).unique("id", keep="first") for alone in (in_a & ~in_b, in_b & ~in_a))
+    versions = new.join(old, on="id", how="inner")
+    keys[versions["row"].to_numpy()] = keys[versions["row_right"].to_numpy()]
+    return keys
 
 
 def _overlap(union: Union) -> tuple[str, ...]:

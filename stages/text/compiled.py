@@ -40,7 +40,7 @@ OPTIONS: dict[str, Any] = {
     "no_cfunc_wrapper": True,
 }
 """Options of every compiled function: it allocates nothing, raises nothing, and Python never calls it."""
-EXTERNALS = {"memcpy", "memset", "memmove", "exp", "sqrt", "sqrtf"}
+EXTERNALS = {"memcpy", "memset", "memmove", "exp", "log", "sqrt", "sqrtf"}
 """Functions of the C library that the machine code may call, besides LLVM's intrinsics."""
 _KERNEL_IMPORT = re.compile(r"^from ([\w.]*kernel) import ", re.MULTILINE)
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from trainer.cvfp import phase1, phase2
-from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.model import Network
 from trainer.cvfp.scan import Contexts, Tape
-from trainer.cvfp.settings import Phase1, Phase2
+from trainer.cvfp.settings import Phase1, Phase2, Shape
 
 ORIGINAL = {
     10_000: (0.011335, 1427.24, None),

@@ -23,7 +23,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.model import Network
+from trainer.cvfp.settings import Shape
 from trainer.experiment.training import Data, Training
 from trainer.prepare.streams import Stream
 from trainer.presets import PRESETS, Preset

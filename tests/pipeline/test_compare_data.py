@@ -19,7 +19,6 @@ from trainer import presets
 from trainer.experiment.jobs import arm_jobs
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Union, distinct
-from trainer.prepare.streams import permutation
 
 
 def frame(*rows: tuple[str, str]) -> pl.DataFrame:
@@ -151,7 +150,10 @@ def test_arms_with_the_same_stream_share_a_training_run(union: Union, tmp_path: 
     but_one = everything.copy()
     named = replace(union, members={"raw": everything, "same": everything.copy(), "less": but_one})
     first = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
-    late = first.split.pool[permutation(0, len(first.split.pool), first.common.keys)[-1]]  # the last one of seed 0
+    pieces = first.common.pool.pieces(BLINK.piece)
+    whole = np.bincount(pieces.rows) == 1
+    order = pieces.rows[pieces.order(first.common.keys, 0)]
+    late = first.split.pool[order[whole[order]][-1]]  # the last one of seed 0 that is a single piece
     but_one[late] = False
     made = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
     names = {arm: [job.name for job in arm_jobs(made, "cvfp", arm, (500, 2000), 0)] for arm in named.members}

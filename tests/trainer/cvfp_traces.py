@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.model import Network
 from trainer.cvfp.scan import Tape
-from trainer.cvfp.settings import Phase1, Phase2
+from trainer.cvfp.settings import Phase1, Phase2, Shape
 
 VARIANTS = ("11-27_untied", "11-27_untied_earlystop", "v1_n2_tied", "v2_nocache", "v2_cached")
 

@@ -12,10 +12,10 @@ import torch
 
 from tests.trainer.cvfp_traces import VARIANTS, Trace
 from trainer.cvfp import phase1, phase2
-from trainer.cvfp.model import Network, Shape, ShapeError, width_rule
+from trainer.cvfp.model import Network, width_rule
 from trainer.cvfp.phase1 import Pass
 from trainer.cvfp.scan import Contexts, Tape
-from trainer.cvfp.settings import Phase1
+from trainer.cvfp.settings import Phase1, Shape, ShapeError
 from trainer.presets import PRESETS
 
 # Parameter counts of the original code for E1 ... E4 (public research code of 2025-11, its run logs), and of small

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.model import Network
 from trainer.cvfp.scan import Contexts, Scanner, Tape, inputs
+from trainer.cvfp.settings import Shape
 from trainer.presets import HOUSE
 
 SHAPES = (

@@ -14,10 +14,10 @@ import torch
 
 from trainer.cvfp import phase2
 from trainer.cvfp.head import cross_entropy, score
-from trainer.cvfp.model import Network, Shape
+from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.cvfp.scan import Contexts, Tape
-from trainer.cvfp.settings import Phase2
+from trainer.cvfp.settings import Phase2, Shape
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint, CheckpointError
 from trainer.experiment.training import Data, Training, tape

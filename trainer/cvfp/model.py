@@ -14,75 +14,14 @@ Token layer i reads context layer i of the same step ("scheme E" of the original
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer import TrainerError
+from trainer.cvfp.settings import Shape
 
 NORM_EPS = 1e-5
-
-
-class ShapeError(TrainerError):
-    """A network cannot have this shape."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The shape of a network and the distribution of its initial weights.
-
-    V, E, C, L and n of the equations are `vocabulary`, `embedding`, `context`, `layers` and `inputs`.
-
-    Attributes:
-        widths: "constant": every context layer has width C and reads u; "reduced": widths fall in equal steps from
-            C + nE to C, and only the first context layer reads u.
-        tied: whether the head is the embedding without a bias; otherwise it is a matrix and a bias that start at zero.
-        weight_std: standard deviation of the layers' weights, whatever their fan-in. The dynamics depend on
-            weight_std * sqrt(width); see `width_rule`.
-        own_embedding: whether the token block and a tied head have a separate embedding, which starts as a copy. It can
-            be trained while contexts, which come from the first one, stay constant.
-    """
-
-    vocabulary: int
-    embedding: int = 768
-    context: int = 768
-    layers: int = 3
-    inputs: int = 1
-    widths: Literal["constant", "reduced"] = "constant"
-    tied: bool = False
-    weight_std: float = 0.1
-    bias_std: float = 0.01
-    own_embedding: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("vocabulary", "embedding", "context", "layers", "inputs"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if self.widths not in {"constant", "reduced"}:
-            raise ShapeError(f"widths is {self.widths!r}, expected constant or reduced")
-
-    @property
-    def tokens(self) -> int:
-        """T = nE, width of u."""
-        return self.inputs * self.embedding
-
-    @property
-    def context_widths(self) -> list[int]:
-        """D_0 ... D_L, width before and after each context layer. Of the reduced variant D_0 = C + T is [c; u]."""
-        if self.widths == "constant":
-            return [self.context] * (self.layers + 1)
-        top = self.context + self.tokens
-        return [top - self.tokens * i // self.layers for i in range(self.layers + 1)]
-
-    @property
-    def token_widths(self) -> list[int]:
-        """K_0 ... K_L, width before and after each token layer."""
-        if self.widths == "constant":
-            return [self.tokens] + [self.embedding] * self.layers
-        return [self.tokens - (self.tokens - self.embedding) * i // self.layers for i in range(self.layers + 1)]
 
 
 def width_rule(width: int) -> float:

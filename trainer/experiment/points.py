@@ -32,20 +32,28 @@ def resample(
     seed: int = 0,
     rows: NDArray[np.bool_] | slice = slice(None),
 ) -> NDArray[np.float64] | None:
-    """Ln PPL of each run on bootstrap resamples of the test conversations, float64 [n, `RESAMPLES`].
+    """`resample_scores` of finished training runs, on the test conversations `rows`."""
+    each_run = [scores(folder) for folder in folders]
+    return resample_scores(np.stack([one[rows] for one, _ in each_run]), each_run[0][1][rows], clusters[rows], seed)
 
-    Clusters of near-duplicates are drawn with replacement, the same ones for every run, because neither the tokens of a
-    conversation nor its copies are independent. None if fewer than two clusters have a target. `clusters`, int64 [test
-    conversations] from 0, are equal for near-duplicates; `rows` selects test conversations.
+
+def resample_scores(
+    nats: NDArray[np.float64], targets: NDArray[np.int64], clusters: NDArray[np.int64], seed: int = 0
+) -> NDArray[np.float64] | None:
+    """Ln PPL of n models on bootstrap resamples of K test conversations, float64 [n, `RESAMPLES`].
+
+    Clusters of near-duplicates are drawn with replacement, the same ones for every model, because neither the tokens of
+    a conversation nor its copies are independent. None if fewer than two clusters have a target. `nats` [n, K] and
+    `targets` [K] are sums by conversation; `clusters` [K] are equal for near-duplicates.
     """
-    each_run, each = [scores(folder) for folder in folders], clusters[rows]
-    nats = np.stack([np.bincount(each, one[rows], int(clusters.max(initial=-1)) + 1) for one, _ in each_run])
-    targets = np.bincount(each, each_run[0][1][rows], nats.shape[1])
+    _, clusters = np.unique(clusters, return_inverse=True)
+    nats = np.stack([np.bincount(clusters, one) for one in nats])
+    targets = np.bincount(clusters, targets)
     nats, targets = nats[:, targets > 0], targets[targets > 0]
     if len(targets) < 2:  # noqa: PLR2004
         return None
     generator, count = np.random.default_rng(seed), len(targets)
-    moved = np.empty((len(folders), RESAMPLES))
+    moved = np.empty((len(nats), RESAMPLES))
     for b in range(RESAMPLES):
         drawn = np.bincount(generator.integers(0, count, count), minlength=count)
         moved[:, b] = nats @ drawn / (targets @ drawn)

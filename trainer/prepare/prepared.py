@@ -103,9 +103,9 @@ class ExperimentData:
     """The data of an experiment, loaded from its folder.
 
     `test` is the reported stream; the validation stream if the preset splits by position. `table` [V, E] is None if
-    each training run makes its own embeddings. `keys` [pool conversations] give the order, `clusters` [test
-    conversations] count from 0 and are equal for near-duplicates. `rows` are the pool's conversations that one arm
-    trains on; None for all.
+    each training run makes its own embeddings. `keys` [pool conversations] give the order; those of near-duplicates are
+    equal if the preset cuts conversations into pieces. `clusters` [test conversations] count from 0 and are equal for
+    near-duplicates. `rows` are the pool's conversations that one arm trains on; None for all.
     """
 
     folder: Path
@@ -124,8 +124,10 @@ class ExperimentData:
         return self.record.digest
 
     def budget(self, preset: Preset, count: int, seed: int) -> Stream:
-        """The training stream of `count` tokens, permuted by the seed if the preset is shuffled, or a StreamError."""
-        return self.pool.draw(count, seed, self.keys, self.rows) if preset.shuffled else self.pool.prefix(count)
+        """The training stream of `count` tokens, or a StreamError; a shuffled preset has an order per seed."""
+        if not preset.shuffled:
+            return self.pool.prefix(count)
+        return self.pool.draw(count, seed, self.keys, self.pool.pieces(preset.piece, self.rows))
 
     def embeddings_for(self, preset: Preset, train: Stream, seed: int) -> NDArray[np.float32]:
         """The embeddings of a training run: those of the experiment, or made from its own stream."""
@@ -201,6 +203,8 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     words.save(folder / "tokenizer.json")
     for name, stream in zip(SETS, (pool, validation, test), strict=True):
         stream.save(folder / name)
+    if preset.piece is not None and groups is not None:
+        keys = streams.together(keys, groups)
     np.save(folder / "keys.npy", keys[sides.pool])
     np.save(folder / "clusters.npy", clusters)
     if table is not None:

@@ -21,11 +21,34 @@ Rows = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 STEP = 1 << 22
 """Tokens moved at a time."""
+MAX_TOGETHER = 8
+"""Maximum number of near-duplicates that stay together in an order."""
 ARRAYS = ("ids", "starts", "bytes", "widths")
 
 
 class StreamError(TrainerError):
     """A stream is too short for a request, or damaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """P consecutive parts of a stream's conversations, the units that budgets are made of.
+
+    `rows` [P] are their conversations, `numbers` [P] count from 0 within a conversation, `starts` [P] are the positions
+    before their first tokens (in the joined layout those of the first tokens), and `sizes` [P] their tokens.
+    """
+
+    rows: Rows
+    numbers: Rows
+    starts: Rows
+    sizes: Rows
+
+    def order(self, keys: Keys, seed: int) -> Rows:
+        """The pieces in the order of a seed, int64 [P]: by a hash of the conversation's key, the number and the seed.
+
+        Pieces of one number whose conversations have equal keys are neighbours.
+        """
+        return permutation(seed, len(self.rows), keys[self.rows] ^ _mix(self.numbers.astype(np.uint64)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,31 +126,59 @@ class Stream:
 
     def take(self, rows: Rows) -> Stream:
         """The conversations `rows`, in this order; a StreamError if the last one of the stream is cut."""
+        self._check_whole()
+        rows = np.asarray(rows, np.int64)
+        return self.gather(self.starts[rows], self.lengths()[rows] + int(self.separated))
+
+    def pieces(self, size: int | None = None, rows: Rows | None = None) -> Pieces:
+        """The conversations `rows` (by default all), each cut into as few near-equal pieces as `size` tokens allow.
+
+        Without a size, each conversation is one piece. Only the separated layout can be cut. A StreamError if the last
+        conversation of the stream is cut.
+        """
+        self._check_whole()
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)
+        lengths = self.lengths()[rows]
+        if size is None:
+            return Pieces(rows, np.zeros(len(rows), np.int64), self.starts[rows], lengths)
+        if not self.separated:
+            raise StreamError("conversations without an end-of-text token between them cannot be cut into pieces")
+        counts = np.maximum(-(-lengths // size), 1)
+        owner = np.repeat(np.arange(len(rows)), counts)
+        number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        cuts = [(number + i) * lengths[owner] // counts[owner] for i in (0, 1)]
+        return Pieces(rows[owner], number, self.starts[rows][owner] + cuts[0], cuts[1] - cuts[0])
+
+    def draw(self, tokens: int, seed: int, keys: Keys | None = None, pieces: Pieces | None = None) -> Stream:
+        """The first `tokens` ids of some pieces (by default all conversations), in the order of a seed.
+
+        In the result each piece is a conversation. Pieces that two streams share are in the same order in both if the
+        `keys` [K] of their conversations are equal, which pairs the arms of a comparison. Takes time proportional to
+        the budget and the number of pieces.
+        """
+        pieces = self.pieces() if pieces is None else pieces
+        order = pieces.order(np.arange(len(self), dtype=np.uint64) if keys is None else keys, seed)
+        sizes = pieces.sizes[order] + int(self.separated)
+        count = int(np.searchsorted(np.cumsum(sizes), tokens)) + 1
+        return self.gather(pieces.starts[order[:count]], sizes[:count]).prefix(tokens)
+
+    def _check_whole(self) -> None:
         if not self.whole():
             raise StreamError("the last conversation of this stream is cut: take conversations before cutting a budget")
-        rows = np.asarray(rows, np.int64)
-        sizes = self.lengths()[rows] + int(self.separated)
+
+    def gather(self, starts: Rows, sizes: Rows) -> Stream:
+        """Spans of ids as conversations; in the separated layout their first id becomes the end-of-text token."""
         ends = np.cumsum(sizes)
-        ids = np.empty((int(ends[-1]) if len(rows) else 0) + int(self.separated), np.int32)
+        ids = np.empty((int(ends[-1]) if len(ends) else 0) + int(self.separated), np.int32)
         for here in _steps(ends):
             begin, size = ends[here] - sizes[here], sizes[here]
-            shift = np.repeat(self.starts[rows[here]] - begin, size)
+            shift = np.repeat(starts[here] - begin, size)
             at = np.arange(begin[0], begin[0] + len(shift))
             ids[begin[0] : begin[0] + len(at)] = self.ids[at + shift]
         if self.separated:
+            ids[ends - sizes] = self.end
             ids[-1] = self.end
         return _of(ids, ends - sizes, self.widths, self.end, separated=self.separated)
-
-    def draw(self, tokens: int, seed: int, keys: Keys | None = None, rows: Rows | None = None) -> Stream:
-        """The first `tokens` ids of the conversations `rows` (by default all), permuted by a seed, as `permutation`.
-
-        Conversations that two streams share are in the same order in both if their `keys` [K] are equal, which pairs
-        the arms of a comparison. Takes time proportional to the budget.
-        """
-        rows = np.arange(len(self)) if rows is None else rows
-        order = rows[permutation(seed, len(rows), None if keys is None else keys[rows])]
-        ends = np.cumsum(self.lengths()[order] + int(self.separated))
-        return self.take(order[: int(np.searchsorted(ends, tokens)) + 1]).prefix(tokens)
 
     def save(self, folder: Path) -> None:
         """Write the stream as a folder, replacing an existing one."""
@@ -171,6 +222,25 @@ def digest(head: bytes, streams: Iterable[Stream], table: NDArray[np.float32] | 
         state.update(np.ascontiguousarray(array).tobytes())
     state.update(b"" if table is None else np.ascontiguousarray(table).tobytes())
     return state.hexdigest()
+
+
+def together(keys: Keys, groups: Rows) -> Keys:
+    """Keys that make near-duplicates neighbours in every order, uint64 [K].
+
+    A budget then has the corpus's own share of copies; if they were apart, a small budget would hold none. The members
+    of a group (`groups` [K]) take its least key; of a large group, each `MAX_TOGETHER` do, so that no group
+    fills a budget. Conversations with the same key, such as a text before and after an edit, count as one.
+    """
+    order = np.lexsort((keys, groups))
+    sorted_keys, sorted_groups = keys[order], groups[order]
+    first = np.append(True, sorted_groups[1:] != sorted_groups[:-1])
+    fresh = first | np.append(True, sorted_keys[1:] != sorted_keys[:-1])
+    nth = np.cumsum(fresh) - 1
+    nth -= np.maximum.accumulate(np.where(first, nth, 0))
+    leads = fresh & (nth % MAX_TOGETHER == 0)
+    made = np.empty_like(keys)
+    made[order] = sorted_keys[np.maximum.accumulate(np.where(leads, np.arange(len(keys)), 0))]
+    return made
 
 
 def permutation(seed: int, count: int, keys: Keys | None = None) -> Rows:

@@ -1,0 +1,1 @@
+"""Counts of n-grams in the place of networks: Kneser-Ney models of growing budgets, in milliseconds each."""
