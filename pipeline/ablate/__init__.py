@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from pipeline.ablate import page
 from pipeline.ablate.result import Ablation, Contrast
 from pipeline.compare import corpora
 from pipeline.compare import scored as scoring
+from pipeline.compare import screen as screening
 from pipeline.compare import verdict as verdicts
-from pipeline.compare.checks import comparison_checks
+from pipeline.compare.checks import comparison_checks, screen_checks
 from pipeline.compare.command import announce, integrity, pair_name, run_findings, train_arms
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
@@ -60,7 +62,7 @@ def ablate(options: AblateOptions) -> Ablation:
     options.training.check()
     pair = corpora.pair("raw", "refined", options.run, None, grouped=options.train)
     assert pair.run is not None  # noqa: S101  raw and refined are parts of a run
-    suffix = "-rules" if not options.train else "-quick" if options.training.quick else ""
+    suffix = "-rules" if not options.train else "-screen" if options.training.screen else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-ablate{suffix}"
     members, contrasts, skipped = arms_of(pair)
     command = shlex.join(("refine", *(options.words or ("ablate", str(options.run)))))
@@ -122,14 +124,21 @@ def _keep_mask(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series)
 def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
     """Train all arms and compare those of each contrast."""
     pair, contrasts = untrained.pair, untrained.contrasts
+    union = replace(pair.union, members=members)
     with options.folder(pair_name(pair), pair.digests) as folder:
-        experiment = train_arms(replace(pair.union, members=members), options, folder, baselines=False)
-        tests = scoring.test_sets(pair, experiment.arms)
-        scored = {
-            one.key: [scoring.scored(test, experiment, (one.first, one.second)) for test in tests] for one in contrasts
-        }
-        checks = [*comparison_checks(pair, experiment), *untrained.checks]
-    sentence = verdict(scored, contrasts, experiment.design.lacks(), integrity(checks))
+        if options.screen:
+            screened = screening.screen(pair, union, options, folder, placebos=False)
+            design, of_arms, experiment = screened.design, screen_checks(pair, screened.arms), None
+            score = screened.scored_on
+            tests = [one.test for one in screened.scored]
+        else:
+            experiment = train_arms(union, options, folder, baselines=False)
+            design, of_arms = experiment.design, comparison_checks(pair, experiment)
+            score = partial(scoring.scored, experiment)
+            tests = scoring.test_sets(pair, experiment.arms)
+        scored = {one.key: [score(test, (one.first, one.second)) for test in tests] for one in contrasts}
+        checks = [*of_arms, *untrained.checks]
+    sentence = verdict(scored, contrasts, design.lacks(), integrity(checks))
     return replace(untrained, experiment=experiment, scored=scored, checks=checks, sentence=sentence)
 
 

@@ -24,7 +24,7 @@ def compare(
     budgets: str | Sequence[int] | None = None,
     seeds: int | None = None,
     preset: str = "house",
-    quick: bool = False,
+    screen: bool = False,
     train: bool = True,
     out: Path | str | None = None,
     work: Path | str | None = None,
@@ -49,9 +49,9 @@ def compare(
         second: the corpus to compare with the first.
         run: the run that raw and refined belong to; by default the one that finished last.
         budgets: training tokens; by default 3,125 to 100,000, each twice the previous one.
-        seeds: training runs per budget and corpus; by default 3.
+        seeds: training runs per budget and corpus; by default 3, and 24 of a screen.
         preset: name of the preset.
-        quick: use three budgets and one seed by default; never concludes.
+        screen: answer in a minute, with n-gram models in the place of networks.
         train: train models; otherwise the corpora are only described.
         out: folder of the report; by default one in reports/.
         work: folder of the training runs; by default one in data/experiments/, which the same call resumes.
@@ -77,7 +77,7 @@ def compare(
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
         training_options(
-            preset, tokenizer, embeddings, test_tokens, named, seeds, quick, device, workers, work=_path(work)
+            preset, tokenizer, embeddings, test_tokens, named, seeds, screen, device, workers, work=_path(work)
         ),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
@@ -92,7 +92,7 @@ def training_options(  # noqa: PLR0917  in the order of the options
     test_tokens: int,
     budgets: str | None,
     seeds: int | None,
-    quick: bool,
+    screen: bool,
     device: str,
     workers: int,
     *,
@@ -106,7 +106,7 @@ def training_options(  # noqa: PLR0917  in the order of the options
     counts = numbers(budgets)
     choices = Choices(tokenizer, embeddings, test_tokens)
     return TrainingOptions(
-        preset, choices, None if counts is None else tuple(counts), seeds, quick, device, workers, work
+        preset, choices, None if counts is None else tuple(counts), seeds, screen, device, workers, work
     )
 
 

@@ -120,7 +120,7 @@ def compare(
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     preset: o.HousePreset = "house",
-    quick: o.Quick = False,
+    screen: o.Screen = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train models, or only describe the corpora in seconds.")
     ] = True,
@@ -153,7 +153,7 @@ def compare(
     from pipeline.report.run.checks import Bounds
 
     training = training_options(
-        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, screen, device, workers, work=work
     )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
@@ -168,7 +168,7 @@ def ablate(
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     preset: o.HousePreset = "house",
-    quick: o.Quick = False,
+    screen: o.Screen = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train models, or only count what each rule drops.")
     ] = True,
@@ -193,7 +193,7 @@ def ablate(
     from pipeline.report.run.checks import Bounds
 
     training = training_options(
-        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
+        preset, tokenizer, embeddings, test_tokens, budgets, seeds, screen, device, workers, work=work
     )
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
     result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))

@@ -31,6 +31,11 @@ def comparison_checks(pair: Pair, experiment: Experiment) -> list[Check]:
     ]
 
 
+def screen_checks(pair: Pair, arms: Arms) -> list[Check]:
+    """All checks of a finished screen."""
+    return [_leakage(arms), *corpora_checks(pair), _paired(arms, pair)]
+
+
 def _records(experiment: Experiment) -> Records:
     return {
         (arm, job.budget, job.seed): read(experiment.runs / job.name)

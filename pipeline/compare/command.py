@@ -8,12 +8,14 @@ from pathlib import Path
 from pipeline.compare import corpora, data, page
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
+from pipeline.compare import screen as screening
 from pipeline.compare.checks import comparison_checks, corpora_checks
 from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
 from pipeline.compare.scored import Scored
+from pipeline.compare.screen import verdict as screen_verdict
 from pipeline.compare.verdict import Verdict, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
@@ -24,6 +26,8 @@ from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.prepare.arms import Union
+
+UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def compare(options: CompareOptions) -> Comparison:
     limit = options.limit
     pair = corpora.pair(options.first, options.second, options.run, limit, grouped=options.train, hub=options.hub)
     run = None if pair.run is None else run_findings(pair.run, options.bounds)
-    suffix = "-corpora" if not options.train else "-quick" if options.training.quick else ""
+    suffix = "-corpora" if not options.train else "-screen" if options.training.screen else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-compare{suffix}"
     notes = pair.notes
     if run is not None and limit is not None and limit < run.read.rows.height:
@@ -72,14 +76,21 @@ def compare(options: CompareOptions) -> Comparison:
         notes += (f"--limit {limit} compares the first rows of {folder}; the run's own figures are of all rows",)
     announce(place, options.command, notes)
     run_checks = [] if run is None else run.checks
+    result = Comparison(
+        *(pair, UNTRAINED, [*corpora_checks(pair), *run_checks], None, []),
+        *(run, notes, options.command, place / "index.html"),
+    )
     if options.train:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
-            experiment = train_arms(pair.union, options.training, folder)
-            scored, checks, outcome = conclude(pair, experiment, run_checks)
-    else:
-        experiment, scored, checks = None, [], [*corpora_checks(pair), *run_checks]
-        outcome = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
-    result = Comparison(pair, outcome, checks, experiment, scored, run, notes, options.command, place / "index.html")
+            if options.training.screen:
+                screened = screening.screen(pair, pair.union, options.training, folder)
+                checks, outcome = screen_verdict.conclude(pair, screened, integrity(run_checks))
+                checks += [one for one in run_checks if one not in checks]
+                result = replace(result, screened=screened, scored=screened.scored, checks=checks, verdict=outcome)
+            else:
+                experiment = train_arms(pair.union, options.training, folder)
+                scored, checks, outcome = conclude(pair, experiment, run_checks)
+                result = replace(result, experiment=experiment, scored=scored, checks=checks, verdict=outcome)
     build(page.page(result), place)
     return result
 
@@ -88,7 +99,7 @@ def conclude(
     pair: Pair, experiment: Experiment, run_checks: Sequence[Check] = ()
 ) -> tuple[list[Scored], list[Check], Verdict]:
     """Score finished training runs on all test sets, check them and their run, and conclude."""
-    scored = [scoring.scored(test, experiment, pair.names) for test in scoring.test_sets(pair, experiment.arms)]
+    scored = [scoring.scored(experiment, test, pair.names) for test in scoring.test_sets(pair, experiment.arms)]
     checks = [*comparison_checks(pair, experiment), *run_checks]
     return scored, checks, verdict(scored, pair.names, experiment.design.lacks(), integrity(checks))
 
@@ -124,7 +135,7 @@ def train_arms(union: Union, options: TrainingOptions, folder: Path, *, baseline
         TrainerError: a corpus or an option does not serve, or a run failed.
     """
     arms = data.arms(union, options, folder)
-    design = designing.design(arms, options.budgets, options.seeds, quick=options.quick)
+    design = designing.design(arms, options.budgets, options.seeds)
     design = design if baselines else replace(design, baselines=())
     experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder)
     carry_out(experiment.runs, experiment.every(), options.workers, options.device, arm_names(experiment.jobs))

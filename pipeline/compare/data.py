@@ -35,7 +35,7 @@ class TrainingOptions:
     choices: Choices = field(default_factory=Choices)
     budgets: tuple[int, ...] | None = None
     seeds: int | None = None
-    quick: bool = False
+    screen: bool = False
     device: str = "cpu"
     workers: int = 0
     work: Path | None = None
@@ -48,12 +48,13 @@ class TrainingOptions:
             RunFolderError: --work is a folder of something else.
         """
         preset = presets.find(self.preset)
-        check_device(self.device)
         arming.check(preset, self.choices)
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
-        outside(preset, self.choices)
         load_vocabulary(preset, self.choices)
+        if not self.screen:
+            check_device(self.device)
+            outside(preset, self.choices)
         if self.work is not None:
             check_experiment(self.work, "--work")
         return preset
@@ -80,15 +81,19 @@ def folder_word(name: str) -> str:
 def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
     """Make or load the split, the vocabulary, the embeddings and the streams of all arms, and check for leaks.
 
+    The data of a screen have a folder of their own, without embeddings.
+
     Raises:
         LeakError: a test conversation has a near-duplicate in the training pool or the validation set.
         ArmsError, SplitError, VocabularyError, EmbeddingsError: a corpus or an option does not serve.
     """
-    preset = options.check()
-    with preparation():
-        made = arming.prepare(union, preset, options.choices, folder / "data", outside(preset, options.choices))
+    preset, networks = options.check(), not options.screen
+    given = outside(preset, options.choices) if networks else None
+    place = folder / ("data" if networks else "screen")
+    with preparation(networks=networks):
+        made = arming.prepare(union, preset, options.choices, place, given, networks=networks)
     texts = union.frame[preset.text.column]
-    record = folder / "data" / "leaks.json"
+    record = place / "leaks.json"
     if not record.exists():
         trained = texts.gather(np.concatenate([made.split.pool, made.split.validation]))
         save_json(record, asdict(leaks(trained, texts.gather(made.split.test))))
@@ -98,7 +103,7 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
             f"{counts.leaks:,} of {counts.tested:,} test conversations have a near-duplicate in the training data, "
             "which happens if thousands are alike: remove near-duplicates first (`refine run` with the stage dedup)"
         )
-    for line in made.common.record.lines():
+    for line in made.common.record.lines(networks=networks):
         say(line)
     return replace(made, leaks=counts)
 

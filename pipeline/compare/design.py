@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import BASELINES, CHEAP_BASELINES, CVFP, KINDS
+from trainer.experiment.kinds import BASELINES, CVFP, KINDS
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
 MIN_BUDGETS, MIN_DECADES, MIN_SEEDS = 5, 1.5, 3
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, seeds."""
-QUICK_BUDGETS, QUICK_SEEDS = 3, 1
 BUDGET_DIVISOR = 3.2
 """Divisor of the preset's budgets, so that two corpora with baselines take half an hour on two cores."""
 
@@ -24,8 +23,6 @@ class Design:
     budgets: tuple[int, ...]
     seeds: int
     baselines: tuple[str, ...] = BASELINES
-    quick: bool = False
-    """Whether --quick was given; a quick comparison never concludes."""
 
     @property
     def decades(self) -> float:
@@ -41,8 +38,6 @@ class Design:
             short.append(f"{self.decades:.2f} decades of tokens where {MIN_DECADES} are needed")
         if self.seeds < MIN_SEEDS:
             short.append(f"{self.seeds} seed{'s' * (self.seeds > 1)} where {MIN_SEEDS} are needed")
-        if self.quick:
-            return "--quick trains too few budgets and seeds" if short else "--quick never concludes: omit it"
         return "there are " + " and ".join(short) if short else ""
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
@@ -82,7 +77,7 @@ class Experiment:
         return len({job.name for job in self.every()})
 
 
-def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None, *, quick: bool) -> Design:
+def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> Design:
     """The design for some arms: the requested budgets, or the default ones that all pools hold.
 
     Raises:
@@ -93,17 +88,11 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None, *, qu
         budgets = tuple(sorted(set(requested)))
         if budgets[-1] > largest:
             raise ArmsError(f"--budgets has {budgets[-1]:,} tokens, and {_smallest(arms)}: {proposal(largest)}")
-    elif quick:
-        budgets = budgets[:QUICK_BUDGETS]
-        if budgets[-1] > largest:
-            raise _too_small("the budgets of --quick", budgets, arms)
     else:
         fitting = tuple(count for count in budgets if count <= largest)
         if len(fitting) < MIN_BUDGETS or math.log10(fitting[-1] / fitting[0]) < MIN_DECADES:
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
-    if quick:
-        return Design(budgets, seeds or QUICK_SEEDS, CHEAP_BASELINES, quick=True)
     return Design(budgets, seeds or MIN_SEEDS)
 
 

@@ -77,6 +77,29 @@ def intervals(rows: pl.DataFrame, title: str) -> Chart:
     return whole.properties(width=FULL, autosize=FIT, height=34 * len(names))
 
 
+def placebos(rows: pl.DataFrame) -> Chart:
+    """Effects of placebo rules as grey ticks and the real one as a dot, a row per kind of placebo, with a line at 0.
+
+    `rows` have the columns null (the kind of placebo), value (per cent of PPL) and real.
+    """
+    data = rows.with_columns(
+        y=pl.concat_str(pl.lit("dropped: "), "null"),
+        tip=pl.format(
+            "{}: {} % of PPL",
+            pl.when("real").then(pl.lit("the real rules")).otherwise(pl.lit("a placebo rule")),
+            pl.col("value").round(3),
+        ),
+    )
+    axis = alt.Axis(grid=True, tickCount=5)
+    x = alt.X("value:Q", title="change of PPL at the largest budget, in per cent", axis=axis)
+    y = alt.Y("y:N", title=None, axis=alt.Axis(labelLimit=220))
+    ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.5)
+    dots = alt.Chart(data.filter("real")).mark_point(filled=True, size=110, opacity=1, color=theme.KEPT)
+    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
+    whole: Chart = alt.layer(zero, ticks.encode(x=x, y=y), dots.encode(x=x, y=y))
+    return whole.properties(width=FULL, autosize=FIT, height=110)
+
+
 def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("raw", "refined")) -> Chart:
     """PPL against training tokens on logarithmic axes, on which a power law is straight; a colour per arm.
 

@@ -139,26 +139,27 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         **({"budget": first.budget, **difference_dict(first)} if first else {}),
         "exponent": comparison.verdict.exponent or None,
         "level": comparison.verdict.level or None,
-        "test_sets": {one.test.name: _test(one) for one in comparison.scored},
+        "test_sets": {one.test.name: test_numbers(one) for one in comparison.scored},
         "budgets": list(design.budgets),
         "seeds": design.seeds,
         "decades": design.decades,
-        "quick": design.quick,
         "preset": experiment.arms.preset.name,
         "trainings": experiment.count(),
         "folder": str(experiment.folder),
-        "data": _data(experiment.arms),
+        "data": data_numbers(experiment.arms),
         "pools": {name: experiment.arms.tokens(name) for name in experiment.arms.pools},
     }
 
 
-def _data(arms: Arms) -> dict[str, Any]:
+def data_numbers(arms: Arms) -> dict[str, Any]:
+    """The prepared data of an experiment for a script."""
     record = arms.common.record.as_dict()
     del record["identity"]
     return record | {"evaluated": arms.evaluated, "leaks": arms.leaks and asdict(arms.leaks)}
 
 
-def _test(one: Scored) -> dict[str, Any]:
+def test_numbers(one: Scored) -> dict[str, Any]:
+    """Both arms on a test set for a script."""
     return {
         "says": one.test.about,
         "tokens": one.test.tokens,

@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
+from pipeline.compare.screen import page as screen_page
 from pipeline.compare.sections import plan, results, terms
 from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import bars
@@ -30,6 +31,8 @@ def page(comparison: Comparison) -> Page:
     run = comparison.pair.run
     bands = None if comparison.run is None else in_bands(comparison.run.read, comparison.run.kinds)
     names, trained, about = comparison.pair.names, list[Section](), ""
+    if comparison.screened is not None:
+        trained, about = screen_page.sections(comparison.screened), screen_page.TERMS
     if comparison.experiment is not None:
         trained = [
             *results(names, comparison.experiment, comparison.scored),
@@ -51,13 +54,15 @@ def page(comparison: Comparison) -> Page:
         ),
         about=about,
         examples=None if bands is None else sections.cell_examples(bands),
-        numbers=numbers(comparison),
+        numbers=numbers(comparison) | screen_page.of_comparison(comparison),
     )
 
 
 def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
     sizes = mixes.statistics(comparison.pair).items()
     words = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
+    if comparison.screened is not None and "power" in comparison.screened.primary.differences:
+        return (*screen_page.tiles(comparison.screened), *words)
     power = comparison.scored[0].differences.get("power") if comparison.scored else None
     if power is None:
         return words

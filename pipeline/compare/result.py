@@ -11,6 +11,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Experiment
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
+from pipeline.compare.screen import Screened
 from pipeline.compare.verdict import Verdict
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind
@@ -39,6 +40,7 @@ class Comparison:
         notes: sentences for the reader.
         command: that makes this comparison again.
         page: index.html of the report; report.json lies beside it.
+        screened: the n-gram models of a screen, which has no training runs; else None.
     """
 
     pair: Pair
@@ -50,6 +52,7 @@ class Comparison:
     notes: Sequence[str]
     command: str
     page: Path
+    screened: Screened | None = None
 
     @property
     def failed(self) -> list[Check]:
@@ -78,7 +81,7 @@ class Comparison:
 
     @property
     def training_runs(self) -> pl.DataFrame:
-        """One row per test set and training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
+        """One row per test set and training run or n-gram model: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
         return self._by_test_set(lambda one: one.rows)
 
     def _by_test_set(self, frame: Callable[[Scored], pl.DataFrame]) -> pl.DataFrame:

@@ -106,7 +106,7 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     return [one for one in sets if one.conversations]
 
 
-def scored(test: TestSet, experiment: Experiment, names: tuple[str, str]) -> Scored:
+def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Scored:
     """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first."""
     frames, points, common = [], {}, experiment.arms.common
     for (kind, arm), jobs in experiment.jobs.items():

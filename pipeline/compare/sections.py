@@ -13,7 +13,6 @@ from pipeline.compare.scored import Scored
 from pipeline.experiments.laws import LAWS
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
-from trainer.experiment.kinds import CVFP, GRU
 from trainer.scaling import Kind, Law, Points
 
 CURVE_POINTS = 40
@@ -32,19 +31,15 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
     first, second = map(visible, names)
     budget = f"{experiment.design.budgets[-1]:,} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
-    trained = (
-        f"the random frozen block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
-        if GRU.name in experiment.design.baselines
-        else "--quick trains n-gram counts alone."
-    )
+    trained = f"the random block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
     return [
         Section(
             "difference",
             "The difference",
             f"{second} compared with {first} on the same test sets, with 95 % intervals. PPL is at {budget}, and a "
             f"token's worth is the number of tokens of {first} that lower PPL there as much as one of {second}.",
-            tuple(filter(None, [_differences(scored)])),
-            tables=(_joined(scored, difference_rows),),
+            tuple(filter(None, [differences(scored)])),
+            tables=(joined(scored, difference_rows),),
             missing=tuple(f"{visible(note)}." for note in notes),
         ),
         Section(
@@ -54,24 +49,24 @@ def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Sco
             "brackets are 95 % intervals. Held-out error: the error at the largest budget of a law that is fitted "
             "without it.",
             tuple(
-                _laws(scored, kind)
+                law_figure(scored, kind)
                 for kind in LAWS
                 if all((arm, kind) in one.laws.fits for one in scored for arm in one.points)
             ),
-            (_joined(scored, law_rows),),
+            (joined(scored, law_rows),),
         ),
         Section(
             "baselines",
             "Baselines",
             f"PPL by training tokens with seed 0: the same tokens in the same order; {trained}"
             + "".join(f" {visible(sentence, 200)}." for one in scored for sentence in baseline_sentences(one)),
-            tables=(_joined(scored, baselines),),
+            tables=(joined(scored, baselines),),
         ),
         Section(
             "points",
             "Every training run",
             "PPL of CVFP on each test set for every seed, and the means over seeds.",
-            tables=(_joined(scored, point_rows),),
+            tables=(joined(scored, point_rows),),
         ),
     ]
 
@@ -87,13 +82,13 @@ def terms(names: tuple[str, str], scored: Sequence[Scored]) -> str:
     )
 
 
-def _joined(scored: Sequence[Scored], rows_of: Callable[[Scored], HeadAndRows]) -> Table:
+def joined(scored: Sequence[Scored], rows_of: Callable[[Scored], HeadAndRows]) -> Table:
     """One table of all test sets, with the test set as its first column."""
     tables = [(visible(one.test.name, 40), *rows_of(one)) for one in scored]
     return Table(("test set", *tables[0][1]), tuple((name, *row) for name, _, rows in tables for row in rows))
 
 
-def _differences(scored: Sequence[Scored]) -> Figure | None:
+def differences(scored: Sequence[Scored]) -> Figure | None:
     """Delta alpha and the PPL ratio by law and test set; None if no law could be fitted."""
     rows = [
         (f"{kind} law", one.test.name, one.differences[kind])
@@ -106,11 +101,15 @@ def _differences(scored: Sequence[Scored]) -> Figure | None:
     return figure("differences", "Differences with their intervals", about, panels)
 
 
-def _laws(scored: Sequence[Scored], kind: Kind) -> Figure:
+def law_figure(scored: Sequence[Scored], kind: Kind) -> Figure:
+    """The laws of both arms on each test set, with the model runs that they are fitted to."""
     panels = []
     first, second = (visible(arm, 40) for arm in scored[0].points)
     for one in scored:
-        rows = one.rows.filter(pl.col("kind") == CVFP.name).select("arm", "tokens", "ppl").cast({"tokens": pl.Float64})
+        rows = pl.concat(
+            pl.DataFrame({"arm": [arm] * len(points.ppl), "tokens": points.tokens, "ppl": points.ppl})
+            for arm, points in one.points.items()
+        )
         curves = pl.concat(curve(arm, one.laws.fits[arm, kind]) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))

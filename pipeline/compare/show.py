@@ -12,6 +12,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows
 from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
+from pipeline.compare.screen import page as screen_page
 from pipeline.report.folder import MARK
 from pipeline.report.parts import Check
 from pipeline.store import read_json
@@ -24,7 +25,10 @@ def print_comparison(result: Comparison, *, as_json: bool) -> None:
         print_json(result.page)
         return
     for one in result.scored:
-        _print_test_set(one, result.pair.names)
+        _print_test_set(one, result.pair.names, trained=result.experiment is not None)
+    if result.screened is not None and "power" in result.screened.primary.differences:
+        print_rows("\nBeside placebo rules, which drop as much at random", screen_page.placebo_rows(result.screened), 1)
+        print_rows("\nBoth corpora read to their ends", screen_page.used_up_rows(result.screened), 1)
     if not result.scored:
         _print_corpora(result.pair)
     print_checks(result.checks)
@@ -65,12 +69,14 @@ def _print_corpora(pair: Pair) -> None:
     print_rows("Corpora", (head, [(name, *(f"{one[key]:,.0f}" for key in keys)) for name, one in sizes]), 1)
 
 
-def _print_test_set(one: Scored, names: tuple[str, str]) -> None:
+def _print_test_set(one: Scored, names: tuple[str, str], *, trained: bool) -> None:
     out, test = console(), one.test
     title = f"\n{test.name}: {test.tokens:,} tokens of {test.conversations:,} conversations, {test.about}"
     out.print(Text(safe(title), style="bold"))
     print_rows("laws, with 95 % intervals", law_rows(one), 2)
     print_rows(f"\n{names[1]} against {names[0]}; a token's worth is in tokens of {names[0]}", difference_rows(one), 1)
+    if not trained:
+        return
     print_rows("\nPPL by training tokens, with seed 0", baselines(one), 2)
     for sentence in baseline_sentences(one):
         out.print(Text(safe(sentence)))

@@ -13,8 +13,9 @@ from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Kind
 
 Interval = tuple[float, float]
+BETTER, WORSE, NONE, UNCLEAR = "better", "worse", "no difference", "cannot tell"
 MIXED = "mixed"
-"""Exponent or level of a verdict if the test sets disagree on the direction of a significant difference."""
+"""Exponent, level or answer of a verdict if the test sets disagree on the direction of a significant difference."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Verdict:
         concludes: whether a difference of the exponent or of the level is concluded.
         exponent: "steeper", "flatter", "mixed", or "" if nothing is concluded about it.
         level: of its PPL at the largest common budget: "lower", "higher", "mixed", or "".
+        answer: "better", "worse", "no difference", "mixed" or "cannot tell"; "" if a screen did not ask.
     """
 
     sentence: str
     concludes: bool
     exponent: str = ""
     level: str = ""
+    answer: str = ""
 
 
 def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
@@ -55,7 +58,7 @@ def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks
     if missing := no_interval(scored):
         return Verdict(f"Nothing can be concluded: {missing}.", concludes=False)
     exponent = _exponent(scored)
-    level = _agreed([_side(_ratio(one)) for one in scored], ("lower", "higher"))
+    level = _agreed([side(_ratio(one)) for one in scored], ("lower", "higher"))
     clauses = (_exponent_clause(scored, names, exponent), _level_clause(scored, names, level), _bend_clause(scored))
     return Verdict(f"{'; '.join(filter(None, clauses))}.", bool(exponent or level), exponent, level)
 
@@ -103,7 +106,7 @@ def _ratio(one: Scored) -> Interval | None:
     return one.differences["power"].ln_ratio_interval
 
 
-def _side(interval: Interval | None) -> int:
+def side(interval: Interval | None) -> int:
     """The sign of an interval that excludes 0; else 0."""
     if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
         return 0
@@ -120,8 +123,8 @@ def _agreed(sides: Sequence[int], words: tuple[str, str]) -> str:
 
 
 def _exponent(scored: Sequence[Scored]) -> str:
-    sides = [_side(_alpha(one, "power")) for one in scored]
-    others = [_side(_alpha(one, "saturating")) for one in scored]
+    sides = [side(_alpha(one, "power")) for one in scored]
+    others = [side(_alpha(one, "saturating")) for one in scored]
     if any(side and other == -side for side, other in zip(sides, others, strict=True)):
         return ""
     return _agreed(sides, ("steeper", "flatter"))
@@ -132,10 +135,10 @@ def _exponent_clause(scored: Sequence[Scored], names: tuple[str, str], exponent:
     each = _each(scored, lambda one: delta_alpha(one.differences["power"]))
     if exponent == MIXED:
         words = {-1: "steeper", 1: "flatter"}
-        exponent = " and ".join(f"{words[_side(_alpha(one, 'power'))]} on {one.test.name}" for one in scored)
+        exponent = " and ".join(f"{words[side(_alpha(one, 'power'))]} on {one.test.name}" for one in scored)
     if exponent:
         return f"The exponent of {second} is {exponent} than that of {first}: delta alpha is {each}"
-    significant = [one.test.name for one in scored if _side(_alpha(one, "power"))]
+    significant = [one.test.name for one in scored if side(_alpha(one, "power"))]
     if len(significant) == len(scored):
         return f"Nothing can be concluded about the exponent, on which the laws disagree: delta alpha is {each}"
     if significant:
@@ -154,7 +157,7 @@ def _level_clause(scored: Sequence[Scored], names: tuple[str, str], level: str) 
     tokens = f"one token of {second} is worth {worth} of {first}"
     if level != MIXED:
         return f"{at} the PPL of {second} is {level}: {each}; {tokens}"
-    better = {one.test.name: names[_side(_ratio(one)) < 0] for one in scored}
+    better = {one.test.name: names[side(_ratio(one)) < 0] for one in scored}
     if all(test == f"{arm}-test" for test, arm in better.items()):
         who = "each corpus is better on its own kind of text"
     else:

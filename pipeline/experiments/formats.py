@@ -48,6 +48,11 @@ def change(ln_ratio: float) -> str:
     return percent(math.expm1(min(ln_ratio, 700.0)))
 
 
+def precise_change(ln_ratio: float) -> str:
+    """`change` in two decimals, for differences of a fraction of a per cent."""
+    return with_sign(100 * math.expm1(min(ln_ratio, 700.0)), 2) + PERCENT
+
+
 def interval(ends: Sequence[float | None] | None, text: Callable[[float], str], unknown: str = "-") -> str:
     """An interval as "low to high"; `unknown` if an end is None."""
     if ends is None or ends[0] is None or ends[1] is None:

@@ -157,9 +157,10 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
 
 
 @contextmanager
-def preparation() -> Iterator[None]:
+def preparation(*, networks: bool = True) -> Iterator[None]:
     """Say what the block does, and every half minute that it is still at work: on a large corpus it takes minutes."""
-    say("preparing the split, the vocabulary, the token streams and the embeddings ...")
+    parts = ("the split", "the vocabulary", "the token streams", *(["the embeddings"] if networks else []))
+    say(f"preparing {', '.join(parts[:-1])} and {parts[-1]} ...")
     began = time.monotonic()
     with repeating(BEAT_INTERVAL, lambda: f"still preparing, {time.monotonic() - began:,.0f} s so far"):
         yield

@@ -31,14 +31,14 @@ class Grams:
     """The n-grams of some training pieces and of test conversations, numbered from 0 over all orders.
 
     A piece or conversation is a sentence: begin, tokens, end-of-text token. `ids` [orders, M] is the n-gram of each
-    order that ends at a position, `size` the number of n-grams, and `contexts` that of all but the longest, which come
-    first. `types` is the number of ids V. `first` [P] are the positions of the first tokens of the pieces, `test_first`
-    [K] of the test conversations; `events` [P] and `test_events` [K] are the tokens of each, with the end-of-text token.
+    order that ends at a position, `size` the number of n-grams, and `tested` that of those in the test, which come
+    first. `types` is the number of ids V. `first` [P] and `test_first` [K] are the positions of the first tokens of the
+    pieces and of the test conversations; `events` [P] and `test_events` [K] are their tokens, the last one included.
     """
 
     ids: NDArray[np.int32]
     size: int
-    contexts: int
+    tested: int
     types: int
     first: Rows
     events: Rows
@@ -59,9 +59,12 @@ class Grams:
         _fill(words[split:], test, whole)
         words[begins] = types  # the begin of a sentence is not an id
         depth = np.arange(len(words)) - np.repeat(begins, lengths + 2)
-        ids, sizes = _number(words, depth, types + 1, order)
+        ids, size, known = _number(words, depth, np.arange(len(words)) >= split, types + 1, order)
         first, count = begins + 1, len(pieces.sizes)
-        return cls(ids, sizes[-1], sizes[-2], types, first[:count], lengths[:count] + 1, first[count:], lengths[count:] + 1)
+        return cls(
+            *(ids, size, known, types),
+            *(first[:count], lengths[:count] + 1, first[count:], lengths[count:] + 1),
+        )
 
 
 @dataclass(eq=False)
@@ -75,7 +78,7 @@ class KneserNey:
 
     def __post_init__(self) -> None:
         self._counts = np.zeros(self.grams.size, np.int32)
-        self._contexts = np.zeros((self.grams.contexts + 1, 4), np.int32)
+        self._contexts = np.zeros((self.grams.tested + 1, 4), np.int32)
         self._classes = np.zeros((len(self.grams.ids), 5), np.int64)
 
     def forget(self) -> None:
@@ -115,19 +118,28 @@ def _fill(words: NDArray[np.int32], stream: Stream, pieces: Pieces) -> None:
 
 
 def _number(
-    words: NDArray[np.int32], depth: NDArray[np.int64], types: int, order: int
-) -> tuple[NDArray[np.int32], list[int]]:
-    """The n-gram of each order that ends at each position, int32 [order, M], and the number of those up to each order.
+    words: NDArray[np.int32], depth: NDArray[np.int64], tested: NDArray[np.bool_], types: int, order: int
+) -> tuple[NDArray[np.int32], int, int]:
+    """The n-gram of each order that ends at each position, int32 [order, M], the number of all, and of tested n-grams.
 
-    Positions with too few words before them in their sentence have the number 0, and are never asked for.
+    Those that end at a position of the test come first: scoring touches no others, so they stay in the processor's
+    cache. Positions with too few words before them in their sentence have the number 0, and are never asked for.
     """
     ids = np.zeros((order, len(words)), np.int32)
-    ids[0] = words
-    sizes = [types]
-    for n in range(1, order):
-        where = np.flatnonzero(depth >= n)
-        keys = ids[n - 1, where].astype(np.int64) * types + words[where - n]
+    sizes, firsts = np.zeros(order, np.int64), np.zeros(order, np.int64)
+    keys, where = words.astype(np.int64), np.arange(len(words))
+    for n in range(order):
+        if n:
+            where = np.flatnonzero(depth >= n)
+            keys = ids[n - 1, where].astype(np.int64) * types + words[where - n]
         distinct, numbers = np.unique(keys, return_inverse=True)
-        ids[n, where] = numbers + sizes[-1]
-        sizes.append(sizes[-1] + len(distinct))
-    return ids, sizes
+        inside = np.zeros(len(distinct), np.bool_)
+        inside[numbers[tested[where]]] = True
+        sizes[n], firsts[n] = len(distinct), inside.sum()
+        ranks = np.where(inside, np.cumsum(inside), firsts[n] + np.cumsum(~inside)) - 1
+        ids[n, where] = ranks[numbers]
+    known = int(firsts.sum())
+    for n in range(order):
+        shifts = firsts[:n].sum(), known + (sizes - firsts)[:n].sum() - firsts[n]
+        ids[n] += np.where(ids[n] < firsts[n], *shifts).astype(np.int32)
+    return ids, int(sizes.sum()), known

@@ -26,8 +26,9 @@ def learn(  # noqa: PLR0917  compiled: arguments by position
         events: [spans]; its number of tokens.
         depth: [spans]; the number of tokens between its first token and the begin of the sentence, which counts.
         counts: [n-grams]; adjusted counts.
-        contexts: [shorter n-grams + 1, 4]; of the n-grams that continue a context: the sum of the adjusted counts, and
-            how many have a count of 1, of 2, and of 3 or more. The last row is the empty context.
+        contexts: [tested n-grams + 1, 4]; of the n-grams that continue a context: the sum of the adjusted counts, and
+            how many have a count of 1, of 2, and of 3 or more. The last row is the empty context; contexts that no test
+            conversation holds have none.
         classes: [orders, 5]; how many n-grams of an order have an adjusted count of 1 to 4.
     """
     orders, empty = len(ids), len(contexts) - 1
@@ -40,14 +41,15 @@ def learn(  # noqa: PLR0917  compiled: arguments by position
                 context = ids[n - 1, position - 1] if n > 0 else empty
                 count = counts[gram]
                 counts[gram] = count + 1
-                contexts[context, 0] += 1
-                if count < 3:
-                    contexts[context, count + 1] += 1
-                    if count > 0:
-                        contexts[context, count] -= 1
-                if count < 4:
+                if n == 0 or context < empty:
+                    contexts[context, 0] += 1
+                    if count < 3:  # noqa: PLR2004  the last class
+                        contexts[context, count + 1] += 1
+                        if count > 0:
+                            contexts[context, count] -= 1
+                if count < 4:  # noqa: PLR2004
                     classes[n, count + 1] += 1
-                if 0 < count < 5:
+                if 0 < count < 5:  # noqa: PLR2004
                     classes[n, count] -= 1
                 n = -1 if count > 0 else n - 1
     return 0
@@ -70,7 +72,7 @@ def score(  # noqa: PLR0917  compiled: arguments by position
         first: [sentences]; the position of a sentence's first token, which the begin of the sentence precedes.
         events: [sentences]; its number of tokens.
         counts: [n-grams]; see `learn`.
-        contexts: [shorter n-grams + 1, 4]; see `learn`.
+        contexts: [tested n-grams + 1, 4]; see `learn`.
         discounts: [orders, 4]; the discount of an adjusted count of 0, 1, 2, and 3 or more.
         uniform: probability of each token under the distribution that the lowest order is interpolated with.
         nats: [sentences], filled.

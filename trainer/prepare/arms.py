@@ -95,14 +95,23 @@ class Arms:
         return digest(self.evaluated.encode(), [stream])
 
 
-def prepare(union: Union, preset: Preset, choices: Choices, folder: Path, given: Embeddings | None = None) -> Arms:
+def prepare(
+    union: Union,
+    preset: Preset,
+    choices: Choices,
+    folder: Path,
+    given: Embeddings | None = None,
+    *,
+    networks: bool = True,
+) -> Arms:
     """Split the union and make the data of all arms in a folder, or load them if the folder holds the same data.
 
     Tokenizer and embeddings are made from the union of the arms' training pools; `given` is what `choices.outside`
-    returns. An ArmsError if an arm has no training conversations; another TrainerError if a corpus or an option cannot
-    be used.
+    returns. Without `networks` there are no embeddings, and no network can be trained. An ArmsError if an arm has no
+    training conversations; another TrainerError if a corpus or an option cannot be used.
     """
     check(preset, choices)
+    choices = choices if networks else replace(choices, embeddings=SCRATCH)
     sides = split(union, union.frame[preset.text.column], choices)
     common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, sides)
     size = common.record.vocabulary

@@ -89,13 +89,13 @@ class DataRecord:
         """Size of each set by name."""
         return {name: getattr(self, name) for name in SETS}
 
-    def lines(self) -> list[str]:
-        """The record as lines for a terminal."""
+    def lines(self, *, networks: bool = True) -> list[str]:
+        """The record as lines for a terminal; embeddings are for `networks` alone."""
         sets = ", ".join(
             f"{name} {size.tokens:,} tokens of {size.conversations:,} conversations"
             for name, size in self.sizes().items()
         )
-        return [f"tokenizer {self.tokenizer}; {self.embeddings}", sets, *self.notes]
+        return [f"tokenizer {self.tokenizer}{f'; {self.embeddings}' if networks else ''}", sets, *self.notes]
 
 
 @dataclass(frozen=True, eq=False)

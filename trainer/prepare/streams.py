@@ -43,6 +43,10 @@ class Pieces:
     starts: Rows
     sizes: Rows
 
+    def take(self, which: Rows) -> Pieces:
+        """Some of the pieces."""
+        return Pieces(*(array[which] for array in (self.rows, self.numbers, self.starts, self.sizes)))
+
     def order(self, keys: Keys, seed: int) -> Rows:
         """The pieces in the order of a seed, int64 [P]: by a hash of the conversation's key, the number and the seed.
 

@@ -1,0 +1,127 @@
+"""`refine compare --screen`: the verdict in a minute, by n-gram models in the place of networks."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.compare import data
+from pipeline.compare import scored as scoring
+from pipeline.compare.corpora import Pair
+from pipeline.compare.data import TrainingOptions
+from pipeline.compare.design import Design
+from pipeline.compare.scored import Scored, TestSet
+from pipeline.terminal import BEAT_INTERVAL, repeating, say
+from trainer.experiment import screen as screening
+from trainer.experiment.kinds import KNESER_NEY
+from trainer.experiment.screen import Placebos, Screen, UsedUp
+from trainer.prepare.arms import Arms, ArmsError, Union
+from trainer.scaling import Difference
+
+
+@dataclass(frozen=True, eq=False)
+class Screened:
+    """A finished screen of the arms of a comparison.
+
+    The verdict is about the `primary_test` set: the cleaner one if one corpus contains the other, else all test
+    conversations of both. `names` are the two corpora.
+    """
+
+    arms: Arms
+    design: Design
+    screen: Screen
+    folder: Path
+    names: tuple[str, str]
+    tests: Sequence[TestSet]
+    primary_test: TestSet
+
+    @cached_property
+    def scored(self) -> Sequence[Scored]:
+        """Both corpora on each test set."""
+        return [self.scored_on(test, self.names) for test in self.tests]
+
+    @cached_property
+    def primary(self) -> Scored:
+        """Both corpora on the primary test set."""
+        known = (one for one in self.scored if one.test is self.primary_test)
+        return next(known, None) or self.scored_on(self.primary_test, self.names)
+
+    def scored_on(self, test: TestSet, names: tuple[str, str]) -> Scored:
+        """Two arms on one test set: their laws, and the second against the first."""
+        points = {name: self.screen.points(name, test.mask) for name in names}
+        size = int(self.arms.common.test.bytes[test.mask].sum())
+        rows = [
+            pl.DataFrame({"arm": name, "kind": KNESER_NEY.name, "tokens": one.tokens, "seed": one.seed, "ppl": one.ppl})
+            for name, one in points.items()
+        ]
+        frame = pl.concat(rows).with_columns(pl.col("tokens").cast(pl.Int64), nats=pl.col("ppl").log())
+        frame = frame.with_columns(bits_per_byte=pl.col("nats") * test.tokens / math.log(2) / max(size, 1))
+        laws = scoring.compared_laws(points)
+        return Scored(test, frame, laws, (*filter(None, [test.small]), *laws.notes))
+
+    @property
+    def difference(self) -> Difference:
+        """The second corpus against the first by the power law, on the primary test set."""
+        return self.primary.differences["power"]
+
+    @cached_property
+    def placebos(self) -> dict[str, Placebos]:
+        """The difference of the level beside those of placebo rules, by kind of placebo."""
+        return {null: self.screen.placebo(self.names, null, self.primary_test.mask) for null in self.screen.placebos}
+
+    @cached_property
+    def used_up(self) -> UsedUp:
+        """Both corpora read to their ends."""
+        return self.screen.used_up(self.names, self.primary_test.mask)
+
+    @cached_property
+    def apart(self) -> Difference | None:
+        """The difference if copies do not stay together; None without copies."""
+        if not self.screen.apart:
+            return None
+        mask = self.primary_test.mask
+        points = {name: self.screen.points(name, mask, apart=True) for name in self.names}
+        return next(iter(scoring.compared_laws(points).differences.values()), None)
+
+    @property
+    def ceiling(self) -> float | None:
+        """The largest share by which PPL can fall if what the second corpus drops of the first is worth nothing."""
+        first, second = (self.screen.tokens[name] for name in self.names)
+        return None if second >= first else -math.expm1(self.difference.a.alpha * math.log(first / second))
+
+
+def screen(pair: Pair, union: Union, options: TrainingOptions, folder: Path, *, placebos: bool = True) -> Screened:
+    """Prepare the data of all arms of a union in `folder`/screen, and learn them; placebos imitate the first two.
+
+    Raises:
+        TrainerError: a corpus or an option does not serve.
+    """
+    arms, names = data.arms(union, options, folder), list(union.members)
+    budgets = options.budgets or screening.budgets_of(arms, names)
+    if max(budgets) > arms.largest():
+        raise ArmsError(f"--budgets has {max(budgets):,} tokens, and a training pool has {arms.largest():,}")
+    design = Design(tuple(sorted(set(budgets))), options.seeds or screening.SEEDS, ())
+    began = time.monotonic()
+    say(f"learning {len(names)} corpora in {design.seeds} orders, and placebo rules beside them ...")
+    with repeating(BEAT_INTERVAL, lambda: f"still learning, {time.monotonic() - began:,.0f} s so far"):
+        made = screening.screen(
+            *(arms, union, names, design.budgets),
+            seeds=design.seeds,
+            placebos=screening.PLACEBOS if placebos else 0,
+            workers=options.workers or len(os.sched_getaffinity(0)),
+        )
+    first, second = pair.names
+    tests = scoring.test_sets(pair, arms)
+    members = pair.union.members
+    small = second if pair.subset else first if not (members[first] & ~members[second]).any() else None
+    mask = arms.tests[first] | arms.tests[second] if small is None else arms.tests[small]
+    whole = TestSet("all test conversations", "of both corpora", mask, tests[0].targets, tests[0].clusters)
+    primary = next((test for test in tests if test.name == f"{small}-test"), whole)
+    return Screened(arms, design, made, folder, pair.names, tests, primary)

@@ -1,0 +1,244 @@
+"""The findings of a screen as sections of a page, as tables, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pipeline.compare.figures import placebos
+from pipeline.compare.numbers import HeadAndRows, Rows, data_numbers, difference_rows, law_rows, test_numbers
+from pipeline.compare.screen import Screened
+from pipeline.compare.screen.verdict import WORTH_KNOWING, share, used_up_sentence
+from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
+from pipeline.experiments.formats import finite, precise_change, with_interval
+from pipeline.report.parts import Figure, Panel, Section, Table, Tile
+from pipeline.report.text import visible
+
+if TYPE_CHECKING:
+    from pipeline.compare.result import Comparison
+
+TERMS = (
+    "N-gram models (interpolated modified Kneser-Ney, order 5) learn growing parts of each corpus, cut into pieces of "
+    "conversations, in many random orders. PPL is their perplexity on held-out conversations, and PPL = A tokens^alpha "
+    "is fitted. They see what five tokens show, so this is a screen; without --screen, networks are trained. Placebo "
+    "rules drop as many tokens at random."
+)
+"""Explanation of the terms of the headline."""
+
+
+def tiles(screened: Screened) -> tuple[Tile, ...]:
+    """The findings as tiles."""
+    first, second = (visible(name, 30) for name in screened.names)
+    difference, found, test = screened.difference, screened.used_up, visible(screened.primary.test.name, 30)
+    ceiling = screened.ceiling
+    measured = found.measured is not None
+    return (
+        _tile(
+            difference.ln_ratio,
+            difference.ln_ratio_interval,
+            f"PPL with {second} at {difference.budget:,.0f} tokens, on {test}",
+        ),
+        _tile(
+            found.measured if found.measured is not None else found.ln_ratio,
+            found.measured_interval if measured else found.interval,
+            f"PPL with {second} if both are read to their ends",
+        ),
+        Tile(
+            f"{found.crossing:,.0f}",
+            f"tokens of {first} that all {screened.screen.unique[screened.names[1]]:,} of {second} are worth; "
+            f"{first} has {screened.screen.unique[screened.names[0]]:,} (without copies)",
+        ),
+        *([] if ceiling is None else [Tile(share(ceiling), "PPL can fall by, if what was dropped is worth nothing")]),
+    )
+
+
+def _tile(ln_ratio: float, ends: tuple[float, float] | None, label: str) -> Tile:
+    brackets = with_interval(ln_ratio, ends, precise_change).partition(" (")[2]
+    return Tile(precise_change(ln_ratio), f"{label}: {brackets.rstrip(')')}" if brackets else label)
+
+
+def sections(screened: Screened) -> list[Section]:
+    """The sections of differences, placebo rules, both corpora used up, laws and the design."""
+    first, second = map(visible, screened.names)
+    scored, notes = screened.scored, dict.fromkeys(note for one in screened.scored for note in one.notes)
+    apart = screened.apart
+    if apart is not None:
+        brackets = with_interval(apart.ln_ratio, apart.ln_ratio_interval, precise_change)
+        notes[f"if copies do not stay together, a budget holds fewer of them, and PPL differs by {brackets}"] = None
+    return [
+        Section(
+            "difference",
+            "The difference per token",
+            f"{second} compared with {first} after equally many tokens, with 95 % intervals over orders and test "
+            f"conversations. A token's worth is the number of tokens of {first} that lower PPL as much as one of "
+            f"{second}.",
+            tuple(filter(None, [differences(scored)])),
+            (joined(scored, difference_rows),),
+            missing=tuple(f"{visible(note, 300)}." for note in notes),
+        ),
+        *_placebo_section(screened),
+        Section(
+            "used-up",
+            "The difference if each corpus is read to its end",
+            f"{visible(used_up_sentence(screened), 300)} The forecast adds to the difference per token what the "
+            "difference of their sizes is worth at the mean exponent; copies do not count as size.",
+            tables=(Table(*_as_table(used_up_rows(screened))),),
+        ),
+        Section(
+            "laws",
+            "Scaling laws",
+            "The power law is PPL = A tokens^alpha; the saturating law adds a floor. A point is a model. In brackets "
+            "are 95 % intervals. Held-out error: that of a law at the largest budget if it is fitted without it.",
+            (law_figure(scored, "power"),),
+            (joined(scored, law_rows),),
+        ),
+        Section(
+            "experiment",
+            "The screen",
+            f"The training data, the test sets and the protocol. {EFFECTIVE_SIZE}",
+            tables=(test_table(scored),),
+            texts=(("Plan of the screen", visible("\n".join(_plan(screened)))),),
+            missing=tuple(f"{visible(note)}." for note in screened.arms.common.record.notes),
+        ),
+    ]
+
+
+def _plan(screened: Screened) -> list[str]:
+    data, design = screened.arms.common.record, screened.design
+    pools = ", ".join(f"{name} {tokens:,} tokens" for name, tokens in screened.screen.tokens.items())
+    return [
+        "models: interpolated modified Kneser-Ney of order 5",
+        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within an order",
+        f"orders: {design.seeds}, the same for both corpora",
+        f"unit: pieces of at most {screened.arms.preset.piece} tokens; near-duplicates stay together",
+        f"tokenizer: {data.tokenizer}, trained on the union of both training pools unless it is given",
+        "split: by near-duplicate clusters of the union of both corpora, before anything else",
+        f"training pools: {pools}",
+    ]
+
+
+def _placebo_section(screened: Screened) -> list[Section]:
+    found = screened.placebos
+    if not found:
+        return []
+    frame = pl.concat(
+        pl.DataFrame({"null": null, "value": one.effects * 100, "real": False}) for null, one in found.items()
+    )
+    real = pl.concat(
+        pl.DataFrame({"null": [null], "value": [one.effect * 100], "real": [True]}) for null, one in found.items()
+    )
+    rows = pl.concat([frame, real])
+    panel = Panel("", placebos(rows), rows)
+    return [
+        Section(
+            "placebo",
+            "Beside random rules",
+            "Placebo rules drop as many tokens as the real ones, of random conversations or of random conversations of "
+            "the same lengths. A real effect lies outside their range.",
+            (Figure("placebo", "The real rules and placebo rules", "One mark is one rule.", (panel,)),),
+            (Table(*_as_table(placebo_rows(screened))),),
+        )
+    ]
+
+
+def _as_table(rows: HeadAndRows) -> tuple[tuple[str, ...], tuple[tuple[str | int | float | None, ...], ...]]:
+    head, cells = rows
+    return head, tuple(cells)
+
+
+def placebo_rows(screened: Screened) -> HeadAndRows:
+    """The real effect beside those of placebo rules, a row per kind of placebo."""
+    head = ("placebo rules drop", "rules", "their mean", "sd", "the real ones", "p")
+    rows: Rows = [
+        (
+            f"{null} conversations" if null == "random" else f"conversations {null}",
+            len(one.effects),
+            precise_change(float(one.effects.mean())),
+            share(float(one.effects.std(ddof=1))),
+            precise_change(one.effect),
+            f"{one.p:.2f}",
+        )
+        for null, one in screened.placebos.items()
+    ]
+    return head, rows
+
+
+def used_up_rows(screened: Screened) -> HeadAndRows:
+    """Both corpora at their own sizes."""
+    found, second = screened.used_up, screened.names[1]
+    head = ("corpus", "tokens", "without copies", "PPL differs by (forecast)", "measured on the whole pools")
+    forecast = with_interval(found.ln_ratio, found.interval, precise_change)
+    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, precise_change)
+    rows: Rows = [
+        (
+            visible(name, 40),
+            f"{tokens:,}",
+            f"{screened.screen.unique[name]:,}",
+            *((forecast, measured) if name == second else ("", "")),
+        )
+        for name, tokens in screened.screen.tokens.items()
+    ]
+    return head, rows
+
+
+def of_comparison(comparison: Comparison) -> dict[str, Any]:
+    """The fields of a screen for a script; empty for a comparison that is none."""
+    screened = comparison.screened
+    if screened is None:
+        return {}
+    design = screened.design
+    return {
+        "answer": comparison.verdict.answer,
+        **(screen_numbers(screened) if "power" in screened.primary.differences else {}),
+        "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
+        "budgets": list(design.budgets),
+        "seeds": design.seeds,
+        "preset": screened.arms.preset.name,
+        "folder": str(screened.folder),
+        "data": data_numbers(screened.arms),
+    }
+
+
+def screen_numbers(screened: Screened) -> dict[str, Any]:
+    """The findings for a script; PPL differences are relative, and below 0 the second corpus is better."""
+    difference, found, apart = screened.difference, screened.used_up, screened.apart
+    made: dict[str, Any] = finite(
+        {
+            "budget": difference.budget,
+            **_level("level", difference.ln_ratio, difference.ln_ratio_interval),
+            "delta_alpha": difference.delta_alpha,
+            "delta_alpha_interval": difference.delta_alpha_interval,
+            "efficiency": difference.efficiency,
+            "efficiency_interval": difference.efficiency_interval,
+            "primary_test_set": screened.primary.test.name,
+            "ceiling": screened.ceiling,
+            "worth_knowing": WORTH_KNOWING,
+            "placebo": {
+                null.replace(" ", "_"): {
+                    "level": math.expm1(one.effect),
+                    "mean": math.expm1(float(one.effects.mean())),
+                    "sd": float(one.effects.std(ddof=1)),
+                    "rules": len(one.effects),
+                    "p": one.p,
+                }
+                for null, one in screened.placebos.items()
+            },
+            "per_corpus": {
+                **_level("level", found.ln_ratio, found.interval),
+                **_level("measured_level", found.measured, found.measured_interval),
+                "alpha": found.alpha,
+                "tokens": dict(screened.screen.tokens),
+                "unique_tokens": dict(screened.screen.unique),
+                "crossing_tokens": found.crossing,
+            },
+            "apart": None if apart is None else _level("level", apart.ln_ratio, apart.ln_ratio_interval),
+        }
+    )
+    return made
+
+
+def _level(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
+    interval = None if ends is None else tuple(math.expm1(end) for end in ends)
+    return {name: None if ln_ratio is None else math.expm1(ln_ratio), f"{name}_interval": interval}

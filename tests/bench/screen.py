@@ -1,0 +1,234 @@
+"""How often the screen of `refine compare` is right: decision accuracy over planted corpora, and placebo against placebo.
+
+    python -m tests.bench.screen decisions     twelve variants of a corpus, all pairs; about 4 minutes
+    python -m tests.bench.screen placebos      400 pairs of random rules, between which nothing differs; about 10 minutes
+
+The corpus is the embedded default. Truth is a Kneser-Ney model of 500,000 tokens, ten times the largest budget of the
+screen, or of the whole corpus, on clean test conversations. Pairs closer than 0.3 % are no decision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline.experiments import corpus as corpora
+from trainer.experiment import screen as screening
+from trainer.experiment.screen import Screen
+from trainer.prepare import arms as arming
+from trainer.prepare.arms import Arms, Mask, Union, distinct
+from trainer.prepare.choices import Choices
+from trainer.presets import HOUSE
+from trainer.scaling import difference
+from trainer.scaling.spread import Interval
+
+BUDGETS = tuple(50_000 // 2**i for i in reversed(range(6)))
+TRUTH = 500_000
+"""Tokens of the models that tell which corpus is better per token."""
+CLOSE = 0.003
+"""Difference of ln PPL below which a pair is no decision."""
+PAIRS = 20
+"""Pairs of placebo rules that are learned at a time."""
+DROPPED = 0.05
+"""Share of the tokens that a placebo rule drops."""
+TOP_BUDGETS = tuple(100_000 // 2**i for i in reversed(range(6)))
+CHARACTERS = 5_500_000
+"""Characters of each variant, 1.2 million tokens; halves have half of it."""
+BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
+
+
+def variants(seed: int = 0) -> tuple[Union, dict[str, Mask]]:
+    """The union of all variants, whose edited texts keep key and group of their originals, and the variants' masks."""
+    rng = np.random.default_rng(seed)
+    frame = corpora.read(None).frame.select("id", "first", "text", "source")
+    keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
+    lengths = frame["text"].str.len_chars().to_numpy().astype(np.int64)
+    order = rng.permutation(len(frame))
+    good = order[(lengths[order] >= 200) & (lengths[order] <= 8000)]
+    clean = _until(good, lengths, CHARACTERS)
+    parts = [frame]
+    rows: dict[str, NDArray[np.int64]] = {"clean": clean, "raw": _until(order, lengths, CHARACTERS)}
+    origin = [np.arange(len(frame))]
+
+    def add(name: str, kept: NDArray[np.int64], edited: NDArray[np.int64], texts: list[str]) -> None:
+        start = sum(map(len, parts))
+        made = frame[edited.tolist()].with_columns(text=pl.Series(texts), first=pl.Series(texts))
+        parts.append(made.with_columns(id=pl.format(f"{{}}-{name.replace(' ', '-')}", "id")))
+        origin.append(edited)
+        rows[name] = np.concatenate([kept, np.arange(start, start + len(edited))])
+
+    texts = frame["text"].to_list()
+    core = _until(clean, lengths, int(0.7 * CHARACTERS))
+    copied = rng.choice(core, int(0.43 * len(core)), replace=False)
+    add("copies 30 %", core, copied, [texts[i] for i in copied])
+    core = _until(clean, lengths, int(0.69 * CHARACTERS))
+    copied = np.repeat(rng.choice(core, len(core) // 20, replace=False), 9)
+    add("5 % copied 10 times", core, copied, [texts[i] for i in copied])
+    for share in (0.2, 0.5):
+        edited = rng.permutation(clean)[: int(share * len(clean))]
+        words = [" ".join(rng.permutation(texts[i].split())) for i in edited]
+        add(f"shuffled {share:.0%}", np.setdiff1d(clean, edited), edited, words)
+    none = np.empty(0, np.int64)
+    add("boilerplate", none, clean, [f"{texts[i]}\n{BOILERPLATE}" for i in clean])
+    for share in (0.02, 0.1):
+        add(f"noise {share:.0%}", none, clean, [_noisy(texts[i], share, rng) for i in clean])
+    add("cut to half", none, clean, [texts[i][: len(texts[i]) // 2] for i in clean])
+    rows["short half"] = clean[np.argsort(lengths[clean], kind="stable")[: len(clean) // 2]]
+    rows["random half"] = _until(clean, lengths, CHARACTERS // 2)
+    whole, source = pl.concat(parts), np.concatenate(origin)
+    masks = {name: np.isin(np.arange(len(whole)), which) for name, which in rows.items()}
+    every = keys[source]
+    copies = np.isin(np.arange(len(whole)), np.concatenate([rows[name] for name in rows if "cop" in name]))
+    every[copies] = distinct(every[copies])
+    return Union(whole, every, groups[source], {"clean": masks["clean"]}), masks
+
+
+def _until(order: NDArray[np.int64], lengths: NDArray[np.int64], characters: int) -> NDArray[np.int64]:
+    return order[: int(np.searchsorted(np.cumsum(lengths[order]), characters)) + 1]
+
+
+def _noisy(text: str, share: float, rng: np.random.Generator) -> str:
+    """The text with this share of its words replaced by random letters."""
+    words = text.split(" ")
+    for i in np.flatnonzero(rng.random(len(words)) < share):
+        words[i] = "".join(map(chr, rng.integers(97, 123, max(len(words[i]), 1))))
+    return " ".join(words)
+
+
+def prepared(union: Union, masks: Mapping[str, Mask], folder: Path, test_tokens: int = 100_000) -> Arms:
+    """The data of all variants; the test set is drawn from the clean corpus."""
+    arms = arming.prepare(union, HOUSE, Choices(test_tokens=test_tokens), folder, None, networks=False)
+    return replace(
+        arms,
+        pools={name: mask[arms.split.pool] for name, mask in masks.items()},
+        tests={name: mask[arms.split.test] for name, mask in masks.items()},
+    )
+
+
+def decisions(workers: int) -> None:
+    """Print how often the screen decides as models of ten times its tokens, and of the whole corpora, do."""
+    union, masks = variants()
+    with tempfile.TemporaryDirectory(prefix="refine-decisions-") as scratch:
+        arms = prepared(union, masks, Path(scratch) / "data")
+        names = list(masks)
+        short = screening.screen(arms, union, names, BUDGETS, seeds=12, placebos=0, workers=workers)
+        enough = [name for name in names if short.tokens[name] > TRUTH]
+        long = screening.screen(arms, union, enough, (TRUTH,), seeds=3, placebos=0, workers=workers)
+    mask = arms.tests["clean"]
+    size = short.targets[mask].sum()
+    truth = {name: long.nats[name][:, -1][:, mask].sum(axis=1).mean() / size for name in enough}
+    whole = {name: short.whole[name][mask].sum() / size for name in names}
+    for name in names:
+        ladder = np.exp(short.nats[name][..., mask].sum(axis=-1).mean(axis=0) / size)
+        sys.stdout.write(
+            f"{name:20} {short.tokens[name]:>9,} tokens, {short.unique[name]:>9,} unique; PPL "
+            f"{' '.join(f'{one:7.1f}' for one in ladder)}  at {TRUTH:,}: {np.exp(truth.get(name, np.nan)):6.1f}"
+            f"  whole: {np.exp(whole[name]):6.1f}\n"
+        )
+    points = {name: short.points(name, mask) for name in names}
+    laws = {pair: difference(points[pair[0]], points[pair[1]]) for pair in itertools.combinations(names, 2)}
+    _accuracy("per token", [(laws[a, b].ln_ratio, laws[a, b].ln_ratio_interval, truth[b] - truth[a])
+                            for a, b in itertools.combinations(enough, 2)])  # fmt: skip
+    for title, guess in _forecasts(short, mask).items():
+        _accuracy(f"per corpus, {title}", [(*guess(a, b), whole[b] - whole[a])
+                                           for a, b in itertools.combinations(names, 2)])  # fmt: skip
+
+
+def _forecasts(short: Screen, mask: Mask) -> dict[str, Callable[[str, str], tuple[float, Interval | None]]]:
+    """Forecasts of the difference of ln PPL between whole corpora, each with its interval."""
+
+    def as_screen(a: str, b: str) -> tuple[float, Interval | None]:
+        found = short.used_up((a, b), mask)
+        return found.ln_ratio, found.interval
+
+    def unique(a: str, b: str) -> tuple[float, None]:
+        found = short.used_up((a, b), mask)
+        copies = [np.log(short.unique[name] / short.tokens[name]) for name in (a, b)]
+        return found.ln_ratio + found.alpha * float(copies[1] - copies[0]), None
+
+    def size(a: str, b: str) -> tuple[float, None]:
+        return -float(np.log(short.unique[b] / short.unique[a])), None
+
+    return {"as the screen": as_screen, "by unique tokens": unique, "more unique tokens win": size}
+
+
+def _accuracy(title: str, cases: list[tuple[float, tuple[float, float] | None, float]]) -> None:
+    cases = [case for case in cases if abs(case[2]) > CLOSE]
+    right = [np.sign(guess) == np.sign(true) for guess, _, true in cases]
+    concluding = [
+        np.sign(guess) == np.sign(true) for guess, ends, true in cases if ends is not None and ends[0] * ends[1] > 0
+    ]
+    error = np.array([guess - true for guess, _, true in cases])
+    sys.stdout.write(
+        f"{title}: right in {sum(right)} of {len(right)} pairs ({np.mean(right):.1%})"
+        + (f", in {sum(concluding)} of {len(concluding)} that conclude" if concluding else "")
+        + f"; error of ln PPL {error.mean():+.4f} (sd {error.std():.4f})\n"
+    )
+
+
+def placebos(times: int, workers: int) -> None:
+    """Print how often placebo rules are found to differ from one another, with Clopper-Pearson intervals."""
+    frame = corpora.read(None).frame
+    keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
+    union = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)})
+    levels, exponents = list[bool](), list[bool]()
+    with tempfile.TemporaryDirectory(prefix="refine-placebos-") as scratch:
+        arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
+        lengths = arms.common.pool.lengths()
+        for start in range(0, times, PAIRS):
+            count = min(PAIRS, times - start)
+            pools = {str(i): _without_some(lengths, 2 * start + i) for i in range(2 * count)}
+            names = list(pools)
+            found = screening.screen(replace(arms, pools=pools), union, names, TOP_BUDGETS, placebos=0, workers=workers)
+            every = np.ones(len(found.targets), np.bool_)
+            for a, b in zip(names[::2], names[1::2], strict=True):
+                law = difference(found.points(a, every), found.points(b, every))
+                levels.append(_holds_zero(law.ln_ratio_interval))
+                exponents.append(_holds_zero(law.delta_alpha_interval))
+            sys.stdout.write(f"{len(levels)} pairs: level {_rate(levels)}; exponent {_rate(exponents)}\n")
+            sys.stdout.flush()
+
+
+def _without_some(lengths: NDArray[np.int64], seed: int) -> Mask:
+    """A random rule, which drops 5 % of the tokens."""
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    mask = np.ones(len(lengths), np.bool_)
+    mask[order[np.cumsum(lengths[order]) <= DROPPED * lengths.sum()]] = False
+    return mask
+
+
+def _holds_zero(ends: Interval | None) -> bool:
+    return ends is not None and ends[0] <= 0 <= ends[1]
+
+
+def _rate(holds: list[bool]) -> str:
+    wrong, n = len(holds) - sum(holds), len(holds)
+    both = stats.binomtest(wrong, n).proportion_ci(method="exact")
+    return f"differs in {wrong} ({wrong / n:.1%}, 95 % interval {both.low:.1%} to {both.high:.1%})"
+
+
+def main() -> None:
+    """Print one of the two."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("what", choices=["decisions", "placebos"])
+    asked.add_argument("--times", type=int, default=400)
+    asked.add_argument("--workers", type=int, default=2)
+    given = asked.parse_args()
+    if given.what == "decisions":
+        decisions(given.workers)
+    else:
+        placebos(given.times, given.workers)
+
+
+if __name__ == "__main__":
+    main()

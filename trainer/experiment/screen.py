@@ -1,0 +1,331 @@
+"""The screen of a comparison: Kneser-Ney models in the place of networks, so that an answer takes a minute.
+
+Both arms are learned in many orders, and so are placebo rules, which drop conversations at random. A network reads the
+same pieces in the same orders, so what is odd about an order affects both alike: their residuals over seeds correlate
+0.98 (trainer/README.md). What only long contexts show, n-grams do not see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.counts.kneser_ney import Grams, KneserNey
+from trainer.experiment.points import resample_scores
+from trainer.prepare.arms import Arms, ArmsError, Mask, Union
+from trainer.prepare.streams import Pieces, Rows, permutation
+from trainer.scaling import Points
+from trainer.scaling.spread import Interval, Quantity
+
+SEEDS = 24
+"""Orders of each arm."""
+PLACEBO_SEEDS = 12
+"""Orders of each placebo rule."""
+PLACEBOS = 19
+"""Placebo rules of a kind: the least number by which a rank can be at the level of 5 %."""
+RUNGS = 6
+"""Budgets, each twice the one before."""
+TOP = 100_000
+"""The largest budget in tokens, if each pool holds twice as much."""
+MIN_TOP = 16_000
+"""The smallest largest budget in tokens: below it the smallest budget is a few pieces."""
+MAX_WHOLE = 16_000_000
+"""Tokens of the training pools up to which whole corpora are learned too, with about 100 bytes of memory each."""
+MIN_COPIES = 0.01
+"""Share of copies in a pool from which a budget without its copies is measured too."""
+
+Floats = NDArray[np.float64]
+Null = Literal["random", "of the same lengths"]
+
+
+@dataclass(frozen=True, eq=False)
+class Placebos:
+    """Differences of ln PPL, the second arm minus the first, by pairs of arms that drop as many tokens at random.
+
+    `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders.
+    """
+
+    effect: float
+    effects: Floats
+
+    @property
+    def p(self) -> float:
+        """Probability of an effect of this size or larger if the real rules dropped at random: by rank, two-sided."""
+        return float(1 + np.sum(np.abs(self.effects) >= abs(self.effect))) / (len(self.effects) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class UsedUp:
+    """The question which corpus to train on, if each is read to its end, whatever its size.
+
+    Attributes:
+        ln_ratio: ln(PPL of the second / PPL of the first), forecast: the difference at equal tokens, and the mean
+            exponent of both arms times the difference of the ln of their unique tokens.
+        interval: of it, at the level of 95 %.
+        alpha: the mean exponent.
+        crossing: the number of unique tokens of the first corpus that all of the second are worth.
+        measured: ln_ratio of models of the whole training pools; None if they are too large.
+        measured_interval: of it, over test conversations alone.
+    """
+
+    ln_ratio: float
+    interval: Interval | None
+    alpha: float
+    crossing: float
+    measured: float | None
+    measured_interval: Interval | None
+
+
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """The scores of all models: sums of nats of K test conversations.
+
+    `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
+    `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
+    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies.
+    """
+
+    budgets: tuple[int, ...]
+    nats: Mapping[str, Floats]
+    whole: Mapping[str, Floats]
+    apart: Mapping[str, Floats]
+    placebos: Mapping[Null, Floats]
+    targets: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    tokens: Mapping[str, int]
+    unique: Mapping[str, int]
+
+    def points(self, arm: str, mask: Mask, *, apart: bool = False) -> Points:
+        """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
+        nats = (self.apart if apart else self.nats)[arm][..., mask]
+        seeds, rungs, _ = nats.shape
+        flat = nats.reshape(seeds * rungs, -1)
+        ppl = np.exp(flat.sum(axis=1) / self.targets[mask].sum())
+        moved = resample_scores(flat, self.targets[mask], self.clusters[mask])
+        return Points(np.tile(self.budgets, seeds).astype(float), ppl, np.repeat(np.arange(seeds), rungs), moved)
+
+    def placebo(self, names: tuple[str, str], null: Null, mask: Mask) -> Placebos:
+        """The real effect at the largest budget beside those of the placebo rules."""
+        size = self.targets[mask].sum()
+        seeds = self.placebos[null].shape[2]
+        first, second = (self.nats[name][:seeds, -1][:, mask].sum(axis=1) for name in names)
+        both = self.placebos[null][..., mask].sum(axis=-1) / size
+        return Placebos(float((second - first).mean() / size), (both[:, 1] - both[:, 0]).mean(axis=1))
+
+    def used_up(self, names: tuple[str, str], mask: Mask) -> UsedUp:
+        """Both corpora at their own sizes."""
+        first, second = (self._top_and_slope(self.points(name, mask)) for name in names)
+        level = second[0] + first[0].times(-1.0)
+        alpha = (first[1] + second[1]).times(0.5)
+        sizes = [self.tokens[name] for name in names]
+        forecast = level + alpha.times(float(np.log(sizes[1] / sizes[0])))
+        crossing = sizes[1] * float(np.exp(np.clip(level.value / alpha.value, -50, 50)))
+        measured, interval = None, None
+        if self.whole:
+            nats = np.stack([self.whole[name][mask] for name in names])
+            ln_ppl = nats.sum(axis=1) / self.targets[mask].sum()
+            measured = float(ln_ppl[1] - ln_ppl[0])
+            moved = resample_scores(nats, self.targets[mask], self.clusters[mask])
+            if moved is not None:
+                low, high = np.quantile(moved[1] - moved[0], (0.025, 0.975))
+                interval = float(low), float(high)
+        return UsedUp(forecast.value, forecast.interval(0.95), alpha.value, crossing, measured, interval)
+
+    def _top_and_slope(self, points: Points) -> tuple[Quantity, Quantity]:
+        """Ln PPL at the largest budget, and the slope of ln PPL in ln tokens, of each seed."""
+        x = np.log(np.array(self.budgets, float))
+        weights = (np.eye(len(x))[-1], (x - x.mean()) / np.sum((x - x.mean()) ** 2))
+        y = points.y.reshape(-1, len(x))
+        moved = None if points.resampled is None else points.resampled.reshape(*y.shape, -1)
+        top, slope = (
+            Quantity(
+                float((y @ one).mean()), y @ one, None, None if moved is None else np.einsum("t,stb->sb", one, moved)
+            )
+            for one in weights
+        )
+        return top, slope
+
+
+def budgets_of(arms: Arms, names: Sequence[str]) -> tuple[int, ...]:
+    """The budgets of a screen: `RUNGS` of them up to `TOP`, or to half of the smallest pool.
+
+    Raises:
+        ArmsError: the smallest pool is too small.
+    """
+    smallest = min(names, key=arms.tokens)
+    top = min(TOP, arms.tokens(smallest) // 2)
+    if top < MIN_TOP:
+        raise ArmsError(
+            f"the training pool of {smallest} has {arms.tokens(smallest):,} tokens, and a screen needs at least "
+            f"{2 * MIN_TOP:,}: take a larger corpus"
+        )
+    return tuple(top // 2**i for i in reversed(range(RUNGS)))
+
+
+def screen(
+    arms: Arms,
+    union: Union,
+    names: Sequence[str],
+    budgets: Sequence[int],
+    *,
+    seeds: int = SEEDS,
+    placebos: int = PLACEBOS,
+    workers: int = 1,
+) -> Screen:
+    """Learn all arms in many orders, and placebo rules in the place of the difference of the first two.
+
+    Args:
+        arms: prepared data in the separated layout; no embeddings are needed.
+        union: the conversations that they were prepared from.
+        names: the arms; placebo rules imitate what the second lacks of the first, and the first of the second.
+        budgets: in tokens, ascending.
+        seeds: number of orders.
+        placebos: number of placebo rules of each kind.
+        workers: number of threads.
+    """
+    common, pool = arms.common, arms.common.pool
+    pieces, lengths = pool.pieces(arms.preset.piece), pool.lengths() + 1
+    groups = union.groups[arms.split.pool]
+    masks = {name: arms.pools[name] for name in names}
+    tokens = {name: int(lengths[mask].sum()) for name, mask in masks.items()}
+    unique = {name: _unique(lengths, groups, mask) for name, mask in masks.items()}
+    orders = [pieces.order(common.keys, seed) for seed in range(seeds)]
+    apart = (
+        [pieces.order(union.keys[arms.split.pool], seed) for seed in range(seeds)]
+        if any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
+        else []
+    )
+    strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": _deciles(lengths)}
+    first, top = partial(_first, pieces, tokens=budgets[-1]), tuple(budgets[-1:])
+    ladders = {name: [first(order, mask) for order in orders] for name, mask in masks.items()}
+    scattered = {name: [first(order, mask) for order in apart] for name, mask in masks.items() if apart}
+    dropped = {
+        null: [
+            [[first(order, mask) for order in orders[:PLACEBO_SEEDS]] for mask in pair]
+            for pair in _random_pairs(masks, names, lengths, stratum, placebos)
+        ]
+        for null, stratum in strata.items()
+        if placebos
+    }
+    every = [
+        *ladders.values(),
+        *scattered.values(),
+        *(arm for pairs in dropped.values() for pair in pairs for arm in pair),
+    ]
+    small = pool.tokens <= MAX_WHOLE
+    used = (
+        np.arange(len(pieces.rows)) if small else np.unique(np.concatenate([order for each in every for order in each]))
+    )
+    learn = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
+    full = [order for each in (*ladders.values(), *scattered.values()) for order in each]
+    learn.ladders(full, tuple(budgets))
+    learn.ladders([order for each in every for order in each], top)
+    wholes = {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items() if small}
+    learn.ladders(list(wholes.values()), None)
+    return Screen(
+        tuple(budgets),
+        {name: np.stack([learn.scores(order, tuple(budgets)) for order in each]) for name, each in ladders.items()},
+        {name: learn.scores(order, None)[0] for name, order in wholes.items()},
+        {name: np.stack([learn.scores(order, tuple(budgets)) for order in each]) for name, each in scattered.items()},
+        {
+            null: np.array([[[learn.scores(order, top)[-1] for order in arm] for arm in pair] for pair in pairs])
+            for null, pairs in dropped.items()
+        },
+        np.diff(common.test.bounds()),
+        common.clusters,
+        tokens,
+        unique,
+    )
+
+
+class _Learner:
+    """Learns pieces in given orders in some threads; an order that is asked for twice is learned once."""
+
+    def __init__(self, grams: Grams, used: Rows, workers: int) -> None:
+        self.grams, self.used, self.workers = grams, used, workers
+        self.known: dict[tuple[bytes, int], Floats] = {}
+
+    def ladders(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> None:
+        """Learn each order up to each budget; None for the whole order."""
+        todo = {_digest(order): order for order in orders}
+        jobs = [(name, order) for name, order in todo.items() if (name, _last(budgets)) not in self.known]
+        with ThreadPoolExecutor(self.workers) as pool:
+            made = pool.map(
+                lambda part: self._each(part, budgets), [jobs[i :: self.workers] for i in range(self.workers)]
+            )
+            for scores in made:
+                self.known |= scores
+
+    def scores(self, order: Rows, budgets: tuple[int, ...] | None) -> Floats:
+        """Nats of the test conversations at each budget, float64 [budgets, K]; at least at the last one."""
+        return self.known[_digest(order), _last(budgets)]
+
+    def _each(
+        self, jobs: Sequence[tuple[bytes, Rows]], budgets: tuple[int, ...] | None
+    ) -> dict[tuple[bytes, int], Floats]:
+        model, made = KneserNey(self.grams), {}
+        for name, order in jobs:
+            rows, before, scores = np.searchsorted(self.used, order), 0, []
+            model.forget()
+            for budget in budgets or (None,):
+                stop = None if budget is None else budget - 1  # a budget of N ids has N - 1 targets
+                model.learn(rows, before, stop)
+                before = stop or 0
+                scores.append(model.nats())
+            made[name, _last(budgets)] = np.stack(scores)
+        return made
+
+
+def _digest(order: Rows) -> bytes:
+    return hashlib.blake2b(order.tobytes(), digest_size=16).digest()
+
+
+def _last(budgets: tuple[int, ...] | None) -> int:
+    return 0 if budgets is None else budgets[-1]
+
+
+def _unique(lengths: Rows, groups: Rows, mask: Mask) -> int:
+    """Tokens of an arm without copies: of each group of near-duplicates, those of the longest member."""
+    longest = np.zeros(int(groups.max(initial=0)) + 1, np.int64)
+    np.maximum.at(longest, groups[mask], lengths[mask])
+    return int(longest.sum())
+
+
+def _deciles(lengths: Rows) -> Rows:
+    """The decile of each length, from 0."""
+    return np.searchsorted(np.quantile(lengths, np.arange(1, 10) / 10), lengths)
+
+
+def _random_pairs(
+    masks: Mapping[str, Mask], names: Sequence[str], lengths: Rows, strata: Rows, count: int
+) -> Iterator[tuple[Mask, Mask]]:
+    """Pairs of arms of random conversations, which differ by as many tokens as the first two do, in each stratum."""
+    first, second = (masks[name] for name in names[:2])
+    for seed in range(count):
+        pair = first | second, first | second
+        for only, arm in ((first & ~second, pair[1]), (second & ~first, pair[0])):
+            free = np.flatnonzero(pair[0] & pair[1])
+            order = free[permutation(-1 - seed, len(free))]
+            for stratum in np.unique(strata[only]):
+                rows = order[strata[order] == stratum]
+                wanted = lengths[only & (strata == stratum)].sum()
+                arm[rows[np.cumsum(lengths[rows]) <= wanted]] = False
+        yield pair
+
+
+def _first(pieces: Pieces, order: Rows, mask: Mask, tokens: int) -> Rows:
+    """The first pieces of an arm in an order that hold so many tokens."""
+    count = 1 << 12
+    while True:
+        own = order[:count][mask[pieces.rows[order[:count]]]]
+        ends = np.cumsum(pieces.sizes[own] + 1)
+        if count >= len(order) or (len(ends) and ends[-1] >= tokens):
+            return own[: int(np.searchsorted(ends, tokens)) + 1]
+        count *= 2
