@@ -30,7 +30,7 @@ test: lint browser
 demo: setup
 	$(BIN)/refine run --out data/runs/demo
 	$(BIN)/refine report data/runs/demo
-	$(BIN)/refine compare raw refined --run data/runs/demo --quick --out reports/demo-compare
+	$(BIN)/refine compare raw refined --run data/runs/demo --screen --out reports/demo-compare
 	@echo "Look at reports/demo/index.html, reports/demo-compare/index.html, and data/runs/demo: README.md (the dataset"
 	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/demo"
 	@echo "and, in about half an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/demo"

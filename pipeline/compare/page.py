@@ -43,6 +43,7 @@ def page(comparison: Comparison) -> Page:
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
         headline=visible(comparison.verdict.sentence),
+        chip=None if comparison.experiment is None and comparison.screened is None else comparison.verdict.chip(),
         tiles=_tiles(comparison),
         warnings=(*(visible(note) for note in comparison.notes), *sections.failed(comparison.checks)),
         checks=tuple(comparison.checks),

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pipeline.compare.scored import Scored
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
-from pipeline.report.parts import Check
+from pipeline.report.parts import Check, Chip
 from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Kind
 
@@ -36,6 +37,12 @@ class Verdict:
     level: str = ""
     answer: str = ""
 
+    def chip(self) -> Chip:
+        """The answer in a word or two."""
+        answer = self.answer or {"lower": BETTER, "higher": WORSE}.get(self.level, self.level) or UNCLEAR
+        moods: dict[str, Literal["good", "bad", "same"]] = {BETTER: "good", WORSE: "bad", NONE: "same"}
+        return Chip(answer, moods.get(answer, "open"))
+
 
 def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
     """Conclude from the intervals on all test sets; a failed check, or what the design `lacks`, forbids a conclusion.
@@ -51,7 +58,7 @@ def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks
         return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
-    if scored and all(map(_same, scored)):
+    if scored and all(map(same, scored)):
         return Verdict(f"There is no difference: {_alike(names)}.", concludes=False)
     if few := too_few(scored):
         return Verdict(f"Nothing can be concluded, {few}{indication}.", concludes=False)
@@ -77,7 +84,7 @@ def no_interval(scored: Sequence[Scored]) -> str:
     return f"delta alpha has no interval on {', '.join(missing) or 'any test set'}"
 
 
-def _same(one: Scored) -> bool:
+def same(one: Scored) -> bool:
     """Whether both arms have the same training runs."""
     first, second = (points.ppl for points in list(one.points.values())[:2])
     return bool(np.array_equal(first, second))
@@ -182,7 +189,7 @@ def _indication(scored: Sequence[Scored], names: tuple[str, str]) -> str:
     fitted = [one for one in scored if "power" in one.differences]
     if not fitted:
         return ""
-    if all(map(_same, scored)):
+    if all(map(same, scored)):
         return f" (and {_alike(names)})"
     each = _each(fitted, lambda one: delta_alpha(one.differences["power"]))
     return f" (delta alpha of {names[1]}, not conclusive: {each})"

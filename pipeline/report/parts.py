@@ -1,7 +1,7 @@
 """The parts of a page. A command makes sections of its numbers; the page does not know where they come from."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
@@ -87,6 +87,14 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Chip:
+    """The answer in a word or two, in the colour of its mood."""
+
+    text: str
+    mood: Literal["good", "bad", "same", "open"]
+
+
+@dataclass(frozen=True)
 class Page:
     """A report."""
 
@@ -99,9 +107,16 @@ class Page:
     sections: tuple[Section, ...]
     about: str = ""
     """Explanation of the terms of the headline and the tiles."""
+    chip: Chip | None = None
     examples: Examples | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     """Additional fields of `report.json`."""
+
+    @property
+    def passed(self) -> str:
+        """How many checks passed, as a phrase."""
+        applying = [check.passed for check in self.checks if check.passed is not None]
+        return f"{sum(applying)} of {len(applying)} passed"
 
     @property
     def figures(self) -> list[Figure]:

@@ -72,7 +72,7 @@ def test_a_report_holds_every_number(made: Path) -> None:
     found = report(made)
     assert found["verdict"] == found["headline"]
     assert found["budgets"] == [200, 500, 1200, 3000, 7000]
-    assert (found["seeds"], found["quick"], found["subset"]) == (3, False, True)
+    assert (found["seeds"], found["subset"]) == (3, True)
     assert list(found["test_sets"]) == ["raw-test", "refined-test"]
     low, high = found["delta_alpha_interval"]
     assert low < found["delta_alpha"] < high
@@ -206,17 +206,6 @@ def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path
     assert len(found) > 6
     assert found.items() <= scores(made).items()
     assert report(tmp_path)["concludes"] is False
-
-
-def test_quick_never_concludes(my_run: Path, tmp_path: Path) -> None:
-    """It trains fewer budgets and seeds and only n-gram baselines, and says so."""
-    asks = how(work=tmp_path / "work", quick=True, seeds=1, budgets=(200, 500, 7000))
-    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
-    found = report(tmp_path)
-    assert found["verdict"].startswith("Nothing is concluded, because --quick trains too few budgets and seeds")
-    assert (found["concludes"], found["quick"], found["seeds"]) == (False, True, 1)
-    assert found["budgets"] == [200, 500, 7000]
-    assert {"cvfp", "kneser_ney", "unigram"} == {one["kind"] for one in found["test_sets"]["raw-test"]["trainings"]}
 
 
 def halves(here: Path) -> tuple[str, str]:
@@ -379,7 +368,7 @@ def test_too_large_budgets_get_a_proposal_that_fits(
         from pipeline.compare.design import design
 
         both = corpora.pair("raw", "refined", my_run, None, grouped=True)
-        assert design(arms(both.union, asks, tmp_path / "again"), counts, None, quick=False).budgets == tuple(counts)
+        assert design(arms(both.union, asks, tmp_path / "again"), counts, None).budgets == tuple(counts)
 
 
 def test_a_corpus_of_a_few_conversations_is_too_small(tmp_path: Path) -> None:
@@ -414,7 +403,7 @@ def test_the_same_command_finds_its_training_runs(tmp_path: Path, monkeypatch: p
             how().folder("my-run", ["1", "2"]),
         ):
             pass
-    with how(seeds=5, budgets=(1, 2), quick=True).folder("my-run", ["2", "1"]) as again:
+    with how(seeds=5, budgets=(1, 2), screen=True).folder("my-run", ["2", "1"]) as again:
         assert again == once
     with how(choices=replace(WANTED, tokenizer="bpe:512")).folder("my-run", ["1", "2"]) as other:
         assert other != once
@@ -486,11 +475,3 @@ def test_options_are_checked_before_corpora_are_read(my_run: Path, tmp_path: Pat
     with pytest.raises(RunFolderError, match="holds no signals of stage"):
         comparing.compare(asked("raw", "refined", tmp_path / "copy", tmp_path, how(work=tmp_path / "work")))
     assert not (tmp_path / "work").exists()
-
-
-def test_quick_trains_the_budgets_that_are_named(my_run: Path, tmp_path: Path) -> None:
-    """With the given seeds, still without a conclusion."""
-    asks = how(work=tmp_path / "work", quick=True, budgets=(200, 400), seeds=2)
-    comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
-    found = report(tmp_path)
-    assert (found["budgets"], found["seeds"], found["concludes"]) == ([200, 400], 2, False)

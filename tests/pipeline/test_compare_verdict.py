@@ -147,7 +147,7 @@ def test_one_long_test_conversation_allows_no_conclusion() -> None:
 @pytest.mark.parametrize(
     ("design", "why"),
     [
-        (Design(TOKENS, 2, quick=True), "--quick trains too few budgets and seeds"),
+        (Design(TOKENS, 2), "2 seeds where 3 are needed"),
         (Design(TOKENS[:4], 3), "4 budgets where 5 are needed and 0.90 decades of tokens where 1.5 are needed"),
         (Design(TOKENS, 1), "1 seed where 3 are needed"),
         (Design((10_000, 11_000, 12_000, 13_000, 14_000), 3), "0.15 decades of tokens where 1.5 are needed"),

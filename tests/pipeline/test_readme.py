@@ -152,7 +152,7 @@ def test_every_example_runs(name: str, place: Path, monkeypatch: pytest.MonkeyPa
 
     compare = refine.compare
     monkeypatch.setattr(
-        refine, "compare", lambda *a, **k: compare(*a, **{**k, "quick": False, "train": False}), raising=False
+        refine, "compare", lambda *a, **k: compare(*a, **{**k, "screen": False, "train": False}), raising=False
     )
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", place / "cache")
     monkeypatch.setattr(sys, "path", [*sys.path, str(place)])

@@ -248,6 +248,68 @@ def test_the_order_of_a_seed_never_changes() -> None:
 PERMUTATION = [1, 9, 5, 0, 4, 3, 2, 7, 6, 8]
 
 
+@settings(max_examples=60)
+@given(said=st.lists(texts, min_size=1, max_size=8), size=st.integers(1, 40))
+def test_pieces_cover_each_conversation_once_in_near_equal_parts(said: list[str], size: int) -> None:
+    """No piece is larger than the size, and those of a conversation differ by one token at most."""
+    made = stream(said, one=SMALL_BPE)
+    pieces = made.pieces(size)
+    for row, length in enumerate(made.lengths()):
+        sizes = pieces.sizes[pieces.rows == row]
+        assert len(sizes) == max(-(-length // size), 1)
+        assert sizes.sum() == length
+        assert sizes.max() - sizes.min() <= 1
+        assert sizes.max() <= size
+    everything = made.draw(made.tokens, 0, None, pieces) if made.tokens > 1 else made
+    assert sorted(made.gather(pieces.starts, pieces.sizes + 1).ids) == sorted(
+        [*made.ids, *[SMALL_BPE.end] * (len(pieces.rows) - len(said))]
+    )
+    assert everything.lengths().max(initial=0) <= size
+
+
+def test_no_conversation_fills_a_budget_of_pieces() -> None:
+    """Of whole conversations the longest may be most of a budget; of pieces it has about its share of the corpus."""
+    said = ["word " * 5000, *("a few other words here" for _ in range(2000))]
+    made = stream(said, one=SMALL_BPE)
+    share = made.lengths()[0] / made.lengths().sum()
+    shares = []
+    for seed in range(20):
+        pieces = made.pieces(100)
+        order = pieces.order(np.arange(len(made), dtype=np.uint64), seed)
+        first = order[: int(np.searchsorted(np.cumsum(pieces.sizes[order]), 2000)) + 1]
+        shares.append(pieces.sizes[first][pieces.rows[first] == 0].sum() / pieces.sizes[first].sum())
+    assert max(shares) < share + 0.2
+    assert np.mean(shares) == pytest.approx(share, abs=0.05)
+
+
+def test_a_joined_stream_cannot_be_cut_into_pieces() -> None:
+    """Nothing would tell where a piece ends."""
+    with pytest.raises(StreamError, match="cannot be cut into pieces"):
+        stream(["Hello world"], separated=False).pieces(1)
+
+
+def test_near_duplicates_stay_together_but_no_large_group_fills_a_budget() -> None:
+    """A group takes its least key; of a large one, each eight do. A version of a text counts as the text."""
+    keys = np.array([5, 3, 9, 3, 7], np.uint64)
+    assert streams.together(keys, np.array([0, 0, 1, 0, 1])).tolist() == [3, 3, 7, 3, 7]
+    many = np.random.default_rng(0).permutation(20).astype(np.uint64)
+    made = streams.together(many, np.zeros(20, np.int64))
+    assert np.array_equal(made, many // 8 * 8)
+    assert streams.together(np.empty(0, np.uint64), np.empty(0, np.int64)).tolist() == []
+
+
+def test_an_edit_of_every_text_does_not_change_the_order() -> None:
+    """Pieces of equal keys and numbers come in the same order, whatever their words."""
+    said = [f"text {i} " + "word " * (i % 90) for i in range(60)]
+    keys = np.random.default_rng(1).integers(0, 2**63, 60).astype(np.uint64)
+    orders = []
+    for texts_of in (said, [f"{text} please subscribe" for text in said]):
+        made = stream(texts_of, one=SMALL_BPE)
+        pieces = made.pieces(1000)
+        orders.append(pieces.rows[pieces.order(keys, 3)].tolist())
+    assert orders[0] == orders[1]
+
+
 @LAYOUTS
 def test_the_first_conversations_are_whole(separated: bool) -> None:
     """`conversations(n)` is the stream of the first n texts."""

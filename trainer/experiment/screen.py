@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from trainer.counts.kneser_ney import Grams, KneserNey
 from trainer.experiment.points import resample_scores
@@ -60,6 +61,30 @@ class Placebos:
         """Probability of an effect of this size or larger if the real rules dropped at random: by rank, two-sided."""
         return float(1 + np.sum(np.abs(self.effects) >= abs(self.effect))) / (len(self.effects) + 1)
 
+    @property
+    def mean(self) -> float:
+        """Mean effect of the placebo rules."""
+        return float(self.effects.mean())
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the effects of the placebo rules."""
+        return float(self.effects.std(ddof=1))
+
+
+def widened(ends: Interval | None, effects: Floats, level: float = 0.95) -> Interval | None:
+    """An interval over orders and test conversations, with the spread of placebo rules added in quadrature.
+
+    An interval over orders alone is about these two corpora, and any two corpora differ. A rule has an effect if the
+    difference is larger than that of conversations chosen at random.
+    """
+    if ends is None or len(effects) < 2:  # noqa: PLR2004
+        return ends
+    middle = (ends[0] + ends[1]) / 2
+    spread = stats.t.ppf((1 + level) / 2, len(effects) - 1) * effects.std(ddof=1)
+    half = float(np.hypot((ends[1] - ends[0]) / 2, spread))
+    return middle - half, middle + half
+
 
 @dataclass(frozen=True, eq=False)
 class UsedUp:
@@ -67,10 +92,11 @@ class UsedUp:
 
     Attributes:
         ln_ratio: ln(PPL of the second / PPL of the first), forecast: the difference at equal tokens, and the mean
-            exponent of both arms times the difference of the ln of their unique tokens.
+            exponent of both arms times the difference of the ln of their tokens. Copies count on both sides: a budget
+            holds as many of them as its corpus.
         interval: of it, at the level of 95 %.
         alpha: the mean exponent.
-        crossing: the number of unique tokens of the first corpus that all of the second are worth.
+        crossing: the number of tokens of the first corpus that all of the second are worth.
         measured: ln_ratio of models of the whole training pools; None if they are too large.
         measured_interval: of it, over test conversations alone.
     """
@@ -81,6 +107,13 @@ class UsedUp:
     crossing: float
     measured: float | None
     measured_interval: Interval | None
+
+    @property
+    def best(self) -> tuple[float, Interval | None]:
+        """The measured ln_ratio with its interval, or else the forecast one."""
+        if self.measured is None:
+            return self.ln_ratio, self.interval
+        return self.measured, self.measured_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,14 +235,14 @@ def screen(
         if any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
         else []
     )
-    strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": _deciles(lengths)}
+    strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": deciles(lengths)}
     first, top = partial(_first, pieces, tokens=budgets[-1]), tuple(budgets[-1:])
     ladders = {name: [first(order, mask) for order in orders] for name, mask in masks.items()}
     scattered = {name: [first(order, mask) for order in apart] for name, mask in masks.items() if apart}
     dropped = {
         null: [
             [[first(order, mask) for order in orders[:PLACEBO_SEEDS]] for mask in pair]
-            for pair in _random_pairs(masks, names, lengths, stratum, placebos)
+            for pair in placebo_pairs(masks, names, lengths, stratum, placebos)
         ]
         for null, stratum in strata.items()
         if placebos
@@ -298,12 +331,12 @@ def _unique(lengths: Rows, groups: Rows, mask: Mask) -> int:
     return int(longest.sum())
 
 
-def _deciles(lengths: Rows) -> Rows:
+def deciles(lengths: Rows) -> Rows:
     """The decile of each length, from 0."""
     return np.searchsorted(np.quantile(lengths, np.arange(1, 10) / 10), lengths)
 
 
-def _random_pairs(
+def placebo_pairs(
     masks: Mapping[str, Mask], names: Sequence[str], lengths: Rows, strata: Rows, count: int
 ) -> Iterator[tuple[Mask, Mask]]:
     """Pairs of arms of random conversations, which differ by as many tokens as the first two do, in each stratum."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.compare import data
@@ -75,6 +76,13 @@ class Screened:
     def placebos(self) -> dict[str, Placebos]:
         """The difference of the level beside those of placebo rules, by kind of placebo."""
         return {null: self.screen.placebo(self.names, null, self.primary_test.mask) for null in self.screen.placebos}
+
+    @property
+    def level_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the ln of the PPL ratio, with the spread of the more different placebo rules."""
+        ends = self.difference.ln_ratio_interval
+        effects = max((one.effects for one in self.placebos.values()), key=np.std, default=np.empty(0))
+        return screening.widened(ends, effects)
 
     @cached_property
     def used_up(self) -> UsedUp:

@@ -32,23 +32,18 @@ def tiles(screened: Screened) -> tuple[Tile, ...]:
     """The findings as tiles."""
     first, second = (visible(name, 30) for name in screened.names)
     difference, found, test = screened.difference, screened.used_up, visible(screened.primary.test.name, 30)
-    ceiling = screened.ceiling
-    measured = found.measured is not None
+    ceiling, tokens = screened.ceiling, screened.screen.tokens
     return (
         _tile(
             difference.ln_ratio,
-            difference.ln_ratio_interval,
+            screened.level_interval,
             f"PPL with {second} at {difference.budget:,.0f} tokens, on {test}",
         ),
-        _tile(
-            found.measured if found.measured is not None else found.ln_ratio,
-            found.measured_interval if measured else found.interval,
-            f"PPL with {second} if both are read to their ends",
-        ),
+        _tile(*found.best, f"PPL with {second} if both are read to their ends"),
         Tile(
             f"{found.crossing:,.0f}",
-            f"tokens of {first} that all {screened.screen.unique[screened.names[1]]:,} of {second} are worth; "
-            f"{first} has {screened.screen.unique[screened.names[0]]:,} (without copies)",
+            f"tokens of {first} that all {tokens[screened.names[1]]:,} of {second} are worth; {first} has "
+            f"{tokens[screened.names[0]]:,}",
         ),
         *([] if ceiling is None else [Tile(share(ceiling), "PPL can fall by, if what was dropped is worth nothing")]),
     )
@@ -72,7 +67,8 @@ def sections(screened: Screened) -> list[Section]:
             "difference",
             "The difference per token",
             f"{second} compared with {first} after equally many tokens, with 95 % intervals over orders and test "
-            f"conversations. A token's worth is the number of tokens of {first} that lower PPL as much as one of "
+            "conversations; that of the headline also has the spread of placebo rules. "
+            f"A token's worth is the number of tokens of {first} that lower PPL as much as one of "
             f"{second}.",
             tuple(filter(None, [differences(scored)])),
             (joined(scored, difference_rows),),
@@ -83,7 +79,7 @@ def sections(screened: Screened) -> list[Section]:
             "used-up",
             "The difference if each corpus is read to its end",
             f"{visible(used_up_sentence(screened), 300)} The forecast adds to the difference per token what the "
-            "difference of their sizes is worth at the mean exponent; copies do not count as size.",
+            "difference of their sizes is worth at the mean exponent.",
             tables=(Table(*_as_table(used_up_rows(screened))),),
         ),
         Section(
@@ -155,8 +151,8 @@ def placebo_rows(screened: Screened) -> HeadAndRows:
         (
             f"{null} conversations" if null == "random" else f"conversations {null}",
             len(one.effects),
-            precise_change(float(one.effects.mean())),
-            share(float(one.effects.std(ddof=1))),
+            precise_change(one.mean),
+            share(one.sd),
             precise_change(one.effect),
             f"{one.p:.2f}",
         )
@@ -207,7 +203,7 @@ def screen_numbers(screened: Screened) -> dict[str, Any]:
     made: dict[str, Any] = finite(
         {
             "budget": difference.budget,
-            **_level("level", difference.ln_ratio, difference.ln_ratio_interval),
+            **_level("level", difference.ln_ratio, screened.level_interval),
             "delta_alpha": difference.delta_alpha,
             "delta_alpha_interval": difference.delta_alpha_interval,
             "efficiency": difference.efficiency,
@@ -218,8 +214,8 @@ def screen_numbers(screened: Screened) -> dict[str, Any]:
             "placebo": {
                 null.replace(" ", "_"): {
                     "level": math.expm1(one.effect),
-                    "mean": math.expm1(float(one.effects.mean())),
-                    "sd": float(one.effects.std(ddof=1)),
+                    "mean": math.expm1(one.mean),
+                    "sd": one.sd,
                     "rules": len(one.effects),
                     "p": one.p,
                 }

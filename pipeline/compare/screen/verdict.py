@@ -9,14 +9,12 @@ import polars as pl
 from pipeline.compare.checks import screen_checks
 from pipeline.compare.corpora import Pair
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import BETTER, MIXED, NONE, UNCLEAR, WORSE, Verdict, side, too_few
+from pipeline.compare.verdict import BETTER, MIXED, NONE, UNCLEAR, WORSE, Verdict, same, side, too_few
 from pipeline.experiments.formats import PERCENT
 from pipeline.report.parts import Check
 
 WORTH_KNOWING = 0.005
 """The smallest relative difference of perplexity that matters: a smaller one counts as none."""
-ALPHA = 0.05
-"""Level of the placebo rules' rank."""
 
 
 def conclude(pair: Pair, screened: Screened, run_checks: Sequence[Check] = ()) -> tuple[list[Check], Verdict]:
@@ -28,8 +26,8 @@ def conclude(pair: Pair, screened: Screened, run_checks: Sequence[Check] = ()) -
 def verdict_of(screened: Screened, failed: Sequence[str]) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    A corpus is better if the 95 % interval of the PPL ratio at the largest budget excludes 1, and the difference is
-    larger than that of each placebo rule. There is no difference if the interval is inside `WORTH_KNOWING`.
+    A corpus is better if the 95 % interval of the PPL ratio at the largest budget, with the spread of placebo rules,
+    excludes 1. There is no difference if the interval is inside `WORTH_KNOWING`.
     """
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
@@ -39,19 +37,18 @@ def verdict_of(screened: Screened, failed: Sequence[str]) -> Verdict:
         return Verdict(f"Nothing can be concluded: {'; '.join(screened.primary.notes)}.", concludes=False)
     first, second = screened.names
     difference, budget = screened.difference, f"at {screened.design.budgets[-1]:,} tokens"
-    if difference.ln_ratio_interval == (0.0, 0.0):
+    if same(screened.primary):
         return Verdict(f"There is no difference: {first} and {second} are the same text.", concludes=False, answer=NONE)
-    low, high = (math.expm1(end) for end in difference.ln_ratio_interval or (-math.inf, math.inf))
+    low, high = (math.expm1(end) for end in screened.level_interval or (-math.inf, math.inf))
     value = math.expm1(difference.ln_ratio)
     sides = {one.test.name: side(one.differences["power"].ln_ratio_interval) for one in screened.scored}
     mixed = set(sides.values()) == {-1, 1}
-    random = min((one.p for one in screened.placebos.values()), default=0.0)
     if mixed:
         answer = MIXED
         text = f"Each corpus is better on other text: {budget} the perplexity with {second} is " + " and ".join(
             f"{'lower' if one < 0 else 'higher'} on {test}" for test, one in sides.items()
         )
-    elif (low > 0 or high < 0) and random <= ALPHA:
+    elif low > 0 or high < 0:
         answer = BETTER if high < 0 else WORSE
         text = f"{second} is {answer} per token: {budget} its perplexity is {relative_change(value, (low, high))}"
     elif max(-low, high) < WORTH_KNOWING:
@@ -62,41 +59,39 @@ def verdict_of(screened: Screened, failed: Sequence[str]) -> Verdict:
         answer = UNCLEAR
         text = f"Nothing can be told yet: {budget} the perplexity with {second} is at most {share(max(-low, 0))} lower "
         text += f"and {share(max(high, 0))} higher than with {first}"
-        if low > 0 or high < 0:
-            text += ", which dropping as much at random may do too"
-        else:
-            text += f"; {_takes(screened)}"
+        text += f"; {_takes(screened)}"
     return Verdict(f"{text}. {used_up_sentence(screened)}", answer in {BETTER, WORSE, MIXED}, answer=answer)
 
 
 def used_up_sentence(screened: Screened) -> str:
     """Which corpus is better if each is read to its end."""
     first, second = screened.names
-    found, sizes = screened.used_up, screened.screen.unique
-    known = found.measured is not None
-    value = found.measured if found.measured is not None else found.ln_ratio
-    ends = found.measured_interval if known else found.interval
-    more = sizes[first] / sizes[second] - 1
-    size = f"{first} has {abs(more):.1%} {'more' if more > 0 else 'fewer'} tokens without copies"
+    found, tokens = screened.used_up, screened.screen.tokens
+    value, ends = found.best
+    sizes = f"{first} has {tokens[first]:,} training tokens, {second} {tokens[second]:,}"
     if ends is None or ends[0] <= 0 <= ends[1]:
-        return f"Read to their ends, the two cannot be told apart ({size})."
+        return f"Read to their ends, the two cannot be told apart ({sizes})."
     change = relative_change(math.expm1(value), (math.expm1(ends[0]), math.expm1(ends[1])))
-    return f"Read to its end, {second} is {'better' if value < 0 else 'worse'}: its perplexity is {change}, as {size}."
+    better = "better" if value < 0 else "worse"
+    return f"Read to its end, {second} is {better}: its perplexity is {change}; {sizes}."
 
 
 def _takes(screened: Screened) -> str:
-    """What would narrow the interval."""
-    points = next(iter(screened.primary.points.values()))
-    if points.resampled is None:
-        return "a larger test set is needed (--test-tokens)"
-    seeds = screened.primary.rows.filter(pl.col("tokens") == screened.design.budgets[-1])
-    both = [seeds.filter(pl.col("arm") == name)["nats"].to_numpy() for name in screened.names]
-    spread = float(np.std(both[1] - both[0], ddof=1)) / math.sqrt(screened.design.seeds)
-    ends = screened.difference.ln_ratio_interval or (0.0, 0.0)
-    half = (ends[1] - ends[0]) / 2
-    if 2 * spread > half / 2:
-        return f"the orders differ by that much: more seeds narrow it (--seeds {4 * screened.design.seeds})"
-    return "a larger test set narrows it (--test-tokens)"
+    """What would narrow the interval: the advice for its largest part."""
+    parts = {
+        "random rules that drop as much differ by that much, and a larger corpus narrows it": max(
+            (one.sd for one in screened.placebos.values()), default=0.0
+        )
+    }
+    top = screened.primary.rows.filter(pl.col("tokens") == screened.design.budgets[-1])
+    both = [top.filter(pl.col("arm") == name)["nats"].to_numpy() for name in screened.names]
+    seeds = screened.design.seeds
+    orders = float(np.std(both[1] - both[0], ddof=1)) / math.sqrt(seeds)
+    parts[f"the orders differ by that much, and more seeds narrow it (--seeds {4 * seeds})"] = orders
+    low, high = screened.difference.ln_ratio_interval or (0.0, 0.0)
+    tests = math.sqrt(max(((high - low) / 4) ** 2 - orders**2, 0.0))
+    parts["a larger test set narrows it (--test-tokens)"] = tests
+    return max(parts, key=lambda text: parts[text])
 
 
 def share(value: float) -> str:

@@ -1,0 +1,179 @@
+"""`refine compare --screen`: what it says, for which numbers, and where it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import ablate as ablating
+from pipeline.compare import command as comparing
+from pipeline.compare.design import Design
+from pipeline.compare.scored import TestSet
+from pipeline.compare.screen import Screened
+from pipeline.compare.screen.page import screen_numbers, sections
+from pipeline.compare.screen.verdict import verdict_of
+from pipeline.compare.verdict import Verdict
+from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
+from trainer import presets
+from trainer.experiment.screen import Screen
+from trainer.prepare.choices import Choices
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+BUDGETS = tuple(100_000 // 2**i for i in reversed(range(6)))
+SEEDS = 8
+TESTED = 60
+"""Test conversations of a simulated screen, half of them in each set."""
+Effect = tuple[float, float]
+
+
+def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, sizes: Effect = (3e6, 2.8e6)) -> Screened:
+    """A screen whose second corpus changes ln PPL by `effect` on the two halves of the test conversations.
+
+    `noise` is the standard deviation of the difference between orders, `spread` that between placebo rules.
+    """
+    rng = np.random.default_rng(0)
+    ln_ppl = np.log(200) - 0.3 * np.log(np.array(BUDGETS) / BUDGETS[-1])
+    base = ln_ppl[None, :, None] + rng.normal(0, 0.2, TESTED) + rng.normal(0, 0.02, (SEEDS, 6, 1))
+    shift = np.repeat(effect, TESTED // 2)
+    second = base + shift + rng.normal(0, noise, (SEEDS, 6, 1))
+    targets = np.full(TESTED, 1000)
+    placebo = np.stack(
+        [base[:12, -1] + rng.normal(0, spread) * np.array([[0.0], [1.0]])[:, :, None] for _ in range(19)]
+    )
+    names = ("raw", "refined")
+    screen = Screen(
+        budgets=BUDGETS,
+        nats={"raw": base * 1000, "refined": second * 1000},
+        whole={},
+        apart={},
+        placebos={"random": placebo * 1000},
+        targets=targets,
+        clusters=np.arange(TESTED),
+        tokens={name: int(size) for name, size in zip(names, sizes, strict=True)},
+        unique={name: int(size) for name, size in zip(names, sizes, strict=True)},
+    )
+    stream = SimpleNamespace(bytes=targets * 4)
+    record = SimpleNamespace(tokenizer="bpe8192", notes=(), as_dict=lambda: {"identity": ""})
+    arms: Any = SimpleNamespace(common=SimpleNamespace(test=stream, record=record), preset=BLINK)
+    masks = [np.arange(TESTED) < TESTED // 2, np.arange(TESTED) >= TESTED // 2]
+    tests = [
+        TestSet(f"{name}-test", "simulated", mask, targets, np.arange(TESTED))
+        for name, mask in zip(names, masks, strict=True)
+    ]
+    whole = TestSet("all test conversations", "of both", np.ones(TESTED, np.bool_), targets, np.arange(TESTED))
+    return Screened(arms, Design(BUDGETS, SEEDS, ()), screen, Path("x"), names, tests, whole)
+
+
+def told(effect: Effect, **more: float) -> Verdict:
+    """The verdict of a simulated screen without a failed check."""
+    return verdict_of(simulated(effect, **more), [])
+
+
+@pytest.mark.parametrize(
+    ("effect", "more", "answer", "begins"),
+    [
+        ((-0.02, -0.02), {}, "better", "refined is better per token: at 100,000 tokens its perplexity is 2."),
+        ((0.02, 0.02), {}, "worse", "refined is worse per token: at 100,000 tokens its perplexity is 2."),
+        ((0.0, 0.0), {}, "no difference", "There is no difference above 0.5%: at 100,000 tokens the perplexity with"),
+        ((0.0, 0.0), {"noise": 0.05}, "cannot tell", "Nothing can be told yet: at 100,000 tokens the perplexity"),
+        ((-0.02, 0.02), {}, "mixed", "Each corpus is better on other text: at 100,000 tokens the perplexity with"),
+        ((-0.004, -0.004), {"spread": 0.01}, "cannot tell", "Nothing can be told yet: at 100,000 tokens"),
+    ],
+)
+def test_the_sentence_says_which_and_how_much(effect: Effect, more: dict[str, float], answer: str, begins: str) -> None:
+    """Better, worse, no difference above a bound, cannot tell; an effect within that of random rules is none."""
+    found = told(effect, **more)
+    assert (found.answer, found.concludes) == (answer, answer in {"better", "worse", "mixed"})
+    assert found.sentence.startswith(begins)
+    assert "Read to its end" in found.sentence or "Read to their ends" in found.sentence
+
+
+def test_what_cannot_be_told_is_bounded_and_says_what_it_would_take() -> None:
+    """The largest part of the interval is what the advice is about."""
+    assert "more seeds narrow it (--seeds 32)" in told((0.0, 0.0), noise=0.05).sentence
+    assert "a larger corpus narrows it" in told((-0.004, -0.004), spread=0.01).sentence
+    assert "lower and" in told((0.0, 0.0), noise=0.05).sentence
+
+
+def test_a_smaller_corpus_may_be_better_per_token_and_worse_if_used_up() -> None:
+    """By the exponent of about -0.3, a tenth fewer tokens cost 3 %."""
+    found = told((-0.01, -0.01), sizes=(3e6, 2.7e6))
+    assert found.answer == "better"
+    assert "Read to its end, refined is worse: its perplexity is 2." in found.sentence
+    numbers = screen_numbers(simulated((-0.01, -0.01), sizes=(3e6, 2.7e6)))
+    assert numbers["level"] < 0 < numbers["per_corpus"]["level"]
+    assert numbers["per_corpus"]["crossing_tokens"] == pytest.approx(2.7e6 * np.exp(0.01 / 0.3), rel=0.02)
+    assert numbers["ceiling"] == pytest.approx(1 - 0.9**0.3, abs=0.003)
+
+
+def test_a_failed_check_or_too_few_conversations_forbid_a_conclusion() -> None:
+    """Whatever the numbers."""
+    assert verdict_of(simulated((-0.02, -0.02)), ["train/test leakage 0"]).sentence.startswith(
+        "Nothing can be concluded"
+    )
+    few = simulated((-0.02, -0.02))
+    small = TestSet("all", "few", np.arange(TESTED) < 9, few.screen.targets, few.screen.clusters)
+    made = Screened(few.arms, few.design, few.screen, few.folder, few.names, few.tests, small)
+    assert "since a test set needs 20 conversations" in verdict_of(made, []).sentence
+
+
+def test_a_page_shows_copies_that_do_not_stay_together() -> None:
+    """As a note beside the difference."""
+    made = simulated((-0.02, -0.02))
+    object.__setattr__(made.screen, "apart", made.screen.nats)
+    assert any("if copies do not stay together" in note for note in sections(made)[0].missing)
+
+
+@pytest.fixture(scope="module")
+def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("screen"))
+
+
+@pytest.fixture(autouse=True)
+def _preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
+
+
+def options(here: Path, **more: Any) -> Any:
+    """Options of a screen in tests."""
+    wanted = Choices(test_tokens=16_000, validation_tokens=500)
+    return how(work=here / "work", screen=True, choices=wanted, seeds=4, **more)
+
+
+def test_a_screen_writes_every_number_and_trains_nothing(my_run: Path, tmp_path: Path) -> None:
+    """The verdict, the level and the exponent with intervals, placebo rules and both corpora used up."""
+    made = comparing.compare(asked("raw", "refined", my_run, tmp_path, options(tmp_path)))
+    found = report(tmp_path)
+    assert found["answer"] in {"better", "worse", "no difference", "cannot tell"}
+    assert found["verdict"] == made.verdict.sentence
+    assert found["level_interval"][0] < found["level"] < found["level_interval"][1]
+    assert found["delta_alpha_interval"][0] < found["delta_alpha"] < found["delta_alpha_interval"][1]
+    assert {"random", "of_the_same_lengths"} == set(found["placebo"])
+    assert found["placebo"]["random"]["rules"] == 19
+    assert found["per_corpus"]["measured_level"] is not None
+    assert found["primary_test_set"] == "refined-test"
+    assert not (tmp_path / "work" / "trainings").exists()
+    assert made.training_runs["kind"].unique().to_list() == ["kneser_ney"]
+    assert "difference" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_the_same_screen_gives_the_same_numbers(my_run: Path, tmp_path: Path) -> None:
+    """With other workers and from data that are already prepared."""
+    numbers = []
+    for workers in (1, 2):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, options(tmp_path, workers=workers)))
+        numbers.append(report(tmp_path))
+    assert numbers[0] == numbers[1]
+
+
+def test_an_ablation_is_screened_too(my_run: Path, tmp_path: Path) -> None:
+    """Every contrast has its difference, and nothing is trained."""
+    found = ablating.ablate(ablating.AblateOptions(my_run, tmp_path / "report", training=options(tmp_path)))
+    assert found.experiment is None
+    assert len(found.differences["reason"].unique()) == len({one.reason for one in found.contrasts})
+    assert not (tmp_path / "work" / "trainings").exists()
