@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
+from pipeline.plan import PlanError
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
@@ -43,6 +44,11 @@ class Limits:
     """Maximum share of unreadable rows."""
     shape: str | None = None
     """The shape of the records; by default that of the first one."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown shape by a PlanError."""
+        if self.shape is not None and self.shape not in shapes.SHAPES:
+            raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
 
 
 @dataclass
@@ -163,7 +169,7 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
         identity = f"{digest}-{count.rows:09d}"
         count.rows += 1
         try:
-            read = _read(row, shape)
+            read = shapes.read(row.value, shape)
         except shapes.UnreadableRecordError as error:
             _put_aside(shard, identity, row, str(error), count)
         else:
@@ -177,12 +183,6 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
             shard = _Shard()
     if len(shard):
         yield shard
-
-
-def _read(row: Row, shape: str) -> shapes.Conversation:
-    if isinstance(row.value, Unreadable):
-        raise shapes.UnreadableRecordError(row.value.reason)
-    return shapes.read(row.value, shape)
 
 
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:

@@ -107,17 +107,19 @@ def run(
     as_json: o.AsJson = False,
 ) -> None:
     """Refine a corpus: ingest, measure, decide, write."""
+    from pipeline import sources
     from pipeline.api import run as api
     from pipeline.cli import runs
+    from pipeline.ingest import Limits
 
-    options = api.RunOptions(
-        *(source, api.names(stages), plan, tuple(drop or ()), out, workers, limit, shape, split, config, revision),
-        *(shard_rows, max_unreadable),
-    )
+    data = sources.find(source, split=split, config=config, revision=revision)
+    chosen = api.chosen_plan(plan, stages, drop or ())
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
+    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out))
     if dry_run:
-        runs.dry_run(options, verbose=verbose, as_json=as_json)
+        runs.dry_run(prepared, verbose=verbose, as_json=as_json)
     else:
-        runs.finish(api.carry_out(options), as_json=as_json)
+        runs.finish(prepared.carry_out(workers, progress=True), as_json=as_json)
 
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
@@ -343,7 +345,7 @@ def main() -> None:
     except Exception as error:  # the one error boundary
         if "--debug" in ours:
             raise
-        from pipeline.cli.errors import sentence
+        from pipeline.api.errors import sentence
         from pipeline.terminal import say
 
         say(f"refine: {sentence(error)}", always=True)

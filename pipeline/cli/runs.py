@@ -13,9 +13,9 @@ from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
+from pipeline.api.errors import sentence
 from pipeline.api.report import Report
-from pipeline.api.run import Run, RunOptions, notes, open_run
-from pipeline.cli.errors import sentence
+from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
@@ -42,10 +42,9 @@ def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
+def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
-    source, plan, limits = options.find(), options.chosen_plan(), options.limits()
-    folder = options.folder(source.name)
+    source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
     check_run(Store(folder))
     first = next(iter(source.rows()), None)
     shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
