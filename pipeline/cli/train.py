@@ -145,16 +145,17 @@ def compare(
 
     The laws are fitted to models trained on both corpora.
     """
-    from pipeline.api.compare import training_options
+    from pipeline.api.compare import token_counts
     from pipeline.compare.command import CompareOptions
     from pipeline.compare.command import compare as carry_out
     from pipeline.compare.corpora import HubOptions
+    from pipeline.compare.data import TrainingOptions
     from pipeline.compare.show import print_comparison
     from pipeline.report.run.checks import Bounds
+    from trainer.prepare.choices import Choices
 
-    training = training_options(
-        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
-    )
+    choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
+    training = TrainingOptions(preset, choices, counts, seeds, quick, device, workers, work)
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
     result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
@@ -189,12 +190,13 @@ def ablate(
     Models are trained without each rule, and with each rule alone.
     """
     from pipeline import ablate as ablating
-    from pipeline.api.compare import training_options
+    from pipeline.api.compare import token_counts
+    from pipeline.compare.data import TrainingOptions
     from pipeline.report.run.checks import Bounds
+    from trainer.prepare.choices import Choices
 
-    training = training_options(
-        preset, tokenizer, embeddings, test_tokens, budgets, seeds, quick, device, workers, work=work
-    )
+    choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
+    training = TrainingOptions(preset, choices, counts, seeds, quick, device, workers, work)
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
     result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
     ablating.print_ablation(result, as_json=as_json)
