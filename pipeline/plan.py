@@ -164,12 +164,7 @@ ADDED = "--drop"
 RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
 """Columns of the decisions, which no signal or rule may be named after."""
 
-_TABLES = {
-    "stage": {"use"},
-    "drop": {"reason", "where", "because"},
-    "keep_best": {"reason", "pairs", "at_least", "because"},
-}
-_KEYS = {*_TABLES, "order", "columns"}
+_TABLES = ("stage", "drop", "keep_best")
 
 
 def load(path: Path) -> Plan:
@@ -191,7 +186,7 @@ def load(path: Path) -> Plan:
 
 def read(tables: Mapping[str, Any], where: str) -> Plan:
     """A plan from parsed TOML, not yet checked; `where` names it in errors."""
-    _known(tables, _KEYS, where)
+    _known(tables, {*_TABLES, "order", "columns"}, where)
     for table in _TABLES:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
@@ -222,13 +217,18 @@ def _stage(table: Mapping[str, Any], where: str) -> PlannedStage:
         raise PlanError(f'{where}: a [[stage]] needs use = "name"; there are {", ".join(stages.names())}')
     kind = stages.find(use)
     here = f"{where}: stage {use!r}"
-    _known(table, {"use", *(field.name for field in fields(kind))}, here)
-    types = get_type_hints(kind)
-    given = {key: _value(value, types[key], f"{here}: {key}") for key, value in table.items() if key != "use"}
+    given = _parameters(kind, table, here, "use")
     try:
         return PlannedStage(use, kind(**given))
     except (TypeError, StageParameterError) as error:
         raise PlanError(f"{here}: {error}") from error
+
+
+def _parameters(kind: Any, table: Mapping[str, Any], where: str, *others: str) -> dict[str, Any]:  # noqa: ANN401  a class
+    """The parameters of a stage or rule from its table, which may have other keys."""
+    _known(table, {*others, *(field.name for field in fields(kind))}, where)
+    types = get_type_hints(kind)
+    return {key: _value(value, types[key], f"{where}: {key}") for key, value in table.items() if key not in others}
 
 
 def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a field of any type
@@ -247,9 +247,8 @@ def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a fiel
 
 def _rule(kind: type[Drop | KeepBest], name: str, table: Mapping[str, Any], where: str) -> Rule:
     here = f"{where}: [[{name}]] {table.get('reason', '')!r}"
-    _known(table, _TABLES[name], here)
-    types = get_type_hints(kind)
+    given = _parameters(kind, table, here)
     for key in (field.name for field in fields(kind)):
-        if key not in table and key != "because":
+        if key not in given and key != "because":
             raise PlanError(f"{here} has no {key}")
-    return kind(**{key: _value(value, types[key], f"{here}: {key}") for key, value in table.items()})
+    return kind(**given)
