@@ -139,21 +139,14 @@ class Manifest:
             KeyError, TypeError, AttributeError: a field is missing or has another type.
         """
         source, plan = table["source"], table["plan"]
-        return cls(
-            refine=table["refine"],
-            packages=dict(table["packages"]),
-            source=source["source"],
-            digest=source["digest"],
-            shape=source["shape"],
-            inputs=tuple(_input(one) for one in source["files"]),
-            stages=tuple(_record(StageRecord, stage) for stage in plan["stages"]),
-            rules=tuple(_record(RuleCount, rule) for rule in plan["rules"]),
-            order=tuple(plan["order"]),
-            left_out=tuple(plan["left_out"]),
-            counts=_record(Counts, table["counts"]),
-            seconds=dict(table["seconds"]),
-            remarks={stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()},
-        )
+        values = {**table, **source, **plan}
+        values["inputs"] = tuple(_input(one) for one in source["files"])
+        values["stages"] = tuple(_record(StageRecord, stage) for stage in plan["stages"])
+        values["rules"] = tuple(_record(RuleCount, rule) for rule in plan["rules"])
+        values["counts"] = _record(Counts, table["counts"])
+        values["packages"], values["seconds"] = dict(table["packages"]), dict(table["seconds"])
+        values["remarks"] = {stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()}
+        return _record(cls, values)
 
     def to_json(self) -> dict[str, Any]:
         """The value that manifest.json holds, its keys in the file's order."""
@@ -234,12 +227,9 @@ def record(
         left_out=plan.left_out,
         counts=Counts(
             ingested=shards["rows"],
-            refined=written.refined,
-            rejected=written.rejected,
             quarantined=shards["quarantined"],
             replaced=shards["replaced"],
-            refined_tokens=written.refined_tokens,
-            rejected_tokens=written.rejected_tokens,
+            **written._asdict(),
         ),
         seconds=dict(seconds),
         remarks=dict(remarks),

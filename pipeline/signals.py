@@ -19,7 +19,7 @@ from pipeline import rules
 from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, Pairs, Rule
 from pipeline.store import RunFolderError, Store
-from stages.files import read_frame, save
+from stages.files import read_frame
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 
@@ -119,11 +119,6 @@ def scan_signals(store: Store) -> pl.LazyFrame:
     for folder, names in _folders(plan, store, set(plan.signals)):
         parts.append(pl.scan_parquet([folder / shard for shard in shards], glob=False).select(names))
     return pl.concat(parts, how="horizontal").select("id", *plan.signals)  # a signal shard has its raw shard's rows
-
-
-def save_signals(store: Store, path: Path) -> None:
-    """Write every signal of a complete run to one Parquet file, in bounded memory."""
-    save(path, lambda aside: scan_signals(store).sink_parquet(aside))
 
 
 def scan(store: Store, part: Literal["raw", "refined", "rejected"]) -> pl.LazyFrame:

@@ -25,7 +25,7 @@ from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, ActiveRun
-from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
+from pipeline.signals import scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
 from pipeline.write import ShardCounts, save_decisions, write
 from stages.stage import CorruptInputError
@@ -153,8 +153,6 @@ def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) 
     assert signals["copy_of"].to_list() == [first.setdefault(t, i) for i, t in raw.select("id", "text").iter_rows()]
     kept = scan_signals(store).filter(pl.col("words") > 20).select("id").collect()
     assert kept.equals(signals.filter(pl.col("words") > 20).select("id"))
-    save_signals(store, tmp_path / "x" / "signals.parquet")
-    assert pl.read_parquet(tmp_path / "x" / "signals.parquet").equals(signals)
     shutil.rmtree(min((store.folder / "signals").glob("*Words*")))
     with pytest.raises(RunFolderError, match=r"holds no signals of stage .*Words.* start `refine run` again"):
         scan_signals(store)
