@@ -100,11 +100,7 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
 
 
 def signals(folder: Path, out: Path | None) -> None:
-    """Write all signals of a run to one file, or print a summary of each.
-
-    Raises:
-        RunFolderError: the run is not complete, or the file has another ending or lies in the run folder.
-    """
+    """Write all signals of a run to one file, which may not lie in the run folder, or print a summary of each."""
     run = open_run(folder)
     if out is None:
         frame = run.signals.collect()
