@@ -17,46 +17,13 @@ from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from stages import readers
 from stages.readers import RECORDS
 
-__all__ = ["DEFAULT", "EmbeddedSource", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
+__all__ = ["DEFAULT", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
 
 DEFAULT = "chitchat"
 """The name of the embedded default: 7,168 human dialogues of the package chitchat-dataset (MIT)."""
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that `datasets` writes beside its data; they hold no records."""
-
-
-@dataclass(frozen=True)
-class EmbeddedSource(Source):
-    """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
-
-    name: str = DEFAULT
-
-    @staticmethod
-    def path() -> Path:
-        """The data file inside the installed package."""
-        import chitchat_dataset
-
-        return Path(chitchat_dataset.__file__).with_name("dataset.json")
-
-    def paths(self) -> Sequence[Path]:
-        return (self.path(),)
-
-    def digest(self) -> str:
-        return Hashes().digest([self.path()])
-
-    def files(self) -> list[dict[str, Any]]:
-        return [Hashes().describe(self.path(), self.path().name)]
-
-    def rows(self) -> Iterator[Row]:
-        dialogues = orjson.loads(self.path().read_bytes())
-        for number, (key, dialogue) in enumerate(dialogues.items(), 1):
-            turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
-            first = turns[0][0] if turns else ""
-            messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
-            yield Row(
-                self.path().name, number, {"id": key, "prompt_id": key, "messages": messages, "source": self.name}
-            )
 
 
 @dataclass(frozen=True)
@@ -87,6 +54,24 @@ class Files(Source):
         for path in self.members:
             reader = parquet if readers.ending(path) == ".parquet" else jsonlines
             yield from reader.rows(path, self.label(path))
+
+
+class EmbeddedSource(Files):
+    """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
+
+    def __init__(self) -> None:
+        import chitchat_dataset
+
+        path = Path(chitchat_dataset.__file__).with_name("dataset.json")
+        super().__init__(DEFAULT, (path,), path.parent)
+
+    def rows(self) -> Iterator[Row]:
+        (path,) = self.members
+        for number, (key, dialogue) in enumerate(orjson.loads(path.read_bytes()).items(), 1):
+            turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
+            first = turns[0][0] if turns else ""
+            messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
+            yield Row(path.name, number, {"id": key, "prompt_id": key, "messages": messages, "source": self.name})
 
 
 def find(
