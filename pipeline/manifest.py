@@ -118,11 +118,7 @@ class Manifest:
 
     @classmethod
     def load(cls, store: Store) -> Self:
-        """Read the manifest of a complete run.
-
-        Raises:
-            RunFolderError: it is not there, is not JSON, or lacks a field; the message says how to make it again.
-        """
+        """Read the manifest of a complete run; raises `RunFolderError` if it is missing, not JSON, or lacks a field."""
         try:
             return cls.from_json(read_json(store.manifest))
         except (FileNotFoundError, RunFolderError, KeyError, TypeError, AttributeError, RecursionError) as error:

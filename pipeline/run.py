@@ -38,11 +38,7 @@ class ActiveRun:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def carry_out(self, source: Source, limits: Limits) -> Manifest:
-        """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest.
-
-        Raises:
-            SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
-        """
+        """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest."""
         removed: set[Path] = set()
         with lock_run(self.store):
             while True:
@@ -56,11 +52,7 @@ class ActiveRun:
                     measure.forget(error.path, self.store)
 
     def decide_again(self) -> Manifest:
-        """Apply the plan to signals that are measured already, and return the manifest.
-
-        Raises:
-            RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
-        """
+        """Apply the plan to signals that were measured; raises `RunFolderError` if some were not, or one is corrupt."""
         with lock_run(self.store):
             check_measured(self.plan, self.store)
             try:
@@ -128,11 +120,7 @@ class ActiveRun:
         return sums
 
     def _account(self, shards: dict[str, Any]) -> None:
-        """Count the rows of the output folders, as a reader of them would.
-
-        Raises:
-            AccountingError: conversations were lost or duplicated.
-        """
+        """Count the rows of the output folders, as a reader of them would."""
         folders = ("refined", "rejected", "quarantine")
         heights = {folder: sum(map(rows, (self.store.folder / folder).glob("*.parquet"))) for folder in folders}
         if sum(heights.values()) != shards["rows"]:

@@ -56,11 +56,7 @@ _OUTPUT = _Output()
 
 
 def configure(*, quiet: bool, log_file: Path | None) -> None:
-    """Set the global options `--quiet` and `--log-file` for the rest of this process.
-
-    Raises:
-        OSError: the log file cannot be opened.
-    """
+    """Set the global options `--quiet` and `--log-file`; raises `OSError` if the log file cannot be opened."""
     if _OUTPUT.log:
         _OUTPUT.log.close()
     _OUTPUT.quiet, _OUTPUT.log = quiet, None

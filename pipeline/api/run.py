@@ -117,11 +117,7 @@ class PreparedRun:
 
 
 def chosen_plan(plan: Path | str | None, stages: str | Sequence[str] | None, drop: str | Sequence[str]) -> Plan:
-    """Read the plan, restrict it to the stages that were picked, add the rules, and check it.
-
-    Raises:
-        PlanError, RuleError, UnknownStageError: it cannot be carried out.
-    """
+    """Read a plan, restrict it to the stages that were picked, add the rules, and check it."""
     chosen = planning.load(planning.DEFAULT if plan is None else Path(plan))
     if isinstance(stages, str):
         stages = [name.strip() for name in stages.split(",") if name.strip()]
@@ -131,11 +127,7 @@ def chosen_plan(plan: Path | str | None, stages: str | Sequence[str] | None, dro
 
 
 def folder_of(source: sources.Source, out: Path | str | None) -> Path:
-    """The folder of a run; by default a new one in data/runs/, named after the source and the time.
-
-    Raises:
-        RunFolderError: `out` is empty or the current folder.
-    """
+    """The folder of a run; by default a new one in data/runs/, named after the source and the time."""
     if out is not None:
         if str(out) in {"", "."}:
             raise RunFolderError("--out is empty or the current folder: name a folder for the run")
@@ -233,10 +225,6 @@ def decide(
 
 
 def open_run(folder: Path | str) -> Run:
-    """Open a complete run.
-
-    Raises:
-        RunFolderError: the folder does not exist, is not a run, or the run is not complete.
-    """
+    """Open a complete run; raises `RunFolderError` if the folder does not exist or is no run, or it is not complete."""
     store = run_at(Path(folder))
     return Run(store.folder, Manifest.load(store))

@@ -49,11 +49,7 @@ class DedupOptions:
     workers: int
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is read.
-
-        Raises:
-            StageParameterError: an option cannot have its value.
-        """
+        """Check what can be checked before anything is read; raises `StageParameterError`."""
         if not 0 < self.threshold <= 1:
             raise StageParameterError(f"--threshold is {self.threshold:g}, expected a Jaccard above 0, up to 1")
         self.matching.check("refine dedup")

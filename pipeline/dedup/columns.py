@@ -1,7 +1,4 @@
-"""Columns of a Parquet or JSON file, or of a folder of them, in batches of bounded memory.
-
-A file that cannot be read, or lacks a column, is a `SourceError`.
-"""
+"""Columns of Parquet or JSON files, in batches; a file that cannot be read, or lacks a column, is a `SourceError`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats.
-
-A file that cannot be read, or lacks a column, is a `SourceError`.
-"""
+"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

@@ -29,11 +29,7 @@ class TextColumn:
 
     @classmethod
     def of(cls, columns: Columns, name: str) -> TextColumn:
-        """The column `name`; `messages` instead of `text` if there is no column `text`.
-
-        Raises:
-            SourceError: there is no such column, or it holds neither text nor conversations.
-        """
+        """The column `name`, of text or conversations, else a `SourceError`; `messages` instead of a missing `text`."""
         schema = columns.schema()
         if name == "text" and name not in schema and "messages" in schema:
             name = "messages"

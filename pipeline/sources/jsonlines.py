@@ -1,7 +1,4 @@
-"""Rows of JSON Lines, plain or compressed, and of a JSON array.
-
-A file that cannot be read is a `SourceError`.
-"""
+"""Rows of JSON Lines, plain or compressed, and of a JSON array; a file that cannot be read is a `SourceError`."""
 
 import json
 from collections.abc import Iterator
