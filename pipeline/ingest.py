@@ -116,7 +116,9 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     count, shards = _Count(), []
     for number, shard in enumerate(_shards(islice(rows, limits.limit), digest, shape, limits, count)):
         name = f"{number:05d}.parquet"
-        _save(store, name, shard)
+        if shard.quarantined:
+            save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
+        save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
         tell(count.rows)
         if count.rows >= MIN_ROWS:
@@ -197,9 +199,3 @@ def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Coun
 
 def _characters(row: tuple[Any, ...]) -> int:
     return sum(len(value) for value in row if isinstance(value, str))
-
-
-def _save(store: Store, name: str, shard: _Shard) -> None:
-    if shard.quarantined:
-        save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
-    save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})

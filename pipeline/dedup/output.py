@@ -43,11 +43,8 @@ class Result:
         """Whether each row of the file is kept."""
         return self.kept.mask()[self.start :]
 
-    def own_ids(self) -> Iterator[pl.Series]:
-        """Ids of the file's rows, in parts; row numbers from 0 if there is no such column."""
-        return self._ids(len(self.ids) - 1)
-
-    def _ids(self, at: int) -> Iterator[pl.Series]:
+    def ids_of(self, at: int) -> Iterator[pl.Series]:
+        """Ids of a corpus, in parts; row numbers from 0 if it has no column of ids."""
         name, count = self.ids[at], self.texts.counts[at]
         if name is None:
             cuts = range(0, count, STEP)
@@ -57,14 +54,14 @@ class Result:
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
-        return gather_rows(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
+        return gather_rows(chain.from_iterable(map(self.ids_of, range(len(self.ids)))), rows)
 
 
 def write_ids(result: Result, path: Path) -> None:
     """Write kept ids, one per line; raises `SourceError` if an id has a line break."""
     mask, begin = result.mask(), 0
     with path.open("wb") as file:
-        for ids in result.own_ids():
+        for ids in result.ids_of(-1):
             chosen = ids.filter(pl.Series(mask[begin : begin + len(ids)]))
             begin += len(ids)
             if chosen.str.contains_any(["\n", "\r"]).any():
