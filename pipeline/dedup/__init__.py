@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.columns import Columns
 from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
-from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.dedup.texts import Columns, TextColumn, Texts
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best

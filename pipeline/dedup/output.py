@@ -10,8 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.columns import reading
-from pipeline.dedup.texts import Texts
+from pipeline.dedup.texts import Texts, reading
 from pipeline.sources import SourceError
 from stages import readers
 from stages.dedup.keep import Selection
