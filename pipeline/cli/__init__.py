@@ -44,7 +44,6 @@ def main_options(
     log_file: Annotated[
         Path | None,
         typer.Option(
-            "--log-file",
             metavar="FILE",
             help="Append progress, notes and errors to a file. These three may also stand after the command.",
         ),
@@ -140,7 +139,7 @@ def show(
         str | None, typer.Option(metavar="NAME", help="Only conversations dropped for this reason.")
     ] = None,
     id: Annotated[  # noqa: A002
-        str | None, typer.Option("--id", metavar="ID", help="One conversation with all its signals.")
+        str | None, typer.Option(metavar="ID", help="One conversation with all its signals.")
     ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="Kept conversations instead of dropped ones.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of conversations.")] = 5,
@@ -162,9 +161,7 @@ def signals(
     folder: o.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."
-        ),
+        typer.Option(metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."),
     ] = None,
 ) -> None:
     """Write all signals of a run as one table."""
@@ -211,7 +208,7 @@ def dedup(
     ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
-        typer.Option("--id", metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
+        typer.Option(metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
     ] = None,
     threshold: Annotated[
         float,
