@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from pipeline.report import bars
-from pipeline.report.heatmap import Colour, Side, heatmap
+from pipeline.report import charts
+from pipeline.report.charts import Colour, Side, heatmap
 from pipeline.report.parts import Figure, Panel
 from pipeline.report.run import counts
 from pipeline.report.run.bands import Band, BandedRun
@@ -41,7 +41,7 @@ def retention(run: BandedRun) -> Figure:
         "retention",
         "What was kept, and what each rule dropped",
         "Rules apply in the order of the plan; a conversation counts for the first that fires.",
-        (Panel("", bars.waterfall(steps), frame, notes),),
+        (Panel("", charts.waterfall(steps), frame, notes),),
     )
 
 
@@ -287,7 +287,7 @@ def _distribution(run: BandedRun, signal: Signal) -> Panel:
         notes.append(note)
     if unknown := run.rows[signal.name].null_count():
         notes.append(f"unknown for {unknown:,} conversations ({unknown / run.rows.height:.1%})")
-    chart = bars.distribution(bins, marks, signal.unit or signal.name, axis.axis)
+    chart = charts.distribution(bins, marks, signal.unit or signal.name, axis.axis)
     return Panel(signal.name, chart, frame, tuple(notes))
 
 
@@ -306,7 +306,7 @@ def mix(run: BandedRun) -> Figure | None:
             tip = pl.format(f"{{}}: {{}} {corpus} conversations, {{}}%", "y", corpus, percent)
             pick = pl.format(f"{key}:{{}}{kept}", "yi")
             both.append(frame.select("yi", "y", corpus=pl.lit(corpus), share=share, tip=tip, pick=pick))
-        chart = bars.shares(pl.concat(both).sort("yi", "corpus"), "")
+        chart = charts.shares(pl.concat(both).sort("yi", "corpus"), "")
         panels.append(Panel(title, chart, frame.drop("yi")))
     if not panels:
         return None
