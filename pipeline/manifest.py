@@ -129,11 +129,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Self:
-        """The manifest that a parsed manifest.json holds.
-
-        Raises:
-            KeyError, TypeError, AttributeError: a field is missing or has another type.
-        """
+        """The manifest in a parsed manifest.json; raises KeyError, TypeError or AttributeError if a field is wrong."""
         source, plan = table["source"], table["plan"]
         values = {**table, **source, **plan}
         values["inputs"] = tuple(_input(one) for one in source["files"])

@@ -74,12 +74,7 @@ class Plan:
         }
 
     def check(self) -> Plan:
-        """Return the plan itself if it can be carried out.
-
-        Raises:
-            PlanError: two stages write the same column, or no stage writes one of `columns`.
-            RuleError: a rule cannot be applied.
-        """
+        """Return the plan itself if it can be carried out; raises `PlanError` or `RuleError` otherwise."""
         owner: dict[str, str] = {}
         for measured in self.stages:
             for column in measured.signals:
@@ -106,12 +101,7 @@ class Plan:
         return self
 
     def with_stages(self, names: Sequence[str]) -> Plan:
-        """Return the plan with these stages only, and the rules that need no other.
-
-        Raises:
-            PlanError: a stage is named twice.
-            UnknownStageError: there is no such stage.
-        """
+        """The plan with these stages only, and the rules that need no other; naming one twice is a `PlanError`."""
         if not names:
             raise PlanError(f"--stages names no stage; there are {', '.join(stages.names())}")
         by_name = {measured.name: measured for measured in self.stages}
@@ -168,13 +158,7 @@ _TABLES = ("stage", "drop", "keep_best")
 
 
 def load(path: Path) -> Plan:
-    """Read a plan.
-
-    Raises:
-        PlanError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
-        UnknownStageError: it names a stage that does not exist.
-        RuleError: a rule cannot be applied.
-    """
+    """Read and check a plan; raises `PlanError`, `UnknownStageError` or `RuleError` if it cannot be used."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -83,12 +83,7 @@ class Pairs:
 
 
 def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs: Sequence[str]) -> None:
-    """Refuse rules that cannot be applied to these signals.
-
-    Raises:
-        RuleError: a column that no stage writes, a condition that is not boolean, an unknown kind of pairs, or a reason
-            that two rules give.
-    """
+    """Refuse a rule that reads a column no stage writes, is not boolean, names unknown pairs, or repeats a reason."""
     seen: set[str] = set()
     for rule in rules:
         if not rule.reason.strip() or not rule.reason.isprintable():
@@ -161,9 +156,6 @@ def decide(
     Returns:
         id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
         rule fires whatever the other rules do; `KeepBest` rules see only the rows that no `Drop` rule dropped.
-
-    Raises:
-        RuleError: a condition cannot be applied.
     """
     drops = [rule for rule in rules if isinstance(rule, Drop)]
     bests = [rule for rule in rules if isinstance(rule, KeepBest)]

@@ -22,9 +22,6 @@ from pipeline.signals import scan, scan_decisions, scan_signals
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
 
-MAX_NAME = 40
-"""Maximum length in characters of a run folder's name before its date."""
-
 
 @dataclass(frozen=True, repr=False)
 class Run(Display):
@@ -132,7 +129,7 @@ def folder_of(source: sources.Source, out: Path | str | None) -> Path:
         if str(out) in {"", "."}:
             raise RunFolderError("--out is empty or the current folder: name a folder for the run")
         return Path(out)
-    word = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.name).name.split(".")[0]).strip("-")[:MAX_NAME] or "run"
+    word = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.name).name.split(".")[0]).strip("-")[:40] or "run"
     folder = RUNS / f"{word}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     return folder.with_name(f"{folder.name}-{os.getpid()}") if folder.exists() else folder
 

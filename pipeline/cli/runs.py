@@ -21,7 +21,7 @@ from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
-from stages.stage import GlobalStage, MissingModelError, parameters
+from stages.stage import MissingModelError, parameters
 
 
 def finish(run: Run, *, as_json: bool) -> None:
@@ -140,15 +140,14 @@ def _range(column: pl.Series) -> tuple[str, ...]:
 
 def stages(name: str | None, *, as_json: bool) -> None:
     """Print the stages, or one with its parameters and signals."""
-    kinds = {use: staging.find(use) for use in ([name] if name else staging.names())}
     tables: dict[str, dict[str, Any]] = {}
-    for use, kind in kinds.items():
-        merged = kind.merges if issubclass(kind, GlobalStage) else {}
+    for use in [name] if name else staging.names():
+        planned = planning.PlannedStage(use, staging.find(use)())
         tables[use] = {
-            "summary": kind.summary,
-            "parameters": parameters(kind()),
-            "signals": {column: str(dtype) for column, dtype in {**kind.writes, **merged}.items()},
-            "doc": kind.__doc__,
+            "summary": planned.stage.summary,
+            "parameters": parameters(planned.stage),
+            "signals": {column: str(dtype) for column, dtype in planned.signals.items()},
+            "doc": planned.stage.__doc__,
         }
     if as_json:
         print_json(tables)
