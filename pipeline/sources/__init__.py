@@ -3,6 +3,7 @@
 What cannot be found or read is a `SourceError`.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +50,41 @@ class Files(Source):
         return [self._hashes.describe(path, self.label(path)) for path in self.members]
 
     def rows(self) -> Iterator[Row]:
-        from pipeline.sources import jsonlines, parquet
+        from pipeline.sources import parquet
 
         for path in self.members:
-            reader = parquet if readers.ending(path) == ".parquet" else jsonlines
-            yield from reader.rows(path, self.label(path))
+            rows = parquet.rows if readers.ending(path) == ".parquet" else _json_rows
+            yield from rows(path, self.label(path))
+
+
+def _json_rows(path: Path, label: str) -> Iterator[Row]:
+    """Rows of JSON Lines, plain or compressed, or of a JSON array. A line that is not JSON is an `Unreadable` row."""
+    try:
+        for first, lines in readers.lines(path, 1 << 20):
+            for number, line in enumerate(lines, first):
+                if not line.isspace():
+                    yield _json_row(label, number, line)
+    except readers.UnreadableFileError as error:
+        raise SourceError(f"{label} {error}: repair or remove the file") from error
+
+
+def _json_row(label: str, number: int, line: bytes) -> Row:
+    try:
+        return Row(label, number, orjson.loads(line))
+    except orjson.JSONDecodeError:  # not UTF-8, a lone surrogate, or not JSON at all
+        text = line.decode("utf-8", "replace")
+    try:
+        value, replaced = _valid(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        return Row(label, number, Unreadable(f"the line is not JSON ({readers.json_fault(error)})", text))
+    return Row(label, number, value, replaced or "\ufffd" in text)
+
+
+def _valid(record: Any) -> tuple[Any, bool]:  # noqa: ANN401  any JSON
+    """The record with U+FFFD for lone surrogates, and whether there were any."""
+    text = json.dumps(record, ensure_ascii=False)
+    valid = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return (record, False) if valid == text else (json.loads(valid), True)
 
 
 class EmbeddedSource(Files):
