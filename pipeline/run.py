@@ -114,15 +114,12 @@ class ActiveRun:
             sums = ShardCounts(*(a + b for a, b in zip(sums, written, strict=True)))
             done += written.refined + written.rejected
             self.tell("write", done, total)
-        self._account(shards)
-        if sums.refined == 0:
-            self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
-        return sums
-
-    def _account(self, shards: dict[str, Any]) -> None:
-        """Count the rows of the output folders, as a reader of them would."""
+        # counted as a reader of the output folders would
         folders = ("refined", "rejected", "quarantine")
         heights = {folder: sum(map(rows, (self.store.folder / folder).glob("*.parquet"))) for folder in folders}
         if sum(heights.values()) != shards["rows"]:
             out = " + ".join(f"{n} {folder}" for folder, n in heights.items())
             raise AccountingError(f"{shards['rows']} conversations came in, and {out} went out")
+        if sums.refined == 0:
+            self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
+        return sums

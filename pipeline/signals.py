@@ -124,8 +124,3 @@ def scan_signals(store: Store) -> pl.LazyFrame:
 def scan(store: Store, part: Literal["raw", "refined", "rejected"]) -> pl.LazyFrame:
     """The conversations of one part of a complete run, in the order of the source."""
     return pl.scan_parquet([store.folder / part / shard for shard in store.shards()], glob=False)
-
-
-def scan_decisions(store: Store) -> pl.LazyFrame:
-    """The decisions of a complete run: id, keep, reason, duplicate_of, jaccard, and one boolean per rule."""
-    return pl.scan_parquet(store.decisions, glob=False)

@@ -18,7 +18,7 @@ from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan
-from pipeline.signals import scan, scan_decisions, scan_signals
+from pipeline.signals import scan, scan_signals
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
 
@@ -58,7 +58,7 @@ class Run(Display):
     @property
     def decisions(self) -> pl.LazyFrame:
         """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
-        return scan_decisions(Store(self.path))
+        return pl.scan_parquet(Store(self.path).decisions, glob=False)
 
     @property
     def refined(self) -> pl.LazyFrame:
