@@ -92,12 +92,8 @@ def of_run(run: BandedRun) -> list[Section]:
     """The sections of a run: what was kept and dropped, heatmaps, rules, distributions, signals and mixes."""
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
     rules = [
-        (
-            *(visible(rule.reason, 200), visible(rule.where, 200)),
-            *(rule.dropped, rule.fired, rule.nulls),
-            visible(rule.because, 300),
-        )
-        for rule in run.manifest.rules
+        (visible(r.reason, 200), visible(r.where, 200), r.dropped, r.fired, r.nulls, visible(r.because, 300))
+        for r in run.manifest.rules
     ]
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
