@@ -42,11 +42,7 @@ class Local:
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, task: Callable[[str], T], shards: Sequence[str]) -> Iterator[T]:
-        """Yield results in the order of the shards.
-
-        Raises:
-            WorkerKilledError: a worker was killed; finished shards are kept.
-        """
+        """Yield results in the order of the shards; raises `WorkerKilledError` if a worker was killed."""
         if self.workers == 1 or len(shards) <= 1:
             yield from map(task, shards)
             return

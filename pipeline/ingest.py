@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
+from pipeline.plan import PlanError
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
@@ -43,6 +44,11 @@ class Limits:
     """Maximum share of unreadable rows."""
     shape: str | None = None
     """The shape of the records; by default that of the first one."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown shape by a PlanError."""
+        if self.shape is not None and self.shape not in shapes.SHAPES:
+            raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
 
 
 @dataclass
@@ -110,7 +116,9 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     count, shards = _Count(), []
     for number, shard in enumerate(_shards(islice(rows, limits.limit), digest, shape, limits, count)):
         name = f"{number:05d}.parquet"
-        _save(store, name, shard)
+        if shard.quarantined:
+            save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
+        save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
         tell(count.rows)
         if count.rows >= MIN_ROWS:
@@ -163,7 +171,7 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
         identity = f"{digest}-{count.rows:09d}"
         count.rows += 1
         try:
-            read = _read(row, shape)
+            read = shapes.read(row.value, shape)
         except shapes.UnreadableRecordError as error:
             _put_aside(shard, identity, row, str(error), count)
         else:
@@ -179,12 +187,6 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
         yield shard
 
 
-def _read(row: Row, shape: str) -> shapes.Conversation:
-    if isinstance(row.value, Unreadable):
-        raise shapes.UnreadableRecordError(row.value.reason)
-    return shapes.read(row.value, shape)
-
-
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
     count.quarantined += 1
     reason = valid_text(reason[:REASON_LIMIT])
@@ -197,9 +199,3 @@ def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Coun
 
 def _characters(row: tuple[Any, ...]) -> int:
     return sum(len(value) for value in row if isinstance(value, str))
-
-
-def _save(store: Store, name: str, shard: _Shard) -> None:
-    if shard.quarantined:
-        save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
-    save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})

@@ -118,11 +118,7 @@ class Manifest:
 
     @classmethod
     def load(cls, store: Store) -> Self:
-        """Read the manifest of a complete run.
-
-        Raises:
-            RunFolderError: it is not there, is not JSON, or lacks a field; the message says how to make it again.
-        """
+        """Read the manifest of a complete run; raises `RunFolderError` if it is missing, not JSON, or lacks a field."""
         try:
             return cls.from_json(read_json(store.manifest))
         except (FileNotFoundError, RunFolderError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -133,27 +129,16 @@ class Manifest:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Self:
-        """The manifest that a parsed manifest.json holds.
-
-        Raises:
-            KeyError, TypeError, AttributeError: a field is missing or has another type.
-        """
+        """The manifest in a parsed manifest.json; raises KeyError, TypeError or AttributeError if a field is wrong."""
         source, plan = table["source"], table["plan"]
-        return cls(
-            refine=table["refine"],
-            packages=dict(table["packages"]),
-            source=source["source"],
-            digest=source["digest"],
-            shape=source["shape"],
-            inputs=tuple(_input(one) for one in source["files"]),
-            stages=tuple(_record(StageRecord, stage) for stage in plan["stages"]),
-            rules=tuple(_record(RuleCount, rule) for rule in plan["rules"]),
-            order=tuple(plan["order"]),
-            left_out=tuple(plan["left_out"]),
-            counts=_record(Counts, table["counts"]),
-            seconds=dict(table["seconds"]),
-            remarks={stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()},
-        )
+        values = {**table, **source, **plan}
+        values["inputs"] = tuple(_input(one) for one in source["files"])
+        values["stages"] = tuple(_record(StageRecord, stage) for stage in plan["stages"])
+        values["rules"] = tuple(_record(RuleCount, rule) for rule in plan["rules"])
+        values["counts"] = _record(Counts, table["counts"])
+        values["packages"], values["seconds"] = dict(table["packages"]), dict(table["seconds"])
+        values["remarks"] = {stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()}
+        return _record(cls, values)
 
     def to_json(self) -> dict[str, Any]:
         """The value that manifest.json holds, its keys in the file's order."""
@@ -234,12 +219,9 @@ def record(
         left_out=plan.left_out,
         counts=Counts(
             ingested=shards["rows"],
-            refined=written.refined,
-            rejected=written.rejected,
             quarantined=shards["quarantined"],
             replaced=shards["replaced"],
-            refined_tokens=written.refined_tokens,
-            rejected_tokens=written.rejected_tokens,
+            **written._asdict(),
         ),
         seconds=dict(seconds),
         remarks=dict(remarks),

@@ -198,12 +198,12 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
 
 
 def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
-    """Remove raw and quarantine shards that are not in the shard list."""
-    raw = {shard["name"] for shard in shards}
+    """Remove shards that are not in the shard list; another ingest left them."""
+    names = {shard["name"] for shard in shards}
     quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
-    for folder, names in ((store.raw(""), raw), (store.quarantine(""), quarantined)):
-        for path in folder.glob("*.parquet"):
-            if path.name not in names:
+    for part in ("raw", "refined", "rejected", "quarantine"):
+        for path in (store.folder / part).glob("*.parquet"):
+            if path.name not in (quarantined if part == "quarantine" else names):
                 path.unlink()
 
 

@@ -74,12 +74,7 @@ class Plan:
         }
 
     def check(self) -> Plan:
-        """Return the plan itself if it can be carried out.
-
-        Raises:
-            PlanError: two stages write the same column, or no stage writes one of `columns`.
-            RuleError: a rule cannot be applied.
-        """
+        """Return the plan itself if it can be carried out; raises `PlanError` or `RuleError` otherwise."""
         owner: dict[str, str] = {}
         for measured in self.stages:
             for column in measured.signals:
@@ -106,12 +101,7 @@ class Plan:
         return self
 
     def with_stages(self, names: Sequence[str]) -> Plan:
-        """Return the plan with these stages only, and the rules that need no other.
-
-        Raises:
-            PlanError: a stage is named twice.
-            UnknownStageError: there is no such stage.
-        """
+        """The plan with these stages only, and the rules that need no other; naming one twice is a `PlanError`."""
         if not names:
             raise PlanError(f"--stages names no stage; there are {', '.join(stages.names())}")
         by_name = {measured.name: measured for measured in self.stages}
@@ -164,22 +154,11 @@ ADDED = "--drop"
 RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
 """Columns of the decisions, which no signal or rule may be named after."""
 
-_TABLES = {
-    "stage": {"use"},
-    "drop": {"reason", "where", "because"},
-    "keep_best": {"reason", "pairs", "at_least", "because"},
-}
-_KEYS = {*_TABLES, "order", "columns"}
+_TABLES = ("stage", "drop", "keep_best")
 
 
 def load(path: Path) -> Plan:
-    """Read a plan.
-
-    Raises:
-        PlanError: the file cannot be read, is not TOML, or has an unknown key or a wrong value.
-        UnknownStageError: it names a stage that does not exist.
-        RuleError: a rule cannot be applied.
-    """
+    """Read and check a plan; raises `PlanError`, `UnknownStageError` or `RuleError` if it cannot be used."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -191,7 +170,7 @@ def load(path: Path) -> Plan:
 
 def read(tables: Mapping[str, Any], where: str) -> Plan:
     """A plan from parsed TOML, not yet checked; `where` names it in errors."""
-    _known(tables, _KEYS, where)
+    _known(tables, {*_TABLES, "order", "columns"}, where)
     for table in _TABLES:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
@@ -222,13 +201,18 @@ def _stage(table: Mapping[str, Any], where: str) -> PlannedStage:
         raise PlanError(f'{where}: a [[stage]] needs use = "name"; there are {", ".join(stages.names())}')
     kind = stages.find(use)
     here = f"{where}: stage {use!r}"
-    _known(table, {"use", *(field.name for field in fields(kind))}, here)
-    types = get_type_hints(kind)
-    given = {key: _value(value, types[key], f"{here}: {key}") for key, value in table.items() if key != "use"}
+    given = _parameters(kind, table, here, "use")
     try:
         return PlannedStage(use, kind(**given))
     except (TypeError, StageParameterError) as error:
         raise PlanError(f"{here}: {error}") from error
+
+
+def _parameters(kind: Any, table: Mapping[str, Any], where: str, *others: str) -> dict[str, Any]:  # noqa: ANN401  a class
+    """The parameters of a stage or rule from its table, which may have other keys."""
+    _known(table, {*others, *(field.name for field in fields(kind))}, where)
+    types = get_type_hints(kind)
+    return {key: _value(value, types[key], f"{where}: {key}") for key, value in table.items() if key not in others}
 
 
 def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a field of any type
@@ -247,9 +231,8 @@ def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a fiel
 
 def _rule(kind: type[Drop | KeepBest], name: str, table: Mapping[str, Any], where: str) -> Rule:
     here = f"{where}: [[{name}]] {table.get('reason', '')!r}"
-    _known(table, _TABLES[name], here)
-    types = get_type_hints(kind)
+    given = _parameters(kind, table, here)
     for key in (field.name for field in fields(kind)):
-        if key not in table and key != "because":
+        if key not in given and key != "because":
             raise PlanError(f"{here} has no {key}")
-    return kind(**{key: _value(value, types[key], f"{here}: {key}") for key, value in table.items()})
+    return kind(**given)

@@ -1,11 +1,14 @@
 """Rules: whether each conversation is kept, and why, by its signals alone. Pure: frames in, a frame out."""
 
+import contextlib
 import difflib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
+
+from stages.stage import reason as first_line
 
 MAX_LISTED = 20
 """Maximum number of columns that a message lists in full."""
@@ -25,10 +28,22 @@ class Drop:
 
     def condition(self) -> pl.Expr:
         """The condition as an expression; raises `RuleError` if it is not SQL."""
-        try:
+        with self._blame("is not SQL"):
             return pl.sql_expr(self.where)
+
+    def apply(self, signals: pl.DataFrame) -> pl.Series:
+        """Whether the condition is true of each row; raises `RuleError` if it cannot be applied."""
+        condition = self.condition()
+        with self._blame("cannot be applied"):
+            return signals.select(where=condition)["where"]
+
+    @contextlib.contextmanager
+    def _blame(self, fault: str) -> Iterator[None]:
+        """Name the rule in an error of polars."""
+        try:
+            yield
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise RuleError(f"rule {self.reason!r}: {self.where!r} is not SQL ({_first(error)})") from error
+            raise RuleError(f"rule {self.reason!r}: {self.where!r} {fault} ({first_line(error)})") from error
 
     def columns(self) -> list[str]:
         """Names of the signals that the condition reads, sorted."""
@@ -68,12 +83,7 @@ class Pairs:
 
 
 def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs: Sequence[str]) -> None:
-    """Refuse rules that cannot be applied to these signals.
-
-    Raises:
-        RuleError: a column that no stage writes, a condition that is not boolean, an unknown kind of pairs, or a reason
-            that two rules give.
-    """
+    """Refuse a rule that reads a column no stage writes, is not boolean, names unknown pairs, or repeats a reason."""
     seen: set[str] = set()
     for rule in rules:
         if not rule.reason.strip() or not rule.reason.isprintable():
@@ -81,19 +91,17 @@ def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs
         if rule.reason in seen:
             raise RuleError(f"two rules give the reason {rule.reason!r}: give each its own")
         seen.add(rule.reason)
-        if isinstance(rule, KeepBest):
-            _check_pairs(rule, pairs)
-        else:
+        here = f"rule {rule.reason!r}"
+        if isinstance(rule, Drop):
             _check_condition(rule, signals)
+        elif rule.pairs not in pairs:
+            raise RuleError(f"{here}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}")
+        elif not 0 < rule.at_least <= 1:
+            raise RuleError(f"{here}: at_least is {rule.at_least}, expected a Jaccard above 0 and at most 1")
     for term in order:
         column, _ = _ordered(term)
         if column not in signals:
             raise RuleError(f"order of keep_best: no stage writes the column {column!r}; {_instead(column, signals)}")
-
-
-def _first(error: BaseException) -> str:
-    """The first line of a polars error."""
-    return (str(error).splitlines() or ["no message"])[0]
 
 
 def _instead(column: str, signals: pl.Schema) -> str:
@@ -104,15 +112,6 @@ def _instead(column: str, signals: pl.Schema) -> str:
     near = [lower[name] for name in difflib.get_close_matches(column.lower(), lower, n=5, cutoff=0.5)]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return f"{hint}`refine stages` lists all {len(signals)}"
-
-
-def _check_pairs(rule: KeepBest, pairs: Sequence[str]) -> None:
-    if rule.pairs not in pairs:
-        raise RuleError(
-            f"rule {rule.reason!r}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}"
-        )
-    if not 0 < rule.at_least <= 1:
-        raise RuleError(f"rule {rule.reason!r}: at_least is {rule.at_least}, expected a Jaccard above 0 and at most 1")
 
 
 def _check_condition(rule: Drop, signals: pl.Schema) -> None:
@@ -129,7 +128,7 @@ def _check_condition(rule: Drop, signals: pl.Schema) -> None:
             f"{where} looks at all conversations at once, expected a condition on each one: compute percentiles and "
             "the like in the merge of a stage"
         )
-    answer = _apply(rule, pl.DataFrame(schema=signals).clear(2))
+    answer = rule.apply(pl.DataFrame(schema=signals).clear(2))
     if answer.len() != 2 or answer.dtype != pl.Boolean:  # noqa: PLR2004  the rows that went in
         raise RuleError(f"{where} is {answer.dtype}, expected a condition that is true or false")
 
@@ -157,9 +156,6 @@ def decide(
     Returns:
         id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
         rule fires whatever the other rules do; `KeepBest` rules see only the rows that no `Drop` rule dropped.
-
-    Raises:
-        RuleError: a condition cannot be applied.
     """
     drops = [rule for rule in rules if isinstance(rule, Drop)]
     bests = [rule for rule in rules if isinstance(rule, KeepBest)]
@@ -167,7 +163,7 @@ def decide(
     names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
     decided = signals.select(
         "id",
-        *(_apply(rule, signals).fill_null(value=False).alias(name) for rule, name in zip(drops, names, strict=False)),
+        *(rule.apply(signals).fill_null(value=False).alias(name) for rule, name in zip(drops, names, strict=False)),
     )
     alive = ~decided.select(x=pl.any_horizontal(pl.lit(value=False), *names[: len(drops)]))["x"]
     best_first = _best_first(signals, alive, order)
@@ -182,13 +178,6 @@ def decide(
     columns = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
     first = ("id", "keep", "reason", "duplicate_of", "jaccard")
     return decided.with_columns(reason=reason, keep=reason.is_null()).select(*first, *names).rename(columns)
-
-
-def _apply(rule: Drop, signals: pl.DataFrame) -> pl.Series:
-    try:
-        return signals.select(where=rule.condition())["where"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise RuleError(f"rule {rule.reason!r}: {rule.where!r} cannot be applied ({_first(error)})") from error
 
 
 def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -> list[int]:

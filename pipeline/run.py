@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline import card, manifest, measure
@@ -11,7 +12,7 @@ from pipeline.engine import Engine
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
-from pipeline.ownership import lock_run
+from pipeline.ownership import lock_run, sweep
 from pipeline.plan import Plan, dumps
 from pipeline.signals import RuleInputs, check_measured
 from pipeline.sources import Source
@@ -37,20 +38,21 @@ class ActiveRun:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def carry_out(self, source: Source, limits: Limits) -> Manifest:
-        """Ingest, measure, decide and write whatever is missing, and return the manifest.
-
-        Raises:
-            SourceError, RunFolderError, StageFailedError, MissingModelError, RuleError, WorkerKilledError: see there.
-        """
+        """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest."""
+        removed: set[Path] = set()
         with lock_run(self.store):
-            return self._repairing(lambda: self._carry_out(source, limits))
+            while True:
+                try:
+                    return self._carry_out(source, limits)
+                except CorruptInputError as error:
+                    if error.path in removed:  # it was made again and is corrupt again: the disk is at fault
+                        raise
+                    removed.add(error.path)
+                    self.warn(f"{error}; it is made again")
+                    measure.forget(error.path, self.store)
 
     def decide_again(self) -> Manifest:
-        """Apply the plan to signals that are measured already, and return the manifest.
-
-        Raises:
-            RunFolderError: a stage of the plan was not measured, or one of its files is corrupt.
-        """
+        """Apply the plan to signals that were measured; raises `RunFolderError` if some were not, or one is corrupt."""
         with lock_run(self.store):
             check_measured(self.plan, self.store)
             try:
@@ -58,19 +60,6 @@ class ActiveRun:
             except CorruptInputError as error:
                 measure.forget(error.path, self.store)
                 raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
-
-    def _repairing(self, work: Callable[[], Manifest]) -> Manifest:
-        """Do the work; if a file of the run is corrupt, warn, remove it, and do what is missing again."""
-        removed: set[str] = set()
-        while True:
-            try:
-                return work()
-            except CorruptInputError as error:
-                if str(error.path) in removed:  # it was made again and is corrupt again: the disk is at fault
-                    raise
-                removed.add(str(error.path))
-                self.warn(f"{error}; it is made again")
-                measure.forget(error.path, self.store)
 
     def _carry_out(self, source: Source, limits: Limits) -> Manifest:
         start = time.perf_counter()
@@ -119,29 +108,18 @@ class ActiveRun:
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> ShardCounts:
         total, done, sums = shards["rows"] - shards["quarantined"], 0, ShardCounts(0, 0, 0, 0)
+        sweep(self.store, shards["shards"])
         self.tell("write", 0, total)
         for written in write(self.plan, self.store, self.engine, names):
             sums = ShardCounts(*(a + b for a, b in zip(sums, written, strict=True)))
             done += written.refined + written.rejected
             self.tell("write", done, total)
-        self._account(names, shards)
-        if sums.refined == 0:
-            self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
-        return sums
-
-    def _account(self, names: list[str], shards: dict[str, Any]) -> None:
-        """Count the rows of the output folders, as a reader of them would.
-
-        Raises:
-            AccountingError: conversations were lost or duplicated.
-        """
-        heights = {}
-        for folder in ("refined", "rejected", "quarantine"):
-            paths = list((self.store.folder / folder).glob("*.parquet"))
-            for path in paths:
-                if path.name not in names:  # left by an ingest with other shards
-                    path.unlink()
-            heights[folder] = sum(rows(path) for path in paths if path.name in names)
+        # counted as a reader of the output folders would
+        folders = ("refined", "rejected", "quarantine")
+        heights = {folder: sum(map(rows, (self.store.folder / folder).glob("*.parquet"))) for folder in folders}
         if sum(heights.values()) != shards["rows"]:
             out = " + ".join(f"{n} {folder}" for folder, n in heights.items())
             raise AccountingError(f"{shards['rows']} conversations came in, and {out} went out")
+        if sums.refined == 0:
+            self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
+        return sums

@@ -19,7 +19,7 @@ from pipeline import rules
 from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, Pairs, Rule
 from pipeline.store import RunFolderError, Store
-from stages.files import read_frame, save
+from stages.files import read_frame
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 
@@ -121,16 +121,6 @@ def scan_signals(store: Store) -> pl.LazyFrame:
     return pl.concat(parts, how="horizontal").select("id", *plan.signals)  # a signal shard has its raw shard's rows
 
 
-def save_signals(store: Store, path: Path) -> None:
-    """Write every signal of a complete run to one Parquet file, in bounded memory."""
-    save(path, lambda aside: scan_signals(store).sink_parquet(aside))
-
-
 def scan(store: Store, part: Literal["raw", "refined", "rejected"]) -> pl.LazyFrame:
     """The conversations of one part of a complete run, in the order of the source."""
     return pl.scan_parquet([store.folder / part / shard for shard in store.shards()], glob=False)
-
-
-def scan_decisions(store: Store) -> pl.LazyFrame:
-    """The decisions of a complete run: id, keep, reason, duplicate_of, jaccard, and one boolean per rule."""
-    return pl.scan_parquet(store.decisions, glob=False)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -57,11 +56,7 @@ _OUTPUT = _Output()
 
 
 def configure(*, quiet: bool, log_file: Path | None) -> None:
-    """Set the global options `--quiet` and `--log-file` for the rest of this process.
-
-    Raises:
-        OSError: the log file cannot be opened.
-    """
+    """Set the global options `--quiet` and `--log-file`; raises `OSError` if the log file cannot be opened."""
     if _OUTPUT.log:
         _OUTPUT.log.close()
     _OUTPUT.quiet, _OUTPUT.log = quiet, None
@@ -91,13 +86,13 @@ def say(line: str, *, always: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def repeating(seconds: float, line: Callable[[], str]) -> Iterator[None]:
-    """Write a line of progress every so many seconds while the block runs."""
+def _every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
+    """Call a function every so many seconds while the block runs."""
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(seconds):
-            say(line())
+            act()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -106,6 +101,11 @@ def repeating(seconds: float, line: Callable[[], str]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def repeating(seconds: float, line: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+    """Write a line of progress every so many seconds while the block runs."""
+    return _every(seconds, lambda: say(line()))
 
 
 @dataclass
@@ -153,37 +153,29 @@ class _Step:
         return ", ".join(filter(None, [f"{self.name}: {self.done:,}{of} rows", self.speed(now)]))
 
 
-class ProgressReporter:
+class ProgressReporter(contextlib.ExitStack):
     """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bars: Progress | None = None
         if self._console.is_terminal and not _OUTPUT.quiet:
             columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
             self._bars = Progress(*columns, TextColumn("{task.fields[speed]}"), console=self._console)
         self._steps: dict[str, _Step] = {}
-        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         if self._bars:
-            self._bars.start()
-        threading.Thread(target=self._beat, daemon=True).start()
+            self.enter_context(self._bars)
+        self.enter_context(_every(BEAT_INTERVAL, self._beat))
         return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        if self._bars:
-            self._bars.stop()
 
     def _beat(self) -> None:
         """Report that a fit or merge is still at work."""
-        while not self._ended.wait(BEAT_INTERVAL):
-            for step in list(self._steps.values()):
-                if step.silent and step.done < step.total:
-                    self._line(step.line(time.monotonic()))
+        for step in list(self._steps.values()):
+            if step.silent and step.done < step.total:
+                self._line(step.line(time.monotonic()))
 
     def warn(self, note: str) -> None:
         """Write a sentence that the reader must not miss."""

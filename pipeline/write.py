@@ -116,11 +116,7 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
 
 
 def _tokens(path: Path, digest: str) -> int | None:
-    """The tokens in a file that these decisions have written already, else None.
-
-    Raises:
-        CorruptInputError: the file cannot be read whole.
-    """
+    """The tokens in a file that these decisions have written already, else None; raises `CorruptInputError`."""
     metadata = footer(path) if path.exists() else {}
     if metadata.get("refine.decisions") != digest:
         return None

@@ -73,41 +73,21 @@ def compare(
         RefineError: the corpora cannot be compared; the message says why and what to do.
     """
     given = dict(locals())
-    named = budgets if budgets is None or isinstance(budgets, str) else ",".join(map(str, budgets))
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    counts = token_counts(budgets)
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
-        training_options(
-            preset, tokenizer, embeddings, test_tokens, named, seeds, screen, device, workers, work=_path(work)
-        ),
+        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work)),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
     with terminal.progress(show=progress):
         return command.compare(options)
 
 
-def training_options(  # noqa: PLR0917  in the order of the options
-    preset: str,
-    tokenizer: str | None,
-    embeddings: str | None,
-    test_tokens: int,
-    budgets: str | None,
-    seeds: int | None,
-    screen: bool,
-    device: str,
-    workers: int,
-    *,
-    work: Path | None,
-) -> TrainingOptions:
-    """Return the options of the training runs of `refine compare` and `refine ablate`.
-
-    Raises:
-        PresetError: the budgets are not numbers of tokens.
-    """
-    counts = numbers(budgets)
-    choices = Choices(tokenizer, embeddings, test_tokens)
-    return TrainingOptions(
-        preset, choices, None if counts is None else tuple(counts), seeds, screen, device, workers, work
-    )
+def token_counts(budgets: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Budgets, as a list or comma-separated, as numbers of tokens; raises `PresetError` if they are none."""
+    counts = numbers(budgets if budgets is None or isinstance(budgets, str) else ",".join(map(str, budgets)))
+    return None if counts is None else tuple(counts)
 
 
 def _words(given: Mapping[str, object]) -> tuple[str, ...]:

@@ -8,9 +8,13 @@ from typing import Any
 from pipeline import terminal
 from pipeline.api.run import Run
 from pipeline.api.tables import Display, Summary
-from pipeline.report import run as reporting
+from pipeline.report import folder as folders
+from pipeline.report.folder import REPORTS
 from pipeline.report.parts import Check
-from pipeline.report.run.checks import Bounds
+from pipeline.report.run import sections
+from pipeline.report.run.bands import in_bands
+from pipeline.report.run.checks import Bounds, check
+from pipeline.report.run.frame import kinds, read_run
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +67,14 @@ def report(
         RefineError: the report cannot be written; the message says why and what to do.
     """
     folder = run.path if isinstance(run, Run) else Path(run)
+    place = REPORTS / folder.resolve().name if out is None else Path(out)
     with terminal.progress(show=progress):
-        place, page, numbers = reporting.report(folder, None if out is None else Path(out), Bounds(min_kept, max_kept))
-    return Report(place / "index.html", page.headline, tuple(page.checks), numbers)
+        bounds = Bounds(min_kept, max_kept)
+        folders.check(place)
+        if note := folders.replacement_note(place, f"refine report {folder}"):
+            terminal.say(f"refine: {note}")
+        finished = read_run(folder)
+        duplicates = kinds(finished.plan, finished.store)
+        page = sections.page(in_bands(finished, duplicates), check(finished, duplicates, bounds))
+        numbers = folders.build(page, place)
+    return Report(place / "index.html", page.headline, page.checks, numbers)

@@ -17,14 +17,10 @@ from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
-from pipeline.plan import ADDED, Plan, PlanError
-from pipeline.signals import scan, scan_decisions, scan_signals
-from pipeline.sources import shapes
+from pipeline.plan import ADDED, Plan
+from pipeline.signals import scan, scan_signals
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
-
-MAX_NAME = 40
-"""Maximum length in characters of a run folder's name before its date."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +58,7 @@ class Run(Display):
     @property
     def decisions(self) -> pl.LazyFrame:
         """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
-        return scan_decisions(Store(self.path))
+        return pl.scan_parquet(Store(self.path).decisions, glob=False)
 
     @property
     def refined(self) -> pl.LazyFrame:
@@ -91,63 +87,51 @@ class Run(Display):
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """The options of `refine run`, which its help describes."""
+class PreparedRun:
+    """A run that can be carried out, but has not written anything yet."""
 
-    source: str | Path | None
-    stages: Sequence[str] | None
-    plan: Path | str | None
-    drop: Sequence[str]
-    out: Path | str | None
-    workers: int
-    limit: int | None
-    shape: str | None
-    split: str | None
-    config: str | None
-    revision: str | None
-    shard_rows: int
-    max_unreadable: float
+    source: sources.Source
+    plan: Plan
+    limits: Limits
+    folder: Path
 
-    def find(self) -> sources.Source:
-        """Find the source; raises `SourceError` if there is none."""
-        name = None if self.source is None else str(self.source)
-        return sources.find(name, split=self.split, config=self.config, revision=self.revision)
-
-    def chosen_plan(self) -> Plan:
-        """Read the plan, restrict it to the stages that were picked, add the rules, and check it.
-
-        Raises:
-            PlanError, RuleError, UnknownStageError: it cannot be carried out.
-        """
-        plan = planning.load(Path(self.plan) if self.plan is not None else planning.DEFAULT)
-        return (plan if self.stages is None else plan.with_stages(self.stages)).with_drops(self.drop).check()
-
-    def limits(self) -> Limits:
-        """How the source is cut into shards; raises `PlanError` if there is no such shape."""
-        if self.shape is not None and self.shape not in shapes.SHAPES:
-            raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
-        return Limits(rows=self.shard_rows, limit=self.limit, unreadable=self.max_unreadable, shape=self.shape)
-
-    def folder(self, name: str) -> Path:
-        """Return the folder of the run; by default a new one in data/runs/, named after the source and the time.
-
-        Raises:
-            RunFolderError: `out` is empty or the current folder.
-        """
-        if self.out is not None:
-            if str(self.out) in {"", "."}:
-                raise RunFolderError("--out is empty or the current folder: name a folder for the run")
-            return Path(self.out)
-        word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:MAX_NAME] or "run"
-        folder = RUNS / f"{word}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-        return folder.with_name(f"{folder.name}-{os.getpid()}") if folder.exists() else folder
+    def carry_out(self, workers: int, *, progress: bool) -> Run:
+        """Carry out the run; see `run`."""
+        for measured in self.plan.stages:
+            measured.stage.models()  # a missing model is reported before any work
+        engine = Local(workers or len(os.sched_getaffinity(0)))
+        with terminal.progress(show=progress), ProgressReporter() as reporter:
+            for note in notes(self.plan):
+                reporter.warn(note)
+            active = running.ActiveRun(Store(self.folder), self.plan, engine, reporter, reporter.warn)
+            try:
+                manifest = active.carry_out(self.source, self.limits)
+            except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
+                engine.close()
+                raise
+            engine.close()
+        return Run(self.folder, manifest)
 
 
-def names(stages: str | Sequence[str] | None) -> list[str] | None:
-    """Split comma-separated names of stages."""
+def chosen_plan(plan: Path | str | None, stages: str | Sequence[str] | None, drop: str | Sequence[str]) -> Plan:
+    """Read a plan, restrict it to the stages that were picked, add the rules, and check it."""
+    chosen = planning.load(planning.DEFAULT if plan is None else Path(plan))
     if isinstance(stages, str):
-        return [name.strip() for name in stages.split(",") if name.strip()]
-    return None if stages is None else list(stages)
+        stages = [name.strip() for name in stages.split(",") if name.strip()]
+    if stages is not None:
+        chosen = chosen.with_stages(stages)
+    return chosen.with_drops([drop] if isinstance(drop, str) else drop).check()
+
+
+def folder_of(source: sources.Source, out: Path | str | None) -> Path:
+    """The folder of a run; by default a new one in data/runs/, named after the source and the time."""
+    if out is not None:
+        if str(out) in {"", "."}:
+            raise RunFolderError("--out is empty or the current folder: name a folder for the run")
+        return Path(out)
+    word = re.sub(r"[^A-Za-z0-9]+", "-", Path(source.name).name.split(".")[0]).strip("-")[:40] or "run"
+    folder = RUNS / f"{word}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    return folder.with_name(f"{folder.name}-{os.getpid()}") if folder.exists() else folder
 
 
 def run(
@@ -188,31 +172,10 @@ def run(
     Raises:
         RefineError: the run cannot be carried out; the message says why and what to do.
     """
-    drop = [drop] if isinstance(drop, str) else list(drop)
-    options = RunOptions(
-        *(source, names(stages), plan, drop, out, workers, limit, shape, split, config, revision),
-        *(shard_rows, max_unreadable),
-    )
-    return carry_out(options, progress=progress)
-
-
-def carry_out(options: RunOptions, *, progress: bool = True) -> Run:
-    """Carry out a run; see `run`."""
-    source, plan, limits = options.find(), options.chosen_plan(), options.limits()
-    for measured in plan.stages:
-        measured.stage.models()  # a missing model is reported before any work
-    store = Store(options.folder(source.name))
-    engine = Local(options.workers or len(os.sched_getaffinity(0)))
-    with terminal.progress(show=progress), ProgressReporter() as reporter:
-        for note in notes(plan):
-            reporter.warn(note)
-        try:
-            manifest = running.ActiveRun(store, plan, engine, reporter, reporter.warn).carry_out(source, limits)
-        except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
-            engine.close()
-            raise
-        engine.close()
-    return Run(store.folder, manifest)
+    data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
+    chosen = chosen_plan(plan, stages, drop)
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
+    return PreparedRun(data, chosen, limits, folder_of(data, out)).carry_out(workers, progress=progress)
 
 
 def notes(plan: Plan) -> list[str]:
@@ -259,10 +222,6 @@ def decide(
 
 
 def open_run(folder: Path | str) -> Run:
-    """Open a complete run.
-
-    Raises:
-        RunFolderError: the folder does not exist, is not a run, or the run is not complete.
-    """
+    """Open a complete run; raises `RunFolderError` if the folder does not exist or is no run, or it is not complete."""
     store = run_at(Path(folder))
     return Run(store.folder, Manifest.load(store))

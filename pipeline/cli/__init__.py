@@ -1,4 +1,4 @@
-"""`refine`: one function per command (cli/train.py has those that train), and the boundary where errors are printed."""
+"""`refine`: one function per command, and the boundary where errors are printed."""
 
 import os
 import signal
@@ -12,7 +12,6 @@ import typer
 from typer.exceptions import TyperException
 
 from pipeline.cli import options as o
-from pipeline.cli import train as training
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -45,7 +44,6 @@ def main_options(
     log_file: Annotated[
         Path | None,
         typer.Option(
-            "--log-file",
             metavar="FILE",
             help="Append progress, notes and errors to a file. These three may also stand after the command.",
         ),
@@ -107,17 +105,19 @@ def run(
     as_json: o.AsJson = False,
 ) -> None:
     """Refine a corpus: ingest, measure, decide, write."""
+    from pipeline import sources
     from pipeline.api import run as api
     from pipeline.cli import runs
+    from pipeline.ingest import Limits
 
-    options = api.RunOptions(
-        *(source, api.names(stages), plan, tuple(drop or ()), out, workers, limit, shape, split, config, revision),
-        *(shard_rows, max_unreadable),
-    )
+    data = sources.find(source, split=split, config=config, revision=revision)
+    chosen = api.chosen_plan(plan, stages, drop or ())
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
+    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out))
     if dry_run:
-        runs.dry_run(options, verbose=verbose, as_json=as_json)
+        runs.dry_run(prepared, verbose=verbose, as_json=as_json)
     else:
-        runs.finish(api.carry_out(options), as_json=as_json)
+        runs.finish(prepared.carry_out(workers, progress=True), as_json=as_json)
 
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
@@ -139,7 +139,7 @@ def show(
         str | None, typer.Option(metavar="NAME", help="Only conversations dropped for this reason.")
     ] = None,
     id: Annotated[  # noqa: A002
-        str | None, typer.Option("--id", metavar="ID", help="One conversation with all its signals.")
+        str | None, typer.Option(metavar="ID", help="One conversation with all its signals.")
     ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="Kept conversations instead of dropped ones.")] = False,
     n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of conversations.")] = 5,
@@ -161,9 +161,7 @@ def signals(
     folder: o.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."
-        ),
+        typer.Option(metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."),
     ] = None,
 ) -> None:
     """Write all signals of a run as one table."""
@@ -210,7 +208,7 @@ def dedup(
     ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
-        typer.Option("--id", metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
+        typer.Option(metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
     ] = None,
     threshold: Annotated[
         float,
@@ -249,10 +247,203 @@ def dedup(
     dedup.dedup(options, explain=explain, as_json=as_json)
 
 
-app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")(training.train)
-app.command(epilog="Example: refine scale --points points.csv --predict 100000")(training.scale)
-app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")(training.compare)
-app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")(training.ablate)
+@app.command(epilog="Example: refine train --budget 2000 --limit 700 --tokenizer bpe:512 --out trained")
+def train(
+    source: o.Source = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="TOKENS", help="Training tokens. By default 100,000, or the preset's largest."),
+    ] = None,
+    preset: o.PresetName = "house",
+    seed: o.Seed = 0,
+    device: o.Device = "cpu",
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1024,
+            metavar="N",
+            help="CPU threads; 0: one per core. Results are reproducible for a given number of threads.",
+        ),
+    ] = 0,
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.EmbeddingsFrom = None,
+    test_tokens: o.TestTokens = 100_000,
+    baselines: Annotated[bool, typer.Option(help="Train and score the baselines on the same split.")] = True,
+    out: o.ExperimentOut = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train one CVFP language model on a corpus, and its baselines."""
+    from pipeline.experiments import train
+    from trainer.prepare.choices import Choices
+
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
+
+
+@app.command(epilog="Example: refine scale --points points.csv --predict 100000")
+def scale(
+    context: typer.Context,
+    source: o.Source = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed."
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(metavar="TOKENS", help="Training tokens, comma-separated. By default the preset's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Training runs per budget.")] = 3,
+    predict: Annotated[
+        list[float] | None, typer.Option(metavar="TOKENS", help="Predict the PPL at this budget. Repeatable.")
+    ] = None,
+    preset: o.PresetName = "house",
+    device: o.Device = "cpu",
+    workers: o.Workers = 0,
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.EmbeddingsFrom = None,
+    test_tokens: o.TestTokens = 100_000,
+    out: o.ExperimentOut = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Fit the scaling law PPL = A * tokens^alpha to a corpus.
+
+    Models are trained on nested budgets with several seeds.
+    """
+    if points is not None:
+        _fit(context, points, predict or [], as_json=as_json)
+        return
+    from pipeline.experiments import scale, train
+    from trainer.prepare.choices import Choices
+
+    choices = Choices(tokenizer, embeddings, test_tokens)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
+    scale.print_scaling(result, as_json=as_json)
+
+
+def _fit(context: typer.Context, points: Path, predict: list[float], *, as_json: bool) -> None:
+    """Fit a table of points; options of a training run are refused."""
+    from pipeline.experiments import laws
+    from trainer.scaling import ScalingError
+
+    others = [
+        "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in {"points", "predict", "as_json"}
+        and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if others:
+        raise ScalingError(f"--points fits a table and trains nothing: omit {', '.join(others)}")
+    laws.show(laws.fit_points(points, predict), as_json=as_json)
+
+
+@app.command(epilog="Example: refine compare raw refined --run my-run --no-train --out comparison")
+def compare(
+    raw: Annotated[
+        str,
+        typer.Argument(metavar="RAW", help="raw or refined (of the run), or a file, a folder, a run, a hub id."),
+    ] = "raw",
+    refined: Annotated[str, typer.Argument(metavar="REFINED", help="The corpus to compare with RAW.")] = "refined",
+    run: o.LatestRun = None,
+    budgets: o.Budgets = None,
+    seeds: o.Seeds = None,
+    preset: o.HousePreset = "house",
+    screen: o.Screen = False,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train models, or only describe the corpora in seconds.")
+    ] = True,
+    out: o.ReportOut = None,
+    work: o.Work = None,
+    workers: o.Workers = 0,
+    device: o.Device = "cpu",
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.SharedEmbeddings = None,
+    test_tokens: o.TestTokens = 100_000,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    check: o.CheckFails = False,
+    min_kept: o.MinKept = 0.05,
+    max_kept: o.MaxKept = 1.0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Compare two corpora by scaling laws: did refining help?
+
+    The laws are fitted to models trained on both corpora.
+    """
+    from pipeline.api.compare import token_counts
+    from pipeline.compare.command import CompareOptions
+    from pipeline.compare.command import compare as carry_out
+    from pipeline.compare.corpora import HubOptions
+    from pipeline.compare.data import TrainingOptions
+    from pipeline.compare.show import print_comparison
+    from pipeline.report.run.checks import Bounds
+    from trainer.prepare.choices import Choices
+
+    choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
+    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work)
+    hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
+    words = tuple(sys.argv[1:])
+    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
+    print_comparison(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
+
+
+@app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")
+def ablate(
+    folder: o.RunFolder,
+    budgets: o.Budgets = None,
+    seeds: o.Seeds = None,
+    preset: o.HousePreset = "house",
+    screen: o.Screen = False,
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train models, or only count what each rule drops.")
+    ] = True,
+    out: o.ReportOut = None,
+    work: o.Work = None,
+    workers: o.Workers = 0,
+    device: o.Device = "cpu",
+    tokenizer: o.Tokenizer = None,
+    embeddings: o.SharedEmbeddings = None,
+    test_tokens: o.TestTokens = 100_000,
+    check: o.CheckFails = False,
+    min_kept: o.MinKept = 0.05,
+    max_kept: o.MaxKept = 1.0,
+    as_json: o.AsJson = False,
+) -> None:
+    """Find the rule that changed the scaling exponent.
+
+    Models are trained without each rule, and with each rule alone.
+    """
+    from pipeline import ablate as ablating
+    from pipeline.api.compare import token_counts
+    from pipeline.compare.data import TrainingOptions
+    from pipeline.report.run.checks import Bounds
+    from trainer.prepare.choices import Choices
+
+    choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
+    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work)
+    bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
+    ablating.print_ablation(result, as_json=as_json)
+    if check and result.failed:
+        sys.exit(1)
 
 
 @app.command(epilog="Example: refine stages ppl")
@@ -343,7 +534,7 @@ def main() -> None:
     except Exception as error:  # the one error boundary
         if "--debug" in ours:
             raise
-        from pipeline.cli.errors import sentence
+        from pipeline.api.errors import sentence
         from pipeline.terminal import say
 
         say(f"refine: {sentence(error)}", always=True)

@@ -8,15 +8,12 @@ import typer
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PlanFile = Annotated[
-    Path | None,
-    typer.Option("--plan", metavar="FILE", help="A plan in TOML. `refine plan` prints the default plan."),
+    Path | None, typer.Option(metavar="FILE", help="A plan in TOML. `refine plan` prints the default plan.")
 ]
 Drops = Annotated[
     list[str] | None,
     typer.Option(
-        "--drop",
-        metavar="SQL",
-        help='An additional rule: "ppl > 800", or "noisy: ppl > 800" with its reason. Repeatable.',
+        metavar="SQL", help='An additional rule: "ppl > 800", or "noisy: ppl > 800" with its reason. Repeatable.'
     ),
 ]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of a hub dataset or a saved DatasetDict.")]
@@ -42,7 +39,6 @@ Source = Annotated[
 PresetName = Annotated[
     str,
     typer.Option(
-        "--preset",
         metavar="NAME",
         help="house (our own settings), or those of one of the original experiments: e1, e2, e3a, e3b, e4a, e4b.",
     ),
@@ -50,7 +46,6 @@ PresetName = Annotated[
 HousePreset = Annotated[
     str,
     typer.Option(
-        "--preset",
         metavar="NAME",
         help="house. The presets of the original experiments report the set that selects their weights, and are "
         "refused.",
@@ -80,7 +75,6 @@ EmbeddingsFrom = Annotated[
 SharedEmbeddings = Annotated[
     str | None,
     typer.Option(
-        "--embeddings",
         metavar="NAME",
         help="ppmi (PPMI-SVD of all training pools), gpt2, random, a .npy file, or a file of GPT-2's weights.",
     ),
@@ -112,7 +106,6 @@ Screen = Annotated[
 ExperimentOut = Annotated[
     Path | None,
     typer.Option(
-        "--out",
         metavar="DIR",
         help="Folder of the experiment; an interrupted one is resumed. By default a new one in data/experiments/.",
     ),
@@ -120,7 +113,6 @@ ExperimentOut = Annotated[
 Work = Annotated[
     Path | None,
     typer.Option(
-        "--work",
         metavar="DIR",
         help="Folder of the training runs. By default one in data/experiments/ for these corpora and options, so that "
         "the same command resumes.",
@@ -129,14 +121,13 @@ Work = Annotated[
 LatestRun = Annotated[
     Path | None,
     typer.Option(
-        "--run",
         metavar="RUN",
         help="The run that raw and refined belong to. By default the run in data/runs/ or the current folder that "
         "finished last.",
     ),
 ]
 ReportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the report. By default one in reports/.")
+    Path | None, typer.Option(metavar="DIR", help="Folder of the report. By default one in reports/.")
 ]
 CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 if a check fails.")]
 MinKept = Annotated[

@@ -13,15 +13,15 @@ from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
+from pipeline.api.errors import sentence
 from pipeline.api.report import Report
-from pipeline.api.run import Run, RunOptions, notes, open_run
-from pipeline.cli.errors import sentence
+from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
-from stages.stage import GlobalStage, MissingModelError, parameters
+from stages.stage import MissingModelError, parameters
 
 
 def finish(run: Run, *, as_json: bool) -> None:
@@ -42,10 +42,9 @@ def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def dry_run(options: RunOptions, *, verbose: bool, as_json: bool) -> None:
+def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
-    source, plan, limits = options.find(), options.chosen_plan(), options.limits()
-    folder = options.folder(source.name)
+    source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
     check_run(Store(folder))
     first = next(iter(source.rows()), None)
     shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
@@ -101,11 +100,7 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
 
 
 def signals(folder: Path, out: Path | None) -> None:
-    """Write all signals of a run to one file, or print a summary of each.
-
-    Raises:
-        RunFolderError: the run is not complete, or the file has another ending or lies in the run folder.
-    """
+    """Write all signals of a run to one file, which may not lie in the run folder, or print a summary of each."""
     run = open_run(folder)
     if out is None:
         frame = run.signals.collect()
@@ -145,15 +140,14 @@ def _range(column: pl.Series) -> tuple[str, ...]:
 
 def stages(name: str | None, *, as_json: bool) -> None:
     """Print the stages, or one with its parameters and signals."""
-    kinds = {use: staging.find(use) for use in ([name] if name else staging.names())}
     tables: dict[str, dict[str, Any]] = {}
-    for use, kind in kinds.items():
-        merged = kind.merges if issubclass(kind, GlobalStage) else {}
+    for use in [name] if name else staging.names():
+        planned = planning.PlannedStage(use, staging.find(use)())
         tables[use] = {
-            "summary": kind.summary,
-            "parameters": parameters(kind()),
-            "signals": {column: str(dtype) for column, dtype in {**kind.writes, **merged}.items()},
-            "doc": kind.__doc__,
+            "summary": planned.stage.summary,
+            "parameters": parameters(planned.stage),
+            "signals": {column: str(dtype) for column, dtype in planned.signals.items()},
+            "doc": planned.stage.__doc__,
         }
     if as_json:
         print_json(tables)

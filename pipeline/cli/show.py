@@ -50,14 +50,11 @@ def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) ->
     rows = [_whole(store, options.id)] if options.id else list(_sample(store, options, list(run.manifest.by_rule)))
     _add_partners(store, rows)
     if as_json:
-        print_json([{key: _parse(value) if key in _JSON else value for key, value in row.items()} for row in rows])
+        columns = {"values", "extra"}  # these hold JSON
+        print_json([{key: _parse(value) if key in columns else value for key, value in row.items()} for row in rows])
         return
     for row in rows:
         _print(console(), row, None if options.full else MAX_CHARACTERS)
-
-
-_JSON = ("values", "extra")
-"""Columns that hold JSON."""
 
 
 def _parse(value: Any) -> Any:  # noqa: ANN401  any JSON value
@@ -150,8 +147,9 @@ def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
     if "signals" in row:
         if row["fired"]:
             out.print(Text(safe(f"rules that fire: {', '.join(row['fired'])}")))
-        short = {key: value for key, value in row["signals"].items() if not isinstance(value, list)}  # --json has all
-        out.print(Text(safe("signals: " + ", ".join(f"{k}={_short(v)}" for k, v in short.items()))))
+        values = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row["signals"].items()}
+        short = ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, list))  # --json has all
+        out.print(Text(safe(f"signals: {short}")))
     _print_messages(out, row["messages"], cut)
     if row.get("duplicate_of"):
         out.print(Text(safe(f"kept instead: {row['duplicate_of']} (jaccard {row['jaccard']:.3f})"), style="green"))
@@ -184,7 +182,3 @@ def _difference(dropped: list[str], kept: list[str]) -> Text:
             if words and not same:
                 line.append(mark.format(safe(" ".join(words))), style=style)
     return line
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

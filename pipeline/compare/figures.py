@@ -7,8 +7,7 @@ import altair as alt
 import polars as pl
 
 from pipeline.report import theme
-from pipeline.report.bars import FIT, FULL, SHORT, decades
-from pipeline.report.heatmap import Chart
+from pipeline.report.charts import FIT, FULL, SHORT, Chart, decades
 from pipeline.report.parts import Figure, Panel
 from pipeline.report.text import labels, visible
 from trainer.scaling import Difference

@@ -13,8 +13,8 @@ from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.screen import page as screen_page
 from pipeline.compare.sections import plan, results, terms
 from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
-from pipeline.report import bars
-from pipeline.report.heatmap import Chart
+from pipeline.report import charts
+from pipeline.report.charts import Chart
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.run import sections
 from pipeline.report.run.bands import BandedRun, in_bands
@@ -150,4 +150,4 @@ def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Chart:
         )
         for name in pair.names
     )
-    return bars.shares(both, axis, pair.names)
+    return charts.shares(both, axis, pair.names)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.columns import Columns
 from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
-from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.dedup.texts import Columns, TextColumn, Texts
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best
@@ -49,11 +48,7 @@ class DedupOptions:
     workers: int
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is read.
-
-        Raises:
-            StageParameterError: an option cannot have its value.
-        """
+        """Check what can be checked before anything is read; raises `StageParameterError`."""
         if not 0 < self.threshold <= 1:
             raise StageParameterError(f"--threshold is {self.threshold:g}, expected a Jaccard above 0, up to 1")
         self.matching.check("refine dedup")
@@ -112,8 +107,8 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
             "--explain or --json"
         )
     began, matching = time.perf_counter(), options.matching
-    corpora = [_corpus(replace(options, file=options.against, id=None, order="longest"))] if options.against else []
-    corpora.append(_corpus(options))
+    corpora = [_corpus(options.against, options.column)] if options.against else []
+    corpora.append(_corpus(options.file, options.column, options.id, options.order))
     columns = corpora[-1][0].columns
     if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(columns.schema()):
         raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
@@ -147,17 +142,19 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
         )
 
 
-def _corpus(options: DedupOptions) -> tuple[TextColumn, str | None]:
+def _corpus(
+    file: Path, column: str, identity: str | None = None, order: str = "longest"
+) -> tuple[TextColumn, str | None]:
     """The texts of a file, and its column of ids."""
-    columns = Columns.of(options.file)
-    texts, schema = TextColumn.of(columns, options.column), columns.schema()
+    columns = Columns.of(file)
+    texts, schema = TextColumn.of(columns, column), columns.schema()
     there = ", ".join(schema) or "none"
-    if options.id is not None and options.id not in schema:
-        raise SourceError(f"{options.file} has no column {options.id!r}: name one with --id (there are {there})")
-    name, _ = _term(options.order)
+    if identity is not None and identity not in schema:
+        raise SourceError(f"{file} has no column {identity!r}: name one with --id (there are {there})")
+    name, _ = _term(order)
     if name and name not in schema:
-        raise SourceError(f"{options.file} has no column {name!r} to order by; there are {there}, and longest, first")
-    return texts, options.id or ("id" if "id" in schema else None)
+        raise SourceError(f"{file} has no column {name!r} to order by; there are {there}, and longest, first")
+    return texts, identity or ("id" if "id" in schema else None)
 
 
 def _term(order: str) -> tuple[str | None, bool]:

@@ -1,7 +1,4 @@
-"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats.
-
-A file that cannot be read, or lacks a column, is a `SourceError`.
-"""
+"""Files of `refine dedup`: the kept rows or their ids, and each removed row with the kept one that it repeats."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.columns import reading
-from pipeline.dedup.texts import Texts
+from pipeline.dedup.texts import Texts, reading
 from pipeline.sources import SourceError
 from stages import readers
 from stages.dedup.keep import Selection
@@ -46,11 +42,8 @@ class Result:
         """Whether each row of the file is kept."""
         return self.kept.mask()[self.start :]
 
-    def own_ids(self) -> Iterator[pl.Series]:
-        """Ids of the file's rows, in parts; row numbers from 0 if there is no such column."""
-        return self._ids(len(self.ids) - 1)
-
-    def _ids(self, at: int) -> Iterator[pl.Series]:
+    def ids_of(self, at: int) -> Iterator[pl.Series]:
+        """Ids of a corpus, in parts; row numbers from 0 if it has no column of ids."""
         name, count = self.ids[at], self.texts.counts[at]
         if name is None:
             cuts = range(0, count, STEP)
@@ -60,14 +53,14 @@ class Result:
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
-        return gather_rows(chain.from_iterable(map(self._ids, range(len(self.ids)))), rows)
+        return gather_rows(chain.from_iterable(map(self.ids_of, range(len(self.ids)))), rows)
 
 
 def write_ids(result: Result, path: Path) -> None:
     """Write kept ids, one per line; raises `SourceError` if an id has a line break."""
     mask, begin = result.mask(), 0
     with path.open("wb") as file:
-        for ids in result.own_ids():
+        for ids in result.ids_of(-1):
             chosen = ids.filter(pl.Series(mask[begin : begin + len(ids)]))
             begin += len(ids)
             if chosen.str.contains_any(["\n", "\r"]).any():

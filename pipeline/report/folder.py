@@ -28,11 +28,7 @@ class ReportError(Exception):
 
 @contextmanager
 def write(out: Path) -> Iterator[Path]:
-    """Yield an empty folder for a report; at the end rename it to `out`, replacing an older report.
-
-    Raises:
-        ReportError: `out` is a file, a link, or a folder with files that no report wrote.
-    """
+    """Yield an empty folder for a report; at the end rename it to `out`, replacing an older report; see `check`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(aside, ignore_errors=True)

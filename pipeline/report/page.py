@@ -12,7 +12,7 @@ import jinja2
 import vl_convert
 
 from pipeline import VERSION
-from pipeline.report import bars, theme
+from pipeline.report import charts, theme
 from pipeline.report.parts import Figure, Page, Panel, Table
 
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def png(figure: Figure) -> bytes:
         spec = {**_spec(panel), "title": panel.title}
         data |= spec.pop("datasets", {})
         spec.pop("autosize", None)
-        if spec.get("width") == bars.FULL:
+        if spec.get("width") == charts.FULL:
             spec["width"] = 250 if figure.small else 560  # pixels
         specs.append(spec)
     whole = {

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from pipeline.report.heatmap import Chart
+from pipeline.report.charts import Chart
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 What cannot be found or read is a `SourceError`.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,46 +18,13 @@ from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from stages import readers
 from stages.readers import RECORDS
 
-__all__ = ["DEFAULT", "EmbeddedSource", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
+__all__ = ["DEFAULT", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
 
 DEFAULT = "chitchat"
 """The name of the embedded default: 7,168 human dialogues of the package chitchat-dataset (MIT)."""
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that `datasets` writes beside its data; they hold no records."""
-
-
-@dataclass(frozen=True)
-class EmbeddedSource(Source):
-    """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
-
-    name: str = DEFAULT
-
-    @staticmethod
-    def path() -> Path:
-        """The data file inside the installed package."""
-        import chitchat_dataset
-
-        return Path(chitchat_dataset.__file__).with_name("dataset.json")
-
-    def paths(self) -> Sequence[Path]:
-        return (self.path(),)
-
-    def digest(self) -> str:
-        return Hashes().digest([self.path()])
-
-    def files(self) -> list[dict[str, Any]]:
-        return [Hashes().describe(self.path(), self.path().name)]
-
-    def rows(self) -> Iterator[Row]:
-        dialogues = orjson.loads(self.path().read_bytes())
-        for number, (key, dialogue) in enumerate(dialogues.items(), 1):
-            turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
-            first = turns[0][0] if turns else ""
-            messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
-            yield Row(
-                self.path().name, number, {"id": key, "prompt_id": key, "messages": messages, "source": self.name}
-            )
 
 
 @dataclass(frozen=True)
@@ -82,11 +50,59 @@ class Files(Source):
         return [self._hashes.describe(path, self.label(path)) for path in self.members]
 
     def rows(self) -> Iterator[Row]:
-        from pipeline.sources import jsonlines, parquet
+        from pipeline.sources import parquet
 
         for path in self.members:
-            reader = parquet if readers.ending(path) == ".parquet" else jsonlines
-            yield from reader.rows(path, self.label(path))
+            rows = parquet.rows if readers.ending(path) == ".parquet" else _json_rows
+            yield from rows(path, self.label(path))
+
+
+def _json_rows(path: Path, label: str) -> Iterator[Row]:
+    """Rows of JSON Lines, plain or compressed, or of a JSON array. A line that is not JSON is an `Unreadable` row."""
+    try:
+        for first, lines in readers.lines(path, 1 << 20):
+            for number, line in enumerate(lines, first):
+                if not line.isspace():
+                    yield _json_row(label, number, line)
+    except readers.UnreadableFileError as error:
+        raise SourceError(f"{label} {error}: repair or remove the file") from error
+
+
+def _json_row(label: str, number: int, line: bytes) -> Row:
+    try:
+        return Row(label, number, orjson.loads(line))
+    except orjson.JSONDecodeError:  # not UTF-8, a lone surrogate, or not JSON at all
+        text = line.decode("utf-8", "replace")
+    try:
+        value, replaced = _valid(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        return Row(label, number, Unreadable(f"the line is not JSON ({readers.json_fault(error)})", text))
+    return Row(label, number, value, replaced or "\ufffd" in text)
+
+
+def _valid(record: Any) -> tuple[Any, bool]:  # noqa: ANN401  any JSON
+    """The record with U+FFFD for lone surrogates, and whether there were any."""
+    text = json.dumps(record, ensure_ascii=False)
+    valid = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return (record, False) if valid == text else (json.loads(valid), True)
+
+
+class EmbeddedSource(Files):
+    """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
+
+    def __init__(self) -> None:
+        import chitchat_dataset
+
+        path = Path(chitchat_dataset.__file__).with_name("dataset.json")
+        super().__init__(DEFAULT, (path,), path.parent)
+
+    def rows(self) -> Iterator[Row]:
+        (path,) = self.members
+        for number, (key, dialogue) in enumerate(orjson.loads(path.read_bytes()).items(), 1):
+            turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
+            first = turns[0][0] if turns else ""
+            messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
+            yield Row(path.name, number, {"id": key, "prompt_id": key, "messages": messages, "source": self.name})
 
 
 def find(

@@ -1,7 +1,4 @@
-"""Rows of a dataset of the hub, streamed.
-
-What cannot be reached or found is a `SourceError`.
-"""
+"""Rows of a dataset of the hub, streamed; what cannot be reached or found is a `SourceError`."""
 
 from __future__ import annotations
 

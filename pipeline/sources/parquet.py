@@ -1,7 +1,4 @@
-"""Rows of Parquet files, in batches of bounded bytes.
-
-A file that cannot be read is a `SourceError`.
-"""
+"""Rows of Parquet files, in batches of bounded bytes; a file that cannot be read is a `SourceError`."""
 
 from collections.abc import Iterator
 from pathlib import Path

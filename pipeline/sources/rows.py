@@ -24,14 +24,11 @@ class Unreadable(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a source: the record, or `Unreadable`.
-
-    Its number in the file is counted from 1; of JSON Lines it is the line. It is `replaced` if U+FFFD stands for bytes
-    that are not text.
-    """
+    """A row of a source: the record, or `Unreadable`. It is `replaced` if U+FFFD stands for bytes that are not text."""
 
     file: str
     number: int
+    """From 1; of JSON Lines it is the line."""
     value: Any
     replaced: bool = False
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from pipeline.sources.rows import valid_text
+from pipeline.sources.rows import Unreadable, valid_text
 
 ROLES = {
     "human": "user",
@@ -48,6 +48,19 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise UnreadableRecordError(f"{name} is {_kind(value)}, expected text")
+    return value
+
+
+def _list(record: Record, column: str, of: str) -> list[Any]:
+    value = record.get(column)
+    if not isinstance(value, list):
+        raise UnreadableRecordError(f"{column} is {_kind(value)}, expected a list of {of}")
+    return value
+
+
 def _parts(number: int, parts: Sequence[Any]) -> str:
     texts = []
     for part in parts:
@@ -63,44 +76,30 @@ def _message(number: int, message: object, role_key: str, text_key: str) -> dict
         raise UnreadableRecordError(
             f"message {number} is {_kind(message)}, expected an object with {role_key}, {text_key}"
         )
-    role, content = message.get(role_key), message.get(text_key)
-    if not isinstance(role, str):
-        raise UnreadableRecordError(f"{role_key} of message {number} is {_kind(role)}, expected text")
+    role = _text(message.get(role_key), f"{role_key} of message {number}").strip().lower()
+    content = message.get(text_key)
     if content is None and text_key in message:
         content = ""  # a tool call in OpenAI's format has null content
     if isinstance(content, list):
         content = _parts(number, content)
-    if not isinstance(content, str):
-        raise UnreadableRecordError(f"{text_key} of message {number} is {_kind(content)}, expected text")
-    role = role.strip().lower()
-    return {"role": ROLES.get(role, role), "content": content}
+    return {"role": ROLES.get(role, role), "content": _text(content, f"{text_key} of message {number}")}
 
 
 def _messages(column: str, role_key: str, text_key: str) -> Callable[[Record], list[dict[str, str]]]:
     def read(record: Record) -> list[dict[str, str]]:
-        messages = record.get(column)
-        if not isinstance(messages, list):
-            raise UnreadableRecordError(f"{column} is {_kind(messages)}, expected a list of messages")
-        return [_message(i, message, role_key, text_key) for i, message in enumerate(messages, 1)]
+        messages = enumerate(_list(record, column, "messages"), 1)
+        return [_message(i, message, role_key, text_key) for i, message in messages]
 
     return read
 
 
 def _alternating(record: Record) -> list[dict[str, str]]:
-    turns = record.get("data")
-    if not isinstance(turns, list):
-        raise UnreadableRecordError(f"data is {_kind(turns)}, expected a list of texts")
-    for i, turn in enumerate(turns, 1):
-        if not isinstance(turn, str):
-            raise UnreadableRecordError(f"entry {i} of data is {_kind(turn)}, expected text")
-    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    texts = [_text(turn, f"entry {i} of data") for i, turn in enumerate(_list(record, "data", "texts"), 1)]
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
 
 
 def _plain(record: Record) -> list[dict[str, str]]:
-    text = record.get("text")
-    if not isinstance(text, str):
-        raise UnreadableRecordError(f"text is {_kind(text)}, expected text")
-    return [{"role": "text", "content": text}]
+    return [{"role": "text", "content": _text(record.get("text"), "text")}]
 
 
 class RecordShape(NamedTuple):
@@ -152,6 +151,8 @@ def _name(record: Record, *keys: str) -> str | None:
 
 def read(record: object, shape: str) -> Conversation:
     """Read a record of a shape; raises `UnreadableRecordError` if the record is not a conversation of this shape."""
+    if isinstance(record, Unreadable):
+        raise UnreadableRecordError(record.reason)
     if not isinstance(record, Mapping):
         raise UnreadableRecordError(f"the record is {_kind(record)}, expected an object with {SHAPES[shape].describes}")
     messages = SHAPES[shape].messages(record)

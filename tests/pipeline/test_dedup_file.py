@@ -18,8 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.dedup.columns import Columns
-from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.dedup.texts import Columns, TextColumn, Texts
 from pipeline.experiments.corpus import read
 from pipeline.rules import KeepBest, Pairs, decide
 from pipeline.sources import SourceError
@@ -421,13 +420,12 @@ PEAK = """
 import sys, tempfile, threading
 from pathlib import Path
 import numpy as np
-import pipeline.dedup.columns, stages.text.shingles
-from pipeline.dedup.columns import Columns
-from pipeline.dedup.texts import TextColumn, Texts
+import pipeline.dedup.texts, stages.text.shingles
+from pipeline.dedup.texts import Columns, TextColumn, Texts
 from stages.dedup.bands import Matching
 from stages.dedup.keep import keep_best
 
-pipeline.dedup.columns.BATCH_BYTES = stages.text.shingles.PART_BYTES = 1 << 20  # batches must not count
+pipeline.dedup.texts.BATCH_BYTES = stages.text.shingles.PART_BYTES = 1 << 20  # batches must not count
 
 def anonymous():
     status = Path("/proc/self/status").read_text()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from pipeline import plan as planning
-from pipeline.report import bars, theme
-from pipeline.report.heatmap import Colour
+from pipeline.report import charts, theme
+from pipeline.report.charts import Colour
 from pipeline.report.page import script_json
 from pipeline.report.run.bands import Band, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
@@ -188,5 +188,5 @@ def test_numbers_in_cells_can_be_read(*, diverging: bool, night: bool) -> None:
 
 def test_a_logarithmic_axis_has_ticks() -> None:
     """Powers of ten over many decades, more where there are few; zero where it belongs."""
-    assert bars.decades(3, 20_000) == [10, 100, 1000, 10_000]
-    assert bars.decades(0, 30) == [0, 1, 2, 5, 10, 20]
+    assert charts.decades(3, 20_000) == [10, 100, 1000, 10_000]
+    assert charts.decades(0, 30) == [0, 1, 2, 5, 10, 20]

@@ -25,7 +25,7 @@ from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, ActiveRun
-from pipeline.signals import save_signals, scan, scan_decisions, scan_signals
+from pipeline.signals import scan, scan_signals
 from pipeline.store import RunFolderError, Store
 from pipeline.write import ShardCounts, save_decisions, write
 from stages.stage import CorruptInputError
@@ -132,7 +132,7 @@ def test_decisions_on_other_conversations_are_never_written(toy: Callable[[], Ma
     """Each shard's ids are compared with those of its decisions, whatever signals the plan reads."""
     toy()
     store = Store(tmp_path / "r")
-    decisions = scan_decisions(store).collect()
+    decisions = pl.read_parquet(store.decisions)
     save_decisions(store, decisions.with_columns(pl.col("id").reverse()), [20, 20, 20])
     plan = replace(planning.load(TOY), columns=())
     with pytest.raises(CorruptInputError, match=r"00000\.parquet is corrupt: its ids are not those of the decisions"):
@@ -143,7 +143,7 @@ def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) 
     """A row per conversation, in the order of raw; merges stand beside what was measured per shard."""
     toy()
     store = Store(tmp_path / "r")
-    raw, decisions = scan(store, "raw").collect(), scan_decisions(store).collect()
+    raw, decisions = scan(store, "raw").collect(), pl.read_parquet(store.decisions)
     signals = scan_signals(store).collect()
     assert signals.columns == ["id", "words", "share_of_longest", "characters", "copy_of"]
     assert signals["id"].equals(raw["id"])
@@ -153,8 +153,6 @@ def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) 
     assert signals["copy_of"].to_list() == [first.setdefault(t, i) for i, t in raw.select("id", "text").iter_rows()]
     kept = scan_signals(store).filter(pl.col("words") > 20).select("id").collect()
     assert kept.equals(signals.filter(pl.col("words") > 20).select("id"))
-    save_signals(store, tmp_path / "x" / "signals.parquet")
-    assert pl.read_parquet(tmp_path / "x" / "signals.parquet").equals(signals)
     shutil.rmtree(min((store.folder / "signals").glob("*Words*")))
     with pytest.raises(RunFolderError, match=r"holds no signals of stage .*Words.* start `refine run` again"):
         scan_signals(store)

@@ -13,8 +13,7 @@ import pytest
 import zstandard
 
 from pipeline import sources
-from pipeline.dedup.columns import Columns
-from pipeline.dedup.texts import TextColumn, Texts
+from pipeline.dedup.texts import Columns, TextColumn, Texts
 from pipeline.experiments import points_csv
 from stages import readers
 from stages.overlap import evals

@@ -141,7 +141,9 @@ def _independent(points: Points) -> Points:
     return Points(points.tokens, points.ppl, None, points.resampled)
 
 
-def smallest_found(x: Floats, variance: Floats, of_test: float, level: float = 0.95, power: float = 0.8) -> tuple[float, float]:
+def smallest_found(
+    x: Floats, variance: Floats, of_test: float, level: float = 0.95, power: float = 0.8
+) -> tuple[float, float]:
     """The smallest level and slope that pairs at ln tokens `x` [n] with these variances find with a given power.
 
     `of_test` is the variance of the level over test sets, which the slope does not share.

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.report.bars import AxisKind
+from pipeline.report.charts import AxisKind
 from pipeline.report.run.frame import FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
 

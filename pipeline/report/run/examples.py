@@ -19,7 +19,6 @@ MAX_MESSAGES = 8
 """Maximum number of messages per example."""
 MAX_CHARACTERS = 320
 """Maximum length of a message in characters; of a conversation, four times as many."""
-_SEED = 3
 
 
 def _draw(run: BandedRun) -> pl.DataFrame:
@@ -27,7 +26,7 @@ def _draw(run: BandedRun) -> pl.DataFrame:
 
     Every figure draws in the same random order, so that one example serves many cells.
     """
-    rows = run.rows.with_row_index("in_row").sort(pl.col("id").hash(_SEED)).with_row_index("in_turn")
+    rows = run.rows.with_row_index("in_row").sort(pl.col("id").hash(seed=3)).with_row_index("in_turn")
     cells = [["reason"]]
     if bands := crossing(run):
         both = [f"in_{band.key}" for band in bands]

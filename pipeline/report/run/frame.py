@@ -69,12 +69,7 @@ class FinishedRun:
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Read a run.
-
-    Raises:
-        RunFolderError: it is not a complete run, is in use, or a stage of its plan was not measured.
-        CorruptInputError: a file of the run cannot be read.
-    """
+    """Read a run; raises `RunFolderError` if it is not complete or in use, `CorruptInputError` if a file is damaged."""
     store = run_at(folder)
     plan = measured_plan(store)
     signals = select_signals(plan)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from pipeline.manifest import HubSplit, Manifest
 from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
-from pipeline.report.run import flows, heatmaps
+from pipeline.report.run import figures
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
 from pipeline.report.text import visible
@@ -92,42 +92,38 @@ def of_run(run: BandedRun) -> list[Section]:
     """The sections of a run: what was kept and dropped, heatmaps, rules, distributions, signals and mixes."""
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
     rules = [
-        (
-            *(visible(rule.reason, 200), visible(rule.where, 200)),
-            *(rule.dropped, rule.fired, rule.nulls),
-            visible(rule.because, 300),
-        )
-        for rule in run.manifest.rules
+        (visible(r.reason, 200), visible(r.where, 200), r.dropped, r.fired, r.nulls, visible(r.because, 300))
+        for r in run.manifest.rules
     ]
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
-        Section("kept", "Kept and dropped", "From what came in to what is left.", (flows.retention(run),)),
+        Section("kept", "Kept and dropped", "From what came in to what is left.", (figures.retention(run),)),
         _heatmaps(run),
         Section(
             "rules",
             "What the rules do",
             "Which rule removes what, and which rules agree.",
-            _some(heatmaps.removals(run, along), heatmaps.together(run)),
+            _some(figures.removals(run, along), figures.together(run)),
             (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rules)),),
         ),
         Section(
             "distributions",
             "Distributions",
             "Every signal that rules or readers look at.",
-            _some(flows.distributions(run)),
+            _some(figures.distributions(run)),
         ),
         Section(
             "signals",
             "Signals by source and length",
             "Which parts of the corpus differ, and which signals agree.",
-            _some(*(heatmaps.levels(run, band) for band in by), heatmaps.correlations(run)),
+            _some(*(figures.levels(run, band) for band in by), figures.correlations(run)),
             missing=() if by else (MISSING["prompt"],),
         ),
         Section(
             "mix",
             "Mix",
             "Languages, lengths and sources before and after.",
-            _some(flows.mix(run)),
+            _some(figures.mix(run)),
             missing=tuple(MISSING[key] for key in ("prompt", "lang") if key not in run.bands),
         ),
     ]
@@ -135,21 +131,21 @@ def of_run(run: BandedRun) -> list[Section]:
 
 def _heatmaps(run: BandedRun) -> Section:
     """Perplexity by toxicity, or substitutes if one of them was not measured."""
-    figures, words = [], ["heatmaps"]
+    drawn, words = [], ["heatmaps"]
     missing = [MISSING[key] for key in ("ppl", "tox") if key not in run.bands]
     if bands := crossing(run):
         words = [band.word for band in bands]
-        figures.append(heatmaps.conversations(run, *bands))
+        drawn.append(figures.conversations(run, *bands))
     if run.at_least is None:
         missing.append(MISSING["dup"])
     elif bands:
         words.insert(1, "duplicates")
-        figures.append(heatmaps.duplicates(run, *bands))
+        drawn.append(figures.duplicates(run, *bands))
     return Section(
         "heatmaps",
         _listed(words).capitalize(),
         "Where the corpus is dense, where it repeats itself, and what refining changed.",
-        tuple(figures),
+        tuple(drawn),
         missing=tuple(missing),
     )
 
@@ -159,8 +155,8 @@ def _listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _some(*figures: Figure | None) -> tuple[Figure, ...]:
-    return tuple(figure for figure in figures if figure is not None)
+def _some(*drawn: Figure | None) -> tuple[Figure, ...]:
+    return tuple(figure for figure in drawn if figure is not None)
 
 
 def origin(run: BandedRun) -> tuple[tuple[str, str], ...]:
