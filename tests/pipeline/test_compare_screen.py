@@ -69,7 +69,7 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
     return Screened(arms, Design(BUDGETS, SEEDS, ()), screen, Path("x"), names, tests, whole)
 
 
-def told(effect: Effect, **more: float) -> Verdict:
+def told(effect: Effect, **more: Any) -> Verdict:
     """The verdict of a simulated screen without a failed check."""
     return verdict_of(simulated(effect, **more), [])
 

@@ -16,7 +16,7 @@ from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Union, distinct
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
-from trainer.scaling import difference
+from trainer.scaling import Difference, difference
 
 CHOICES = Choices(tokenizer="bpe:800", test_tokens=12_000, validation_tokens=1_000)
 NAMES = ("clean", "spoiled")
@@ -59,19 +59,24 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     return of
 
 
-def level(made: Made, *, apart: bool = False) -> float:
-    """The change of PPL from clean to spoiled at the largest budget, on clean test conversations."""
+def law(made: Made, *, apart: bool = False) -> Difference:
+    """Spoiled against clean on clean test conversations."""
     arms, _, found = made
     clean, spoiled = (found.points(name, arms.tests["clean"], apart=apart) for name in NAMES)
-    return float(np.expm1(difference(clean, spoiled).ln_ratio))
+    return difference(clean, spoiled)
+
+
+def level(made: Made, *, apart: bool = False) -> float:
+    """The change of PPL at the largest budget."""
+    return float(np.expm1(law(made, apart=apart).ln_ratio))
 
 
 def test_copies_count_as_in_the_corpus(screened: Callable[[str], Made]) -> None:
     """30 % copies leave 30 % fewer tokens to learn from; apart, a small budget holds none of them."""
     made = screened("copies")
-    arms, _, found = made
+    _, _, found = made
     assert found.unique["spoiled"] == found.unique["clean"]
-    alpha = difference(*(found.points(name, arms.tests["clean"]) for name in NAMES)).a.alpha
+    alpha = law(made).a.alpha
     lost = float(np.expm1(alpha * np.log(found.unique["spoiled"] / found.tokens["spoiled"])))
     assert level(made) == pytest.approx(lost, abs=0.06)
     assert abs(level(made, apart=True)) < 0.05
@@ -81,7 +86,7 @@ def test_shuffled_words_are_found_and_random_rules_are_not(screened: Callable[[s
     """The interval of the damage excludes 0 with the spread of the placebo rules; theirs is around 0."""
     arms, _, found = screened("shuffled")
     mask = arms.tests["clean"]
-    ends = difference(*(found.points(name, mask) for name in NAMES)).ln_ratio_interval
+    ends = law(screened("shuffled")).ln_ratio_interval
     for null in found.placebos:
         one = found.placebo(NAMES, null, mask)
         wide = screening.widened(ends, one.effects)

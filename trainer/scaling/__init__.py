@@ -17,7 +17,8 @@ smaller exponent, the intervals are wide and extend to the limits (alpha 0, P_in
 
 from trainer.scaling.difference import Difference, difference
 from trainer.scaling.law import HeldOut, Law, Prediction, fit, held_out
+from trainer.scaling.paired import Control, paired_difference, smallest_found
 from trainer.scaling.points import Kind, Points, ScalingError, Space
 
-__all__ = ["Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError", "Space"]
-__all__ += ["difference", "fit", "held_out"]
+__all__ = ["Control", "Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError", "Space"]
+__all__ += ["difference", "fit", "held_out", "paired_difference", "smallest_found"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from trainer.scaling.difference import Difference
 from trainer.scaling.law import fit
@@ -36,41 +37,48 @@ class Regression:
     """The weighted regression of n differences of ln PPL on centred ln tokens and a control.
 
     `rows` [2, n] give the level and the slope as sums over the pairs, `beta` is the coefficient of the control, and
-    `scatter` [2] are their variances from the scatter of the pairs, with n - 3 degrees of freedom.
+    `scatter` [2] are their variances from the scatter of the pairs, with `left` degrees of freedom.
     """
 
     center: float
     level: float
     slope: float
     beta: float
+    left: int
     rows: Floats
     scatter: Floats
 
 
-def regress(x: Floats, y: Floats, variance: Floats, off: Floats) -> Regression:
+def regress(x: Floats, y: Floats, orders: Floats, training: float, off: Floats) -> Regression:
     """Weighted least squares of y on 1, x minus its weighted mean, and a control variate (Lavenberg and Welch 1981).
 
-    The weights must come from elsewhere than y: weights from the scatter of the pairs find differences that are not
-    there in 10 % of the cases. Without a control (all zeros) its coefficient is 0.
+    Args:
+        x: ln tokens [n].
+        y: differences of ln PPL [n].
+        orders: variance of a difference between orders [n]. It must come from elsewhere than y: weights from the
+            scatter of the pairs find differences that are not there in 10 % of the cases.
+        training: variance that a network's weights and noise add.
+        off: the control [n], whose expectation is 0. All zeros for none; its coefficient is then 0.
     """
-    weights = 1 / variance
+    first = _least_squares(x, y, orders + training, off)
+    if not first.beta:
+        return first
+    explained = min(max(first.beta, 0.0), 1.0) ** 2  # the control takes this share of the orders' variance away
+    return _least_squares(x, y, (1 - explained) * orders + training, off)
+
+
+def _least_squares(x: Floats, y: Floats, variance: Floats, off: Floats) -> Regression:
+    weights, used = 1 / variance, bool(np.any(off))
     center = float(weights @ x / weights.sum())
-    used = bool(np.any(off))
     design = np.stack([np.ones(len(x)), x - center, *([off] if used else [])], axis=1)
     root = np.sqrt(weights)
     inverse = np.linalg.pinv(design * root[:, None]) * root
     theta = inverse @ y
     left = len(y) - design.shape[1]
     residual = float((weights * (y - design @ theta) ** 2).sum()) / left
-    covariance = residual * (inverse / weights @ inverse.T)
-    return Regression(
-        center,
-        float(theta[0]),
-        float(theta[1]),
-        float(theta[2]) if used else 0.0,
-        inverse[:2],
-        np.diag(covariance)[:2].copy(),
-    )
+    variances = residual * (inverse**2 / weights).sum(axis=1)
+    beta = float(theta[2]) if used else 0.0
+    return Regression(center, float(theta[0]), float(theta[1]), beta, left, inverse[:2], variances[:2])
 
 
 def paired_difference(a: Points, b: Points, control: Control, training: float, level: float = 0.95) -> Difference:
@@ -78,7 +86,7 @@ def paired_difference(a: Points, b: Points, control: Control, training: float, l
 
     `ln_ratio` is the weighted mean over the pairs, `budget` the weighted mean of their budgets (geometric), and
     `delta_alpha` the slope of the differences in ln tokens. The weights are 1 / (`control.variance` + `training`), and
-    `training` is the variance of a difference that the weights and noise of a network add. The error of the test set
+    `training` is the variance that a network's weights and noise add to a difference. The error of the test set
     and that of the control's mean are added in quadrature.
 
     Raises:
@@ -89,14 +97,13 @@ def paired_difference(a: Points, b: Points, control: Control, training: float, l
     if len(a.tokens) < MIN_PAIRS or len(np.unique(a.tokens)) < 2:  # noqa: PLR2004  a slope
         raise ScalingError(f"{len(a.tokens)} pairs of training runs: give at least {MIN_PAIRS}, at two budgets or more")
     laws = fit(_independent(a)), fit(_independent(b))
-    found = regress(a.x, b.y - a.y, control.variance + training, control.off)
-    left = len(a.tokens) - PARAMETERS + (found.beta == 0)
+    found = regress(a.x, b.y - a.y, control.variance, training, control.off)
     moved = None
     if a.resampled is not None and b.resampled is not None:
         moved = found.rows @ (b.resampled - a.resampled)
     ends: list[Interval | None] = []
     for i, value in enumerate((found.level, found.slope)):
-        parts: list[tuple[float, float] | None] = [(float(found.scatter[i]), left)]
+        parts: list[tuple[float, float] | None] = [(float(found.scatter[i]), found.left)]
         if moved is not None:
             parts.append((float(moved[i].var(ddof=1)), moved.shape[1] - 1))
         of_control = sum(
@@ -148,8 +155,6 @@ def smallest_found(
 
     `of_test` is the variance of the level over test sets, which the slope does not share.
     """
-    from scipy import stats
-
     weights = 1 / variance
     center = weights @ x / weights.sum()
     left = len(x) - 2
