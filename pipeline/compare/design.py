@@ -7,12 +7,17 @@ from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
 from trainer.experiment.kinds import BASELINES, CVFP, KINDS
+from trainer.experiment.screen import Screen
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
-MIN_BUDGETS, MIN_DECADES, MIN_SEEDS = 5, 1.5, 3
-"""Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, seeds."""
-BUDGET_DIVISOR = 3.2
+MIN_BUDGETS, MIN_DECADES, MIN_PAIRS = 5, 1.5, 8
+"""Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, pairs of training runs."""
+PAIRS = (5, 4, 4, 3, 2, 1)
+"""Pairs of training runs by budget, ascending: the smaller ones are cheap, and differ more between orders."""
+SEEDS = 3
+"""Pairs per budget if the budgets are not the default ones."""
+BUDGET_DIVISOR = 1.6
 """Divisor of the preset's budgets, so that two corpora with baselines take half an hour on two cores."""
 
 
@@ -21,13 +26,18 @@ class Design:
     """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed."""
 
     budgets: tuple[int, ...]
-    seeds: int
+    seeds: tuple[int, ...]
     baselines: tuple[str, ...] = BASELINES
 
     @property
     def decades(self) -> float:
         """Log10 of the largest budget over the smallest."""
         return math.log10(self.budgets[-1] / self.budgets[0])
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Budget and seed of each training run of an arm; each pair of runs has an order of its own."""
+        return [(budget, seed) for budget, count in zip(self.budgets, self.seeds, strict=True) for seed in range(count)]
 
     def lacks(self) -> str:
         """Why the design allows no conclusion, as a clause; empty if it allows one."""
@@ -36,32 +46,36 @@ class Design:
             short.append(f"{len(self.budgets)} budgets where {MIN_BUDGETS} are needed")
         if self.decades < MIN_DECADES - 1e-9:
             short.append(f"{self.decades:.2f} decades of tokens where {MIN_DECADES} are needed")
-        if self.seeds < MIN_SEEDS:
-            short.append(f"{self.seeds} seed{'s' * (self.seeds > 1)} where {MIN_SEEDS} are needed")
+        if len(self.pairs) < MIN_PAIRS:
+            short.append(f"{len(self.pairs)} pairs of training runs where {MIN_PAIRS} are needed")
         return "there are " + " and ".join(short) if short else ""
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
-        """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm."""
-        jobs = {
-            (CVFP.name, name): [
-                job for seed in range(self.seeds) for job in arm_jobs(arms, CVFP.name, name, self.budgets, seed, device)
-            ]
-            for name in names
-        }
+        """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.
+
+        Baselines that are trained skip the largest of the default budgets, where they would take as long as all else.
+        """
+        jobs = {(CVFP.name, name): arm_jobs(arms, CVFP.name, name, self.pairs, device) for name in names}
         for kind in self.baselines:
-            for name in names if KINDS[kind].cheap else names[:1]:
-                jobs[kind, name] = arm_jobs(arms, kind, name, self.budgets, 0, device)
+            cheap = KINDS[kind].cheap
+            budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-1]
+            for name in names if cheap else names[:1]:
+                jobs[kind, name] = arm_jobs(arms, kind, name, [(budget, 0) for budget in budgets], device)
         return jobs
 
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
-    """The training runs of a design on prepared arms, by kind and arm; `folder` has data/ and trainings/."""
+    """The training runs of a design on prepared arms, by kind and arm; `folder` has data/ and trainings/.
+
+    `screen` has n-gram models of the streams of all training runs, and of many other orders.
+    """
 
     arms: Arms
     design: Design
     jobs: Mapping[tuple[str, str], Sequence[Job]]
     folder: Path
+    screen: Screen
 
     @property
     def runs(self) -> Path:
@@ -93,7 +107,8 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> De
         if len(fitting) < MIN_BUDGETS or math.log10(fitting[-1] / fitting[0]) < MIN_DECADES:
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
-    return Design(budgets, seeds or MIN_SEEDS)
+    default = PAIRS if requested is None else (SEEDS,) * len(budgets)
+    return Design(budgets, default[: len(budgets)] if seeds is None else (seeds,) * len(budgets))
 
 
 def proposal(largest: int) -> str:

@@ -46,6 +46,7 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     arm: str = ""
+    order: int | None = None
 
     @property
     def identity(self) -> str:
@@ -60,13 +61,25 @@ class Job:
         return f"{self.kind}-{self.budget:010d}-{self.seed}-{self.identity}"
 
 
-def arm_jobs(  # noqa: PLR0917  what a job is made of
-    arms: Arms, kind: str, arm: str, budgets: Sequence[int], seed: int, device: str = "cpu"
-) -> list[Job]:
-    """One job per budget; two arms share a job if their streams are equal. A StreamError if the pool is too small."""
-    stream = arms.stream(arm, max(budgets), seed)
-    first = Job(kind, 0, seed, str(arms.common.folder), "", arms.preset, device, arm=arms.file(arm))
-    return [replace(first, budget=count, digest=arms.digest(stream.prefix(count))) for count in budgets]
+def arm_jobs(arms: Arms, kind: str, arm: str, pairs: Sequence[tuple[int, int]], device: str = "cpu") -> list[Job]:
+    """A job per budget and seed, each in an order of its own; two arms share a job if their streams are equal.
+
+    Raises:
+        StreamError: the pool is too small.
+    """
+    jobs, file = [], arms.file(arm)
+    for budget, seed in pairs:
+        order = order_seed(budget, seed)
+        digest = arms.digest(arms.stream(arm, budget, order))
+        jobs.append(
+            Job(kind, budget, seed, str(arms.common.folder), digest, arms.preset, device, arm=file, order=order)
+        )
+    return jobs
+
+
+def order_seed(budget: int, seed: int) -> int:
+    """The seed of the order of a pair: independent between budgets, unlike nested prefixes of one order."""
+    return 1000 * budget + seed
 
 
 def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict[str, Any]], None]) -> list[Path]:
@@ -129,7 +142,7 @@ def about(job: Job, data: ExperimentData) -> dict[str, Any]:
 def _data(job: Job, data: ExperimentData) -> Any:  # noqa: ANN401  torch is imported where it is used
     from trainer.experiment.training import Data
 
-    stream = data.budget(job.preset, job.budget, job.seed)
+    stream = data.budget(job.preset, job.budget, job.seed if job.order is None else job.order)
     return Data(stream, data.validation, data.test, data.embeddings_for(job.preset, stream, job.seed))
 
 

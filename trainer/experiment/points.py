@@ -78,6 +78,5 @@ def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFram
 def arm_points(folders: Sequence[Path], common: ExperimentData, mask: Mask) -> Points:
     """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
     frame = arm_scores(folders, common.test, mask)
-    seeds = frame["seed"].to_numpy() if frame["seed"].n_unique() > 1 else None
     moved = resample(folders, common.clusters, rows=mask)
-    return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), seeds, moved)
+    return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), None, moved)

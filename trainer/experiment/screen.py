@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -22,7 +22,7 @@ from trainer.counts.kneser_ney import Grams, KneserNey
 from trainer.experiment.points import resample_scores
 from trainer.prepare.arms import Arms, ArmsError, Mask, Union
 from trainer.prepare.streams import Pieces, Rows, permutation
-from trainer.scaling import Points
+from trainer.scaling import Control, Points
 from trainer.scaling.spread import Interval, Quantity
 
 SEEDS = 24
@@ -122,7 +122,8 @@ class Screen:
 
     `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
     `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
-    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies.
+    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies. `own`
+    [n, K] are by arm, the scores of models of the streams of n training runs.
     """
 
     budgets: tuple[int, ...]
@@ -134,6 +135,22 @@ class Screen:
     clusters: NDArray[np.int64]
     tokens: Mapping[str, int]
     unique: Mapping[str, int]
+    own: Mapping[str, Floats] = field(default_factory=dict)
+
+    def differences(self, names: tuple[str, str], mask: Mask) -> Floats:
+        """Differences of ln PPL, the second arm minus the first, by order and budget, float64 [seeds, budgets]."""
+        first, second = (self.nats[name][..., mask].sum(axis=-1) for name in names)
+        found: Floats = (second - first) / self.targets[mask].sum()
+        return found
+
+    def control(self, names: tuple[str, str], mask: Mask, budgets: Rows) -> Control:
+        """A control variate for n training runs of these budgets, from the models of the same streams."""
+        every = self.differences(names, mask)
+        column = np.searchsorted(self.budgets, budgets)
+        mean, variance = every.mean(axis=0)[column], every.var(axis=0, ddof=1)[column]
+        first, second = (self.own[name][:, mask].sum(axis=1) for name in names)
+        off = (second - first) / self.targets[mask].sum() - mean
+        return Control(off, variance / len(every), np.maximum(variance, 1e-12))
 
     def points(self, arm: str, mask: Mask, *, apart: bool = False) -> Points:
         """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
@@ -211,6 +228,7 @@ def screen(
     seeds: int = SEEDS,
     placebos: int = PLACEBOS,
     workers: int = 1,
+    own: Sequence[tuple[int, int]] = (),
 ) -> Screen:
     """Learn all arms in many orders, and placebo rules in the place of the difference of the first two.
 
@@ -222,6 +240,7 @@ def screen(
         seeds: number of orders.
         placebos: number of placebo rules of each kind.
         workers: number of threads.
+        own: budgets and order seeds of training runs, whose streams are learned too.
     """
     common, pool = arms.common, arms.common.pool
     pieces, lengths = pool.pieces(arms.preset.piece), pool.lengths() + 1
@@ -252,6 +271,11 @@ def screen(
         *scattered.values(),
         *(arm for pairs in dropped.values() for pair in pairs for arm in pair),
     ]
+    streams = {
+        name: [_first(pieces, pieces.order(common.keys, order), mask, budget) for budget, order in own]
+        for name, mask in masks.items()
+    }
+    every += streams.values()
     small = pool.tokens <= MAX_WHOLE
     used = (
         np.arange(len(pieces.rows)) if small else np.unique(np.concatenate([order for each in every for order in each]))
@@ -259,7 +283,9 @@ def screen(
     learn = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
     full = [order for each in (*ladders.values(), *scattered.values()) for order in each]
     learn.ladders(full, tuple(budgets))
-    learn.ladders([order for each in every for order in each], top)
+    learn.ladders([order for each in every[: len(every) - len(streams)] for order in each], top)
+    for i, (budget, _) in enumerate(own):
+        learn.ladders([each[i] for each in streams.values()], (budget,))
     wholes = {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items() if small}
     learn.ladders(list(wholes.values()), None)
     return Screen(
@@ -275,6 +301,11 @@ def screen(
         common.clusters,
         tokens,
         unique,
+        {
+            name: np.stack([learn.scores(order, (budget,))[-1] for order, (budget, _) in zip(each, own, strict=True)])
+            for name, each in streams.items()
+            if own
+        },
     )
 
 
