@@ -1,6 +1,6 @@
 """Answers and openings of answers that several conversations contain."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from stages.files import save_frame, save_json
 from stages.stage import Axis, GlobalStage, require
 from stages.text.messages import by_row, messages
 from stages.text.repeats import Repeats, Shard
-from stages.text.shards import Shards, column, flat
+from stages.text.shards import Shards, column
 from stages.text.shingles import split
 
 MAX_LISTED = 10
@@ -84,7 +84,7 @@ class Turns(GlobalStage):
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         shards = Shards.of(raw, measured)
-        answers, openings = _repeats(shards, _answer_groups), _repeats(shards, _opening_groups)
+        answers, openings = _repeats(shards, "answer_keys"), _repeats(shards, "opening_key")
         for at, path in enumerate(measured):
             save_frame(folder / "merged" / path.name, _columns(shards, at, answers, openings))
         listed = {
@@ -127,49 +127,36 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-def _answer_groups(shards: Shards, at: int) -> Shard:
-    keys, sizes = flat(column(shards.measured[at], "answer_keys"))
-    return np.repeat(np.arange(shards.starts[at], shards.starts[at + 1]), sizes), keys
+def _pairs(shards: Shards, at: int, signal: str) -> pl.DataFrame:
+    """The keys of a shard in a signal: `row`, from 0, and `key`."""
+    frame = column(shards.measured[at], signal).to_frame("key").with_row_index("row")
+    return (frame.explode("key") if frame["key"].dtype == pl.List else frame).drop_nulls()
 
 
-def _opening_groups(shards: Shards, at: int) -> Shard:
-    keys = column(shards.measured[at], "opening_key")
-    there = keys.is_not_null().to_numpy()
-    return int(shards.starts[at]) + np.flatnonzero(there), keys.drop_nulls().to_numpy()
-
-
-def _repeats(shards: Shards, reader: Callable[[Shards, int], Shard]) -> Repeats:
+def _repeats(shards: Shards, signal: str) -> Repeats:
     def each() -> Iterator[Shard]:
-        return (reader(shards, at) for at in range(len(shards.measured)))
+        for at, start in enumerate(shards.starts[:-1]):
+            pairs = _pairs(shards, at, signal)
+            yield start + pairs["row"].to_numpy(), pairs["key"].to_numpy()
 
     return Repeats(each, sum(len(keys) for _, keys in each()))
 
 
 def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl.DataFrame:
-    ids, start = shards.ids(at), int(shards.starts[at])
-    rows, keys = _answer_groups(shards, at)
-    counts, firsts = answers.of(keys)
-    given = np.bincount(rows - start, minlength=len(ids))
-    repeated = np.bincount(rows - start, counts > 1, len(ids))
-    earlier = np.bincount(rows - start, (firsts >= 0) & (firsts < rows), len(ids))
-    most = np.zeros(len(ids), np.int64)
-    np.maximum.at(most, rows - start, counts)
-    there, keys = _opening_groups(shards, at)
-    alike = np.zeros(len(ids), np.int64)
-    alike[there - start] = openings.of(keys)[0]
-    of = np.maximum(given, 1)
-    return pl.DataFrame(
-        {
-            "id": ids,
-            "repeated_answers": _known(repeated, given, pl.UInt32()),
-            "repeated_answer_share": _known(repeated / of, given, pl.Float32()),
-            "earlier_answer_share": _known(earlier / of, given, pl.Float32()),
-            "answer_copies": _known(most, given, pl.UInt32()),
-            "opening_copies": _known(alike, alike, pl.UInt32()),
-        }
+    ids, given, opened = shards.ids(at), _pairs(shards, at, "answer_keys"), _pairs(shards, at, "opening_key")
+    copies, firsts = answers.of(given["key"].to_numpy())
+    earlier = (firsts >= 0) & (firsts < shards.starts[at] + given["row"].to_numpy())
+    repeated = pl.col("copies") > 1
+    signals = (
+        given.with_columns(copies=copies, earlier=earlier)
+        .group_by("row")
+        .agg(
+            repeated_answers=repeated.sum(),
+            repeated_answer_share=repeated.mean(),
+            earlier_answer_share=pl.col("earlier").mean(),
+            answer_copies=pl.col("copies").max(),
+        )
     )
-
-
-def _known(values: NDArray[np.int64] | NDArray[np.float64], where: NDArray[np.int64], kind: pl.DataType) -> pl.Series:
-    """A column that is null where `where` is 0."""
-    return pl.Series(values).cast(kind).set(pl.Series(where == 0), None)
+    alike = opened.select("row", opening_copies=openings.of(opened["key"].to_numpy())[0])
+    frame = by_row(signals, len(ids)).join(alike, on="row", how="left", maintain_order="left")
+    return frame.select(ids, *Turns.merges).cast(dict(Turns.merges))  # type: ignore[arg-type]

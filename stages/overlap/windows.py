@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from stages.files import mapped, read_frame, save_frame, scratch
 from stages.text.compiled import Kernels
-from stages.text.repeats import AT_ONCE, Keys, Shard, find_repeats, prefix_index
-from stages.text.shards import Ids, Rows, Shards, column, cores, flat
+from stages.text.repeats import AT_ONCE, Keys, Rows, Shard, Table, find, find_repeats, prefix_index
+from stages.text.shards import Ids, Shards, column, cores, flat
 from stages.text.shingles import split
 
 LOOPS = Kernels(
@@ -22,8 +22,7 @@ LOOPS = Kernels(
     {
         "anchors": "u8* i8* i8 u8* i8* u8** i8*",
         "windows": "u8* i8* i8 u8* i8* u8 u8* i8* u8** i8*",
-        "cover": "u8* i8* i8 u8* i8* u8 u4* u4* i8* i8** u8**",
-        "among": "u8* i8* u8* i8* u8 b1*",
+        "cover": "u8* i8* i8 u8* i8* u8 u4* u4* i8* i8** u8*",
     },
 )
 MAX_BITS = 8
@@ -31,8 +30,8 @@ MAX_BITS = 8
 COVER = ("words", "earlier_words", "longest", "copies", "source")
 """Columns of the array that the loop `cover` fills."""
 
-Arrays = tuple[Any, ...]
-"""Sorted keys and their prefix index; for windows also the number of conversations with each, and the first of them."""
+Windows = tuple[Keys, Rows, int, NDArray[np.uint32], NDArray[np.uint32]]
+"""Sorted hashes and their prefix index, the number of conversations with each, and the first of them."""
 Result = TypeVar("Result")
 
 
@@ -55,7 +54,7 @@ def hash_sets(loop: str, texts: pl.Series, width: int, *table: Any) -> tuple[Row
     for part in split(texts):
         longest = part.longest()
         found, ends = np.empty(len(part.hashes), np.uint64), np.empty_like(part.ends)
-        scratch, starts = np.empty((4, longest), np.uint64), np.empty(2 * longest + 3, np.int64)
+        scratch, starts = np.empty((3, longest), np.uint64), np.empty(2 * longest + 3, np.int64)
         count = LOOPS.call(loop, part.hashes, part.ends, width, *table, found, ends, scratch, starts)
         words.append(np.diff(part.ends))
         hashes.append(found[:count].copy())
@@ -86,7 +85,7 @@ class Merge:
             columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
             save_frame(folder / "merged" / path.name, columns)
 
-    def _anchors(self) -> Arrays:
+    def _anchors(self) -> Table:
         """The anchors of more than one conversation."""
         size = sum(int(column(path, "span_anchors").list.len().sum()) for path in self.shards.measured)
 
@@ -96,17 +95,15 @@ class Merge:
         keys, _ = find_repeats(each, size, self.at_once)
         return keys, *prefix_index(keys)
 
-    def _rows_with(self, at: int, anchors: Arrays) -> tuple[Rows, pl.Series]:
+    def _rows_with(self, at: int, anchors: Table) -> tuple[Rows, pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
         keys, sizes = flat(column(self.shards.measured[at], "span_anchors"))
-        marks = np.empty(len(sizes), np.bool_)
-        LOOPS.call("among", keys, np.append(0, np.cumsum(sizes)), *anchors, marks)
-        rows = np.flatnonzero(marks)
+        rows = np.unique(np.repeat(np.arange(len(sizes)), sizes)[find(keys, *anchors) >= 0])
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
         return rows, texts_without_system(read_frame(self.shards.raw[at], ("text", "messages"))[rows])
 
-    def _candidates(self, at: int, anchors: Arrays, bits: int) -> list[Shard]:
+    def _candidates(self, at: int, anchors: Table, bits: int) -> list[Shard]:
         """Rows and windows of a shard whose anchor is in the table, for each value of the windows' top bits."""
         rows, texts = self._rows_with(at, anchors)
         _, keys, sizes = hash_sets("windows", texts, self.width, *anchors)
@@ -117,7 +114,7 @@ class Merge:
         cuts = np.cumsum(np.bincount(tops, minlength=1 << bits))[:-1]
         return [(numbers[here], keys[here]) for here in np.split(np.argsort(tops, kind="stable"), cuts)]
 
-    def _windows(self, anchors: Arrays, aside: Path) -> Arrays:
+    def _windows(self, anchors: Table, aside: Path) -> Windows:
         """The windows that several conversations have, sorted on disk by ranges of their hashes."""
         words = sum(int(column(path, "span_words").sum()) for path in self.shards.measured)
         bits = min(MAX_BITS, (max(0, words - 1) // max(1, self.at_once // 2)).bit_length())  # 36 bytes each to sort
@@ -136,7 +133,7 @@ class Merge:
         counts, firsts = mapped(aside / "counts", np.uint32), mapped(aside / "firsts", np.uint32)
         return keys, *prefix_index(keys), counts, firsts
 
-    def _cover(self, at: int, anchors: Arrays, windows: Arrays) -> Rows:
+    def _cover(self, at: int, anchors: Table, windows: Windows) -> Rows:
         """What the windows cover of each row of a shard, [rows, the columns `COVER`]."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]
@@ -144,7 +141,7 @@ class Merge:
         for part in split(texts):
             here = slice(done, done + len(part.keys))
             given = (part.hashes, part.ends, self.width, *windows)
-            LOOPS.call("cover", *given, rows[here] + start, out[here], np.empty((1, part.longest()), np.uint64))
+            LOOPS.call("cover", *given, rows[here] + start, out[here], np.empty(part.longest(), np.uint64))
             done = here.stop
         covered = np.tile(np.array([0, 0, 0, 1, -1]), (end - start, 1))
         covered[rows] = out
