@@ -4,7 +4,6 @@ A word is the lower-cased `\w+` of Python's `re`, as a table that a compiled loo
 """
 
 import functools
-import random
 import re
 import sys
 from collections.abc import Iterator
@@ -189,17 +188,8 @@ def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
 
 @functools.cache
 def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
-
-    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister. Python's own generator is the same, and needs
-    no other library.
-    """
-    state = [seed]
-    for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
-        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
-    twister = random.Random()  # noqa: S311  no secrets
-    twister.setstate((3, (*state, 624), None))
-    draws = np.array([twister.getrandbits(32) for _ in range(2 * count)], np.uint32)
+    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32"."""
+    draws = np.random.RandomState(seed).randint(1 << 32, size=2 * count, dtype=np.uint32)  # as datasketch draws them
     return draws[:count] << np.uint32(1) | np.uint32(1), draws[count:]
 
 

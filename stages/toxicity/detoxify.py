@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.stage import MissingModelError, StageParameterError
-from stages.toxicity.encoder import one_thread
+from stages.toxicity.encoder import batches
 
 RELEASES = {
     "unbiased": ("toxic_debiased-c7548aa0.ckpt", "roberta-base"),
@@ -30,7 +30,6 @@ RELEASES = {
 _FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Albert", "DistilBert")
 _CLASSES = {f"{family}ForSequenceClassification" for family in _FAMILIES}
 _TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")}
-_BATCH = 32
 
 
 def find_checkpoint(name: str) -> Path | None:
@@ -123,11 +122,8 @@ class Reader:
     def scores(self, texts: list[str]) -> NDArray[np.float64]:
         """The probability that each text is abusive, float64 [n]."""
         out = np.zeros(len(texts))
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for begin in range(0, len(order), _BATCH):
-            rows = order[begin : begin + _BATCH]
-            with one_thread():
-                out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
+        for rows in batches([len(text) for text in texts]):
+            out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
         return out
 
 

