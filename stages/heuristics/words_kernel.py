@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.text.shingles_kernel import character
+
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -31,7 +33,6 @@ _PRIME = np.uint64(1099511628211)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
-_CONTINUATION, _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0x80, 0xC0, 0xE0, 0xF0  # how the bytes of a character begin
 
 
 class WordSpace(NamedTuple):
@@ -50,18 +51,6 @@ class HashTable(NamedTuple):
     firsts: Longs
 
 
-def _decode(data: Bytes, at: int) -> tuple[int, int]:
-    first = int(data[at])
-    if first < _TWO_BYTES:
-        return first, 1
-    if first < _THREE_BYTES:
-        return ((first & 0x1F) << 6) | (int(data[at + 1]) & 0x3F), 2
-    if first < _FOUR_BYTES:
-        return ((first & 0x0F) << 12) | ((int(data[at + 1]) & 0x3F) << 6) | (int(data[at + 2]) & 0x3F), 3
-    high = ((first & 0x07) << 18) | ((int(data[at + 1]) & 0x3F) << 12)
-    return high | ((int(data[at + 2]) & 0x3F) << 6) | (int(data[at + 3]) & 0x3F), 4
-
-
 def word_hash(data: Bytes) -> np.uint64:
     """FNV-1a of a word's bytes."""
     value = _FNV
@@ -78,7 +67,7 @@ def _combine(left: np.uint64, right: np.uint64) -> np.uint64:
 def _characters(data: Bytes, start: int, stop: int) -> int:
     count = 0
     for byte in data[start:stop]:
-        count += (byte & _TWO_BYTES) != _CONTINUATION
+        count += (byte & 0xC0) != 0x80  # noqa: PLR2004  not a byte inside a character
     return count
 
 
@@ -89,14 +78,14 @@ def _in_word(kind: int) -> bool:
 def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
     """Where the word that begins at `at` ends; a joiner is part of it only between two of its characters."""
     while at < stop:
-        code, size = _decode(data, at)
+        code, end = character(data, at)
         if not _in_word(classes[code]):
-            if classes[code] != JOINER or at + size >= stop:
+            if classes[code] != JOINER or end >= stop:
                 break
-            following, _ = _decode(data, at + size)
+            following, _ = character(data, end)
             if not _in_word(classes[following]):
                 break
-        at += size
+        at = end
     return at
 
 
@@ -105,8 +94,7 @@ def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: WordSpac
     at, stop = bounds
     count = 0
     while at < stop:
-        code, size = _decode(data, at)
-        end = at + size
+        code, end = character(data, at)
         if _in_word(classes[code]):
             end = _word_end(data, at, stop, classes)
         if _in_word(classes[code]) or classes[code] == SYLLABLE:
@@ -123,7 +111,7 @@ def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, 
     count = alphabetic = longest = length = 0
     letter = False
     while at < stop:
-        code, size = _decode(data, at)
+        code, at = character(data, at)
         kind = classes[code]
         if kind == SPACE:
             count += length > 0
@@ -134,7 +122,6 @@ def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, 
             length += 1
             letter = letter or kind in (LETTER, SYLLABLE)
             longest = max(longest, length)
-        at += size
     return count + (length > 0), alphabetic + letter, longest
 
 

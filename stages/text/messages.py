@@ -3,7 +3,7 @@
 import polars as pl
 
 FENCED = r"(?s)```.*?(?:```|\z)"
-"""Pattern of a fenced block of code."""
+"""Pattern of a fenced block of code, fences included; an open fence extends to the end."""
 
 _KEYWORD = (
     r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
