@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, sign_texts, write_sets
+from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, shared_keys, sign_texts, write_sets
 from stages.files import zeros
 
 Rank = Callable[[NDArray[np.uint32]], Rows]
@@ -80,15 +80,22 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
 
 
 def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask, Rows]:
-    """Replace band keys by places of buckets; which rows share one, and where each band's places begin."""
-    shared, rows = np.zeros(len(bands), np.uint8), np.flatnonzero(first == np.arange(len(first)))
+    """Replace band keys by where their bucket begins among the rows that share a key, from 1; 0 if no other row does.
 
-    def places(band: int) -> int:
-        return LOOPS.call("places", in_order(bands[rows, band], rows), band, bands, shared)
+    Returns which rows share a key, and where each band's places begin.
+    """
+    shared, firsts = np.zeros(len(bands), np.bool_), np.flatnonzero(first == np.arange(len(first)))
+
+    def replace(band: int) -> int:
+        keys, rows = shared_keys(bands[firsts, band], firsts)
+        bands[:, band] = 0
+        bands[rows, band] = 1 + np.searchsorted(keys, keys)
+        shared[rows] = True
+        return len(rows)
 
     with ThreadPoolExecutor(workers) as pool:
-        counts = list(pool.map(places, range(bands.shape[1])))
-    return shared.view(np.bool_), np.cumsum([0, *(count - 1 for count in counts)], dtype=np.int64)
+        counts = list(pool.map(replace, range(bands.shape[1])))
+    return shared, np.cumsum([0, *counts], dtype=np.int64)
 
 
 def _filter(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:

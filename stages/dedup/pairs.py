@@ -12,11 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, sign_texts, write_sets
+from stages.dedup.kernel import ROW
+from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, shared_keys, sign_texts, write_sets
 from stages.text.shards import cores
 from stages.text.shingles import Sets
 
-ROW, KEY = np.uint64(0xFFFFFFFF), np.uint64(32)
 PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
 
@@ -105,10 +105,7 @@ def _candidates(bands: NDArray[np.uint32], rows: Rows) -> Mask:
     """Which of all rows share a band key with another one of `rows`."""
     candidates = np.zeros(len(bands), np.bool_)
     for band in range(bands.shape[1]):
-        order = in_order(bands[rows, band], rows)
-        same = order[1:] >> KEY == order[:-1] >> KEY
-        numbers = (order & ROW).astype(np.int64)
-        candidates[numbers[1:][same]] = candidates[numbers[:-1][same]] = True
+        candidates[shared_keys(bands[rows, band], rows)[1]] = True
     return candidates
 
 
@@ -118,6 +115,6 @@ def _parts(order: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
     while begin < len(order):
         end = min(len(order), begin + max(1 << 14, len(order) // 64))
         if end < len(order):
-            end = int(np.searchsorted(order, (order[end - 1] >> KEY << KEY) | ROW, side="right"))
+            end = int(np.searchsorted(order, order[end - 1] | ROW, side="right"))
         yield order[begin:end]
         begin = end
