@@ -46,9 +46,7 @@ class Against(FittedStage):
         corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
             folder of such files, with `messages`, `conversations`, `data` or `text`.
         floor: smallest Jaccard that is searched for.
-        permutations: length of a signature.
-        recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
-        seed: seed of the permutations.
+        permutations, recall, seed: as in `dedup`.
         bucket: maximum number of conversations of the earlier corpus, exact copies aside, that one is compared with in
             one band.
     """

@@ -169,13 +169,8 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
     code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
     roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
-    found = pl.DataFrame(
-        overlap_statistics(turns["content"], first, roles),
-        schema=["grams", "repeated", "later", "from_user", "inside"],
-        orient="row",
-    )
     some = pl.when(pl.col("grams") > 0)
-    return found.select(
+    return overlap_statistics(turns["content"], first, roles).select(
         pl.when(pl.col("later") > 0).then(pl.col("repeated") / pl.col("later")).alias("self_overlap"),
         some.then(pl.col("from_user") / pl.col("grams")).alias("user_overlap"),
         some.then(pl.col("inside")).alias("inside"),

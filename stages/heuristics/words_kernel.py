@@ -35,13 +35,6 @@ _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
 
 
-class WordSpace(NamedTuple):
-    """Space for the words of one text: their hashes and their lengths in characters."""
-
-    hashes: Hashes
-    lengths: Longs
-
-
 class HashTable(NamedTuple):
     """An open-addressed hash table. A slot is filled if its stamp is the current one, so the table is never cleared."""
 
@@ -89,8 +82,8 @@ def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
     return at
 
 
-def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: WordSpace) -> int:
-    """Write the words of the text between the bounds; return their number."""
+def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, hashes: Hashes, lengths: Longs) -> int:
+    """Write the hashes of the words between the bounds, and their lengths in characters; return their number."""
     at, stop = bounds
     count = 0
     while at < stop:
@@ -98,8 +91,8 @@ def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: WordSpac
         if _in_word(classes[code]):
             end = _word_end(data, at, stop, classes)
         if _in_word(classes[code]) or classes[code] == SYLLABLE:
-            words.hashes[count] = word_hash(data[at:end])
-            words.lengths[count] = _characters(data, at, end)
+            hashes[count] = word_hash(data[at:end])
+            lengths[count] = _characters(data, at, end)
             count += 1
         at = end
     return count
@@ -192,25 +185,25 @@ def text_statistics(  # noqa: PLR0917  compiled: arguments by position
     `classes` are those of every code point. Scratch space: `hashes`, [3, `slots` of the words of the longest text], and
     `numbers`, [4, the same], the first row zeros.
     """
-    words, room = WordSpace(hashes[0], numbers[3]), hashes[1]
+    words, room = hashes[0], hashes[1]
     table = HashTable(hashes[2], numbers[0], numbers[1], numbers[2])
     stamp = 0
     for text in range(len(offsets) - 1):
         bounds = (offsets[text], offsets[text + 1])
-        count = _split(data, bounds, classes, words)
-        lengths = words.lengths[:count]
+        count = _split(data, bounds, classes, words, numbers[3])
+        lengths = numbers[3][:count]
         characters = _characters(data, bounds[0], bounds[1])
         tokens, alphabetic, longest_token = _tokens(data, bounds, classes)
         row = out[text]
         row[0], row[1], row[2], row[3], row[4] = characters, count, lengths.sum(), tokens, alphabetic
-        row[5], row[6] = _stop_words(words.hashes[:count], stop_words), longest_token
+        row[5], row[6] = _stop_words(words[:count], stop_words), longest_token
         row[7:] = 0
         for i in range(count):
-            room[i] = words.hashes[i]
+            room[i] = words[i]
         for order in range(FIRST_ORDER, min(LAST_ORDER, count) + 1):
             grams = room[: count - order + 1]
             for i in range(len(grams)):
-                grams[i] = _combine(grams[i], words.hashes[i + order - 1])
+                grams[i] = _combine(grams[i], words[i + order - 1])
             stamp += 1
             if order < DUPLICATE_ORDER:
                 repeated = _top_characters(grams, lengths, order, table, stamp)
@@ -231,7 +224,7 @@ def turn_overlap(  # noqa: PLR0917  the same
     reply had before. Scratch space: `hashes`, [3, `slots` of the words of the longest conversation], and `numbers`, [7,
     the same], the first two rows zeros.
     """
-    words = WordSpace(hashes[0], numbers[2])
+    words, lengths = hashes[0], numbers[2]
     seen = HashTable(hashes[1], numbers[0], numbers[3], numbers[4])
     inner = HashTable(hashes[2], numbers[1], numbers[5], numbers[6])
     for conversation in range(len(first) - 1):
@@ -241,11 +234,11 @@ def turn_overlap(  # noqa: PLR0917  the same
         replied = False
         for message in range(first[conversation], first[conversation + 1]):
             bounds = (offsets[message], offsets[message + 1])
-            count = _split(data, bounds, classes, words) if roles[message] > 0 else 0
-            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
+            count = _split(data, bounds, classes, words, lengths) if roles[message] > 0 else 0
+            grams = words[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
             for i in range(len(grams)):
                 for k in range(i + 1, i + OVERLAP_ORDER):
-                    grams[i] = _combine(grams[i], words.hashes[k])
+                    grams[i] = _combine(grams[i], words[k])
             if roles[message] == ASSISTANT and len(grams) > 0:
                 for gram in grams:
                     slot, _ = _slot(seen, conversation + 1, mask, gram)
@@ -253,7 +246,7 @@ def turn_overlap(  # noqa: PLR0917  the same
                     row[3] += (seen.values[slot] & USER) > 0
                 row[0] += len(grams)
                 row[2] += len(grams) if replied else 0
-                row[4] += _duplicate_characters(grams, words.lengths, OVERLAP_ORDER, inner, message + 1)
+                row[4] += _duplicate_characters(grams, lengths, OVERLAP_ORDER, inner, message + 1)
                 replied = True
             for gram in grams:  # only now: a reply does not repeat an earlier one by repeating itself
                 slot, _ = _slot(seen, conversation + 1, mask, gram)

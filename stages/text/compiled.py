@@ -96,10 +96,13 @@ class Kernels:
 
     def _object(self, llvm: Any) -> bytes:  # noqa: ANN401  a module
         """Object code from a cache, or compiled and written to one."""
+        from platformdirs import user_cache_path
+
         sources = _sources(self.module)
         made_by = (version("numba"), version("llvmlite"), llvm.get_process_triple(), *_processor(llvm).values())
         name = f"{self.module}.{hashlib.blake2b(repr(made_by).encode(), digest_size=8).hexdigest()}.o"
-        places = [folder / name for folder in (sources[self.module].parent / "__pycache__", _user_cache())]
+        folders = (sources[self.module].parent / "__pycache__", user_cache_path("refine"))
+        places = [folder / name for folder in folders]
         key = hashlib.blake2b(repr((sorted(self.loops.items()), sorted(self.fastmath))).encode())
         for path in (*sources.values(), Path(__file__)):
             key.update(path.read_bytes())
@@ -178,12 +181,6 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
     if foreign := foreign - EXTERNALS:
         raise NotCompiledError(f"the loops of {kernels.module} call {', '.join(sorted(foreign))}")
     return bytes(_machine(llvm).emit_object(whole))
-
-
-def _user_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("refine")
 
 
 def _read(path: Path, key: bytes) -> bytes | None:

@@ -18,17 +18,11 @@ def mix64(h: Any) -> Any:
     return h ^ (h >> B33)
 
 
-def power(exponent: Any) -> Any:
-    """`ROLL` to a power."""
-    product = U64(1)
-    for _ in range(exponent):
-        product *= ROLL
-    return product
-
-
 def runs(words: Any, count: Any, width: Any, hashes: Any) -> Any:
     """Write the hash of each run of `width` words; return the number of runs."""
-    top, rolled = power(width), U64(0)
+    top, rolled = U64(1), U64(0)
+    for _ in range(width):
+        top *= ROLL
     for i in range(count):
         rolled = rolled * ROLL + words[i]
         if i >= width:
