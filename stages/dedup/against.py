@@ -14,11 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Rows, each_part, first_alike, in_order
+from stages.dedup.signatures import LOOPS, each_part, first_alike, in_order
 from stages.files import check_fitted, mapped, read_frame, save_frame, scratch, seal
 from stages.stage import Axis, FittedStage, Measure, StageParameterError
 from stages.text.corpus import Corpus
-from stages.text.shards import cores
+from stages.text.shards import Rows, cores
 from stages.text.shingles import Words, shingle_sets, split
 
 

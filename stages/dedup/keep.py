@@ -1,6 +1,6 @@
 """Which texts of a column to keep: the best first, each that is no near-duplicate of one already kept."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, shared_keys, sign_texts, write_sets
+from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, shared_keys, sign_texts, write_sets
 from stages.files import zeros
+from stages.text.shards import Rows
 
 Rank = Callable[[NDArray[np.uint32]], Rows]
 """From the number of words of each text its rank, int64 [n]: the smallest is the best; ties by row."""
@@ -62,7 +63,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     chosen[groups] = copies[at]
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(_filter(texts, shared), shared, file, workers)
+        sets = write_sets(choose(texts, shared), shared, file, workers)
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
@@ -96,12 +97,3 @@ def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask,
     with ThreadPoolExecutor(workers) as pool:
         counts = list(pool.map(replace, range(bands.shape[1])))
     return shared, np.cumsum([0, *counts], dtype=np.int64)
-
-
-def _filter(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
-    begin = 0
-    for some in texts:
-        here = chosen[begin : begin + len(some)]
-        begin += len(some)
-        if here.any():
-            yield some.gather(np.flatnonzero(here))

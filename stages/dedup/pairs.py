@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
 from stages.dedup.kernel import ROW
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, shared_keys, sign_texts, write_sets
-from stages.text.shards import cores
+from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, in_order, shared_keys, sign_texts, write_sets
+from stages.text.shards import Rows, cores
 from stages.text.shingles import Sets
 
 PART_TEXTS = 2_000
@@ -43,14 +44,11 @@ def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
 
     `jaccard` is the smallest Jaccard of a pair that forms a cluster.
     """
-
-    def parts(chosen: Mask) -> Iterator[pl.Series]:
-        cuts = range(0, len(texts), PART_TEXTS)
-        return (texts[at : at + PART_TEXTS].filter(pl.Series(chosen[at : at + PART_TEXTS])) for at in cuts)
-
-    signed = sign_texts(parts(np.ones(len(texts), np.bool_)), matching, cores())
+    parts = [texts[at : at + PART_TEXTS] for at in range(0, len(texts), PART_TEXTS)]
+    signed = sign_texts(parts, matching, cores())
     first = first_alike(signed.keys)
-    return near_pairs(first, signed.words, signed.bands, parts, matching, near=jaccard).clusters(jaccard)
+    near = near_pairs(first, signed.words, signed.bands, partial(choose, parts), matching, near=jaccard)
+    return near.clusters(jaccard)
 
 
 def near_pairs(

@@ -14,10 +14,10 @@ from stages.dedup.bands import Matching
 from stages.dedup.kernel import B32, ROW
 from stages.files import mapped
 from stages.text.compiled import Kernels
+from stages.text.shards import Rows
 from stages.text.shingles import Sets, Words, parts, shingle_sets, words
 
 Result = TypeVar("Result")
-Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 LOOPS = Kernels(
@@ -71,6 +71,16 @@ def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], worker
     ends = np.zeros(len(chosen) + 1, np.int64)
     ends[1:][chosen] = np.concatenate(sizes)
     return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
+
+
+def choose(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
+    """The chosen rows, bool [n], of a column in parts; a part without any is omitted."""
+    begin = 0
+    for some in texts:
+        here = np.flatnonzero(chosen[begin : begin + len(some)])
+        begin += len(some)
+        if len(here):
+            yield some.gather(here)
 
 
 def each_part(work: Callable[[Words], Result], texts: Iterable[pl.Series], workers: int) -> Iterator[Result]:

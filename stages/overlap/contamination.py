@@ -17,8 +17,9 @@ from stages.overlap.evals import ItemText, excerpt, files, parts
 from stages.stage import Axis, Measure, Stage, StageParameterError, require
 from stages.text.hashes_kernel import ROLL, mix64
 from stages.text.messages import by_row
-from stages.text.repeats import Keys, Rows, Table, find, prefix_index, text_runs
-from stages.text.shingles import Words, split
+from stages.text.repeats import Table, find, prefix_index, text_runs
+from stages.text.shards import Rows
+from stages.text.shingles import Keys, Words, split
 
 MIN_REPORTED_SHARE = 0.5
 """Minimum share of a part for a conversation to be counted in the remarks of a run; rules have their own."""

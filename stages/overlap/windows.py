@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from stages.files import mapped, read_frame, save_frame, scratch
 from stages.text.compiled import Kernels
-from stages.text.repeats import AT_ONCE, Keys, Rows, Shard, Table, find, find_repeats, prefix_index
-from stages.text.shards import Ids, Shards, column, cores, flat
-from stages.text.shingles import split
+from stages.text.repeats import AT_ONCE, Shard, Table, find, find_repeats, prefix_index
+from stages.text.shards import Ids, Rows, Shards, column, cores, flat
+from stages.text.shingles import Keys, split
 
 LOOPS = Kernels(
     "stages.overlap.windows_kernel",

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.text.compiled import Kernels
-from stages.text.shingles import Words
+from stages.text.shards import Rows
+from stages.text.shingles import Keys, Words
 
 LOOPS = Kernels("stages.text.hashes_kernel", {"text_runs": "u8* i8* i8 u8*", "find": "u8* u8* i8* u8 i8*"})
-Keys = NDArray[np.uint64]
-Rows = NDArray[np.int64]
 Shard = tuple[Rows, Keys]
 """Row numbers and keys of a shard, one pair per row and key; no row has a key twice."""
 
