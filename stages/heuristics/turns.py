@@ -202,7 +202,7 @@ def _stops_short(plain: pl.Expr) -> pl.Expr:
 def chat_signals(conversations: pl.Series, prompts: pl.Series) -> pl.DataFrame:
     """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null."""
     turns = _turns(conversations)
-    whole = by_row(turns.group_by("row").agg(_aggregates()), len(conversations))
+    whole = by_row(len(conversations), turns.group_by("row").agg(_aggregates()))
     frame = pl.concat([whole, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
     replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_()

@@ -179,7 +179,7 @@ class ItemIndex:
             .join(self.labels, on="part")
         )
         counts = hits.group_by("row").agg(contaminated_ngrams=pl.len())
-        signals = by_row(counts.join(best, on="row"), len(words.keys)).select(Contamination.writes.names())
+        signals = by_row(len(words.keys), counts, best).select(Contamination.writes.names())
         return signals.cast(Contamination.writes).with_columns(cs.numeric().fill_null(0))
 
     def _hits(self, words: Words) -> pl.DataFrame:

@@ -69,7 +69,7 @@ class Substrings(GlobalStage):
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         words, keys, sizes = hash_sets("anchors", texts_without_system(batch), self.span)
         owners = pl.DataFrame({"row": np.repeat(np.arange(batch.height, dtype=np.uint32), sizes), "span_anchors": keys})
-        lists = by_row(owners.group_by("row").agg("span_anchors"), batch.height)
+        lists = by_row(batch.height, owners.group_by("row").agg("span_anchors"))
         anchors = lists.select(pl.col("span_anchors").fill_null([]))
         return anchors.with_columns(span_words=words).select(self.writes.names()).cast(dict(self.writes))  # type: ignore[arg-type]
 

@@ -75,12 +75,9 @@ class Turns(GlobalStage):
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         replies = self._keys(batch)
         answers = replies.filter(pl.col("words") >= self.words).group_by("row")
+        keys = answers.agg(answer_keys=pl.col("key").unique().sort())
         openings = replies.group_by("row").agg(pl.col("opening_key").first())
-        return (
-            by_row(openings, batch.height)
-            .join(answers.agg(answer_keys=pl.col("key").unique().sort()), on="row", how="left", maintain_order="left")
-            .select(self.writes.names())
-        )
+        return by_row(batch.height, keys, openings).select(self.writes.names())
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         shards = Shards.of(raw, measured)
@@ -158,5 +155,5 @@ def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl
         )
     )
     alike = opened.select("row", opening_copies=openings.of(opened["key"].to_numpy())[0])
-    frame = by_row(signals, len(ids)).join(alike, on="row", how="left", maintain_order="left")
+    frame = by_row(len(ids), signals, alike)
     return frame.select(ids, *Turns.merges).cast(dict(Turns.merges))  # type: ignore[arg-type]

@@ -81,13 +81,12 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
     turns = messages(batch["messages"])  # and the half of the conversation, and the position in it
     turn = pl.int_range(pl.len(), dtype=pl.UInt32).over("row")
     turns = turns.with_columns(half=halves(batch["text"]).gather(turns["row"]), turn=turn)
-    lines = tokenise(turns["content"]).join(
-        turns.select("half").with_row_index("at"), on="at", how="left", maintain_order="left"
-    )
+    lines = tokenise(turns["content"])
+    lines = lines.with_columns(half=turns["half"].gather(lines["at"]))
     sums = pl.col("score", "n").sum()
     per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
-    return by_row(_conversations(scored, turn_tokens), batch.height).select(SIGNALS.names())
+    return by_row(batch.height, _conversations(scored, turn_tokens)).select(SIGNALS.names())
 
 
 def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:

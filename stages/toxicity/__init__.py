@@ -146,7 +146,7 @@ class _Scorer:
         columns = {"row": windows.row, "score": pl.Series(probability).fill_nan(None), "by": names.gather(by)}
         worst = pl.all().get(pl.col("score").arg_max(), null_on_oob=True)
         scored = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).group_by("row").agg(worst)
-        return by_row(scored, len(texts)).drop("row")
+        return by_row(len(texts), scored).drop("row")
 
     def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
@@ -207,4 +207,4 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    return by_row(signals, len(conversations))
+    return by_row(len(conversations), signals)
