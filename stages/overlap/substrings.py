@@ -16,7 +16,7 @@ from stages.stage import Axis, GlobalStage, require
 from stages.text.compiled import Kernels
 from stages.text.messages import by_row
 from stages.text.repeats import AT_ONCE, Shard, Table, find, find_repeats, prefix_index
-from stages.text.shards import Ids, Rows, Shards, column, cores, flat
+from stages.text.shards import Ids, Rows, Shards, column, cores
 from stages.text.shingles import Keys, split
 
 LOOPS = Kernels(
@@ -29,8 +29,6 @@ LOOPS = Kernels(
 )
 MAX_BITS = 8
 """Maximum number of top bits by which windows are split into files: 2 * 256 files are open at once."""
-COVER = ("words", "earlier_words", "longest", "copies", "source")
-"""Columns of the array that the loop `cover` fills."""
 
 Windows = tuple[Keys, Rows, int, NDArray[np.uint32], NDArray[np.uint32]]
 """Sorted hashes and their prefix index, the number of conversations with each, and the first of them."""
@@ -138,7 +136,7 @@ class Merge:
     def write(self, folder: Path) -> None:
         """Write the merged signals of each shard to `folder/merged`."""
         starts = self.shards.starts
-        covered = np.empty((len(self.shards), len(COVER)), np.int64)
+        covered = np.empty((len(self.shards), len(Substrings.merges)), np.int64)
         with scratch(folder, "windows") as aside:
             anchors = self._anchors()
             windows = self._windows(anchors, aside)
@@ -155,15 +153,16 @@ class Merge:
         size = sum(int(column(path, "span_anchors").list.len().sum()) for path in self.shards.measured)
 
         def each() -> Iterator[Keys]:
-            return (flat(column(path, "span_anchors"))[0] for path in self.shards.measured)
+            shards = range(len(self.shards.measured))
+            return (self.shards.pairs(at, "span_anchors")["key"].to_numpy() for at in shards)
 
         keys, _ = find_repeats(each, size, self.at_once)
         return keys, *prefix_index(keys)
 
     def _rows_with(self, at: int, anchors: Table) -> tuple[Rows, pl.Series]:
         """The rows of a shard that have one of the anchors, from 0, and their texts."""
-        keys, sizes = flat(column(self.shards.measured[at], "span_anchors"))
-        rows = np.unique(np.repeat(np.arange(len(sizes)), sizes)[find(keys, *anchors) >= 0])
+        pairs = self.shards.pairs(at, "span_anchors")
+        rows = np.unique(pairs["row"].to_numpy()[find(pairs["key"].to_numpy(), *anchors) >= 0]).astype(np.int64)
         if not len(rows):
             return rows, pl.Series([], dtype=pl.String)
         return rows, texts_without_system(read_frame(self.shards.raw[at], ("text", "messages"))[rows])
@@ -199,10 +198,10 @@ class Merge:
         return keys, *prefix_index(keys), counts, firsts
 
     def _cover(self, at: int, anchors: Table, windows: Windows) -> Rows:
-        """What the windows cover of each row of a shard, [rows, the columns `COVER`]."""
+        """What the windows cover of each row of a shard, [rows, 5]: see the loop `cover`."""
         rows, texts = self._rows_with(at, anchors)
         start, end = self.shards.starts[at], self.shards.starts[at + 1]
-        out, done = np.empty((len(rows), len(COVER)), np.int64), 0
+        out, done = np.empty((len(rows), len(Substrings.merges)), np.int64), 0
         for part in split(texts):
             here = slice(done, done + len(part.keys))
             given = (part.hashes, part.ends, self.width, *windows)
@@ -232,14 +231,9 @@ def _groups(keys_file: Path, rows_file: Path) -> tuple[NDArray[Any], ...]:
 
 
 def _columns(covered: Rows, ids: pl.Series, words: pl.Series, names: Ids) -> pl.DataFrame:
-    of = np.maximum(words.to_numpy(), 1)
-    there = np.flatnonzero(covered[:, 4] >= 0)
-    source = pl.repeat(None, len(ids), dtype=pl.String, eager=True).scatter(there, names.of(covered[there, 4]))
-    columns = {
-        "dup_span_share": pl.Series(covered[:, 0] / of).cast(pl.Float32).set(words == 0, None),
-        "dup_span_earlier": pl.Series(covered[:, 1] / of).cast(pl.Float32).set(words == 0, None),
-        "dup_span_words": pl.Series(covered[:, 2]).cast(pl.UInt32),
-        "dup_span_copies": pl.Series(covered[:, 3]).cast(pl.UInt32),
-        "dup_span_of": source,
-    }
-    return pl.DataFrame({"id": ids, **columns})
+    """The columns that the loop `cover` fills are those of `merges`, with words for shares and a row for its id."""
+    there = np.flatnonzero(covered[:, -1] >= 0)
+    source = pl.repeat(None, len(ids), dtype=pl.String, eager=True).scatter(there, names.of(covered[there, -1]))
+    share = pl.when(words > 0).then(pl.col("dup_span_share", "dup_span_earlier") / words)
+    frame = pl.DataFrame(covered, schema=list(Substrings.merges), orient="row").with_columns(share, dup_span_of=source)
+    return frame.select(ids, *Substrings.merges).cast(dict(Substrings.merges))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from stages.files import save_frame, save_json
 from stages.stage import Axis, GlobalStage, require
 from stages.text.messages import by_row, messages
 from stages.text.repeats import Repeats, Shard
-from stages.text.shards import Shards, column
+from stages.text.shards import Shards
 from stages.text.shingles import split
 
 MAX_LISTED = 10
@@ -93,17 +93,12 @@ class Turns(GlobalStage):
     def _keys(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
         replies = messages(batch["messages"]).filter(pl.col("role") == "assistant").select("row", "content")
-        sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        frames = [pl.DataFrame(schema={"words": pl.Int64, "key": pl.UInt64, "opening_key": pl.UInt64})]
         for part in split(replies["content"]):
-            sizes.append(np.diff(part.ends))
-            keys.append(part.keys[:, 0])
-            openings.append(_openings(part.hashes, part.ends, self.opening))
-        short = np.concatenate(sizes) < self.opening
-        return replies.with_columns(
-            words=pl.Series(np.concatenate(sizes)),
-            key=pl.Series(np.concatenate(keys)),
-            opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
-        )
+            openings = _openings(part.hashes, part.ends, self.opening)
+            frames.append(pl.DataFrame({"words": np.diff(part.ends), "key": part.keys[:, 0], "opening_key": openings}))
+        opening = pl.when(pl.col("words") >= self.opening).then("opening_key")
+        return replies.hstack(pl.concat(frames).with_columns(opening_key=opening))
 
     def _most_repeated(self, shards: Shards, repeats: Repeats, key: str) -> list[dict[str, Any]]:
         """Entries of `turns.json`: number of conversations, id of the first, beginning of its answer with that key."""
@@ -124,23 +119,17 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-def _pairs(shards: Shards, at: int, signal: str) -> pl.DataFrame:
-    """The keys of a shard in a signal: `row`, from 0, and `key`."""
-    frame = column(shards.measured[at], signal).to_frame("key").with_row_index("row")
-    return (frame.explode("key") if frame["key"].dtype == pl.List else frame).drop_nulls()
-
-
 def _repeats(shards: Shards, signal: str) -> Repeats:
     def each() -> Iterator[Shard]:
         for at, start in enumerate(shards.starts[:-1]):
-            pairs = _pairs(shards, at, signal)
+            pairs = shards.pairs(at, signal)
             yield start + pairs["row"].to_numpy(), pairs["key"].to_numpy()
 
     return Repeats(each, sum(len(keys) for _, keys in each()))
 
 
 def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl.DataFrame:
-    ids, given, opened = shards.ids(at), _pairs(shards, at, "answer_keys"), _pairs(shards, at, "opening_key")
+    ids, given, opened = shards.ids(at), shards.pairs(at, "answer_keys"), shards.pairs(at, "opening_key")
     copies, firsts = answers.of(given["key"].to_numpy())
     earlier = (firsts >= 0) & (firsts < shards.starts[at] + given["row"].to_numpy())
     repeated = pl.col("copies") > 1

@@ -91,7 +91,7 @@ def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: 
 
 def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
     """Lines with their `score` in millionths, without lines that have no model."""
-    parts = []
+    parts = [pl.DataFrame(schema={"line": pl.String, "score": pl.Int64, "half": pl.UInt8})]
     for half, score in enumerate(scorers):
         distinct = lines.filter(half=half).select("line").unique(maintain_order=True)
         if score is None or not distinct.height:
@@ -100,8 +100,6 @@ def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.Da
         scores = pl.Series("score", [score(line) for line in distinct["line"]], pl.Float64)
         whole = (scores * _UNIT).round().cast(pl.Int64)
         parts.append(distinct.with_columns(whole, half=pl.lit(half, pl.UInt8)))
-    if not parts:
-        return lines.clear().with_columns(score=pl.lit(0, pl.Int64))
     return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
 
 

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.text.compiled import Kernels
+from stages.text.shingles_kernel import ALONE, SPACE
 
 Keys = NDArray[np.uint64]
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -31,15 +32,8 @@ WIDTH = 5
 """Words per shingle, as in datatrove, text-dedup and Data-Juicer."""
 PART_BYTES = 1 << 22
 """Bytes of text worked on at once, so that their words stay in the processor's cache; a longer text is one part."""
-
-
-SPACE = 1
-"""Table entry of white space (what `str.strip` strips); every other character outside words is 0."""
 LETTERS = 0x40000
 """First code point after all letters, digits and white space (Unicode 16)."""
-ALONE = 1 << 31
-"""Bit of a table entry: the character is a word by itself."""
-
 SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Myanmar

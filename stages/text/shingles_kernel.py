@@ -13,7 +13,9 @@ from stages.text.hashes_kernel import U64, mix64, runs, sort_distinct
 
 U8, U32 = np.uint8, np.uint32
 
-SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.shingles
+SPACE, ALONE = U32(1), U32(1 << 31)
+"""Table entry of white space (what `str.strip` strips), every other character outside words is 0; bit of an entry: the
+character is a word by itself."""
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)

@@ -265,22 +265,21 @@ def train(
     for d in order:
         count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))
         begin, chosen, highest = 0, 0, -np.inf
+        while worst and begin < count:
+            end = window_end(table, begin, count)
+            logit, _ = logit_of(weights, bias[0], slots, values, features(text, table, begin, end, slots, values))
+            if logit > highest:
+                chosen, highest = begin, logit
+            begin = end
+        begin = chosen
         while begin < count:
             end = window_end(table, begin, count)
             filled = features(text, table, begin, end, slots, values)
             logit, norm = logit_of(weights, bias[0], slots, values, filled)
-            if not worst:
-                gradient = (1 / (1 + math.exp(-logit)) - labels[d]) * (end - begin) / count
-                _step(weights, squares, slots, values, filled, gradient / math.sqrt(norm), rate)
-                bias[0] -= 0.01 * gradient
-            elif logit > highest:
-                chosen, highest = begin, logit
-            begin = end
-        if worst and count:
-            end = window_end(table, chosen, count)
-            filled = features(text, table, chosen, end, slots, values)
-            logit, norm = logit_of(weights, bias[0], slots, values, filled)
             gradient = 1 / (1 + math.exp(-logit)) - labels[d]
+            if not worst:
+                gradient = gradient * (end - begin) / count
             _step(weights, squares, slots, values, filled, gradient / math.sqrt(norm), rate)
             bias[0] -= 0.01 * gradient
+            begin = count if worst else end
     return len(order)
