@@ -18,7 +18,6 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
-import os
 import re
 import tempfile
 import threading
@@ -196,10 +195,9 @@ def _read(path: Path, key: bytes) -> bytes | None:
 def _write(path: Path, key: bytes, code: bytes) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(hashlib.blake2b(key + code).digest() + code)
-        Path(aside).replace(path)
+        Path(file.name).replace(path)
     except OSError:  # a folder that cannot be written, a full disk: compiled again next time
         return False
     return True

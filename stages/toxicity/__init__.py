@@ -122,7 +122,7 @@ class Toxicity(FittedStage):
         scorer = _Scorer(
             WordModel.load(folder / _FILE),
             encoder.Encoder.load(place) if place and not checkpoint else None,
-            detoxify.Reader.load(checkpoint, self.config) if checkpoint else None,
+            detoxify.load(checkpoint, self.config) if checkpoint else None,
         )
 
         def measure(batch: pl.DataFrame) -> pl.DataFrame:
@@ -161,7 +161,7 @@ class _Scorer:
         if (self.encoder or self.detoxify) and len(again):
             by[again] = 1
             texts, which = np.unique(np.array(windows.texts(again), dtype=object), return_inverse=True)
-            read = (self.detoxify.scores if self.detoxify else self.encoder.logits)(texts.tolist())
+            read = (self.detoxify or self.encoder.logits)(texts.tolist())
             both = mix_logits(logit[again], read[which])
             probability[again] = read[which] if self.detoxify else _sigmoid(both, BOTH_SCALE)
         return probability, by

@@ -245,14 +245,6 @@ def count_words(data: Any, offsets: Any, text: Any, table: Any, counts: Any) -> 
     return len(offsets) - 1
 
 
-def _step(weights: Any, squares: Any, slots: Any, values: Any, count: Any, gradient: Any, rate: Any) -> None:
-    for i in range(count):
-        slot = slots[i]
-        here = gradient * values[i]
-        squares[slot] += here * here
-        weights[slot] -= rate * here / math.sqrt(squares[slot])
-
-
 def train(
     data: Any, offsets: Any, labels: Any, order: Any, weights: Any, squares: Any, bias: Any, rate: Any, worst: Any,
     text: Any, table: Any, slots: Any, values: Any,
@@ -279,7 +271,11 @@ def train(
             gradient = 1 / (1 + math.exp(-logit)) - labels[d]
             if not worst:
                 gradient = gradient * (end - begin) / count
-            _step(weights, squares, slots, values, filled, gradient / math.sqrt(norm), rate)
+            scaled = gradient / math.sqrt(norm)
+            for i in range(filled):
+                slot, here = slots[i], scaled * values[i]
+                squares[slot] += here * here
+                weights[slot] -= rate * here / math.sqrt(squares[slot])
             bias[0] -= 0.01 * gradient
             begin = count if worst else end
     return len(order)
