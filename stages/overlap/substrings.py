@@ -92,7 +92,7 @@ class Substrings(GlobalStage):
         owners = pl.DataFrame({"row": np.repeat(np.arange(batch.height, dtype=np.uint32), sizes), "span_anchors": keys})
         lists = by_row(batch.height, owners.group_by("row").agg("span_anchors"))
         anchors = lists.select(pl.col("span_anchors").fill_null([]))
-        return anchors.with_columns(span_words=words).select(self.writes.names()).cast(dict(self.writes))  # type: ignore[arg-type]
+        return anchors.with_columns(span_words=words).select(self.writes.names()).cast(self.writes)
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         Merge(Shards.of(raw, measured), self.span).write(folder)
@@ -236,4 +236,4 @@ def _columns(covered: Rows, ids: pl.Series, words: pl.Series, names: Ids) -> pl.
     source = pl.repeat(None, len(ids), dtype=pl.String, eager=True).scatter(there, names.of(covered[there, -1]))
     share = pl.when(words > 0).then(pl.col("dup_span_share", "dup_span_earlier") / words)
     frame = pl.DataFrame(covered, schema=list(Substrings.merges), orient="row").with_columns(share, dup_span_of=source)
-    return frame.select(ids, *Substrings.merges).cast(dict(Substrings.merges))  # type: ignore[arg-type]
+    return frame.select(ids, *Substrings.merges).cast(Substrings.merges)

@@ -145,4 +145,4 @@ def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl
     )
     alike = opened.select("row", opening_copies=openings.of(opened["key"].to_numpy())[0])
     frame = by_row(len(ids), signals, alike)
-    return frame.select(ids, *Turns.merges).cast(dict(Turns.merges))  # type: ignore[arg-type]
+    return frame.select(ids, *Turns.merges).cast(Turns.merges)

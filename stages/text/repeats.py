@@ -39,7 +39,10 @@ class Repeats:
     def of(self, keys: Keys) -> tuple[Rows, Rows]:
         """The number of rows with each key, and the first of them; 1 and -1 if no other row has it."""
         at = find(keys, *self._table)
-        return np.append(self.counts, 1)[at], np.append(self.firsts, -1)[at]
+        there = at >= 0
+        counts, firsts = np.ones(len(at), np.int64), np.full(len(at), -1, np.int64)
+        counts[there], firsts[there] = self.counts[at[there]], self.firsts[at[there]]
+        return counts, firsts
 
 
 def find_repeats(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE) -> tuple[Keys, Rows]:
