@@ -158,11 +158,12 @@ class ItemIndex:
             .with_row_index("part")
         )
         every, heads = _grams(parts, n, shortest)
-        every = every.unique().join(labels.select("part", "item"), on="part")
+        every = every.with_columns(item=labels["item"].gather(every["part"])).unique()
         rare = every.filter(pl.col("item").n_unique().over("key") <= common).sort("key", "part")
-        owners = rare.select("part", gram=pl.col("key").rle_id().cast(pl.Int64), size=pl.len().over("part"))
-        grams, items = np.unique(rare["key"].to_numpy()), labels["item"].n_unique()
+        numbers, grams = rare["part"].to_numpy(), rare["key"].rle().struct.field("value").to_numpy()
+        owners = rare.select("part", gram=pl.col("key").rle_id().cast(pl.Int64), size=np.bincount(numbers)[numbers])
         tables = ((grams, *prefix_index(grams)), (heads, *prefix_index(heads)))
+        items = labels["item"].n_unique()
         return cls(n, shortest, *tables, owners, labels.drop("item"), (items, items - rare["item"].n_unique()))
 
     def measure(self, texts: pl.Series) -> pl.DataFrame:
