@@ -183,7 +183,8 @@ def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFr
     main = whole.select("row", pl.col("language").alias("main"))
     by_turn = turns.join(main, on="row").group_by("row")
     by_letter = of_turns.join(main, on="row").group_by("row")
-    parts = [
+    frame = by_row(
+        len(messages),
         whole.rename({"score": "language_score"}),
         *[
             _main(judged.filter(role=role), "row").select("row", pl.col("language").alias(f"{role}_language"))
@@ -191,9 +192,5 @@ def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFr
         ],
         by_turn.agg(pl.len().alias("judged_turns"), other.mean().alias("other_language_turns")),
         by_letter.agg((pl.col("letters").filter(other).sum() / pl.col("letters").sum()).alias("other_language")),
-    ]
-    frame = by_row(parts[0], len(messages))
-    for part in parts[1:]:
-        frame = frame.join(part, on="row", how="left", maintain_order="left")
-    frame = frame.with_columns(pl.col("judged_turns").fill_null(0))
+    ).with_columns(pl.col("judged_turns").fill_null(0))
     return frame.select(pl.col(name).cast(kind) for name, kind in Language.writes.items())

@@ -143,7 +143,8 @@ class Stage(ABC):
         state.update(f"{identity}:{self.version}".encode())
         for field in fields(self):
             state.update(f"\0{field.name}={getattr(self, field.name)!r}".encode())
-        for model in (*(() if own else _source(kind)), *self.models()):
+        source = getattr(sys.modules.get(kind.__module__), "__file__", None)  # None if typed into an interpreter
+        for model in (*([Path(source)] if source and not own else ()), *self.models()):
             stat = model.stat()
             state.update(b"\0" + _content(model, stat.st_size, stat.st_mtime_ns))
         return state.hexdigest()
@@ -181,12 +182,6 @@ class GlobalStage(Stage):
         kind in `pairs` goes to `folder/<name>.parquet`. The measured shards have `id` and the columns of `writes`, the
         same rows as the raw ones in the same order. Memory must be bounded: work by partition.
         """
-
-
-def _source(kind: type[Stage]) -> tuple[Path, ...]:
-    """The source file of a class; none if it was typed into an interpreter."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return (Path(file),) if file else ()
 
 
 @lru_cache(maxsize=4096)

@@ -133,7 +133,7 @@ class Dedup(GlobalStage):
             "prompt_check": prompt[:, 1],
             "band_keys": pl.Series(text.bands, dtype=pl.Array(pl.UInt32, text.bands.shape[1])),
         }
-        return pl.DataFrame(columns).cast(dict(self.writes))  # type: ignore[arg-type]
+        return pl.DataFrame(columns).cast(self.writes)
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         merge(raw, measured, folder, self.matching, cluster=self.cluster, max_cluster=self.max_cluster)

@@ -14,11 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Rows, each_part, first_alike, in_order
+from stages.dedup.signatures import LOOPS, each_part, first_alike, in_order
 from stages.files import check_fitted, mapped, read_frame, save_frame, scratch, seal
 from stages.stage import Axis, FittedStage, Measure, StageParameterError
 from stages.text.corpus import Corpus
-from stages.text.shards import cores
+from stages.text.shards import Rows, cores
 from stages.text.shingles import Words, shingle_sets, split
 
 
@@ -46,9 +46,7 @@ class Against(FittedStage):
         corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
             folder of such files, with `messages`, `conversations`, `data` or `text`.
         floor: smallest Jaccard that is searched for.
-        permutations: length of a signature.
-        recall: weight of missed pairs against pairs compared in vain, in the choice of bands.
-        seed: seed of the permutations.
+        permutations, recall, seed: as in `dedup`.
         bucket: maximum number of conversations of the earlier corpus, exact copies aside, that one is compared with in
             one band.
     """

@@ -1,6 +1,6 @@
 """Which texts of a column to keep: the best first, each that is no near-duplicate of one already kept."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, sign_texts, write_sets
+from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, shared_keys, sign_texts, write_sets
 from stages.files import zeros
+from stages.text.shards import Rows
 
 Rank = Callable[[NDArray[np.uint32]], Rows]
 """From the number of words of each text its rank, int64 [n]: the smallest is the best; ties by row."""
@@ -62,7 +63,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     chosen[groups] = copies[at]
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(_filter(texts, shared), shared, file, workers)
+        sets = write_sets(choose(texts, shared), shared, file, workers)
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
@@ -80,21 +81,19 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
 
 
 def _places(bands: NDArray[np.uint32], first: Rows, workers: int) -> tuple[Mask, Rows]:
-    """Replace band keys by places of buckets; which rows share one, and where each band's places begin."""
-    shared, rows = np.zeros(len(bands), np.uint8), np.flatnonzero(first == np.arange(len(first)))
+    """Replace band keys by where their bucket begins among the rows that share a key, from 1; 0 if no other row does.
 
-    def places(band: int) -> int:
-        return LOOPS.call("places", in_order(bands[rows, band], rows), band, bands, shared)
+    Returns which rows share a key, and where each band's places begin.
+    """
+    shared, firsts = np.zeros(len(bands), np.bool_), np.flatnonzero(first == np.arange(len(first)))
+
+    def replace(band: int) -> int:
+        keys, rows = shared_keys(bands[firsts, band], firsts)
+        bands[:, band] = 0
+        bands[rows, band] = 1 + np.searchsorted(keys, keys)
+        shared[rows] = True
+        return len(rows)
 
     with ThreadPoolExecutor(workers) as pool:
-        counts = list(pool.map(places, range(bands.shape[1])))
-    return shared.view(np.bool_), np.cumsum([0, *(count - 1 for count in counts)], dtype=np.int64)
-
-
-def _filter(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
-    begin = 0
-    for some in texts:
-        here = chosen[begin : begin + len(some)]
-        begin += len(some)
-        if here.any():
-            yield some.gather(np.flatnonzero(here))
+        counts = list(pool.map(replace, range(bands.shape[1])))
+    return shared, np.cumsum([0, *counts], dtype=np.int64)

@@ -139,27 +139,6 @@ def unite(pairs: Any, parents: Any) -> Any:
     return len(parents)
 
 
-def places(order: Any, band: Any, bands: Any, shared: Any) -> Any:
-    """Replace the keys of a band by where their bucket begins among the rows that share a key, from 1; 0 if none does.
-
-    `order` has band key << 32 | row, sorted. `shared` is set to 1 for rows that share a key; returns their number + 1.
-    """
-    begin, place = 0, 1
-    while begin < len(order):
-        end = begin + 1
-        while end < len(order) and order[end] >> B32 == order[begin] >> B32:
-            end += 1
-        alone = end == begin + 1
-        for at in range(begin, end):
-            row = order[at] & ROW
-            bands[row, band] = U32(0 if alone else place)
-            if not alone:
-                shared[row] = 1
-        place += 0 if alone else end - begin
-        begin = end
-    return place
-
-
 def keep_best_loop(
     order: Any, given: Any, bands: Any, bases: Any, slots: Any, filled: Any, sets: Any, ends: Any, threshold: Any,
     most: Any, stamps: Any, kept_of: Any, jaccards: Any, crowded: Any
@@ -168,7 +147,7 @@ def keep_best_loop(
 
     Buckets hold kept rows only, so that a row is compared with few, however many duplicates there are: with the best
     `most` of each bucket; `crowded` is set to 1 for rows whose bucket held more. `order` has the rows that share a band
-    key, the best first, of which the first `given` are always kept; `bands` are as `places` leaves them.
+    key, the best first, of which the first `given` are always kept; `bands` are as `_places` of `keep.py` leaves them.
 
     Zeros at first: `slots`, the kept rows by bucket, of which those of a band begin at its `bases`; `filled`, at a
     bucket's beginning the number that it holds; `stamps`, the turn in which a kept row was last met. `kept_of` is each

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import Near, near_pairs
-from stages.dedup.signatures import Rows, first_alike
+from stages.dedup.signatures import first_alike
 from stages.files import save_frame, save_json
 from stages.stage import PAIRS, StageRefusedError
-from stages.text.shards import Ids, Shards
+from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
 
 MAX_LISTED, EXAMPLE = 10, 200

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.signatures import LOOPS, Mask, Rows, first_alike, in_order, sign_texts, write_sets
-from stages.text.shards import cores
+from stages.dedup.kernel import ROW
+from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, in_order, shared_keys, sign_texts, write_sets
+from stages.text.shards import Rows, cores
 from stages.text.shingles import Sets
 
-ROW, KEY = np.uint64(0xFFFFFFFF), np.uint64(32)
 PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
 
@@ -43,14 +44,11 @@ def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
 
     `jaccard` is the smallest Jaccard of a pair that forms a cluster.
     """
-
-    def parts(chosen: Mask) -> Iterator[pl.Series]:
-        cuts = range(0, len(texts), PART_TEXTS)
-        return (texts[at : at + PART_TEXTS].filter(pl.Series(chosen[at : at + PART_TEXTS])) for at in cuts)
-
-    signed = sign_texts(parts(np.ones(len(texts), np.bool_)), matching, cores())
+    parts = [texts[at : at + PART_TEXTS] for at in range(0, len(texts), PART_TEXTS)]
+    signed = sign_texts(parts, matching, cores())
     first = first_alike(signed.keys)
-    return near_pairs(first, signed.words, signed.bands, parts, matching, near=jaccard).clusters(jaccard)
+    near = near_pairs(first, signed.words, signed.bands, partial(choose, parts), matching, near=jaccard)
+    return near.clusters(jaccard)
 
 
 def near_pairs(
@@ -105,10 +103,7 @@ def _candidates(bands: NDArray[np.uint32], rows: Rows) -> Mask:
     """Which of all rows share a band key with another one of `rows`."""
     candidates = np.zeros(len(bands), np.bool_)
     for band in range(bands.shape[1]):
-        order = in_order(bands[rows, band], rows)
-        same = order[1:] >> KEY == order[:-1] >> KEY
-        numbers = (order & ROW).astype(np.int64)
-        candidates[numbers[1:][same]] = candidates[numbers[:-1][same]] = True
+        candidates[shared_keys(bands[rows, band], rows)[1]] = True
     return candidates
 
 
@@ -118,6 +113,6 @@ def _parts(order: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
     while begin < len(order):
         end = min(len(order), begin + max(1 << 14, len(order) // 64))
         if end < len(order):
-            end = int(np.searchsorted(order, (order[end - 1] >> KEY << KEY) | ROW, side="right"))
+            end = int(np.searchsorted(order, order[end - 1] | ROW, side="right"))
         yield order[begin:end]
         begin = end

@@ -11,12 +11,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
+from stages.dedup.kernel import B32, ROW
 from stages.files import mapped
 from stages.text.compiled import Kernels
+from stages.text.shards import Rows
 from stages.text.shingles import Sets, Words, parts, shingle_sets, words
 
 Result = TypeVar("Result")
-Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 LOOPS = Kernels(
@@ -25,7 +26,6 @@ LOOPS = Kernels(
         "first_alike": "u8** i4* i8*",
         "unite": "i8** i8*",
         "pairs_loop": "u8* i8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
-        "places": "u8* i8 u4** u1*",
         "keep_best_loop": "i8* i8 u4** i8* u4* u4* u8* i8* f8 i8 u4* i8* f4* u1*",
         "nearest_loop": "u4** i8** u8* i8* u8** u8* i8* f8 i8 u4* f4* i8* u1*",
     },
@@ -73,6 +73,16 @@ def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], worker
     return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
 
 
+def choose(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
+    """The chosen rows, bool [n], of a column in parts; a part without any is omitted."""
+    begin = 0
+    for some in texts:
+        here = np.flatnonzero(chosen[begin : begin + len(some)])
+        begin += len(some)
+        if len(here):
+            yield some.gather(here)
+
+
 def each_part(work: Callable[[Words], Result], texts: Iterable[pl.Series], workers: int) -> Iterator[Result]:
     """Apply a function to the words of texts by parts, in order; at most two parts per thread wait in memory."""
     every = (part for some in texts for part in parts(some))
@@ -99,7 +109,17 @@ def first_alike(keys: NDArray[np.uint64]) -> Rows:
 
 def in_order(keys: NDArray[np.uint32], numbers: Rows) -> NDArray[np.uint64]:
     """Buckets of a band: key << 32 | number, sorted."""
-    order = keys.astype(np.uint64) << np.uint64(32)
+    order = keys.astype(np.uint64) << B32
     order |= numbers.astype(np.uint64)
     order.sort()
     return order
+
+
+def shared_keys(keys: NDArray[np.uint32], numbers: Rows) -> tuple[NDArray[np.uint32], Rows]:
+    """Sorted keys that several rows have, and the numbers of these rows."""
+    order = in_order(keys, numbers)
+    same = order[1:] ^ order[:-1] <= ROW
+    shared = np.zeros(len(order), np.bool_)
+    shared[1:] = same
+    shared[:-1] |= same
+    return (order[shared] >> B32).astype(np.uint32), (order[shared] & ROW).astype(np.int64)

@@ -103,8 +103,6 @@ class Heuristics(Stage):
     }
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        if batch.is_empty():
-            return pl.DataFrame(schema=self.writes)
         text = batch["text"].fill_null("")
         words = word_signals(text)
         chat = chat_signals(batch["messages"], batch["prompt"])

@@ -92,8 +92,9 @@ def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
     )
     paragraphs = _pieces(texts, "\n\n").group_by("row")
     of_paragraphs = paragraphs.agg(copy.mean().alias("dup_paras"), copied.alias("para_copies"))
-    parts = [by_row(part, len(texts)).drop("row") for part in (of_lines, of_paragraphs)]
-    frame = pl.concat([texts.to_frame("text"), words.select("n_chars", "n_words"), *parts], how="horizontal")
+    frame = by_row(len(texts), of_lines, of_paragraphs).with_columns(
+        texts.alias("text"), *words.select("n_chars", "n_words")
+    )
     return frame.with_columns(_ratios()).select(pl.col(name).cast(kind) for name, kind in LINE_SIGNALS.items())
 
 

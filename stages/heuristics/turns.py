@@ -3,13 +3,12 @@
 import numpy as np
 import polars as pl
 
-from stages.heuristics.replies import NO_FEELINGS, REFUSAL, SELF_REFERENCE, code_chars, fenced_chars, plain, stops_short
 from stages.heuristics.words import overlap_statistics
-from stages.text.messages import by_row, messages
+from stages.text.messages import FENCED, by_row, messages, prose
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
-_LONG_REPLY = 5  # words: shorter replies ("You're welcome!") may repeat
+_MIN_REPLY_WORDS = 5  # shorter replies ("You're welcome!") may repeat
 
 CHAT_SIGNALS = pl.Schema(
     {
@@ -27,32 +26,101 @@ CHAT_SIGNALS = pl.Schema(
     }
 )
 
+_CANNOT = (
+    r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"
+    r"|(?: am|'m) (?:unable to|not (?:able|going) to))"
+)
+_HELP = (
+    r"(?:fulfill|assist|help|comply|provide|give|offer|generate|create|write|produce|engage|discuss|answer|respond"
+    r"|support|promote|endorse|encourage|condone|participate|continue|do (?:that|this)|share|recommend)"
+)
+_HELP_WITH_THAT = (
+    r"(?:fulfill|assist|comply|help (?:you )?with (?:that|this)|support|promote|endorse|encourage|condone|engage in)"
+)
+# An apology alone is no refusal ("I'm sorry, I could not find a table"): a verb of helping or telling must follow.
+REFUSAL = "(?i)" + "|".join(
+    (
+        rf"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
+        rf"^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
+        rf"\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_CANNOT} {_HELP}\b",
+        r"\byour request (?:goes against|violates)\b",
+        r"\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
+    )
+)
+"""Pattern of a reply that declines: an apology and a verb of helping, "I cannot assist", "As an AI ..., I cannot"."""
+
+_MODEL = r"(?:AI|artificial intelligence|(?:large )?language model|machine learning model)"
+_KIND = r"(?: (?:language )?(?:model|assistant|system|bot|program|chatbot))?"
+_MAKER = r"(?: (?:developed|created|trained) by \w+)?"
+SELF_REFERENCE = "(?i)" + "|".join(
+    (
+        rf"\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
+        rf"\bI(?: am|'m) (?:just |only |simply |merely |actually )?an? (?:\w+ ){{0,2}}?{_MODEL}\b",
+        r"\bmy (?:training data|knowledge cutoff)\b",
+        r"\b(?:trained|developed|created) by OpenAI\b",
+    )
+)
+"""Pattern of a reply that mentions being an AI model."""
+
+NO_FEELINGS = (
+    r"(?i)\bI (?:do not|don't|cannot|can't) (?:actually |really |personally )?(?:have|hold|possess|feel|experience)"
+    r"(?: any)?(?: personal| human| real| physical)?"
+    r"(?: thoughts,?| feelings,?| beliefs,?| experiences,?| preferences,?)?(?: and| or)?(?: personal)?"
+    r" (?:emotions|opinions)\b"
+)
+"""Pattern of a reply that denies having emotions or opinions.
+
+UltraChat 200k drops dialogues with "I do not have emotions" or "I don't have opinions" (dataset card); other wordings
+are included here."""
+
+
+# Words that no finished sentence ends with; most prepositions can end one ("what is it for").
+_DANGLING = (
+    r"\b(?:the|an|and|or|but|because|although|(?:of|in|to|for|with|on|at|from|by|as|is|than|a) (?:the|a|an|their|your)"
+    r"|if|such as|including|your|their|our|my|every|it's|und|der|les|los)$"
+)
+# Words that rarely end a sentence, least of all in a reply whose other sentences end with a mark.
+_WEAK = (
+    r"\b(?:to|from|at|is|are|was|were|be|very|really|can|could|would|should|will|has|had|they|we|i|rather|than|who|which"
+    r"|how|i'm|you're|we're|they're)$"
+)
+_LIST_OR_HEADING = r"^\s*(?:[-*•‣◦·#>|+]|\(?\d{1,3}[.):]|\(?[A-Za-z][.)]\s|Step \d)"
+_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S+[ \t]*$"  # of eight words or more
+_UNMARKED_LINE = r"(?m)^(?:\S+[ \t]+){7,}\S*[\p{L}\p{N},][ \t]*$"
+_FRAGMENT = 5  # words: a shorter reply without an end mark is an answer, not a fragment
+_SENTENCES = 15  # words: a longer reply with a mark inside is written in sentences
+_MARK_INSIDE = r"[.!?][\"”]?\s"
+_LONG_REPLY = 100  # words: a longer reply with marks everywhere but at its end was cut
+_MARKED_LINES = 4
+_NOT_PROSE = r"\S*(?:://|#\w)\S*$|[=;{}<>]"
+_PROSE_END = r"[.!?。！？।؟][\"'”’)\]]*$"  # noqa: RUF001 - other scripts' marks are meant
+
 
 def _turns(conversations: pl.Series) -> pl.DataFrame:
     """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
     content, reply = pl.col("content"), pl.col("role") == ASSISTANT
-    is_turn = pl.col("role") != SYSTEM
+    chars = content.str.len_chars().cast(pl.Int64)
     return (
         messages(conversations)
         .with_columns(
-            content.str.len_chars().cast(pl.Int64).alias("chars"),
-            (content.str.strip_chars() == "").alias("empty"),
-            content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars().alias("bare"),
-            fenced_chars(content).alias("fenced"),
-            code_chars(content).alias("code"),
-            content.str.count_matches(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x{FFFD}]").alias("bad"),
-            plain(content).alias("plain"),
-            reply.alias("reply"),
-            is_turn.alias("is_turn"),
+            chars=chars,
+            empty=content.str.strip_chars() == "",
+            bare=content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(),
+            fenced=chars - content.str.replace_all(FENCED, "").str.len_chars(),
+            code=chars - prose(content).str.len_chars(),
+            bad=content.str.count_matches(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x{FFFD}]"),
+            plain=content.str.replace_all("’", "'", literal=True),  # noqa: RUF001 - the typographic apostrophe is meant
+            reply=reply,
+            is_turn=pl.col("role") != SYSTEM,
         )
         .with_columns(
-            (reply & pl.col("plain").str.contains(REFUSAL)).alias("refusal"),
-            (reply & pl.col("plain").str.contains(SELF_REFERENCE)).alias("ai"),
-            (reply & pl.col("plain").str.contains(NO_FEELINGS)).alias("no_feelings"),
-            (reply.cum_sum().over("row") - 1).cast(pl.Int64).alias("nth_reply"),
-            pl.col("role").shift(1).over("row").alias("role_before"),
-            pl.col("bare").shift(1).over("row").alias("bare_before"),
-            (pl.col("bare").str.count_matches(" ") >= _LONG_REPLY - 1).alias("long"),
+            refusal=reply & pl.col("plain").str.contains(REFUSAL),
+            ai=reply & pl.col("plain").str.contains(SELF_REFERENCE),
+            no_feelings=reply & pl.col("plain").str.contains(NO_FEELINGS),
+            nth_reply=(reply.cum_sum().over("row") - 1).cast(pl.Int64),
+            role_before=pl.col("role").shift(1).over("row"),
+            bare_before=pl.col("bare").shift(1).over("row"),
+            long=pl.col("bare").str.count_matches(" ") >= _MIN_REPLY_WORDS - 1,
         )
     )
 
@@ -84,7 +152,7 @@ def _aggregates() -> list[pl.Expr]:
         role.filter(turn).first().alias("first_role"),
         role.last().alias("last_role"),
         pl.col("empty").last().alias("empty_last"),
-        pl.col("content").last().alias("last"),
+        pl.col("plain").last().alias("last"),
         pl.col("nth_reply").filter("refusal").first().alias("first_refusal"),
         pl.col("nth_reply").filter("ai").first().alias("first_ai_mention"),
         chars.filter(user).sum().alias("user_chars"),
@@ -101,29 +169,46 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
     code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
     roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
-    found = pl.DataFrame(
-        overlap_statistics(turns["content"], first, roles),
-        schema=["grams", "repeated", "later", "from_user", "inside"],
-        orient="row",
-    )
     some = pl.when(pl.col("grams") > 0)
-    return found.select(
+    return overlap_statistics(turns["content"], first, roles).select(
         pl.when(pl.col("later") > 0).then(pl.col("repeated") / pl.col("later")).alias("self_overlap"),
         some.then(pl.col("from_user") / pl.col("grams")).alias("user_overlap"),
         some.then(pl.col("inside")).alias("inside"),
     )
 
 
+def _stops_short(plain: pl.Expr) -> pl.Expr:
+    """Whether a reply, with ASCII apostrophes, stops in mid-sentence or inside a code fence.
+
+    Any of three conditions is enough: a fence is open and code is at the end; the last line is prose (no list item,
+    heading or table row) and its last word ends no sentence, or ends one rarely in a reply that is written in
+    sentences; a long reply ends in prose without a mark, but at least four other lines of prose, and all of them, end
+    with one. Poems, lists and writers who never use marks are therefore not counted.
+    """
+    bare = plain.str.strip_chars()
+    last = bare.str.extract(r"([^\n]*)$", 1)
+    prose_end = last.str.contains(_PROSE_END)
+    open_fence = (bare.str.count_matches("```", literal=True) % 2 == 1) & ~prose_end
+    words = bare.str.count_matches(r"\S+")
+    lower = last.str.to_lowercase()
+    in_sentences = (words >= _SENTENCES) & last.str.contains(_MARK_INSIDE)
+    dangling = (words >= _FRAGMENT) & lower.str.contains(_DANGLING) | in_sentences & lower.str.contains(_WEAK)
+    marked = bare.str.count_matches(_LINE) - bare.str.count_matches(_UNMARKED_LINE)
+    only_the_last = (bare.str.count_matches(_UNMARKED_LINE) == 1) & last.str.contains(_UNMARKED_LINE)
+    cut = (words >= _LONG_REPLY) & only_the_last & (marked >= _MARKED_LINES) & ~last.str.contains(_NOT_PROSE)
+    return open_fence | (~last.str.contains(_LIST_OR_HEADING) & (dangling | cut))
+
+
 def chat_signals(conversations: pl.Series, prompts: pl.Series) -> pl.DataFrame:
     """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null."""
     turns = _turns(conversations)
-    whole = by_row(turns.group_by("row").agg(_aggregates()), len(conversations))
+    whole = by_row(len(conversations), turns.group_by("row").agg(_aggregates()))
     frame = pl.concat([whole, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
     replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_()
     return (
         frame.with_columns(
-            pl.when(replied).then(stops_short(pl.col("last"))).alias("truncated_last"),
+            pl.when(replied).then(_stops_short(pl.col("last"))).alias("truncated_last"),
             pl.col("prompt").fill_null("").str.len_chars().alias("prompt_chars"),
             pl.col("prompt").fill_null("").str.count_matches(r"\S+").alias("prompt_words"),
             pl.col("code_share", "fenced_share").fill_nan(None),

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from stages.heuristics import words_kernel as kernel
-from stages.heuristics.words_kernel import Bytes, Floats, Hashes, Longs
+from stages.heuristics.words_kernel import Bytes, Hashes, Longs
 from stages.text.compiled import Kernels
 from stages.text.shingles import utf8_buffers
 
@@ -84,10 +84,10 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     ).select(pl.col(name).cast(kind) for name, kind in TEXT_SIGNALS.items())
 
 
-def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> Floats:
+def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> pl.DataFrame:
     """How much the assistant repeats itself and the user; see `words_kernel.turn_overlap`."""
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))
     scratch = _scratch(offsets[first], 7)
     LOOPS.call("turn_overlap", data, offsets, first, roles, character_classes(), *scratch, found)
-    return found
+    return pl.DataFrame(found, schema=["grams", "repeated", "later", "from_user", "inside"], orient="row")

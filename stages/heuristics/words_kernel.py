@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.text.shingles_kernel import character
+
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -31,14 +33,6 @@ _PRIME = np.uint64(1099511628211)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 _HALF = np.uint64(32)
-_CONTINUATION, _TWO_BYTES, _THREE_BYTES, _FOUR_BYTES = 0x80, 0xC0, 0xE0, 0xF0  # how the bytes of a character begin
-
-
-class WordSpace(NamedTuple):
-    """Space for the words of one text: their hashes and their lengths in characters."""
-
-    hashes: Hashes
-    lengths: Longs
 
 
 class HashTable(NamedTuple):
@@ -48,18 +42,6 @@ class HashTable(NamedTuple):
     stamps: Longs
     values: Longs
     firsts: Longs
-
-
-def _decode(data: Bytes, at: int) -> tuple[int, int]:
-    first = int(data[at])
-    if first < _TWO_BYTES:
-        return first, 1
-    if first < _THREE_BYTES:
-        return ((first & 0x1F) << 6) | (int(data[at + 1]) & 0x3F), 2
-    if first < _FOUR_BYTES:
-        return ((first & 0x0F) << 12) | ((int(data[at + 1]) & 0x3F) << 6) | (int(data[at + 2]) & 0x3F), 3
-    high = ((first & 0x07) << 18) | ((int(data[at + 1]) & 0x3F) << 12)
-    return high | ((int(data[at + 2]) & 0x3F) << 6) | (int(data[at + 3]) & 0x3F), 4
 
 
 def word_hash(data: Bytes) -> np.uint64:
@@ -78,7 +60,7 @@ def _combine(left: np.uint64, right: np.uint64) -> np.uint64:
 def _characters(data: Bytes, start: int, stop: int) -> int:
     count = 0
     for byte in data[start:stop]:
-        count += (byte & _TWO_BYTES) != _CONTINUATION
+        count += (byte & 0xC0) != 0x80  # noqa: PLR2004  not a byte inside a character
     return count
 
 
@@ -89,29 +71,28 @@ def _in_word(kind: int) -> bool:
 def _word_end(data: Bytes, at: int, stop: int, classes: Bytes) -> int:
     """Where the word that begins at `at` ends; a joiner is part of it only between two of its characters."""
     while at < stop:
-        code, size = _decode(data, at)
+        code, end = character(data, at)
         if not _in_word(classes[code]):
-            if classes[code] != JOINER or at + size >= stop:
+            if classes[code] != JOINER or end >= stop:
                 break
-            following, _ = _decode(data, at + size)
+            following, _ = character(data, end)
             if not _in_word(classes[following]):
                 break
-        at += size
+        at = end
     return at
 
 
-def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, words: WordSpace) -> int:
-    """Write the words of the text between the bounds; return their number."""
+def _split(data: Bytes, bounds: tuple[int, int], classes: Bytes, hashes: Hashes, lengths: Longs) -> int:
+    """Write the hashes of the words between the bounds, and their lengths in characters; return their number."""
     at, stop = bounds
     count = 0
     while at < stop:
-        code, size = _decode(data, at)
-        end = at + size
+        code, end = character(data, at)
         if _in_word(classes[code]):
             end = _word_end(data, at, stop, classes)
         if _in_word(classes[code]) or classes[code] == SYLLABLE:
-            words.hashes[count] = word_hash(data[at:end])
-            words.lengths[count] = _characters(data, at, end)
+            hashes[count] = word_hash(data[at:end])
+            lengths[count] = _characters(data, at, end)
             count += 1
         at = end
     return count
@@ -123,7 +104,7 @@ def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, 
     count = alphabetic = longest = length = 0
     letter = False
     while at < stop:
-        code, size = _decode(data, at)
+        code, at = character(data, at)
         kind = classes[code]
         if kind == SPACE:
             count += length > 0
@@ -134,7 +115,6 @@ def _tokens(data: Bytes, bounds: tuple[int, int], classes: Bytes) -> tuple[int, 
             length += 1
             letter = letter or kind in (LETTER, SYLLABLE)
             longest = max(longest, length)
-        at += size
     return count + (length > 0), alphabetic + letter, longest
 
 
@@ -205,25 +185,25 @@ def text_statistics(  # noqa: PLR0917  compiled: arguments by position
     `classes` are those of every code point. Scratch space: `hashes`, [3, `slots` of the words of the longest text], and
     `numbers`, [4, the same], the first row zeros.
     """
-    words, room = WordSpace(hashes[0], numbers[3]), hashes[1]
+    words, room = hashes[0], hashes[1]
     table = HashTable(hashes[2], numbers[0], numbers[1], numbers[2])
     stamp = 0
     for text in range(len(offsets) - 1):
         bounds = (offsets[text], offsets[text + 1])
-        count = _split(data, bounds, classes, words)
-        lengths = words.lengths[:count]
+        count = _split(data, bounds, classes, words, numbers[3])
+        lengths = numbers[3][:count]
         characters = _characters(data, bounds[0], bounds[1])
         tokens, alphabetic, longest_token = _tokens(data, bounds, classes)
         row = out[text]
         row[0], row[1], row[2], row[3], row[4] = characters, count, lengths.sum(), tokens, alphabetic
-        row[5], row[6] = _stop_words(words.hashes[:count], stop_words), longest_token
+        row[5], row[6] = _stop_words(words[:count], stop_words), longest_token
         row[7:] = 0
         for i in range(count):
-            room[i] = words.hashes[i]
+            room[i] = words[i]
         for order in range(FIRST_ORDER, min(LAST_ORDER, count) + 1):
             grams = room[: count - order + 1]
             for i in range(len(grams)):
-                grams[i] = _combine(grams[i], words.hashes[i + order - 1])
+                grams[i] = _combine(grams[i], words[i + order - 1])
             stamp += 1
             if order < DUPLICATE_ORDER:
                 repeated = _top_characters(grams, lengths, order, table, stamp)
@@ -244,7 +224,7 @@ def turn_overlap(  # noqa: PLR0917  the same
     reply had before. Scratch space: `hashes`, [3, `slots` of the words of the longest conversation], and `numbers`, [7,
     the same], the first two rows zeros.
     """
-    words = WordSpace(hashes[0], numbers[2])
+    words, lengths = hashes[0], numbers[2]
     seen = HashTable(hashes[1], numbers[0], numbers[3], numbers[4])
     inner = HashTable(hashes[2], numbers[1], numbers[5], numbers[6])
     for conversation in range(len(first) - 1):
@@ -254,11 +234,11 @@ def turn_overlap(  # noqa: PLR0917  the same
         replied = False
         for message in range(first[conversation], first[conversation + 1]):
             bounds = (offsets[message], offsets[message + 1])
-            count = _split(data, bounds, classes, words) if roles[message] > 0 else 0
-            grams = words.hashes[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
+            count = _split(data, bounds, classes, words, lengths) if roles[message] > 0 else 0
+            grams = words[: max(0, count - OVERLAP_ORDER + 1)]  # each replaces its first word
             for i in range(len(grams)):
                 for k in range(i + 1, i + OVERLAP_ORDER):
-                    grams[i] = _combine(grams[i], words.hashes[k])
+                    grams[i] = _combine(grams[i], words[k])
             if roles[message] == ASSISTANT and len(grams) > 0:
                 for gram in grams:
                     slot, _ = _slot(seen, conversation + 1, mask, gram)
@@ -266,7 +246,7 @@ def turn_overlap(  # noqa: PLR0917  the same
                     row[3] += (seen.values[slot] & USER) > 0
                 row[0] += len(grams)
                 row[2] += len(grams) if replied else 0
-                row[4] += _duplicate_characters(grams, words.lengths, OVERLAP_ORDER, inner, message + 1)
+                row[4] += _duplicate_characters(grams, lengths, OVERLAP_ORDER, inner, message + 1)
                 replied = True
             for gram in grams:  # only now: a reply does not repeat an earlier one by repeating itself
                 slot, _ = _slot(seen, conversation + 1, mask, gram)

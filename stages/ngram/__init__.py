@@ -14,7 +14,7 @@ import polars as pl
 
 from stages.files import save, scratch
 from stages.ngram.counts import NONE, Column, slices
-from stages.ngram.kneser_ney import Estimation, NumberedCorpus
+from stages.ngram.kneser_ney import Estimation
 from stages.ngram.lmplz import train as train_lmplz
 
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -82,12 +82,12 @@ def train(
                 raise NoLineError
             save(out, aside.replace)
             return Model(out, "lmplz", sizes, fallback, tokens)
-        corpus, sentences = _number(lines, folder / "words")
-        seen = len(corpus.vocabulary) - 2  # with </s>, without <unk> and <s>
+        words, vocabulary, sentences = _number(lines, folder / "words")
+        seen = len(vocabulary) - 2  # with </s>, without <unk> and <s>
         if types is not None and types < seen:
             raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
-        sizes, fallback = Estimation(corpus, limits, folder, partition, types).run(out)
-        return Model(out, "columns", sizes, fallback, len(corpus.words) - sentences)
+        sizes, fallback = Estimation(words, vocabulary, limits, folder, partition, types).run(out)
+        return Model(out, "columns", sizes, fallback, len(words) - sentences)
 
 
 def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
@@ -102,8 +102,8 @@ def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
     return full
 
 
-def _number(lines: Iterable[pl.Series], path: Path) -> tuple[NumberedCorpus, int]:
-    """The corpus as word ids, in a file, and the number of sentences."""
+def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Column, pl.Series, int]:
+    """The corpus as word ids, in a file, the words by id, and the number of sentences."""
     known = pl.DataFrame({"word": SPECIAL, "id": np.arange(len(SPECIAL), dtype=np.uint32)})
     sentences = 0
     with path.open("wb") as file:
@@ -120,7 +120,7 @@ def _number(lines: Iterable[pl.Series], path: Path) -> tuple[NumberedCorpus, int
         raise NoLineError
     words = np.memmap(path, np.uint32, "r")
     _check(words, sentences)
-    return NumberedCorpus(words, known["word"]), sentences
+    return words, known["word"], sentences
 
 
 def _check(words: Column, sentences: int) -> None:

@@ -25,14 +25,6 @@ _TEXT_CHUNK = 1 << 20  # n-grams converted to text at a time
 
 
 @dataclass(frozen=True)
-class NumberedCorpus:
-    """Sentences as word ids, and the words by id."""
-
-    words: Column  # <s> w w ... </s> <s> ..., numbered by first appearance after the three special words
-    vocabulary: pl.Series  # String; <unk>, <s>, </s>, then the words
-
-
-@dataclass(frozen=True)
 class _Order:
     """An order with known probabilities and unknown backoffs."""
 
@@ -47,7 +39,8 @@ class _Order:
 class Estimation:
     """The estimation of one model."""
 
-    corpus: NumberedCorpus
+    words: Column  # ids of the corpus: <s> w w ... </s> <s> ..., numbered by first appearance after the special words
+    vocabulary: pl.Series  # String, by id: <unk>, <s>, </s>, then the words
     prune: tuple[int, ...]  # per order, the count up to which an n-gram is omitted; the first one is 0
     folder: Path  # an empty folder for columns and sections
     partition: int  # number of positions sorted at a time
@@ -59,7 +52,7 @@ class Estimation:
         The highest orders are omitted if the corpus has no such n-gram, or pruning leaves none: the probabilities are
         the same, and query libraries refuse an empty order.
         """
-        grams: Ngrams | None = unigrams(self.corpus.words, len(self.corpus.vocabulary))
+        grams: Ngrams | None = unigrams(self.words, len(self.vocabulary))
         below: _Order | None = None
         sizes: list[int] = []
         fallback: list[int] = []
@@ -84,11 +77,11 @@ class Estimation:
         """
         if grams.order == len(self.prune):
             return None, grams.count
-        above, counts = longer(grams, self.corpus.words, self.folder, self.partition)
+        above, counts = longer(grams, self.words, self.folder, self.partition)
         if not len(above):
             return None, grams.count
         for part in slices(len(grams) if grams.order > 1 else 0):
-            begins = self.corpus.words[grams.at[part] - np.uint32(grams.order - 1)] == BOS
+            begins = self.words[grams.at[part] - np.uint32(grams.order - 1)] == BOS
             counts[part] = np.where(begins, grams.count[part], counts[part])
         return above, counts
 
@@ -123,11 +116,10 @@ class Estimation:
             write_lines(self._section(order.grams.order), log10(order.probs[part]), grams, weights)
 
     def _text(self, grams: Ngrams, some: Index) -> pl.Series:
-        words = self.corpus.vocabulary
         if grams.order == 1:
-            return words.gather(some)
+            return self.vocabulary.gather(some)
         ends = grams.at[some].astype(np.int64)
-        columns = [words.gather(self.corpus.words[ends - back]) for back in reversed(range(grams.order))]
+        columns = [self.vocabulary.gather(self.words[ends - back]) for back in reversed(range(grams.order))]
         return pl.select(pl.concat_str(columns, separator=" ")).to_series()
 
     def _section(self, order: int) -> Path:

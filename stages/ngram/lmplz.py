@@ -1,6 +1,7 @@
 """Training by kenlm's `lmplz`, if it is installed."""
 
 import io
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -55,11 +56,5 @@ def train(
 
 def _sizes(path: Path) -> tuple[int, ...]:
     """Number of n-grams of each order, from the header of an ARPA file."""
-    counts: list[int] = []
     with path.open("rb") as file:
-        for line in file:
-            if line.startswith(b"ngram "):
-                counts.append(int(line.partition(b"=")[2]))
-            elif counts and not line.strip():
-                break
-    return tuple(counts)
+        return tuple(map(int, re.findall(rb"^ngram \d+=(\d+)", file.read(1 << 12), re.MULTILINE)))

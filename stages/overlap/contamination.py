@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+import polars.selectors as cs
 
 from stages.files import read_frame
 from stages.overlap.evals import ItemText, excerpt, files, parts
 from stages.stage import Axis, Measure, Stage, StageParameterError, require
-from stages.text.compiled import Kernels
-from stages.text.repeats import prefix_index
-from stages.text.shingles import split
+from stages.text.hashes_kernel import ROLL, mix64
+from stages.text.messages import by_row
+from stages.text.repeats import Table, find, prefix_index, text_runs
+from stages.text.shards import Rows
+from stages.text.shingles import Keys, Words, split
 
-LOOPS = Kernels(
-    "stages.overlap.contamination_kernel",
-    {
-        "grams": "u8* i8* i8 i8 u8* i8* u8* i8*",
-        "overlap": "u8* i8* i8 i8 u8* i8* u8 u8* u8* i8* u8 i8* i8* i8* i8* i8* i8 u4* f4* i8*",
-    },
-)
-Numbers = NDArray[np.int64]
 MIN_REPORTED_SHARE = 0.5
 """Minimum share of a part for a conversation to be counted in the remarks of a run; rules have their own."""
 
@@ -137,76 +131,102 @@ def _index(stage: Contamination, digest: str) -> ItemIndex:
 
 @dataclass(frozen=True)
 class ItemIndex:
-    """The n-grams of evaluation items, and what conversations share with them; `n` and `shortest` as in the stage."""
+    """The n-grams of evaluation items, and what conversations share with them; `n` and `shortest` as in the stage.
+
+    A question of fewer than `n` words is one short gram, all its words. It is found by its first `shortest` words, its
+    head.
+    """
 
     n: int
     shortest: int
-    tables: tuple[Any, ...]  # the arguments of `contamination_kernel.overlap` from `keys` to `sizes`
-    labels: pl.DataFrame  # `eval_set`, `eval_item`, `eval_field` of each part
+    grams: Table
+    heads: Table
+    owners: pl.DataFrame  # the parts that have a gram: `gram` (its index), `part`, `size` (number of grams of the part)
+    labels: pl.DataFrame  # `part`, `eval_set`, `eval_item`, `eval_field`
     items: tuple[int, int]  # number of items, and number of those with nothing to search for
 
     @classmethod
     def of(cls, parts: Sequence[ItemText], n: int, shortest: int, common: int) -> ItemIndex:
         """Index the parts of items; n-grams of more than `common` items are ignored."""
-        owners, keys, heads, lengths = _grams(parts, n, shortest)
-        items = pl.Series([f"{part.file}\0{part.item}" for part in parts], dtype=pl.String).rank("dense").to_numpy()
-        pairs = pl.DataFrame({"key": keys, "part": owners, "item": items[owners] if len(owners) else owners}).unique()
-        rare = pairs.filter(pl.col("item").n_unique().over("key") <= common).sort("key", "part")
-        sizes = np.bincount(rare["part"].to_numpy(), minlength=len(parts)).astype(np.int64)
-        groups = rare.group_by("key", maintain_order=True).len()
-        posts = np.append(0, groups["len"].cum_sum()).astype(np.int64)
-        grams = groups["key"].to_numpy()
-        tables = (grams, *prefix_index(grams), *_heads(heads, lengths), posts, rare["part"].to_numpy(), sizes)
-        every, searched = len(np.unique(items)), len(np.unique(items[sizes > 0]))
-        labels = {
-            "eval_set": [part.file for part in parts],
-            "eval_item": [excerpt(part) for part in parts],
-            "eval_field": [part.field for part in parts],
-        }
-        names = pl.DataFrame(labels, schema=dict.fromkeys(labels, pl.String))
-        return cls(n, shortest, tables, names, (every, every - searched))
+        labels = (
+            pl.DataFrame(
+                [(part.file, excerpt(part), part.field, f"{part.file}\0{part.item}") for part in parts],
+                schema=dict.fromkeys(("eval_set", "eval_item", "eval_field", "item"), pl.String),
+                orient="row",
+            )
+            .with_columns(pl.col("item").rank("dense"))
+            .with_row_index("part")
+        )
+        every, heads = _grams(parts, n, shortest)
+        every = every.with_columns(item=labels["item"].gather(every["part"])).unique()
+        rare = every.filter(pl.col("item").n_unique().over("key") <= common).sort("key", "part")
+        numbers, grams = rare["part"].to_numpy(), rare["key"].rle().struct.field("value").to_numpy()
+        owners = rare.select("part", gram=pl.col("key").rle_id().cast(pl.Int64), size=np.bincount(numbers)[numbers])
+        tables = ((grams, *prefix_index(grams)), (heads, *prefix_index(heads)))
+        items = labels["item"].n_unique()
+        return cls(n, shortest, *tables, owners, labels.drop("item"), (items, items - rare["item"].n_unique()))
 
     def measure(self, texts: pl.Series) -> pl.DataFrame:
-        rows = len(texts)
-        counts, shares, worst = np.empty(rows, np.uint32), np.empty(rows, np.float32), np.empty(rows, np.int64)
-        posts, _, sizes = self.tables[-3:]
-        seen, tally = np.zeros(len(posts) - 1 + len(sizes), np.int64), np.empty(len(sizes), np.int64)
-        done = 0
-        for part in split(texts):
-            here = slice(done, done + len(part.keys))
-            given = (part.hashes, part.ends, self.n, self.shortest, *self.tables, seen, tally, done)
-            LOOPS.call("overlap", *given, counts[here], shares[here], worst[here])
-            done = here.stop
-        which = pl.Series(worst)
-        labels = self.labels.select(pl.all().gather(which.set(which < 0, None)))
-        return pl.DataFrame({"contaminated_ngrams": counts, "contamination": shares}).hstack(labels)
+        return pl.concat([pl.DataFrame(schema=Contamination.writes), *map(self._signals, split(texts))])
+
+    def _signals(self, words: Words) -> pl.DataFrame:
+        hits = self._hits(words)
+        best = (  # the part with the largest share, then the most grams, then the lowest number
+            hits.join(self.owners, on="gram")
+            .group_by("row", "part")
+            .agg(grams=pl.len(), contamination=pl.len() / pl.col("size").first())
+            .sort("row", "contamination", "grams", "part", descending=[False, True, True, False])
+            .unique("row", keep="first", maintain_order=True)
+            .join(self.labels, on="part")
+        )
+        counts = hits.group_by("row").agg(contaminated_ngrams=pl.len())
+        signals = by_row(len(words.keys), counts, best).select(Contamination.writes.names())
+        return signals.cast(Contamination.writes).with_columns(cs.numeric().fill_null(0))
+
+    def _hits(self, words: Words) -> pl.DataFrame:
+        """Each `gram` that occurs in a text, once per text, and the `row` of the text."""
+        every = np.arange(words.ends[-1])
+        hits = [_matches(every, text_runs(words, self.n), self.grams)]
+        places, _ = _matches(every, text_runs(words, self.shortest), self.heads)
+        hits += [_matches(*prefixes, self.grams) for prefixes in _prefixes(words, places, range(self.shortest, self.n))]
+        rows = np.searchsorted(words.ends, np.concatenate([places for places, _ in hits]), side="right") - 1
+        frame = pl.DataFrame({"row": rows, "gram": np.concatenate([found for _, found in hits])})
+        return frame.unique().with_columns(pl.col("row").cast(pl.UInt32))
 
 
-def _grams(
-    parts: Sequence[ItemText], n: int, shortest: int
-) -> tuple[Numbers, NDArray[np.uint64], NDArray[np.uint64], Numbers]:
-    """The part and the hash of each gram, with repeats; head and words of each part that is a short gram."""
-    sizes, keys, heads, lengths = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [], []
+def _matches(places: Rows, keys: Keys, table: Table) -> tuple[Rows, Rows]:
+    """The places whose key is in a table, and its index there."""
+    at = find(keys, *table)
+    return places[at >= 0], at[at >= 0]
+
+
+def _prefixes(words: Words, begins: Rows, lengths: range) -> Iterator[tuple[Rows, Keys]]:
+    """For each length, those of `begins` that are followed by so many words of their text, and the hash of these."""
+    ends = words.ends[np.searchsorted(words.ends, begins, side="right")]
+    hashes = np.zeros(len(begins), np.uint64)
+    for length in range(1, lengths.stop):
+        inside = begins + length <= ends
+        begins, ends = begins[inside], ends[inside]
+        hashes = hashes[inside] * ROLL + words.hashes[begins + length - 1]
+        if length in lengths:
+            yield begins, mix64(hashes)
+
+
+def _grams(parts: Sequence[ItemText], n: int, shortest: int) -> tuple[pl.DataFrame, Keys]:
+    """The grams that are searched for, `part` and `key`, with repeats; the sorted heads of short ones."""
+    owners, keys, heads, done = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], 0
+    asks = np.array([part.asks for part in parts], np.bool_)
     for words in split(pl.Series([part.text for part in parts], dtype=pl.String)):
-        found, ends = np.empty(len(words.hashes), np.uint64), np.empty_like(words.ends)
-        head, length = np.empty(len(words.keys), np.uint64), np.empty(len(words.keys), np.int64)
-        LOOPS.call("grams", words.hashes, words.ends, n, shortest, found, ends, head, length)
-        sizes.append(np.diff(ends))
-        keys.append(found[: ends[-1]].copy())
-        heads.append(head)
-        lengths.append(length)
-    owners = np.repeat(np.arange(len(parts)), np.concatenate(sizes))
-    short, every = np.concatenate([np.empty(0, np.int64), *lengths]), np.concatenate(keys)
-    searched = (short == 0) | np.array([part.asks for part in parts], np.bool_)
-    short[~searched] = 0
-    head = np.concatenate([np.empty(0, np.uint64), *heads])
-    return owners[searched[owners]], every[searched[owners]], head, short
-
-
-def _heads(heads: NDArray[np.uint64], lengths: Numbers) -> tuple[Any, ...]:
-    """Sorted heads of short grams, the lengths of the grams with each head as bits, the heads' prefix index."""
-    short = lengths > 0
-    keys, which = np.unique(heads[short], return_inverse=True)
-    bits = np.zeros(len(keys), np.uint64)
-    np.bitwise_or.at(bits, which, np.uint64(1) << lengths[short].astype(np.uint64))
-    return keys, bits, *prefix_index(keys)
+        runs, heading, sizes = text_runs(words, n), text_runs(words, shortest), np.diff(words.ends)
+        rows = np.arange(done, done + len(sizes))
+        owners.append(np.repeat(rows, sizes)[runs > 0])
+        keys.append(runs[runs > 0])
+        for length in range(shortest, n):
+            short = (sizes == length) & asks[rows]
+            if short.any():
+                owners.append(rows[short])
+                keys.append(text_runs(words, length)[words.ends[:-1][short]])
+                heads.append(heading[words.ends[:-1][short]])
+        done += len(sizes)
+    grams = pl.DataFrame({"part": np.concatenate(owners).astype(np.uint32), "key": np.concatenate(keys)})
+    return grams, np.unique(np.concatenate(heads))

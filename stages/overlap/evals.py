@@ -78,22 +78,21 @@ def parts(evals: str) -> Iterator[ItemText]:
             raise StageParameterError(f"evaluation set {str(path)!r} cannot be read ({reason(error)})") from error
 
 
-def _parts(path: Path, label: str) -> Iterator[ItemText]:
-    known, columns = False, ""
-    for number, record in enumerate(_records(path), 1):
+def _parts(path: Path, label: str) -> list[ItemText]:
+    records = list(_records(path))
+    for number, record in enumerate(records, 1):
         if not isinstance(record, str | Mapping):
             raise StageParameterError(
                 f"evaluation set {str(path)!r}: item {number} is {type(record).__name__}, expected an object or a text"
             )
-        columns = columns or ", ".join(map(str, record)) if isinstance(record, Mapping) else "text"
-        for part in _of_item(record, number, label):
-            known = True
-            yield part
-    if columns and not known:
+    found = [part for number, record in enumerate(records, 1) for part in _of_item(record, number, label)]
+    if any(records) and not found:
+        columns = ", ".join(map(str, next(filter(None, records))))
         raise StageParameterError(
             f"evaluation set {str(path)!r} has the columns {columns}: expected one such as prompt, question, input, "
             f"instruction, text, messages, answer, output or choices; rename one, or name another file"
         )
+    return found
 
 
 def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterator[ItemText]:

@@ -1,6 +1,6 @@
 """Answers and openings of answers that several conversations contain."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from stages.files import save_frame, save_json
 from stages.stage import Axis, GlobalStage, require
 from stages.text.messages import by_row, messages
 from stages.text.repeats import Repeats, Shard
-from stages.text.shards import Shards, column, flat
+from stages.text.shards import Shards
 from stages.text.shingles import split
 
 MAX_LISTED = 10
@@ -75,16 +75,13 @@ class Turns(GlobalStage):
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         replies = self._keys(batch)
         answers = replies.filter(pl.col("words") >= self.words).group_by("row")
+        keys = answers.agg(answer_keys=pl.col("key").unique().sort())
         openings = replies.group_by("row").agg(pl.col("opening_key").first())
-        return (
-            by_row(openings, batch.height)
-            .join(answers.agg(answer_keys=pl.col("key").unique().sort()), on="row", how="left", maintain_order="left")
-            .select(self.writes.names())
-        )
+        return by_row(batch.height, keys, openings).select(self.writes.names())
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         shards = Shards.of(raw, measured)
-        answers, openings = _repeats(shards, _answer_groups), _repeats(shards, _opening_groups)
+        answers, openings = _repeats(shards, "answer_keys"), _repeats(shards, "opening_key")
         for at, path in enumerate(measured):
             save_frame(folder / "merged" / path.name, _columns(shards, at, answers, openings))
         listed = {
@@ -96,17 +93,12 @@ class Turns(GlobalStage):
     def _keys(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
         replies = messages(batch["messages"]).filter(pl.col("role") == "assistant").select("row", "content")
-        sizes, keys, openings = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        frames = [pl.DataFrame(schema={"words": pl.Int64, "key": pl.UInt64, "opening_key": pl.UInt64})]
         for part in split(replies["content"]):
-            sizes.append(np.diff(part.ends))
-            keys.append(part.keys[:, 0])
-            openings.append(_openings(part.hashes, part.ends, self.opening))
-        short = np.concatenate(sizes) < self.opening
-        return replies.with_columns(
-            words=pl.Series(np.concatenate(sizes)),
-            key=pl.Series(np.concatenate(keys)),
-            opening_key=pl.Series(np.concatenate(openings)).set(pl.Series(short), None),
-        )
+            openings = _openings(part.hashes, part.ends, self.opening)
+            frames.append(pl.DataFrame({"words": np.diff(part.ends), "key": part.keys[:, 0], "opening_key": openings}))
+        opening = pl.when(pl.col("words") >= self.opening).then("opening_key")
+        return replies.hstack(pl.concat(frames).with_columns(opening_key=opening))
 
     def _most_repeated(self, shards: Shards, repeats: Repeats, key: str) -> list[dict[str, Any]]:
         """Entries of `turns.json`: number of conversations, id of the first, beginning of its answer with that key."""
@@ -127,49 +119,30 @@ def _openings(words: NDArray[np.uint64], ends: NDArray[np.int64], length: int) -
     return folded
 
 
-def _answer_groups(shards: Shards, at: int) -> Shard:
-    keys, sizes = flat(column(shards.measured[at], "answer_keys"))
-    return np.repeat(np.arange(shards.starts[at], shards.starts[at + 1]), sizes), keys
-
-
-def _opening_groups(shards: Shards, at: int) -> Shard:
-    keys = column(shards.measured[at], "opening_key")
-    there = keys.is_not_null().to_numpy()
-    return int(shards.starts[at]) + np.flatnonzero(there), keys.drop_nulls().to_numpy()
-
-
-def _repeats(shards: Shards, reader: Callable[[Shards, int], Shard]) -> Repeats:
+def _repeats(shards: Shards, signal: str) -> Repeats:
     def each() -> Iterator[Shard]:
-        return (reader(shards, at) for at in range(len(shards.measured)))
+        for at, start in enumerate(shards.starts[:-1]):
+            pairs = shards.pairs(at, signal)
+            yield start + pairs["row"].to_numpy(), pairs["key"].to_numpy()
 
     return Repeats(each, sum(len(keys) for _, keys in each()))
 
 
 def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl.DataFrame:
-    ids, start = shards.ids(at), int(shards.starts[at])
-    rows, keys = _answer_groups(shards, at)
-    counts, firsts = answers.of(keys)
-    given = np.bincount(rows - start, minlength=len(ids))
-    repeated = np.bincount(rows - start, counts > 1, len(ids))
-    earlier = np.bincount(rows - start, (firsts >= 0) & (firsts < rows), len(ids))
-    most = np.zeros(len(ids), np.int64)
-    np.maximum.at(most, rows - start, counts)
-    there, keys = _opening_groups(shards, at)
-    alike = np.zeros(len(ids), np.int64)
-    alike[there - start] = openings.of(keys)[0]
-    of = np.maximum(given, 1)
-    return pl.DataFrame(
-        {
-            "id": ids,
-            "repeated_answers": _known(repeated, given, pl.UInt32()),
-            "repeated_answer_share": _known(repeated / of, given, pl.Float32()),
-            "earlier_answer_share": _known(earlier / of, given, pl.Float32()),
-            "answer_copies": _known(most, given, pl.UInt32()),
-            "opening_copies": _known(alike, alike, pl.UInt32()),
-        }
+    ids, given, opened = shards.ids(at), shards.pairs(at, "answer_keys"), shards.pairs(at, "opening_key")
+    copies, firsts = answers.of(given["key"].to_numpy())
+    earlier = (firsts >= 0) & (firsts < shards.starts[at] + given["row"].to_numpy())
+    repeated = pl.col("copies") > 1
+    signals = (
+        given.with_columns(copies=copies, earlier=earlier)
+        .group_by("row")
+        .agg(
+            repeated_answers=repeated.sum(),
+            repeated_answer_share=repeated.mean(),
+            earlier_answer_share=pl.col("earlier").mean(),
+            answer_copies=pl.col("copies").max(),
+        )
     )
-
-
-def _known(values: NDArray[np.int64] | NDArray[np.float64], where: NDArray[np.int64], kind: pl.DataType) -> pl.Series:
-    """A column that is null where `where` is 0."""
-    return pl.Series(values).cast(kind).set(pl.Series(where == 0), None)
+    alike = opened.select("row", opening_copies=openings.of(opened["key"].to_numpy())[0])
+    frame = by_row(len(ids), signals, alike)
+    return frame.select(ids, *Turns.merges).cast(Turns.merges)

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.stage import MissingModelError
-from stages.text.messages import by_row
+from stages.text.messages import by_row, messages
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts without spaces between words. Each letter is a token; otherwise a sentence would be one unknown word."""
@@ -78,30 +78,20 @@ def load(path: Path) -> Scorer:
 
 def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
     """The signals of a batch; the scorers are those of the two halves, None if no model could be trained."""
-    turns = _turns(batch)
-    lines = tokenise(turns["content"]).join(
-        turns.select("half").with_row_index("at"), on="at", how="left", maintain_order="left"
-    )
+    turns = messages(batch["messages"])  # and the half of the conversation, and the position in it
+    turn = pl.int_range(pl.len(), dtype=pl.UInt32).over("row")
+    turns = turns.with_columns(half=halves(batch["text"]).gather(turns["row"]), turn=turn)
+    lines = tokenise(turns["content"])
+    lines = lines.with_columns(half=turns["half"].gather(lines["at"]))
     sums = pl.col("score", "n").sum()
     per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
-    return by_row(_conversations(scored, turn_tokens), batch.height).select(SIGNALS.names())
-
-
-def _turns(batch: pl.DataFrame) -> pl.DataFrame:
-    """One row per message: `row` and `half` of its conversation, `turn`, `role`, `content`."""
-    numbered = batch.select(
-        "messages",
-        half=halves(batch["text"]),
-        row=pl.int_range(pl.len(), dtype=pl.UInt32),
-        turn=pl.int_ranges(pl.col("messages").list.len(), dtype=pl.UInt32),
-    ).filter(pl.col("messages").list.len() > 0)
-    return numbered.explode("messages", "turn").unnest("messages").with_columns(pl.col("content").fill_null(""))
+    return by_row(batch.height, _conversations(scored, turn_tokens)).select(SIGNALS.names())
 
 
 def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
     """Lines with their `score` in millionths, without lines that have no model."""
-    parts = []
+    parts = [pl.DataFrame(schema={"line": pl.String, "score": pl.Int64, "half": pl.UInt8})]
     for half, score in enumerate(scorers):
         distinct = lines.filter(half=half).select("line").unique(maintain_order=True)
         if score is None or not distinct.height:
@@ -110,8 +100,6 @@ def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.Da
         scores = pl.Series("score", [score(line) for line in distinct["line"]], pl.Float64)
         whole = (scores * _UNIT).round().cast(pl.Int64)
         parts.append(distinct.with_columns(whole, half=pl.lit(half, pl.UInt8)))
-    if not parts:
-        return lines.clear().with_columns(score=pl.lit(0, pl.Int64))
     return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
 
 

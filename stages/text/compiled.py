@@ -18,7 +18,6 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
-import os
 import re
 import tempfile
 import threading
@@ -96,10 +95,13 @@ class Kernels:
 
     def _object(self, llvm: Any) -> bytes:  # noqa: ANN401  a module
         """Object code from a cache, or compiled and written to one."""
+        from platformdirs import user_cache_path
+
         sources = _sources(self.module)
         made_by = (version("numba"), version("llvmlite"), llvm.get_process_triple(), *_processor(llvm).values())
         name = f"{self.module}.{hashlib.blake2b(repr(made_by).encode(), digest_size=8).hexdigest()}.o"
-        places = [folder / name for folder in (sources[self.module].parent / "__pycache__", _user_cache())]
+        folders = (sources[self.module].parent / "__pycache__", user_cache_path("refine"))
+        places = [folder / name for folder in folders]
         key = hashlib.blake2b(repr((sorted(self.loops.items()), sorted(self.fastmath))).encode())
         for path in (*sources.values(), Path(__file__)):
             key.update(path.read_bytes())
@@ -180,12 +182,6 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
     return bytes(_machine(llvm).emit_object(whole))
 
 
-def _user_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("refine")
-
-
 def _read(path: Path, key: bytes) -> bytes | None:
     """Object code, if the file exists, was made from this source, and is whole: a damaged file is never linked."""
     try:
@@ -199,10 +195,9 @@ def _read(path: Path, key: bytes) -> bytes | None:
 def _write(path: Path, key: bytes, code: bytes) -> bool:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             file.write(hashlib.blake2b(key + code).digest() + code)
-        Path(aside).replace(path)
+        Path(file.name).replace(path)
     except OSError:  # a folder that cannot be written, a full disk: compiled again next time
         return False
     return True

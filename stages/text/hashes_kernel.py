@@ -1,4 +1,4 @@
-"""Compiled functions that other kernels share: 64-bit hashes of runs of words, sorted and looked up."""
+"""64-bit hashes of runs of words, sorted and looked up: loops, and functions that other kernels share."""
 # ruff: noqa: ANN401 - numba infers the types
 
 from typing import Any
@@ -18,17 +18,11 @@ def mix64(h: Any) -> Any:
     return h ^ (h >> B33)
 
 
-def power(exponent: Any) -> Any:
-    """`ROLL` to a power."""
-    product = U64(1)
-    for _ in range(exponent):
-        product *= ROLL
-    return product
-
-
 def runs(words: Any, count: Any, width: Any, hashes: Any) -> Any:
     """Write the hash of each run of `width` words; return the number of runs."""
-    top, rolled = power(width), U64(0)
+    top, rolled = U64(1), U64(0)
+    for _ in range(width):
+        top *= ROLL
     for i in range(count):
         rolled = rolled * ROLL + words[i]
         if i >= width:
@@ -70,6 +64,22 @@ def sort_distinct(values: Any, count: Any, spare: Any, starts: Any) -> Any:
         values[at] = value
         kept += 1
     return kept
+
+
+def text_runs(words: Any, ends: Any, width: Any, hashes: Any) -> Any:
+    """Write the hash of the run of `width` words at each word of texts, 0 if its text ends before; `ends`, [n + 1]."""
+    for row in range(len(ends) - 1):
+        begin, end = ends[row], ends[row + 1]
+        count = runs(words[begin:], end - begin, width, hashes[begin:])
+        hashes[begin + count : end] = U64(0)
+    return len(ends) - 1
+
+
+def find(values: Any, keys: Any, starts: Any, shift: Any, found: Any) -> Any:
+    """Write the `position` of each value."""
+    for i in range(len(values)):
+        found[i] = position(keys, starts, shift, values[i])
+    return len(values)
 
 
 def position(keys: Any, starts: Any, shift: Any, key: Any) -> Any:

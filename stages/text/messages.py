@@ -3,7 +3,7 @@
 import polars as pl
 
 FENCED = r"(?s)```.*?(?:```|\z)"
-"""Pattern of a fenced block of code."""
+"""Pattern of a fenced block of code, fences included; an open fence extends to the end."""
 
 _KEYWORD = (
     r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
@@ -41,10 +41,12 @@ def messages(conversations: pl.Series) -> pl.DataFrame:
     )
 
 
-def by_row(signals: pl.DataFrame, height: int) -> pl.DataFrame:
-    """One row per conversation, numbered by `row`, with its `signals`, or nulls if they have no such row."""
+def by_row(height: int, *signals: pl.DataFrame) -> pl.DataFrame:
+    """One row per conversation, numbered by `row`, with all its `signals`, or nulls if they have no such row."""
     rows = pl.DataFrame({"row": pl.int_range(height, dtype=pl.UInt32, eager=True)})
-    return rows.join(signals, on="row", how="left", maintain_order="left")
+    for some in signals:
+        rows = rows.join(some, on="row", how="left", maintain_order="left")
+    return rows
 
 
 def prose(content: pl.Expr) -> pl.Expr:

@@ -42,6 +42,11 @@ class Shards:
         for at, path in enumerate(self.measured):
             yield slice(int(self.starts[at]), int(self.starts[at + 1])), read_frame(path, columns)
 
+    def pairs(self, at: int, signal: str) -> pl.DataFrame:
+        """The keys of a shard in a signal, a key or a list of keys: `row` in the shard, from 0, and `key`."""
+        frame = column(self.measured[at], signal).to_frame("key").with_row_index("row")
+        return (frame.explode("key") if frame["key"].dtype == pl.List else frame).drop_nulls()
+
     def row(self, number: int, *columns: str) -> pl.DataFrame:
         at = int(np.searchsorted(self.starts, number, side="right")) - 1
         return read_frame(self.raw[at], columns)[int(number - self.starts[at])]
@@ -74,12 +79,6 @@ class Ids:
 
 def column(path: Path, name: str) -> pl.Series:
     return read_frame(path, [name])[name]
-
-
-def flat(lists: pl.Series) -> tuple[NDArray[np.uint64], Rows]:
-    """The values of lists of keys, list by list, and the length of each list; a null is an empty list."""
-    sizes = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
-    return lists.explode().drop_nulls().to_numpy(writable=True), sizes
 
 
 def cores() -> int:

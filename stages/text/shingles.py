@@ -4,7 +4,6 @@ A word is the lower-cased `\w+` of Python's `re`, as a table that a compiled loo
 """
 
 import functools
-import random
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.text.compiled import Kernels
+from stages.text.shingles_kernel import ALONE, SPACE
 
 Keys = NDArray[np.uint64]
 Part = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -32,15 +32,8 @@ WIDTH = 5
 """Words per shingle, as in datatrove, text-dedup and Data-Juicer."""
 PART_BYTES = 1 << 22
 """Bytes of text worked on at once, so that their words stay in the processor's cache; a longer text is one part."""
-
-
-SPACE = 1
-"""Table entry of white space (what `str.strip` strips); every other character outside words is 0."""
 LETTERS = 0x40000
 """First code point after all letters, digits and white space (Unicode 16)."""
-ALONE = 1 << 31
-"""Bit of a table entry: the character is a word by itself."""
-
 SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Myanmar
@@ -189,17 +182,8 @@ def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
 
 @functools.cache
 def permutations(count: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32".
-
-    datasketch draws them from NumPy's `RandomState`, a Mersenne Twister. Python's own generator is the same, and needs
-    no other library.
-    """
-    state = [seed]
-    for i in range(1, 624):  # init_genrand of Matsumoto and Nishimura, which RandomState seeds with
-        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) & 0xFFFFFFFF)
-    twister = random.Random()  # noqa: S311  no secrets
-    twister.setstate((3, (*state, 624), None))
-    draws = np.array([twister.getrandbits(32) for _ in range(2 * count)], np.uint32)
+    """Factors (odd) and terms of the permutations a * h + b mod 2**32: those of datasketch 2.0's "affine32"."""
+    draws = np.random.RandomState(seed).randint(1 << 32, size=2 * count, dtype=np.uint32)  # as datasketch draws them
     return draws[:count] << np.uint32(1) | np.uint32(1), draws[count:]
 
 

@@ -2,7 +2,8 @@
 
 No Python object is made for a word or a shingle. `stages.text.shingles` calls the loops.
 """
-# ruff: noqa: ANN401, PLR0917 - numba infers the types, and compiled functions take numbers and arrays by position
+# ruff: noqa: ANN401, PLR0917, PLR2004 - numba infers the types, compiled functions take numbers and arrays by position,
+# and the numbers are those of UTF-8
 
 from typing import Any
 
@@ -12,7 +13,9 @@ from stages.text.hashes_kernel import U64, mix64, runs, sort_distinct
 
 U8, U32 = np.uint8, np.uint32
 
-SPACE, ALONE = U32(1), U32(1 << 31)  # as in stages.text.shingles
+SPACE, ALONE = U32(1), U32(1 << 31)
+"""Table entry of white space (what `str.strip` strips), every other character outside words is 0; bit of an entry: the
+character is a word by itself."""
 WORD_SEED, WORD_FACTOR = U64(0xCBF29CE484222325), U64(0x9E3779B97F4A7C15)
 BYTES_SEED, KEY_SEED = U64(0x8E2F5D3A6B1C9047), U64(0xA0761D6478BD642F)
 KEY_FACTOR, CHECK_FACTOR = U64(0xE7037ED1A0B428DB), U64(0x8EBC6AF09C88C6E3)
@@ -27,19 +30,17 @@ def _mix32(h: Any) -> Any:
     return h ^ (h >> S16)
 
 
-def _character(text: Any, at: Any) -> Any:
-    """The code point at a byte, and the position after it. Arrow strings are valid UTF-8."""
-    first = text[at]
-    if first < U8(0x80):
-        return U32(first), at + U64(1)
-    if first < U8(0xE0):
-        return (U32(first & U8(0x1F)) << U32(6)) | U32(text[at + U64(1)] & U8(0x3F)), at + U64(2)
-    second = U32(text[at + U64(1)] & U8(0x3F))
-    third = U32(text[at + U64(2)] & U8(0x3F))
-    if first < U8(0xF0):
-        return (U32(first & U8(0x0F)) << U32(12)) | (second << U32(6)) | third, at + U64(3)
-    fourth = U32(text[at + U64(3)] & U8(0x3F))
-    return (U32(first & U8(0x07)) << U32(18)) | (second << U32(12)) | (third << U32(6)) | fourth, at + U64(4)
+def character(text: Any, at: Any) -> Any:
+    """The code point at a byte (int64), and the position after it. Arrow strings are valid UTF-8."""
+    first = np.int64(text[at])
+    if first < 0x80:
+        return first, at + 1
+    if first < 0xE0:
+        return ((first & 0x1F) << 6) | (np.int64(text[at + 1]) & 0x3F), at + 2
+    last_two = ((np.int64(text[at + 1]) & 0x3F) << 6) | (np.int64(text[at + 2]) & 0x3F)
+    if first < 0xF0:
+        return ((first & 0x0F) << 12) | last_two, at + 3
+    return ((first & 0x07) << 18) | (last_two << 6) | (np.int64(text[at + 3]) & 0x3F), at + 4
 
 
 def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
@@ -55,8 +56,8 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
             entry = table[U64(first)]
             at += U64(1)
         else:
-            code, after = _character(text, at)
-            at, entry = U64(after), table[U64(code)]
+            code, after = character(text, np.int64(at))
+            at, entry = U64(after), table[code]
             if entry >= ALONE:
                 words[count] = hashed
                 count += U64(hashed != WORD_SEED)
@@ -78,15 +79,13 @@ def _words(text: Any, start: Any, stop: Any, table: Any, words: Any) -> Any:
 
 def _stripped(text: Any, start: Any, stop: Any, table: Any) -> Any:
     """Where a text begins and ends after stripping white space."""
-    first, last, at = U64(stop), U64(stop), U64(start)
-    while at < U64(stop):
-        here = at
-        code, after = _character(text, at)
-        at = U64(after)
-        if table[U64(code)] != SPACE:
-            first = min(first, here)
-            last = at
-    return np.int64(first), np.int64(last)
+    first, last, at = stop, stop, start
+    while at < stop:
+        code, after = character(text, at)
+        if table[code] != SPACE:
+            first, last = min(first, at), after
+        at = after
+    return first, last
 
 
 def _key(words: Any, count: Any) -> Any:

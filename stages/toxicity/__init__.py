@@ -118,12 +118,11 @@ class Toxicity(FittedStage):
 
     def open(self, folder: Path) -> Measure:
         check_fitted(folder)
-        checkpoint = detoxify.checkpoint(self.model)
-        place = encoder.folder()
+        checkpoint, place = detoxify.checkpoint(self.model), encoder.folder()
         scorer = _Scorer(
             WordModel.load(folder / _FILE),
             encoder.Encoder.load(place) if place and not checkpoint else None,
-            detoxify.Reader.load(checkpoint, self.config) if checkpoint else None,
+            detoxify.load(checkpoint, self.config) if checkpoint else None,
         )
 
         def measure(batch: pl.DataFrame) -> pl.DataFrame:
@@ -143,40 +142,29 @@ class _Scorer:
         """Score texts: columns `score` (null if not scored) and `by`, one row per text."""
         windows = self.words.windows(texts)
         probability, by = self._windows(windows)
-        worst = np.lexsort((-probability, windows.row))  # NaN (not scored) sorts last within its text
-        rows, first = np.unique(windows.row[worst], return_index=True)
-        chosen = worst[first]
-        score, decided = np.full(len(texts), np.nan), np.zeros(len(texts), np.int8)
-        score[rows], decided[rows] = probability[chosen], by[chosen]
         names = pl.Series(["words", "encoder" if self.encoder else "detoxify"])
-        out = pl.DataFrame({"score": pl.Series(score).fill_nan(None), "by": names.gather(decided)})
-        return out.with_columns(by=pl.when(pl.col("score").is_not_null()).then("by"))
+        columns = {"row": windows.row, "score": pl.Series(probability).fill_nan(None), "by": names.gather(by)}
+        worst = pl.all().get(pl.col("score").arg_max(), null_on_oob=True)
+        scored = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).group_by("row").agg(worst)
+        return by_row(len(texts), scored).drop("row")
 
     def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         logit = windows.logit.astype(np.float64)
         probability = _sigmoid(logit, WORDS_SCALE)
         probability[windows.known < MIN_KNOWN_SHARE] = np.nan
         again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= MIN_KNOWN_SHARE))
-        place = _place_within(windows.row[again], logit[again])
-        probability[again[place >= MAX_WINDOWS]] = np.nan  # the worst windows decide
-        again = again[place < MAX_WINDOWS]
+        uncertain = pl.DataFrame({"row": windows.row[again], "logit": -logit[again]})
+        place = uncertain.select(pl.col("logit").rank("ordinal").over("row")).to_series().to_numpy()
+        probability[again[place > MAX_WINDOWS]] = np.nan  # the worst windows decide
+        again = again[place <= MAX_WINDOWS]
         by = np.zeros(len(logit), np.int8)
         if (self.encoder or self.detoxify) and len(again):
             by[again] = 1
             texts, which = np.unique(np.array(windows.texts(again), dtype=object), return_inverse=True)
-            read = (self.detoxify.scores if self.detoxify else self.encoder.logits)(texts.tolist())
+            read = (self.detoxify or self.encoder.logits)(texts.tolist())
             both = mix_logits(logit[again], read[which])
             probability[again] = read[which] if self.detoxify else _sigmoid(both, BOTH_SCALE)
         return probability, by
-
-
-def _place_within(row: NDArray[np.int64], logit: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The rank of each window within its text, 0 for the highest logit."""
-    order = np.lexsort((-logit, row))
-    _, first, which = np.unique(row[order], return_index=True, return_inverse=True)
-    place = np.empty(len(row), np.int64)
-    place[order] = np.arange(len(row)) - first[which]
-    return place
 
 
 def mix_logits(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,4 +207,4 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
         toxicity_unread=score.is_null().mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    return by_row(signals, len(conversations))
+    return by_row(len(conversations), signals)

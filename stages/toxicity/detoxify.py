@@ -9,7 +9,7 @@ empty.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.stage import MissingModelError, StageParameterError
-from stages.toxicity.encoder import one_thread
+from stages.toxicity.encoder import batches
 
 RELEASES = {
     "unbiased": ("toxic_debiased-c7548aa0.ckpt", "roberta-base"),
@@ -30,7 +30,6 @@ RELEASES = {
 _FAMILIES = ("Bert", "Roberta", "XLMRoberta", "Albert", "DistilBert")
 _CLASSES = {f"{family}ForSequenceClassification" for family in _FAMILIES}
 _TOKENIZERS = {f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")}
-_BATCH = 32
 
 
 def find_checkpoint(name: str) -> Path | None:
@@ -85,50 +84,43 @@ def _download(name: str) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A Detoxify model that scores short texts."""
+def load(path: Path, config: str = "") -> Callable[[list[str]], NDArray[np.float64]]:
+    """Load a checkpoint; `config` is as in the stage.
 
-    detoxify: Any
+    Returns a function that gives the probability that each of some short texts is abusive, float64 [n].
+    """
+    from detoxify.detoxify import Detoxify, get_model_and_tokenizer
 
-    @classmethod
-    def load(cls, path: Path, config: str = "") -> Reader:
-        """Load a checkpoint; `config` is as in the stage."""
-        from detoxify.detoxify import Detoxify, get_model_and_tokenizer
+    arguments, classes, weights = _contents(path)
+    if config:  # not as `huggingface_config_path`: then Detoxify loses the number of classes
+        arguments["model_type"] = str(Path(config).expanduser())
+    try:
+        network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
+    except OSError as error:
+        raise MissingModelError(
+            f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be loaded "
+            f"({error}): set `config` to a folder with its config.json and tokenizer.json"
+        ) from error
+    if missing := sorted(network.state_dict().keys() - weights.keys()):
+        raise StageParameterError(
+            f"toxicity: {path} lacks {len(missing)} weights, such as {missing[0]}: download it again"
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise StageParameterError(
+            f"toxicity: the tokenizer in {config or arguments['model_type']!r} is empty; "
+            "expected a folder with a tokenizer.json (a vocabulary file alone is not enough)"
+        )
+    reader = Detoxify.__new__(Detoxify)  # its constructor would unpickle the file
+    reader.model, reader.tokenizer = network.eval(), tokenizer
+    reader.class_names, reader.device = classes, "cpu"
 
-        arguments, classes, weights = _contents(path)
-        if config:  # not as `huggingface_config_path`: then Detoxify loses the number of classes
-            arguments["model_type"] = str(Path(config).expanduser())
-        try:
-            network, tokenizer = get_model_and_tokenizer(**arguments, state_dict=weights)
-        except OSError as error:
-            raise MissingModelError(
-                f"toxicity: configuration and tokenizer {arguments['model_type']!r} of {path} cannot be loaded "
-                f"({error}): set `config` to a folder with its config.json and tokenizer.json"
-            ) from error
-        if missing := sorted(network.state_dict().keys() - weights.keys()):
-            raise StageParameterError(
-                f"toxicity: {path} lacks {len(missing)} weights, such as {missing[0]}: download it again"
-            )
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):
-            raise StageParameterError(
-                f"toxicity: the tokenizer in {config or arguments['model_type']!r} is empty; "
-                "expected a folder with a tokenizer.json (a vocabulary file alone is not enough)"
-            )
-        reader = Detoxify.__new__(Detoxify)  # its constructor would unpickle the file
-        reader.model, reader.tokenizer = network.eval(), tokenizer
-        reader.class_names, reader.device = classes, "cpu"
-        return cls(reader)
-
-    def scores(self, texts: list[str]) -> NDArray[np.float64]:
-        """The probability that each text is abusive, float64 [n]."""
+    def scores(texts: list[str]) -> NDArray[np.float64]:
         out = np.zeros(len(texts))
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for begin in range(0, len(order), _BATCH):
-            rows = order[begin : begin + _BATCH]
-            with one_thread():
-                out[rows] = self.detoxify.predict([texts[i] for i in rows])["toxicity"]
+        for rows in batches([len(text) for text in texts]):
+            out[rows] = reader.predict([texts[i] for i in rows])["toxicity"]
         return out
+
+    return scores
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], list[str], Any]:

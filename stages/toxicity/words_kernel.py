@@ -1,4 +1,4 @@
-"""Compiled kernels of the toxicity word model: text to windows of words, to hashed features, to logits.
+"""Compiled kernels of the toxicity word model: text to windows of words, to hashed features, to logits; training.
 
 Texts are Arrow buffers (UTF-8 bytes and offsets), lower-cased and decomposed; no Python object is made for a word. A
 window is one sentence or a few short ones: an abusive sentence is detected within a long answer, and the scores of a
@@ -235,3 +235,47 @@ def score(
             made += 1
             begin = end
     return made
+
+
+def count_words(data: Any, offsets: Any, text: Any, table: Any, counts: Any) -> Any:
+    """Add each word's number of occurrences to `counts` (int64 [2**BITS]); `text` and `table` are those of `score`."""
+    for d in range(len(offsets) - 1):
+        for i in range(split_words(data, offsets[d], offsets[d + 1], text, table)):
+            counts[word_slot(text, table[i, 0], table[i, 1])] += 1
+    return len(offsets) - 1
+
+
+def train(
+    data: Any, offsets: Any, labels: Any, order: Any, weights: Any, squares: Any, bias: Any, rate: Any, worst: Any,
+    text: Any, table: Any, slots: Any, values: Any,
+) -> Any:  # fmt: skip
+    """One epoch of logistic regression with AdaGrad (Duchi et al. 2011), one text a step in this order, in place.
+
+    `labels` are 1 for toxic texts; `squares`, [2**BITS], are sums of squared gradients; `worst` is whether a step
+    learns from the text's worst window alone (multiple-instance learning), else from all. See `score` for the others.
+    """
+    for d in order:
+        count = join_spaced(table, split_words(data, offsets[d], offsets[d + 1], text, table))
+        begin, chosen, highest = 0, 0, -np.inf
+        while worst and begin < count:
+            end = window_end(table, begin, count)
+            logit, _ = logit_of(weights, bias[0], slots, values, features(text, table, begin, end, slots, values))
+            if logit > highest:
+                chosen, highest = begin, logit
+            begin = end
+        begin = chosen
+        while begin < count:
+            end = window_end(table, begin, count)
+            filled = features(text, table, begin, end, slots, values)
+            logit, norm = logit_of(weights, bias[0], slots, values, filled)
+            gradient = 1 / (1 + math.exp(-logit)) - labels[d]
+            if not worst:
+                gradient = gradient * (end - begin) / count
+            scaled = gradient / math.sqrt(norm)
+            for i in range(filled):
+                slot, here = slots[i], scaled * values[i]
+                squares[slot] += here * here
+                weights[slot] -= rate * here / math.sqrt(squares[slot])
+            bias[0] -= 0.01 * gradient
+            begin = count if worst else end
+    return len(order)

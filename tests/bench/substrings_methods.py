@@ -44,8 +44,7 @@ def shards(path: Path, folder: Path) -> list[Path]:
 
 def anchors(raw: list[Path]) -> int:
     """Words covered according to the substrings stage, measured and merged shard by shard on disk."""
-    from stages.overlap.substrings import Substrings
-    from stages.overlap.windows import Merge
+    from stages.overlap.substrings import Merge, Substrings
     from stages.text.shards import Shards
 
     stage, covered, folder = Substrings(SPAN), 0.0, raw[0].parent.parent

@@ -131,10 +131,10 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
 ) -> None:
     """The code goes to the user's cache instead; without one, it is compiled each time."""
     (tmp_path / "__pycache__").write_text("a file, not a folder")
-    monkeypatch.setattr(compiled, "_user_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: tmp_path / "cache")
     assert squared(module)[0] == 6
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setattr(compiled, "_user_cache", lambda: tmp_path / f"{module}.py")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: tmp_path / f"{module}.py")
     assert squared(module)[0] == 6
 
 

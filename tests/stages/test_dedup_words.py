@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from stages.dedup import bands
 from stages.text import shingles
-from stages.text.shingles import ALONE, SPACE, table
+from stages.text.shingles import table
+from stages.text.shingles_kernel import ALONE, SPACE
 from tests.stages.dedup_reference import same, words
 from tests.stages.dedup_reference import shingles as slow_shingles
 

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.text.repeats import Keys, Repeats, Shard, find_repeats, prefix_index
+from stages.text.repeats import Repeats, Shard, find_repeats, prefix_index
+from stages.text.shingles import Keys
 
 keys = st.one_of(st.integers(0, 5), st.integers((1 << 64) - 3, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.files import read_frame, save_frame
-from stages.overlap.substrings import Substrings
-from stages.overlap.windows import Merge
+from stages.overlap.substrings import Merge, Substrings
 from stages.stage import StageParameterError
 from stages.text.shards import Shards
 from tests import strategies

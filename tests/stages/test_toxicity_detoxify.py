@@ -58,7 +58,7 @@ def checkpoint(config: Path) -> Path:
 
 def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> None:
     """Detoxify's own code with the checkpoint's weights: equal to the network run by hand, for any batch."""
-    reader = detoxify.Reader.load(checkpoint, str(config))
+    reader = detoxify.load(checkpoint, str(config))
     network = BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
     network.load_state_dict(contents(config)["state_dict"])
     network.train(mode=False)
@@ -71,8 +71,8 @@ def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> N
         with torch.inference_mode():
             expected.append(float(torch.sigmoid(network(input_ids=ids).logits[0, 0])))
     assert len({round(score, 6) for score in expected[:3]}) == 3
-    np.testing.assert_allclose(reader.scores(texts), expected, atol=1e-5)
-    np.testing.assert_allclose(reader.scores(texts[:1]), expected[:1], atol=1e-5)
+    np.testing.assert_allclose(reader(texts), expected, atol=1e-5)
+    np.testing.assert_allclose(reader(texts[:1]), expected[:1], atol=1e-5)
 
 
 def test_it_decides_what_words_leave_uncertain(config: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_it_decides_what_words_leave_uncertain(config: Path, checkpoint: Path, t
     stage.fit((), tmp_path)
     said = [[{"role": "user", "content": text}] for text in (INSULT, "The weather is nice today and the sea is calm.")]
     found = stage.open(tmp_path)(pl.DataFrame({"messages": pl.Series(said, dtype=MESSAGES)}))
-    reader = detoxify.Reader.load(checkpoint, str(config))
+    reader = detoxify.load(checkpoint, str(config))
     assert found["toxicity_by"].to_list() == ["detoxify", "words"]
-    assert found["toxicity"][0] == pytest.approx(reader.scores([INSULT.lower()])[0], abs=1e-5)
+    assert found["toxicity"][0] == pytest.approx(reader([INSULT.lower()])[0], abs=1e-5)
     assert not any("no Detoxify" in note for note in stage.notes())
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(
     else:
         path.write_bytes(b"no checkpoint" if kind == "text" else b"")
     with pytest.raises(StageParameterError, match=r"bad\.ckpt .*expected a file with `config` and `state_dict`"):
-        detoxify.Reader.load(path, str(config))
+        detoxify.load(path, str(config))
     assert not (tmp_path / "hostile-was-here").exists()
 
 
@@ -144,7 +144,7 @@ def test_only_known_architectures_are_built(config: Path, tmp_path: Path) -> Non
     """A checkpoint cannot name an arbitrary class of transformers."""
     torch.save(contents(config, model_name="pipeline"), tmp_path / "odd.ckpt")
     with pytest.raises(StageParameterError, match=r"odd\.ckpt asks for"):
-        detoxify.Reader.load(tmp_path / "odd.ckpt", str(config))
+        detoxify.load(tmp_path / "odd.ckpt", str(config))
 
 
 def test_a_checkpoint_with_missing_weights_is_refused(config: Path, tmp_path: Path) -> None:
@@ -153,14 +153,14 @@ def test_a_checkpoint_with_missing_weights_is_refused(config: Path, tmp_path: Pa
     del whole["state_dict"]["classifier.weight"]
     torch.save(whole, tmp_path / "part.ckpt")
     with pytest.raises(StageParameterError, match=r"part\.ckpt lacks 1 weights, such as classifier\.weight"):
-        detoxify.Reader.load(tmp_path / "part.ckpt", str(config))
+        detoxify.load(tmp_path / "part.ckpt", str(config))
 
 
 def test_an_empty_tokenizer_is_refused(config: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A folder without a tokenizer gives an error, not scores of empty text."""
     (tmp_path / "config.json").write_bytes((config / "config.json").read_bytes())
     with pytest.raises((StageParameterError, MissingModelError), match=r"tokenizer"):
-        detoxify.Reader.load(checkpoint, str(tmp_path))
+        detoxify.load(checkpoint, str(tmp_path))
 
 
 def test_a_model_that_is_not_there_is_named() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.text.hashes_kernel import U64, position, runs, sort_distinct
+from stages.text.hashes_kernel import position, runs, sort_distinct
 
 
 def _least(hashes: Any, count: Any, width: Any, least: Any) -> Any:
@@ -41,7 +41,7 @@ def _anchors(words: Any, count: Any, width: Any, hashes: Any, least: Any) -> Any
 def anchors(words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scratch: Any, starts: Any) -> Any:
     """Write the distinct anchors of each text, sorted, one text after the other; `found` is as long as `words`.
 
-    Scratch space: uint64 [4, words of the longest text], and `starts`, int64 [twice as many and three].
+    Scratch space: uint64 [3, words of the longest text], and `starts`, int64 [twice as many and three].
     """
     hashes, least, spare = scratch[0], scratch[1], scratch[2]
     filled = 0
@@ -58,52 +58,41 @@ def anchors(words: Any, ends: Any, width: Any, found: Any, found_ends: Any, scra
     return filled
 
 
-def _mark(least: Any, count: Any, keys: Any, key_starts: Any, shift: Any, marks: Any) -> Any:
-    """Mark (1) each window whose anchor is among the keys; return the number of marks."""
-    marked, inside = np.int64(0), U64(0)
-    for i in range(count):
-        if i == 0 or least[i] != least[i - 1]:
-            inside = U64(position(keys, key_starts, shift, least[i]) >= 0)
-        marks[i] = inside
-        marked += np.int64(inside)
-    return marked
-
-
 def windows(
     words: Any, ends: Any, width: Any, keys: Any, key_starts: Any, shift: Any, found: Any, found_ends: Any,
     scratch: Any, starts: Any,
 ) -> Any:  # fmt: skip
     """Write the distinct windows of each text whose anchor is among the keys; all else is as in `anchors`."""
-    hashes, least, spare, marks = scratch[0], scratch[1], scratch[2], scratch[3]
+    hashes, least, spare = scratch[0], scratch[1], scratch[2]
     filled = 0
     found_ends[0] = 0
     for row in range(len(ends) - 1):
         own, size = words[ends[row] :], ends[row + 1] - ends[row]
         windows = _anchors(own, size, width, hashes, least)
-        if _mark(least, windows, keys, key_starts, shift, marks):
-            runs(own, size, width, hashes)
-            count, chosen = 0, found[filled:]
-            for i in range(windows):
-                if marks[i]:
-                    chosen[count] = hashes[i]
-                    count += 1
-            filled += sort_distinct(chosen, count, spare, starts)
+        runs(own, size, width, hashes)
+        count, chosen, inside = 0, found[filled:], False
+        for i in range(windows):
+            if i == 0 or least[i] != least[i - 1]:
+                inside = position(keys, key_starts, shift, least[i]) >= 0
+            if inside:
+                chosen[count] = hashes[i]
+                count += 1
+        filled += sort_distinct(chosen, count, spare, starts)
         found_ends[row + 1] = filled
     return filled
 
 
 def cover(
     words: Any, ends: Any, width: Any, keys: Any, key_starts: Any, shift: Any, counts: Any, firsts: Any, rows: Any,
-    out: Any, scratch: Any,
+    out: Any, hashes: Any,
 ) -> Any:  # fmt: skip
     """What windows that more than one text has (`keys`, with the number and the first of these texts) cover of each.
 
     Texts have the numbers `rows`. Columns of `out`, [n, 5]: words covered; words covered by windows that an earlier
     text has; words of the longest stretch covered; largest number of texts that have one window (at least 1); the first
-    text that has the beginning of the longest stretch that earlier texts have, or -1. `scratch` is uint64 [1, words of
-    the longest text].
+    text that has the beginning of the longest stretch that earlier texts have, or -1. `hashes` is scratch space, uint64
+    [words of the longest text].
     """
-    hashes = scratch[0]
     for row in range(len(ends) - 1):
         count = runs(words[ends[row] :], ends[row + 1] - ends[row], width, hashes)
         out[row, 0] = out[row, 1] = out[row, 2] = 0
@@ -128,14 +117,3 @@ def cover(
                     earlier_longest = earlier_end - earlier_begun
                     out[row, 4] = source
     return len(ends) - 1
-
-
-def among(values: Any, ends: Any, keys: Any, key_starts: Any, shift: Any, marks: Any) -> Any:
-    """Whether each row has a value (row r's: `values[ends[r]:ends[r + 1]]`) that is among sorted keys, into `marks`."""
-    for row in range(len(marks)):
-        marks[row] = False
-        for i in range(ends[row], ends[row + 1]):
-            if position(keys, key_starts, shift, values[i]) >= 0:
-                marks[row] = True
-                break
-    return len(marks)
