@@ -39,8 +39,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.cvfp": ("trainer", "stages.text.compiled"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
+    "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
-        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.scaling"),
+        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.scaling", "trainer.counts"),
         *("stages.files", "stages.ngram"),
     ),
     # pipeline: a run, one file a verb

@@ -21,8 +21,8 @@ POWER: Kind = "power"
 TRAINING_VARIANCE = 0.002**2
 """Variance that weights and noise of a network add to a difference of ln PPL.
 
-With n-gram models of the same streams as control, differences of the preset house on the embedded default had a standard
-deviation of 0.18 to 0.21 % from 25,000 tokens on.
+With n-gram models of the same streams as control, differences of the preset house on the embedded default had a
+standard deviation of 0.18 to 0.21 % from 25,000 tokens on.
 """
 
 

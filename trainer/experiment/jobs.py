@@ -67,13 +67,11 @@ def arm_jobs(arms: Arms, kind: str, arm: str, pairs: Sequence[tuple[int, int]], 
     Raises:
         StreamError: the pool is too small.
     """
-    jobs, file = [], arms.file(arm)
+    first, jobs = Job(kind, 0, 0, str(arms.common.folder), "", arms.preset, device, arm=arms.file(arm)), []
     for budget, seed in pairs:
         order = order_seed(budget, seed)
         digest = arms.digest(arms.stream(arm, budget, order))
-        jobs.append(
-            Job(kind, budget, seed, str(arms.common.folder), digest, arms.preset, device, arm=file, order=order)
-        )
+        jobs.append(replace(first, budget=budget, seed=seed, digest=digest, order=order))
     return jobs
 
 

@@ -122,8 +122,8 @@ class Screen:
 
     `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
     `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
-    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies. `own`
-    [n, K] are by arm, the scores of models of the streams of n training runs.
+    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies.
+    `own` [n, K] are by arm, the scores of models of the streams of n training runs.
     """
 
     budgets: tuple[int, ...]
