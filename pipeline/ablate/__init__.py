@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from pipeline import plan as planning
 from pipeline import rules
@@ -24,9 +25,9 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored
 from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
+from pipeline.experiments.formats import ppl_change
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
-from pipeline.report.parts import Check
 from pipeline.report.run.checks import Bounds
 from pipeline.signals import RuleInputs
 from pipeline.store import RunFolderError
@@ -128,52 +129,81 @@ def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOp
     with options.folder(pair_name(pair), pair.digests) as folder:
         if options.screen:
             screened = screening.screen(pair, union, options, folder, placebos=False)
-            design, of_arms, experiment = screened.design, screen_checks(pair, screened.arms), None
+            arms, of_arms, experiment, lacks = screened.arms, screen_checks(pair, screened.arms), None, ""
             score = screened.scored_on
-            tests = [one.test for one in screened.scored]
         else:
-            experiment = train_arms(union, options, folder, baselines=False)
-            design, of_arms = experiment.design, comparison_checks(pair, experiment)
+            experiment = train_arms(union, options, folder, pair, baselines=False)
+            arms, of_arms, lacks = experiment.arms, comparison_checks(pair, experiment), experiment.design.lacks()
             score = partial(scoring.scored, experiment)
-            tests = scoring.test_sets(pair, experiment.arms)
+        tests = scoring.test_sets(pair, arms)
+        primary = scoring.primary_test(pair, tests, arms).name
         scored = {one.key: [score(test, (one.first, one.second)) for test in tests] for one in contrasts}
         checks = [*of_arms, *untrained.checks]
-    sentence = verdict(scored, contrasts, design.lacks(), integrity(checks))
+    failed = [one.name for one in integrity(checks) if one.passed is False]
+    on_primary = {key: next(one for one in each if one.test.name == primary) for key, each in scored.items()}
+    sentence = verdict(on_primary, contrasts, lacks, failed)
     return replace(untrained, experiment=experiment, scored=scored, checks=checks, sentence=sentence)
 
 
 def verdict(
-    scored: Mapping[tuple[str, str], Sequence[Scored]],
+    scored: Mapping[tuple[str, str], Scored],
     contrasts: Sequence[Contrast],
     lacks: str,
-    checks: Sequence[Check],
+    failed: Sequence[str],
 ) -> str:
-    """One sentence: which rules changed the exponent, or why none can be said to have.
+    """One sentence: which rules changed the level, then which the exponent, or why none can be said to have.
 
-    `lacks` is why the design allows no conclusion, empty if it allows one; a failed check forbids one.
+    Of all contrasts together at most 5 % of those that are named are named by chance (Benjamini and Hochberg 1995).
+    `scored` are the contrasts on the primary test set, `lacks` is why the design allows no conclusion, and `failed` are
+    the checks that failed.
     """
     if lacks:
         return f"Nothing is concluded, because {lacks}."
-    if failed := [one.name for one in checks if one.passed is False]:
+    if failed:
         return f"Nothing can be concluded, because a check failed: {', '.join(failed)}."
-    if few := verdicts.too_few(scored[contrasts[0].key]):  # the test sets are the same for all contrasts
+    if few := verdicts.too_few([scored[contrasts[0].key]]):  # the test set is the same for all contrasts
         return f"Nothing can be concluded, {few}."
-    unknown = [f"{one.reason} {one.how}" for one in contrasts if verdicts.no_interval(scored[one.key])]
-    changed = []
-    for one in contrasts:
-        exponent = verdicts.verdict(scored[one.key], (one.first, one.second), "", checks).exponent
-        if exponent:
-            how = "steeper on one test set and flatter on the other" if exponent == verdicts.MIXED else exponent
-            changed.append(f"{one.reason} {one.how} makes it {how}")
-    open_ended = f"; delta alpha has no interval for {', '.join(unknown)}" if unknown else ""
-    if len(unknown) == len(contrasts):
-        return f"Nothing can be concluded{open_ended}."
-    count = len(contrasts) - len(unknown)
-    tested = f"{count} contrast{'s were' if count > 1 else ' was'} tested, each at the 95 % level"
-    if not changed:
-        return f"No rule can be said to have changed the exponent ({tested}){open_ended}."
-    chance = "so one in twenty would appear to differ by chance"
-    return f"The exponent changed: {'; '.join(changed)} ({tested}, {chance}){open_ended}."
+    powers = {one.key: scored[one.key].differences.get("power") for one in contrasts}
+    known = [one for one in contrasts if (power := powers[one.key]) and power.ln_ratio_interval]
+    unknown = [f"{one.reason} {one.how}" for one in contrasts if one not in known]
+    open_ended = f" There is no interval for {', '.join(unknown)}." if unknown else ""
+    if not known:
+        return f"Nothing can be concluded.{open_ended}"
+    differences = [scored[one.key].differences["power"] for one in known]
+    levels = discoveries([(one.ln_ratio, one.ln_ratio_interval) for one in differences])
+    alphas = discoveries([(one.delta_alpha, one.delta_alpha_interval) for one in differences])
+    changed = [
+        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} ({ppl_change(power)})"
+        for one, power, found in zip(known, differences, levels, strict=True)
+        if found
+    ]
+    bent = [
+        f"{one.reason} {one.how} makes it {'steeper' if power.delta_alpha < 0 else 'flatter'}"
+        for one, power, found in zip(known, differences, alphas, strict=True)
+        if found
+    ]
+    test = scored[contrasts[0].key].test.name
+    level = "; ".join(changed) or "no rule can be said to have changed the level"
+    exponent = "; ".join(bent) or "no rule can be said to have changed it"
+    return (
+        f"Level on {test}: {level}. Exponent: {exponent} ({len(known)} contrasts, false discovery rate 5%).{open_ended}"
+    )
+
+
+def discoveries(estimates: Sequence[tuple[float, tuple[float, float] | None]], rate: float = 0.05) -> list[bool]:
+    """Which estimates with 95 % intervals differ from 0 at a false discovery rate (Benjamini and Hochberg 1995).
+
+    P values are those of a normal distribution with the interval's width.
+    """
+    p_values = np.ones(len(estimates))
+    for i, (value, ends) in enumerate(estimates):
+        if ends is not None and ends[1] > ends[0]:
+            p_values[i] = 2 * norm.sf(abs(value) / ((ends[1] - ends[0]) / 2 / norm.ppf(0.975)))
+    order = np.argsort(p_values, kind="stable")
+    passing = np.flatnonzero(p_values[order] <= rate * np.arange(1, len(order) + 1) / len(order))
+    found = np.zeros(len(order), np.bool_)
+    found[order[: passing[-1] + 1 if len(passing) else 0]] = True
+    return [bool(one) for one in found]
 
 
 def print_ablation(result: Ablation, *, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def page(ablation: Ablation) -> Page:
     if ablation.experiment is not None:
         design, preset = ablation.experiment.design, ablation.experiment.arms.preset.name
         budgets = ", ".join(f"{budget:,}" for budget in design.budgets)
-        command += f"\n# preset {preset}; budgets {budgets} tokens; {design.seeds} seeds"
+        command += f"\n# preset {preset}; budgets {budgets} tokens; seeds by budget {', '.join(map(str, design.seeds))}"
     about = (
         "Alone: the corpus that only this rule has cleaned, against raw. On top: the refined corpus against the corpus "
         "that all other rules leave."
@@ -43,7 +43,7 @@ def page(ablation: Ablation) -> Page:
     if tests:
         about += f" PPL is at the largest budget. {EFFECTIVE_SIZE}"
     return Page(
-        title=f"Which rule changed the exponent of {name}?",
+        title=f"Which rule of {name} helped?",
         kicker=f"refine ablate · {name}",
         headline=visible(ablation.sentence),
         tiles=tuple(
@@ -108,7 +108,7 @@ def numbers(ablation: Ablation) -> dict[str, Any]:
         "contrasts": contrasts,
         "skipped": list(ablation.skipped),
         "budgets": list(design.budgets) if design else [],
-        "seeds": design.seeds if design else 0,
+        "seeds": list(design.seeds) if design else [],
     }
 
 

@@ -25,6 +25,7 @@ def compare(
     seeds: int | None = None,
     preset: str = "house",
     screen: bool = False,
+    force: bool = False,
     train: bool = True,
     out: Path | str | None = None,
     work: Path | str | None = None,
@@ -52,6 +53,7 @@ def compare(
         seeds: training runs per budget and corpus; by default 3, and 24 of a screen.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
+        force: train even if nothing can be found, as between nearly equal corpora.
         train: train models; otherwise the corpora are only described.
         out: folder of the report; by default one in reports/.
         work: folder of the training runs; by default one in data/experiments/, which the same call resumes.
@@ -77,7 +79,7 @@ def compare(
     counts = token_counts(budgets)
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
-        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work)),
+        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work), force),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
     with terminal.progress(show=progress):

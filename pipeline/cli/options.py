@@ -103,6 +103,9 @@ Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or another
 Screen = Annotated[
     bool, typer.Option("--screen", "--quick", help="Answer in a minute, with n-gram models in the place of networks.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Train even if nothing can be found, as between nearly equal corpora.")
+]
 ExperimentOut = Annotated[
     Path | None,
     typer.Option(

@@ -14,7 +14,7 @@ from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
-from pipeline.compare.scored import Scored
+from pipeline.compare.screen import power
 from pipeline.compare.screen import verdict as screen_verdict
 from pipeline.compare.verdict import Verdict, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
@@ -25,6 +25,7 @@ from pipeline.report.run.checks import SHARE, Bounds, check
 from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
+from trainer.experiment.jobs import order_seed
 from trainer.prepare.arms import Union
 
 UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
@@ -84,24 +85,44 @@ def compare(options: CompareOptions) -> Comparison:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
             if options.training.screen:
                 screened = screening.screen(pair, pair.union, options.training, folder)
-                checks, outcome = screen_verdict.conclude(pair, screened, integrity(run_checks))
-                checks += [one for one in run_checks if one not in checks]
-                result = replace(result, screened=screened, scored=screened.scored, checks=checks, verdict=outcome)
+                checks, outcome = screen_verdict.conclude(pair, screened, run_checks)
+                result = replace(
+                    result,
+                    screened=screened,
+                    scored=screened.scored,
+                    primary=screened.primary,
+                    level_interval=screened.level_interval,
+                    checks=checks,
+                    verdict=outcome,
+                )
             else:
-                experiment = train_arms(pair.union, options.training, folder)
-                scored, checks, outcome = conclude(pair, experiment, run_checks)
-                result = replace(result, experiment=experiment, scored=scored, checks=checks, verdict=outcome)
+                result = conclude(result, train_arms(pair.union, options.training, folder, pair), run_checks)
     build(page.page(result), place)
     return result
 
 
-def conclude(
-    pair: Pair, experiment: Experiment, run_checks: Sequence[Check] = ()
-) -> tuple[list[Scored], list[Check], Verdict]:
+def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence[Check] = ()) -> Comparison:
     """Score finished training runs on all test sets, check them and their run, and conclude."""
-    scored = [scoring.scored(experiment, test, pair.names) for test in scoring.test_sets(pair, experiment.arms)]
+    pair = untrained.pair
+    screened = screening.of_arms(pair, experiment.arms, experiment.screen, experiment.folder)
+    scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
+    known = (one for one in scored if one.test is screened.primary_test)
+    primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
+    power = primary.differences.get("power")
+    ends = None if power is None else screened.widened(power.ln_ratio_interval)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    return scored, checks, verdict(scored, pair.names, experiment.design.lacks(), integrity(checks))
+    failed = [one.name for one in integrity(checks) if one.passed is False]
+    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failed)
+    return replace(
+        untrained,
+        experiment=experiment,
+        scored=scored,
+        checks=checks,
+        verdict=outcome,
+        screened=screened,
+        primary=primary,
+        level_interval=ends,
+    )
 
 
 def announce(place: Path, command: str, notes: Sequence[str]) -> None:
@@ -128,15 +149,25 @@ def run_findings(store: Store, bounds: Bounds) -> RunFindings:
     return RunFindings(read, duplicates, check(read, duplicates, bounds))
 
 
-def train_arms(union: Union, options: TrainingOptions, folder: Path, *, baselines: bool = True) -> Experiment:
+def train_arms(
+    union: Union, options: TrainingOptions, folder: Path, pair: Pair, *, baselines: bool = True
+) -> Experiment:
     """Prepare the data of all arms of a union in `folder`/data, and do the training runs that are not done yet.
 
     Raises:
-        TrainerError: a corpus or an option does not serve, or a run failed.
+        TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
     """
     arms = data.arms(union, options, folder)
     design = designing.design(arms, options.budgets, options.seeds)
     design = design if baselines else replace(design, baselines=())
-    experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder)
+    made = screening.learn(
+        *(arms, union, design.budgets, options),
+        placebos=baselines,
+        seeds=screening.CONTROL_SEEDS,
+        own=[(budget, order_seed(budget, seed)) for budget, seed in design.pairs],
+    )
+    experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder, made)
+    if baselines:
+        power.register(experiment, screening.of_arms(pair, arms, made, folder), force=options.force)
     carry_out(experiment.runs, experiment.every(), options.workers, options.device, arm_names(experiment.jobs))
     return experiment

@@ -39,6 +39,7 @@ class TrainingOptions:
     device: str = "cpu"
     workers: int = 0
     work: Path | None = None
+    force: bool = False
 
     def check(self) -> Preset:
         """The preset, after checking everything that is known before a corpus is read.

@@ -61,9 +61,13 @@ def baselines(one: Scored) -> HeadAndRows:
     arms, kinds = list(one.points), list(KINDS)
     order = sorted({key[:2] for key in ppl}, key=lambda key: (arms.index(key[0]), kinds.index(key[1])))
     rows: Rows = [
-        (arm, KINDS[kind].label, *(number(ppl[arm, kind, budget]) for budget in budgets)) for arm, kind in order
+        (arm, KINDS[kind].label, *(_known(ppl.get((arm, kind, budget))) for budget in budgets)) for arm, kind in order
     ]
     return head, rows
+
+
+def _known(ppl: float | None) -> str:
+    return "-" if ppl is None else number(ppl)
 
 
 def baseline_sentences(one: Scored) -> list[str]:
@@ -84,7 +88,7 @@ def point_rows(one: Scored) -> HeadAndRows:
     means = rows.group_by("arm", "tokens", maintain_order=True).agg(pl.col("nats", "bits_per_byte").mean())
     head = ("corpus", "tokens", *(f"seed {seed}" for seed in seeds), "nats per token", "bits per byte")
     return head, [
-        (arm, f"{tokens:,}", *(number(ppl[arm, tokens, seed]) for seed in seeds), f"{nats:.4f}", f"{bits:.4f}")
+        (arm, f"{tokens:,}", *(_known(ppl.get((arm, tokens, seed))) for seed in seeds), f"{nats:.4f}", f"{bits:.4f}")
         for arm, tokens, nats, bits in means.iter_rows()
     ]
 
@@ -119,10 +123,11 @@ def difference_dict(difference: Difference) -> dict[str, Any]:
 
 
 def numbers(comparison: Comparison) -> dict[str, Any]:
-    """Everything for a script; the numbers outside `test_sets` are those of the first test set and the power law."""
+    """Everything for a script but the findings, which are those of `screen.page.findings`."""
     made: dict[str, Any] = {
         "command": comparison.command,
         "verdict": comparison.verdict.sentence,
+        "answer": comparison.verdict.answer,
         "concludes": comparison.verdict.concludes,
         "corpora": statistics(comparison.pair),
         "subset": comparison.pair.subset,
@@ -131,17 +136,13 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
     }
     if comparison.experiment is None:
         return made
-    first, experiment = comparison.scored[0].differences.get("power"), comparison.experiment
-    keys = ("budget", *DIFFERENCE_NUMBERS, *(f"{key}_interval" for key in DIFFERENCE_NUMBERS), "extrapolates")
+    experiment = comparison.experiment
     design = experiment.design
     return made | {
-        **dict.fromkeys(keys),
-        **({"budget": first.budget, **difference_dict(first)} if first else {}),
         "exponent": comparison.verdict.exponent or None,
-        "level": comparison.verdict.level or None,
         "test_sets": {one.test.name: test_numbers(one) for one in comparison.scored},
         "budgets": list(design.budgets),
-        "seeds": design.seeds,
+        "seeds": list(design.seeds),
         "decades": design.decades,
         "preset": experiment.arms.preset.name,
         "trainings": experiment.count(),

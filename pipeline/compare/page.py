@@ -12,7 +12,6 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.screen import page as screen_page
 from pipeline.compare.sections import plan, results, terms
-from pipeline.experiments.formats import change, exponent, interval, token_worth_parts
 from pipeline.report import charts
 from pipeline.report.charts import Chart
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
@@ -31,11 +30,13 @@ def page(comparison: Comparison) -> Page:
     run = comparison.pair.run
     bands = None if comparison.run is None else in_bands(comparison.run.read, comparison.run.kinds)
     names, trained, about = comparison.pair.names, list[Section](), ""
-    if comparison.screened is not None:
-        trained, about = screen_page.sections(comparison.screened), screen_page.TERMS
-    if comparison.experiment is not None:
+    screened = comparison.screened
+    if screened is not None:
+        trained, about = screen_page.sections(screened), screen_page.TERMS
+    if comparison.experiment is not None and screened is not None:
         trained = [
             *results(names, comparison.experiment, comparison.scored),
+            *screen_page.shared_sections(screened),
             plan(names, comparison.experiment, comparison.scored),
         ]
         about = terms(names, comparison.scored)
@@ -43,7 +44,7 @@ def page(comparison: Comparison) -> Page:
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",
         headline=visible(comparison.verdict.sentence),
-        chip=None if comparison.experiment is None and comparison.screened is None else comparison.verdict.chip(),
+        chip=None if screened is None else comparison.verdict.chip(),
         tiles=_tiles(comparison),
         warnings=(*(visible(note) for note in comparison.notes), *sections.failed(comparison.checks)),
         checks=tuple(comparison.checks),
@@ -55,37 +56,14 @@ def page(comparison: Comparison) -> Page:
         ),
         about=about,
         examples=None if bands is None else sections.cell_examples(bands),
-        numbers=numbers(comparison) | screen_page.of_comparison(comparison),
+        numbers=numbers(comparison) | screen_page.findings(comparison),
     )
 
 
 def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
     sizes = mixes.statistics(comparison.pair).items()
-    words = tuple(Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
-    if comparison.screened is not None and "power" in comparison.screened.primary.differences:
-        return (*screen_page.tiles(comparison.screened), *words)
-    power = comparison.scored[0].differences.get("power") if comparison.scored else None
-    if power is None:
-        return words
-    test = visible(comparison.scored[0].test.name, 30)
-    first, second = (visible(name, 30) for name in comparison.pair.names)
-    worth, worth_interval = token_worth_parts(power)
-    return (
-        _tile(
-            exponent(power.delta_alpha), f"delta alpha on {test}", interval(power.delta_alpha_interval, exponent, "")
-        ),
-        _tile(
-            change(power.ln_ratio),
-            f"PPL at {power.budget:,.0f} tokens on {test}",
-            interval(power.ln_ratio_interval, change, ""),
-        ),
-        _tile(worth, f"tokens of {first} that one of {second} is worth", worth_interval),
-        *words,
-    )
-
-
-def _tile(value: str, label: str, ends: str) -> Tile:
-    return Tile(value, f"{label}: {ends}" if ends else label)
+    words = (Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
+    return (*screen_page.tiles(comparison), *words)
 
 
 def _origin(comparison: Comparison, bands: BandedRun | None) -> Section:

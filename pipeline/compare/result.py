@@ -40,7 +40,9 @@ class Comparison:
         notes: sentences for the reader.
         command: that makes this comparison again.
         page: index.html of the report; report.json lies beside it.
-        screened: the n-gram models of a screen, which has no training runs; else None.
+        screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
+        primary: both arms on the test set that the verdict is about; None without models.
+        level_interval: 95 % interval of the ln of the PPL ratio there, with the spread of placebo rules.
     """
 
     pair: Pair
@@ -53,6 +55,8 @@ class Comparison:
     command: str
     page: Path
     screened: Screened | None = None
+    primary: Scored | None = None
+    level_interval: tuple[float, float] | None = None
 
     @property
     def failed(self) -> list[Check]:

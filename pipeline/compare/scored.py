@@ -1,6 +1,6 @@
 """Both arms on each test set: the scores of all training runs, the laws and their differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,8 @@ from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Kind, Points, ScalingError, paired_difference
 
 POWER: Kind = "power"
+STRICT = 0.975
+"""Level of the intervals of two secondary endpoints: together they are wrong in 5 % of the cases (Bonferroni)."""
 TRAINING_VARIANCE = 0.002**2
 """Variance that weights and noise of a network add to a difference of ln PPL.
 
@@ -81,6 +83,8 @@ class Scored:
     laws: CorpusLaws
     """Of the network on each arm; the second arm against the first."""
     notes: tuple[str, ...] = ()
+    strict: Difference | None = None
+    """The difference of the power laws with intervals of 97.5 %, for a secondary endpoint."""
 
     @property
     def points(self) -> Mapping[str, Points]:
@@ -91,6 +95,18 @@ class Scored:
     def differences(self) -> Mapping[Kind, Difference]:
         """The second arm against the first, by law; empty if neither law could be fitted."""
         return {kind: difference for (_, kind), difference in self.laws.differences.items()}
+
+
+def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
+    """The test set that the verdict is about: the cleaner one if one corpus contains the other, else all of both."""
+    first, second = pair.names
+    members = pair.union.members
+    small = second if pair.subset else first if not (members[first] & ~members[second]).any() else None
+    known = [test for test in tests if test.name == f"{small}-test"]
+    if known:
+        return known[0]
+    mask = arms.tests[first] | arms.tests[second]
+    return TestSet("all test conversations", "of both corpora", mask, tests[0].targets, tests[0].clusters)
 
 
 def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
@@ -125,16 +141,18 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
         if kind == CVFP.name:
             points[arm] = arm_points(folders, common, test.mask)
-    laws = compared_laws({name: points[name] for name in names})
+    laws, strict = compared_laws({name: points[name] for name in names}), None
     if laws.differences:
         first, second = (points[name] for name in names)
         control = experiment.screen.control(names, test.mask, first.tokens.astype(np.int64))
         try:
-            paired = {(names[1], POWER): paired_difference(first, second, control, TRAINING_VARIANCE)}
+            power, strict = (
+                paired_difference(first, second, control, TRAINING_VARIANCE, level) for level in (0.95, STRICT)
+            )
+            laws = replace(laws, differences={(names[1], POWER): power})
         except ScalingError as error:
-            paired, laws = {}, replace(laws, notes=(*laws.notes, str(error)))
-        laws = replace(laws, differences=paired)
-    return Scored(test, pl.concat(frames), laws, (*filter(None, [test.small]), *laws.notes))
+            laws = replace(laws, differences={}, notes=(*laws.notes, str(error)))
+    return Scored(test, pl.concat(frames), laws, (*filter(None, [test.small]), *laws.notes), strict)
 
 
 def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:

@@ -148,8 +148,10 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
     pools = ", ".join(f"{name} {experiment.arms.tokens(name):,} tokens" for name in names)
     lines = [
         f"preset: {preset.name}: {preset.about}",
-        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within a seed",
-        f"seeds: {design.seeds}, paired between the corpora: order of conversations, weights and noise",
+        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, each run in an order of its own",
+        f"seeds: {', '.join(map(str, design.seeds))} by budget, paired between the corpora: order, weights and noise",
+        f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",
+        "control: n-gram models of the same streams, whose deviation from their mean is taken off the difference",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",
         "tokenizer and embeddings are shared; if trained here, then on the union of both training pools",
         "split: by near-duplicate clusters of the union of both corpora, before anything else",

@@ -1,22 +1,26 @@
-"""The verdict of a comparison: one sentence on what may be concluded, or why nothing may."""
+"""The verdict of a comparison: which corpus is better per token, or how large a difference can be at most.
+
+The level is the primary endpoint: the ratio of the perplexities on one test set. The exponent is secondary, and is
+concluded from an interval of 97.5 %, because which corpus is better if used up is another secondary question.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
-from pipeline.report.parts import Check, Chip
+from pipeline.experiments.formats import PERCENT, delta_alpha, ppl_change
+from pipeline.report.parts import Chip
 from trainer.prepare.split import MIN_CONVERSATIONS
-from trainer.scaling import Kind
 
 Interval = tuple[float, float]
-BETTER, WORSE, NONE, UNCLEAR = "better", "worse", "no difference", "cannot tell"
-MIXED = "mixed"
-"""Exponent, level or answer of a verdict if the test sets disagree on the direction of a significant difference."""
+BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
+"""Answers; "mixed" if each corpus is better on another test set."""
+WORTH_KNOWING = 0.005
+"""The smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
 
 @dataclass(frozen=True)
@@ -25,49 +29,77 @@ class Verdict:
 
     Attributes:
         sentence: the verdict for a reader.
-        concludes: whether a difference of the exponent or of the level is concluded.
-        exponent: "steeper", "flatter", "mixed", or "" if nothing is concluded about it.
-        level: of its PPL at the largest common budget: "lower", "higher", "mixed", or "".
-        answer: "better", "worse", "no difference", "mixed" or "cannot tell"; "" if a screen did not ask.
+        concludes: whether a difference of the level or of the exponent is concluded.
+        answer: about the level: "better", "worse", "no difference", "mixed" or "cannot tell".
+        exponent: "steeper", "flatter", or "" if no difference is concluded.
     """
 
     sentence: str
     concludes: bool
+    answer: str = UNCLEAR
     exponent: str = ""
-    level: str = ""
-    answer: str = ""
 
     def chip(self) -> Chip:
-        """The answer in a word or two."""
-        answer = self.answer or {"lower": BETTER, "higher": WORSE}.get(self.level, self.level) or UNCLEAR
+        """The answer in a few words."""
         moods: dict[str, Literal["good", "bad", "same"]] = {BETTER: "good", WORSE: "bad", NONE: "same"}
-        return Chip(answer, moods.get(answer, "open"))
+        text = f"{self.answer} per token" if self.answer in {BETTER, WORSE} else self.answer
+        return Chip(text, moods.get(self.answer, "open"))
 
 
-def verdict(scored: Sequence[Scored], names: tuple[str, str], lacks: str, checks: Sequence[Check]) -> Verdict:
-    """Conclude from the intervals on all test sets; a failed check, or what the design `lacks`, forbids a conclusion.
+def verdict(  # noqa: PLR0917  what a verdict is made of
+    scored: Sequence[Scored],
+    primary: Scored,
+    names: tuple[str, str],
+    ends: Interval | None,
+    lacks: str = "",
+    failed: Sequence[str] = (),
+    advice: str = "more seeds narrow it (--seeds)",
+) -> Verdict:
+    """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    The exponents differ if the 95 % interval of delta alpha (the second exponent minus the first) excludes 0, on the
-    same side, on every test set, and no saturating law contradicts it. The levels differ if the 95 % interval of the
-    PPL ratio at the largest common budget excludes 1 in the same way. If the intervals of all test sets exclude it, but
-    on different sides, each corpus is better on other text: the verdict is "mixed".
+    The second corpus is better if the interval `ends` of the ln of the PPL ratio is below 0, and worse if it is above.
+    There is no difference if it is inside `WORTH_KNOWING`. The answer is mixed if the intervals on the test sets
+    exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that failed,
+    and `advice` says what would narrow the interval.
     """
-    failed = [check.name for check in checks if check.passed is False]
-    indication = _indication(scored, names)
     if lacks:
-        return Verdict(f"Nothing is concluded, because {lacks}{indication}.", concludes=False)
+        return Verdict(f"Nothing is concluded, because {lacks}{_indication(primary)}.", concludes=False)
     if failed:
         return Verdict(f"Nothing can be concluded, because a check failed: {', '.join(failed)}.", concludes=False)
-    if scored and all(map(same, scored)):
-        return Verdict(f"There is no difference: {_alike(names)}.", concludes=False)
-    if few := too_few(scored):
-        return Verdict(f"Nothing can be concluded, {few}{indication}.", concludes=False)
-    if missing := no_interval(scored):
-        return Verdict(f"Nothing can be concluded: {missing}.", concludes=False)
-    exponent = _exponent(scored)
-    level = _agreed([side(_ratio(one)) for one in scored], ("lower", "higher"))
-    clauses = (_exponent_clause(scored, names, exponent), _level_clause(scored, names, level), _bend_clause(scored))
-    return Verdict(f"{'; '.join(filter(None, clauses))}.", bool(exponent or level), exponent, level)
+    if same(primary):
+        text = f"There is no difference: all models of {names[0]} and {names[1]} have read the same text."
+        return Verdict(text, concludes=False, answer=NONE)
+    if few := too_few([primary]):
+        return Verdict(f"Nothing can be concluded, {few}{_indication(primary)}.", concludes=False)
+    if ends is None or not all(map(math.isfinite, ends)):
+        why = "; ".join(primary.notes) or f"the difference has no interval on {primary.test.name}"
+        return Verdict(f"Nothing can be concluded: {why}.", concludes=False)
+    difference = primary.differences["power"]
+    low, high = (math.expm1(end) for end in ends)
+    at, (first, second) = f"at {difference.budget:,.0f} tokens", names
+    sides = {one.test.name: side(one.differences["power"].ln_ratio_interval) for one in scored}
+    bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher than with {first}"
+    if set(sides.values()) == {-1, 1}:
+        answer = MIXED
+        each = " and ".join(f"{'lower' if one < 0 else 'higher'} on {test}" for test, one in sides.items())
+        text = f"Each corpus is better on other text: {at} the perplexity with {second} is {each}"
+    elif low > 0 or high < 0:
+        answer = BETTER if high < 0 else WORSE
+        change = relative_change(math.expm1(difference.ln_ratio), (low, high))
+        text = f"{second} is {answer} per token: {at} its perplexity is {change}"
+    elif max(-low, high) < WORTH_KNOWING:
+        answer = NONE
+        text = f"There is no difference above {WORTH_KNOWING:.1%}: {at} the perplexity with {second} is at most "
+        text += bounds
+    else:
+        answer = UNCLEAR
+        text = f"Nothing can be told yet: {at} the perplexity with {second} is at most {bounds}; {advice}"
+    strict = None if primary.strict is None else primary.strict.delta_alpha_interval
+    exponent = {-1: "steeper", 0: "", 1: "flatter"}[side(strict)]
+    alpha = delta_alpha(difference)
+    about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
+    concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
+    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent)
 
 
 def too_few(scored: Sequence[Scored]) -> str:
@@ -76,22 +108,28 @@ def too_few(scored: Sequence[Scored]) -> str:
     return f"since a test set needs {MIN_CONVERSATIONS} conversations: {' and '.join(few)}" if few else ""
 
 
-def no_interval(scored: Sequence[Scored]) -> str:
-    """The test sets on which delta alpha has no interval, as a clause; empty if it has one on all."""
-    missing = [one.test.name for one in scored if _alpha(one, "power") is None]
-    if scored and not missing:
-        return ""
-    return f"delta alpha has no interval on {', '.join(missing) or 'any test set'}"
-
-
 def same(one: Scored) -> bool:
-    """Whether both arms have the same training runs."""
+    """Whether both arms have the same models."""
     first, second = (points.ppl for points in list(one.points.values())[:2])
     return bool(np.array_equal(first, second))
 
 
-def _alike(names: tuple[str, str]) -> str:
-    return f"at these budgets {names[0]} and {names[1]} are the same text, and all their training runs are the same"
+def side(interval: Interval | None) -> int:
+    """The sign of an interval that excludes 0; else 0."""
+    if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
+        return 0
+    return -1 if interval[1] < 0 else 1
+
+
+def share(value: float) -> str:
+    """A share in per cent, without a sign."""
+    return f"{100 * value:.2f}{PERCENT}"
+
+
+def relative_change(value: float, ends: Interval) -> str:
+    """A relative change and its interval in words."""
+    low, high = sorted(abs(end) for end in ends)
+    return f"{share(abs(value))} {'lower' if value < 0 else 'higher'} ({100 * low:.2f} to {share(high)})"
 
 
 def _few(one: Scored) -> str:
@@ -104,96 +142,11 @@ def _few(one: Scored) -> str:
     return f"{text}, whose unequal lengths leave an effective sample size (Kish) of {int(one.test.effective)}"
 
 
-def _alpha(one: Scored, kind: Kind) -> Interval | None:
-    difference = one.differences.get(kind)
-    return None if difference is None else difference.delta_alpha_interval
-
-
-def _ratio(one: Scored) -> Interval | None:
-    return one.differences["power"].ln_ratio_interval
-
-
-def side(interval: Interval | None) -> int:
-    """The sign of an interval that excludes 0; else 0."""
-    if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
-        return 0
-    return -1 if interval[1] < 0 else 1
-
-
-def _agreed(sides: Sequence[int], words: tuple[str, str]) -> str:
-    """The word for the side of all intervals; "mixed" if they lie on both sides, empty if one holds 0."""
-    if not sides or 0 in sides:
-        return ""
-    if len(set(sides)) > 1:
-        return MIXED
-    return words[0] if sides[0] < 0 else words[1]
-
-
-def _exponent(scored: Sequence[Scored]) -> str:
-    sides = [side(_alpha(one, "power")) for one in scored]
-    others = [side(_alpha(one, "saturating")) for one in scored]
-    if any(side and other == -side for side, other in zip(sides, others, strict=True)):
-        return ""
-    return _agreed(sides, ("steeper", "flatter"))
-
-
-def _exponent_clause(scored: Sequence[Scored], names: tuple[str, str], exponent: str) -> str:
-    first, second = names
-    each = _each(scored, lambda one: delta_alpha(one.differences["power"]))
-    if exponent == MIXED:
-        words = {-1: "steeper", 1: "flatter"}
-        exponent = " and ".join(f"{words[side(_alpha(one, 'power'))]} on {one.test.name}" for one in scored)
-    if exponent:
-        return f"The exponent of {second} is {exponent} than that of {first}: delta alpha is {each}"
-    significant = [one.test.name for one in scored if side(_alpha(one, "power"))]
-    if len(significant) == len(scored):
-        return f"Nothing can be concluded about the exponent, on which the laws disagree: delta alpha is {each}"
-    if significant:
-        only = f"it differs on {', '.join(significant)} alone"
-        return f"Nothing can be concluded about the exponent, since {only}: delta alpha is {each}"
-    return f"No difference between the exponents of {first} and {second} can be concluded: delta alpha is {each}"
-
-
-def _level_clause(scored: Sequence[Scored], names: tuple[str, str], level: str) -> str:
-    first, second = names
-    each = _each(scored, lambda one: ppl_change(one.differences["power"]))
-    at = f"at {scored[0].differences['power'].budget:,.0f} tokens"
-    if not level:
-        return f"no difference in PPL {at} can be concluded: that of {second} differs by {each} from that of {first}"
-    worth = _each(scored, lambda one: token_worth(one.differences["power"]))
-    tokens = f"one token of {second} is worth {worth} of {first}"
-    if level != MIXED:
-        return f"{at} the PPL of {second} is {level}: {each}; {tokens}"
-    better = {one.test.name: names[side(_ratio(one)) < 0] for one in scored}
-    if all(test == f"{arm}-test" for test, arm in better.items()):
-        who = "each corpus is better on its own kind of text"
-    else:
-        who = " and ".join(f"{arm} has the lower PPL on {test}" for test, arm in better.items())
-    return f"{at} {who}: the PPL of {second} differs by {each} from that of {first}; {tokens}"
-
-
-def _bend_clause(scored: Sequence[Scored]) -> str:
-    bent = [
-        f"{arm} on {one.test.name}"
-        for one in scored
-        for arm, held in one.laws.held_out.items()
-        if held.preferred == "saturating" and held.clear
-    ]
-    if not bent:
-        return ""
-    return f"alpha is the mean slope over these budgets, because the points bend ({', '.join(bent)})"
-
-
-def _indication(scored: Sequence[Scored], names: tuple[str, str]) -> str:
+def _indication(one: Scored) -> str:
     """The estimates in brackets, for a verdict that concludes nothing from them."""
-    fitted = [one for one in scored if "power" in one.differences]
-    if not fitted:
+    power = one.differences.get("power")
+    if power is None:
         return ""
-    if all(map(same, scored)):
-        return f" (and {_alike(names)})"
-    each = _each(fitted, lambda one: delta_alpha(one.differences["power"]))
-    return f" (delta alpha of {names[1]}, not conclusive: {each})"
-
-
-def _each(scored: Sequence[Scored], text: Callable[[Scored], str]) -> str:
-    return " and ".join(f"{text(one)} on {one.test.name}" for one in scored)
+    if same(one):
+        return " (and all models have read the same text)"
+    return f" (not conclusive: PPL {ppl_change(power)}, delta alpha {delta_alpha(power)})"

@@ -41,7 +41,7 @@ def run(here: Path, limit: int = LIMIT) -> Path:
 
 def how(**more: Any) -> TrainingOptions:
     """Options of the training in tests."""
-    return replace(TrainingOptions(preset="blink", choices=WANTED, workers=1), **more)
+    return replace(TrainingOptions(preset="blink", choices=WANTED, workers=1, force=True), **more)
 
 
 def asked(

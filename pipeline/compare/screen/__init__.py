@@ -17,14 +17,17 @@ from pipeline.compare import data
 from pipeline.compare import scored as scoring
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
-from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored, TestSet
 from pipeline.terminal import BEAT_INTERVAL, repeating, say
 from trainer.experiment import screen as screening
 from trainer.experiment.kinds import KNESER_NEY
 from trainer.experiment.screen import Placebos, Screen, UsedUp
 from trainer.prepare.arms import Arms, ArmsError, Union
-from trainer.scaling import Difference
+from trainer.scaling import Difference, difference
+from trainer.scaling.spread import Interval
+
+CONTROL_SEEDS = 60
+"""Orders from which the mean and the variance of a control variate come."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,6 @@ class Screened:
     """
 
     arms: Arms
-    design: Design
     screen: Screen
     folder: Path
     names: tuple[str, str]
@@ -65,7 +67,8 @@ class Screened:
         frame = pl.concat(rows).with_columns(pl.col("tokens").cast(pl.Int64), nats=pl.col("ppl").log())
         frame = frame.with_columns(bits_per_byte=pl.col("nats") * test.tokens / math.log(2) / max(size, 1))
         laws = scoring.compared_laws(points)
-        return Scored(test, frame, laws, (*filter(None, [test.small]), *laws.notes))
+        strict = difference(points[names[0]], points[names[1]], level=scoring.STRICT) if laws.differences else None
+        return Scored(test, frame, laws, (*filter(None, [test.small]), *laws.notes), strict)
 
     @property
     def difference(self) -> Difference:
@@ -78,9 +81,12 @@ class Screened:
         return {null: self.screen.placebo(self.names, null, self.primary_test.mask) for null in self.screen.placebos}
 
     @property
-    def level_interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the ln of the PPL ratio, with the spread of the more different placebo rules."""
-        ends = self.difference.ln_ratio_interval
+    def level_interval(self) -> Interval | None:
+        """The 95 % interval of the ln of the PPL ratio at the largest budget, with the spread of placebo rules."""
+        return self.widened(self.difference.ln_ratio_interval) if self.primary.differences else None
+
+    def widened(self, ends: Interval | None) -> Interval | None:
+        """An interval with the spread of the more different kind of placebo rules."""
         effects = max((one.effects for one in self.placebos.values()), key=np.std, default=np.empty(0))
         return screening.widened(ends, effects)
 
@@ -115,21 +121,36 @@ def screen(pair: Pair, union: Union, options: TrainingOptions, folder: Path, *, 
     budgets = options.budgets or screening.budgets_of(arms, names)
     if max(budgets) > arms.largest():
         raise ArmsError(f"--budgets has {max(budgets):,} tokens, and a training pool has {arms.largest():,}")
-    design = Design(tuple(sorted(set(budgets))), options.seeds or screening.SEEDS, ())
+    made = learn(arms, union, tuple(sorted(set(budgets))), options, placebos=placebos)
+    return of_arms(pair, arms, made, folder)
+
+
+def learn(
+    arms: Arms,
+    union: Union,
+    budgets: tuple[int, ...],
+    options: TrainingOptions,
+    *,
+    placebos: bool = True,
+    seeds: int = screening.SEEDS,
+    own: Sequence[tuple[int, int]] = (),
+) -> Screen:
+    """Learn n-gram models of all arms of a union, and report progress on stderr."""
+    names = list(union.members)
+    seeds = (options.screen and options.seeds) or seeds
     began = time.monotonic()
-    say(f"learning {len(names)} corpora in {design.seeds} orders, and placebo rules beside them ...")
+    say(f"n-gram models of {len(names)} corpora in {seeds} orders{', and of placebo rules' if placebos else ''} ...")
     with repeating(BEAT_INTERVAL, lambda: f"still learning, {time.monotonic() - began:,.0f} s so far"):
-        made = screening.screen(
-            *(arms, union, names, design.budgets),
-            seeds=design.seeds,
+        return screening.screen(
+            *(arms, union, names, budgets),
+            seeds=seeds,
             placebos=screening.PLACEBOS if placebos else 0,
             workers=options.workers or len(os.sched_getaffinity(0)),
+            own=own,
         )
-    first, second = pair.names
+
+
+def of_arms(pair: Pair, arms: Arms, made: Screen, folder: Path) -> Screened:
+    """The screen of the two corpora of a pair."""
     tests = scoring.test_sets(pair, arms)
-    members = pair.union.members
-    small = second if pair.subset else first if not (members[first] & ~members[second]).any() else None
-    mask = arms.tests[first] | arms.tests[second] if small is None else arms.tests[small]
-    whole = TestSet("all test conversations", "of both corpora", mask, tests[0].targets, tests[0].clusters)
-    primary = next((test for test in tests if test.name == f"{small}-test"), whole)
-    return Screened(arms, design, made, folder, pair.names, tests, primary)
+    return Screened(arms, made, folder, pair.names, tests, scoring.primary_test(pair, tests, arms))

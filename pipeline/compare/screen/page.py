@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
 from pipeline.compare.figures import placebos
-from pipeline.compare.numbers import HeadAndRows, Rows, data_numbers, difference_rows, law_rows, test_numbers
+from pipeline.compare.numbers import (
+    HeadAndRows,
+    Rows,
+    data_numbers,
+    difference_dict,
+    difference_rows,
+    law_rows,
+    test_numbers,
+)
 from pipeline.compare.screen import Screened
-from pipeline.compare.screen.verdict import WORTH_KNOWING, share, used_up_sentence
+from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
-from pipeline.experiments.formats import finite, precise_change, with_interval
+from pipeline.compare.verdict import WORTH_KNOWING, share
+from pipeline.experiments.formats import finite, precise_change, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 
@@ -28,25 +37,31 @@ TERMS = (
 """Explanation of the terms of the headline."""
 
 
-def tiles(screened: Screened) -> tuple[Tile, ...]:
+def tiles(comparison: Comparison) -> tuple[Tile, ...]:
     """The findings as tiles."""
+    screened, primary = comparison.screened, comparison.primary
+    if screened is None or primary is None or "power" not in primary.differences:
+        return ()
     first, second = (visible(name, 30) for name in screened.names)
-    difference, found, test = screened.difference, screened.used_up, visible(screened.primary.test.name, 30)
-    ceiling, tokens = screened.ceiling, screened.screen.tokens
-    return (
-        _tile(
-            difference.ln_ratio,
-            screened.level_interval,
-            f"PPL with {second} at {difference.budget:,.0f} tokens, on {test}",
-        ),
-        _tile(*found.best, f"PPL with {second} if both are read to their ends"),
-        Tile(
-            f"{found.crossing:,.0f}",
-            f"tokens of {first} that all {tokens[screened.names[1]]:,} of {second} are worth; {first} has "
-            f"{tokens[screened.names[0]]:,}",
-        ),
-        *([] if ceiling is None else [Tile(share(ceiling), "PPL can fall by, if what was dropped is worth nothing")]),
-    )
+    power, test = primary.differences["power"], visible(primary.test.name, 30)
+    worth, brackets = token_worth_parts(power)
+    made = [
+        _tile(power.ln_ratio, comparison.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
+        Tile(worth, f"tokens of {first} that one of {second} is worth{f': {brackets}' if brackets else ''}"),
+    ]
+    if "power" in screened.primary.differences:
+        tokens, found, ceiling = screened.screen.tokens, screened.used_up, screened.ceiling
+        made += [
+            _tile(*found.best, f"PPL with {second} if both are read to their ends (n-grams)"),
+            Tile(
+                f"{found.crossing:,.0f}",
+                f"tokens of {first} that all {tokens[screened.names[1]]:,} of {second} are worth; "
+                f"{first} has {tokens[screened.names[0]]:,}",
+            ),
+        ]
+        if ceiling is not None:
+            made.append(Tile(share(ceiling), "PPL can fall by at most, if what was dropped is worth nothing"))
+    return tuple(made)
 
 
 def _tile(ln_ratio: float, ends: tuple[float, float] | None, label: str) -> Tile:
@@ -74,14 +89,7 @@ def sections(screened: Screened) -> list[Section]:
             (joined(scored, difference_rows),),
             missing=tuple(f"{visible(note, 300)}." for note in notes),
         ),
-        *_placebo_section(screened),
-        Section(
-            "used-up",
-            "The difference if each corpus is read to its end",
-            f"{visible(used_up_sentence(screened), 300)} The forecast adds to the difference per token what the "
-            "difference of their sizes is worth at the mean exponent.",
-            tables=(Table(*_as_table(used_up_rows(screened))),),
-        ),
+        *shared_sections(screened),
         Section(
             "laws",
             "Scaling laws",
@@ -101,13 +109,27 @@ def sections(screened: Screened) -> list[Section]:
     ]
 
 
+def shared_sections(screened: Screened) -> list[Section]:
+    """The sections of placebo rules and of both corpora used up, which an experiment with networks has too."""
+    return [
+        *_placebo_section(screened),
+        Section(
+            "used-up",
+            "The difference if each corpus is read to its end",
+            f"By n-gram models. {visible(used_up_sentence(screened), 300)} The forecast adds to the difference per "
+            "token what the difference of their sizes is worth at the mean exponent.",
+            tables=(Table(*_as_table(used_up_rows(screened))),),
+        ),
+    ]
+
+
 def _plan(screened: Screened) -> list[str]:
-    data, design = screened.arms.common.record, screened.design
+    data, made = screened.arms.common.record, screened.screen
     pools = ", ".join(f"{name} {tokens:,} tokens" for name, tokens in screened.screen.tokens.items())
     return [
         "models: interpolated modified Kneser-Ney of order 5",
-        f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, nested within an order",
-        f"orders: {design.seeds}, the same for both corpora",
+        f"budgets: {', '.join(f'{budget:,}' for budget in made.budgets)} tokens, nested within an order",
+        f"orders: {len(made.nats[screened.names[0]])}, the same for both corpora",
         f"unit: pieces of at most {screened.arms.preset.piece} tokens; near-duplicates stay together",
         f"tokenizer: {data.tokenizer}, trained on the union of both training pools unless it is given",
         "split: by near-duplicate clusters of the union of both corpora, before anything else",
@@ -131,8 +153,8 @@ def _placebo_section(screened: Screened) -> list[Section]:
         Section(
             "placebo",
             "Beside random rules",
-            "Placebo rules drop as many tokens as the real ones, of random conversations or of random conversations of "
-            "the same lengths. A real effect lies outside their range.",
+            "By n-gram models. Placebo rules drop as many tokens as the real ones, of random conversations or of "
+            "random conversations of the same lengths. A real effect lies outside their range.",
             (Figure("placebo", "The real rules and placebo rules", "One mark is one rule.", (panel,)),),
             (Table(*_as_table(placebo_rows(screened))),),
         )
@@ -179,60 +201,54 @@ def used_up_rows(screened: Screened) -> HeadAndRows:
     return head, rows
 
 
-def of_comparison(comparison: Comparison) -> dict[str, Any]:
-    """The fields of a screen for a script; empty for a comparison that is none."""
-    screened = comparison.screened
-    if screened is None:
+def findings(comparison: Comparison) -> dict[str, Any]:
+    """The findings of a comparison for a script; differences of PPL are relative, below 0 if the second is better."""
+    screened, primary = comparison.screened, comparison.primary
+    if screened is None or primary is None:
         return {}
-    design = screened.design
-    return {
-        "answer": comparison.verdict.answer,
-        **(screen_numbers(screened) if "power" in screened.primary.differences else {}),
-        "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
-        "budgets": list(design.budgets),
-        "seeds": design.seeds,
-        "preset": screened.arms.preset.name,
-        "folder": str(screened.folder),
-        "data": data_numbers(screened.arms),
-    }
-
-
-def screen_numbers(screened: Screened) -> dict[str, Any]:
-    """The findings for a script; PPL differences are relative, and below 0 the second corpus is better."""
-    difference, found, apart = screened.difference, screened.used_up, screened.apart
-    made: dict[str, Any] = finite(
-        {
-            "budget": difference.budget,
-            **_level("level", difference.ln_ratio, screened.level_interval),
-            "delta_alpha": difference.delta_alpha,
-            "delta_alpha_interval": difference.delta_alpha_interval,
-            "efficiency": difference.efficiency,
-            "efficiency_interval": difference.efficiency_interval,
-            "primary_test_set": screened.primary.test.name,
-            "ceiling": screened.ceiling,
-            "worth_knowing": WORTH_KNOWING,
-            "placebo": {
-                null.replace(" ", "_"): {
-                    "level": math.expm1(one.effect),
-                    "mean": math.expm1(one.mean),
-                    "sd": one.sd,
-                    "rules": len(one.effects),
-                    "p": one.p,
-                }
-                for null, one in screened.placebos.items()
-            },
-            "per_corpus": {
-                **_level("level", found.ln_ratio, found.interval),
-                **_level("measured_level", found.measured, found.measured_interval),
-                "alpha": found.alpha,
-                "tokens": dict(screened.screen.tokens),
-                "unique_tokens": dict(screened.screen.unique),
-                "crossing_tokens": found.crossing,
-            },
-            "apart": None if apart is None else _level("level", apart.ln_ratio, apart.ln_ratio_interval),
+    power = primary.differences.get("power")
+    made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": WORTH_KNOWING}
+    if power is not None:
+        made |= {"budget": power.budget, **_level("level", power.ln_ratio, comparison.level_interval)}
+        made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
+    if "power" in screened.primary.differences:
+        made |= _of_screen(screened)
+    if comparison.experiment is None:
+        made |= {
+            "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
+            "budgets": list(screened.screen.budgets),
+            "seeds": len(screened.screen.nats[screened.names[0]]),
+            "preset": screened.arms.preset.name,
+            "folder": str(screened.folder),
+            "data": data_numbers(screened.arms),
         }
-    )
-    return made
+    return cast("dict[str, Any]", finite(made))
+
+
+def _of_screen(screened: Screened) -> dict[str, Any]:
+    found, apart = screened.used_up, screened.apart
+    return {
+        "ceiling": screened.ceiling,
+        "placebo": {
+            null.replace(" ", "_"): {
+                "level": math.expm1(one.effect),
+                "mean": math.expm1(one.mean),
+                "sd": one.sd,
+                "rules": len(one.effects),
+                "p": one.p,
+            }
+            for null, one in screened.placebos.items()
+        },
+        "per_corpus": {
+            **_level("level", found.ln_ratio, found.interval),
+            **_level("measured_level", found.measured, found.measured_interval),
+            "alpha": found.alpha,
+            "tokens": dict(screened.screen.tokens),
+            "unique_tokens": dict(screened.screen.unique),
+            "crossing_tokens": found.crossing,
+        },
+        "apart": None if apart is None else _level("level", apart.ln_ratio, apart.ln_ratio_interval),
+    }
 
 
 def _level(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
