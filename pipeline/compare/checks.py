@@ -27,13 +27,13 @@ def comparison_checks(pair: Pair, experiment: Experiment) -> list[Check]:
         _steps(records, experiment),
         _budgets_reached(records),
         _same_test(experiment),
-        _paired(experiment.arms, pair),
+        paired(experiment.arms, pair),
     ]
 
 
 def screen_checks(pair: Pair, arms: Arms) -> list[Check]:
     """All checks of a finished screen."""
-    return [_leakage(arms), *corpora_checks(pair), _paired(arms, pair)]
+    return [_leakage(arms), *corpora_checks(pair), paired(arms, pair)]
 
 
 def _records(experiment: Experiment) -> Records:
@@ -105,7 +105,7 @@ def _same_test(experiment: Experiment) -> Check:
     return Check("all are scored on the same test conversations", len(targets) == 1, text)
 
 
-def _paired(arms: Arms, pair: Pair) -> Check:
+def paired(arms: Arms, pair: Pair) -> Check:
     """Whether most conversations of the smaller training pool have the same place in the orders of both arms.
 
     Two parts of a run must be paired. Other corpora may be independent: their intervals are wider, and hold.

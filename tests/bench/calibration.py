@@ -4,8 +4,8 @@
     python -m tests.bench.calibration --house FOLDER        # the known effect alone, at the default size
 
 A/A: each time 1,500 conversations of the embedded default are drawn and split into two random halves, which are
-compared as `refine compare` does: split by clusters, vocabulary, embeddings, training runs on nested budgets with
-paired seeds, laws, verdict. The output is how often the 95 % intervals of delta alpha contain 0, and how often a
+compared as `refine compare` does: split by clusters, vocabulary, embeddings, paired training runs, laws,
+verdict. The output is how often the 95 % intervals of delta alpha contain 0, and how often a
 verdict finds a difference.
 
 On 2026-11-26: 92.8 % of 208 intervals of 104 comparisons (two test sets each) contain 0, 7.7 % of verdicts find a
@@ -29,19 +29,22 @@ import numpy as np
 import polars as pl
 
 from pipeline.compare import design as designing
-from pipeline.compare.command import conclude
-from pipeline.compare.corpora import Pair, unite
+from pipeline.compare.command import UNTRAINED, conclude
+from pipeline.compare.corpora import Pair, lineage_keys, unite
 from pipeline.compare.data import leaks
 from pipeline.compare.design import Design, Experiment
+from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
+from pipeline.compare.screen import CONTROL_SEEDS
 from pipeline.compare.verdict import Verdict
 from pipeline.engine import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
-from trainer.experiment.jobs import run
+from trainer.experiment import screen as screening
+from trainer.experiment.jobs import order_seed, run
 from trainer.prepare import arms as arming
-from trainer.prepare.arms import Union, distinct
+from trainer.prepare.arms import Union
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE, Preset
 
@@ -80,13 +83,15 @@ class Outcome:
 
 
 def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choices) -> Experiment:
-    """The data and the training runs of a comparison without baselines; the data lie in folder/data."""
+    """The data, the n-gram models and the jobs of a comparison without baselines; the data lie in folder/data."""
     arms = arming.prepare(pair.union, preset, choices, folder / "data")
     texts = pair.union.frame["text"]
     trained = texts.gather(np.concatenate([arms.split.pool, arms.split.validation]))
     arms = replace(arms, leaks=leaks(trained, texts.gather(arms.split.test)))
-    design = Design(preset.budgets, seeds, ())
-    return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder)
+    design = Design(preset.budgets, (seeds,) * len(preset.budgets), ())
+    own = [(budget, order_seed(budget, seed)) for budget, seed in design.pairs]
+    made = screening.screen(arms, pair.union, pair.names, design.budgets, seeds=CONTROL_SEEDS, own=own)
+    return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder, made)
 
 
 def outcome(pair: Pair, experiment: Experiment, workers: int = 1) -> Outcome:
@@ -96,8 +101,9 @@ def outcome(pair: Pair, experiment: Experiment, workers: int = 1) -> Outcome:
         run(experiment.runs, experiment.every(), engine.map, lambda _job, _record: None)
     finally:
         engine.close()
-    scored, _, verdict = conclude(pair, experiment)
-    return Outcome(tuple(scored), verdict)
+    empty = Comparison(pair, UNTRAINED, [], None, [], None, [], "", experiment.folder)
+    found = conclude(empty, experiment)
+    return Outcome(tuple(found.scored), found.verdict)
 
 
 def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choices = WANTED) -> Outcome:
@@ -110,7 +116,7 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) ->
     """Two frames as a pair of corpora; clusters are computed unless they are in the column `group`."""
     frame, members = unite(first, second)
     made = frame["group"].to_numpy() if "group" in frame.columns else corpora.groups(frame["text"])
-    union = Union(frame, distinct(corpora.keys(frame["text"])), made, dict(zip(names, members, strict=True)))
+    union = Union(frame, lineage_keys(frame, *members), made, dict(zip(names, members, strict=True)))
     read = {name: Corpus(name, name, one) for name, one in zip(names, (first, second), strict=True)}
     return Pair(read, None, union, ())
 
@@ -137,32 +143,25 @@ def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
         " ".join(rng.permutation(text.split()).tolist()) if i in shuffled else text
         for i, text in enumerate(clean["text"])
     ]
-    made = clean.with_columns(
-        text=pl.Series(f"{text}\n{BOILERPLATE}" for text in texts), id=pl.format("{}-spoiled", "id")
-    )
+    made = clean.with_columns(text=pl.Series(f"{text}\n{BOILERPLATE}" for text in texts))
     copies = made.sample(int(len(made) * 0.3 / 0.7), with_replacement=True, seed=seed)
     number = pl.int_range(pl.len()).cast(pl.String)
     return pl.concat([made, copies.with_columns(id=pl.format("{}-copy-{}", "id", number))])
 
 
-def one(name: str) -> tuple[list[bool | None], str, str, list[float]]:
-    """An A/A comparison: `Outcome.holds`, exponent and level of the verdict, and each delta alpha."""
+def one(name: str) -> tuple[list[bool | None], bool]:
+    """An A/A comparison: `Outcome.holds`, and whether the verdict finds a difference."""
     found = compared(halves(int(name)))
-    return (
-        found.holds(),
-        found.verdict.exponent,
-        found.verdict.level,
-        [each.differences["power"].delta_alpha for each in found.scored],
-    )
+    return found.holds(), found.verdict.concludes
 
 
 def coverage(times: int, workers: int) -> None:
     """Print the coverage of A/A comparisons as they finish."""
     engine, holds, verdicts = Local(workers), list[bool](), list[bool]()
     try:
-        for done, (held, exponent, level, _) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
+        for done, (held, concludes) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
             holds += [each for each in held if each is not None]
-            verdicts.append(bool(exponent or level))
+            verdicts.append(concludes)
             if done % 10 == 0 or done == times:
                 sys.stdout.write(
                     f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta alpha contain 0; "

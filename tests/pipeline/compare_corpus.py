@@ -11,12 +11,13 @@ import polars as pl
 
 from pipeline.compare import command as comparing
 from pipeline.compare.data import TrainingOptions
-from pipeline.compare.scored import Scored, TestSet, compared_laws
+from pipeline.compare.scored import POWER, STRICT, Scored, TestSet, compared_laws
 from pipeline.store import read_json
 from tests.pipeline.report_corpus import refine
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
-from trainer.scaling import Points
+from trainer.scaling import Control, Points, paired_difference
+from trainer.scaling.paired import MIN_PAIRS
 
 BLINK = replace(
     HOUSE,
@@ -26,7 +27,7 @@ BLINK = replace(
     phase1=replace(HOUSE.phase1, passes=2, least=1),
     phase2=replace(HOUSE.phase2, epochs=1, steps=12, batch=128, evaluations=2),
     vocabulary=300,
-    budgets=(640, 1600, 3840, 9600, 22400),
+    budgets=(320, 800, 1920, 4800, 11200),
 )
 WANTED = Choices(test_tokens=3000, validation_tokens=500)
 LIMIT = 400
@@ -59,10 +60,17 @@ def report(here: Path) -> dict[str, Any]:
 def simulated(
     delta: float, shift: float = 0.0, *, seeds: int = 3, budgets: int = 6, noise: float = 0.004, seed: int = 0
 ) -> Scored:
-    """Two arms on a test set: the laws of `points`."""
+    """Two arms on a test set: the laws of `points`, and their paired difference without a control."""
     found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
     test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
-    return Scored(test, pl.DataFrame(), compared_laws(found))
+    laws, strict, count = compared_laws(found), None, seeds * budgets
+    control = Control(np.zeros(count), np.zeros(count), np.full(count, 2 * noise**2))
+    differences = {}
+    if count >= MIN_PAIRS:
+        both = found["raw"], found["refined"], control, 1e-8
+        power, strict = (paired_difference(*both, level) for level in (0.95, STRICT))
+        differences = {("refined", POWER): power}
+    return Scored(test, pl.DataFrame(), replace(laws, differences=differences), strict=strict)
 
 
 def points(
@@ -72,7 +80,7 @@ def points(
 
     Args:
         delta: the second arm's alpha minus the first's.
-        shift: the difference of ln PPL at the largest budget.
+        shift: the difference of ln PPL at the mean budget, 56,234 tokens.
         seeds: number of seeds of both.
         budgets: number of budgets, over 1.5 decades.
         noise: standard deviation of ln PPL.
@@ -82,7 +90,6 @@ def points(
     x = np.linspace(np.log(1e4), np.log(1e4) + 1.5 * np.log(10), budgets)
     found = {}
     for name, alpha, level in (("raw", -0.3, 0.0), ("refined", -0.3 + delta, shift)):
-        y = np.log(90) + level + alpha * (x - x[-1]) + rng.normal(0, noise, (seeds, budgets))
-        names = np.repeat(np.arange(seeds), budgets) if seeds > 1 else None
-        found[name] = Points(np.tile(np.exp(x), seeds), np.exp(y.ravel()), names)
+        y = np.log(90) + level + alpha * (x - x.mean()) + rng.normal(0, noise, (seeds, budgets))
+        found[name] = Points(np.tile(np.exp(x), seeds), np.exp(y.ravel()))
     return found

@@ -12,12 +12,11 @@ import polars as pl
 import pytest
 
 from pipeline import ablate as ablating
-from pipeline.ablate import AblateOptions, arms_of, verdict
+from pipeline.ablate import AblateOptions, arms_of, discoveries, verdict
 from pipeline.ablate.result import Contrast
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
 from pipeline.compare.corpora import Pair
-from pipeline.report.parts import Check
 from pipeline.report.run.checks import SHARE, Bounds
 from pipeline.store import RunFolderError, read_json
 from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
@@ -79,8 +78,8 @@ def test_an_ablation_shares_the_runs_of_a_comparison(my_run: Path, tmp_path: Pat
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}
     result = ablating.ablate(AblateOptions(my_run, tmp_path / "page", training=asks))
     assert not result.failed
-    assert set(result.differences["law"]) == {"power", "saturating"}
-    assert len(result.differences) == len(result.contrasts) * 4
+    assert set(result.differences["law"]) == {"power"}
+    assert len(result.differences) == len(result.contrasts) * 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = read_json(tmp_path / "page" / "report.json")
     arms = 2 + len({arm for one in found["contrasts"] for arm in (one["first"], one["second"])} - {"raw", "refined"})
@@ -114,27 +113,34 @@ def test_decisions_of_another_plan_are_refused(my_run: Path, tmp_path: Path) -> 
         arms_of(corpora.pair("raw", "refined", copy, None, grouped=False))
 
 
-def test_the_verdict_names_the_rules_that_changed_the_exponent() -> None:
+CONTRASTS = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
+KEYS = [one.key for one in CONTRASTS]
+
+
+def test_the_verdict_names_the_rules_that_changed_the_level_and_the_exponent() -> None:
     """And the number of contrasts; it also says if no rule did, or if the design is too small."""
-    contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
-    scored = {
-        ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(-0.05, seed=2)],
-        ("short", "alone"): [simulated(0.0, seed=3), simulated(0.0, seed=4)],
-    }
-    sentence = verdict(scored, contrasts, "", [])
-    assert sentence.startswith("The exponent changed: noisy alone makes it steeper (2 contrasts were tested")
-    both_ways = verdict(
-        {**scored, ("noisy", "alone"): [simulated(-0.05, seed=1), simulated(0.05, seed=2)]}, contrasts, "", []
+    scored = {KEYS[0]: simulated(-0.05, -0.1), KEYS[1]: simulated(0.0)}
+    sentence = verdict(scored, CONTRASTS, "", [])
+    assert sentence.startswith("Level on set0-test: noisy alone makes PPL lower (\N{MINUS SIGN}9")
+    assert "Exponent: noisy alone makes it steeper (2 contrasts, false discovery rate 5%)." in sentence
+    assert verdict(dict.fromkeys(KEYS, scored[KEYS[1]]), CONTRASTS, "", []) == (
+        "Level on set0-test: no rule can be said to have changed the level. Exponent: no rule can be said to have "
+        "changed it (2 contrasts, false discovery rate 5%)."
     )
-    assert "noisy alone makes it steeper on one test set and flatter on the other (2 contrasts" in both_ways
-    assert verdict({**scored, ("noisy", "alone"): scored["short", "alone"]}, contrasts, "", []).startswith(
-        "No rule can be said to have changed the exponent"
-    )
-    assert verdict(scored, contrasts, "there is 1 seed", []) == "Nothing is concluded, because there is 1 seed."
-    failed = [Check("budgets reached", passed=False, found="")]
-    assert verdict(scored, contrasts, "", failed) == (
+    assert verdict(scored, CONTRASTS, "there is 1 seed", []) == "Nothing is concluded, because there is 1 seed."
+    assert verdict(scored, CONTRASTS, "", ["budgets reached"]) == (
         "Nothing can be concluded, because a check failed: budgets reached."
     )
+
+
+def test_of_many_rules_without_an_effect_few_are_named() -> None:
+    """At a false discovery rate of 5 %, a single interval that barely excludes 0 among twenty is no finding."""
+    nothing = [(0.0, (-1.0, 1.0))] * 19
+    assert discoveries([*nothing, (1.1, (0.1, 2.1))]) == [False] * 20
+    assert discoveries([(1.1, (0.1, 2.1))]) == [True]
+    assert discoveries([*nothing, (2.0, (1.0, 3.0))])[-1]
+    assert discoveries([(1.1, (0.1, 2.1))] * 20) == [True] * 20
+    assert discoveries([(1.1, None)]) == [False]
 
 
 def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Path) -> None:
@@ -150,18 +156,15 @@ def test_a_run_that_failed_a_check_fails_its_ablation(my_run: Path, tmp_path: Pa
 
 def test_an_ablation_without_intervals_concludes_nothing() -> None:
     """With too few test conversations, or without an interval, it does not claim that no rule had an effect."""
-    contrasts = [Contrast("noisy", "alone", "raw", "only noisy", 9), Contrast("short", "alone", "raw", "only short", 9)]
     one = simulated(0.0)
     few = replace(one, test=replace(one.test, clusters=np.arange(100) // 25))
-    keys = [(each.reason, each.how) for each in contrasts]
-    assert verdict({key: [few] for key in keys}, contrasts, "", []).startswith(
+    assert verdict(dict.fromkeys(KEYS, few), CONTRASTS, "", []).startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 4 clusters"
     )
     unknown = replace(one, laws=replace(one.laws, differences={}))
-    assert verdict({keys[0]: [one], keys[1]: [unknown]}, contrasts, "", []) == (
-        "No rule can be said to have changed the exponent (1 contrast was tested, each at the 95 % level); delta alpha "
-        "has no interval for short alone."
+    assert verdict({KEYS[0]: one, KEYS[1]: unknown}, CONTRASTS, "", []).endswith(
+        "(1 contrasts, false discovery rate 5%). There is no interval for short alone."
     )
-    assert verdict({key: [unknown] for key in keys}, contrasts, "", []) == (
-        "Nothing can be concluded; delta alpha has no interval for noisy alone, short alone."
+    assert verdict(dict.fromkeys(KEYS, unknown), CONTRASTS, "", []) == (
+        "Nothing can be concluded. There is no interval for noisy alone, short alone."
     )

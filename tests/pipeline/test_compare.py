@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -72,7 +73,7 @@ def test_a_report_holds_every_number(made: Path) -> None:
     found = report(made)
     assert found["verdict"] == found["headline"]
     assert found["budgets"] == [200, 500, 1200, 3000, 7000]
-    assert (found["seeds"], found["subset"]) == (3, True)
+    assert (found["seeds"], found["subset"]) == ([5, 4, 4, 3, 2], True)
     assert list(found["test_sets"]) == ["raw-test", "refined-test"]
     low, high = found["delta_alpha_interval"]
     assert low < found["delta_alpha"] < high
@@ -80,12 +81,17 @@ def test_a_report_holds_every_number(made: Path) -> None:
         assert [(law["corpus"], law["law"]) for law in test["laws"]] == [
             (arm, kind) for arm in ("raw", "refined") for kind in ("power", "saturating")
         ]
-        assert {one["law"] for one in test["differences"]} == {"power", "saturating"}
+        assert {one["law"] for one in test["differences"]} == {"power"}
         assert {one["corpus"] for one in test["held_out"]} == {"raw", "refined"}
         kinds = {(one["arm"], one["kind"]) for one in test["trainings"]}
         assert {("raw", "random_block"), ("raw", "gru"), ("refined", "kneser_ney"), ("raw", "unigram")} <= kinds
-    first = next(one for one in found["test_sets"]["raw-test"]["differences"] if one["law"] == "power")
+    (first,) = found["test_sets"]["refined-test"]["differences"]
+    assert found["primary_test_set"] == "refined-test"
     assert found["delta_alpha"] == pytest.approx(first["delta_alpha"])
+    assert found["level"] == pytest.approx(np.expm1(first["ln_ratio"]))
+    low, high = found["level_interval"]
+    assert low < np.expm1(first["ln_ratio_interval"][0]) < np.expm1(first["ln_ratio_interval"][1]) < high
+    assert {"placebo", "per_corpus", "ceiling"} <= set(found)
     assert not [one["name"] for one in found["checks"] if one["passed"] is False]
     assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
         one["name"] for one in found["checks"] if one["passed"]
@@ -98,11 +104,11 @@ def test_the_result_holds_the_numbers_of_the_report(result: Comparison, made: Pa
     assert result.verdict.sentence == found["verdict"]
     assert not result.failed
     first = result.differences.row(
-        by_predicate=(pl.col("test_set") == "raw-test") & (pl.col("law") == "power"), named=True
+        by_predicate=(pl.col("test_set") == "refined-test") & (pl.col("law") == "power"), named=True
     )
     assert [first["delta_alpha_low"], first["delta_alpha_high"]] == pytest.approx(found["delta_alpha_interval"])
     assert (first["corpus"], first["against"], first["budget"]) == ("refined", "raw", found["budget"])
-    assert (len(result.differences), len(result.laws)) == (4, 8)
+    assert (len(result.differences), len(result.laws)) == (2, 8)
     law = next(one for one in found["test_sets"]["refined-test"]["laws"] if one["law"] == "power")
     row = result.laws.row(
         by_predicate=(pl.col("test_set") == "refined-test")
@@ -142,7 +148,7 @@ def test_the_page_shows_laws_and_corpora(made: Path) -> None:
         assert f"<h2>{title}</h2>" in page
     assert {"laws-power", "laws-saturating", "differences"} <= set(report(made)["figures"])
     rows = report(made)["figures"]["differences"]["panels"][0]["rows"]
-    found = next(one for one in rows if (one["y"], one["test"]) == ("power law", "raw-test"))
+    found = next(one for one in rows if (one["y"], one["test"]) == ("power law", "refined-test"))
     assert [found["low"], found["high"]] == pytest.approx(report(made)["delta_alpha_interval"])
     assert (made / "report" / "differences.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -163,8 +169,8 @@ def test_the_page_counts_runs_whose_last_evaluation_was_best(made: Path) -> None
     """For each budget and arm."""
     page = (made / "report" / "index.html").read_text()
     found = re.search(
-        r"validation was best at the last evaluation, when the learning rate is 0, of 200 tokens in (\d) of 3 training "
-        r"runs of raw and (\d) of 3 training runs of refined; of 500 tokens",
+        r"validation was best at the last evaluation, when the learning rate is 0, of 200 tokens in (\d) of 5 training "
+        r"runs of raw and (\d) of 5 training runs of refined; of 500 tokens",
         page,
     )
     assert found
@@ -439,10 +445,31 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     """The run's checks forbid a conclusion too, except the one of the share kept."""
     pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
     share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
-    experiment = comparing.train_arms(pair.union, how(), made / "work")
-    found = [comparing.conclude(pair, experiment, checks)[2] for checks in ([share], [share, moved])]
+    experiment = comparing.train_arms(pair.union, how(), made / "work", pair)
+    empty = Comparison(pair, comparing.UNTRAINED, [], None, [], None, [], "", made)
+    found = [comparing.conclude(empty, experiment, checks).verdict for checks in ([share], [share, moved])]
     assert "a check failed" not in found[0].sentence
     assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
+
+
+def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_path: Path) -> None:
+    """It says what it could find and the most there can be; --force trains anyway. The design is on disk."""
+    asks = how(work=tmp_path / "work", budgets=(200, 500, 1200), seeds=2, force=False)
+    with pytest.raises(
+        ArmsError, match=r"nothing is trained, because this experiment finds differences from .* at most"
+    ):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    assert not (tmp_path / "work" / "trainings").exists()
+    assert not list((tmp_path / "work").glob("design-*.json"))
+    comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, force=True)))
+    (path,) = (tmp_path / "work").glob("design-*.json")
+    design = read_json(path)
+    assert (design["budgets"], design["seeds"]) == ([200, 500, 1200], [2, 2, 2])
+    assert design["primary"].startswith("ln of the PPL ratio on refined-test")
+    assert 0 < design["forecast"]["ceiling"] < design["forecast"]["level"]
+    path.write_text(path.read_text().replace('"worth_knowing": 0.005', '"worth_knowing": 0.5'))
+    with pytest.raises(RunFolderError, match="was changed after it was written"):
+        comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, force=True)))
 
 
 def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.compare import data
-from pipeline.compare.corpora import pair, unite
+from pipeline.compare.checks import paired
+from pipeline.compare.corpora import lineage_keys, pair, unite
 from pipeline.compare.data import LeakError, leaks
 from pipeline.experiments import corpus as corpora
 from tests.pipeline.compare_corpus import BLINK, WANTED, how
 from trainer import presets
-from trainer.experiment.jobs import arm_jobs
+from trainer.experiment.jobs import arm_jobs, order_seed
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Union, distinct
 
@@ -65,6 +67,35 @@ def test_copies_have_keys_of_their_own() -> None:
     assert len(np.unique(made)) == 5
     assert made[:2].tolist() == [7, 8]
     assert np.array_equal(distinct(keys[:3]), made[:3])
+
+
+def test_versions_of_a_conversation_have_one_key() -> None:
+    """By their id, if the texts differ; other conversations by their text, from wherever they come."""
+    a = frame(*[(str(i), f"text number {i}") for i in range(5)])
+    b = frame(("0", "text number 0"), ("1", "text number 1, please subscribe"), ("x", "text number 3"), ("y", "new"))
+    made, (in_a, in_b) = unite(a, b)
+    keys = lineage_keys(made, in_a, in_b)
+    key = dict(zip(made["text"], keys.tolist(), strict=True))
+    assert key["text number 1, please subscribe"] == key["text number 1"]
+    assert len(set(keys.tolist())) == len(made) - 1
+    for part, members in ((a, in_a), (b, in_b)):
+        assert len(set(keys[members].tolist())) == len(part)
+
+
+def check_of(share: float, *, run: bool) -> bool | None:
+    """The check of two arms of which the second has this share of its keys in common with the first."""
+    keys = np.concatenate([np.arange(100), np.arange(100)]).astype(np.uint64)
+    keys[100 + int(100 * share) :] += np.uint64(1000)
+    pools = {"raw": np.arange(200) < 100, "refined": np.arange(200) >= 100}
+    arms = SimpleNamespace(common=SimpleNamespace(keys=keys), pools=pools)
+    both = SimpleNamespace(names=("raw", "refined"), run=object() if run else None)
+    return paired(arms, both).passed  # type: ignore[arg-type]
+
+
+def test_arms_of_a_run_must_be_paired() -> None:
+    """If less than half is, the check fails; two other corpora may be independent."""
+    assert [check_of(share, run=True) for share in (1.0, 0.5, 0.49, 0.0)] == [True, True, False, False]
+    assert [check_of(share, run=False) for share in (1.0, 0.5, 0.49, 0.0)] == [True, True, None, None]
 
 
 def sample(size: int = 400) -> Union:
@@ -144,6 +175,9 @@ def test_arms_are_paired_and_budgets_nested(made: Arms) -> None:
     assert conversations(made, "raw", 40_000, 2) != raw
 
 
+PAIRS = [(500, 0), (2000, 0)]
+
+
 def test_arms_with_the_same_stream_share_a_training_run(union: Union, tmp_path: Path) -> None:
     """Whatever their names; another stream, seed or budget is another run."""
     everything = union.members["raw"]
@@ -152,17 +186,19 @@ def test_arms_with_the_same_stream_share_a_training_run(union: Union, tmp_path: 
     first = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
     pieces = first.common.pool.pieces(BLINK.piece)
     whole = np.bincount(pieces.rows) == 1
-    order = pieces.rows[pieces.order(first.common.keys, 0)]
-    late = first.split.pool[order[whole[order]][-1]]  # the last one of seed 0 that is a single piece
+    ranks = [np.argsort(pieces.order(first.common.keys, order_seed(*pair))) for pair in PAIRS]
+    late = first.split.pool[pieces.rows[np.argmax(np.minimum(*ranks) * whole[pieces.rows])]]  # late in both orders
     but_one[late] = False
     made = arming.prepare(named, BLINK, WANTED, tmp_path / "data")
-    names = {arm: [job.name for job in arm_jobs(made, "cvfp", arm, (500, 2000), 0)] for arm in named.members}
+    names = {arm: [job.name for job in arm_jobs(made, "cvfp", arm, PAIRS)] for arm in named.members}
     assert names["raw"] == names["same"]
     assert names["raw"] == names["less"]
     assert len(set(names["raw"])) == 2
-    assert set(names["raw"]).isdisjoint(job.name for job in arm_jobs(made, "cvfp", "raw", (500, 2000), 1))
+    assert set(names["raw"]).isdisjoint(job.name for job in arm_jobs(made, "cvfp", "raw", [(500, 1), (2000, 1)]))
     largest = made.tokens("less")
-    assert arm_jobs(made, "cvfp", "raw", (largest,), 1)[0].name != arm_jobs(made, "cvfp", "less", (largest,), 1)[0].name
+    assert (
+        arm_jobs(made, "cvfp", "raw", [(largest, 1)])[0].name != arm_jobs(made, "cvfp", "less", [(largest, 1)])[0].name
+    )
 
 
 def test_presets_without_a_test_set_are_refused(union: Union, tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ import pytest
 
 from pipeline import ablate as ablating
 from pipeline.compare import command as comparing
-from pipeline.compare.design import Design
 from pipeline.compare.scored import TestSet
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.page import screen_numbers, sections
-from pipeline.compare.screen.verdict import verdict_of
+from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict
 from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
 from trainer import presets
@@ -66,18 +65,18 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
         for name, mask in zip(names, masks, strict=True)
     ]
     whole = TestSet("all test conversations", "of both", np.ones(TESTED, np.bool_), targets, np.arange(TESTED))
-    return Screened(arms, Design(BUDGETS, SEEDS, ()), screen, Path("x"), names, tests, whole)
+    return Screened(arms, screen, Path("x"), names, tests, whole)
 
 
 def told(effect: Effect, **more: Any) -> Verdict:
     """The verdict of a simulated screen without a failed check."""
-    return verdict_of(simulated(effect, **more), [])
+    return screen_verdict(simulated(effect, **more), [])
 
 
 @pytest.mark.parametrize(
     ("effect", "more", "answer", "begins"),
     [
-        ((-0.02, -0.02), {}, "better", "refined is better per token: at 100,000 tokens its perplexity is 2."),
+        ((-0.02, -0.02), {}, "better", "refined is better per token: at 100,000 tokens its perplexity is 1."),
         ((0.02, 0.02), {}, "worse", "refined is worse per token: at 100,000 tokens its perplexity is 2."),
         ((0.0, 0.0), {}, "no difference", "There is no difference above 0.5%: at 100,000 tokens the perplexity with"),
         ((0.0, 0.0), {"noise": 0.05}, "cannot tell", "Nothing can be told yet: at 100,000 tokens the perplexity"),
@@ -106,20 +105,20 @@ def test_a_smaller_corpus_may_be_better_per_token_and_worse_if_used_up() -> None
     assert found.answer == "better"
     assert "Read to its end, refined is worse: its perplexity is 2." in found.sentence
     numbers = screen_numbers(simulated((-0.01, -0.01), sizes=(3e6, 2.7e6)))
-    assert numbers["level"] < 0 < numbers["per_corpus"]["level"]
+    assert numbers["per_corpus"]["level"] > 0
     assert numbers["per_corpus"]["crossing_tokens"] == pytest.approx(2.7e6 * np.exp(0.01 / 0.3), rel=0.02)
     assert numbers["ceiling"] == pytest.approx(1 - 0.9**0.3, abs=0.003)
 
 
 def test_a_failed_check_or_too_few_conversations_forbid_a_conclusion() -> None:
     """Whatever the numbers."""
-    assert verdict_of(simulated((-0.02, -0.02)), ["train/test leakage 0"]).sentence.startswith(
+    assert screen_verdict(simulated((-0.02, -0.02)), ["train/test leakage 0"]).sentence.startswith(
         "Nothing can be concluded"
     )
     few = simulated((-0.02, -0.02))
     small = TestSet("all", "few", np.arange(TESTED) < 9, few.screen.targets, few.screen.clusters)
-    made = Screened(few.arms, few.design, few.screen, few.folder, few.names, few.tests, small)
-    assert "since a test set needs 20 conversations" in verdict_of(made, []).sentence
+    made = Screened(few.arms, few.screen, few.folder, few.names, few.tests, small)
+    assert "since a test set needs 20 conversations" in screen_verdict(made, []).sentence
 
 
 def test_a_page_shows_copies_that_do_not_stay_together() -> None:

@@ -1,4 +1,4 @@
-"""The verdict of a comparison concludes if all test sets agree, and never from too little."""
+"""The verdict of a comparison: about the level on one test set, always with a bound, and never from too little."""
 
 from __future__ import annotations
 
@@ -8,99 +8,100 @@ import numpy as np
 import pytest
 
 from pipeline.compare.design import Design
-from pipeline.compare.scored import compared_laws
+from pipeline.compare.scored import Scored, compared_laws
 from pipeline.compare.verdict import Verdict, verdict
-from pipeline.report.parts import Check
 from tests.pipeline.compare_corpus import points, simulated
 from trainer.scaling import difference
 
-CORPUS_NAMES = ("raw", "refined")
+NAMES = ("raw", "refined")
 TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 
-def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: int) -> Verdict:
+def of(*scored: Scored, lacks: str = "", failed: str = "") -> Verdict:
+    """The verdict on test sets of which the last one is the primary one."""
+    primary = scored[-1]
+    power = primary.differences.get("power")
+    ends = None if power is None else power.ln_ratio_interval
+    return verdict(scored, primary, NAMES, ends, lacks, [failed] if failed else [])
+
+
+def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: float) -> Verdict:
     """The verdict on simulated arms, one test set for each (delta of alpha, shift of ln PPL)."""
-    found = [simulated(delta, shift, seed=i, **more) for i, (delta, shift) in enumerate(arms)]
-    return verdict(found, CORPUS_NAMES, lacks, [Check(failed, passed=False, found="")] if failed else [])
+    found = [simulated(delta, shift, seed=i, **more) for i, (delta, shift) in enumerate(arms)]  # type: ignore[arg-type]
+    return of(*found, lacks=lacks, failed=failed)
 
 
-def test_a_steeper_law_on_both_test_sets_is_concluded_with_its_numbers() -> None:
-    """The sentence also gives the level at the largest common budget, and a token's worth."""
-    found = conclude((-0.05, -0.1), (-0.05, -0.1))
-    assert (found.concludes, found.exponent, found.level) == (True, "steeper", "lower")
-    assert found.sentence.startswith(
-        "The exponent of refined is steeper than that of raw: delta alpha is \N{MINUS SIGN}0.0"
-    )
-    assert "on set0-test and" in found.sentence
-    assert "the PPL of refined is lower: \N{MINUS SIGN}9" in found.sentence
-    assert "one token of refined is worth 1." in found.sentence
-    assert conclude((0.05, 0.1), (0.05, 0.1)).exponent == "flatter"
-
-
-def test_a_level_alone_is_no_exponent() -> None:
-    """If refined is better by the same factor at every budget."""
+def test_a_lower_level_is_better_with_its_numbers() -> None:
+    """At the mean budget, with the interval, and the exponent as a second sentence."""
     found = conclude((0.0, -0.1), (0.0, -0.1))
-    assert (found.concludes, found.exponent, found.level) == (True, "", "lower")
-    assert found.sentence.startswith("No difference between the exponents of raw and refined can be concluded")
-    assert conclude((0.0, 0.1), (0.0, 0.1)).level == "higher"
+    assert (found.concludes, found.answer, found.exponent) == (True, "better", "")
+    assert found.sentence.startswith("refined is better per token: at 56,234 tokens its perplexity is 9.")
+    assert "lower (9." in found.sentence
+    assert "The exponents cannot be told apart: delta alpha " in found.sentence
+    assert found.chip().text == "better per token"
+    assert found.chip().mood == "good"
 
 
-def test_equal_laws_allow_no_conclusion() -> None:
-    """The same corpus twice."""
-    found = conclude((0.0, 0.0), (0.0, 0.0))
-    assert (found.concludes, found.exponent, found.level) == (False, "", "")
-    assert "no difference in PPL at 316,228 tokens can be concluded" in found.sentence
+def test_a_higher_level_is_worse() -> None:
+    """The same numbers, the other way round."""
+    found = conclude((0.0, 0.1), (0.0, 0.1))
+    assert (found.concludes, found.answer) == (True, "worse")
+    assert "its perplexity is 10." in found.sentence
+    assert "higher (" in found.sentence
 
 
-def test_one_test_set_alone_allows_no_conclusion() -> None:
-    """Of the exponent, and of the level."""
-    found = conclude((-0.05, 0.0), (0.0, 0.0))
-    assert found.exponent == ""
-    assert "since it differs on set0-test alone" in found.sentence
-    assert conclude((0.0, -0.1), (0.0, 0.0)).level == ""
+def test_a_steeper_exponent_is_concluded_beside_the_level() -> None:
+    """From its stricter interval, whatever the level."""
+    found = conclude((-0.05, 0.0), (-0.05, 0.0))
+    assert (found.concludes, found.exponent) == (True, "steeper")
+    assert "Its exponent is steeper: delta alpha \N{MINUS SIGN}0.0" in found.sentence
+    assert conclude((0.05, 0.0), (0.05, 0.0)).exponent == "flatter"
+
+
+def test_an_exponent_at_the_edge_of_its_interval_is_not_concluded() -> None:
+    """The interval of 95 % excludes 0, that of 97.5 % does not."""
+    one = simulated(0.0, 0.0)
+    power, strict = one.differences["power"], one.strict
+    assert strict is not None
+    edge = replace(power, delta_alpha_interval=(-0.02, -0.001)), replace(strict, delta_alpha_interval=(-0.022, 0.001))
+    laws = replace(one.laws, differences={("refined", "power"): edge[0]})
+    assert of(replace(one, laws=laws, strict=edge[1])).exponent == ""
+
+
+def test_a_narrow_interval_around_nothing_is_no_difference() -> None:
+    """None above what is worth knowing; the bounds are in the sentence."""
+    found = conclude((0.0, 0.0), (0.0, 0.0), noise=0.001)
+    assert (found.concludes, found.answer) == (False, "no difference")
+    assert found.sentence.startswith("There is no difference above 0.5%: at 56,234 tokens the perplexity with refined")
+    assert "lower and 0." in found.sentence
+    assert "higher than with raw" in found.sentence
+
+
+def test_a_wide_interval_is_bounded_and_says_what_it_takes() -> None:
+    """Never only nothing."""
+    found = conclude((0.0, 0.0), (0.0, 0.0), noise=0.03)
+    assert (found.concludes, found.answer) == (False, "cannot tell")
+    assert found.sentence.startswith("Nothing can be told yet: at 56,234 tokens the perplexity with refined is at most")
+    assert "more seeds narrow it (--seeds)" in found.sentence
 
 
 def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
-    """The sentence says which corpus is better on which test set, with each number."""
-    found = conclude((-0.05, -0.1), (0.05, 0.1))
-    assert (found.concludes, found.exponent, found.level) == (True, "mixed", "mixed")
-    assert "The exponent of refined is steeper on set0-test and flatter on set1-test than that of raw" in found.sentence
-    assert "refined has the lower PPL on set0-test and raw has the lower PPL on set1-test" in found.sentence
-    assert found.sentence.endswith("on set1-test of raw.")
-    assert "refined is worth" in found.sentence
+    """The sentence says on which test set which corpus is better."""
+    found = conclude((0.0, -0.1), (0.0, 0.1))
+    assert (found.concludes, found.answer) == (True, "mixed")
+    assert "with refined is lower on set0-test and higher on set1-test" in found.sentence
 
 
-@pytest.mark.parametrize(("shift", "own"), [(0.1, True), (-0.1, False)])
-def test_each_corpus_may_be_better_at_its_own_text(shift: float, own: bool) -> None:
-    """Raw on raw-test and refined on refined-test; the opposite is described test set by test set."""
-    both = [simulated(0.0, each, seed=i) for i, each in enumerate((shift, -shift))]
-    named = [
-        replace(one, test=replace(one.test, name=f"{name}-test")) for one, name in zip(both, CORPUS_NAMES, strict=True)
-    ]
-    found = verdict(named, CORPUS_NAMES, "", [])
-    assert found.level == "mixed"
-    assert ("each corpus is better on its own kind of text: the PPL of refined" in found.sentence) is own
-    assert ("refined has the lower PPL on raw-test and raw has" in found.sentence) is not own
-
-
-def test_an_exponent_alone_is_no_level() -> None:
-    """Laws that cross at the largest budget differ in exponent but not in level."""
-    found = conclude((-0.05, 0.0), (-0.05, 0.0))
-    assert (found.concludes, found.exponent, found.level) == (True, "steeper", "")
-    assert "no difference in PPL at 316,228 tokens can be concluded: that of refined differs by" in found.sentence
-
-
-def test_an_extrapolated_worth_of_a_token_is_marked() -> None:
-    """One of a better second arm is worth more tokens of the first than were trained on."""
-    assert ", extrapolated) on set0-test" in conclude((-0.05, -0.1), (-0.05, -0.1)).sentence
-    assert "extrapolated" not in conclude((0.05, 0.1), (0.05, 0.1)).sentence
+def test_a_difference_on_the_other_test_set_alone_is_not_the_answer() -> None:
+    """The primary test set is named before."""
+    assert conclude((0.0, -0.1), (0.0, 0.0), noise=0.001).answer == "no difference"
+    assert conclude((0.0, 0.0), (0.0, -0.1), noise=0.001).answer == "better"
 
 
 def test_a_few_test_conversations_allow_no_conclusion() -> None:
     """A bootstrap over a handful of conversations underestimates their variation."""
     one = simulated(-0.05, -0.1)
-    few = replace(one, test=replace(one.test, mask=np.arange(100) < 7))
-    found = verdict([few], CORPUS_NAMES, "", [])
+    found = of(replace(one, test=replace(one.test, mask=np.arange(100) < 7)))
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
     )
@@ -110,33 +111,29 @@ def test_a_few_test_conversations_allow_no_conclusion() -> None:
 def test_copies_count_as_one_conversation() -> None:
     """A hundred test conversations in five clusters count as five."""
     one = simulated(-0.05, -0.1)
-    copies = replace(one, test=replace(one.test, clusters=np.arange(100) // 20))
-    found = verdict([copies], CORPUS_NAMES, "", [])
+    found = of(replace(one, test=replace(one.test, clusters=np.arange(100) // 20)))
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100 in 5 clusters of "
         "near-duplicates"
     )
     assert not found.concludes
-    pairs = replace(one, test=replace(one.test, clusters=np.arange(100) // 2))
-    assert verdict([pairs], CORPUS_NAMES, "", []).concludes
+    assert of(replace(one, test=replace(one.test, clusters=np.arange(100) // 2))).concludes
 
 
 def test_arms_with_the_same_training_runs_do_not_differ() -> None:
     """Whether or not the design allows a conclusion."""
     one = simulated(-0.05, -0.1)
-    same = replace(one, laws=compared_laws(dict.fromkeys(CORPUS_NAMES, one.points["raw"])))
-    assert verdict([same], CORPUS_NAMES, "", []).sentence == (
-        "There is no difference: at these budgets raw and refined are the same text, and all their training runs are "
-        "the same."
-    )
-    assert "(and at these budgets raw and refined are the same text" in verdict([same], CORPUS_NAMES, "x", []).sentence
+    same = replace(one, laws=compared_laws(dict.fromkeys(NAMES, one.points["raw"])))
+    found = of(same)
+    assert found.answer == "no difference"
+    assert found.sentence == "There is no difference: all models of raw and refined have read the same text."
+    assert "(and all models have read the same text)" in of(same, lacks="x").sentence
 
 
 def test_one_long_test_conversation_allows_no_conclusion() -> None:
     """A hundred conversations of which one has half the tokens have an effective size of 3.9."""
     one = simulated(-0.05, -0.1)
-    uneven = replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99])))
-    found = verdict([uneven], CORPUS_NAMES, "", [])
+    found = of(replace(one, test=replace(one.test, targets=np.array([99_000, *[1000] * 99]))))
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 100, whose unequal lengths "
         "leave an effective sample size (Kish) of 3"
@@ -147,24 +144,23 @@ def test_one_long_test_conversation_allows_no_conclusion() -> None:
 @pytest.mark.parametrize(
     ("design", "why"),
     [
-        (Design(TOKENS, 2), "2 seeds where 3 are needed"),
-        (Design(TOKENS[:4], 3), "4 budgets where 5 are needed and 0.90 decades of tokens where 1.5 are needed"),
-        (Design(TOKENS, 1), "1 seed where 3 are needed"),
-        (Design((10_000, 11_000, 12_000, 13_000, 14_000), 3), "0.15 decades of tokens where 1.5 are needed"),
+        (Design(TOKENS, (2, 1, 1, 1, 1, 1)), "7 pairs of training runs where 8 are needed"),
+        (Design(TOKENS[:4], (3,) * 4), "4 budgets where 5 are needed and 0.90 decades of tokens where 1.5 are needed"),
+        (Design((10_000, 11_000, 12_000, 13_000, 14_000), (3,) * 5), "0.15 decades of tokens where 1.5 are needed"),
     ],
 )
 def test_too_small_a_design_never_concludes(design: Design, why: str) -> None:
     """However clear the numbers look; they are marked as not conclusive."""
     found = conclude((-0.3, -0.5), (-0.3, -0.5), lacks=design.lacks())
-    assert (found.concludes, found.exponent, found.level) == (False, "", "")
-    assert found.sentence.startswith("Nothing is concluded, because ")
+    assert (found.concludes, found.exponent, found.answer) == (False, "", "cannot tell")
+    assert found.sentence.startswith("Nothing is concluded, because there are ")
     assert why in found.sentence
     assert "not conclusive" in found.sentence
 
 
 def test_the_full_design_lacks_nothing() -> None:
-    """Six budgets over 1.5 decades, three seeds."""
-    assert Design(TOKENS, 3).lacks() == ""
+    """Six budgets over 1.5 decades; eight pairs are enough."""
+    assert Design(TOKENS, (2, 2, 1, 1, 1, 1)).lacks() == ""
 
 
 def test_a_failed_check_forbids_a_conclusion() -> None:
@@ -179,10 +175,8 @@ def test_a_failed_check_forbids_a_conclusion() -> None:
 def test_no_interval_is_no_conclusion() -> None:
     """Two budgets and one seed leave no degree of freedom."""
     found = conclude((-0.3, -0.5), (-0.3, -0.5), seeds=1, budgets=2)
-    assert (found.concludes, found.sentence) == (
-        False,
-        "Nothing can be concluded: delta alpha has no interval on set0-test, set1-test.",
-    )
+    assert not found.concludes
+    assert found.sentence == "Nothing can be concluded: the difference has no interval on set1-test."
 
 
 def test_equal_arms_seldom_differ() -> None:

@@ -212,7 +212,7 @@ def findings(comparison: Comparison) -> dict[str, Any]:
         made |= {"budget": power.budget, **_level("level", power.ln_ratio, comparison.level_interval)}
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
-        made |= _of_screen(screened)
+        made |= screen_numbers(screened)
     if comparison.experiment is None:
         made |= {
             "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
@@ -225,7 +225,8 @@ def findings(comparison: Comparison) -> dict[str, Any]:
     return cast("dict[str, Any]", finite(made))
 
 
-def _of_screen(screened: Screened) -> dict[str, Any]:
+def screen_numbers(screened: Screened) -> dict[str, Any]:
+    """The findings of a screen beside the difference per token."""
     found, apart = screened.used_up, screened.apart
     return {
         "ceiling": screened.ceiling,
