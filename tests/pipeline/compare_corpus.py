@@ -12,11 +12,12 @@ import polars as pl
 from pipeline.compare import command as comparing
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import POWER, STRICT, Scored, TestSet, compared_laws
+from pipeline.experiments.laws import Key
 from pipeline.store import read_json
 from tests.pipeline.report_corpus import refine
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
-from trainer.scaling import Control, Points, paired_difference
+from trainer.scaling import Control, Difference, Points, paired_difference
 from trainer.scaling.paired import MIN_PAIRS
 
 BLINK = replace(
@@ -65,7 +66,7 @@ def simulated(
     test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
     laws, strict, count = compared_laws(found), None, seeds * budgets
     control = Control(np.zeros(count), np.zeros(count), np.full(count, 2 * noise**2))
-    differences = {}
+    differences: dict[Key, Difference] = {}
     if count >= MIN_PAIRS:
         both = found["raw"], found["refined"], control, 1e-8
         power, strict = (paired_difference(*both, level) for level in (0.95, STRICT))

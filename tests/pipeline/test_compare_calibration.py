@@ -14,8 +14,8 @@ def test_a_spoiled_corpus_differs_from_its_original() -> None:
     The corpus was chosen after seeing results; two other seeds agree: see `calibration.known`.
     """
     outcome = calibration.known()
-    assert (outcome.verdict.concludes, outcome.verdict.level) == (True, "mixed")
-    assert "at 32,000 tokens each corpus is better on its own kind of text" in outcome.verdict.sentence
+    assert (outcome.verdict.concludes, outcome.verdict.answer) == (True, "mixed")
+    assert outcome.verdict.sentence.startswith("Each corpus is better on other text: at ")
     found = {one.test.name: one.differences["power"] for one in outcome.scored}
     clean, spoiled = found["clean-test"], found["spoiled-test"]
     assert clean.ln_ratio_interval is not None
