@@ -19,6 +19,8 @@ CURVE_POINTS = 40
 """Points of a law's line over the budgets trained."""
 EXTRAPOLATION = 4
 """How far past the largest budget a law is drawn, as a factor."""
+PREDICTS = 0.02
+"""Error of PPL at the largest budget, fitted without it, up to which a law is drawn past the budgets."""
 EFFECTIVE_SIZE = (
     "Effective size: Kish's effective sample size (\u03a3 t)\u00b2 / \u03a3 t\u00b2 over the tokens t of each cluster "
     "of near-duplicates (a conversation without one is a cluster of its own). Error of ln PPL: the standard deviation "
@@ -110,25 +112,30 @@ def law_figure(scored: Sequence[Scored], kind: Kind) -> Figure:
             pl.DataFrame({"arm": [arm] * len(points.ppl), "tokens": points.tokens, "ppl": points.ppl})
             for arm, points in one.points.items()
         )
-        curves = pl.concat(curve(arm, one.laws.fits[arm, kind]) for arm in one.points)
+        curves = pl.concat(curve(arm, one.laws.fits[arm, kind], past=_predicts(one, arm, kind)) for arm in one.points)
         title = f"{visible(one.test.name)}: {one.test.tokens:,} tokens"
         panels.append(Panel(title, laws(rows, curves, tuple(one.points)), curves))
     return Figure(
         f"laws-{kind}",
         {"power": "Power laws", "saturating": "Saturating laws"}[kind],
-        f"{first}: rings; {second}: dots. Bands are 95 % prediction intervals for a training "
-        "run with a new seed, scored on other conversations of the same kind. Dashed lines are extrapolations past the "
-        "largest budget, which no measurement here supports.",
+        f"{first}: rings; {second}: dots. Bands are 95 % prediction intervals for a training run with a new seed, scored "
+        "on other conversations of the same kind. Dashed lines are extrapolations, which no measurement supports; a law "
+        f"that misses the largest budget by more than {PREDICTS:.0%}, if fitted without it, has none.",
         tuple(panels),
     )
 
 
-def curve(arm: str, law: Law) -> pl.DataFrame:
-    """A law as points of a line: arm, tokens, ppl, low, high, extrapolated."""
+def _predicts(one: Scored, arm: str, kind: Kind) -> bool:
+    held = one.laws.held_out.get(arm)
+    return held is not None and abs(held.power_error if kind == "power" else held.saturating_error) <= PREDICTS
+
+
+def curve(arm: str, law: Law, *, past: bool = True) -> pl.DataFrame:
+    """A law as points of a line, also past the largest budget: arm, tokens, ppl, low, high, extrapolated."""
     low, high = law.tokens
     inside = np.geomspace(low, high, CURVE_POINTS)
     outside = np.geomspace(high, high * EXTRAPOLATION, CURVE_POINTS // 2)[1:]
-    made = law.predict(np.concatenate([np.minimum(inside, high), outside]))
+    made = law.predict(np.concatenate([np.minimum(inside, high), outside[: len(outside) * past]]))
     return pl.DataFrame(
         {
             "arm": [arm] * len(made),
