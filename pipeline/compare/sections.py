@@ -118,9 +118,9 @@ def law_figure(scored: Sequence[Scored], kind: Kind) -> Figure:
     return Figure(
         f"laws-{kind}",
         {"power": "Power laws", "saturating": "Saturating laws"}[kind],
-        f"{first}: rings; {second}: dots. Bands are 95 % prediction intervals for a training run with a new seed, scored "
-        "on other conversations of the same kind. Dashed lines are extrapolations, which no measurement supports; a law "
-        f"that misses the largest budget by more than {PREDICTS:.0%}, if fitted without it, has none.",
+        f"{first}: rings; {second}: dots. Bands are 95 % prediction intervals for a training run with a new seed, "
+        "scored on other conversations of the same kind. Dashed lines are extrapolations, which no measurement "
+        f"supports; a law that misses the largest budget by more than {PREDICTS:.0%}, if fitted without it, has none.",
         tuple(panels),
     )
 
