@@ -24,15 +24,6 @@ from trainer.cvfp.settings import Shape
 NORM_EPS = 1e-5
 
 
-def width_rule(width: int) -> float:
-    """The weight_std at which a network of this width behaves like one of width 768 with 0.1.
-
-    Measured as the gain of a small perturbation of a context after one token: 0.471 at width 768; at width 128, 0.485
-    with this rule and 0.656 without.
-    """
-    return float(0.1 * (768 / width) ** 0.5)
-
-
 class Layer(nn.Module):
     """LN(r + relu(linear([main; other]))), or [other; main], the only building block.
 

@@ -27,7 +27,8 @@ class Shape:
             C + nE to C, and only the first context layer reads u.
         tied: whether the head is the embedding without a bias; otherwise it is a matrix and a bias that start at zero.
         weight_std: standard deviation of the layers' weights, whatever their fan-in. The dynamics depend on
-            weight_std * sqrt(width); see `trainer.cvfp.model.width_rule`.
+            weight_std * sqrt(width): a small perturbation of a context is 0.471 times as large after one token at
+            width 768 with 0.1, 0.485 times at width 128 with 0.245, and 0.656 times at width 128 with 0.1.
         own_embedding: whether the token block and a tied head have a separate embedding, which starts as a copy. It can
             be trained while contexts, which come from the first one, stay constant.
     """

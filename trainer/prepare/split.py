@@ -127,9 +127,7 @@ def effective(sizes: Rows, clusters: Rows | None = None) -> float:
 def renumber(groups: Rows) -> Rows:
     """Groups renumbered from 0 in order of first occurrence, int64 [K]."""
     _, first, of_row = np.unique(groups, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    return number[of_row]
+    return np.argsort(np.argsort(first))[of_row]
 
 
 def small(
@@ -170,8 +168,7 @@ class _Groups:
         count = int(of_row.max(initial=-1)) + 1
         least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(least, of_row, seeded_hashes(np.asarray(keys, np.uint64), SALT))  # a new member rarely changes it
-        sizes = np.zeros(count, np.int64)
-        np.add.at(sizes, of_row, tokens)
+        sizes = np.bincount(of_row, tokens, minlength=count).astype(np.int64)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
         # Hashed again, because the minimum of many keys is small.
         order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")
