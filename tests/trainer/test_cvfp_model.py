@@ -163,8 +163,8 @@ def _second_phase(trace: Trace, network: Network, folder: Path) -> None:
     np.testing.assert_allclose([e.train_loss for e in found], trace.array("phase2", "train_loss"), atol=1e-5)
     # moving the weights of v2_nocache by 1e-8, less than float32 resolves, moves its third validation loss by 1.9e-5
     edge = 2.5e-5 if trace.folder.name == "v2_nocache" else 1e-5
-    np.testing.assert_allclose([e.loss for e in found], trace.array("phase2", "val_loss"), atol=edge)
-    np.testing.assert_allclose([e.accuracy for e in found], trace.array("phase2", "val_acc"), atol=1e-9)
+    np.testing.assert_allclose([e.validation_loss for e in found], trace.array("phase2", "val_loss"), atol=edge)
+    np.testing.assert_allclose([e.validation_accuracy for e in found], trace.array("phase2", "val_acc"), atol=1e-9)
     assert state.best_evaluation == int(trace.array("phase2", "best_epoch"))
 
 

@@ -12,7 +12,7 @@ Inputs are x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Contexts come in one of two
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from trainer import TrainerError
 from trainer.cvfp.head import cross_entropy, score
 from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.scan import Contexts, Scanner, Tape, inputs
+from trainer.cvfp.scan import Contexts, Scanner, Tape, chunks, inputs
 from trainer.cvfp.settings import Phase2
 
 Head = tuple[Tensor, Tensor | None]
@@ -56,25 +56,19 @@ class Evaluation:
     wall time.
     """
 
-    number: int
+    evaluation: int
     step: int
     train_loss: float
-    loss: float
-    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
     best: bool
     seconds: float
 
     def record(self) -> dict[str, Any]:
         """The evaluation as a line of metrics.jsonl."""
-        return {
-            "phase": 2,
-            "evaluation": self.number,
-            "step": self.step,
-            "train_loss": self.train_loss,
-            "validation_loss": self.loss,
-            "validation_accuracy": self.accuracy,
-            "best": self.best,
-        }
+        values = asdict(self)
+        del values["seconds"]
+        return {"phase": 2, **values}
 
 
 @dataclass
@@ -234,7 +228,7 @@ def _batches_with_contexts(
         for a in range(done * settings.batch, rows, settings.batch):
             b = min(a + settings.batch, rows)
             at = tape.span(a, b) if order is None else order[a:b]
-            states = contexts.rows(a, b) if order is None else contexts.at(at)
+            states = contexts.at(slice(a, b) if order is None else at)
             with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 z = network.token(states, inputs(network, tape, at, network.token_embedding))
             yield z.float(), tape.ids[at + 1]
@@ -267,8 +261,11 @@ def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> 
     nats = torch.empty(rows, device=tape.ids.device)
     right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)
     weight, bias = network.output
-    chunks = Scanner(network).along(tape) if contexts is None else contexts.chunks()
-    for a, end, states in chunks:
+    if contexts is None:
+        spans = Scanner(network).along(tape)
+    else:
+        spans = ((a, b, contexts.at(slice(a, b))) for a, b in chunks(tape))
+    for a, end, states in spans:
         b = min(end, rows)
         at = tape.span(a, b)
         z = network.token([each[: b - a] for each in states], inputs(network, tape, at, network.token_embedding))

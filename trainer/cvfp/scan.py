@@ -114,9 +114,11 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
     return torch.cat(columns, dim=1)
 
 
-def chunk(device: torch.device) -> int:
-    """Tokens per chunk on a device."""
-    return CHUNK_CPU if device.type == "cpu" else CHUNK_DEVICE
+def chunks(tape: Tape) -> Iterator[tuple[int, int]]:
+    """First and last + 1 position of consecutive chunks of a text."""
+    step = CHUNK_CPU if tape.ids.device.type == "cpu" else CHUNK_DEVICE
+    for a in range(0, len(tape), step):
+        yield a, min(a + step, len(tape))
 
 
 class Scanner:
@@ -136,9 +138,7 @@ class Scanner:
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
         """(a, b, L tensors [b - a, D_i]) for consecutive chunks of a text, from the context `first` [C], or zero."""
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
-        step = chunk(tape.ids.device)
-        for a in range(0, len(tape), step):
-            b = min(a + step, len(tape))
+        for a, b in chunks(tape):
             fresh = tape.fresh(a, b)
             if first is not None and a == 0:
                 fresh = fresh.clone()
@@ -240,37 +240,19 @@ class Contexts:
     report: ScanReport
 
     @classmethod
-    def of(
-        cls,
-        network: Network,
-        tape: Tape,
-        folder: Path,
-        how: ScanMethod = "auto",
-        limit: int = MAX_BYTES_IN_MEMORY,
-    ) -> Self:
+    def of(cls, network: Network, tape: Tape, folder: Path, limit: int = MAX_BYTES_IN_MEMORY) -> Self:
         """Scan a stream. Above `limit` bytes the layers are files in the folder, which the caller removes."""
         widths = network.shape.context_widths[1:]
         each = limit // len(widths)
         layers = [
             room(len(tape), width, tape.ids.device, folder / f"{i}.contexts", each) for i, width in enumerate(widths)
         ]
-        scanner = Scanner(network, how)
+        scanner = Scanner(network)
         for a, b, states in scanner.along(tape):
             for layer, state in zip(layers, states, strict=True):
                 layer[a:b] = state
         return cls(layers, scanner.report)
 
-    def rows(self, a: int, b: int) -> list[Tensor]:
-        """The contexts of tokens a to b: L tensors [b - a, D_i]."""
-        return [layer[a:b] for layer in self.layers]
-
-    def at(self, positions: Tensor) -> list[Tensor]:
-        """The contexts of these tokens: L tensors [rows, D_i]."""
+    def at(self, positions: Tensor | slice) -> list[Tensor]:
+        """The contexts of some tokens: L tensors [rows, D_i]."""
         return [layer[positions] for layer in self.layers]
-
-    def chunks(self) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """(a, b, `rows(a, b)`) for consecutive chunks of the stream."""
-        step = chunk(self.layers[0].device)
-        for a in range(0, len(self.layers[0]), step):
-            b = min(a + step, len(self.layers[0]))
-            yield a, b, self.rows(a, b)

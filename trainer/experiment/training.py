@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,8 +36,6 @@ COLLAPSED_RANK = 2.0
 INTERVAL = 30.0
 """Seconds between checkpoints."""
 
-ReportMetrics = Callable[[dict[str, Any]], None]
-
 
 def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
     """A stream on a device; with `reset`, contexts restart at each conversation."""
@@ -54,21 +52,6 @@ class Data:
     validation: Stream
     test: Stream
     embeddings: np.ndarray
-
-
-@dataclass
-class _Clock:
-    """Seconds per phase, summed over resumptions."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-
-    def lap(self, name: str) -> float:
-        """Add the seconds since the last call to a phase, and return them."""
-        now = time.perf_counter()
-        passed, self.began = now - self.began, now
-        self.seconds[name] = self.seconds.get(name, 0.0) + passed
-        return passed
 
 
 class Training:
@@ -88,7 +71,7 @@ class Training:
         *,
         identity: str,
         device: str = "cpu",
-        tell: ReportMetrics = lambda _line: None,
+        tell: Callable[[dict[str, Any]], None] = lambda _line: None,
         interval: float = INTERVAL,
         compiled: bool = False,
         about: Mapping[str, Any] = MappingProxyType({}),
@@ -104,8 +87,9 @@ class Training:
             self.network.token.compile()
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
         self.lines: list[dict[str, Any]] = []
-        self.clock = _Clock()
-        self._last_save = time.monotonic()
+        self.checkpoint = folder / "checkpoint.safetensors"
+        self.seconds: dict[str, float] = {}  # of each phase, summed over resumptions
+        self._last_lap, self._last_save = time.perf_counter(), time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train or resume, and return the record.
@@ -125,11 +109,6 @@ class Training:
             fix = "try other embeddings, another seed or another preset"
             raise NotFiniteError(f"{self.folder.name}: {error}; {last}: {fix}") from error
 
-    @property
-    def checkpoint(self) -> Path:
-        """Path of the checkpoint."""
-        return self.folder / "checkpoint.safetensors"
-
     def _resume(self) -> Checkpoint | None:
         """Load this run's checkpoint, if there is one, and restore weights, metrics and times from it."""
         if not self.checkpoint.exists():
@@ -143,7 +122,7 @@ class Training:
                 f"{self.checkpoint} lacks {', '.join(sorted(missing))}: remove it to restart the training run"
             )
         self.network.load_state_dict(start.part("network"))
-        self.lines, self.clock.seconds = values["lines"], values["seconds"]
+        self.lines, self.seconds = values["lines"], values["seconds"]
         at = f"pass {values['number']}" if values["phase"] == 1 else f"step {values['step']:,}"
         self.tell({"resumed": f"phase {values['phase']}, {at}"})
         return Checkpoint(
@@ -154,7 +133,7 @@ class Training:
         if time.monotonic() - self._last_save < self.interval:
             return
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        values = {"identity": self.identity, "lines": self.lines, "seconds": self.clock.seconds}
+        values = {"identity": self.identity, "lines": self.lines, "seconds": self.seconds}
         checkpoint.save(self.checkpoint, Checkpoint(state.tensors | weights, state.values | values))
         self._last_save = time.monotonic()
 
@@ -162,6 +141,13 @@ class Training:
         self.lines.append(line)
         add_metrics(self.folder, line)
         self.tell(line)
+
+    def _lap(self, name: str) -> float:
+        """Add the seconds since the last call to a phase, and return them."""
+        now = time.perf_counter()
+        passed, self._last_lap = now - self._last_lap, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + passed
+        return passed
 
     def _phase1(self, start: Checkpoint | None) -> None:
         settings, text = self.preset.phase1, self.tapes[0]
@@ -173,12 +159,12 @@ class Training:
         if start is None:
             self._say({"phase": 1, "pass": 1, "how": report.describe()})
         else:
-            checkpoint.to_phase1(start, state)
-        self.clock.lap("phase 1")
+            checkpoint.to_state(start, state)
+        self._lap("phase 1")
 
         def tell(done: phase1.Pass, state: phase1.State) -> None:
-            self._say(done.record() | {"tokens_per_s": len(text) / self.clock.lap("phase 1")})
-            self._save(checkpoint.of_phase1(state))
+            self._say(done.record() | {"tokens_per_s": len(text) / self._lap("phase 1")})
+            self._save(checkpoint.of_state(state))
 
         phase1.run(self.network, text, settings, state, tell)
         self._check(state.contexts)
@@ -207,35 +193,33 @@ class Training:
         if len(noiseless) >= width:
             rank, spread = min(rank, exact), min(spread, phase1.variance(noiseless))
         self._say(line | {"collapsed": spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK})
-        self.clock.lap("phase 1")
+        self._lap("phase 1")
 
     def _phase2(self, start: Checkpoint | None) -> phase2.State:
         settings = self.preset.phase2.sized(self.data.train.tokens)
         state = phase2.begin(self.network, settings, self.seed)
         if start is not None:
-            checkpoint.to_phase2(start, state)
+            checkpoint.to_state(start, state)
         contexts = None
         if not settings.live:
-            contexts = self._contexts(0), self._contexts(1)
+            contexts = (
+                Contexts.of(self.network, self.tapes[0], self.folder / ".contexts-0"),
+                Contexts.of(self.network, self.tapes[1], self.folder / ".contexts-1"),
+            )
             if start is None:
                 self._say({"phase": 2, "contexts": contexts[0].report.describe()})
-        self.clock.lap("phase 2")
+        self._lap("phase 2")
         rows, before = len(self.tapes[0]) - 1, state.step
 
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
             nonlocal before
             seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
-            self.clock.lap("phase 2")
+            self._lap("phase 2")
             self._say(done.record() | {"tokens_per_s": seen / done.seconds})
-            self._save(checkpoint.of_phase2(state))
+            self._save(checkpoint.of_state(state))
 
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
         return state
-
-    def _contexts(self, which: int) -> Contexts:
-        folder = self.folder / f".contexts-{which}"
-        folder.mkdir(exist_ok=True)
-        return Contexts.of(self.network, self.tapes[which], folder)
 
     def _finish(self, state: phase2.State) -> dict[str, Any]:
         """Score the test set; write weights, scores and, last, the record."""
@@ -245,7 +229,7 @@ class Training:
             scores, stream = phase2.evaluate(self.network, self.tapes[2]), self.data.test
         if scores is None:
             raise NotFiniteError("phase 2 made no step: the budget holds no target")
-        self.clock.lap("test")
+        self._lap("test")
         if not torch.isfinite(scores.nats).all():
             raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
         shape = asdict(self.network.shape)
@@ -262,8 +246,8 @@ class Training:
             "validation_loss": state.best,
             **self._phase1_summary(),
             "parameters": self.network.parameter_counts(),
-            "seconds": self.clock.seconds,
-            "tokens_per_s": self.data.train.tokens / sum(self.clock.seconds.values()),
+            "seconds": self.seconds,
+            "tokens_per_s": self.data.train.tokens / sum(self.seconds.values()),
             "threads": torch.get_num_threads(),
             "device": self.device,
             "torch": torch.__version__,
