@@ -52,8 +52,8 @@ class Scores:
 class Evaluation:
     """One evaluation on the validation stream.
 
-    `train_loss` is the token-weighted mean loss of the batches since the previous evaluation, and `seconds` is their
-    wall time.
+    `train_loss` is the token-weighted mean loss of the batches since the previous evaluation, and `tokens_per_s` are
+    their targets per second of wall time.
     """
 
     evaluation: int
@@ -62,13 +62,11 @@ class Evaluation:
     validation_loss: float
     validation_accuracy: float
     best: bool
-    seconds: float
+    tokens_per_s: float
 
     def record(self) -> dict[str, Any]:
         """The evaluation as a line of metrics.jsonl."""
-        values = asdict(self)
-        del values["seconds"]
-        return {"phase": 2, **values}
+        return {"phase": 2, **asdict(self)}
 
 
 @dataclass
@@ -167,8 +165,8 @@ def optimise(  # noqa: PLR0917  a model, its data, how far it is
     """
     while not state.over(settings, rows):
         until, began = next(step for step in settings.evaluated(rows) if step > state.step), time.perf_counter()
-        loss = _train(name, head, islice(batches, until - state.step), settings, state, settings.total(rows))
-        seconds = time.perf_counter() - began
+        loss, seen = _train(name, head, islice(batches, until - state.step), settings, state, settings.total(rows))
+        rate = seen / (time.perf_counter() - began)
         scores = validate()
         if not math.isfinite(scores.loss):
             raise NotFiniteError(f"{name}, after step {state.step}: the loss on validation is {scores.loss}")
@@ -179,13 +177,13 @@ def optimise(  # noqa: PLR0917  a model, its data, how far it is
             state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
             if settings.restore:
                 state.weights = {key: p.detach().clone() for key, p in state.trained.items()}
-        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, seconds), state)
+        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, rate), state)
 
 
 def _train(  # noqa: PLR0917  the same
     name: str, head: Head, batches: Iterable[tuple[Tensor, Tensor]], settings: Phase2, state: State, total: int
-) -> float:
-    """Take a step per batch, out of `total`, without waiting for the device; the mean loss by tokens."""
+) -> tuple[float, int]:
+    """Take a step per batch, out of `total`, without waiting for the device; the mean loss of targets, their number."""
     start, chosen = state.step, list(state.trained.values())
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
@@ -206,7 +204,7 @@ def _train(  # noqa: PLR0917  the same
         state.step += 1
     if not finite:
         raise NotFiniteError(f"{name}, step {start + int(good) + 1}: the loss is not a finite number")
-    return float(summed) / seen
+    return float(summed) / seen, seen
 
 
 def _drop(z: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -135,11 +135,6 @@ class Phase2:
         """Steps per epoch; the last batch may be short."""
         return math.ceil(rows / self.batch)
 
-    def seen(self, step: int, rows: int) -> int:
-        """Targets processed by the first `step` steps."""
-        epochs, done = divmod(step, self.per_epoch(rows))
-        return epochs * rows + min(done * self.batch, rows)
-
     def evaluated(self, rows: int) -> list[int]:
         """The steps after which the validation stream is evaluated, ascending."""
         total = self.total(rows)

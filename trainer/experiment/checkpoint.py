@@ -5,7 +5,6 @@ Nothing in it can execute: it holds tensors, and a JSON text in the header.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stages import files
 from trainer import TrainerError
 from trainer.cvfp import phase1, phase2
 
@@ -41,20 +41,15 @@ class Checkpoint:
 
 def save(path: Path, content: Checkpoint) -> None:
     """Write a checkpoint; a reader sees either the previous file or the whole new one."""
-    new = aside(path)
-    new.touch()
-    mode = new.stat().st_mode & 0o777  # the mode that the umask gives; safetensors would leave 0600
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
-    save_file(tensors, new, {"said": json.dumps(content.values), "digest": _digest(tensors)})
-    new.chmod(mode)
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
 
+    def write(aside: Path) -> None:
+        aside.touch()
+        mode = aside.stat().st_mode & 0o777  # the mode that the umask gives; safetensors would leave 0600
+        save_file(tensors, aside, {"said": json.dumps(content.values), "digest": _digest(tensors)})
+        aside.chmod(mode)
 
-def aside(path: Path) -> Path:
-    """Path under which a checkpoint is written before it is renamed."""
-    return path.with_name(f".{path.name}.tmp")
+    files.save(path, write)
 
 
 def load(path: Path) -> Checkpoint:

@@ -176,23 +176,17 @@ class Training:
         if not math.isfinite(spread):  # one NaN is enough; contexts may be mapped from a file, so nothing copies them
             raise NotFiniteError("after phase 1 the contexts are not finite numbers")
         rank = phase1.effective_rank(contexts)
-        line: dict[str, Any] = {
-            "phase": 1,
-            "effective_rank": rank,
-            "effective_rank_share": rank / width,
-            "variance": spread,
-        }
+        line = {"phase": 1, "effective_rank": rank, "effective_rank_share": rank / width, "variance": spread}
         trials = 1 if self.preset.reset else self.preset.phase1.trials  # with resets there is nothing to forget
         history, verdict, noiseless = phase1.forgetting(self.network, self.tapes[1], trials)
         if not torch.isfinite(noiseless).all():
             raise NotFiniteError("after phase 1 the contexts of the validation set are not finite numbers")
         exact = phase1.effective_rank(noiseless)
-        line |= {"validation_effective_rank": exact}
-        if history:
-            line |= {"forgetting": history, "verdict": verdict}
+        forgetting = {"forgetting": history, "verdict": verdict} if history else {}
         if len(noiseless) >= width:
             rank, spread = min(rank, exact), min(spread, phase1.variance(noiseless))
-        self._say(line | {"collapsed": spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK})
+        collapsed = spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK
+        self._say({**line, "validation_effective_rank": exact, **forgetting, "collapsed": collapsed})
         self._lap("phase 1")
 
     def _phase2(self, start: Checkpoint | None) -> phase2.State:
@@ -209,13 +203,10 @@ class Training:
             if start is None:
                 self._say({"phase": 2, "contexts": contexts[0].report.describe()})
         self._lap("phase 2")
-        rows, before = len(self.tapes[0]) - 1, state.step
 
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
-            nonlocal before
-            seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
             self._lap("phase 2")
-            self._say(done.record() | {"tokens_per_s": seen / done.seconds})
+            self._say(done.record())
             self._save(checkpoint.of_state(state))
 
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
@@ -255,22 +246,19 @@ class Training:
             **self.about,
         }
         write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
-        for path in (self.checkpoint, checkpoint.aside(self.checkpoint)):
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob("*checkpoint.safetensors*"):  # and what a killed process was writing
+            path.unlink()
         for which in range(2):
             shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
         return record
 
     def _phase1_summary(self) -> dict[str, Any]:
         """Fields of the record about phase 1 and the contexts, from the metrics."""
-        passes = [line for line in self.lines if line["phase"] == 1 and "converged" in line]
+        last = next((line for line in reversed(self.lines) if "converged" in line), {"pass": 0, "converged": None})
         checked = next((line for line in self.lines if "effective_rank" in line), {})
-        how = [line[key] for line in self.lines for key in ("how", "contexts") if key in line]
         return {
-            "passes": passes[-1]["pass"] if passes else 0,
-            "converged": passes[-1]["converged"] if passes else None,
-            "effective_rank_share": checked.get("effective_rank_share"),
-            "variance": checked.get("variance"),
-            "collapsed": checked.get("collapsed"),
-            "contexts": how,
+            "passes": last["pass"],
+            "converged": last["converged"],
+            **{key: checked.get(key) for key in ("effective_rank_share", "variance", "collapsed")},
+            "contexts": [line[key] for line in self.lines for key in ("how", "contexts") if key in line],
         }

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from stages.files import save
 from trainer import TrainerError
 
 END = "<|endoftext|>"
@@ -92,9 +93,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write a tokenizer.json."""
-        aside = path.with_name(f".{path.name}.tmp")
-        self.tokenizer.save(str(aside), pretty=False)
-        aside.replace(path)
+        save(path, lambda aside: self.tokenizer.save(str(aside), pretty=False))
 
 
 def gpt2() -> Vocabulary:
