@@ -124,7 +124,7 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
         shifted = torch.cat((last[None], before[:-1]))
         last = before[-1].clone()
         if not tape.wraps:
-            shifted = shifted.masked_fill(tape.fresh(a, b)[:, None], 0.0)
+            shifted = shifted.masked_fill(tape.marks[a:b, None], 0.0)
         if settings.noise:
             noise = torch.empty_like(shifted).normal_(generator=state.generator)
             shifted = shifted.add_(noise, alpha=settings.noise)

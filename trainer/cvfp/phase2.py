@@ -247,7 +247,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
             age = tape.age(at)
             past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
             u = torch.cat([*past, e], dim=1)
-            states = scanner.step(c, u.detach(), tape.fresh(a, b))
+            states = scanner.step(c, u.detach(), tape.marks[a:b])
             c, behind = states[-1][-1].clone(), known[len(known) - n + 1 :]
             yield network.token(states, u), tape.ids[at + 1]
 

@@ -5,6 +5,8 @@ context is exact with respect to the last k tokens. If the block is contractive 
 to token), tens to hundreds of sweeps reach float32 noise; otherwise the text is scanned.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,6 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.text.compiled import Kernels
@@ -25,8 +26,6 @@ LOOPS = Kernels(
     {"scan": "f4* b1* i8** f4* f4* f4* f4* f4 f4** f4*"},
     fastmath=("reassoc", "contract"),
 )
-Floats = NDArray[np.float32]
-
 ScanMethod = Literal["auto", "sequential", "sweeps"]
 
 CHUNK_CPU = 4096
@@ -84,10 +83,6 @@ class Tape:
         marks[self.starts] = True
         return marks
 
-    def fresh(self, a: int, b: int) -> Tensor:
-        """Bool [b - a]: which of the positions a to b are starts."""
-        return self.marks[a:b]
-
     def span(self, a: int, b: int) -> Tensor:
         """The positions a to b, int64 [b - a]."""
         return torch.arange(a, b, device=self.ids.device)
@@ -132,14 +127,13 @@ class Scanner:
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
         self.report = ScanReport()
-        self._weights: _ScanWeights | None = None
 
     @torch.no_grad()
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
         """(a, b, L tensors [b - a, D_i]) for consecutive chunks of a text, from the context `first` [C], or zero."""
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
         for a, b in chunks(tape):
-            fresh = tape.fresh(a, b)
+            fresh = tape.marks[a:b]
             if first is not None and a == 0:
                 fresh = fresh.clone()
                 fresh[0] = False
@@ -156,7 +150,12 @@ class Scanner:
                 self.report.swept += len(u)
                 return states
         self.report.sequential += len(u)
-        return self._scan(c, u, fresh)
+        contexts = self._compiled.scan(c.cpu(), u.cpu(), fresh.cpu())  # an accelerator takes a millisecond per token
+        return [each.to(u.device) for each in contexts]
+
+    @cached_property
+    def _compiled(self) -> _CompiledScan:
+        return _CompiledScan(self.network.context)
 
     def _sweep(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor] | None:
         """Sweep until the largest change is within the tolerance; None if that fails."""
@@ -178,49 +177,35 @@ class Scanner:
             last = states[-1]
         return None
 
-    def _scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        """Token by token on the CPU, because an accelerator takes a millisecond per token whatever the width."""
-        if self._weights is None:
-            self._weights = _scan_weights(self.network.context)
-        states = self._weights.scan(c.cpu(), u.cpu(), fresh.cpu())
-        return [each.to(u.device) for each in states]
 
-
-@dataclass(frozen=True)
-class _ScanWeights:
+class _CompiledScan:
     """The weights of a context block as the compiled scan takes them: the arrays of all layers, one after the other."""
 
-    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the token part of its matrix, its bias
-    shapes: NDArray[np.int64]
-    weights: Floats
-    residuals: Floats
-    norms: Floats
+    @torch.no_grad()
+    def __init__(self, block: ContextBlock) -> None:
+        self.token: list[tuple[Tensor | None, Tensor]] = []  # of each layer: the token part of its matrix, its bias
+        shapes, weights, residuals, norms = [], [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
+        for layer, takes in copy.deepcopy(block).cpu().stack():
+            matrix, bias = layer.linear.weight, layer.linear.bias
+            main = layer.residual.in_features if layer.residual is not None else len(bias)
+            self.token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
+            shapes.append((main, len(bias), takes, layer.residual is not None))
+            weights.append(matrix[:, :main].T.flatten())
+            if layer.residual is not None:
+                residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
+            norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
+        self.shapes = np.array(shapes, np.int64)
+        self.weights = [torch.cat(each).numpy() for each in (weights, residuals, norms)]
 
     def scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
+        """Contexts of consecutive tokens on the CPU, token by token; see `Scanner.step`."""
         given = [bias if part is None else torch.addmm(bias, u, part.T).flatten() for part, bias in self.token]
         sizes = [len(u) * len(bias) for _, bias in self.token]
         out = np.empty(sum(sizes), np.float32)
         scratch = np.empty((3, self.shapes[:, :2].max()), np.float32)
-        weights = (torch.cat(given).numpy(), self.weights, self.residuals, self.norms)
+        weights = (torch.cat(given).numpy(), *self.weights)
         LOOPS.call("scan", c.clone().numpy(), fresh.numpy(), self.shapes, *weights, NORM_EPS, scratch, out)
         return [torch.from_numpy(each).view(len(u), -1) for each in np.split(out, np.cumsum(sizes)[:-1])]
-
-
-@torch.no_grad()
-def _scan_weights(block: ContextBlock) -> _ScanWeights:
-    token: list[tuple[Tensor | None, Tensor]] = []
-    shapes, weights, residuals, norms = [], [], [], []
-    for layer, takes in copy.deepcopy(block).cpu().stack():
-        matrix, bias = layer.linear.weight, layer.linear.bias
-        main = layer.residual.in_features if layer.residual is not None else len(bias)
-        token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
-        shapes.append((main, len(bias), takes, layer.residual is not None))
-        weights.append(matrix[:, :main].T.flatten())
-        if layer.residual is not None:
-            residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
-        norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
-    flat = (torch.cat([torch.empty(0), *each]).numpy() for each in (weights, residuals, norms))
-    return _ScanWeights(token, np.array(shapes, np.int64), *flat)
 
 
 def room(rows: int, width: int, device: torch.device, path: Path, limit: int = MAX_BYTES_IN_MEMORY) -> Tensor:

@@ -35,7 +35,6 @@ class Embeddings:
     """
 
     table: Matrix
-    kind: str
     tokens_seen: int
     description: str
 
@@ -69,14 +68,14 @@ def ppmi_svd(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, width
         f"embeddings: PPMI-SVD of {len(ids):,} tokens of the training pool, window {WINDOW}, {size:,} x {width}, "
         f"{size - len(seen):,} tokens that do not occur are random"
     )
-    return Embeddings(table, "ppmi", len(ids), description)
+    return Embeddings(table, len(ids), description)
 
 
 def random(size: int, width: int, std: float = 0.02, seed: int = 0) -> Embeddings:
     """Normally distributed embeddings [size, width]."""
     table = np.random.default_rng(seed).normal(0, std, (size, width)).astype(np.float32)
     description = f"embeddings: random, {size:,} x {width}, standard deviation {std:g}, seed {seed}, no tokens seen"
-    return Embeddings(table, "random", 0, description)
+    return Embeddings(table, 0, description)
 
 
 def _counts(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int) -> sparse.csr_array:

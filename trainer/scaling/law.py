@@ -109,9 +109,9 @@ class Law:
         half = None if self.why_no_interval else half_width(self.level, self._variance_of_new(ln_ppl))
         low = high = None
         if half is not None and half < MAX_HALF_WIDTH:
-            low, high = _exp(ln_ppl.value - half), _exp(ln_ppl.value + half)
+            low, high = exp(ln_ppl.value - half), exp(ln_ppl.value + half)
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
-        return Prediction(budget, _exp(ln_ppl.value), low, high, extrapolates)
+        return Prediction(budget, exp(ln_ppl.value), low, high, extrapolates)
 
     def _variance_of_new(self, ln_ppl: Quantity) -> list[VariancePart | None]:
         """The parts of the variance of a new training run's ln PPL."""
@@ -170,7 +170,7 @@ def _check(points: Points, kind: Kind, level: float) -> None:
         )
 
 
-def _exp(ln_ppl: float) -> float:
+def exp(ln_ppl: float) -> float:
     """The exponential, without a warning if it overflows to infinity."""
     with np.errstate(over="ignore"):
         return float(np.exp(ln_ppl))
