@@ -119,16 +119,14 @@ def points_by_kind(runs: pl.DataFrame, resampled: NDArray[np.float64] | None) ->
 
 def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     """PPL of every model at every budget with seed 0: the same tokens in the same order."""
-    first = runs.filter(pl.col("seed") == 0)
-    kinds = first["kind"].unique(maintain_order=True).to_list()
-    rows: list[tuple[object, ...]] = []
-    for (budget,), part in first.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
-        ppl = dict(zip(part["kind"], part["ppl"], strict=True))
-        best = KINDS[min(ppl, key=lambda kind: ppl[kind])].label
-        rows.append((f"{budget:,}", *(number(ppl[kind]) for kind in kinds), best))
-    head = ("tokens", *(KINDS[kind].label for kind in kinds), "lowest")
+    first = runs.filter(pl.col("seed") == 0).sort("tokens", maintain_order=True)
+    ppl = first.pivot("kind", index="tokens", values="ppl")
+    labels = [KINDS[kind].label for kind in ppl.columns[1:]]
+    rows: list[tuple[object, ...]] = [
+        (f"{budget:,}", *map(number, each), labels[each.index(min(each))]) for budget, *each in ppl.iter_rows()
+    ]
     title = "\nPPL beside the baselines, seed 0, on the same test set"
-    return table(title, head, rows, frozenset(range(len(kinds) + 1)))
+    return table(title, ("tokens", *labels, "lowest"), rows, frozenset(range(len(labels) + 1)))
 
 
 def lost_to(runs: pl.DataFrame) -> str:

@@ -81,8 +81,8 @@ def test_layers_of_one_experiment_have_the_original_sizes() -> None:
 def test_weights_are_drawn_as_stated() -> None:
     """Standard deviations of weights and biases, norms at 1 and 0, an untied head of zeros; the seed decides all."""
     network = Network(Shape(1000, 64, 96, 4, weight_std=0.1), seed=3)
-    weights = torch.cat([layer.linear.weight.flatten() for layer, _ in network.context.stack()])
-    biases = torch.cat([layer.linear.bias for layer, _ in network.context.stack()])
+    linear = [module for module in network.context.modules() if isinstance(module, torch.nn.Linear)]
+    weights, biases = torch.cat([each.weight.flatten() for each in linear]), torch.cat([each.bias for each in linear])
     assert abs(float(weights.detach().std()) - 0.1) < 0.002
     assert abs(float(biases.detach().std()) - 0.01) < 0.002
     assert network.head is not None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.text.compiled import Kernels
-from trainer.cvfp.model import NORM_EPS, ContextBlock, Network
+from trainer.cvfp.model import NORM_EPS, ContextBlock, Layer, Network
 
 LOOPS = Kernels(
     "trainer.cvfp.scan_kernel",
@@ -185,11 +185,12 @@ class _CompiledScan:
     def __init__(self, block: ContextBlock) -> None:
         self.token: list[tuple[Tensor | None, Tensor]] = []  # of each layer: the token part of its matrix, its bias
         shapes, weights, residuals, norms = [], [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
-        for layer, takes in copy.deepcopy(block).cpu().stack():
+        for layer in copy.deepcopy(block).cpu().layers:
+            assert isinstance(layer, Layer)  # noqa: S101  a ModuleList forgets the type
             matrix, bias = layer.linear.weight, layer.linear.bias
             main = layer.residual.in_features if layer.residual is not None else len(bias)
-            self.token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
-            shapes.append((main, len(bias), takes, layer.residual is not None))
+            self.token.append((matrix[:, main:].contiguous() if layer.other else None, bias.detach().clone()))
+            shapes.append((main, len(bias), layer.other > 0, layer.residual is not None))
             weights.append(matrix[:, :main].T.flatten())
             if layer.residual is not None:
                 residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
