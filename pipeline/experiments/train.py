@@ -19,6 +19,7 @@ from pipeline.experiments import corpus as corpora
 from pipeline.experiments.formats import number
 from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.terminal import BEAT_INTERVAL, console, repeating, safe, say, table
+from stages.stage import reason
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
@@ -77,8 +78,9 @@ def check_device(name: str) -> None:
     try:
         float(torch.ones(1, device=name, dtype=torch.float64) + 1)  # sums are float64
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PresetError(f"--device {name} is not available ({reason}): take cpu, or install torch for it") from error
+        raise PresetError(
+            f"--device {name} is not available ({reason(error)}): take cpu, or install torch for it"
+        ) from error
 
 
 def numbers(text: str | None) -> list[int] | None:

@@ -58,8 +58,7 @@ class Training:
     """One training run in a folder.
 
     A checkpoint with another `identity` is ignored. `tell` is called with each line of the metrics; `interval` is the
-    seconds between checkpoints. With `compiled`, torch compiles both blocks, which takes about a minute. `about` are
-    further fields of the record.
+    seconds between checkpoints. `about` are further fields of the record.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Training:
         device: str = "cpu",
         tell: Callable[[dict[str, Any]], None] = lambda _line: None,
         interval: float = INTERVAL,
-        compiled: bool = False,
         about: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
@@ -82,9 +80,6 @@ class Training:
         self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
         self.network.set_embedding(torch.from_numpy(data.embeddings))
         self.network.to(device)
-        if compiled:
-            self.network.context.compile()
-            self.network.token.compile()
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
         self.lines: list[dict[str, Any]] = []
         self.checkpoint = folder / "checkpoint.safetensors"
@@ -129,12 +124,13 @@ class Training:
             {name: t if name == "generator" else t.to(self.device) for name, t in start.tensors.items()}, values
         )
 
-    def _save(self, state: Checkpoint) -> None:
+    def _save(self, state: phase1.State | phase2.State) -> None:
         if time.monotonic() - self._last_save < self.interval:
             return
+        content = checkpoint.of_state(state)
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
         values = {"identity": self.identity, "lines": self.lines, "seconds": self.seconds}
-        checkpoint.save(self.checkpoint, Checkpoint(state.tensors | weights, state.values | values))
+        checkpoint.save(self.checkpoint, Checkpoint(content.tensors | weights, content.values | values))
         self._last_save = time.monotonic()
 
     def _say(self, line: dict[str, Any]) -> None:
@@ -164,7 +160,7 @@ class Training:
 
         def tell(done: phase1.Pass, state: phase1.State) -> None:
             self._say(done.record() | {"tokens_per_s": len(text) / self._lap("phase 1")})
-            self._save(checkpoint.of_state(state))
+            self._save(state)
 
         phase1.run(self.network, text, settings, state, tell)
         self._check(state.contexts)
@@ -207,7 +203,7 @@ class Training:
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
             self._lap("phase 2")
             self._say(done.record())
-            self._save(checkpoint.of_state(state))
+            self._save(state)
 
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
         return state
