@@ -1,6 +1,7 @@
 """A corpus as the trainer reads it: texts as columns, keys that do not depend on the source, near-duplicate groups."""
 
 import hashlib
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -187,16 +188,16 @@ def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl
 
 def _read(name: str, parts: Iterable[pl.DataFrame], limit: int | None, notes: tuple[str, ...] = ()) -> Corpus:
     """Concatenate shards, and compute the digest of their content."""
-    frames, left = [COLUMNS.to_frame()], limit
+    frames, left = [COLUMNS.to_frame()], sys.maxsize if limit is None else limit
     texts, lengths = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for part in parts:
-        frame = part if left is None else part.head(left)
-        left = None if left is None else left - len(frame)
+        frame = part.head(left)
+        left -= len(frame)
         for column in ("first", "text"):
             lengths.update(frame[column].str.len_bytes().to_numpy().tobytes())
         texts.update("".join(frame["text"]).encode())
         frames.append(frame)
-        if left == 0:
+        if not left:
             break
     corpus = pl.concat(frames, rechunk=False)
     if not corpus["text"].str.contains(r"\S").any():

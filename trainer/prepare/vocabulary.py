@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,10 +79,7 @@ class Vocabulary:
                 one.ids[:truncate] for one in self.tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
             ]
             lengths = np.fromiter(map(len, texts_ids), np.int64, len(texts_ids))
-            ids = np.empty(lengths.sum(), np.int32)
-            for begin, one in zip(np.cumsum(lengths) - lengths, texts_ids, strict=True):
-                ids[begin : begin + len(one)] = one
-            yield Encoding(ids, lengths)
+            yield Encoding(np.fromiter(chain.from_iterable(texts_ids), np.int32, lengths.sum()), lengths)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens appear by name."""
