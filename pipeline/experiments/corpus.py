@@ -181,9 +181,7 @@ def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl
             text=content.list.join("\n").fill_null(""),
             source=pl.col("source").fill_null(""),
         )
-        alone = pl.from_arrow(plain_table(frame))  # else a column keeps the frame alive that it was selected from
-        assert isinstance(alone, pl.DataFrame)  # noqa: S101  a table is never a Series
-        yield alone
+        yield pl.DataFrame(plain_table(frame))  # else a column keeps the frame alive that it was selected from
 
 
 def _read(name: str, parts: Iterable[pl.DataFrame], limit: int | None, notes: tuple[str, ...] = ()) -> Corpus:

@@ -36,9 +36,7 @@ class Recurrent(nn.Module):
             self.cell = nn.GRU(shape.embedding, self.width, batch_first=True)
             self.project = nn.Linear(self.width, shape.embedding)
         self.norm = nn.LayerNorm(shape.embedding)
-        self.embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-            network.token_embedding.weight.detach().clone()
-        )
+        self.embedding = copy.deepcopy(network.token_embedding).requires_grad_(requires_grad=False)
         self.head = copy.deepcopy(network.head)
 
     @property
