@@ -153,48 +153,34 @@ _NOVEMBER_28 = replace(
         "there are two budgets: any two points lie on a power law",
     ),
 )
-_V1 = replace(_NOVEMBER_28, phase1=Phase1(passes=10, least=3, chunk=4096, trials=10))
-_V2 = replace(
+_E3 = replace(
     _NOVEMBER_28,
+    shape=Shape(vocabulary=50257, inputs=2, tied=True),
+    phase1=Phase1(passes=10, least=3, chunk=4096, trials=10),
+)
+_E4 = replace(
+    _NOVEMBER_28,
+    shape=Shape(vocabulary=50257, widths="reduced", tied=True),
     phase1=Phase1(passes=40, least=5, chunk=8000, trials=10),
     phase2=Phase2(live=True, rate=0.001, batch=1024, patience=1),
 )
+
+
+def _experiment(like: Preset, name: str, about: str, **shape: Any) -> Preset:  # noqa: ANN401  fields of a Shape
+    """An experiment that differs from another in these fields of its shape."""
+    return replace(like, name=name, about=about, shape=replace(like.shape, **shape))
+
 
 PRESETS = {
     preset.name: preset
     for preset in (
         HOUSE,
         _NOVEMBER_27,
-        replace(
-            _NOVEMBER_27,
-            name="e2",
-            about="E2 of 2025-11-27: 6 layers of 768, one token, untied head",
-            shape=Shape(vocabulary=50257, layers=6),
-        ),
-        replace(
-            _V1,
-            name="e3a",
-            about="E3-A of 2025-11-28: 6 layers of 768, two tokens, tied head",
-            shape=Shape(vocabulary=50257, layers=6, inputs=2, tied=True),
-        ),
-        replace(
-            _V1,
-            name="e3b",
-            about="E3-B of 2025-11-28: 3 layers of 1536, two tokens, tied head",
-            shape=Shape(vocabulary=50257, layers=3, context=1536, inputs=2, tied=True),
-        ),
-        replace(
-            _V2,
-            name="e4a",
-            about="E4-A of 2025-11-28: 6 layers narrowing to 768, one token, tied head",
-            shape=Shape(vocabulary=50257, layers=6, widths="reduced", tied=True),
-        ),
-        replace(
-            _V2,
-            name="e4b",
-            about="E4-B of 2025-11-28: 3 layers narrowing to 1536, one token, tied head",
-            shape=Shape(vocabulary=50257, layers=3, context=1536, widths="reduced", tied=True),
-        ),
+        _experiment(_NOVEMBER_27, "e2", "E2 of 2025-11-27: 6 layers of 768, one token, untied head", layers=6),
+        _experiment(_E3, "e3a", "E3-A of 2025-11-28: 6 layers of 768, two tokens, tied head", layers=6),
+        _experiment(_E3, "e3b", "E3-B of 2025-11-28: 3 layers of 1536, two tokens, tied head", context=1536),
+        _experiment(_E4, "e4a", "E4-A of 2025-11-28: 6 layers narrowing to 768, one token, tied head", layers=6),
+        _experiment(_E4, "e4b", "E4-B of 2025-11-28: 3 layers narrowing to 1536, one token, tied head", context=1536),
     )
 }
 

@@ -1,8 +1,9 @@
 """A corpus as the trainer reads it: texts as columns, keys that do not depend on the source, near-duplicate groups."""
 
 import hashlib
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,7 +60,6 @@ def read(
     revision: str | None = None,
     shape: str | None = None,
     limit: int | None = None,
-    tell: Callable[[int], None] = lambda _rows: None,
 ) -> Corpus:
     """Read the corpus that a user names, as `refine run` reads it; of a run, the refined corpus.
 
@@ -75,7 +75,6 @@ def read(
         revision: of a dataset of the hub.
         shape: of the records; by default it is recognised.
         limit: maximum number of rows to read.
-        tell: called with the number of rows read so far.
 
     Raises:
         SourceError: there is no such source, it cannot be read, or it holds no text.
@@ -91,9 +90,8 @@ def read(
         return _read(source.name, _conversations(store, "refined"), limit)
     with tempfile.TemporaryDirectory(prefix="refine-corpus-") as scratch:
         store = Store(Path(scratch) / "run")
-        done = ingest(source, store, Limits(limit=limit, unreadable=1.0, shape=shape), tell)
-        notes = _notes(source.name, store, done)
-        return _read(source.name, _conversations(store, "raw"), None, notes)
+        done = ingest(source, store, Limits(limit=limit, unreadable=1.0, shape=shape))
+        return _read(source.name, _conversations(store, "raw"), None, _notes(source.name, store, done))
 
 
 def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None = None) -> Corpus:
@@ -102,19 +100,15 @@ def read_part(store: Store, part: Literal["raw", "refined"], limit: int | None =
     `limit` takes the first raw rows; refined is what was kept of these. A corpus without text is a `SourceError`.
     """
     run_at(store.folder)
+    rows = _conversations(store, part)
     if part == "refined":
         check_kept(store, limit)
-    if part == "refined" and limit is not None:
-        return _read(f"{part} of {valid_text(store.folder.name)}", _kept_of(store, limit), None)
-    return _read(f"{part} of {valid_text(store.folder.name)}", _conversations(store, part), limit)
+        rows = rows if limit is None else _kept_of(store, limit)
+    return _read(f"{part} of {valid_text(store.folder.name)}", rows, limit)
 
 
 def check_kept(store: Store, limit: int | None) -> None:
-    """Refuse an empty refined corpus.
-
-    Raises:
-        SourceError: nothing was kept of the whole run, or of its first `limit` rows.
-    """
+    """Refuse an empty refined corpus by a `SourceError`: nothing was kept of the run, or of its first `limit` rows."""
     folder = valid_text(str(store.folder))
     if store.manifest.is_file() and not Manifest.load(store).counts.refined:
         raise SourceError(
@@ -187,23 +181,21 @@ def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl
             text=content.list.join("\n").fill_null(""),
             source=pl.col("source").fill_null(""),
         )
-        alone = pl.from_arrow(plain_table(frame))  # else a column keeps the frame alive that it was selected from
-        assert isinstance(alone, pl.DataFrame)  # noqa: S101  a table is never a Series
-        yield alone
+        yield pl.DataFrame(plain_table(frame))  # else a column keeps the frame alive that it was selected from
 
 
 def _read(name: str, parts: Iterable[pl.DataFrame], limit: int | None, notes: tuple[str, ...] = ()) -> Corpus:
     """Concatenate shards, and compute the digest of their content."""
-    frames, left = [COLUMNS.to_frame()], limit
+    frames, left = [COLUMNS.to_frame()], sys.maxsize if limit is None else limit
     texts, lengths = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
     for part in parts:
-        frame = part if left is None else part.head(left)
-        left = None if left is None else left - len(frame)
+        frame = part.head(left)
+        left -= len(frame)
         for column in ("first", "text"):
             lengths.update(frame[column].str.len_bytes().to_numpy().tobytes())
         texts.update("".join(frame["text"]).encode())
         frames.append(frame)
-        if left == 0:
+        if not left:
             break
     corpus = pl.concat(frames, rechunk=False)
     if not corpus["text"].str.contains(r"\S").any():

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.terminal import console, safe, table
 from trainer.scaling import Difference, HeldOut, Kind, Law, Prediction, ScalingError, difference, fit, held_out
 
 LAWS: tuple[Kind, ...] = ("power", "saturating")
+Rows = list[tuple[object, ...]]
 Key = tuple[str | None, Kind]
 """A corpus and a law; the corpus is None if the table of points names none."""
 
@@ -79,8 +80,9 @@ class CorpusLaws:
                 ],
                 "held_out": [{"corpus": corpus, **vars(found)} for corpus, found in self.held_out.items()],
                 "differences": [
-                    {"a": self.first, "b": corpus, **_difference(found)}
-                    for (corpus, _), found in self.differences.items()
+                    {"a": self.first, "b": corpus, "law": kind}
+                    | {name: value for name, value in vars(found).items() if name not in {"a", "b", "kind"}}
+                    for (corpus, kind), found in self.differences.items()
                 ],
                 "notes": [*self.notes, *self.bases()],
             }
@@ -102,6 +104,11 @@ class CorpusLaws:
 LAW_NUMBERS = ("alpha", "ln_A", "floor", "per_doubling")
 DIFFERENCE_NUMBERS = ("delta_alpha", "delta_ln_A", "ln_ratio", "efficiency")
 """Names of the numbers of a law and of a difference that have an interval."""
+LAW_FIELDS = (
+    *("alpha", "ln_A", "floor", "r2", "alpha_interval", "ln_A_interval", "floor_interval", "per_doubling"),
+    *("per_doubling_interval", "why_no_interval", "basis", "level", "n", "seeds", "residual_sd", "tokens", "notes"),
+)
+"""What a script gets of a law, beside its points and predictions."""
 
 
 def _ends(record: Law | Difference, names: Sequence[str]) -> dict[str, float | None]:
@@ -119,12 +126,10 @@ def fit_laws(points: Corpora, budgets: Sequence[float] = ()) -> CorpusLaws:
         ScalingError: a corpus has too few budgets for a power law, two corpora cannot be compared, or a budget to
             predict at is not a finite number of tokens above 0.
     """
-    fits, tests, differences, notes = (
-        dict[Key, Law](),
-        dict[str | None, HeldOut](),
-        dict[Key, Difference](),
-        list[str](),
-    )
+    fits: dict[Key, Law] = {}
+    tests: dict[str | None, HeldOut] = {}
+    differences: dict[Key, Difference] = {}
+    notes: list[str] = []
     for name, given in points.items():
         try:
             fits[name, "power"] = fit(given, "power")
@@ -173,28 +178,46 @@ def show(laws: CorpusLaws, *, as_json: bool = False) -> None:
 
 
 def _tables(laws: CorpusLaws) -> Iterator[object]:
-    head: tuple[str, ...] = ("corpus", *LAW_HEAD, "per doubling")
-    rows: list[tuple[object, ...]] = [
+    """The tables that have rows; the columns before the first number are aligned to the left."""
+    fits: Rows = [
         (corpus or "", *law_cells(law), with_interval(law.per_doubling, law.per_doubling_interval, share))
         for (corpus, _), law in laws.fits.items()
     ]
-    yield table("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", head, rows, _numbers(head))
-    yield table("\nPoints", *_points_table(laws))
-    head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
-    rows = [
-        (corpus or "", kind, f"{one.tokens:,.0f}", *_prediction(one))
+    predictions: Rows = [
+        (corpus or "", kind, f"{one.tokens:,.0f}", number(one.value), interval((one.low, one.high), number), mark)
         for (corpus, kind), made in laws.predictions.items()
         for one in made
+        for mark in ["extrapolates" if one.extrapolates else ""]
     ]
-    if rows:
-        yield table("\nPredictions for a new training run", head, rows, frozenset({2, 3, 4}))
-    head = ("", *DIFFERENCE_HEAD, "at tokens")
-    rows = [
+    differences: Rows = [
         (f"{corpus} against {laws.first}", *difference_cells(found), f"{found.budget:,.0f}")
         for (corpus, _), found in laws.differences.items()
     ]
-    if rows:
-        yield table("\nDifferences, with 95 % intervals", head, rows, _numbers(head))
+    predictions_head = ("corpus", "law", "tokens", "PPL", "95 % interval", "")
+    points_head = ("corpus", "tokens", "seed", "PPL", "power law", "off", "saturating law", "off")
+    tables: list[tuple[str, int, tuple[str, ...], Rows]] = [
+        ("Laws: PPL = floor + A tokens^alpha, with 95 % intervals", 2, ("corpus", *LAW_HEAD, "per doubling"), fits),
+        ("\nPoints", 1, points_head, _points_rows(laws)),
+        ("\nPredictions for a new training run", 2, predictions_head, predictions),
+        ("\nDifferences, with 95 % intervals", 2, ("", *DIFFERENCE_HEAD, "at tokens"), differences),
+    ]
+    for title, left, head, rows in tables:
+        if rows:
+            yield table(title, head, rows, frozenset(range(left, len(head))))
+
+
+def _points_rows(laws: CorpusLaws) -> Rows:
+    """All points, each with the PPL that both laws give and its error."""
+    rows: Rows = []
+    for corpus, points in laws.points.items():
+        fits = [laws.fits.get((corpus, kind)) for kind in LAWS]
+        for i, (tokens, ppl) in enumerate(zip(points.tokens, points.ppl, strict=True)):
+            seed = "" if points.seed is None else str(points.seed[i])
+            cells = [
+                ("-", "-") if law is None else (number(law.fitted[i]), percent(law.relative_error[i])) for law in fits
+            ]
+            rows.append((corpus or "", f"{tokens:,.0f}", seed, number(ppl), *cells[0], *cells[1]))
+    return rows
 
 
 def _sentences(laws: CorpusLaws) -> Iterator[str]:
@@ -211,55 +234,13 @@ def _sentences(laws: CorpusLaws) -> Iterator[str]:
 
 
 def _law(law: Law, predictions: Sequence[Prediction]) -> dict[str, Any]:
-    names = ("alpha", "ln_A", "floor", "r2", "alpha_interval", "ln_A_interval", "floor_interval", "per_doubling")
-    more = (
-        "per_doubling_interval",
-        "why_no_interval",
-        "basis",
-        "level",
-        "n",
-        "seeds",
-        "residual_sd",
-        "tokens",
-        "notes",
-    )
     seeds = [None] * law.n if law.points.seed is None else law.points.seed.tolist()
     columns = zip(law.points.tokens, law.points.ppl, seeds, law.fitted, law.relative_error, strict=True)
     keys = ("tokens", "ppl", "seed", "fitted", "relative_error")
     return {
         "law": law.kind,
         "A": math.exp(law.ln_A) if law.ln_A < 700 else math.inf,  # noqa: PLR2004  the largest exponent of a float
-        **{name: getattr(law, name) for name in names + more},
+        **{name: getattr(law, name) for name in LAW_FIELDS},
         "points": [dict(zip(keys, row, strict=True)) for row in columns],
         "predictions": [vars(one) for one in predictions],
     }
-
-
-def _difference(found: Difference) -> dict[str, Any]:
-    rest = {one.name: getattr(found, one.name) for one in fields(found) if one.name not in {"a", "b", "kind"}}
-    return {"law": found.kind, **rest}
-
-
-def _numbers(head: Sequence[str]) -> frozenset[int]:
-    """The columns of a table that hold numbers: all but the first two."""
-    return frozenset(range(2, len(head)))
-
-
-def _points_table(laws: CorpusLaws) -> tuple[tuple[str, ...], list[tuple[object, ...]], frozenset[int]]:
-    """A table of all points, each with the PPL that both laws give and its error."""
-    head = ("corpus", "tokens", "seed", "PPL", "power law", "off", "saturating law", "off")
-    rows: list[tuple[object, ...]] = []
-    for corpus, points in laws.points.items():
-        fits = [laws.fits.get((corpus, kind)) for kind in LAWS]
-        for i, (tokens, ppl) in enumerate(zip(points.tokens, points.ppl, strict=True)):
-            seed = "" if points.seed is None else str(points.seed[i])
-            cells = [
-                ("-", "-") if law is None else (number(law.fitted[i]), percent(law.relative_error[i])) for law in fits
-            ]
-            rows.append((corpus or "", f"{tokens:,.0f}", seed, number(ppl), *cells[0], *cells[1]))
-    return head, rows, frozenset(range(1, len(head)))
-
-
-def _prediction(one: Prediction) -> tuple[str, ...]:
-    ends = interval((one.low, one.high), number)
-    return number(one.value), ends, "extrapolates" if one.extrapolates else ""

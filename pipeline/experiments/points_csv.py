@@ -14,7 +14,14 @@ from trainer.scaling import Points, ScalingError
 from trainer.scaling.points import RANGE
 
 REQUIRED = ("tokens", "ppl")
-"""Columns that the file must have; seed and corpus are optional."""
+"""Columns that the file must have."""
+ADVICE = {
+    "tokens": "give training tokens, such as 100000",
+    "ppl": "give a perplexity, such as 123.4",
+    "seed": "give a whole number, or omit the column",
+    "corpus": "name the corpus of every point, or omit the column",
+}
+"""What to do about a wrong cell, for each column that is read."""
 MAX_ROWS = 100_000
 """Maximum number of rows; each row is one training run."""
 _EXPECTED_TABLE = "give comma-separated columns tokens and ppl, and optionally corpus and seed"
@@ -62,17 +69,17 @@ def _frame(file: Path) -> pl.DataFrame:
         raise ScalingError(f"{file}, row {number} cannot be read as CSV (it has too many fields): {_EXPECTED_TABLE}")
     if len(rows) > MAX_ROWS + 1:
         raise ScalingError(f"{file} has more than {MAX_ROWS:,} rows: give one row per training run")
-    at = {name: header.index(name) for name in (*REQUIRED, "seed", "corpus") if name in header}
+    at = {name: header.index(name) for name in ADVICE if name in header}
     padded = [(number, [*row, *[""] * len(header)]) for number, row in enumerate(rows[1:], 2) if "".join(row).strip()]
     if not padded:
         raise ScalingError(f"{file} has a header and no rows: give one row per training run")
     cells = [(number, *(row[i].strip() or None for i in at.values())) for number, row in padded]
     frame = pl.DataFrame(cells, {"row": pl.Int64, **dict.fromkeys(at, pl.String)}, orient="row")
-    return frame.select(_column(file, frame, name) for name in frame.columns)
+    return frame.select("row", *(_column(file, frame, name) for name in at))
 
 
 def _header(file: Path, header: list[str]) -> list[str]:
-    for name in (*REQUIRED, "seed", "corpus"):
+    for name in ADVICE:
         if header.count(name) > 1:
             raise ScalingError(f"{file} has {header.count(name)} columns named {name}: keep one")
     for name in REQUIRED:
@@ -85,26 +92,17 @@ def _header(file: Path, header: list[str]) -> list[str]:
 def _column(file: Path, frame: pl.DataFrame, name: str) -> pl.Series:
     """A column as numbers (corpus: as text); raises `ScalingError` if a cell is empty, or is not such a value."""
     column = frame[name]
-    if name == "row":
-        return column
     kind = {"corpus": pl.String, "seed": pl.Int64}.get(name, pl.Float64)
     values = column.cast(kind, strict=False)
     wrong = values.is_null() & column.is_not_null() if name == "seed" else values.is_null()
+    expected = "whole number"
     if name in REQUIRED:
-        wrong = wrong | ~values.is_between(*RANGE[name]).fill_null(value=False)
+        low, high = RANGE[name]
+        expected = f"number from {low:g} to {high:g}"
+        wrong = wrong | ~values.is_between(low, high).fill_null(value=False)
     first = wrong.arg_true()
     if len(first):
         cell, row = column[first[0]], frame["row"][first[0]]
-        fault = "it is empty" if cell is None else f"{cell[:60]!r} is not a {_EXPECTED[name]}"
-        raise ScalingError(f"{file}, row {row}, column {name}: {fault}; {_ADVICE[name]}")
+        fault = "it is empty" if cell is None else f"{cell[:60]!r} is not a {expected}"
+        raise ScalingError(f"{file}, row {row}, column {name}: {fault}; {ADVICE[name]}")
     return values
-
-
-_EXPECTED = {name: f"number from {low:g} to {high:g}" for name, (low, high) in RANGE.items()}
-_EXPECTED |= {"seed": "whole number", "corpus": "name"}
-_ADVICE = {
-    "tokens": "give training tokens, such as 100000",
-    "ppl": "give a perplexity, such as 123.4",
-    "seed": "give a whole number, or omit the column",
-    "corpus": "name the corpus of every point, or omit the column",
-}

@@ -30,13 +30,10 @@ from trainer.scaling import Points, ScalingError
 
 @dataclass(frozen=True, eq=False)
 class ScalingResult:
-    """The outcome of `scale`.
+    """The outcome of `scale`: the experiment's folder, the prepared data, the runs, and the law of each kind of model.
 
-    Attributes:
-        folder: of the experiment: points.csv, law.json and trainings/.
-        data: a description of the prepared data.
-        runs: one row per training run: kind, tokens, seed, ppl, nats, bits_per_byte, accuracy, test_tokens, folder.
-        laws: of every kind of model, by its name, with predictions.
+    The folder holds points.csv, law.json and trainings/. `runs` has one row per training run: kind, tokens, seed, ppl,
+    nats, bits_per_byte, accuracy, test_tokens, folder. `laws` have predictions and are by the name of the kind.
     """
 
     folder: Path
@@ -71,10 +68,8 @@ def scale(
         jobs = scale_jobs(folder, preset, data, counts, seeds=seeds, device=options.device)
         carry_out(folder / "trainings", jobs, workers, options.device)
         runs, resampled = points([folder / "trainings" / job.name for job in jobs], data.clusters)
-        names = (
-            pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()}).alias("corpus")
-        )  # as `refine scale --points` reads it
-        runs.select(names, pl.exclude("kind")).write_csv(folder / "points.csv")
+        names = pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()})
+        runs.select(names.alias("corpus"), pl.exclude("kind")).write_csv(folder / "points.csv")  # as --points reads it
         laws = fit_laws(points_by_kind(runs, resampled), predict)
         save_json(folder / "law.json", laws.as_dict())
     return ScalingResult(folder, data.record.as_dict(), runs, laws)
@@ -115,27 +110,23 @@ def scale_jobs(
 def points_by_kind(runs: pl.DataFrame, resampled: NDArray[np.float64] | None) -> Corpora:
     """The points of each kind of model, by its name; runs of a single seed are independent points."""
     made: Corpora = {}
-    for kind in runs["kind"].unique(maintain_order=True):
-        rows = np.flatnonzero((runs["kind"] == kind).to_numpy())
-        part = runs[rows.tolist()]
+    for (kind,), part in runs.with_row_index("row").group_by("kind", maintain_order=True):
         seed = part["seed"].to_numpy() if part["seed"].n_unique() > 1 else None
-        moved = None if resampled is None else resampled[rows]
+        moved = None if resampled is None else resampled[part["row"].to_numpy()]
         made[KINDS[kind].label] = Points(part["tokens"].to_numpy(), part["ppl"].to_numpy(), seed, moved)
     return made
 
 
 def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     """PPL of every model at every budget with seed 0: the same tokens in the same order."""
-    first = runs.filter(pl.col("seed") == 0)
-    kinds = first["kind"].unique(maintain_order=True).to_list()
-    rows: list[tuple[object, ...]] = []
-    for (budget,), part in first.sort("tokens", maintain_order=True).group_by("tokens", maintain_order=True):
-        ppl = dict(zip(part["kind"], part["ppl"], strict=True))
-        best = KINDS[min(ppl, key=lambda kind: ppl[kind])].label
-        rows.append((f"{budget:,}", *(number(ppl[kind]) for kind in kinds), best))
-    head = ("tokens", *(KINDS[kind].label for kind in kinds), "lowest")
+    first = runs.filter(pl.col("seed") == 0).sort("tokens", maintain_order=True)
+    ppl = first.pivot("kind", index="tokens", values="ppl")
+    labels = [KINDS[kind].label for kind in ppl.columns[1:]]
+    rows: list[tuple[object, ...]] = [
+        (f"{budget:,}", *map(number, each), labels[each.index(min(each))]) for budget, *each in ppl.iter_rows()
+    ]
     title = "\nPPL beside the baselines, seed 0, on the same test set"
-    return table(title, head, rows, frozenset(range(len(kinds) + 1)))
+    return table(title, ("tokens", *labels, "lowest"), rows, frozenset(range(len(labels) + 1)))
 
 
 def lost_to(runs: pl.DataFrame) -> str:

@@ -19,6 +19,7 @@ from pipeline.experiments import corpus as corpora
 from pipeline.experiments.formats import number
 from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.terminal import BEAT_INTERVAL, console, repeating, safe, say, table
+from stages.stage import reason
 from trainer import presets
 from trainer.experiment import jobs
 from trainer.experiment.jobs import Job
@@ -51,16 +52,6 @@ class TrainOptions:
     out: Path | None = None
     device: str = "cpu"
 
-    def check(self) -> Preset:
-        """The preset, after checking everything that is known before the corpus is read.
-
-        Raises:
-            PresetError: there is no such preset or device.
-        """
-        preset = presets.find(self.preset)
-        check_device(self.device)
-        return preset
-
     def folder(self, name: str) -> Path:
         """The experiment's folder: `out`, or a new one named by the corpus, the preset and the time."""
         word = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name.split(".")[0]).strip("-")[:40] or "corpus"
@@ -69,13 +60,9 @@ class TrainOptions:
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """The outcome of `train`.
+    """The outcome of `train`: the folder of the network's run, the prepared data, and the record of each kind of model.
 
-    Attributes:
-        folder: of the network's run: record.json, metrics.jsonl, scores.npz and weights.safetensors.
-        data: a description of the prepared data.
-        records: what was recorded of the network and each baseline, by kind.
-        preset: of the run.
+    The folder holds record.json, metrics.jsonl, scores.npz and weights.safetensors.
     """
 
     folder: Path
@@ -91,8 +78,9 @@ def check_device(name: str) -> None:
     try:
         float(torch.ones(1, device=name, dtype=torch.float64) + 1)  # sums are float64
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PresetError(f"--device {name} is not available ({reason}): take cpu, or install torch for it") from error
+        raise PresetError(
+            f"--device {name} is not available ({reason(error)}): take cpu, or install torch for it"
+        ) from error
 
 
 def numbers(text: str | None) -> list[int] | None:
@@ -123,7 +111,8 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         RunFolderError: the folder is in use, or belongs to another corpus or to something else.
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
-    preset = options.check()
+    preset = presets.find(options.preset)
+    check_device(options.device)
     given = outside(preset, options.choices)
     load_vocabulary(preset, options.choices)
     if options.out is not None:
@@ -143,12 +132,11 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
     with experiment_claimed(options.folder(source.name), claim, "--out") as folder:
         if options.out is None:
             say(f"experiment {folder}: to continue after an interruption, repeat the command with --out {folder}")
-        texts = source.frame[preset.text.column]
-        groups = None if preset.validation is not None else corpora.groups(texts)
+        groups = None if preset.validation is not None else corpora.groups(source.frame[preset.text.column])
         keys = arms.distinct(source.keys())  # otherwise copies would be neighbours in every order
         with preparation():
             data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
-        del source, texts, groups, keys  # training runs read the folder alone
+        del source, groups, keys  # training runs read the folder alone
         for line in data.record.lines():
             say(line)
         for flaw in preset.flaws:
@@ -171,12 +159,8 @@ def train(
 ) -> TrainingResult:
     """Train one network, and its baselines on the same split; runs that are already there are not repeated.
 
-    Args:
-        options: the corpus, the preset and the folder.
-        budget: training tokens; None for the preset's, or 100,000.
-        seed: of the order of conversations, the weights and the noise.
-        threads: processor threads; 0 for OMP_NUM_THREADS, or one per core.
-        baselines: whether to train and score the baselines.
+    The budget is in training tokens, by default the preset's or 100,000. The seed is that of the order of
+    conversations, the weights and the noise. 0 `threads` are OMP_NUM_THREADS, or one per core.
 
     Raises:
         SourceError, RunFolderError: the corpus or the folder does not serve.

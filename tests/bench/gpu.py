@@ -101,7 +101,10 @@ def train(preset: Preset, data: Data, device: str, *, compiled: bool) -> tuple[d
             times[line["phase"]].append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as folder:
-        run = Training(preset, data, 0, Path(folder), identity="gpu", device=device, tell=tell, compiled=compiled)
+        run = Training(preset, data, 0, Path(folder), identity="gpu", device=device, tell=tell)
+        if compiled:
+            run.network.context.compile()
+            run.network.token.compile()
         record = run.run()
     return {phase: data.train.tokens / float(np.diff(at).min()) for phase, at in times.items()}, float(record["nats"])
 

@@ -20,7 +20,6 @@ SMALL_BUDGETS = (3495, 7466, 15832, 39814)
 STEP = (86925, 183620)
 FULL = (56602, 110516, 216119, 529173)
 ARCH = (62891, 122795, 240132, 587970)
-SAMPLES = (200, 400, 800, 1600, 3200)
 SATURATING = (258.3, 187.6, 150.5, 127.4, 114.8)
 
 # Points, alpha, ln A, R2 and (where there are more than two points) alpha's 95 % interval: scipy.stats.linregress and
@@ -145,18 +144,6 @@ def test_golden_predictions() -> None:
     law = fit(of(*GOLDEN["E1"][:2]))
     assert law.relative_error == pytest.approx([-0.06793774, 0.15361451, -0.07111240, 0.00122388], abs=1e-8)
     assert law.residual_sd == pytest.approx(0.12412391901, abs=1e-10)
-
-
-def test_golden_saturating_law_in_linear_space() -> None:
-    """12/03, no bound on A: PPL_min 99.25, A 12,981.5, a 0.8311, R2 0.99984; four points predict 115.9 at 3,200."""
-    law = fit(of(SAMPLES, SATURATING), "saturating", space="linear")
-    assert (round(law.floor, 2), round(np.exp(law.ln_A), 1), round(-law.alpha, 4)) == (99.25, 12981.5, 0.8311)
-    ppl = np.array(SATURATING)
-    r2 = 1 - np.sum((law.fitted - ppl) ** 2) / np.sum((ppl - ppl.mean()) ** 2)
-    assert r2 == pytest.approx(0.99984, abs=5e-6)
-    found = held_out(of(SAMPLES, SATURATING), space="linear")
-    assert found.saturating == pytest.approx(115.9, abs=0.05)
-    assert found.preferred == "saturating"
 
 
 def slow_saturating(x: Floats, y: Floats) -> Floats:
@@ -442,8 +429,8 @@ def test_wishes_are_checked() -> None:
     points = of([1e3, 2e3, 4e3], [9, 8, 7])
     with pytest.raises(ScalingError, match="level is 95"):
         fit(points, level=95)
-    with pytest.raises(ScalingError, match="no power law in linear space"):
-        fit(points, space="linear")
+    with pytest.raises(ScalingError, match="no cubic law: take power or saturating"):
+        fit(points, "cubic")  # type: ignore[arg-type]
     with pytest.raises(ScalingError, match="prediction at -1 tokens"):
         fit(points).predict(-1)
     with pytest.raises(ScalingError, match="2 or more token budgets, not 1"):

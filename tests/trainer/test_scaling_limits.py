@@ -80,10 +80,10 @@ def test_a_predicted_interval_has_the_scatter_around_each_seeds_own_line() -> No
     assert np.log(found.value / found.low) == pytest.approx(half, rel=1e-9)
 
 
-def test_a_resample_in_linear_space_moves_the_floor_by_its_share_of_ppl() -> None:
+def test_a_resample_moves_the_floor_by_its_share_of_ppl() -> None:
     """If a resample multiplies every PPL by exp(e), it adds floor * e to the floor, to first order."""
     base, e = planted((9.5, -0.4, 20.0)), np.random.default_rng(0).normal(0, 0.01, 50)
-    law = fit(replace(base, resampled=base.y[:, None] + e), "saturating", space="linear")
+    law = fit(replace(base, resampled=base.y[:, None] + e), "saturating")
     moved = law.spread.quantity(np.array([0.0, 0.0, 1.0])).moved
     assert moved is not None
     assert moved[0] == pytest.approx(law.floor * (e - e.mean()), rel=1e-3, abs=1e-4)

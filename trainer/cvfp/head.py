@@ -54,10 +54,8 @@ class _FrozenHead(torch.autograd.Function):
     ) -> Tensor:
         dz = torch.zeros_like(z)
         weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-        buffer, step = _buffer(z, len(weight)), _shape(len(weight), z.device)[0]
         total = z.new_zeros((), dtype=torch.float64)
-        for a in range(0, len(z), step):
-            rows = slice(a, a + step)
+        for rows, buffer in _blocks(z, len(weight)):
             total += _nats(z[rows].to(dtype), weight, bias, targets[rows], dz[rows], buffer).sum()
         ctx.save_for_backward(dz)
         return (total / len(z)).to(z.dtype)
@@ -95,9 +93,7 @@ def score(z: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tu
     Of equal logits the first counts as the largest.
     """
     nats, right = z.new_empty(len(z)), torch.empty(len(z), dtype=torch.bool, device=z.device)
-    buffer, step = _buffer(z, len(weight)), _shape(len(weight), z.device)[0]
-    for start in range(0, len(z), step):
-        rows = slice(start, start + step)
+    for rows, buffer in _blocks(z, len(weight)):
         target = targets[rows]
         picked, norm, best = (z.new_full((len(target),), -torch.inf) for _ in range(3))
         hit = torch.zeros_like(target, dtype=torch.bool)
@@ -124,9 +120,12 @@ def _shape(vocabulary: int, device: torch.device) -> tuple[int, int]:
     return max(MAX_LOGITS_DEVICE // vocabulary, 16), vocabulary
 
 
-def _buffer(z: Tensor, vocabulary: int) -> Tensor:
+def _blocks(z: Tensor, vocabulary: int) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of consecutive tiles, and a buffer for the logits of one, which all share."""
     rows, columns = _shape(vocabulary, z.device)
-    return torch.empty(min(rows, len(z)) * columns, device=z.device)
+    buffer = torch.empty(min(rows, len(z)) * columns, device=z.device)
+    for a in range(0, len(z), rows):
+        yield slice(a, a + rows), buffer
 
 
 def _tiles(z: Tensor, weight: Tensor, bias: Tensor | None, buffer: Tensor) -> Iterator[Tile]:

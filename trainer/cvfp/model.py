@@ -13,7 +13,7 @@ Rows are tokens, matrices act from the right, LN is layer norm with eps 1e-5.
 Token layer i reads context layer i of the same step ("scheme E" of the original research code, November 2025).
 """
 
-from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,33 +24,24 @@ from trainer.cvfp.settings import Shape
 NORM_EPS = 1e-5
 
 
-def width_rule(width: int) -> float:
-    """The weight_std at which a network of this width behaves like one of width 768 with 0.1.
-
-    Measured as the gain of a small perturbation of a context after one token: 0.471 at width 768; at width 128, 0.485
-    with this rule and 0.656 without.
-    """
-    return float(0.1 * (768 / width) ** 0.5)
-
-
 class Layer(nn.Module):
     """LN(r + relu(linear([main; other]))), or [other; main], the only building block.
 
-    The residual r carries `main`. If main != out it is projected, or without `project` its last `out` components are
-    taken.
+    With a width of 0 `other` is not read. The residual r carries `main`. If main != out it is projected, or without
+    `project` its last `out` components are taken.
     """
 
     def __init__(self, main: int, other: int, out: int, *, main_first: bool, project: bool) -> None:
         super().__init__()
-        self.main_first = main_first
+        self.main_first, self.other = main_first, other
         self.linear = nn.Linear(main + other, out)
         self.norm = nn.LayerNorm(out, eps=NORM_EPS)
         self.residual = nn.Linear(main, out) if project and main != out else None
 
-    def forward(self, main: Tensor, other: Tensor | None) -> Tensor:
+    def forward(self, main: Tensor, other: Tensor) -> Tensor:
         """[rows, main] and [rows, other] -> [rows, out]."""
         joined = main
-        if other is not None:
+        if self.other:
             joined = torch.cat((main, other) if self.main_first else (other, main), dim=-1)
         d = functional.relu(self.linear(joined))
         r = main[..., main.shape[-1] - d.shape[-1] :] if self.residual is None else self.residual(main)
@@ -64,23 +55,16 @@ class ContextBlock(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         widths = [shape.context, *shape.context_widths[1:]]
-        self.takes = [shape.widths == "constant" or i == 0 for i in range(shape.layers)]
+        reads = [shape.tokens if shape.widths == "constant" or i == 0 else 0 for i in range(shape.layers)]
         self.layers = nn.ModuleList(
-            Layer(a, shape.tokens if takes else 0, b, main_first=True, project=True)
-            for a, b, takes in zip(widths, widths[1:], self.takes, strict=False)
+            Layer(a, u, b, main_first=True, project=True) for (a, b), u in zip(pairwise(widths), reads, strict=True)
         )
-
-    def stack(self) -> Iterator[tuple[Layer, bool]]:
-        """The layers, and whether each reads u."""
-        for layer, takes in zip(self.layers, self.takes, strict=True):
-            assert isinstance(layer, Layer)  # noqa: S101  a ModuleList forgets the type
-            yield layer, takes
 
     def forward(self, c: Tensor, u: Tensor) -> list[Tensor]:
         """[rows, C] and [rows, nE] -> L tensors [rows, D_i]."""
         states = []
-        for layer, takes in self.stack():
-            c = layer(c, u if takes else None)
+        for layer in self.layers:
+            c = layer(c, u)
             states.append(c)
         return states
 
@@ -93,7 +77,7 @@ class TokenBlock(nn.Module):
         widths = shape.token_widths
         self.layers = nn.ModuleList(
             Layer(a, d, b, main_first=False, project=shape.widths == "reduced")
-            for a, b, d in zip(widths, widths[1:], shape.context_widths[1:], strict=False)
+            for (a, b), d in zip(pairwise(widths), shape.context_widths[1:], strict=True)
         )
 
     def forward(self, states: list[Tensor], u: Tensor) -> Tensor:

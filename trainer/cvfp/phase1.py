@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def one_pass(network: Network, tape: Tape, settings: Phase1, state: State) -> Pa
         shifted = torch.cat((last[None], before[:-1]))
         last = before[-1].clone()
         if not tape.wraps:
-            shifted = shifted.masked_fill(tape.fresh(a, b)[:, None], 0.0)
+            shifted = shifted.masked_fill(tape.marks[a:b, None], 0.0)
         if settings.noise:
             noise = torch.empty_like(shifted).normal_(generator=state.generator)
             shifted = shifted.add_(noise, alpha=settings.noise)
@@ -175,14 +176,11 @@ def forgetting(network: Network, tape: Tape, trials: int) -> tuple[list[float], 
 def _verdict(history: list[float]) -> str:
     if len(history) < 2:  # noqa: PLR2004  a line needs two points
         return "UNKNOWN"
-    y = torch.tensor(history, dtype=torch.float64)
-    x = torch.arange(len(y), dtype=torch.float64)
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
-    if slope < -CONVERGED_SLOPE:
-        return "CONVERGING"
-    if slope > CONVERGED_SLOPE:
-        return "DIVERGING"
-    return "CONVERGED" if float(y.std(correction=0)) < CONVERGED_STD else "UNKNOWN"
+    scans = np.arange(len(history))
+    slope = np.cov(scans, history)[0, 1] / np.var(scans, ddof=1)
+    if abs(slope) > CONVERGED_SLOPE:
+        return "CONVERGING" if slope < 0 else "DIVERGING"
+    return "CONVERGED" if np.std(history) < CONVERGED_STD else "UNKNOWN"
 
 
 @torch.no_grad()

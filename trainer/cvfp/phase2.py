@@ -11,8 +11,9 @@ Inputs are x_0 ... x_{N-2}, targets x_1 ... x_{N-1}. Contexts come in one of two
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from trainer import TrainerError
 from trainer.cvfp.head import cross_entropy, score
 from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.scan import Contexts, Scanner, Tape, inputs
+from trainer.cvfp.scan import Contexts, Scanner, Tape, chunks, inputs
 from trainer.cvfp.settings import Phase2
+
+Head = tuple[Tensor, Tensor | None]
+"""Weight [V, E] and bias [V] of a head."""
 
 
 @dataclass(frozen=True)
@@ -48,35 +52,28 @@ class Scores:
 class Evaluation:
     """One evaluation on the validation stream.
 
-    `train_loss` is the token-weighted mean loss of the batches since the previous evaluation, and `seconds` is their
-    wall time.
+    `train_loss` is the token-weighted mean loss of the batches since the previous evaluation, and `tokens_per_s` are
+    their targets per second of wall time.
     """
 
-    number: int
+    evaluation: int
     step: int
     train_loss: float
-    loss: float
-    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
     best: bool
-    seconds: float
+    tokens_per_s: float
 
     def record(self) -> dict[str, Any]:
         """The evaluation as a line of metrics.jsonl."""
-        return {
-            "phase": 2,
-            "evaluation": self.number,
-            "step": self.step,
-            "train_loss": self.train_loss,
-            "validation_loss": self.loss,
-            "validation_accuracy": self.accuracy,
-            "best": self.best,
-        }
+        return {"phase": 2, **asdict(self)}
 
 
 @dataclass
 class State:
     """The state after an evaluation, sufficient to resume bit for bit."""
 
+    trained: dict[str, nn.Parameter]
     optimiser: torch.optim.Optimizer
     generator: torch.Generator
     seed: int
@@ -94,7 +91,7 @@ class State:
 
 
 def trained_parameters(network: Network, settings: Phase2) -> dict[str, nn.Parameter]:
-    """The parameters that phase 2 trains, by name."""
+    """The parameters that phase 2 trains, by name; matrices first."""
     parts: list[tuple[str, nn.Module | None]] = [("token", network.token), ("head", network.head)]
     if settings.live:
         parts.append(("embed_norm", network.embed_norm))
@@ -102,7 +99,8 @@ def trained_parameters(network: Network, settings: Phase2) -> dict[str, nn.Param
         if network.own_embedding is None and not settings.live:
             raise TrainerError("cached contexts are constant: train_embedding needs own_embedding or live contexts")
         parts.append(("embedding" if network.own_embedding is None else "own_embedding", network.token_embedding))
-    return {f"{name}.{key}": p for name, part in parts if part is not None for key, p in part.named_parameters()}
+    named = [(f"{name}.{key}", p) for name, part in parts if part is not None for key, p in part.named_parameters()]
+    return dict(sorted(named, key=lambda each: each[1].dim() == 1))
 
 
 def begin(network: Network, settings: Phase2, seed: int) -> State:
@@ -110,17 +108,18 @@ def begin(network: Network, settings: Phase2, seed: int) -> State:
     chosen = trained_parameters(network, settings)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
-    device = next(network.parameters()).device
-    return State(optimiser(list(chosen.values()), settings), torch.Generator(device=device).manual_seed(seed), seed)
+    return start(chosen, settings, seed)
 
 
-def optimiser(chosen: list[nn.Parameter], settings: Phase2) -> torch.optim.Optimizer:
-    """AdamW; only matrices have weight decay."""
+def start(trained: dict[str, nn.Parameter], settings: Phase2, seed: int) -> State:
+    """The state before the first step of AdamW on some parameters; only matrices have weight decay."""
     groups = [
-        {"params": [p for p in chosen if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in chosen if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained.values() if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained.values() if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.rate, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=settings.rate, fused=True)
+    generator = torch.Generator(device=next(iter(trained.values())).device).manual_seed(seed)
+    return State(trained, optimiser, generator, seed)
 
 
 def run(  # noqa: PLR0917  a network, its data, how far it is
@@ -137,39 +136,60 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
     `contexts` are those of both streams, or None with `settings.live`. With `settings.restore` the network ends with
     the weights of the best evaluation. A NotFiniteError if a loss is not finite.
     """
-    rows = len(tape) - 1
+    if contexts is None:
+        batches = _live(network, tape, settings)
+    else:
+        batches = _batches_with_contexts(network, tape, settings, state, contexts[0])
+
+    def validate() -> Scores:
+        return evaluate(network, validation, contexts and contexts[1])
+
+    optimise("phase 2", network.output, batches, validate, settings, state, len(tape) - 1, tell)
+    network.load_state_dict(state.weights, strict=False)
+
+
+def optimise(  # noqa: PLR0917  a model, its data, how far it is
+    name: str,
+    head: Head,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    validate: Callable[[], Scores],
+    settings: Phase2,
+    state: State,
+    rows: int,
+    tell: Callable[[Evaluation, State], None],
+) -> None:
+    """Take the remaining steps of an epoch of `rows` targets, and call `tell` after each evaluation by `validate`.
+
+    `batches` are inputs of the head [rows, E] and targets [rows], endlessly. A NotFiniteError with the name of the
+    model if a loss is not finite.
+    """
     while not state.over(settings, rows):
         until, began = next(step for step in settings.evaluated(rows) if step > state.step), time.perf_counter()
-        steps = (
-            _live(network, tape, settings)
-            if contexts is None
-            else _batches_with_contexts(network, tape, settings, state, contexts[0])
-        )
-        loss = _train(network, settings, state, steps, (until, settings.total(rows)))
-        seconds = time.perf_counter() - began
-        scores = evaluate(network, validation, contexts and contexts[1])
+        loss, seen = _train(name, head, islice(batches, until - state.step), settings, state, settings.total(rows))
+        rate = seen / (time.perf_counter() - began)
+        scores = validate()
         if not math.isfinite(scores.loss):
-            raise NotFiniteError(f"phase 2, after step {state.step}: the loss on validation is {scores.loss}")
-        judge(settings, state, scores, network)
-        best = state.worse == 0
-        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, seconds), state)
-    if settings.restore and state.weights:
-        network.load_state_dict(state.weights, strict=False)
+            raise NotFiniteError(f"{name}, after step {state.step}: the loss on validation is {scores.loss}")
+        state.evaluations += 1
+        state.worse += 1
+        best = scores.loss < state.best
+        if best:
+            state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
+            if settings.restore:
+                state.weights = {key: p.detach().clone() for key, p in state.trained.items()}
+        tell(Evaluation(state.evaluations, state.step, loss, scores.loss, scores.accuracy, best, rate), state)
 
 
-def _train(
-    network: Network, settings: Phase2, state: State, steps: Iterator[tuple[Tensor, Tensor]], ends: tuple[int, int]
-) -> float:
-    """Run the steps before step `ends[0]` of `ends[1]` without waiting for the device; the mean loss by tokens."""
-    until, total = ends
-    start = state.step
-    chosen = [p for group in state.optimiser.param_groups for p in group["params"]]
+def _train(  # noqa: PLR0917  the same
+    name: str, head: Head, batches: Iterable[tuple[Tensor, Tensor]], settings: Phase2, state: State, total: int
+) -> tuple[float, int]:
+    """Take a step per batch, out of `total`, without waiting for the device; the mean loss of targets, their number."""
+    start, chosen = state.step, list(state.trained.values())
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
-    weight, bias = network.output
-    for z, targets in steps:
+    for z, targets in batches:
         loss = cross_entropy(
-            drop(z, settings, state.generator), weight, bias, targets, getattr(torch, settings.precision)
+            _drop(z, settings.dropout, state.generator), *head, targets, getattr(torch, settings.precision)
         )
         state.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -182,19 +202,14 @@ def _train(
         summed += loss.detach().double() * len(targets)
         seen += len(targets)
         state.step += 1
-        if state.step == until:
-            break
     if not finite:
-        raise NotFiniteError(f"phase 2, step {start + int(good) + 1}: the loss is not a finite number")
-    return float(summed) / seen
+        raise NotFiniteError(f"{name}, step {start + int(good) + 1}: the loss is not a finite number")
+    return float(summed) / seen, seen
 
 
-def drop(z: Tensor, settings: Phase2, generator: torch.Generator) -> Tensor:
-    """Dropout of the token block's output [rows, E]."""
-    if not settings.dropout:
-        return z
-    kept = torch.empty_like(z).bernoulli_(1 - settings.dropout, generator=generator)
-    return z * kept / (1 - settings.dropout)
+def _drop(z: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Dropout by a generator that checkpoints keep."""
+    return z * torch.empty_like(z).bernoulli_(1 - share, generator=generator) / (1 - share) if share else z
 
 
 def _batches_with_contexts(
@@ -211,7 +226,7 @@ def _batches_with_contexts(
         for a in range(done * settings.batch, rows, settings.batch):
             b = min(a + settings.batch, rows)
             at = tape.span(a, b) if order is None else order[a:b]
-            states = contexts.rows(a, b) if order is None else contexts.at(at)
+            states = contexts.at(slice(a, b) if order is None else at)
             with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 z = network.token(states, inputs(network, tape, at, network.token_embedding))
             yield z.float(), tape.ids[at + 1]
@@ -232,7 +247,7 @@ def _live(network: Network, tape: Tape, settings: Phase2) -> Iterator[tuple[Tens
             age = tape.age(at)
             past = [known[i : i + b - a].masked_fill((age < n - 1 - i)[:, None], 0.0) for i in range(n - 1)]
             u = torch.cat([*past, e], dim=1)
-            states = scanner.step(c, u.detach(), tape.fresh(a, b))
+            states = scanner.step(c, u.detach(), tape.marks[a:b])
             c, behind = states[-1][-1].clone(), known[len(known) - n + 1 :]
             yield network.token(states, u), tape.ids[at + 1]
 
@@ -244,21 +259,13 @@ def evaluate(network: Network, tape: Tape, contexts: Contexts | None = None) -> 
     nats = torch.empty(rows, device=tape.ids.device)
     right = torch.empty(rows, dtype=torch.bool, device=tape.ids.device)
     weight, bias = network.output
-    chunks = Scanner(network).along(tape) if contexts is None else contexts.chunks()
-    for a, end, states in chunks:
+    if contexts is None:
+        spans = Scanner(network).along(tape)
+    else:
+        spans = ((a, b, contexts.at(slice(a, b))) for a, b in chunks(tape))
+    for a, end, states in spans:
         b = min(end, rows)
         at = tape.span(a, b)
         z = network.token([each[: b - a] for each in states], inputs(network, tape, at, network.token_embedding))
         nats[a:b], right[a:b] = score(z, weight, bias, tape.ids[at + 1])
     return Scores(nats, right)
-
-
-def judge(settings: Phase2, state: State, scores: Scores, network: Network | None = None) -> None:
-    """Count an evaluation, and keep its scores and the network's weights if it is the best so far."""
-    state.evaluations += 1
-    if scores.loss < state.best:
-        state.best, state.best_evaluation, state.worse, state.scores = scores.loss, state.evaluations, 0, scores
-        if settings.restore and network is not None:
-            state.weights = {name: p.detach().clone() for name, p in trained_parameters(network, settings).items()}
-    else:
-        state.worse += 1

@@ -5,6 +5,8 @@ context is exact with respect to the last k tokens. If the block is contractive 
 to token), tens to hundreds of sweeps reach float32 noise; otherwise the text is scanned.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,19 +16,16 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.text.compiled import Kernels
-from trainer.cvfp.model import NORM_EPS, ContextBlock, Network
+from trainer.cvfp.model import NORM_EPS, ContextBlock, Layer, Network
 
 LOOPS = Kernels(
     "trainer.cvfp.scan_kernel",
     {"scan": "f4* b1* i8** f4* f4* f4* f4* f4 f4** f4*"},
     fastmath=("reassoc", "contract"),
 )
-Floats = NDArray[np.float32]
-
 ScanMethod = Literal["auto", "sequential", "sweeps"]
 
 CHUNK_CPU = 4096
@@ -84,10 +83,6 @@ class Tape:
         marks[self.starts] = True
         return marks
 
-    def fresh(self, a: int, b: int) -> Tensor:
-        """Bool [b - a]: which of the positions a to b are starts."""
-        return self.marks[a:b]
-
     def span(self, a: int, b: int) -> Tensor:
         """The positions a to b, int64 [b - a]."""
         return torch.arange(a, b, device=self.ids.device)
@@ -114,9 +109,11 @@ def inputs(network: Network, tape: Tape, positions: Tensor, embedding: nn.Embedd
     return torch.cat(columns, dim=1)
 
 
-def chunk(device: torch.device) -> int:
-    """Tokens per chunk on a device."""
-    return CHUNK_CPU if device.type == "cpu" else CHUNK_DEVICE
+def chunks(tape: Tape) -> Iterator[tuple[int, int]]:
+    """First and last + 1 position of consecutive chunks of a text."""
+    step = CHUNK_CPU if tape.ids.device.type == "cpu" else CHUNK_DEVICE
+    for a in range(0, len(tape), step):
+        yield a, min(a + step, len(tape))
 
 
 class Scanner:
@@ -130,16 +127,13 @@ class Scanner:
         device = next(network.parameters()).device
         self.sequential = how == "sequential" or (how == "auto" and device.type == "cpu")
         self.report = ScanReport()
-        self._weights: _ScanWeights | None = None
 
     @torch.no_grad()
     def along(self, tape: Tape, first: Tensor | None = None) -> Iterator[tuple[int, int, list[Tensor]]]:
         """(a, b, L tensors [b - a, D_i]) for consecutive chunks of a text, from the context `first` [C], or zero."""
         c = torch.zeros(self.network.shape.context, device=tape.ids.device) if first is None else first.clone()
-        step = chunk(tape.ids.device)
-        for a in range(0, len(tape), step):
-            b = min(a + step, len(tape))
-            fresh = tape.fresh(a, b)
+        for a, b in chunks(tape):
+            fresh = tape.marks[a:b]
             if first is not None and a == 0:
                 fresh = fresh.clone()
                 fresh[0] = False
@@ -156,7 +150,12 @@ class Scanner:
                 self.report.swept += len(u)
                 return states
         self.report.sequential += len(u)
-        return self._scan(c, u, fresh)
+        contexts = self._compiled.scan(c.cpu(), u.cpu(), fresh.cpu())  # an accelerator takes a millisecond per token
+        return [each.to(u.device) for each in contexts]
+
+    @cached_property
+    def _compiled(self) -> _CompiledScan:
+        return _CompiledScan(self.network.context)
 
     def _sweep(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor] | None:
         """Sweep until the largest change is within the tolerance; None if that fails."""
@@ -178,49 +177,36 @@ class Scanner:
             last = states[-1]
         return None
 
-    def _scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
-        """Token by token on the CPU, because an accelerator takes a millisecond per token whatever the width."""
-        if self._weights is None:
-            self._weights = _scan_weights(self.network.context)
-        states = self._weights.scan(c.cpu(), u.cpu(), fresh.cpu())
-        return [each.to(u.device) for each in states]
 
-
-@dataclass(frozen=True)
-class _ScanWeights:
+class _CompiledScan:
     """The weights of a context block as the compiled scan takes them: the arrays of all layers, one after the other."""
 
-    token: list[tuple[Tensor | None, Tensor]]  # of each layer: the token part of its matrix, its bias
-    shapes: NDArray[np.int64]
-    weights: Floats
-    residuals: Floats
-    norms: Floats
+    @torch.no_grad()
+    def __init__(self, block: ContextBlock) -> None:
+        self.token: list[tuple[Tensor | None, Tensor]] = []  # of each layer: the token part of its matrix, its bias
+        shapes, weights, residuals, norms = [], [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
+        for layer in copy.deepcopy(block).cpu().layers:
+            assert isinstance(layer, Layer)  # noqa: S101  a ModuleList forgets the type
+            matrix, bias = layer.linear.weight, layer.linear.bias
+            main = layer.residual.in_features if layer.residual is not None else len(bias)
+            self.token.append((matrix[:, main:].contiguous() if layer.other else None, bias.detach().clone()))
+            shapes.append((main, len(bias), layer.other > 0, layer.residual is not None))
+            weights.append(matrix[:, :main].T.flatten())
+            if layer.residual is not None:
+                residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
+            norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
+        self.shapes = np.array(shapes, np.int64)
+        self.weights = [torch.cat(each).numpy() for each in (weights, residuals, norms)]
 
     def scan(self, c: Tensor, u: Tensor, fresh: Tensor) -> list[Tensor]:
+        """Contexts of consecutive tokens on the CPU, token by token; see `Scanner.step`."""
         given = [bias if part is None else torch.addmm(bias, u, part.T).flatten() for part, bias in self.token]
         sizes = [len(u) * len(bias) for _, bias in self.token]
         out = np.empty(sum(sizes), np.float32)
         scratch = np.empty((3, self.shapes[:, :2].max()), np.float32)
-        weights = (torch.cat(given).numpy(), self.weights, self.residuals, self.norms)
+        weights = (torch.cat(given).numpy(), *self.weights)
         LOOPS.call("scan", c.clone().numpy(), fresh.numpy(), self.shapes, *weights, NORM_EPS, scratch, out)
         return [torch.from_numpy(each).view(len(u), -1) for each in np.split(out, np.cumsum(sizes)[:-1])]
-
-
-@torch.no_grad()
-def _scan_weights(block: ContextBlock) -> _ScanWeights:
-    token: list[tuple[Tensor | None, Tensor]] = []
-    shapes, weights, residuals, norms = [], [], [], []
-    for layer, takes in copy.deepcopy(block).cpu().stack():
-        matrix, bias = layer.linear.weight, layer.linear.bias
-        main = layer.residual.in_features if layer.residual is not None else len(bias)
-        token.append((matrix[:, main:].contiguous() if takes else None, bias.detach().clone()))
-        shapes.append((main, len(bias), takes, layer.residual is not None))
-        weights.append(matrix[:, :main].T.flatten())
-        if layer.residual is not None:
-            residuals.append(torch.cat((layer.residual.weight.T, layer.residual.bias[None])).flatten())
-        norms.append(torch.cat((layer.norm.weight, layer.norm.bias)))
-    flat = (torch.cat([torch.empty(0), *each]).numpy() for each in (weights, residuals, norms))
-    return _ScanWeights(token, np.array(shapes, np.int64), *flat)
 
 
 def room(rows: int, width: int, device: torch.device, path: Path, limit: int = MAX_BYTES_IN_MEMORY) -> Tensor:
@@ -240,37 +226,19 @@ class Contexts:
     report: ScanReport
 
     @classmethod
-    def of(
-        cls,
-        network: Network,
-        tape: Tape,
-        folder: Path,
-        how: ScanMethod = "auto",
-        limit: int = MAX_BYTES_IN_MEMORY,
-    ) -> Self:
+    def of(cls, network: Network, tape: Tape, folder: Path, limit: int = MAX_BYTES_IN_MEMORY) -> Self:
         """Scan a stream. Above `limit` bytes the layers are files in the folder, which the caller removes."""
         widths = network.shape.context_widths[1:]
         each = limit // len(widths)
         layers = [
             room(len(tape), width, tape.ids.device, folder / f"{i}.contexts", each) for i, width in enumerate(widths)
         ]
-        scanner = Scanner(network, how)
+        scanner = Scanner(network)
         for a, b, states in scanner.along(tape):
             for layer, state in zip(layers, states, strict=True):
                 layer[a:b] = state
         return cls(layers, scanner.report)
 
-    def rows(self, a: int, b: int) -> list[Tensor]:
-        """The contexts of tokens a to b: L tensors [b - a, D_i]."""
-        return [layer[a:b] for layer in self.layers]
-
-    def at(self, positions: Tensor) -> list[Tensor]:
-        """The contexts of these tokens: L tensors [rows, D_i]."""
+    def at(self, positions: Tensor | slice) -> list[Tensor]:
+        """The contexts of some tokens: L tensors [rows, D_i]."""
         return [layer[positions] for layer in self.layers]
-
-    def chunks(self) -> Iterator[tuple[int, int, list[Tensor]]]:
-        """(a, b, `rows(a, b)`) for consecutive chunks of the stream."""
-        step = chunk(self.layers[0].device)
-        for a in range(0, len(self.layers[0]), step):
-            b = min(a + step, len(self.layers[0]))
-            yield a, b, self.rows(a, b)

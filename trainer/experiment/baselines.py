@@ -48,13 +48,12 @@ def kneser_ney(train: Stream, test: Stream, size: int, *, order: int = 5) -> Nat
         settings.show_progress = False
         settings.arpa_complain = kenlm.ARPALoadComplain.NONE
         model = kenlm.Model(str(path), settings)
-        nats = np.concatenate([_scored(model, ids, whole=whole) for ids, whole in _conversations(test)])
+        scores: list[float] = []
+        for ids, whole in _conversations(test):
+            each = [score for score, _, _ in model.full_scores(" ".join(map(str, ids)), bos=True, eos=True)]
+            scores += each if whole else each[:-1]
+    nats = np.array(scores) * -math.log(10)
     return nats if test.separated else nats[1:]  # the very first id is no target
-
-
-def _scored(model: object, ids: NDArray[np.int32], *, whole: bool) -> Nats:
-    scores = list(model.full_scores(" ".join(map(str, ids)), bos=True, eos=True))  # type: ignore[attr-defined]
-    return np.array([score for score, _, _ in (scores if whole else scores[:-1])]) * -math.log(10)
 
 
 def _conversations(stream: Stream) -> Iterator[tuple[NDArray[np.int32], bool]]:

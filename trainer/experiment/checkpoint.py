@@ -5,7 +5,6 @@ Nothing in it can execute: it holds tensors, and a JSON text in the header.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stages import files
 from trainer import TrainerError
 from trainer.cvfp import phase1, phase2
 
-PHASE2_NUMBERS = ("step", "evaluations", "best", "best_evaluation", "worse")
-"""Fields of phase 2's state that are plain numbers."""
+NUMBERS = {1: ("number", "converged"), 2: ("step", "evaluations", "best", "best_evaluation", "worse")}
+"""Fields of a phase's state that are plain numbers."""
 
 
 class CheckpointError(TrainerError):
@@ -41,20 +41,15 @@ class Checkpoint:
 
 def save(path: Path, content: Checkpoint) -> None:
     """Write a checkpoint; a reader sees either the previous file or the whole new one."""
-    new = aside(path)
-    new.touch()
-    mode = new.stat().st_mode & 0o777  # the mode that the umask gives; safetensors would leave 0600
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in content.tensors.items()}
-    save_file(tensors, new, {"said": json.dumps(content.values), "digest": _digest(tensors)})
-    new.chmod(mode)
-    with new.open("rb") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
 
+    def write(aside: Path) -> None:
+        aside.touch()
+        mode = aside.stat().st_mode & 0o777  # the mode that the umask gives; safetensors would leave 0600
+        save_file(tensors, aside, {"said": json.dumps(content.values), "digest": _digest(tensors)})
+        aside.chmod(mode)
 
-def aside(path: Path) -> Path:
-    """Path under which a checkpoint is written before it is renamed."""
-    return path.with_name(f".{path.name}.tmp")
+    files.save(path, write)
 
 
 def load(path: Path) -> Checkpoint:
@@ -81,38 +76,28 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def of_phase1(state: phase1.State) -> Checkpoint:
-    """The state of phase 1 after a pass."""
-    tensors = _of_optimiser(state.optimiser)
-    tensors |= {"contexts": state.contexts, "generator": state.generator.get_state()}
-    return Checkpoint(tensors, {"phase": 1, "number": state.number, "converged": state.converged})
-
-
-def to_phase1(content: Checkpoint, state: phase1.State) -> None:
-    """Put the content of `of_phase1` into a fresh state; its contexts are removed from the content."""
-    _to_optimiser(content, state.optimiser)
-    state.generator.set_state(content.tensors["generator"])
-    state.number, state.converged = content.values["number"], content.values["converged"]
-    state.contexts.copy_(content.tensors.pop("contexts"))
-
-
-def of_phase2(state: phase2.State) -> Checkpoint:
-    """The state of phase 2 after an evaluation."""
+def of_state(state: phase1.State | phase2.State) -> Checkpoint:
+    """The state of a phase after a pass or an evaluation."""
     tensors = _of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
-    tensors |= {f"best.{name}": t for name, t in state.weights.items()}
-    if state.scores is not None:
-        tensors |= {"nats": state.scores.nats, "right": state.scores.right}
-    return Checkpoint(tensors, {"phase": 2} | {name: getattr(state, name) for name in PHASE2_NUMBERS})
+    if isinstance(state, phase1.State):
+        phase, tensors["contexts"] = 1, state.contexts
+    else:
+        phase, best = 2, {f"best.{name}": t for name, t in state.weights.items()}
+        tensors |= best | (vars(state.scores) if state.scores else {})
+    return Checkpoint(tensors, {"phase": phase} | {name: getattr(state, name) for name in NUMBERS[phase]})
 
 
-def to_phase2(content: Checkpoint, state: phase2.State) -> None:
-    """Put the content of `of_phase2` into a fresh state."""
+def to_state(content: Checkpoint, state: phase1.State | phase2.State) -> None:
+    """Put the content of `of_state` into a fresh state; contexts are removed from the content."""
     _to_optimiser(content, state.optimiser)
     state.generator.set_state(content.tensors["generator"])
-    for name in PHASE2_NUMBERS:
+    for name in NUMBERS[content.values["phase"]]:
         setattr(state, name, content.values[name])
-    state.weights = content.part("best")
-    state.scores = phase2.Scores(content.tensors["nats"], content.tensors["right"])
+    if isinstance(state, phase1.State):
+        state.contexts.copy_(content.tensors.pop("contexts"))
+    else:
+        state.weights = content.part("best")
+        state.scores = phase2.Scores(content.tensors["nats"], content.tensors["right"])
 
 
 def _of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,15 +1,16 @@
 """The recurrent baseline: one GRU of the network's size with the same embeddings and the same kind of head."""
 
+import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from trainer.cvfp.head import cross_entropy, score
+from trainer.cvfp.head import score
 from trainer.cvfp.model import Network
-from trainer.cvfp.phase1 import NotFiniteError
-from trainer.cvfp.phase2 import Scores, State, drop, judge, optimiser
+from trainer.cvfp.phase2 import Scores, State, optimise, start
 from trainer.cvfp.scan import Tape
 from trainer.cvfp.settings import Phase2
 
@@ -24,7 +25,7 @@ def hidden(blocks: int, width: int) -> int:
 
 
 class Recurrent(nn.Module):
-    """Frozen, normed embedding -> GRU -> projection -> norm -> head, with the embedding and the size of a network."""
+    """Frozen, normed embedding -> GRU -> projection -> norm -> head; embedding, head and size are the network's."""
 
     def __init__(self, network: Network, seed: int) -> None:
         super().__init__()
@@ -35,13 +36,8 @@ class Recurrent(nn.Module):
             self.cell = nn.GRU(shape.embedding, self.width, batch_first=True)
             self.project = nn.Linear(self.width, shape.embedding)
         self.norm = nn.LayerNorm(shape.embedding)
-        self.embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-            network.token_embedding.weight.detach().clone()
-        )
-        self.head = None if shape.tied else nn.Linear(shape.embedding, shape.vocabulary)
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+        self.embedding = copy.deepcopy(network.token_embedding).requires_grad_(requires_grad=False)
+        self.head = copy.deepcopy(network.head)
 
     @property
     def output(self) -> tuple[Tensor, Tensor | None]:
@@ -54,64 +50,36 @@ class Recurrent(nn.Module):
         out, state = self.cell(e, state)
         return self.norm(self.project(out)), state
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """The parameters that require a gradient."""
-        return [p for p in self.parameters() if p.requires_grad]
-
 
 def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed: int) -> tuple[Recurrent, State]:
-    """Train with the settings of phase 2: tokens per step, number of steps, best weights on the validation stream.
+    """Train with the settings of phase 2, in float32; the model ends with the weights of the best evaluation.
 
     The stream is cut into lanes that are read in parallel. The state is carried along each lane, and gradients are
     truncated at a step. The end-of-text token marks the borders of conversations.
     """
     model = Recurrent(network, seed).to(tape.ids.device)
-    state = State(
-        optimiser(model.trained_parameters(), settings), torch.Generator(device=tape.ids.device).manual_seed(seed), seed
-    )
-    lanes = _lanes(tape.ids, settings.batch)
-    rows = (lanes.shape[1] - 1) * lanes.shape[0]
-    best: dict[str, Tensor] = {}
-    steps = _steps(lanes, settings.batch)
-    before: Tensor | None = None
-    while not state.over(settings, rows):
-        until = next(step for step in settings.evaluated(rows) if step > state.step)
-        while state.step < until:
-            first, ids, targets = next(steps)
-            z, before = model(ids, None if first else before)
-            before = before.detach()
-            z = drop(z.reshape(-1, z.shape[-1]), settings, state.generator)
-            cross_entropy(z, *model.output, targets.reshape(-1)).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.trained_parameters(), settings.clip)
-            for group in state.optimiser.param_groups:
-                group["lr"] = settings.rate_at(state.step, settings.total(rows))
-            state.optimiser.step()
-            state.optimiser.zero_grad()
-            state.step += 1
-        scores = evaluate(model, validation)
-        if not math.isfinite(scores.loss):
-            raise NotFiniteError(f"the GRU baseline, step {state.step}: the validation loss is {scores.loss}")
-        judge(settings, state, scores)
-        if state.worse == 0:
-            best = {name: t.detach().clone() for name, t in model.state_dict().items()}
-    model.load_state_dict(best)
+    settings = replace(settings, precision="float32", restore=True)
+    state = start({name: p for name, p in model.named_parameters() if p.requires_grad}, settings, seed)
+    lanes = max(min(LANES, settings.batch, len(tape) // 64), 1)  # fewer in a short stream
+    text = tape.ids[: len(tape) // lanes * lanes].view(lanes, -1)
+    batches = _batches(model, text, max(settings.batch // lanes, 1))
+    rows = (text.shape[1] - 1) * lanes
+    name = "the GRU baseline"
+    optimise(name, model.output, batches, lambda: evaluate(model, validation), settings, state, rows, lambda *_: None)
+    model.load_state_dict(state.weights, strict=False)
     return model, state
 
 
-def _lanes(ids: Tensor, batch: int) -> Tensor:
-    """The stream as [lanes, rows], its remainder dropped; a short stream has fewer lanes."""
-    lanes = max(min(LANES, batch, len(ids) // 64), 1)
-    rows = len(ids) // lanes
-    return ids[: lanes * rows].view(lanes, rows)
-
-
-def _steps(lanes: Tensor, batch: int) -> Iterator[tuple[bool, Tensor, Tensor]]:
-    """(first step of an epoch, inputs, targets) of the steps, endlessly."""
-    window = max(batch // len(lanes), 1)
+def _batches(model: Recurrent, lanes: Tensor, window: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The model's output [rows, E] and targets [rows] of `window` tokens of each lane [lanes, N], endlessly."""
+    last = lanes.shape[1] - 1
     while True:
-        for a in range(0, lanes.shape[1] - 1, window):
-            b = min(a + window, lanes.shape[1] - 1)
-            yield a == 0, lanes[:, a:b], lanes[:, a + 1 : b + 1]
+        before = None
+        for a in range(0, last, window):
+            b = min(a + window, last)
+            z, before = model(lanes[:, a:b], before)
+            before = before.detach()
+            yield z.flatten(0, 1), lanes[:, a + 1 : b + 1].reshape(-1)
 
 
 @torch.no_grad()

@@ -22,4 +22,3 @@ UNIGRAM = ModelKind("unigram", "unigram", cheap=True)
 KINDS = {kind.name: kind for kind in (CVFP, RANDOM_BLOCK, GRU, KNESER_NEY, UNIGRAM)}
 """All kinds by name, in the order of every table."""
 BASELINES = tuple(name for name, kind in KINDS.items() if kind.baseline)
-CHEAP_BASELINES = tuple(name for name in BASELINES if KINDS[name].cheap)

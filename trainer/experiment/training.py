@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -36,8 +36,6 @@ COLLAPSED_RANK = 2.0
 INTERVAL = 30.0
 """Seconds between checkpoints."""
 
-ReportMetrics = Callable[[dict[str, Any]], None]
-
 
 def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
     """A stream on a device; with `reset`, contexts restart at each conversation."""
@@ -56,27 +54,11 @@ class Data:
     embeddings: np.ndarray
 
 
-@dataclass
-class _Clock:
-    """Seconds per phase, summed over resumptions."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
-
-    def lap(self, name: str) -> float:
-        """Add the seconds since the last call to a phase, and return them."""
-        now = time.perf_counter()
-        passed, self.began = now - self.began, now
-        self.seconds[name] = self.seconds.get(name, 0.0) + passed
-        return passed
-
-
 class Training:
     """One training run in a folder.
 
     A checkpoint with another `identity` is ignored. `tell` is called with each line of the metrics; `interval` is the
-    seconds between checkpoints. With `compiled`, torch compiles both blocks, which takes about a minute. `about` are
-    further fields of the record.
+    seconds between checkpoints. `about` are further fields of the record.
     """
 
     def __init__(
@@ -88,9 +70,8 @@ class Training:
         *,
         identity: str,
         device: str = "cpu",
-        tell: ReportMetrics = lambda _line: None,
+        tell: Callable[[dict[str, Any]], None] = lambda _line: None,
         interval: float = INTERVAL,
-        compiled: bool = False,
         about: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
@@ -99,13 +80,11 @@ class Training:
         self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
         self.network.set_embedding(torch.from_numpy(data.embeddings))
         self.network.to(device)
-        if compiled:
-            self.network.context.compile()
-            self.network.token.compile()
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
         self.lines: list[dict[str, Any]] = []
-        self.clock = _Clock()
-        self._last_save = time.monotonic()
+        self.checkpoint = folder / "checkpoint.safetensors"
+        self.seconds: dict[str, float] = {}  # of each phase, summed over resumptions
+        self._last_lap, self._last_save = time.perf_counter(), time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train or resume, and return the record.
@@ -125,11 +104,6 @@ class Training:
             fix = "try other embeddings, another seed or another preset"
             raise NotFiniteError(f"{self.folder.name}: {error}; {last}: {fix}") from error
 
-    @property
-    def checkpoint(self) -> Path:
-        """Path of the checkpoint."""
-        return self.folder / "checkpoint.safetensors"
-
     def _resume(self) -> Checkpoint | None:
         """Load this run's checkpoint, if there is one, and restore weights, metrics and times from it."""
         if not self.checkpoint.exists():
@@ -143,25 +117,33 @@ class Training:
                 f"{self.checkpoint} lacks {', '.join(sorted(missing))}: remove it to restart the training run"
             )
         self.network.load_state_dict(start.part("network"))
-        self.lines, self.clock.seconds = values["lines"], values["seconds"]
+        self.lines, self.seconds = values["lines"], values["seconds"]
         at = f"pass {values['number']}" if values["phase"] == 1 else f"step {values['step']:,}"
         self.tell({"resumed": f"phase {values['phase']}, {at}"})
         return Checkpoint(
             {name: t if name == "generator" else t.to(self.device) for name, t in start.tensors.items()}, values
         )
 
-    def _save(self, state: Checkpoint) -> None:
+    def _save(self, state: phase1.State | phase2.State) -> None:
         if time.monotonic() - self._last_save < self.interval:
             return
+        content = checkpoint.of_state(state)
         weights = {f"network.{name}": t for name, t in self.network.state_dict().items()}
-        values = {"identity": self.identity, "lines": self.lines, "seconds": self.clock.seconds}
-        checkpoint.save(self.checkpoint, Checkpoint(state.tensors | weights, state.values | values))
+        values = {"identity": self.identity, "lines": self.lines, "seconds": self.seconds}
+        checkpoint.save(self.checkpoint, Checkpoint(content.tensors | weights, content.values | values))
         self._last_save = time.monotonic()
 
     def _say(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
         add_metrics(self.folder, line)
         self.tell(line)
+
+    def _lap(self, name: str) -> float:
+        """Add the seconds since the last call to a phase, and return them."""
+        now = time.perf_counter()
+        passed, self._last_lap = now - self._last_lap, now
+        self.seconds[name] = self.seconds.get(name, 0.0) + passed
+        return passed
 
     def _phase1(self, start: Checkpoint | None) -> None:
         settings, text = self.preset.phase1, self.tapes[0]
@@ -173,12 +155,12 @@ class Training:
         if start is None:
             self._say({"phase": 1, "pass": 1, "how": report.describe()})
         else:
-            checkpoint.to_phase1(start, state)
-        self.clock.lap("phase 1")
+            checkpoint.to_state(start, state)
+        self._lap("phase 1")
 
         def tell(done: phase1.Pass, state: phase1.State) -> None:
-            self._say(done.record() | {"tokens_per_s": len(text) / self.clock.lap("phase 1")})
-            self._save(checkpoint.of_phase1(state))
+            self._say(done.record() | {"tokens_per_s": len(text) / self._lap("phase 1")})
+            self._save(state)
 
         phase1.run(self.network, text, settings, state, tell)
         self._check(state.contexts)
@@ -190,52 +172,41 @@ class Training:
         if not math.isfinite(spread):  # one NaN is enough; contexts may be mapped from a file, so nothing copies them
             raise NotFiniteError("after phase 1 the contexts are not finite numbers")
         rank = phase1.effective_rank(contexts)
-        line: dict[str, Any] = {
-            "phase": 1,
-            "effective_rank": rank,
-            "effective_rank_share": rank / width,
-            "variance": spread,
-        }
+        line = {"phase": 1, "effective_rank": rank, "effective_rank_share": rank / width, "variance": spread}
         trials = 1 if self.preset.reset else self.preset.phase1.trials  # with resets there is nothing to forget
         history, verdict, noiseless = phase1.forgetting(self.network, self.tapes[1], trials)
         if not torch.isfinite(noiseless).all():
             raise NotFiniteError("after phase 1 the contexts of the validation set are not finite numbers")
         exact = phase1.effective_rank(noiseless)
-        line |= {"validation_effective_rank": exact}
-        if history:
-            line |= {"forgetting": history, "verdict": verdict}
+        forgetting = {"forgetting": history, "verdict": verdict} if history else {}
         if len(noiseless) >= width:
             rank, spread = min(rank, exact), min(spread, phase1.variance(noiseless))
-        self._say(line | {"collapsed": spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK})
-        self.clock.lap("phase 1")
+        collapsed = spread < COLLAPSED_VARIANCE or rank <= COLLAPSED_RANK
+        self._say({**line, "validation_effective_rank": exact, **forgetting, "collapsed": collapsed})
+        self._lap("phase 1")
 
     def _phase2(self, start: Checkpoint | None) -> phase2.State:
         settings = self.preset.phase2.sized(self.data.train.tokens)
         state = phase2.begin(self.network, settings, self.seed)
         if start is not None:
-            checkpoint.to_phase2(start, state)
+            checkpoint.to_state(start, state)
         contexts = None
         if not settings.live:
-            contexts = self._contexts(0), self._contexts(1)
+            contexts = (
+                Contexts.of(self.network, self.tapes[0], self.folder / ".contexts-0"),
+                Contexts.of(self.network, self.tapes[1], self.folder / ".contexts-1"),
+            )
             if start is None:
                 self._say({"phase": 2, "contexts": contexts[0].report.describe()})
-        self.clock.lap("phase 2")
-        rows, before = len(self.tapes[0]) - 1, state.step
+        self._lap("phase 2")
 
         def tell(done: phase2.Evaluation, state: phase2.State) -> None:
-            nonlocal before
-            seen, before = settings.seen(done.step, rows) - settings.seen(before, rows), done.step
-            self.clock.lap("phase 2")
-            self._say(done.record() | {"tokens_per_s": seen / done.seconds})
-            self._save(checkpoint.of_phase2(state))
+            self._lap("phase 2")
+            self._say(done.record())
+            self._save(state)
 
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
         return state
-
-    def _contexts(self, which: int) -> Contexts:
-        folder = self.folder / f".contexts-{which}"
-        folder.mkdir(exist_ok=True)
-        return Contexts.of(self.network, self.tapes[which], folder)
 
     def _finish(self, state: phase2.State) -> dict[str, Any]:
         """Score the test set; write weights, scores and, last, the record."""
@@ -245,7 +216,7 @@ class Training:
             scores, stream = phase2.evaluate(self.network, self.tapes[2]), self.data.test
         if scores is None:
             raise NotFiniteError("phase 2 made no step: the budget holds no target")
-        self.clock.lap("test")
+        self._lap("test")
         if not torch.isfinite(scores.nats).all():
             raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
         shape = asdict(self.network.shape)
@@ -262,8 +233,8 @@ class Training:
             "validation_loss": state.best,
             **self._phase1_summary(),
             "parameters": self.network.parameter_counts(),
-            "seconds": self.clock.seconds,
-            "tokens_per_s": self.data.train.tokens / sum(self.clock.seconds.values()),
+            "seconds": self.seconds,
+            "tokens_per_s": self.data.train.tokens / sum(self.seconds.values()),
             "threads": torch.get_num_threads(),
             "device": self.device,
             "torch": torch.__version__,
@@ -271,22 +242,19 @@ class Training:
             **self.about,
         }
         write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
-        for path in (self.checkpoint, checkpoint.aside(self.checkpoint)):
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob("*checkpoint.safetensors*"):  # and what a killed process was writing
+            path.unlink()
         for which in range(2):
             shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
         return record
 
     def _phase1_summary(self) -> dict[str, Any]:
         """Fields of the record about phase 1 and the contexts, from the metrics."""
-        passes = [line for line in self.lines if line["phase"] == 1 and "converged" in line]
+        last = next((line for line in reversed(self.lines) if "converged" in line), {"pass": 0, "converged": None})
         checked = next((line for line in self.lines if "effective_rank" in line), {})
-        how = [line[key] for line in self.lines for key in ("how", "contexts") if key in line]
         return {
-            "passes": passes[-1]["pass"] if passes else 0,
-            "converged": passes[-1]["converged"] if passes else None,
-            "effective_rank_share": checked.get("effective_rank_share"),
-            "variance": checked.get("variance"),
-            "collapsed": checked.get("collapsed"),
-            "contexts": how,
+            "passes": last["pass"],
+            "converged": last["converged"],
+            **{key: checked.get(key) for key in ("effective_rank_share", "variance", "collapsed")},
+            "contexts": [line[key] for line in self.lines for key in ("how", "contexts") if key in line],
         }

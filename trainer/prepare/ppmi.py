@@ -1,6 +1,5 @@
 """Token embeddings that are computed before training and frozen: PPMI-SVD of the pool, or random ones."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,8 @@ SMOOTHING, WEIGHT = 0.75, 0.5
 """Exponents of context counts and of singular values (Levy, Goldberg, Dagan 2015, sections 3.2 and 3.3)."""
 UNSEEN = 0.1
 """Standard deviation of the random rows of tokens that do not occur, as a share of `STD`."""
+WINDOW = 2
+"""Maximum distance of two tokens that are counted as a pair."""
 CHUNK = 1 << 20
 """Tokens whose pairs are counted at a time."""
 BLOCKS = 12
@@ -34,29 +35,26 @@ class Embeddings:
     """
 
     table: Matrix
-    kind: str
     tokens_seen: int
     description: str
 
 
-def ppmi_svd(
-    ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, width: int, *, window: int = 2, seed: int = 0
-) -> Embeddings:
+def ppmi_svd(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, width: int, *, seed: int = 0) -> Embeddings:
     """Truncated SVD of positive pointwise mutual information (Levy, Goldberg, Dagan 2015).
 
-    The contexts of a token are the tokens of its conversation at distance d <= `window`, with weight 1 / d. The result
+    The contexts of a token are the tokens of its conversation at distance d <= `WINDOW`, with weight 1 / d. The result
     is deterministic. Rows are scaled to a common standard deviation of `STD`; tokens that do not occur get small random
     rows. If fewer tokens occur than `width`, the remaining columns are zero.
 
-    Memory: 60 bytes per distinct pair of tokens (at most `window` pairs per token), 40 bytes per token of a chunk, and
+    Memory: 60 bytes per distinct pair of tokens (at most `WINDOW` pairs per token), 40 bytes per token of a chunk, and
     48 bytes * occurring tokens * `width`. An EmbeddingsError if no two tokens are adjacent.
     """
-    if width < 1 or window < 1 or (len(ids) and int(np.max(ids)) >= size):
+    if width < 1 or (len(ids) and int(np.max(ids)) >= size):
         raise EmbeddingsError(
-            f"embeddings of {size:,} x {width} with window {window} were requested and the largest id is "
-            f"{int(np.max(ids, initial=-1)):,}: expected width and window of at least 1 and ids below the size"
+            f"embeddings of {size:,} x {width} were requested and the largest id is {int(np.max(ids, initial=-1)):,}: "
+            "expected a width of at least 1 and ids below the size"
         )
-    counts = _counts(ids, starts, size, window)
+    counts = _counts(ids, starts, size)
     seen = np.flatnonzero(counts.sum(axis=1))
     if len(seen) < 2:  # noqa: PLR2004  nothing to decompose
         raise EmbeddingsError(
@@ -67,50 +65,32 @@ def ppmi_svd(
     table = np.random.default_rng(seed).normal(0, UNSEEN * STD, (size, width)).astype(np.float32)
     table[seen] = vectors * (STD / vectors.std())
     description = (
-        f"embeddings: PPMI-SVD of {len(ids):,} tokens of the training pool, window {window}, {size:,} x {width}, "
+        f"embeddings: PPMI-SVD of {len(ids):,} tokens of the training pool, window {WINDOW}, {size:,} x {width}, "
         f"{size - len(seen):,} tokens that do not occur are random"
     )
-    return Embeddings(table, "ppmi", len(ids), description)
+    return Embeddings(table, len(ids), description)
 
 
 def random(size: int, width: int, std: float = 0.02, seed: int = 0) -> Embeddings:
     """Normally distributed embeddings [size, width]."""
     table = np.random.default_rng(seed).normal(0, std, (size, width)).astype(np.float32)
     description = f"embeddings: random, {size:,} x {width}, standard deviation {std:g}, seed {seed}, no tokens seen"
-    return Embeddings(table, "random", 0, description)
+    return Embeddings(table, 0, description)
 
 
-def _counts(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, window: int) -> sparse.csr_array:
+def _counts(ids: NDArray[np.int32], starts: NDArray[np.int64], size: int) -> sparse.csr_array:
     """Weighted co-occurrence counts, symmetric, float64 [V, V]."""
-    keys, weights = np.empty(0, np.int64), np.empty(0)
-    for more, weighted in _pairs(ids, starts, size, window):
-        keys, weights = _sum_by_key(np.concatenate([keys, more]), np.concatenate([weights, weighted]))
-    half = sparse.csr_array((weights, (keys // size, keys % size)), shape=(size, size))
-    return sparse.csr_array(half + half.T)
-
-
-def _pairs(
-    ids: NDArray[np.int32], starts: NDArray[np.int64], size: int, window: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Distinct pairs of tokens as sorted keys `first * size + second`, and their weights."""
     opens = np.zeros(len(ids) + 1, np.bool_)
     opens[starts] = True
+    half = sparse.csr_array((size, size))
     for begin in range(0, len(ids), CHUNK):
-        here = np.asarray(ids[begin : begin + CHUNK + window], np.int64)
+        here = ids[begin : begin + CHUNK + WINDOW]
         conversation = np.cumsum(opens[begin : begin + len(here)])
-        for distance in range(1, min(window, len(here) - 1) + 1):
+        for distance in range(1, min(WINDOW, len(here) - 1) + 1):
             same = (conversation[distance:] == conversation[:-distance])[:CHUNK]
-            pairs = here[:-distance][:CHUNK][same] * size + here[distance:][:CHUNK][same]
-            keys, counts = np.unique(pairs, return_counts=True)
-            yield keys, counts / distance
-
-
-def _sum_by_key(keys: NDArray[np.int64], weights: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Distinct keys, sorted, and the sums of their weights."""
-    order = np.argsort(keys, kind="stable")  # merges two sorted runs
-    keys, weights = keys[order], weights[order]
-    first = np.flatnonzero(np.diff(keys, prepend=-1))
-    return keys[first], np.add.reduceat(weights, first) if len(first) else weights
+            pairs = here[:-distance][:CHUNK][same], here[distance:][:CHUNK][same]
+            half += sparse.csr_array((np.full(len(pairs[0]), 1 / distance), pairs), shape=(size, size))
+    return sparse.csr_array(half + half.T)
 
 
 def _ppmi(counts: sparse.csr_array) -> sparse.csr_array:

@@ -22,14 +22,14 @@ def gpt2(path: Path | None = None) -> Embeddings:
     if table.shape[0] != 50257:  # noqa: PLR2004  GPT-2's vocabulary
         raise EmbeddingsError(f"{path or GPT2[0]} holds embeddings of {table.shape}, expected GPT-2's 50,257 rows")
     about = f"embeddings: GPT-2's, {table.shape[0]:,} x {table.shape[1]}, trained on WebText (about 9 billion tokens)"
-    return Embeddings(table, "gpt2", -1, about)
+    return Embeddings(table, -1, about)
 
 
 def from_file(path: Path) -> Embeddings:
     """Embeddings in a .npy file with an array [V, E] of numbers; an EmbeddingsError if it holds something else."""
     table = _weights(path, (".npy",))
     about = f"embeddings: from {path.name}, {table.shape[0]:,} x {table.shape[1]}; their training text is unknown"
-    return Embeddings(table, "file", -1, about)
+    return Embeddings(table, -1, about)
 
 
 def _download() -> Path:

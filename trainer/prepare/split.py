@@ -90,14 +90,14 @@ def split(
         )
     each = _Groups.of(tokens, groups, keys, seed)
     less = share * min(1.0, max(MIN_VALIDATION_RATIO, validation_tokens / test_tokens))
-    test, notes = each.draw("test", test_tokens, share)
-    validation, more = each.draw("validation", validation_tokens, less, test)
+    test, of_test = each.draw("test", test_tokens, share)
+    validation, of_validation = each.draw("validation", validation_tokens, less, test)
     side = np.where(test, 2, np.where(validation, 1, 0))[each.of_row]
     side[np.asarray(tokens) == 0] = -1
     rows = [np.flatnonzero(side == one) for one in range(3)]
     sides = [np.unique(np.asarray(groups)[one]) for one in rows]
     assert len(np.unique(np.concatenate(sides))) == sum(map(len, sides)), "a group is on two sides"  # noqa: S101
-    return Split(rows[0], rows[1], rows[2], (*notes, *more))
+    return Split(rows[0], rows[1], rows[2], tuple(filter(None, (of_test, of_validation))))
 
 
 def split_by_position(conversations: int, *, validation: range) -> Split:
@@ -127,9 +127,7 @@ def effective(sizes: Rows, clusters: Rows | None = None) -> float:
 def renumber(groups: Rows) -> Rows:
     """Groups renumbered from 0 in order of first occurrence, int64 [K]."""
     _, first, of_row = np.unique(groups, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    return number[of_row]
+    return np.argsort(np.argsort(first))[of_row]
 
 
 def small(
@@ -170,15 +168,14 @@ class _Groups:
         count = int(of_row.max(initial=-1)) + 1
         least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
         np.minimum.at(least, of_row, seeded_hashes(np.asarray(keys, np.uint64), SALT))  # a new member rarely changes it
-        sizes = np.zeros(count, np.int64)
-        np.add.at(sizes, of_row, tokens)
+        sizes = np.bincount(of_row, tokens, minlength=count).astype(np.int64)
         full = np.bincount(of_row[np.asarray(tokens) > 0], minlength=count)
         # Hashed again, because the minimum of many keys is small.
         order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, tuple[str, ...]]:
-        """Groups in order until they have `tokens` or the share, and notes; `used` are those of a test set."""
+    def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, str]:
+        """Groups in order until they have `tokens` or the share, and a note; `used` are those of a test set."""
         total, first = int(self.tokens.sum()), used is None
         used = np.zeros(len(self.tokens), np.bool_) if used is None else used
         allowed = int(share * total)
@@ -201,7 +198,7 @@ class _Groups:
             )
         chosen = np.zeros(len(self.tokens), np.bool_)
         chosen[order[:count]] = True
-        return chosen, self._notes(name, np.flatnonzero((self.tokens > limit) & ~used), limit)
+        return chosen, self._note(name, np.flatnonzero((self.tokens > limit) & ~used), limit)
 
     def _typical_limit(self, aim: int, order: Rows) -> float:
         """The maximum tokens of a group of the test set, unless twice the median group is larger."""
@@ -210,13 +207,12 @@ class _Groups:
         typical = float(sizes[np.searchsorted(sums, TYPICAL_SHARE * sums[-1])]) if len(sizes) else 0.0
         return max(aim / MIN_TEST_GROUPS, min(typical, aim / MIN_LONG_GROUPS))
 
-    def _notes(self, name: str, giants: Rows, limit: float) -> tuple[str, ...]:
+    def _note(self, name: str, giants: Rows, limit: float) -> str:
         if not len(giants):
-            return ()
+            return ""
         share = self.tokens[giants].sum() / max(self.tokens.sum(), 1)
-        note = (
+        return (
             f"not eligible for the {name} set, because a few would dominate it: conversations, or groups of "
             f"near-duplicates, of more than about {int(limit):,} tokens ({len(giants):,} groups of "
             f"{int(self.rows[giants].sum()):,} conversations, {share:.0%} of the corpus's tokens)"
         )
-        return (note,)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from stages.files import save
 from trainer import TrainerError
 
 END = "<|endoftext|>"
@@ -77,10 +79,7 @@ class Vocabulary:
                 one.ids[:truncate] for one in self.tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
             ]
             lengths = np.fromiter(map(len, texts_ids), np.int64, len(texts_ids))
-            ids = np.empty(lengths.sum(), np.int32)
-            for begin, one in zip(np.cumsum(lengths) - lengths, texts_ids, strict=True):
-                ids[begin : begin + len(one)] = one
-            yield Encoding(ids, lengths)
+            yield Encoding(np.fromiter(chain.from_iterable(texts_ids), np.int32, lengths.sum()), lengths)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; special tokens appear by name."""
@@ -92,9 +91,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write a tokenizer.json."""
-        aside = path.with_name(f".{path.name}.tmp")
-        self.tokenizer.save(str(aside), pretty=False)
-        aside.replace(path)
+        save(path, lambda aside: self.tokenizer.save(str(aside), pretty=False))
 
 
 def gpt2() -> Vocabulary:

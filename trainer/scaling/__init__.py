@@ -18,7 +18,7 @@ smaller exponent, the intervals are wide and extend to the limits (alpha 0, P_in
 from trainer.scaling.difference import Difference, difference
 from trainer.scaling.law import HeldOut, Law, Prediction, fit, held_out
 from trainer.scaling.paired import Control, paired_difference, smallest_found
-from trainer.scaling.points import Kind, Points, ScalingError, Space
+from trainer.scaling.points import Kind, Points, ScalingError
 
-__all__ = ["Control", "Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError", "Space"]
+__all__ = ["Control", "Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError"]
 __all__ += ["difference", "fit", "held_out", "paired_difference", "smallest_found"]

@@ -1,14 +1,13 @@
 """The two curves and their least-squares fits, deterministic, from fixed starting points.
 
 Curves are ln PPL as a function of x = ln tokens. `theta` is (ln A, alpha) for the power law and (ln A, alpha, floor)
-for the saturating one. Arrays: x, ln_ppl [n]; theta [p]; jacobians [n, p].
+for the saturating one. Arrays: x, ln_ppl [n]; theta [p].
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from trainer.scaling.points import PARAMETERS, Floats, Space
+from trainer.scaling.points import PARAMETERS, Floats
 
 SHARES = (0.02, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.985, 0.997)
 """Floors of the starting points, as shares of the lowest PPL."""
@@ -21,7 +20,7 @@ TIE = 1e-9
 
 
 def ln_curve(theta: Floats, x: Floats) -> Floats:
-    """Ln PPL [n] of the curve at x."""
+    """Ln PPL of the curve at x, of any shape."""
     power = theta[0] + theta[1] * x
     curve: Floats = np.logaddexp(np.log(floor(theta)), power) if floor(theta) else power
     return curve
@@ -32,32 +31,21 @@ def floor(theta: Floats) -> float:
     return float(theta[2]) if len(theta) > PARAMETERS["power"] else 0.0
 
 
-def is_constant(theta: Floats) -> bool:
-    """Whether theta is a saturating law without a slope."""
-    return len(theta) > PARAMETERS["power"] and theta[1] == 0
+def jacobian(theta: Floats, x: Floats) -> Floats:
+    """Derivatives [..., p] of ln PPL by theta at x [...]."""
+    curve = ln_curve(theta, x)  # in logarithms, which cannot overflow
+    share = _finite_exp(theta[0] + theta[1] * x - curve)
+    return np.stack([share, share * x, _finite_exp(-curve)][: len(theta)], axis=-1)
 
 
-def jacobian(theta: Floats, x: Floats, space: Space = "log") -> Floats:
-    """Derivatives [n, p] of ln PPL (space "log") or of PPL ("linear") by theta."""
-    divisor = np.zeros_like(x) if space == "linear" else ln_curve(theta, x)  # in logarithms, which cannot overflow
-    share = _exp(theta[0] + theta[1] * x - divisor)
-    return np.stack([share, share * x, _exp(-divisor)][: len(theta)], axis=1)
-
-
-def _exp(value: npt.ArrayLike) -> Floats:
-    """The exponential, clipped to finite numbers."""
+def _finite_exp(value: Floats) -> Floats:
     power: Floats = np.exp(np.clip(value, -MAX_LOG, MAX_LOG))
     return power
 
 
-def in_space(ln_ppl: Floats, space: Space) -> Floats:
-    """Ln PPL (space "log") or PPL ("linear")."""
-    return ln_ppl if space == "log" else np.exp(ln_ppl)
-
-
-def squared_error(theta: Floats, x: Floats, ln_ppl: Floats, space: Space) -> float:
+def squared_error(theta: Floats, x: Floats, ln_ppl: Floats) -> float:
     """The sum of squares that a fit minimises."""
-    return float(np.sum((in_space(ln_ppl, space) - in_space(ln_curve(theta, x), space)) ** 2))
+    return float(np.sum((ln_ppl - ln_curve(theta, x)) ** 2))
 
 
 def line(x: Floats, ln_ppl: Floats) -> Floats:
@@ -67,32 +55,19 @@ def line(x: Floats, ln_ppl: Floats) -> Floats:
     return np.array([ln_ppl.mean() - alpha * x.mean(), alpha])
 
 
-def saturating(x: Floats, ln_ppl: Floats, space: Space = "log") -> Floats:
+def saturating(x: Floats, ln_ppl: Floats) -> Floats:
     """Least squares of P_inf + A tokens^alpha with P_inf >= 0 and alpha < 0: (ln A, alpha, P_inf).
 
     The best of a constant (alpha = 0 and P_inf = 0, if PPL does not fall), the power law (P_inf = 0), and one search
     per starting point. The simplest of equal fits is taken.
     """
-    flat = np.array([np.log(in_space(ln_ppl, space).mean()) if space == "linear" else ln_ppl.mean(), 0.0, 0.0])
-    others = [*_without_floor(x, ln_ppl, space), *(_search(one, x, ln_ppl, space) for one in _starts(x, ln_ppl))]
-    total = max(squared_error(flat, x, ln_ppl, space), 1e-300)
-    best = flat
-    for theta in others:
-        gain = squared_error(best, x, ln_ppl, space) - squared_error(theta, x, ln_ppl, space)
+    best, straight = np.array([ln_ppl.mean(), 0.0, 0.0]), line(x, ln_ppl)
+    total = max(squared_error(best, x, ln_ppl), 1e-300)
+    without_floor = [np.append(straight, 0.0)] if straight[1] < 0 else []
+    for theta in (*without_floor, *(_search(start, x, ln_ppl) for start in _starts(x, ln_ppl))):
+        gain = squared_error(best, x, ln_ppl) - squared_error(theta, x, ln_ppl)
         best = theta if gain > TIE * total else best
     return best
-
-
-def _without_floor(x: Floats, ln_ppl: Floats, space: Space) -> list[Floats]:
-    straight = line(x, ln_ppl)
-    if space == "linear":
-        level, alpha = least_squares(
-            lambda t: np.exp(ln_ppl) - _exp(t[0] + t[1] * (x - x.mean())),
-            [straight @ [1.0, x.mean()], straight[1]],
-            method="lm",
-        ).x
-        straight = np.array([level - alpha * x.mean(), alpha])
-    return [np.append(straight, 0.0)] if straight[1] < 0 else []
 
 
 def _starts(x: Floats, ln_ppl: Floats) -> list[Floats]:
@@ -109,23 +84,22 @@ def _starts(x: Floats, ln_ppl: Floats) -> list[Floats]:
     return starts
 
 
-def _search(start: Floats, x: Floats, ln_ppl: Floats, space: Space) -> Floats:
+def _search(start: Floats, x: Floats, ln_ppl: Floats) -> Floats:
     """Levenberg-Marquardt in ln P_inf and ln -alpha, which keeps both signs."""
-    z, target = x - x.mean(), in_space(ln_ppl, space)
+    z = x - x.mean()
 
     def parts(u: Floats) -> tuple[float, float, Floats]:
-        level = float(_exp(u[0]))
+        level = float(_finite_exp(u[0]))
         alpha = -float(np.exp(np.clip(u[2], np.log(FLATTEST), np.log(STEEPEST))))
-        return level, alpha, _exp(u[1] + alpha * z)
+        return level, alpha, _finite_exp(u[1] + alpha * z)
 
     def residuals(u: Floats) -> Floats:
         level, _, power = parts(u)
-        return (np.log(level + power) if space == "log" else level + power) - target
+        return np.log(level + power) - ln_ppl
 
     def slopes(u: Floats) -> Floats:
         level, alpha, power = parts(u)
-        linear = np.stack([np.full_like(z, level), power, power * alpha * z], axis=1)
-        return linear / (level + power)[:, None] if space == "log" else linear
+        return np.stack([np.full_like(z, level), power, power * alpha * z], axis=1) / (level + power)[:, None]
 
     u = least_squares(residuals, start, jac=slopes, method="lm", xtol=1e-12, ftol=1e-14, gtol=1e-14, max_nfev=400).x
     level, alpha, _ = parts(u)

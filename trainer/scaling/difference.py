@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.scaling import curves
-from trainer.scaling.law import Law, fit
+from trainer.scaling.law import Law, exp, fit
 from trainer.scaling.points import NEAR, Kind, Points
 from trainer.scaling.spread import Interval, Quantity, minus
 
@@ -73,6 +73,7 @@ def difference(
     ]
     ratio = less(*levels)
     worth = _worth(arms[0], budget, ratio[0], levels[1], residuals[0] if measured else None, names)
+    ends = less(*worth.ln_parts)[1] if worth.ln_parts else None
     return Difference(
         kind=kind,
         level=level,
@@ -86,7 +87,7 @@ def difference(
         ln_ratio=ratio[0],
         ln_ratio_interval=ratio[1],
         efficiency=worth.efficiency,
-        efficiency_interval=_exp(less(*worth.ln_parts)[1]) if worth.ln_parts else None,
+        efficiency_interval=ends and (exp(ends[0]), exp(ends[1])),
         extrapolates=worth.extrapolates,
         a=arms[0],
         b=arms[1],
@@ -156,8 +157,3 @@ def _worth(  # noqa: PLR0917
     of_b = level_b.times(1 / slope)
     of_b = of_b.shift((there - x)[0] - (of_b.value - of_a.value))
     return _Worth(efficiency, (of_a, of_b), extrapolates)
-
-
-def _exp(interval: Interval | None) -> Interval | None:
-    with np.errstate(over="ignore"):
-        return None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.scaling import curves
-from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError, Space
+from trainer.scaling.points import PARAMETERS, Floats, Kind, Points, ScalingError
 from trainer.scaling.spread import Interval, Quantity, Spread, VariancePart, half_width, spread
 
 MAX_HALF_WIDTH = float(np.log(1000.0))
@@ -39,7 +39,6 @@ class Law:
     """
 
     kind: Kind
-    space: Space
     level: float
     alpha: float
     ln_A: float  # noqa: N815  A is the field's name for it
@@ -110,9 +109,9 @@ class Law:
         half = None if self.why_no_interval else half_width(self.level, self._variance_of_new(ln_ppl))
         low = high = None
         if half is not None and half < MAX_HALF_WIDTH:
-            low, high = _exp(ln_ppl.value - half), _exp(ln_ppl.value + half)
+            low, high = exp(ln_ppl.value - half), exp(ln_ppl.value + half)
         extrapolates = not self.tokens[0] <= budget <= self.tokens[1]
-        return Prediction(budget, _exp(ln_ppl.value), low, high, extrapolates)
+        return Prediction(budget, exp(ln_ppl.value), low, high, extrapolates)
 
     def _variance_of_new(self, ln_ppl: Quantity) -> list[VariancePart | None]:
         """The parts of the variance of a new training run's ln PPL."""
@@ -124,17 +123,16 @@ class Law:
         return [(new_seed, scatter[1]), (self.residual_sd**2, self.spread.left), *test]
 
 
-def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space = "log") -> Law:
+def fit(points: Points, kind: Kind = "power", level: float = 0.95) -> Law:
     """Fit a law by unweighted least squares; a ScalingError if budgets are too few, or differ between seeds.
 
-    "saturating" adds a floor P_inf >= 0 and has alpha <= 0. It minimises errors of ln PPL ("log", because the noise of
-    a mean loss in nats is about the same at every budget) or of PPL ("linear", which gives the smallest budgets most
-    weight). `level` is the coverage of the intervals.
+    "saturating" adds a floor P_inf >= 0 and has alpha <= 0. Both minimise errors of ln PPL, because the noise of a mean
+    loss in nats is about the same at every budget. `level` is the coverage of the intervals.
     """
-    _check(points, kind, level, space)
+    _check(points, kind, level)
     x, y = points.x, points.y
-    theta = curves.line(x, y) if kind == "power" else curves.saturating(x, y, space)
-    seen = spread(points, theta, space)
+    theta = curves.line(x, y) if kind == "power" else curves.saturating(x, y)
+    seen = spread(points, theta)
     total = float(np.sum((y - y.mean()) ** 2))
     fitted = np.exp(curves.ln_curve(theta, x))
     why = _why_none(theta, seen)
@@ -142,12 +140,11 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
     floor_interval = _clip(ends[-1], 0.0, np.inf) if kind == "saturating" else None
     return Law(
         kind=kind,
-        space=space,
         level=level,
         alpha=float(theta[1]),
         ln_A=float(theta[0]),
         floor=curves.floor(theta),
-        r2=1 - curves.squared_error(theta, x, y, "log") / total if total > 0 else None,
+        r2=1 - curves.squared_error(theta, x, y) / total if total > 0 else None,
         alpha_interval=ends[1] if kind == "power" else _clip(ends[1], -np.inf, 0.0),
         ln_A_interval=ends[0],
         floor_interval=floor_interval,
@@ -161,9 +158,9 @@ def fit(points: Points, kind: Kind = "power", level: float = 0.95, space: Space 
     )
 
 
-def _check(points: Points, kind: Kind, level: float, space: Space) -> None:
-    if kind not in PARAMETERS or space not in {"log", "linear"} or (kind, space) == ("power", "linear"):
-        raise ScalingError(f"there is no {kind} law in {space} space: take power, or saturating in log or linear space")
+def _check(points: Points, kind: Kind, level: float) -> None:
+    if kind not in PARAMETERS:
+        raise ScalingError(f"there is no {kind} law: take power or saturating")
     if not 0 < level < 1:
         raise ScalingError(f"the level is {level:g}: give a number between 0 and 1, such as 0.95")
     if points.budgets() < PARAMETERS[kind]:
@@ -173,7 +170,7 @@ def _check(points: Points, kind: Kind, level: float, space: Space) -> None:
         )
 
 
-def _exp(ln_ppl: float) -> float:
+def exp(ln_ppl: float) -> float:
     """The exponential, without a warning if it overflows to infinity."""
     with np.errstate(over="ignore"):
         return float(np.exp(ln_ppl))
@@ -185,7 +182,7 @@ def _clip(interval: Interval | None, low: float, high: float) -> Interval | None
 
 def _why_none(theta: Floats, seen: Spread) -> str:
     """Why there is no interval; empty if there is one."""
-    if curves.is_constant(theta):
+    if len(theta) == PARAMETERS["saturating"] and theta[1] == 0:
         return "PPL does not fall with tokens: these points do not determine a saturating law"
     if -theta[1] >= curves.STEEPEST * 0.999:
         return "PPL drops once and is flat after that: these points do not determine the saturating law's alpha"
@@ -255,7 +252,7 @@ class HeldOut:
     clear: bool | None
 
 
-def held_out(points: Points, space: Space = "log") -> HeldOut:
+def held_out(points: Points) -> HeldOut:
     """Predict the largest budget by both laws, fitted to the smaller ones; a ScalingError below `MIN_BUDGETS`."""
     if points.budgets() < MIN_BUDGETS:
         raise ScalingError(
@@ -266,7 +263,7 @@ def held_out(points: Points, space: Space = "log") -> HeldOut:
     measured = float(held.y.mean())
     several = len(points.seeds) > 1
     noise = float(held.y.std(ddof=1) / np.sqrt(len(held.y))) if several else None
-    laws = fit(rest, "power"), fit(rest, "saturating", space=space)
+    laws = fit(rest, "power"), fit(rest, "saturating")
     power, saturating = (float(np.mean([law.ln_ppl(t).value for t in held.tokens])) for law in laws)
     off = abs(power - measured), abs(saturating - measured)
     return HeldOut(

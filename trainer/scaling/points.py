@@ -12,7 +12,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 Kind = Literal["power", "saturating"]
-Space = Literal["log", "linear"]
 PARAMETERS: dict[Kind, int] = {"power": 2, "saturating": 3}
 
 RANGE = {"tokens": (1.0, 1e18), "ppl": (1.0, 1e15)}

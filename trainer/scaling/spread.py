@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from trainer.scaling import curves
-from trainer.scaling.points import Floats, Points, ScalingError, Space
+from trainer.scaling.points import Floats, Points, ScalingError
 
 Interval = tuple[float, float]
 VariancePart = tuple[float, float]
@@ -129,45 +129,26 @@ class Spread:
         return Quantity(float(gradient @ self.theta), self.per_seed @ gradient, around, moved)
 
 
-def spread(points: Points, theta: Floats, space: Space) -> Spread:
+def spread(points: Points, theta: Floats) -> Spread:
     """Linearise the fit at theta: one step from the common parameters to those of each seed and resample.
 
     For the power law the step is exact and ends at the seed's own least squares. The floor of a saturating law stays a
     parameter even at 0, so the intervals still allow a floor.
     """
     ladder = points.ladder()
-    steps = [_Step(points, row, theta, space) for row in ladder]
-    left = ladder.size - ladder.shape[0] * len(theta)
-    one = steps[0] if len(steps) == 1 else None
-    squares = float(np.sum(one.off_ln**2)) if one else sum(float(np.sum(step.rest_ln**2)) for step in steps)
-    return Spread(
-        theta=theta,
-        per_seed=np.array([theta + step.inverse @ step.off for step in steps]),
-        around=one.inverse @ one.inverse.T * float(one.off @ one.off) / left if one and left > 0 else None,
-        moved=np.array([step.moved(points) for step in steps]) if points.resampled is not None else None,
-        left=left,
-        residual_sd=float(np.sqrt(squares / left)) if left > 0 else None,
-    )
-
-
-class _Step:
-    """The linear step of one seed, whose points are `points[row]`."""
-
-    def __init__(self, points: Points, row: object, theta: Floats, space: Space) -> None:
-        self.row = np.asarray(row)
-        x, ln_curve = points.x[self.row], curves.ln_curve(theta, points.x[self.row])
-        slopes = curves.jacobian(theta, x, space)
-        scale = np.abs(slopes).max(axis=0)  # floor and exponent have very different magnitudes
-        scale[scale == 0] = 1.0
-        self.inverse: Floats = np.linalg.pinv(slopes / scale, rcond=1e-10) / scale[:, None]
-        self.off = curves.in_space(points.y[self.row], space) - curves.in_space(ln_curve, space)
-        self.unit = np.exp(ln_curve) if space == "linear" else np.ones(len(x))
-        self.off_ln = points.y[self.row] - ln_curve
-        self.rest_ln = (self.off - slopes @ (self.inverse @ self.off)) / self.unit
-
-    def moved(self, points: Points) -> Floats:
-        """Changes of the parameters [p, B] with the resamples of the test conversations."""
-        assert points.resampled is not None  # noqa: S101  checked by the caller
-        ln_ppl = points.resampled[self.row]
-        changes: Floats = self.inverse @ ((ln_ppl - ln_ppl.mean(axis=1, keepdims=True)) * self.unit[:, None])
-        return changes
+    x = points.x[ladder]
+    off = points.y[ladder] - curves.ln_curve(theta, x)
+    slopes = curves.jacobian(theta, x)
+    scale = np.abs(slopes).max(axis=1, keepdims=True)  # floor and exponent have very different magnitudes
+    scale[scale == 0] = 1.0
+    inverse = np.linalg.pinv(slopes / scale, rcond=1e-10) / scale.swapaxes(1, 2)
+    steps = (inverse @ off[..., None])[..., 0]
+    left = ladder.size - steps.size
+    alone, moved = len(ladder) == 1, None
+    rest = off if alone else off - (slopes @ steps[..., None])[..., 0]
+    around = inverse[0] @ inverse[0].T * float(off[0] @ off[0]) / left if alone and left > 0 else None
+    if points.resampled is not None:
+        ln_ppl = points.resampled[ladder]
+        moved = inverse @ (ln_ppl - ln_ppl.mean(axis=2, keepdims=True))
+    residual_sd = float(np.sqrt((rest**2).sum(axis=1).sum() / left)) if left > 0 else None
+    return Spread(theta, theta + steps, around, moved, left, residual_sd)
