@@ -41,7 +41,7 @@ def page(ablation: Ablation) -> Page:
         "that all other rules leave."
     )
     if tests:
-        about += f" PPL is at the largest budget. {EFFECTIVE_SIZE}"
+        about += f" PPL differs by the mean over all pairs of training runs. {EFFECTIVE_SIZE}"
     return Page(
         title=f"Which rule of {name} helped?",
         kicker=f"refine ablate · {name}",

@@ -12,7 +12,7 @@ from pipeline.report.parts import Figure, Panel
 from pipeline.report.text import labels, visible
 from trainer.scaling import Difference
 
-CHANGES = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL at the largest budget"}
+CHANGES = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL"}
 """Titles of the figures of `VALUES`."""
 VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
 """Fields of `Difference` that can be drawn, and the titles of their axes; lower is better for both."""

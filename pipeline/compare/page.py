@@ -35,7 +35,7 @@ def page(comparison: Comparison) -> Page:
         trained, about = screen_page.sections(screened), screen_page.TERMS
     if comparison.experiment is not None and screened is not None:
         trained = [
-            *results(names, comparison.experiment, comparison.scored),
+            *results(names, comparison.scored),
             *screen_page.shared_sections(screened),
             plan(names, comparison.experiment, comparison.scored),
         ]
@@ -63,7 +63,7 @@ def page(comparison: Comparison) -> Page:
 def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
     sizes = mixes.statistics(comparison.pair).items()
     words = (Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
-    return (*screen_page.tiles(comparison), *words)
+    return screen_page.tiles(comparison) or tuple(words)
 
 
 def _origin(comparison: Comparison, bands: BandedRun | None) -> Section:

@@ -28,18 +28,21 @@ EFFECTIVE_SIZE = (
 )
 
 
-def results(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored]) -> list[Section]:
+def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
     """The sections of differences, laws, baselines and training runs."""
     first, second = map(visible, names)
-    budget = f"{experiment.design.budgets[-1]:,} tokens"
+    power = next((one.differences["power"] for one in scored if "power" in one.differences), None)
+    at = "" if power is None else f", at {power.budget:,.0f} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
     trained = f"the random block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
     return [
         Section(
             "difference",
             "The difference",
-            f"{second} compared with {first} on the same test sets, with 95 % intervals. PPL is at {budget}, and a "
-            f"token's worth is the number of tokens of {first} that lower PPL there as much as one of {second}.",
+            f"{second} compared with {first} on the same test sets, with 95 % intervals over pairs of training runs "
+            "and test conversations; that of the headline also has the spread of placebo rules. PPL differs by the "
+            f"weighted mean over all pairs{at}. A token's worth is the number of tokens of {first} that lower PPL as "
+            f"much as one of {second}.",
             tuple(filter(None, [differences(scored)])),
             tables=(joined(scored, difference_rows),),
             missing=tuple(f"{visible(note)}." for note in notes),

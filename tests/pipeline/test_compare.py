@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
+from pipeline.compare import screen as screening
 from pipeline.compare.checks import corpora_checks
 from pipeline.compare.result import Comparison
 from pipeline.ownership import CLAIM
@@ -28,6 +30,7 @@ from pipeline.store import RunFolderError, read_json
 from tests.conftest import Refine, chat
 from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
 from trainer import presets
+from trainer.experiment import screen as models
 from trainer.prepare.arms import ArmsError
 from trainer.prepare.ppmi import EmbeddingsError
 from trainer.prepare.split import SplitError
@@ -41,6 +44,15 @@ def blink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
     vast = replace(BLINK, name="vast", budgets=(200_000, 400_000, 800_000, 1_600_000, 9_000_000))
     monkeypatch.setitem(presets.PRESETS, "vast", vast)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_orders() -> Iterator[None]:
+    """Fewer n-gram models beside the networks: what they are for is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screening, "CONTROL_SEEDS", 12)
+        patch.setattr(models, "PLACEBOS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -453,23 +465,31 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
 
 
 def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_path: Path) -> None:
-    """It says what it could find and the most there can be; --force trains anyway. The design is on disk."""
+    """Of two corpora that differ by a conversation: it says what it could find and the most there can be.
+
+    With --force it trains anyway. The design is on disk before.
+    """
+    frame = corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in frame["text"] if text.strip()
+    ]
+    for name, some in (("a", lines), ("b", lines[:-1])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(some))
+    first, second = (str(tmp_path / f"{name}.jsonl") for name in "ab")
     asks = how(work=tmp_path / "work", budgets=(200, 500, 1200), seeds=2, force=False)
-    with pytest.raises(
-        ArmsError, match=r"nothing is trained, because this experiment finds differences from .* at most"
-    ):
-        comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    with pytest.raises(ArmsError, match=r"nothing is trained, because this experiment finds .* at most: compare"):
+        comparing.compare(asked(first, second, None, tmp_path, asks))
     assert not (tmp_path / "work" / "trainings").exists()
     assert not list((tmp_path / "work").glob("design-*.json"))
-    comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, force=True)))
+    comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
     (path,) = (tmp_path / "work").glob("design-*.json")
     design = read_json(path)
     assert (design["budgets"], design["seeds"]) == ([200, 500, 1200], [2, 2, 2])
-    assert design["primary"].startswith("ln of the PPL ratio on refined-test")
+    assert design["primary"].startswith("ln of the PPL ratio on b.jsonl-test")
     assert 0 < design["forecast"]["ceiling"] < design["forecast"]["level"]
     path.write_text(path.read_text().replace('"worth_knowing": 0.005', '"worth_knowing": 0.5'))
     with pytest.raises(RunFolderError, match="was changed after it was written"):
-        comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, force=True)))
+        comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
 
 
 def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:

@@ -54,14 +54,18 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
         made += [
             _tile(*found.best, f"PPL with {second} if both are read to their ends (n-grams)"),
             Tile(
-                f"{found.crossing:,.0f}",
-                f"tokens of {first} that all {tokens[screened.names[1]]:,} of {second} are worth; "
-                f"{first} has {tokens[screened.names[0]]:,}",
+                _millions(found.crossing),
+                f"tokens of {first} that all {_millions(tokens[screened.names[1]])} of {second} are worth; "
+                f"{first} has {_millions(tokens[screened.names[0]])}",
             ),
         ]
         if ceiling is not None:
             made.append(Tile(share(ceiling), "PPL can fall by at most, if what was dropped is worth nothing"))
     return tuple(made)
+
+
+def _millions(tokens: float) -> str:
+    return f"{tokens / 1e6:,.2f} M" if tokens >= 1e6 else f"{tokens:,.0f}"  # noqa: PLR2004
 
 
 def _tile(ln_ratio: float, ends: tuple[float, float] | None, label: str) -> Tile:
