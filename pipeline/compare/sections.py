@@ -31,7 +31,7 @@ EFFECTIVE_SIZE = (
 def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
     """The sections of differences, laws, baselines and training runs."""
     first, second = map(visible, names)
-    power = next((one.differences["power"] for one in scored if "power" in one.differences), None)
+    power = next((one.differences["power"] for one in reversed(scored) if "power" in one.differences), None)
     at = "" if power is None else f", at {power.budget:,.0f} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
     trained = f"the random block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
