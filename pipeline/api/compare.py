@@ -49,8 +49,8 @@ def compare(
         first: "raw" or "refined" (of the run), or a file, a folder, a run or a hub id.
         second: the corpus to compare with the first.
         run: the run that raw and refined belong to; by default the one that finished last.
-        budgets: training tokens; by default 3,125 to 100,000, each twice the previous one.
-        seeds: training runs per budget and corpus; by default 3, and 24 of a screen.
+        budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
+        seeds: training runs per budget and corpus; by default 5 to 1, fewer of larger budgets, and 24 of a screen.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
         force: train even if nothing can be found, as between nearly equal corpora.

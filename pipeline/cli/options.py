@@ -89,12 +89,17 @@ Budgets = Annotated[
     str | None,
     typer.Option(
         metavar="TOKENS",
-        help="Training tokens, comma-separated. By default 3,125 to 100,000, each twice the previous one.",
+        help="Training tokens, comma-separated. By default 6,250 to 200,000, each twice the previous one; half of that "
+        "for a screen.",
     ),
 ]
 Seeds = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Training runs per budget and corpus. By default 3, and 24 of a screen."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Training runs per budget and corpus. By default 5 to 1, fewer of larger budgets; 24 orders of a screen.",
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(min=0, metavar="N", help="Parallel training runs of one thread; 0: one per core.")
