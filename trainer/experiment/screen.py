@@ -1,8 +1,8 @@
 """The screen of a comparison: Kneser-Ney models in the place of networks, so that an answer takes a minute.
 
 Both arms are learned in many orders, and so are placebo rules, which drop conversations at random. A network reads the
-same pieces in the same orders, so what is odd about an order affects both alike: their residuals over seeds correlate
-0.98 (trainer/README.md). What only long contexts show, n-grams do not see.
+same pieces in the same orders, so what is odd about an order affects both alike (trainer/README.md). What only long
+contexts show, n-grams do not see.
 """
 
 from __future__ import annotations
