@@ -33,7 +33,7 @@ demo: setup
 	$(BIN)/refine compare raw refined --run data/runs/demo --screen --out reports/demo-compare
 	@echo "Look at reports/demo/index.html, reports/demo-compare/index.html, and data/runs/demo: README.md (the dataset"
 	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/demo"
-	@echo "and, in about half an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/demo"
+	@echo "and, in less than an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/demo"
 
 # refine dedup beside its peers, which get a venv of their own: a table in Markdown
 bench: setup .venv-bench/.ready

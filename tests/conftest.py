@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,15 @@ def refine(tmp_path: Path) -> Refine:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw the PNGs of a report, which take most of its time; tests of the report itself draw them."""
     monkeypatch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def few_orders() -> Iterator[None]:
+    """Fewer n-gram models beside the networks of a comparison: what they are for is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.compare.screen.CONTROL_SEEDS", 12)
+        patch.setattr("trainer.experiment.screen.PLACEBOS", 3)
+        yield
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from pipeline.compare import scored as scoring
 from pipeline.compare import screen as screening
 from pipeline.compare import verdict as verdicts
 from pipeline.compare.checks import comparison_checks, screen_checks
-from pipeline.compare.command import announce, integrity, pair_name, run_findings, train_arms
+from pipeline.compare.command import announce, failures, pair_name, run_findings, train_arms
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored
@@ -136,12 +136,12 @@ def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOp
             arms, of_arms, lacks = experiment.arms, comparison_checks(pair, experiment), experiment.design.lacks()
             score = partial(scoring.scored, experiment)
         tests = scoring.test_sets(pair, arms)
-        primary = scoring.primary_test(pair, tests, arms).name
+        primary = scoring.primary_test(pair, tests, arms)
+        tests += [] if primary in tests else [primary]
         scored = {one.key: [score(test, (one.first, one.second)) for test in tests] for one in contrasts}
         checks = [*of_arms, *untrained.checks]
-    failed = [one.name for one in integrity(checks) if one.passed is False]
-    on_primary = {key: next(one for one in each if one.test.name == primary) for key, each in scored.items()}
-    sentence = verdict(on_primary, contrasts, lacks, failed)
+    on_primary = {key: next(one for one in each if one.test is primary) for key, each in scored.items()}
+    sentence = verdict(on_primary, contrasts, lacks, failures(checks))
     return replace(untrained, experiment=experiment, scored=scored, checks=checks, sentence=sentence)
 
 

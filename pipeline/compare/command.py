@@ -9,13 +9,13 @@ from pipeline.compare import corpora, data, page
 from pipeline.compare import design as designing
 from pipeline.compare import scored as scoring
 from pipeline.compare import screen as screening
-from pipeline.compare.checks import comparison_checks, corpora_checks
+from pipeline.compare.checks import comparison_checks, corpora_checks, screen_checks
 from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
 from pipeline.compare.screen import power
-from pipeline.compare.screen import verdict as screen_verdict
+from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
@@ -85,7 +85,7 @@ def compare(options: CompareOptions) -> Comparison:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
             if options.training.screen:
                 screened = screening.screen(pair, pair.union, options.training, folder)
-                checks, outcome = screen_verdict.conclude(pair, screened, run_checks)
+                checks = [*screen_checks(pair, screened.arms), *run_checks]
                 result = replace(
                     result,
                     screened=screened,
@@ -93,7 +93,7 @@ def compare(options: CompareOptions) -> Comparison:
                     primary=screened.primary,
                     level_interval=screened.level_interval,
                     checks=checks,
-                    verdict=outcome,
+                    verdict=screen_verdict(screened, failures(checks)),
                 )
             else:
                 result = conclude(result, train_arms(pair.union, options.training, folder, pair), run_checks)
@@ -111,8 +111,7 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     power = primary.differences.get("power")
     ends = None if power is None else screened.widened(power.ln_ratio_interval)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    failed = [one.name for one in integrity(checks) if one.passed is False]
-    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failed)
+    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failures(checks))
     return replace(
         untrained,
         experiment=experiment,
@@ -132,9 +131,9 @@ def announce(place: Path, command: str, notes: Sequence[str]) -> None:
         say(f"refine: {note}")
 
 
-def integrity(checks: Sequence[Check]) -> list[Check]:
-    """The checks that can forbid a conclusion: all but that of the share kept, which only judges plausibility."""
-    return [one for one in checks if one.name != SHARE]
+def failures(checks: Sequence[Check]) -> list[str]:
+    """The failed checks that forbid a conclusion: all but that of the share kept, which only judges plausibility."""
+    return [one.name for one in checks if one.passed is False and one.name != SHARE]
 
 
 def pair_name(pair: Pair) -> str:

@@ -18,7 +18,7 @@ PAIRS = (5, 4, 4, 3, 2, 1)
 SEEDS = 3
 """Pairs per budget if the budgets are not the default ones."""
 BUDGET_DIVISOR = 1.6
-"""Divisor of the preset's budgets, so that two corpora with baselines take half an hour on two cores."""
+"""Divisor of the preset's budgets, so that two corpora with baselines take less than an hour on two cores."""
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
     difference = primary.differences["power"]
     low, high = (math.expm1(end) for end in ends)
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
-    sides = {one.test.name: side(one.differences["power"].ln_ratio_interval) for one in scored}
+    powers = {one.test.name: one.differences.get("power") for one in scored}
+    sides = {test: side(power.ln_ratio_interval) for test, power in powers.items() if power}
     bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher than with {first}"
     if set(sides.values()) == {-1, 1}:
         answer = MIXED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +16,14 @@ from pipeline.ablate import AblateOptions, arms_of, discoveries, verdict
 from pipeline.ablate.result import Contrast
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
-from pipeline.compare import screen as screening
 from pipeline.compare.corpora import Pair
 from pipeline.report.run.checks import SHARE, Bounds
 from pipeline.store import RunFolderError, read_json
 from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
 from tests.pipeline.report_corpus import refine
 from trainer import presets
-from trainer.experiment import screen as models
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "few_orders")
 
 BUDGETS = (200, 500, 1200)
 
@@ -35,15 +32,6 @@ BUDGETS = (200, 500, 1200)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the preset of the tests available."""
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_orders() -> Iterator[None]:
-    """Fewer n-gram models beside the networks: what they are for is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screening, "CONTROL_SEEDS", 12)
-        patch.setattr(models, "PLACEBOS", 3)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
-from pipeline.compare import screen as screening
 from pipeline.compare.checks import corpora_checks
 from pipeline.compare.result import Comparison
 from pipeline.ownership import CLAIM
@@ -30,12 +28,11 @@ from pipeline.store import RunFolderError, read_json
 from tests.conftest import Refine, chat
 from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
 from trainer import presets
-from trainer.experiment import screen as models
 from trainer.prepare.arms import ArmsError
 from trainer.prepare.ppmi import EmbeddingsError
 from trainer.prepare.split import SplitError
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures", "few_orders")
 
 
 @pytest.fixture(autouse=True)
@@ -44,15 +41,6 @@ def blink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
     vast = replace(BLINK, name="vast", budgets=(200_000, 400_000, 800_000, 1_600_000, 9_000_000))
     monkeypatch.setitem(presets.PRESETS, "vast", vast)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_orders() -> Iterator[None]:
-    """Fewer n-gram models beside the networks: what they are for is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(screening, "CONTROL_SEEDS", 12)
-        patch.setattr(models, "PLACEBOS", 3)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.compare.screen import Screened
 from pipeline.compare.screen.page import screen_numbers, sections
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict
+from pipeline.report.run.checks import SHARE, Bounds
 from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
 from trainer import presets
 from trainer.experiment.screen import Screen
@@ -159,6 +161,14 @@ def test_a_screen_writes_every_number_and_trains_nothing(my_run: Path, tmp_path:
     assert not (tmp_path / "work" / "trainings").exists()
     assert made.training_runs["kind"].unique().to_list() == ["kneser_ney"]
     assert "difference" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_share_out_of_bounds_fails_its_check_and_forbids_no_conclusion(my_run: Path, tmp_path: Path) -> None:
+    """It judges plausibility, as in an experiment with networks."""
+    wanted = asked("raw", "refined", my_run, tmp_path, options(tmp_path))
+    found = comparing.compare(replace(wanted, bounds=Bounds(0.0, 0.01)))
+    assert [check.name for check in found.failed] == [SHARE]
+    assert "a check failed" not in found.verdict.sentence
 
 
 def test_the_same_screen_gives_the_same_numbers(my_run: Path, tmp_path: Path) -> None:

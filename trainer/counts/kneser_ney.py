@@ -57,7 +57,7 @@ class Grams:
         split = int(ends[len(pieces.sizes) - 1])
         _fill(words[:split], pool, pieces)
         _fill(words[split:], test, whole)
-        words[begins] = types  # the begin of a sentence is not an id
+        words[begins] = types  # the beginning of a sentence is not an id
         depth = np.arange(len(words)) - np.repeat(begins, lengths + 2)
         ids, size, known = _number(words, depth, np.arange(len(words)) >= split, types + 1, order)
         first, count = begins + 1, len(pieces.sizes)

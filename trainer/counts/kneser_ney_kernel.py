@@ -24,7 +24,7 @@ def learn(  # noqa: PLR0917  compiled: arguments by position
         ids: [orders, positions]; the n-gram of each order that ends at a position.
         first: [spans]; the position of a span's first token.
         events: [spans]; its number of tokens.
-        depth: [spans]; the number of tokens between its first token and the begin of the sentence, which counts.
+        depth: [spans]; the number of tokens between its first token and the beginning of the sentence.
         counts: [n-grams]; adjusted counts.
         contexts: [tested n-grams + 1, 4]; of the n-grams that continue a context: the sum of the adjusted counts, and
             how many have a count of 1, of 2, and of 3 or more. The last row is the empty context; contexts that no test
@@ -69,7 +69,7 @@ def score(  # noqa: PLR0917  compiled: arguments by position
 
     Args:
         ids: [orders, positions]; the n-gram of each order that ends at a position.
-        first: [sentences]; the position of a sentence's first token, which the begin of the sentence precedes.
+        first: [sentences]; the position of a sentence's first token, which the beginning of the sentence precedes.
         events: [sentences]; its number of tokens.
         counts: [n-grams]; see `learn`.
         contexts: [tested n-grams + 1, 4]; see `learn`.

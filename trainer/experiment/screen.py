@@ -255,56 +255,51 @@ def screen(
         else []
     )
     strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": deciles(lengths)}
-    first, top = partial(_first, pieces, tokens=budgets[-1]), tuple(budgets[-1:])
+    first = partial(_first, pieces, tokens=budgets[-1])
     ladders = {name: [first(order, mask) for order in orders] for name, mask in masks.items()}
     scattered = {name: [first(order, mask) for order in apart] for name, mask in masks.items() if apart}
     dropped = {
         null: [
-            [[first(order, mask) for order in orders[:PLACEBO_SEEDS]] for mask in pair]
+            first(order, mask)
             for pair in placebo_pairs(masks, names, lengths, stratum, placebos)
+            for mask in pair
+            for order in orders[:PLACEBO_SEEDS]
         ]
         for null, stratum in strata.items()
         if placebos
     }
-    every = [
-        *ladders.values(),
-        *scattered.values(),
-        *(arm for pairs in dropped.values() for pair in pairs for arm in pair),
-    ]
     streams = {
         name: [_first(pieces, pieces.order(common.keys, order), mask, budget) for budget, order in own]
         for name, mask in masks.items()
+        if own
     }
-    every += streams.values()
-    small = pool.tokens <= MAX_WHOLE
-    used = (
-        np.arange(len(pieces.rows)) if small else np.unique(np.concatenate([order for each in every for order in each]))
+    used, wholes = (
+        np.arange(len(pieces.rows)),
+        {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items()},
     )
-    learn = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
-    full = [order for each in (*ladders.values(), *scattered.values()) for order in each]
-    learn.ladders(full, tuple(budgets))
-    learn.ladders([order for each in every[: len(every) - len(streams)] for order in each], top)
-    for i, (budget, _) in enumerate(own):
-        learn.ladders([each[i] for each in streams.values()], (budget,))
-    wholes = {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items() if small}
-    learn.ladders(list(wholes.values()), None)
+    if pool.tokens > MAX_WHOLE:
+        chosen = (order for part in (ladders, scattered, dropped, streams) for each in part.values() for order in each)
+        used, wholes = np.unique(np.concatenate(list(chosen))), {}
+    learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
+    rungs = tuple(budgets)
     return Screen(
-        tuple(budgets),
-        {name: np.stack([learn.scores(order, tuple(budgets)) for order in each]) for name, each in ladders.items()},
-        {name: learn.scores(order, None)[0] for name, order in wholes.items()},
-        {name: np.stack([learn.scores(order, tuple(budgets)) for order in each]) for name, each in scattered.items()},
+        rungs,
+        {name: learner.learn(each, rungs) for name, each in ladders.items()},
+        {name: learner.learn([order], None)[0, 0] for name, order in wholes.items()},
+        {name: learner.learn(each, rungs) for name, each in scattered.items()},
         {
-            null: np.array([[[learn.scores(order, top)[-1] for order in arm] for arm in pair] for pair in pairs])
-            for null, pairs in dropped.items()
+            null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, len(common.test))
+            for null, each in dropped.items()
         },
         np.diff(common.test.bounds()),
         common.clusters,
         tokens,
         unique,
         {
-            name: np.stack([learn.scores(order, (budget,))[-1] for order, (budget, _) in zip(each, own, strict=True)])
+            name: np.stack(
+                [learner.learn([order], (budget,))[0, -1] for order, (budget, _) in zip(each, own, strict=True)]
+            )
             for name, each in streams.items()
-            if own
         },
     )
 
@@ -316,24 +311,26 @@ class _Learner:
         self.grams, self.used, self.workers = grams, used, workers
         self.known: dict[tuple[bytes, int], Floats] = {}
 
-    def ladders(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> None:
-        """Learn each order up to each budget; None for the whole order."""
-        todo = {_digest(order): order for order in orders}
-        jobs = [(name, order) for name, order in todo.items() if (name, _last(budgets)) not in self.known]
-        with ThreadPoolExecutor(self.workers) as pool:
-            made = pool.map(
-                lambda part: self._each(part, budgets), [jobs[i :: self.workers] for i in range(self.workers)]
-            )
-            for scores in made:
-                self.known |= scores
+    def learn(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> Floats:
+        """Nats of the test conversations at each budget, float64 [orders, budgets, K]; None for the whole order.
 
-    def scores(self, order: Rows, budgets: tuple[int, ...] | None) -> Floats:
-        """Nats of the test conversations at each budget, float64 [budgets, K]; at least at the last one."""
-        return self.known[_digest(order), _last(budgets)]
+        An order that was learned up to the same last budget may have more budgets.
+        """
+        last = 0 if budgets is None else budgets[-1]
+        names = [(_digest(order), last) for order in orders]
+        jobs = [job for job in dict(zip(names, orders, strict=True)).items() if job[0] not in self.known]
+        with ThreadPoolExecutor(self.workers) as pool:
+            parts = [jobs[i :: self.workers] for i in range(self.workers)]
+            for scores in pool.map(lambda part: self._each(part, budgets), parts):
+                self.known |= scores
+        count = 1 if budgets is None else len(budgets)
+        return np.stack([self.known[name][-count:] for name in names])
 
     def _each(
-        self, jobs: Sequence[tuple[bytes, Rows]], budgets: tuple[int, ...] | None
+        self, jobs: Sequence[tuple[tuple[bytes, int], Rows]], budgets: tuple[int, ...] | None
     ) -> dict[tuple[bytes, int], Floats]:
+        if not jobs:
+            return {}
         model, made = KneserNey(self.grams), {}
         for name, order in jobs:
             rows, before, scores = np.searchsorted(self.used, order), 0, []
@@ -343,16 +340,12 @@ class _Learner:
                 model.learn(rows, before, stop)
                 before = stop or 0
                 scores.append(model.nats())
-            made[name, _last(budgets)] = np.stack(scores)
+            made[name] = np.stack(scores)
         return made
 
 
 def _digest(order: Rows) -> bytes:
     return hashlib.blake2b(order.tobytes(), digest_size=16).digest()
-
-
-def _last(budgets: tuple[int, ...] | None) -> int:
-    return 0 if budgets is None else budgets[-1]
 
 
 def _unique(lengths: Rows, groups: Rows, mask: Mask) -> int:

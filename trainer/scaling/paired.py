@@ -84,6 +84,7 @@ def _least_squares(x: Floats, y: Floats, variance: Floats, off: Floats) -> Regre
 def paired_difference(a: Points, b: Points, control: Control, training: float, level: float = 0.95) -> Difference:
     """Compare b with a by pairs of points: point i of both has the same budget, order and seeds.
 
+    Different pairs are independent, so the points have no `seed`.
     `ln_ratio` is the weighted mean over the pairs, `budget` the weighted mean of their budgets (geometric), and
     `delta_alpha` the slope of the differences in ln tokens. The weights are 1 / (`control.variance` + `training`), and
     `training` is the variance that a network's weights and noise add to a difference. The error of the test set
@@ -96,7 +97,7 @@ def paired_difference(a: Points, b: Points, control: Control, training: float, l
         raise ScalingError("the points of the two corpora are not pairs: give each the same budgets in the same order")
     if len(a.tokens) < MIN_PAIRS or len(np.unique(a.tokens)) < 2:  # noqa: PLR2004  a slope
         raise ScalingError(f"{len(a.tokens)} pairs of training runs: give at least {MIN_PAIRS}, at two budgets or more")
-    laws = fit(_independent(a)), fit(_independent(b))
+    laws = fit(a), fit(b)
     found = regress(a.x, b.y - a.y, control.variance, training, control.off)
     moved = None
     if a.resampled is not None and b.resampled is not None:
@@ -141,11 +142,6 @@ def paired_difference(a: Points, b: Points, control: Control, training: float, l
         b=laws[1],
         notes=() if alpha < 0 else ("PPL does not fall with tokens: a token's worth is unknown",),
     )
-
-
-def _independent(points: Points) -> Points:
-    """The points as independent training runs: each has an order of its own."""
-    return Points(points.tokens, points.ppl, None, points.resampled)
 
 
 def smallest_found(

@@ -122,7 +122,7 @@ def shared_sections(screened: Screened) -> list[Section]:
             "The difference if each corpus is read to its end",
             f"By n-gram models. {visible(used_up_sentence(screened), 300)} The forecast adds to the difference per "
             "token what the difference of their sizes is worth at the mean exponent.",
-            tables=(Table(*_as_table(used_up_rows(screened))),),
+            tables=(_table(used_up_rows(screened)),),
         ),
     ]
 
@@ -160,14 +160,13 @@ def _placebo_section(screened: Screened) -> list[Section]:
             "By n-gram models. Placebo rules drop as many tokens as the real ones, of random conversations or of "
             "random conversations of the same lengths. A real effect lies outside their range.",
             (Figure("placebo", "The real rules and placebo rules", "One mark is one rule.", (panel,)),),
-            (Table(*_as_table(placebo_rows(screened))),),
+            (_table(placebo_rows(screened)),),
         )
     ]
 
 
-def _as_table(rows: HeadAndRows) -> tuple[tuple[str, ...], tuple[tuple[str | int | float | None, ...], ...]]:
-    head, cells = rows
-    return head, tuple(cells)
+def _table(rows: HeadAndRows) -> Table:
+    return Table(rows[0], tuple(rows[1]))
 
 
 def placebo_rows(screened: Screened) -> HeadAndRows:

@@ -7,17 +7,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from pipeline.compare.checks import screen_checks
-from pipeline.compare.corpora import Pair
 from pipeline.compare.screen import Screened
 from pipeline.compare.verdict import UNCLEAR, Verdict, relative_change, verdict
-from pipeline.report.parts import Check
-
-
-def conclude(pair: Pair, screened: Screened, run_checks: Sequence[Check] = ()) -> tuple[list[Check], Verdict]:
-    """Check a finished screen and its run, and conclude."""
-    checks = [*screen_checks(pair, screened.arms), *run_checks]
-    return checks, screen_verdict(screened, [one.name for one in checks if one.passed is False])
 
 
 def screen_verdict(screened: Screened, failed: Sequence[str]) -> Verdict:
