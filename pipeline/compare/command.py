@@ -84,19 +84,19 @@ def compare(options: CompareOptions) -> Comparison:
     if options.train:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
             if options.training.screen:
-                screened = screening.screen(pair, pair.union, options.training, folder)
+                screened = screening.screen(pair, pair.union, options.training, folder, imitated=[pair.names])
                 checks = [*screen_checks(pair, screened.arms), *run_checks]
                 result = replace(
                     result,
                     screened=screened,
                     scored=screened.scored,
                     primary=screened.primary,
-                    level_interval=screened.level_interval,
                     checks=checks,
                     verdict=screen_verdict(screened, failures(checks)),
                 )
             else:
-                result = conclude(result, train_arms(pair.union, options.training, folder, pair), run_checks)
+                experiment = train_arms(pair.union, options.training, folder, pair, imitated=[pair.names])
+                result = conclude(result, experiment, run_checks)
     build(page.page(result), place)
     return result
 
@@ -108,10 +108,8 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
-    power = primary.differences.get("power")
-    ends = None if power is None else screened.widened(power.ln_ratio_interval)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failures(checks))
+    outcome = verdict(scored, primary, pair.names, experiment.design.lacks(), failures(checks))
     return replace(
         untrained,
         experiment=experiment,
@@ -120,7 +118,6 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
         verdict=outcome,
         screened=screened,
         primary=primary,
-        level_interval=ends,
     )
 
 
@@ -149,9 +146,17 @@ def run_findings(store: Store, bounds: Bounds) -> RunFindings:
 
 
 def train_arms(
-    union: Union, options: TrainingOptions, folder: Path, pair: Pair, *, baselines: bool = True
+    union: Union,
+    options: TrainingOptions,
+    folder: Path,
+    pair: Pair,
+    *,
+    imitated: Sequence[tuple[str, str]],
+    baselines: bool = True,
 ) -> Experiment:
     """Prepare the data of all arms of a union in `folder`/data, and do the training runs that are not done yet.
+
+    Placebo rules are learned for the pairs of arms in `imitated`.
 
     Raises:
         TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
@@ -161,7 +166,7 @@ def train_arms(
     design = design if baselines else replace(design, baselines=())
     made = screening.learn(
         *(arms, union, design.budgets, options),
-        placebos=baselines,
+        imitated=imitated,
         seeds=screening.CONTROL_SEEDS,
         own=[(budget, order_seed(budget, seed)) for budget, seed in design.pairs],
     )

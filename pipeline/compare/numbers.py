@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -171,3 +172,9 @@ def test_numbers(one: Scored) -> dict[str, Any]:
         "notes": list(one.notes),
         "trainings": one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts(),
     }
+
+
+def level_numbers(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
+    """A relative difference of PPL and its interval."""
+    interval = None if ends is None else tuple(math.expm1(end) for end in ends)
+    return {name: None if ln_ratio is None else math.expm1(ln_ratio), f"{name}_interval": interval}

@@ -42,7 +42,6 @@ class Comparison:
         page: index.html of the report; report.json lies beside it.
         screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
         primary: both arms on the test set that the verdict is about; None without models.
-        level_interval: 95 % interval of the ln of the PPL ratio there, with the spread of placebo rules.
     """
 
     pair: Pair
@@ -56,7 +55,6 @@ class Comparison:
     page: Path
     screened: Screened | None = None
     primary: Scored | None = None
-    level_interval: tuple[float, float] | None = None
 
     @property
     def failed(self) -> list[Check]:

@@ -1,7 +1,7 @@
 """Both arms on each test set: the scores of all training runs, the laws and their differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,11 @@ from pipeline.experiments.laws import CorpusLaws, fit_laws
 from pipeline.experiments.points_csv import Corpora
 from trainer.experiment.kinds import CVFP
 from trainer.experiment.points import arm_points, arm_scores
+from trainer.experiment.screen import Null, Placebos, widened
 from trainer.prepare import split as splitting
 from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Kind, Points, ScalingError, paired_difference
+from trainer.scaling.spread import Interval
 
 POWER: Kind = "power"
 STRICT = 0.975
@@ -85,6 +87,8 @@ class Scored:
     notes: tuple[str, ...] = ()
     strict: Difference | None = None
     """The difference of the power laws with intervals of 97.5 %, for a secondary endpoint."""
+    placebos: Mapping[Null, Placebos] = field(default_factory=dict)
+    """The difference by n-gram models beside those of placebo rules, by kind of placebo; empty if none were learned."""
 
     @property
     def points(self) -> Mapping[str, Points]:
@@ -95,6 +99,11 @@ class Scored:
     def differences(self) -> Mapping[Kind, Difference]:
         """The second arm against the first, by law; empty if neither law could be fitted."""
         return {kind: difference for (_, kind), difference in self.laws.differences.items()}
+
+    @property
+    def level_interval(self) -> Interval | None:
+        """The interval of the ln of the PPL ratio by the power laws, with the spread of placebo rules."""
+        return widened(self.differences[POWER].ln_ratio_interval, self.placebos) if self.differences else None
 
 
 def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
@@ -152,7 +161,8 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
             laws = replace(laws, differences={(names[1], POWER): power})
         except ScalingError as error:
             laws = replace(laws, differences={}, notes=(*laws.notes, str(error)))
-    return Scored(test, pl.concat(frames), laws, (*filter(None, [test.small]), *laws.notes), strict)
+    notes = (*filter(None, [test.small]), *laws.notes)
+    return Scored(test, pl.concat(frames), laws, notes, strict, experiment.screen.placebo(names, test.mask))
 
 
 def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:

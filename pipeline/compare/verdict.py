@@ -50,16 +50,15 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
     scored: Sequence[Scored],
     primary: Scored,
     names: tuple[str, str],
-    ends: Interval | None,
     lacks: str = "",
     failed: Sequence[str] = (),
     advice: str = "more seeds narrow it (--seeds)",
 ) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    The second corpus is better if the interval `ends` of the ln of the PPL ratio is below 0, and worse if it is above.
-    There is no difference if it is inside `WORTH_KNOWING`. The answer is mixed if the intervals on the test sets
-    exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that failed,
+    The second corpus is better if the interval of the ln of the PPL ratio is below 0, and worse if it is above. There
+    is no difference if it is inside `WORTH_KNOWING`. The answer is mixed if the intervals on the test sets exclude 0 on
+    different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that failed,
     and `advice` says what would narrow the interval.
     """
     if lacks:
@@ -71,14 +70,14 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
         return Verdict(text, concludes=False, answer=NONE)
     if few := too_few([primary]):
         return Verdict(f"Nothing can be concluded, {few}{_indication(primary)}.", concludes=False)
+    ends = primary.level_interval
     if ends is None or not all(map(math.isfinite, ends)):
         why = "; ".join(primary.notes) or f"the difference has no interval on {primary.test.name}"
         return Verdict(f"Nothing can be concluded: {why}.", concludes=False)
     difference = primary.differences["power"]
     low, high = (math.expm1(end) for end in ends)
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
-    powers = {one.test.name: one.differences.get("power") for one in scored}
-    sides = {test: side(power.ln_ratio_interval) for test, power in powers.items() if power}
+    sides = {one.test.name: side(one.level_interval) for one in scored if one.differences}
     bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher than with {first}"
     if set(sides.values()) == {-1, 1}:
         answer = MIXED

@@ -445,7 +445,7 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     """The run's checks forbid a conclusion too, except the one of the share kept."""
     pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
     share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
-    experiment = comparing.train_arms(pair.union, how(seeds=2), made / "work", pair)
+    experiment = comparing.train_arms(pair.union, how(seeds=2), made / "work", pair, imitated=[pair.names])
     empty = Comparison(pair, comparing.UNTRAINED, [], None, [], None, [], "", made)
     found = [comparing.conclude(empty, experiment, checks).verdict for checks in ([share], [share, moved])]
     assert "a check failed" not in found[0].sentence

@@ -52,7 +52,7 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
         nats={"raw": base * 1000, "refined": second * 1000},
         whole={},
         apart={},
-        placebos={"random": placebo * 1000},
+        placebos={names: {"random": placebo * 1000}},
         targets=targets,
         clusters=np.arange(TESTED),
         tokens={name: int(size) for name, size in zip(names, sizes, strict=True)},

@@ -11,6 +11,7 @@ from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored, compared_laws
 from pipeline.compare.verdict import Verdict, verdict
 from tests.pipeline.compare_corpus import points, simulated
+from trainer.experiment.screen import Null, Placebos
 from trainer.scaling import difference
 
 NAMES = ("raw", "refined")
@@ -19,10 +20,7 @@ TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 def of(*scored: Scored, lacks: str = "", failed: str = "") -> Verdict:
     """The verdict on test sets of which the last one is the primary one."""
-    primary = scored[-1]
-    power = primary.differences.get("power")
-    ends = None if power is None else power.ln_ratio_interval
-    return verdict(scored, primary, NAMES, ends, lacks, [failed] if failed else [])
+    return verdict(scored, scored[-1], NAMES, lacks, [failed] if failed else [])
 
 
 def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: float) -> Verdict:
@@ -90,6 +88,14 @@ def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
     found = conclude((0.0, -0.1), (0.0, 0.1))
     assert (found.concludes, found.answer) == (True, "mixed")
     assert "with refined is lower on set0-test and higher on set1-test" in found.sentence
+
+
+def test_sides_within_the_spread_of_placebo_rules_are_not_mixed() -> None:
+    """Two small differences of opposite sign, and random rules that differ as much."""
+    both = simulated(0.0, -0.01, noise=0.001), simulated(0.0, 0.01, noise=0.001, seed=1)
+    assert of(*both).answer == "mixed"
+    random: dict[Null, Placebos] = {"random": Placebos(0.0, np.array([-0.02, -0.01, 0.0, 0.01, 0.02]))}
+    assert of(*(replace(one, placebos=random) for one in both)).answer == "cannot tell"
 
 
 def test_a_difference_on_the_other_test_set_alone_is_not_the_answer() -> None:

@@ -15,6 +15,7 @@ from pipeline.compare.numbers import (
     difference_dict,
     difference_rows,
     law_rows,
+    level_numbers,
     test_numbers,
 )
 from pipeline.compare.screen import Screened
@@ -46,7 +47,7 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
     power, test = primary.differences["power"], visible(primary.test.name, 30)
     worth, brackets = token_worth_parts(power)
     made = [
-        _tile(power.ln_ratio, comparison.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
+        _tile(power.ln_ratio, primary.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
         Tile(worth, f"tokens of {first} that one of {second} is worth{f': {brackets}' if brackets else ''}"),
     ]
     if "power" in screened.primary.differences:
@@ -142,7 +143,7 @@ def _plan(screened: Screened) -> list[str]:
 
 
 def _placebo_section(screened: Screened) -> list[Section]:
-    found = screened.placebos
+    found = screened.primary.placebos
     if not found:
         return []
     frame = pl.concat(
@@ -181,7 +182,7 @@ def placebo_rows(screened: Screened) -> HeadAndRows:
             precise_change(one.effect),
             f"{one.p:.2f}",
         )
-        for null, one in screened.placebos.items()
+        for null, one in screened.primary.placebos.items()
     ]
     return head, rows
 
@@ -212,7 +213,7 @@ def findings(comparison: Comparison) -> dict[str, Any]:
     power = primary.differences.get("power")
     made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": WORTH_KNOWING}
     if power is not None:
-        made |= {"budget": power.budget, **_level("level", power.ln_ratio, comparison.level_interval)}
+        made |= {"budget": power.budget, **level_numbers("level", power.ln_ratio, primary.level_interval)}
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
         made |= screen_numbers(screened)
@@ -241,20 +242,15 @@ def screen_numbers(screened: Screened) -> dict[str, Any]:
                 "rules": len(one.effects),
                 "p": one.p,
             }
-            for null, one in screened.placebos.items()
+            for null, one in screened.primary.placebos.items()
         },
         "per_corpus": {
-            **_level("level", found.ln_ratio, found.interval),
-            **_level("measured_level", found.measured, found.measured_interval),
+            **level_numbers("level", found.ln_ratio, found.interval),
+            **level_numbers("measured_level", found.measured, found.measured_interval),
             "alpha": found.alpha,
             "tokens": dict(screened.screen.tokens),
             "unique_tokens": dict(screened.screen.unique),
             "crossing_tokens": found.crossing,
         },
-        "apart": None if apart is None else _level("level", apart.ln_ratio, apart.ln_ratio_interval),
+        "apart": None if apart is None else level_numbers("level", apart.ln_ratio, apart.ln_ratio_interval),
     }
-
-
-def _level(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
-    interval = None if ends is None else tuple(math.expm1(end) for end in ends)
-    return {name: None if ln_ratio is None else math.expm1(ln_ratio), f"{name}_interval": interval}

@@ -54,7 +54,7 @@ def forecast(experiment: Experiment, screened: Screened) -> Forecast:
     of_test = 0.0
     if moved[0] is not None and moved[1] is not None:
         of_test = float((moved[1] - moved[0]).mean(axis=0).var(ddof=1))
-    spread = max((one.sd for one in screened.placebos.values()), default=0.0) ** 2
+    spread = max((one.sd for one in screened.primary.placebos.values()), default=0.0) ** 2
     level, alpha = smallest_found(
         np.log(budgets.astype(float)), control.variance + TRAINING_VARIANCE, of_test + spread, power=POWER
     )
