@@ -362,6 +362,7 @@ def compare(
     seeds: o.Seeds = None,
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
+    worth_knowing: o.WorthKnowing = 0.005,
     force: o.Force = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train models, or only describe the corpora in seconds.")
@@ -397,7 +398,7 @@ def compare(
     from trainer.prepare.choices import Choices
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
-    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, force)
+    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing)
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
     result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))

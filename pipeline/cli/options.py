@@ -98,7 +98,7 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Training runs per budget and corpus. By default 5 to 1, fewer of larger budgets; 24 orders of a screen.",
+        help="Training runs per budget and corpus. By default 25 for all budgets together; 24 orders of a screen.",
     ),
 ]
 Workers = Annotated[
@@ -107,6 +107,15 @@ Workers = Annotated[
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or another torch device.")]
 Screen = Annotated[
     bool, typer.Option("--screen", "--quick", help="Answer in a minute, with n-gram models in the place of networks.")
+]
+WorthKnowing = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="The smallest difference of perplexity that matters: a smaller one counts as none.",
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Train even if nothing can be found, as between nearly equal corpora.")

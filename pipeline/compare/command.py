@@ -16,7 +16,7 @@ from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
 from pipeline.compare.screen import power
 from pipeline.compare.screen.verdict import screen_verdict
-from pipeline.compare.verdict import Verdict, verdict
+from pipeline.compare.verdict import Verdict, decides, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
@@ -80,6 +80,7 @@ def compare(options: CompareOptions) -> Comparison:
     result = Comparison(
         *(pair, UNTRAINED, [*corpora_checks(pair), *run_checks], None, []),
         *(run, notes, options.command, place / "index.html"),
+        worth_knowing=options.training.worth_knowing,
     )
     if options.train:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
@@ -92,7 +93,7 @@ def compare(options: CompareOptions) -> Comparison:
                     scored=screened.scored,
                     primary=screened.primary,
                     checks=checks,
-                    verdict=screen_verdict(screened, failures(checks)),
+                    verdict=screen_verdict(screened, failures(checks), result.worth_knowing),
                 )
             else:
                 experiment = train_arms(pair.union, options.training, folder, pair, imitated=[pair.names])
@@ -109,7 +110,10 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    outcome = verdict(scored, primary, pair.names, experiment.design.lacks(), failures(checks))
+    outcome = verdict(
+        *(scored, primary, pair.names, experiment.design.lacks(), failures(checks)),
+        worth_knowing=untrained.worth_knowing,
+    )
     return replace(
         untrained,
         experiment=experiment,
@@ -156,7 +160,8 @@ def train_arms(
 ) -> Experiment:
     """Prepare the data of all arms of a union in `folder`/data, and do the training runs that are not done yet.
 
-    Placebo rules are learned for the pairs of arms in `imitated`.
+    Placebo rules are learned for the pairs of arms in `imitated`. With `baselines`, the experiment stops at the first
+    look that decides.
 
     Raises:
         TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
@@ -171,7 +176,20 @@ def train_arms(
         own=[(budget, order_seed(budget, seed)) for budget, seed in design.pairs],
     )
     experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder, made)
-    if baselines:
-        power.register(experiment, screening.of_arms(pair, arms, made, folder), force=options.force)
+    if not baselines:
+        _carry_out(experiment, options)
+        return experiment
+    screened = screening.of_arms(pair, arms, made, folder)
+    power.register(experiment, screened, worth_knowing=options.worth_knowing, force=options.force)
+    for look in design.looks():
+        part = experiment.at(look)
+        _carry_out(part, options)
+        ends = scoring.scored(part, screened.primary_test, pair.names).level_interval
+        if decides(ends, options.worth_knowing) and look.seeds != design.seeds:
+            say(f"stopped after {len(look.pairs)} of {len(design.pairs)} pairs of training runs, which decide")
+            break
+    return part
+
+
+def _carry_out(experiment: Experiment, options: TrainingOptions) -> None:
     carry_out(experiment.runs, experiment.every(), options.workers, options.device, arm_names(experiment.jobs))
-    return experiment

@@ -40,6 +40,7 @@ class TrainingOptions:
     workers: int = 0
     work: Path | None = None
     force: bool = False
+    worth_knowing: float = 0.005
 
     def check(self) -> Preset:
         """The preset, after checking everything that is known before a corpus is read.

@@ -1,8 +1,10 @@
-"""The design of a comparison: budgets, seeds and baselines."""
+"""The design of a comparison: budgets, seeds, baselines, and when it may stop."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
@@ -13,8 +15,14 @@ from trainer.presets import Preset
 
 MIN_BUDGETS, MIN_DECADES, MIN_PAIRS = 5, 1.5, 8
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, pairs of training runs."""
-PAIRS = (5, 4, 4, 3, 2, 1)
-"""Pairs of training runs by budget, ascending: the smaller ones are cheap, and differ more between orders."""
+PAIRS = (2, 4, 12, 5, 1, 1)
+"""Pairs of training runs by budget, ascending.
+
+At the third budget a training step tells most about the level: below it runs differ more between orders and take as
+many steps, above it they take more.
+"""
+LOOK = 0.001
+"""The chance of a false conclusion that each look before the last one spends (Haybittle 1971; Peto et al. 1976)."""
 SEEDS = 3
 """Pairs per budget if the budgets are not the default ones."""
 BUDGET_DIVISOR = 1.6
@@ -23,11 +31,15 @@ BUDGET_DIVISOR = 1.6
 
 @dataclass(frozen=True)
 class Design:
-    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed."""
+    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed.
+
+    `level` is that of the intervals.
+    """
 
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
     baselines: tuple[str, ...] = BASELINES
+    level: float = 0.95
 
     @property
     def decades(self) -> float:
@@ -49,6 +61,17 @@ class Design:
         if len(self.pairs) < MIN_PAIRS:
             short.append(f"{len(self.pairs)} pairs of training runs where {MIN_PAIRS} are needed")
         return "there are " + " and ".join(short) if short else ""
+
+    def looks(self) -> list[Design]:
+        """The parts after which the experiment may stop, ascending, and the whole: with 2, 4, 8 ... seeds at most.
+
+        A look before the last has intervals at the level of 1 - `LOOK`, and what is left of 5 % is for the last, so all
+        together conclude falsely in 5 % of the cases at most.
+        """
+        most = [2**i for i in range(1, max(self.seeds).bit_length()) if 2**i < max(self.seeds)]
+        parts = [replace(self, seeds=tuple(min(count, top) for count in self.seeds), level=1 - LOOK) for top in most]
+        early = [part for part in parts if not part.lacks()]
+        return [*early, replace(self, level=self.level + LOOK * len(early))]
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.
@@ -81,6 +104,14 @@ class Experiment:
     def runs(self) -> Path:
         """Parent of the runs' folders."""
         return self.folder / "trainings"
+
+    def at(self, look: Design) -> Experiment:
+        """The part of the experiment until a look."""
+        pairs = set(look.pairs)
+        rows = [i for i, pair in enumerate(self.design.pairs) if pair in pairs]
+        jobs = {key: [each[i] for i in rows] if key[0] == CVFP.name else each for key, each in self.jobs.items()}
+        own = {name: scores[rows] for name, scores in self.screen.own.items()}
+        return replace(self, design=look, jobs=jobs, screen=replace(self.screen, own=own))
 
     def every(self) -> list[Job]:
         """All runs; one that several arms share is there once for each."""

@@ -145,6 +145,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         "budgets": list(design.budgets),
         "seeds": list(design.seeds),
         "decades": design.decades,
+        "interval_level": design.level,
         "preset": experiment.arms.preset.name,
         "trainings": experiment.count(),
         "folder": str(experiment.folder),

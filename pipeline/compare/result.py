@@ -12,7 +12,7 @@ from pipeline.compare.design import Experiment
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import Verdict
+from pipeline.compare.verdict import WORTH_KNOWING, Verdict
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind
 
@@ -42,6 +42,7 @@ class Comparison:
         page: index.html of the report; report.json lies beside it.
         screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
         primary: both arms on the test set that the verdict is about; None without models.
+        worth_knowing: the smallest relative difference of perplexity that matters.
     """
 
     pair: Pair
@@ -55,6 +56,7 @@ class Comparison:
     page: Path
     screened: Screened | None = None
     primary: Scored | None = None
+    worth_knowing: float = WORTH_KNOWING
 
     @property
     def failed(self) -> list[Check]:

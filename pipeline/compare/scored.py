@@ -86,7 +86,7 @@ class Scored:
     """Of the network on each arm; the second arm against the first."""
     notes: tuple[str, ...] = ()
     strict: Difference | None = None
-    """The difference of the power laws with intervals of 97.5 %, for a secondary endpoint."""
+    """The difference of the power laws with intervals for one of two secondary endpoints, by default of 97.5 %."""
     placebos: Mapping[Null, Placebos] = field(default_factory=dict)
     """The difference by n-gram models beside those of placebo rules, by kind of placebo; empty if none were learned."""
 
@@ -103,7 +103,10 @@ class Scored:
     @property
     def level_interval(self) -> Interval | None:
         """The interval of the ln of the PPL ratio by the power laws, with the spread of placebo rules."""
-        return widened(self.differences[POWER].ln_ratio_interval, self.placebos) if self.differences else None
+        if not self.differences:
+            return None
+        power = self.differences[POWER]
+        return widened(power.ln_ratio_interval, self.placebos, power.level)
 
 
 def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
@@ -155,8 +158,9 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
         first, second = (points[name] for name in names)
         control = experiment.screen.control(names, test.mask, first.tokens.astype(np.int64))
         try:
+            level = experiment.design.level
             power, strict = (
-                paired_difference(first, second, control, TRAINING_VARIANCE, level) for level in (0.95, STRICT)
+                paired_difference(first, second, control, TRAINING_VARIANCE, each) for each in (level, (1 + level) / 2)
             )
             laws = replace(laws, differences={(names[1], POWER): power})
         except ScalingError as error:

@@ -160,6 +160,7 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, each run in an order of its own",
         f"seeds: {', '.join(map(str, design.seeds))} by budget, paired between the corpora: order, weights and noise",
+        f"intervals: of {design.level:.1%}, so that together with the looks of the design 95 % of conclusions hold",
         f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",
         "control: n-gram models of the same streams, whose deviation from their mean is taken off the difference",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",

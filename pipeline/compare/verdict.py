@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
 """Answers; "mixed" if each corpus is better on another test set."""
 WORTH_KNOWING = 0.005
-"""The smallest relative difference of perplexity that matters: a smaller one counts as none."""
+"""Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,22 @@ class Verdict:
         return Chip(text, moods.get(self.answer, "open"))
 
 
-def verdict(  # noqa: PLR0917  what a verdict is made of
+def verdict(
     scored: Sequence[Scored],
     primary: Scored,
     names: tuple[str, str],
     lacks: str = "",
     failed: Sequence[str] = (),
+    *,
     advice: str = "more seeds narrow it (--seeds)",
+    worth_knowing: float = WORTH_KNOWING,
 ) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
     The second corpus is better if the interval of the ln of the PPL ratio is below 0, and worse if it is above. There
-    is no difference if it is inside `WORTH_KNOWING`. The answer is mixed if the intervals on the test sets exclude 0 on
-    different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that failed,
-    and `advice` says what would narrow the interval.
+    is no difference if it is inside plus or minus `worth_knowing`. The answer is mixed if the intervals on the test
+    sets exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that
+    failed, and `advice` says what would narrow the interval.
     """
     if lacks:
         return Verdict(f"Nothing is concluded, because {lacks}{_indication(primary)}.", concludes=False)
@@ -87,9 +89,9 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
         answer = BETTER if high < 0 else WORSE
         change = relative_change(math.expm1(difference.ln_ratio), (low, high))
         text = f"{second} is {answer} per token: {at} its perplexity is {change}"
-    elif max(-low, high) < WORTH_KNOWING:
+    elif max(-low, high) < worth_knowing:
         answer = NONE
-        text = f"There is no difference above {WORTH_KNOWING:.1%}: {at} the perplexity with {second} is at most "
+        text = f"There is no difference above {worth_knowing:.1%}: {at} the perplexity with {second} is at most "
         text += bounds
     else:
         answer = UNCLEAR
@@ -100,6 +102,11 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
     return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent)
+
+
+def decides(ends: Interval | None, worth_knowing: float) -> bool:
+    """Whether an interval of the ln of the PPL ratio excludes 0, or differences above `worth_knowing`."""
+    return side(ends) != 0 or (ends is not None and max(-math.expm1(ends[0]), math.expm1(ends[1])) < worth_knowing)
 
 
 def too_few(scored: Sequence[Scored]) -> str:

@@ -480,6 +480,24 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_
         comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
 
 
+def test_an_experiment_stops_at_the_first_look_that_decides(my_run: Path, tmp_path: Path) -> None:
+    """Of four seeds a budget two are trained; the result has wider intervals than a design of two seeds."""
+    asks = how(work=tmp_path / "work", seeds=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "decides", lambda _ends, _worth: True)
+        found = comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    assert found.experiment is not None
+    assert (set(found.experiment.design.seeds), found.experiment.design.level) == ({2}, 0.999)
+    trained = {job.name for job in found.experiment.every()}
+    assert {folder.name for folder in (tmp_path / "work" / "trainings").iterdir()} == trained
+    two = comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, seeds=2)))
+    assert two.scored[0].points["raw"].ppl.tolist() == found.scored[0].points["raw"].ppl.tolist()
+    (low, high), (inner_low, inner_high) = (
+        one.scored[0].differences["power"].ln_ratio_interval or (0.0, 0.0) for one in (found, two)
+    )
+    assert low < inner_low < inner_high < high
+
+
 def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:
     """Refined is what was kept of these rows, so it stays a subset of raw, in either order of the arguments."""
     found = corpora.pair("raw", "refined", my_run, 150, grouped=False)

@@ -21,7 +21,7 @@ from pipeline.compare.numbers import (
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
-from pipeline.compare.verdict import WORTH_KNOWING, share
+from pipeline.compare.verdict import share
 from pipeline.experiments.formats import finite, precise_change, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
@@ -211,7 +211,7 @@ def findings(comparison: Comparison) -> dict[str, Any]:
     if screened is None or primary is None:
         return {}
     power = primary.differences.get("power")
-    made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": WORTH_KNOWING}
+    made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": comparison.worth_knowing}
     if power is not None:
         made |= {"budget": power.budget, **level_numbers("level", power.ln_ratio, primary.level_interval)}
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}

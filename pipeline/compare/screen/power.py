@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.compare.design import Experiment
 from pipeline.compare.scored import TRAINING_VARIANCE
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import WORTH_KNOWING, share
+from pipeline.compare.verdict import share
 from pipeline.store import RunFolderError, read_json
 from pipeline.terminal import say
 from stages.files import save_json
@@ -47,7 +47,8 @@ class Forecast:
 
 def forecast(experiment: Experiment, screened: Screened) -> Forecast:
     """What the experiment can find, from the spread of n-gram models between orders, test sets and placebo rules."""
-    budgets = np.array([budget for budget, _ in experiment.design.pairs])
+    design = experiment.design
+    budgets = np.array([budget for budget, _ in design.pairs])
     mask = screened.primary_test.mask
     control = experiment.screen.control(screened.names, mask, budgets)
     moved = [points.resampled for points in screened.primary.points.values()]
@@ -56,13 +57,17 @@ def forecast(experiment: Experiment, screened: Screened) -> Forecast:
         of_test = float((moved[1] - moved[0]).mean(axis=0).var(ddof=1))
     spread = max((one.sd for one in screened.primary.placebos.values()), default=0.0) ** 2
     level, alpha = smallest_found(
-        np.log(budgets.astype(float)), control.variance + TRAINING_VARIANCE, of_test + spread, power=POWER
+        np.log(budgets.astype(float)),
+        control.variance + TRAINING_VARIANCE,
+        of_test + spread,
+        design.looks()[-1].level,
+        POWER,
     )
     ceiling = screened.ceiling if screened.primary.differences else None
     return Forecast(math.expm1(level), alpha, ceiling)
 
 
-def register(experiment: Experiment, screened: Screened, *, force: bool) -> Forecast:
+def register(experiment: Experiment, screened: Screened, *, worth_knowing: float, force: bool) -> Forecast:
     """Say what the experiment can find, and write its design to `design-<digest>.json`, before anything is trained.
 
     Raises:
@@ -82,7 +87,8 @@ def register(experiment: Experiment, screened: Screened, *, force: bool) -> Fore
         "corpora": list(screened.names),
         "primary": f"ln of the PPL ratio on {screened.primary_test.name}, weighted mean over all pairs",
         "secondary": ["delta alpha", "per corpus"],
-        "worth_knowing": WORTH_KNOWING,
+        "worth_knowing": worth_knowing,
+        "looks": [[sum(look.seeds), look.level] for look in experiment.design.looks()],
         "evaluated": experiment.arms.evaluated,
         "forecast": asdict(found),
     }

@@ -8,13 +8,15 @@ import numpy as np
 import polars as pl
 
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import UNCLEAR, Verdict, relative_change, verdict
+from pipeline.compare.verdict import UNCLEAR, WORTH_KNOWING, Verdict, relative_change, verdict
 
 
-def screen_verdict(screened: Screened, failed: Sequence[str]) -> Verdict:
+def screen_verdict(screened: Screened, failed: Sequence[str], worth_knowing: float = WORTH_KNOWING) -> Verdict:
     """Conclude from a screen, whose interval has the spread of placebo rules in it."""
     advice = _advice(screened) if "power" in screened.primary.differences else ""
-    found = verdict(*(screened.scored, screened.primary, screened.names), failed=failed, advice=advice)
+    found = verdict(
+        *(screened.scored, screened.primary, screened.names), failed=failed, advice=advice, worth_knowing=worth_knowing
+    )
     if found.answer == UNCLEAR and not found.sentence.startswith("Nothing can be told yet"):
         return found
     return replace(found, sentence=f"{found.sentence} {used_up_sentence(screened)}")
