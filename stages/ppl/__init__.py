@@ -10,7 +10,6 @@ import polars as pl
 
 from stages import ngram
 from stages.files import check_fitted, read_frame, read_json, save_frame, save_json, seal
-from stages.ngram import lmplz
 from stages.ppl import score
 from stages.ppl.score import halves, tokenise
 from stages.readers import RECORDS, TEXT
@@ -92,7 +91,7 @@ class Perplexity(FittedStage, GlobalStage):
             raise StageParameterError(str(error)) from error
 
     def models(self) -> tuple[Path, ...]:
-        """The model, or the reference and `lmplz` if it is on the PATH: its models differ in the last digits."""
+        """The model, or the files of the reference."""
         if self.model:
             model = Path(self.model).expanduser()
             if not model.is_file():
@@ -101,11 +100,10 @@ class Perplexity(FittedStage, GlobalStage):
                     f"omit it to train on the corpus itself"
                 )
             return (model,)
-        executable = lmplz.find()
-        return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
+        return tuple(_corpus(self.reference).files())
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model on the reference, or on each half; `models.json` lists engines and sizes."""
+        """Train a model on the reference, or on each half; `models.json` lists their sizes."""
         if self.model:
             return
         sources = {"reference": lambda: _reference(self.reference)}
@@ -119,17 +117,11 @@ class Perplexity(FittedStage, GlobalStage):
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
         """The entry of a model in `models.json`, or None if there is no line to train it on."""
-        failed: dict[str, Any] = {}
-        options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
-            try:
-                model = ngram.train(lines(), out, lmplz=lmplz.find(), **options)
-            except lmplz.LmplzError as error:
-                failed = {"lmplz": str(error)}
-                model = ngram.train(lines(), out, **options)
+            model = ngram.train(lines(), out, order=self.order, prune=self.prune)
         except ngram.NoLineError:
             return None
-        return {**asdict(model), "path": out.name} | failed
+        return {**asdict(model), "path": out.name}
 
     def open(self, folder: Path) -> Measure:
         if self.model:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.ngram import lmplz, train
+from stages.ngram import train
 from stages.ppl import Perplexity, place
 from stages.ppl.score import halves, load, tokenise
 from stages.stage import RAW, MissingModelError, StageParameterError
@@ -256,20 +256,3 @@ def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Pat
     (tmp_path / "f.txt").write_text("\n")
     with pytest.raises(StageParameterError, match="no text"):
         Perplexity(reference=str(tmp_path / "f.txt")).fit([], tmp_path)
-
-
-def test_lmplz_is_used_where_it_is_and_a_broken_one_does_no_harm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its executable is part of the identity; where it fails our trainer takes over and `models.json` tells."""
-    before = Perplexity().digest()
-    broken = tmp_path / "lmplz"
-    broken.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr(lmplz, "find", lambda: broken)
-    assert Perplexity().digest() != before
-    got = run(tmp_path / "fit", shards(tmp_path / "raw", chats(40)), Perplexity())
-    assert got["ppl"].null_count() == 0
-    said = json.loads((tmp_path / "fit" / "models.json").read_text())
-    assert said["half0"]["engine"] == "columns"
-    assert "out of luck" in said["half0"]["lmplz"]
