@@ -25,7 +25,7 @@ from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored
 from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
-from pipeline.experiments.formats import ppl_change
+from pipeline.experiments.formats import change, with_interval
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.run.checks import Bounds
@@ -174,8 +174,9 @@ def verdict(
     levels = discoveries([(one.ln_ratio, both) for one, both in zip(differences, ends, strict=True)])
     alphas = discoveries([(one.delta_alpha, one.delta_alpha_interval) for one in differences])
     changed = [
-        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} ({ppl_change(power)})"
-        for one, power, found in zip(known, differences, levels, strict=True)
+        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} "
+        f"({with_interval(power.ln_ratio, both, change)})"
+        for one, power, both, found in zip(known, differences, ends, levels, strict=True)
         if found
     ]
     bent = [

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.experiments.formats import PERCENT, delta_alpha, ppl_change
+from pipeline.experiments.formats import delta_alpha, ppl_change, share
 from pipeline.report.parts import Chip
 from trainer.prepare.split import MIN_CONVERSATIONS
 
@@ -126,11 +126,6 @@ def side(interval: Interval | None) -> int:
     if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
         return 0
     return -1 if interval[1] < 0 else 1
-
-
-def share(value: float) -> str:
-    """A share in per cent, without a sign."""
-    return f"{100 * value:.2f}{PERCENT}"
 
 
 def relative_change(value: float, ends: Interval) -> str:

@@ -47,10 +47,6 @@ class Corpus:
     frame: pl.DataFrame
     notes: tuple[str, ...] = ()
 
-    def keys(self) -> NDArray[np.uint64]:
-        """A key of each conversation that does not depend on the source, uint64 [K]; exact copies have the same key."""
-        return keys(self.frame["text"])
-
 
 def read(
     name: str | None,
@@ -148,7 +144,7 @@ def groups(texts: pl.Series, jaccard: float = ALIKE) -> NDArray[np.int64]:
 
 
 def keys(texts: pl.Series) -> NDArray[np.uint64]:
-    """A hash of the words of each text, uint64 [K]; see `stages.text.shingles.Words`."""
+    """A hash of the words of each text, uint64 [K], whatever its source; see `stages.text.shingles.Words`."""
     return text_keys(texts)[:, 0].copy()
 
 

@@ -133,7 +133,7 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         if options.out is None:
             say(f"experiment {folder}: to continue after an interruption, repeat the command with --out {folder}")
         groups = None if preset.validation is not None else corpora.groups(source.frame[preset.text.column])
-        keys = arms.distinct(source.keys())  # otherwise copies would be neighbours in every order
+        keys = arms.distinct(corpora.keys(source.frame["text"]))  # otherwise copies would be neighbours in every order
         with preparation():
             data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
         del source, groups, keys  # training runs read the folder alone

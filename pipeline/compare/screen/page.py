@@ -21,8 +21,7 @@ from pipeline.compare.numbers import (
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
-from pipeline.compare.verdict import share
-from pipeline.experiments.formats import finite, precise_change, token_worth_parts, with_interval
+from pipeline.experiments.formats import change, finite, share, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 
@@ -70,8 +69,8 @@ def _millions(tokens: float) -> str:
 
 
 def _tile(ln_ratio: float, ends: tuple[float, float] | None, label: str) -> Tile:
-    brackets = with_interval(ln_ratio, ends, precise_change).partition(" (")[2]
-    return Tile(precise_change(ln_ratio), f"{label}: {brackets.rstrip(')')}" if brackets else label)
+    brackets = with_interval(ln_ratio, ends, change).partition(" (")[2]
+    return Tile(change(ln_ratio), f"{label}: {brackets.rstrip(')')}" if brackets else label)
 
 
 def sections(screened: Screened) -> list[Section]:
@@ -80,7 +79,7 @@ def sections(screened: Screened) -> list[Section]:
     scored, notes = screened.scored, dict.fromkeys(note for one in screened.scored for note in one.notes)
     apart = screened.apart
     if apart is not None:
-        brackets = with_interval(apart.ln_ratio, apart.ln_ratio_interval, precise_change)
+        brackets = with_interval(apart.ln_ratio, apart.ln_ratio_interval, change)
         notes[f"if copies do not stay together, a budget holds fewer of them, and PPL differs by {brackets}"] = None
     return [
         Section(
@@ -177,9 +176,9 @@ def placebo_rows(screened: Screened) -> HeadAndRows:
         (
             f"{null} conversations" if null == "random" else f"conversations {null}",
             len(one.effects),
-            precise_change(one.mean),
+            change(one.mean),
             share(one.sd),
-            precise_change(one.effect),
+            change(one.effect),
             f"{one.p:.2f}",
         )
         for null, one in screened.primary.placebos.items()
@@ -191,8 +190,8 @@ def used_up_rows(screened: Screened) -> HeadAndRows:
     """Both corpora at their own sizes."""
     found, second = screened.used_up, screened.names[1]
     head = ("corpus", "tokens", "without copies", "PPL differs by (forecast)", "measured on the whole pools")
-    forecast = with_interval(found.ln_ratio, found.interval, precise_change)
-    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, precise_change)
+    forecast = with_interval(found.ln_ratio, found.interval, change)
+    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, change)
     rows: Rows = [
         (
             visible(name, 40),

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.compare.design import Experiment
 from pipeline.compare.scored import TRAINING_VARIANCE
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import share
+from pipeline.experiments.formats import share
 from pipeline.store import RunFolderError, read_json
 from pipeline.terminal import say
 from stages.files import save_json
