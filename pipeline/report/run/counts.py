@@ -6,8 +6,10 @@ from itertools import combinations_with_replacement, product
 import polars as pl
 
 from pipeline.manifest import Manifest
+from pipeline.plant.audit import Findings
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.frame import Signal
+from pipeline.report.text import labels
 
 MAX_SAMPLE = 20_000
 """Maximum number of conversations for rank correlations; their standard error is then below 0.01."""
@@ -84,6 +86,25 @@ def together(run: BandedRun) -> pl.DataFrame:
     schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64}
     alone = pl.col("n").filter(pl.col("xi") == pl.col("yi")).first().over("yi")
     return pl.DataFrame(pairs, schema=schema, orient="row").with_columns(share=pl.col("n") / alone)
+
+
+def planted(run: BandedRun, findings: Findings) -> pl.DataFrame:
+    """What became of each kind of planted damage, and of untouched conversations: y, x (a reason, or "kept"), n, share.
+
+    Rules that dropped none of them are omitted; `share` is that of the kind.
+    """
+    kinds = {**findings.kinds, "(untouched)": findings.untouched}
+    reasons = [reason for reason in run.reasons if any(reason in one.by_rule for one in kinds.values())]
+    rows = [
+        (kind, label, n, n / max(one.total, 1))
+        for kind, one in kinds.items()
+        for label, n in zip(
+            [*labels(reasons), "kept"],
+            [*(one.by_rule.get(reason, 0) for reason in reasons), one.total - one.dropped],
+            strict=True,
+        )
+    ]
+    return pl.DataFrame(rows, schema={"y": pl.String, "x": pl.String, "n": pl.Int64, "share": pl.Float64}, orient="row")
 
 
 def varying_signals(run: BandedRun) -> list[Signal]:
