@@ -30,11 +30,13 @@ class Damage(Display):
     Attributes:
         path: its folder of Parquet files, which `refine.run` takes.
         conversations: how many it has.
+        omitted: rows of the source that could not be read.
         kinds: what was planted of each kind, and why it is less than was asked for.
     """
 
     path: Path
     conversations: int
+    omitted: int
     kinds: tuple[Plot, ...]
 
     def summaries(self) -> Sequence[Summary]:
@@ -42,6 +44,7 @@ class Damage(Display):
         rows = [(plot.kind.name, plot.planted, plot.kind.says, plot.note) for plot in self.kinds]
         total = sum(plot.planted for plot in self.kinds)
         note = f"\n{self.path}: {self.conversations:,} conversations, {total:,} of them planted"
+        note += f"; {self.omitted:,} rows that could not be read are omitted" if self.omitted else ""
         return [Summary("", ("kind", "planted", "what is done to a conversation", "note"), rows, frozenset({1}), note)]
 
 
@@ -62,20 +65,18 @@ class Audit(Display):
 
     def summaries(self) -> Sequence[Summary]:
         """Return recall by kind, and what was dropped besides."""
-        head = ("kind", "planted", "dropped", "recall", "95 % interval", "by which rule")
-        found = Summary("", head, [_row(name, one) for name, one in self.kinds.items()], frozenset({1, 2, 3}))
-        head = ("not damaged", "conversations", "dropped", "share", "95 % interval", "by which rule")
-        others = Summary("\n", head, [_row("", self.untouched)], frozenset({1, 2, 3}), note=f"\n{self._note()}")
-        return [found, others]
+        head = ("planted", "conversations", "dropped", "share", "95 % interval", "by which rule")
+        rows = [_row(name, one) for name, one in {**self.kinds, "(untouched)": self.untouched}.items()]
+        return [Summary("", head, rows, frozenset({1, 2, 3}), f"\n{self._note()}")]
 
     def _note(self) -> str:
         if self.baseline is None:
             return (
-                "What was not damaged may have had flaws before: --clean, a run of the undamaged source with the same "
-                "plan, tells them from false drops."
+                "Untouched conversations may have had flaws before: --clean, a run of the undamaged source with the "
+                "same plan, tells these from false drops."
             )
         return (
-            f"Without the damage, the same plan drops {self.baseline.dropped:,} of these conversations; "
+            f"Without the damage, the same plan drops {self.baseline.dropped:,} of the untouched conversations; "
             f"{self.baseline.only_here:,} are dropped only because of it."
         )
 
@@ -128,14 +129,14 @@ def plant(
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
     with tempfile.TemporaryDirectory(prefix="refine-plant-") as folder:
         store = Store(Path(folder) / "run")
-        ingest(data, store, Limits(limit=limit, shape=shape))
+        omitted = ingest(data, store, Limits(limit=limit, shape=shape))["quarantined"]
         raw = pl.concat([read_frame(store.raw(shard)) for shard in store.shards()])
     damaged = planting.plant(raw, options)
     with scratch(place.resolve().parent, place.name) as aside:
         for number, rows in enumerate(damaged.rows.iter_slices(SHARD_ROWS)):
             save_frame(aside / f"{number:05d}.parquet", rows)
         aside.rename(place)
-    return Damage(place, damaged.rows.height, damaged.plots)
+    return Damage(place, damaged.rows.height, omitted, damaged.plots)
 
 
 def _check_out(place: Path, source: Path | str | None) -> None:

@@ -47,7 +47,8 @@ def print_damage(damage: Damage, *, as_json: bool) -> None:
     """Print what was planted."""
     if as_json:
         kinds = [{"kind": plot.kind.name, "planted": plot.planted, "note": plot.note} for plot in damage.kinds]
-        print_json({"out": str(damage.path), "conversations": damage.conversations, "kinds": kinds})
+        counts = {"conversations": damage.conversations, "omitted": damage.omitted}
+        print_json({"out": str(damage.path), **counts, "kinds": kinds})
     else:
         damage.print(console())
 

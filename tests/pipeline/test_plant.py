@@ -298,6 +298,13 @@ def test_the_damaged_corpus_is_a_source(refine: Refine, jsonl: Jsonl, tmp_path: 
     assert set(topics) == {'{"topic":"x"}'}
 
 
+def test_rows_that_cannot_be_read_are_counted(refine: Refine, jsonl: Jsonl) -> None:
+    """They are not in the damaged corpus, and the output says so."""
+    jsonl([*(talk(i) for i in range(100)), {"messages": 7}])
+    done = refine("plant", "corpus.jsonl", "--out", "damaged", "--kinds", "empty_reply", "--share", 0.1)
+    assert "damaged: 100 conversations, 10 of them planted; 1 rows that could not be read are omitted" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -170,7 +170,10 @@ def test_the_terminal_and_json_say_the_same(here: Path) -> None:
         row = next(line.split() for line in printed.splitlines() if line.startswith(name))
         assert row[1:4] == [str(one["total"]), str(one["dropped"]), f"{one['recall']:.1%}"]
         assert all(reason in row for reason in one["by_rule"])
-    assert f"drops {held['baseline']['dropped']} of these conversations; 0 are dropped only because of it" in printed
+    assert (
+        f"drops {held['baseline']['dropped']} of the untouched conversations; 0 are dropped only because of it"
+        in printed
+    )
 
 
 def test_the_report_shows_the_damage(here: Path) -> None:
