@@ -40,7 +40,7 @@ def offensive_comments(_raw: pl.DataFrame, _evals: str) -> Texts:
 def foreign_replies(raw: pl.DataFrame, _evals: str) -> Texts:
     """Replies of the conversations of the corpus in another language than most of it."""
     language = Language().measure(raw)["language"]
-    names = language.drop_nulls().value_counts(sort=True).sort("count", "language", descending=[True, False])
+    names = language.drop_nulls().value_counts().sort("count", "language", descending=[True, False])
     main = names["language"].head(1).to_list()
     others = raw["messages"].filter(language.is_not_null() & ~language.is_in(main))
     found = messages(others).filter(role="assistant").filter(pl.col("content").str.contains(r"\S"))
