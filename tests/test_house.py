@@ -81,7 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.report.run": (
         *("pipeline", "pipeline.report", "pipeline.signals", "pipeline.manifest", "pipeline.ownership"),
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.write", "pipeline.terminal"),
-        *("pipeline.plant.audit", *STAGE),
+        *("pipeline.plant", "pipeline.plant.audit", *STAGE),
     ),
     "pipeline.experiments": (
         *("pipeline.ingest", "pipeline.manifest", "pipeline.sources", "pipeline.store", "pipeline.ownership"),

@@ -15,7 +15,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.ownership import run_at
 from pipeline.plant import PlantError, PlantOptions, Plot
 from pipeline.plant import audit as auditing
-from pipeline.plant.audit import Recall
+from pipeline.plant.audit import UNTOUCHED, Recall
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame, save_frame, scratch
 
@@ -66,7 +66,7 @@ class Audit(Display):
     def summaries(self) -> Sequence[Summary]:
         """Return recall by kind, and what was dropped besides."""
         head = ("planted", "conversations", "dropped", "share", "95 % interval", "by which rule")
-        rows = [_row(name, one) for name, one in {**self.kinds, "(untouched)": self.untouched}.items()]
+        rows = [_row(name, one) for name, one in {**self.kinds, UNTOUCHED: self.untouched}.items()]
         return [Summary("", head, rows, frozenset({1, 2, 3}), f"\n{self._note()}")]
 
     def _note(self) -> str:

@@ -15,6 +15,8 @@ from stages.files import read_frame
 
 CONFIDENCE = 0.95
 """Confidence level of the intervals."""
+UNTOUCHED = "(untouched)"
+"""What stands for a kind where nothing was planted."""
 COLUMNS = pl.Schema({"source_id": pl.String(), "kind": pl.Enum([*KINDS]), "keep": pl.Boolean(), "reason": pl.String()})
 """Columns of `outcomes`."""
 
@@ -79,6 +81,12 @@ def audit(store: Store, clean: Store | None = None) -> Findings | None:
     kinds = {name: _recall(by_kind[name,]) for name in KINDS if (name,) in by_kind}
     untouched = rows.filter(pl.col("kind").is_null())
     return Findings(kinds, _recall(untouched), None if clean is None else _baseline(store, clean, untouched))
+
+
+def planted_kinds(store: Store) -> pl.Series:
+    """The kind of each conversation of a run in the order of the corpus, `UNTOUCHED` if nothing was planted into it."""
+    kinds = pl.concat([_truth(store, shard)["kind"] for shard in store.shards()])
+    return kinds.cast(pl.Enum([*KINDS, UNTOUCHED])).fill_null(UNTOUCHED)
 
 
 def outcomes(store: Store) -> pl.DataFrame:

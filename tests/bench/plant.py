@@ -3,8 +3,9 @@
     python -m tests.bench.plant                       every kind that chitchat can have; about 5 CPU minutes
     python -m tests.bench.plant --kinds shuffled_words exact_copy --share 0.25
 
-All damaged corpora share one split and one vocabulary, and are scored on test conversations of the undamaged corpus: a
-model of damaged text predicts damaged text better. An edited conversation keeps the place of its original in each
+All damaged corpora share one split and one vocabulary, and each is scored on test conversations of the undamaged corpus
+that it does not change: a model of damaged text predicts damaged text better, and the replies of a changed conversation
+may stand in another one. An edited conversation keeps the place of its original in each
 order, as in `refine compare`.
 """
 
@@ -70,10 +71,10 @@ def table(kinds: list[str], share: float, workers: int) -> None:
         union, masks = variants(kinds, share, Path(scratch))
         arms = prepared(union, masks, Path(scratch) / "data")
         learned = screening.screen(arms, union, list(masks), BUDGETS, placebos=0, workers=workers)
-    test = arms.tests["clean"]
     sys.stdout.write("| kind | conversations | tokens | PPL, damaged against clean, per token |\n")
     sys.stdout.write("| --- | --- | --- | --- |\n")
     for kind in list(masks)[1:]:
+        test = arms.tests["clean"] & arms.tests[kind]
         law = difference(learned.points("clean", test), learned.points(kind, test))
         low, high = (f"{math.expm1(end):+.1%}" for end in law.ln_ratio_interval or (math.nan, math.nan))
         sys.stdout.write(

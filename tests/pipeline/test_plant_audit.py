@@ -13,8 +13,12 @@ import polars as pl
 import pytest
 
 import refine
-from pipeline.plant.audit import Baseline
+from pipeline.plant.audit import Baseline, audit
 from pipeline.plant.kinds import KINDS
+from pipeline.report.run import figures
+from pipeline.report.run.bands import in_bands
+from pipeline.report.run.examples import examples
+from pipeline.report.run.frame import read_run
 from pipeline.store import Store
 from pipeline.write import save_decisions
 from tests.conftest import Refine
@@ -188,6 +192,19 @@ def test_the_report_shows_the_damage(here: Path) -> None:
     assert {(cell["y"], cell["x"]): cell["n"] for cell in panel["rows"]}["exact_copy", "near_duplicate"] == 6
     assert "Planted damage" in report.page.read_text()
     assert "planted" not in refine.report(here / "clean", out=here / "report-clean").numbers["figures"]
+
+
+def test_a_cell_shows_conversations_of_its_kind(here: Path) -> None:
+    """A click on a kind and a rule asks for examples, and they are of that kind."""
+    banded = in_bands(read_run(here / "my-run"), [])
+    source_ids = dict(refine.open_run(here / "my-run").raw.select("id", "source_id").collect().iter_rows())
+    (panel,) = figures.planted(banded, audit(banded.store)).panels
+    data = json.dumps(panel.chart.to_dict())
+    at, reason = list(KINDS).index("exact_copy"), banded.reasons.index("near_duplicate")
+    assert f'"planted:{at} reason:{reason}"' in data
+    shown = [one for one in examples(banded) if f"planted:{at}" in one["in"]]
+    assert {one["kept"] for one in shown} == {True, False}
+    assert all(source_ids[one["id"]].endswith("-exact_copy") for one in shown)
 
 
 HOSTILE: tuple[Any, ...] = (

@@ -167,15 +167,17 @@ def planted(run: BandedRun, findings: Findings) -> Figure:
         value=_nonzero("share"),
         text=_short(_nonzero("n")),
         tip=pl.format("{}, {}: {} conversations, {}% of the kind", "y", "x", "n", _percent(pl.col("share"))),
+        pick=pl.coalesce(pl.format("planted:{} reason:{}", "yi", "xi"), pl.format("planted:{} kept", "yi")),
     )
     across, down = (tuple(frame[axis].unique(maintain_order=True)) for axis in ("x", "y"))
     colour = Colour("share of the kind", (0.0, 1.0), form=".0%")
+    chart = heatmap(cells, Side("", across, upright=True), Side("planted", down), colour)
     return Figure(
         "planted",
         "Planted damage, and the rule that dropped it",
         "Numbers count conversations, and colours show their share of the row. A copy counts as dropped if it or its "
         "original is. What is untouched may have had flaws before.",
-        (Panel("", heatmap(cells, Side("", across, upright=True), Side("planted", down), colour), frame),),
+        (Panel("", chart, frame.select("x", "y", "n", "share")),),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.manifest import HubSplit, Manifest
-from pipeline.plant.audit import audit
+from pipeline.plant.audit import UNTOUCHED, audit
 from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
 from pipeline.report.run import figures
 from pipeline.report.run.bands import BandedRun, crossing
@@ -137,7 +137,7 @@ def _planted(run: BandedRun) -> list[Section]:
         return []
     rows = [
         (name, one.total, one.dropped, f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}")
-        for name, one in {**findings.kinds, "(untouched)": findings.untouched}.items()
+        for name, one in {**findings.kinds, UNTOUCHED: findings.untouched}.items()
     ]
     table = Table(("planted", "conversations", "dropped", "share", "95 % interval"), tuple(rows))
     says = "This corpus was damaged on purpose: which of it did the rules find?"
