@@ -52,7 +52,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
     "pipeline.ownership": ("pipeline.store", "stages.files"),
-    "pipeline.sources": ("pipeline.ownership", *STAGE),
+    # the damage itself knows no source and no run, so that one embedded source is made of it; the audit reads runs
+    "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),
+    "pipeline.plant.audit": ("pipeline.plant", "pipeline.signals", "pipeline.store", *STAGE),
+    "pipeline.sources": ("pipeline.ownership", "pipeline.plant", "stages.toxicity", *STAGE),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),
@@ -78,7 +81,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.report.run": (
         *("pipeline", "pipeline.report", "pipeline.signals", "pipeline.manifest", "pipeline.ownership"),
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.write", "pipeline.terminal"),
-        *STAGE,
+        *("pipeline.plant", "pipeline.plant.audit", *STAGE),
     ),
     "pipeline.experiments": (
         *("pipeline.ingest", "pipeline.manifest", "pipeline.sources", "pipeline.store", "pipeline.ownership"),
@@ -98,7 +101,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.api": (
         *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),
-        *("pipeline.experiments", "pipeline.compare", "stages", *STAGE, "trainer", "trainer.prepare"),
+        *(
+            "pipeline.plant",
+            "pipeline.plant.audit",
+            "pipeline.experiments",
+            "pipeline.compare",
+            "stages",
+            *STAGE,
+            "trainer",
+            "trainer.prepare",
+        ),
     ),
     "pipeline.cli": ("*",),
     "refine": ("*",),

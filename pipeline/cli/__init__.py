@@ -66,7 +66,8 @@ def run(
         typer.Argument(
             metavar="SOURCE",
             help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
-            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`.",
+            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; `chitchat-planted` is the same "
+            "with known damage.",
         ),
     ] = None,
     stages: Annotated[
@@ -188,6 +189,75 @@ def report(
 
     made = api.report(folder, out=out, min_kept=min_kept, max_kept=max_kept, progress=True)
     runs.print_report(made, fail=check, as_json=as_json)
+
+
+@app.command(epilog="Example: refine plant --kinds exact_copy,shuffled_words --share 0.1 --limit 200 --out damaged")
+def plant(
+    source: o.Source = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the damaged corpus, new or empty.")] = ...,  # type: ignore[assignment]
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Kinds of damage, comma-separated. By default all: exact_copy, near_copy_95, near_copy_85, "
+            "near_copy_75, shuffled_words, truncated, empty_reply, boilerplate, refusal, toxic, other_language, "
+            "mojibake, repeated_lines, eval_item, swapped_replies.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the conversations that each kind damages or copies.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all draws.")] = 0,
+    evals: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Evaluation sets, a file or a folder, for the kind eval_item.")
+    ] = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Plant known damage into a corpus: would your plan find it?
+
+    `refine run` takes the damaged corpus, and `refine audit` says what it found. A conversation gets at most one kind
+    of damage; copies are added.
+    """
+    from pipeline.api import plant as api
+    from pipeline.cli import runs
+
+    damage = api.plant(
+        source,
+        out=out,
+        kinds=kinds or (),
+        share=share,
+        seed=seed,
+        evals=evals,
+        split=split,
+        config=config,
+        revision=revision,
+        shape=shape,
+        limit=limit,
+    )
+    runs.print_damage(damage, as_json=as_json)
+
+
+@app.command(epilog="Example: refine audit my-run")
+def audit(
+    folder: o.RunFolder,
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="A run of the undamaged source with the same plan: what it drops is no false drop."
+        ),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Say what a run found of the damage that `refine plant` planted: recall by kind, and by which rule."""
+    from pipeline.api import plant as api
+    from pipeline.cli import runs
+
+    runs.print_audit(api.audit(folder, clean=clean), as_json=as_json)
 
 
 @app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")

@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 
 from pipeline.ownership import is_run, run_at
+from pipeline.sources import shapes
 from pipeline.sources.hub import Hub
 from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from stages import readers
 from stages.readers import RECORDS
+from stages.stage import RAW
 
 __all__ = ["DEFAULT", "Files", "Row", "Source", "SourceError", "Unreadable", "find", "record_files"]
 
 DEFAULT = "chitchat"
 """The name of the embedded default: 7,168 human dialogues of the package chitchat-dataset (MIT)."""
+
+PLANTED = "chitchat-planted"
+"""The name of the embedded default with damage planted into it."""
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that `datasets` writes beside its data; they hold no records."""
@@ -90,19 +96,49 @@ def _valid(record: Any) -> tuple[Any, bool]:  # noqa: ANN401  any JSON
 class EmbeddedSource(Files):
     """The embedded default in UltraChat's schema: the first speaker becomes the user, the other the assistant."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = DEFAULT, *more: Path) -> None:
         import chitchat_dataset
 
         path = Path(chitchat_dataset.__file__).with_name("dataset.json")
-        super().__init__(DEFAULT, (path,), path.parent)
+        super().__init__(name, (path, *more), path.parent)
 
     def rows(self) -> Iterator[Row]:
-        (path,) = self.members
+        path = self.members[0]
         for number, (key, dialogue) in enumerate(orjson.loads(path.read_bytes()).items(), 1):
             turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
             first = turns[0][0] if turns else ""
             messages = [{"role": "user" if who == first else "assistant", "content": text} for who, text in turns]
-            yield Row(path.name, number, {"id": key, "prompt_id": key, "messages": messages, "source": self.name})
+            yield Row(path.name, number, {"id": key, "prompt_id": key, "messages": messages, "source": DEFAULT})
+
+
+class PlantedSource(EmbeddedSource):
+    """The embedded default with known damage: the rows that `refine plant chitchat` writes."""
+
+    def __init__(self) -> None:
+        from stages.toxicity.words import comments_file
+
+        super().__init__(PLANTED, comments_file())
+
+    def label(self, path: Path) -> str:
+        return path.name
+
+    def digest(self) -> str:
+        from pipeline import plant
+
+        return self._hashes.digest(self.members, salt=f"{plant.RECIPE} {plant.PlantOptions()}")
+
+    def rows(self) -> Iterator[Row]:
+        from pipeline import plant
+
+        digest, name = EmbeddedSource().digest(), self.label(self.members[0])
+        raw = []
+        for number, row in enumerate(super().rows()):
+            read = shapes.read(row.value, "ultrachat")
+            text = "\n".join(message["content"] for message in read.messages)
+            raw.append((f"{digest}-{number:09d}", *read[:4], text, read.source, read.extra))  # as ingest writes it
+        damaged = plant.plant(pl.DataFrame(raw, schema=RAW, orient="row"), plant.PlantOptions())
+        for number, record in enumerate(damaged.rows.iter_rows(named=True), 1):
+            yield Row(name, number, record)
 
 
 def find(
@@ -113,6 +149,9 @@ def find(
     if word is None or word == DEFAULT:
         _refuse(options, DEFAULT, "the embedded default")
         return EmbeddedSource()
+    if word == PLANTED:
+        _refuse(options, PLANTED, "an embedded corpus")
+        return PlantedSource()
     if not word.strip():
         raise SourceError("SOURCE is empty, expected a file, a folder or a hub id; omit it for chitchat")
     name, path = valid_text(word), Path(word).expanduser()
