@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.store": ("stages.stage", "stages.files"),
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
-    "pipeline.ownership": ("pipeline.store", "stages.files"),
+    "pipeline.ownership": ("pipeline.store", "stages.files", "stages.readers"),
     "pipeline.sources": ("pipeline.ownership", *STAGE),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
@@ -88,7 +88,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.compare": (
         *("pipeline", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.sources"),
         *("pipeline.ownership", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
-        *("stages.language", "stages.stage", "stages.files"),
+        *("stages.language", "stages.stage", "stages.files", "stages.readers"),
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.experiment", "trainer.scaling"),
     ),
     "pipeline.ablate": (

@@ -81,8 +81,10 @@ class Run(Display):
         if counts.quarantined:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
+        remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
+        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, "
+        note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
 

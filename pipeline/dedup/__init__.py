@@ -66,6 +66,11 @@ class DedupOptions:
                 raise StageParameterError(f"{out} is the file that is read: write elsewhere")
 
     @property
+    def writes_ids(self) -> bool:
+        """Whether rows are written by their ids alone."""
+        return self.removed is not None or (self.kept is not None and self.kept.suffix == ".txt")
+
+    @property
     def matching(self) -> Matching:
         """The parameters of the search for duplicates."""
         return Matching.for_threshold(self.threshold, BUCKET)
@@ -107,16 +112,13 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
             "--explain or --json"
         )
     began, matching = time.perf_counter(), options.matching
-    corpora = [_corpus(options.against, options.column)] if options.against else []
-    corpora.append(_corpus(options.file, options.column, options.id, options.order))
-    columns = corpora[-1][0].columns
-    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(columns.schema()):
-        raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
+    corpora, ids, notes = _corpora(options)
+    columns = corpora[-1].columns
     with (
         _Progress() as progress,
         tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
     ):
-        texts = Texts([column for column, _ in corpora], tell=progress)
+        texts = Texts(corpora, tell=progress)
 
         def ranks(words: NDArray[np.uint32]) -> NDArray[np.int64]:
             start = sum(texts.counts[:-1])
@@ -124,8 +126,8 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
 
         kept = keep_best(texts, options.threshold, matching, ranks, Path(scratch), options.workers or cores())
     texts.tell = None
-    result = Result(texts, [name for _, name in corpora], kept)
-    figures = {**summary(matching, options.threshold, result), "order": options.order}
+    result = Result(texts, ids, kept)
+    figures = {**summary(matching, options.threshold, result), "order": options.order, "notes": notes}
     _guard(options, figures)
     if explain:
         figures["injected"] = measure_recall(texts, matching, options.threshold)
@@ -142,19 +144,32 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
         )
 
 
-def _corpus(
-    file: Path, column: str, identity: str | None = None, order: str = "longest"
-) -> tuple[TextColumn, str | None]:
-    """The texts of a file, and its column of ids."""
-    columns = Columns.of(file)
-    texts, schema = TextColumn.of(columns, column), columns.schema()
+def _corpora(options: DedupOptions) -> tuple[list[TextColumn], list[str | None], list[str]]:
+    """The texts of the earlier corpus, if any, and of the file, the columns of their ids, and notes on both."""
+    corpora = [TextColumn.of(Columns.of(file), options.column) for file in (options.against, options.file) if file]
+    _check_columns(options, corpora[-1].columns)
+    notes, ids = [corpus.columns.note for corpus in corpora], list[str | None]()
+    for corpus in corpora:
+        columns, named = corpus.columns, options.id if corpus is corpora[-1] else None
+        name = named or ("id" if "id" in columns.schema() else None)
+        fault = columns.id_fault(name) if options.writes_ids and name else ""
+        if fault and named:
+            raise SourceError(f"{columns.name}: the column {name!r} {fault}: name another one with --id, or omit it")
+        if fault:
+            notes.append(f"the column {name!r} of {columns.name} {fault}: its rows are numbered from 0 instead")
+        ids.append(None if fault else name)
+    return corpora, ids, list(filter(None, notes))
+
+
+def _check_columns(options: DedupOptions, columns: Columns) -> None:
+    schema, order = columns.schema(), _term(options.order)[0]
     there = ", ".join(schema) or "none"
-    if identity is not None and identity not in schema:
-        raise SourceError(f"{file} has no column {identity!r}: name one with --id (there are {there})")
-    name, _ = _term(order)
-    if name and name not in schema:
-        raise SourceError(f"{file} has no column {name!r} to order by; there are {there}, and longest, first")
-    return texts, identity or ("id" if "id" in schema else None)
+    if options.id is not None and options.id not in schema:
+        raise SourceError(f"{columns.name} has no column {options.id!r}: name one with --id (there are {there})")
+    if order and order not in schema:
+        raise SourceError(f"{columns.name} has no column {order!r} to order by; there are {there}, and longest, first")
+    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(schema):
+        raise SourceError(f"{columns.name} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
 
 
 def _term(order: str) -> tuple[str | None, bool]:

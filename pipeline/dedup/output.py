@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.texts import Texts, reading
+from pipeline.dedup.texts import Texts, is_json, reading
 from pipeline.sources import SourceError
 from stages import readers
 from stages.dedup.keep import Selection
@@ -103,11 +103,11 @@ def write_parquet(result: Result, path: Path) -> None:
 
 
 def write_lines(result: Result, path: Path) -> None:
-    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a Parquet file as objects."""
+    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a table as objects."""
     columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
     with path.open("wb") as out:
         for source in columns.paths:
-            if readers.ending(source) == ".parquet":
+            if not is_json(source):
                 one = replace(columns, paths=(source,))
                 for part in one.parts(one.schema()):
                     part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)

@@ -15,13 +15,11 @@ import polars as pl
 
 from pipeline.sources import SourceError, record_files
 from stages import readers
-from stages.readers import RECORDS, UnreadableFileError
+from stages.readers import UnreadableFileError
 from stages.stage import reason
 
 BATCH_BYTES = 1 << 25
 """Target size of a batch in bytes."""
-BATCH_ROWS = 1000
-"""Number of rows of the first batch from Parquet, before the size of a row is known."""
 MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
 MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
@@ -35,27 +33,25 @@ class Columns:
 
     name: str
     paths: tuple[Path, ...]
+    note: str = ""
+    """What the folder holds besides; see `Listing.note`."""
 
     @classmethod
     def of(cls, path: Path) -> Columns:
-        """The columns of a file or of the files in a folder; raises `SourceError` if there is no file of records."""
-        if path.is_dir():
-            return cls(str(path), record_files(path))
-        if not readers.files(path, RECORDS):
-            raise SourceError(f"{path}: expected an existing file or folder, ending in {', '.join(RECORDS)}")
-        return cls(str(path), (path,))
+        """The columns of a file or of the files in a folder; raises `SourceError` if there is no file of records.
+
+        Files without columns, such as an empty shard, are omitted, unless there is no other.
+        """
+        listing = record_files(path)
+        return cls(str(path), tuple(filter(_schema, listing.paths)) or listing.paths, listing.note())
 
     def schema(self) -> pl.Schema:
         """Columns of the first file. Those of JSON are the fields of its first records, of type Unknown."""
-        path = self.paths[0]
-        with reading(path):
-            if _is_parquet(path):
-                return pl.scan_parquet(path).collect_schema()
-            return pl.Schema(dict.fromkeys(readers.fields(path), pl.Unknown()))
+        return _schema(self.paths[0])
 
     def whole_schema(self) -> pl.Schema:
         """Columns with their types. Types in JSON are inferred from all records."""
-        if all(map(_is_parquet, self.paths)):
+        if not any(map(is_json, self.paths)):
             return self.schema()
         union = pl.DataFrame()
         for path in self.paths:
@@ -68,11 +64,29 @@ class Columns:
         """Columns of all rows in batches, cast to the types in `schema`. A field that a JSON record lacks is null."""
         for path in self.paths:
             with reading(path):
-                yield from _parquet(path, schema) if _is_parquet(path) else readers.frames(path, schema, BATCH_BYTES)
+                yield from readers.frames(path, schema, BATCH_BYTES)
+
+    def id_fault(self, name: str) -> str:
+        """What keeps a column from naming every row; empty if nothing does. Memory: 24 bytes per row."""
+        parts = self.parts(pl.Schema({name: pl.String()}))
+        keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(part[name].fill_null("").hash() for part in parts)])
+        empty = keys == pl.Series([""]).hash()[0]
+        for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
+            if rows.any():
+                count = rows.sum()
+                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
+                return f"{fault} in {where} (counted from 0)"
+        return ""
 
 
-def _is_parquet(path: Path) -> bool:
-    return readers.ending(path) == ".parquet"
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON, whose columns have no types."""
+    return readers.ending(path) in readers.JSON
+
+
+def _schema(path: Path) -> pl.Schema:
+    with reading(path):
+        return readers.schema(path)
 
 
 @contextlib.contextmanager
@@ -81,23 +95,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except UnreadableFileError as error:
-        raise SourceError(f"{path} {error}: repair it, or choose another file") from error
+        raise SourceError(f"{path} {error}: convert or repair it, or choose another file") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{path} cannot be read ({reason(error)}): repair it, or choose another file") from error
-
-
-def _parquet(path: Path, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Slices of rows: only the pages of a slice are decoded."""
-    rows, begin = BATCH_ROWS, 0
-    table = pl.scan_parquet(path)
-    columns = table.collect_schema()
-    if missing := [name for name in schema if name not in columns]:
-        raise SourceError(f"{path} has no column {missing[0]!r}, which the first file has")
-    table = table.select(pl.col(name).cast(kind) for name, kind in schema.items())
-    while len(part := table.slice(begin, rows).collect()):
-        yield part
-        begin += len(part)
-        rows = max(1, min(100 * BATCH_ROWS, int(BATCH_BYTES * len(part) / max(1, part.estimated_size()))))
 
 
 @dataclass(frozen=True)

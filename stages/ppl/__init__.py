@@ -104,6 +104,9 @@ class Perplexity(FittedStage, GlobalStage):
         executable = lmplz.find()
         return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
 
+    def notes(self) -> tuple[str, ...]:
+        return _corpus(self.reference).notes()
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Train a model on the reference, or on each half; `models.json` lists engines and sizes."""
         if self.model:

@@ -246,7 +246,8 @@ def test_a_shard_is_bounded_in_characters_too(jsonl: Jsonl, tmp_path: Path) -> N
         ("a.jsonl", b"", "holds no rows"),
         ("a.jsonl", b'{"body": 1}\n', "a record with body has none of the known shapes: ultrachat"),
         ("a.json", b"[1, 2", "begins like a JSON array and is not one"),
-        ("a.csv", b"a,b", "expected a file ending in .parquet, .jsonl"),
+        ("a.pkl", b"a,b", "expected a file ending in .parquet, .arrow, .feather, .jsonl"),
+        ("a.csv", b"a,b\n1,2\n", "a record with a, b has none of the known shapes: ultrachat"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, content: bytes, said: str) -> None:
