@@ -59,7 +59,7 @@ def test_a_complete_run_is_opened_unless_a_process_writes_in_it(tmp_path: Path) 
     folder = run_of(tmp_path / "r", "source.json", "raw/shards.json", "manifest.json")
     with lock_run(Store(folder)):
         assert in_use(folder)
-        with pytest.raises(RunFolderError, match="r is in use by another refine process \\(\\d+\\): wait for it to end"):
+        with pytest.raises(RunFolderError, match=r"r is in use by another refine process \(\d+\): wait for it to end"):
             run_at(folder)
     assert (folder / ".lock").exists()
     assert run_at(folder) == Store(folder)
