@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -270,6 +271,86 @@ def test_without_ids_rows_are_numbered(refine: Refine, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kept.txt").read_text() == "0\n1\n"
     assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("2", "0", 1.0), ("3", "1", 1.0)]
+
+
+TEXTS = ["a b c d e f", "A b, c d e f!", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [
+        (["x", None, "y", None], "is empty in 2 rows, the first is row 1 (counted from 0)"),
+        (["", "x", "y", "z"], "is empty in row 0 (counted from 0)"),
+        ([7, 8, 9, 7], "repeats an earlier id in row 3 (counted from 0)"),
+        (["x", "x", "x", "y"], "repeats an earlier id in 2 rows, the first is row 1 (counted from 0)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
+def test_ids_that_do_not_name_every_row_are_not_used(
+    refine: Refine, tmp_path: Path, ids: list[Any], fault: str, name: str
+) -> None:
+    """Rows are numbered instead, and the summary says why; a column that --id names is refused."""
+    written(pl.DataFrame({"id": ids, "text": TEXTS}), tmp_path / name)
+    done = refine("dedup", name, "--kept", "kept.txt", "--removed", "r.parquet")
+    assert done.returncode == 0, done.stderr
+    assert f"the column 'id' of {name} {fault}: its rows are numbered from 0 instead" in done.stdout
+    assert (tmp_path / "kept.txt").read_text() == "0\n2\n3\n"
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("1", "0", 1.0)]
+    done = refine("dedup", name, "--id", "id", "--kept", "named.txt")
+    assert done.returncode == 1
+    assert f"{name}: the column 'id' {fault}: name another one with --id, or omit it" in done.stderr
+    assert not (tmp_path / "named.txt").exists()
+    assert refine("dedup", name, "--id", "id", "--kept", "rows.jsonl").returncode == 0  # whole rows need no ids
+
+
+@pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2, 2**53, 0], ["1", "01", "1.0", " 1"], [None] * 4])
+def test_kept_ids_find_their_rows(refine: Refine, tmp_path: Path, ids: list[Any]) -> None:
+    """Joined back, they are the kept rows, also where ids nearly repeat, or where there are none."""
+    frame = pl.DataFrame({"id": ids, "text": TEXTS}).with_row_index("row")
+    written(frame, tmp_path / "c.parquet")
+    assert refine("dedup", "c.parquet", "--order", "first", "--kept", "kept.txt").returncode == 0
+    kept = (tmp_path / "kept.txt").read_text().splitlines()
+    column = "row" if ids[0] is None else "id"
+    assert frame.filter(pl.col(column).cast(pl.String).is_in(kept))["text"].to_list() == ["a b c d e f", "g", "h"]
+
+
+def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_path: Path) -> None:
+    """Each corpus has ids of its own; --id is that of the file."""
+    written(pl.DataFrame({"id": ["x", "x"], "text": ["none", TEXTS[0]]}), tmp_path / "old.jsonl")
+    written(pl.DataFrame({"key": list("abcd"), "text": TEXTS}), tmp_path / "new.jsonl")
+    done = refine("dedup", "new.jsonl", "--against", "old.jsonl", "--id", "key", "--removed", "r.parquet")
+    assert "the column 'id' of old.jsonl repeats an earlier id in row 1" in done.stdout
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("a", "1", 1.0), ("b", "1", 1.0)]
+
+
+def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
+    """Wherever they stand, in any format; a corpus of them alone has no column."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "c.json"):
+        (tmp_path / "in" / name).write_text("" if name == "a.jsonl" else "[]")
+    pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "in" / "b.parquet")
+    assert "0 texts: 0 kept, 0 removed" in refine("dedup", "in", "--kept", "none.txt").stdout
+    written(pl.DataFrame({"text": TEXTS}), tmp_path / "in" / "d.jsonl")
+    (tmp_path / "in" / "e.jsonl").write_text("\n\n")
+    done = refine("dedup", "in", "--kept", "kept.parquet")
+    assert "4 texts: 3 kept, 1 removed" in done.stdout, done.stderr
+    assert pl.read_parquet(tmp_path / "kept.parquet")["text"].to_list() == ["a b c d e f", "g", "h"]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv.gz", "c.arrow", "c.feather"])
+def test_tables_are_deduplicated(refine: Refine, tmp_path: Path, name: str) -> None:
+    """Kept rows have all their columns; those of text tables are text."""
+    frame = pl.DataFrame({"n": range(4), "text": TEXTS})
+    if name in {"c.arrow", "c.feather"}:
+        frame.write_ipc(tmp_path / name)
+    else:
+        data = frame.write_csv(separator="\t" if "tsv" in name else ",").encode()
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        frame = frame.cast(pl.String)
+    for out, read_back in (("k.parquet", pl.read_parquet), ("k.jsonl", pl.read_ndjson)):
+        done = refine("dedup", name, "--kept", out)
+        assert done.returncode == 0, done.stderr
+        assert read_back(tmp_path / out).equals(frame[[0, 2, 3]])
 
 
 def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
