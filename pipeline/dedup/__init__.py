@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
-from pipeline.dedup.texts import Columns, TextColumn, Texts
+from pipeline.dedup.texts import Columns, Ids, TextColumn, Texts
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best
@@ -144,25 +144,28 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
         )
 
 
-def _corpora(options: DedupOptions) -> tuple[list[TextColumn], list[str | None], list[str]]:
-    """The texts of the earlier corpus, if any, and of the file, the columns of their ids, and notes on both."""
+def _corpora(options: DedupOptions) -> tuple[list[TextColumn], list[Ids | None], list[str]]:
+    """The texts of the earlier corpus, if any, and of the file, the ids of both, and notes on both."""
     corpora = [TextColumn.of(Columns.of(file), options.column) for file in (options.against, options.file) if file]
     _check_columns(options, corpora[-1].columns)
-    notes, ids = [corpus.columns.note for corpus in corpora], list[str | None]()
+    notes, all_ids = [corpus.columns.note for corpus in corpora], list[Ids | None]()
     for corpus in corpora:
         columns, named = corpus.columns, options.id if corpus is corpora[-1] else None
-        name = named or ("id" if "id" in columns.schema() else None)
-        fault = columns.id_fault(name) if options.writes_ids and name else ""
-        if fault and named:
-            raise SourceError(f"{columns.name}: the column {name!r} {fault}: name another one with --id, or omit it")
-        if fault:
+        name = named or ("id" if "id" in columns.schema else None)
+        ids = Ids(columns, name) if name else None
+        if ids and options.writes_ids and (fault := ids.fault()):
+            if named:
+                raise SourceError(
+                    f"{columns.name}: the column {name!r} {fault}: name another one with --id, or omit it"
+                )
             notes.append(f"the column {name!r} of {columns.name} {fault}: its rows are numbered from 0 instead")
-        ids.append(None if fault else name)
-    return corpora, ids, list(filter(None, notes))
+            ids = None
+        all_ids.append(ids)
+    return corpora, all_ids, list(filter(None, notes))
 
 
 def _check_columns(options: DedupOptions, columns: Columns) -> None:
-    schema, order = columns.schema(), _term(options.order)[0]
+    schema, order = columns.schema, _term(options.order)[0]
     there = ", ".join(schema) or "none"
     if options.id is not None and options.id not in schema:
         raise SourceError(f"{columns.name} has no column {options.id!r}: name one with --id (there are {there})")
@@ -185,7 +188,7 @@ def _ranks(order: str, columns: Columns, words: NDArray[np.uint32]) -> NDArray[n
     name, down = _term(order)
     if name is None:
         return -words.astype(np.int64) if down else np.zeros(len(words), np.int64)
-    kind = columns.schema()[name]
+    kind = columns.schema[name]
     schema = pl.Schema({name: pl.Float64() if kind == pl.Unknown else kind})
     values = pl.concat([part[name] for part in columns.parts(schema)])
     best_first = values.to_frame().with_row_index().sort(name, "index", descending=[down, False], nulls_last=True)

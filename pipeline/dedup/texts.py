@@ -29,30 +29,34 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of some files, numbered consecutively."""
+    """The rows of some files, numbered consecutively.
+
+    Attributes:
+        name: of the file or folder, as it was typed.
+        paths: the files, the first of which has columns; shards before it are empty.
+        schema: columns of the first file. Those of JSON are the fields of its first records, of type Unknown.
+        note: what the folder holds besides; see `Listing.note`.
+    """
 
     name: str
     paths: tuple[Path, ...]
-    note: str = ""
-    """What the folder holds besides; see `Listing.note`."""
+    schema: pl.Schema
+    note: str
 
     @classmethod
     def of(cls, path: Path) -> Columns:
-        """The columns of a file or of the files in a folder; raises `SourceError` if there is no file of records.
-
-        Files without columns, such as an empty shard, are omitted, unless there is no other.
-        """
+        """The columns of a file or of the files in a folder; a `SourceError` if there is no file, or no row."""
         listing = record_files(path)
-        return cls(str(path), tuple(filter(_schema, listing.paths)) or listing.paths, listing.note())
-
-    def schema(self) -> pl.Schema:
-        """Columns of the first file. Those of JSON are the fields of its first records, of type Unknown."""
-        return _schema(self.paths[0])
+        for number, file in enumerate(listing.paths):
+            with reading(file):
+                if schema := readers.schema(file):
+                    return cls(str(path), listing.paths[number:], schema, listing.note())
+        raise SourceError(f"{path} holds no rows: nothing to compare")
 
     def whole_schema(self) -> pl.Schema:
         """Columns with their types. Types in JSON are inferred from all records."""
         if not any(map(is_json, self.paths)):
-            return self.schema()
+            return self.schema
         union = pl.DataFrame()
         for path in self.paths:
             with reading(path):
@@ -66,27 +70,10 @@ class Columns:
             with reading(path):
                 yield from readers.frames(path, schema, BATCH_BYTES)
 
-    def id_fault(self, name: str) -> str:
-        """What keeps a column from naming every row; empty if nothing does. Memory: 24 bytes per row."""
-        parts = self.parts(pl.Schema({name: pl.String()}))
-        keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(part[name].fill_null("").hash() for part in parts)])
-        empty = keys == pl.Series([""]).hash()[0]
-        for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
-            if rows.any():
-                count = rows.sum()
-                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
-                return f"{fault} in {where} (counted from 0)"
-        return ""
-
 
 def is_json(path: Path) -> bool:
     """Whether a file holds JSON, whose columns have no types."""
     return readers.ending(path) in readers.JSON
-
-
-def _schema(path: Path) -> pl.Schema:
-    with reading(path):
-        return readers.schema(path)
 
 
 @contextlib.contextmanager
@@ -111,7 +98,7 @@ class TextColumn:
     @classmethod
     def of(cls, columns: Columns, name: str) -> TextColumn:
         """The column `name`, of text or conversations, else a `SourceError`; `messages` instead of a missing `text`."""
-        schema = columns.schema()
+        schema = columns.schema
         if name == "text" and name not in schema and "messages" in schema:
             name = "messages"
         if name not in schema:
@@ -154,6 +141,39 @@ def _json_kind(columns: Columns, name: str) -> pl.DataType:
                 if value is not None:
                     break
     return pl.String()
+
+
+@dataclass
+class Ids:
+    """A column of ids as text, in parts, iterated more than once; up to `most` bytes of ids are kept in memory."""
+
+    columns: Columns
+    name: str
+    most: int = 1 << 26
+    _kept: list[pl.Series] | None = None
+
+    def __iter__(self) -> Iterator[pl.Series]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, size = list[pl.Series](), 0.0
+        for part in self.columns.parts(pl.Schema({self.name: pl.String()})):
+            ids = part[self.name].rename("id").fill_null("")
+            size += ids.estimated_size()
+            kept = [*kept, ids] if size <= self.most else []
+            yield ids
+        self._kept = kept if size <= self.most else None
+
+    def fault(self) -> str:
+        """What keeps the ids from naming every row; empty if nothing does. Memory: 24 bytes per row."""
+        keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(ids.hash() for ids in self)])
+        empty = keys == pl.Series([""]).hash()[0]
+        for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
+            if rows.any():
+                count = rows.sum()
+                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
+                return f"{fault} in {where} (counted from 0)"
+        return ""
 
 
 @dataclass

@@ -46,7 +46,8 @@ def frames(path: Path, schema: pl.Schema | None = None, size: int = BATCH_BYTES)
     if ending(path) in JSON:
         yield from json_frames(path, schema, size)
         return
-    columns = _columns(path)
+    if not (columns := _columns(path)):
+        return
     if missing := [name for name in schema or () if name not in columns]:
         raise UnreadableFileError(f"has no column {missing[0]!r} (there are {', '.join(columns) or 'none'})")
     for frame in _table(path, list(schema or columns), size):

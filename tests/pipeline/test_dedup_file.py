@@ -328,6 +328,8 @@ def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a.jsonl", "c.json"):
         (tmp_path / "in" / name).write_text("" if name == "a.jsonl" else "[]")
+    assert "in holds no rows: nothing to compare" in refine("dedup", "in", "--kept", "none.txt").stderr
+    (tmp_path / "in" / "f.csv").write_text("")
     pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "in" / "b.parquet")
     assert "0 texts: 0 kept, 0 removed" in refine("dedup", "in", "--kept", "none.txt").stdout
     written(pl.DataFrame({"text": TEXTS}), tmp_path / "in" / "d.jsonl")
