@@ -156,7 +156,7 @@ def run(
     """Refine a corpus as `refine run` does: ingest, measure, decide, write.
 
     Args:
-        source: a Parquet or JSONL file, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
+        source: a file of records, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
         stages: names of the stages to measure, as a list or comma-separated; by default all of the plan.
         plan: a plan in TOML; by default the one that `refine plan` prints.
         drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".

@@ -65,8 +65,8 @@ def run(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
-            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`.",
+            help="A file (Parquet, Arrow, JSON, CSV; .gz, .bz2, .xz, .zst), a folder of files at any depth, a saved "
+            "Dataset, or a hub id such as HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`.",
         ),
     ] = None,
     stages: Annotated[
@@ -194,7 +194,7 @@ def report(
 def dedup(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A Parquet or JSONL file (.gz, .zst), or a folder of them, as one corpus."),
+        typer.Argument(metavar="FILE", help="A file or a folder, as refine run reads it, as one corpus."),
     ],
     kept: Annotated[
         Path | None,
@@ -208,7 +208,10 @@ def dedup(
     ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
-        typer.Option(metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
+        typer.Option(
+            metavar="NAME",
+            help="Column of ids, one for each row. By default `id` if it is that, else row numbers from 0.",
+        ),
     ] = None,
     threshold: Annotated[
         float,
@@ -294,7 +297,8 @@ def scale(
     points: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed."
+            metavar="FILE",
+            help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed, in any case.",
         ),
     ] = None,
     budgets: Annotated[

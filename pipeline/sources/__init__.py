@@ -171,6 +171,8 @@ def _one_file(path: Path, name: str) -> Listing:
         raise SourceError(
             f"{name} is no regular file, and it is read more than once: write its content to a file first"
         )
+    if path.is_symlink() and not path.exists():
+        raise SourceError(f"{name} is a link to {valid_text(str(path.readlink()))}, which is not there: repair it")
     if not path.exists():
         raise SourceError(f"{name}: expected an existing file or folder, ending in {', '.join(RECORDS)}")
     if not listing.paths:

@@ -26,7 +26,9 @@ def rows(path: Path, label: str) -> Iterator[Row]:
             for value in _records(batch):
                 number += 1
                 yield Row(label, number, value)
-    except (pa.ArrowException, OSError, ValueError, readers.UnreadableFileError) as error:
+    except readers.UnreadableFileError as error:
+        raise SourceError(f"{label} {error}: convert, repair or remove the file") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(
             f"{label} cannot be read after row {number} ({why(error)}): repair or remove the file"
         ) from error
@@ -49,6 +51,7 @@ def text_rows(path: Path, label: str) -> Iterator[Row]:
 
 
 def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    readers.check_parquet(path)
     with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8
         for group in range(file.num_row_groups):
             yield from file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group])

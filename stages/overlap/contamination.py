@@ -50,8 +50,8 @@ class Contamination(Stage):
     IS NOT NULL`.
 
     Attributes:
-        evals: a file of evaluation items, or a folder of files: JSONL, JSON, Parquet, or text (an item per paragraph,
-            or per line if there are no paragraphs).
+        evals: a file of evaluation items, or a folder of files: records, or text (an item per paragraph, or per line
+            if there are no paragraphs).
         n: number of words of an n-gram; datatrove uses 12.
         shortest: minimum number of words of a question that is searched for.
         common: maximum number of items with an n-gram that counts.

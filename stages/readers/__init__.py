@@ -6,7 +6,7 @@ What reads a file raises `UnreadableFileError` if it cannot be read to its end, 
 from stages.readers.json_lines import fields, json_fault, lines, parse, text_lines
 from stages.readers.listing import CSV, JSON, RECORDS, RUN_KEYS, TEXT, Listing, ending, is_run, list_files
 from stages.readers.opening import PACKINGS, UnreadableFileError, open_text, read_text
-from stages.readers.tables import arrow_batches, csv_rows, frames, schema
+from stages.readers.tables import arrow_batches, check_parquet, csv_rows, frames, schema
 
 __all__ = [
     "CSV",
@@ -18,6 +18,7 @@ __all__ = [
     "Listing",
     "UnreadableFileError",
     "arrow_batches",
+    "check_parquet",
     "csv_rows",
     "ending",
     "fields",

@@ -161,6 +161,8 @@ def _records(line: bytes) -> list[bytes]:
 
 def json_fault(error: BaseException) -> str:
     """Describe the first fault of a text that is not JSON."""
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return "a number of more than 4,300 digits"
     return "nested too deeply" if isinstance(error, RecursionError) else reason(error)
 
 

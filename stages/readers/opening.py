@@ -18,12 +18,14 @@ PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """Errors of opening a file, and of decompressing one that is damaged."""
 FOREIGN = {
+    codecs.BOM_UTF32_LE: "UTF-32 text, expected UTF-8",
     codecs.BOM_UTF16_LE: "UTF-16 text, expected UTF-8",
     codecs.BOM_UTF16_BE: "UTF-16 text, expected UTF-8",
     b"PAR1": "a Parquet file, whose name must end in .parquet",
     b"ARROW1": "an Arrow file, whose name must end in .arrow",
     b"PK\x03\x04": "a zip archive, expected one of the files inside",
     b"\x80": "binary data, expected UTF-8 text",
+    b"version https://git-lfs": "a pointer of Git LFS, expected the file itself, which `git lfs pull` gets",
 }
 """First bytes of files that are no UTF-8 text (a pickle begins with 0x80), and what such a file is."""
 CHUNK = 1 << 12
@@ -42,9 +44,8 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
     """
     try:
         with path.open("rb") as packed, _unpack(path, packed) as file:
-            start = file.peek(8)
-            if what := next((what for mark, what in FOREIGN.items() if start.startswith(mark)), ""):
-                raise UnreadableFileError(f"is {what}")
+            start = file.peek(32)
+            check_start(start)
             if b"\0" in start[:2]:
                 raise UnreadableFileError(f"is {FOREIGN[codecs.BOM_UTF16_LE]}")
             if start.startswith(codecs.BOM_UTF8):
@@ -52,6 +53,12 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
             yield file
     except DAMAGE as error:
         raise UnreadableFileError(f"cannot be read ({reason(error)})") from error
+
+
+def check_start(start: bytes, *, but: bytes = b"") -> None:
+    """Raise `UnreadableFileError` if a file begins like one of another format than that which begins with `but`."""
+    if what := next((what for mark, what in FOREIGN.items() if start.startswith(mark) and mark != but), ""):
+        raise UnreadableFileError(f"is {what}")
 
 
 def _unpack(path: Path, file: io.BufferedReader) -> io.BufferedReader:
@@ -77,7 +84,8 @@ class _Zstandard(io.RawIOBase):
     """
 
     def __init__(self, file: io.BufferedReader) -> None:
-        self._file, self._frame, self._packed, self._ready = file, None, b"", memoryview(b"")
+        self._file, self._packed, self._ready = file, b"", memoryview(b"")
+        self._frame: Any = None
 
     def readable(self) -> bool:
         return True

@@ -15,12 +15,14 @@ import polars as pl
 
 from stages.readers.json_lines import BATCH_BYTES, fields, json_frames
 from stages.readers.listing import CSV, JSON, ending
-from stages.readers.opening import UnreadableFileError, open_text
+from stages.readers.opening import UnreadableFileError, check_start, open_text
 from stages.stage import reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+PARQUET, ARROW = b"PAR1", b"ARROW1"
+"""First bytes of a Parquet file, which are its last ones, too, and of an Arrow file; an Arrow stream has no mark."""
 BATCH_ROWS = 1000
 """Number of rows of the first batch of a table, before the size of a row is known."""
 
@@ -32,6 +34,7 @@ def schema(path: Path) -> pl.Schema:
     if ending(path) in CSV:
         return pl.Schema(dict.fromkeys(next(csv_rows(path), []), pl.String()))
     if ending(path) == ".parquet":
+        check_parquet(path)
         return pl.scan_parquet(path, glob=False).collect_schema()
     with _open_arrow(path) as (columns, _):
         return pl.DataFrame(columns.empty_table()).schema
@@ -51,7 +54,7 @@ def frames(path: Path, schema: pl.Schema | None = None, size: int = BATCH_BYTES)
     if missing := [name for name in schema or () if name not in columns]:
         raise UnreadableFileError(f"has no column {missing[0]!r} (there are {', '.join(columns) or 'none'})")
     for frame in _table(path, list(schema or columns), size):
-        yield frame if schema is None else frame.cast(dict(schema))
+        yield frame if schema is None else frame.cast(pl.Schema(schema))
 
 
 _columns = schema  # a parameter of `frames` has its name
@@ -64,6 +67,19 @@ def _table(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataFra
         yield from _csv(path, columns, size)
     else:
         yield from (pl.DataFrame(batch.select(columns)) for batch in arrow_batches(path, size))
+
+
+def check_parquet(path: Path) -> None:
+    """Raise `UnreadableFileError` if a file does not begin and end as Parquet does."""
+    with path.open("rb") as file:
+        start, size = file.read(32), path.stat().st_size
+        file.seek(max(0, size - len(PARQUET)))
+        end = file.read()
+    check_start(start, but=PARQUET)
+    if not start.startswith(PARQUET):
+        raise UnreadableFileError("is empty" if not size else "is no Parquet file, in spite of its name")
+    if end not in {PARQUET, b"PARE"}:
+        raise UnreadableFileError("is cut short: it does not end as Parquet does")
 
 
 def _parquet(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:
@@ -81,14 +97,18 @@ def _open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch
 
     try:
         with path.open("rb") as file:
-            if file.peek(6).startswith(b"ARROW1"):
+            start = file.peek(32)
+            check_start(start, but=ARROW)
+            if not start or start.startswith(b"FEA1"):
+                raise UnreadableFileError("is Feather of version 1, expected version 2" if start else "is empty")
+            if start.startswith(ARROW):
                 random = pa.ipc.open_file(file)
                 yield random.schema, map(random.get_batch, range(random.num_record_batches))
             else:
                 stream = pa.ipc.open_stream(file)
                 yield stream.schema, iter(stream)
     except (pa.ArrowException, OSError) as error:
-        raise UnreadableFileError(f"cannot be read as Arrow ({reason(error)})") from error
+        raise UnreadableFileError(f"is no Arrow file, or is cut short ({reason(error)})") from error
 
 
 def arrow_batches(path: Path, size: int, rows: int = 100 * BATCH_ROWS) -> Iterator[pa.RecordBatch]:
@@ -118,7 +138,8 @@ def csv_rows(path: Path) -> Iterator[list[str]]:
                         raise UnreadableFileError(f"has {row.count(twice)} columns named {twice!r}, expected one")
                 yield row
     except csv.Error as error:
-        raise UnreadableFileError(f"cannot be read as a table after row {number} ({reason(error)})") from error
+        fault = "a quote is not closed" if str(error) == "unexpected end of data" else reason(error)
+        raise UnreadableFileError(f"cannot be read as a table after row {number} ({fault})") from error
 
 
 def _csv(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:

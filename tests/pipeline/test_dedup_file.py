@@ -434,7 +434,7 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
         (["c.parquet", "--removed", "r.csv"], "--removed is r.csv, expected a file that ends in .parquet"),
         (["c.parquet", "--kept", "k.csv"], "--kept is k.csv, expected a file that ends in .parquet or .jsonl"),
         (["bytes.parquet", "--kept", "k.jsonl"], "bytes.parquet has a column of bytes, which JSON cannot hold"),
-        (["bad.parquet"], "bad.parquet cannot be read"),
+        (["bad.parquet"], "bad.parquet is cut short"),
         (["bad.jsonl"], "bad.jsonl is not JSON on line 2"),
         (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
     ],

@@ -266,7 +266,7 @@ def test_a_shard_is_bounded_in_characters_too(jsonl: Jsonl, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.parquet", b"PAR1 and no more", "a.parquet cannot be read after row 0"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet is cut short: it does not end as Parquet does"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9999)[:-20], "a.jsonl.gz cannot be read after line"),
         ("a.jsonl", b"", "holds no rows"),
         ("a.jsonl", b'{"body": 1}\n', "a record with body has none of the known shapes: ultrachat"),

@@ -94,6 +94,15 @@ def test_a_link_that_leads_nowhere_is_an_error(target: str, tmp_path: Path) -> N
         Against(str(tmp_path)).models()
 
 
+def test_a_named_link_that_leads_nowhere_is_one_sentence(tmp_path: Path, refine: Refine) -> None:
+    """Also one that leads to itself."""
+    for target in ("gone.jsonl", "broken.jsonl"):
+        (tmp_path / "broken.jsonl").symlink_to(target)
+        for words in (("run", "broken.jsonl"), ("dedup", "broken.jsonl", "--json")):
+            assert f"broken.jsonl is a link to {target}, which is not there: repair it" in refine(*words).stderr
+        (tmp_path / "broken.jsonl").unlink()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
     """Its files may be half the corpus."""

@@ -202,6 +202,7 @@ def test_folders_are_read_at_any_depth_without_hidden_files(read: Reader, tmp_pa
 JSON_LINES = b"".join(
     json.dumps({"text": f"word{i} river stone lamp {i * 7919} cloud"}).encode() + b"\n" for i in range(20_000)
 )
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 DAMAGES: dict[str, tuple[bytes, str]] = {
     "cut.jsonl.zst": (zstandard.compress(JSON_LINES)[:-2000], r"cannot be read after line \d+ \("),
     "cut.jsonl.gz": (gzip.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
@@ -218,10 +219,18 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
     "more.json": (b'[\n{"text": "a"}]\n{"text": "b"}', r"begins like a JSON array and is not one \(record 2: there is"),
     "torn.jsonl": (b'[\n{"text": "a"},\n{"text": b}]', r"begins like a JSON array and is not one \(record 2: Expect"),
     "half.json": (b'{\n"text": "a"\n', r"is not JSON \(record 1: Expecting ',' delimiter"),
-    "cut.csv": (b'text,n\none,1\n"two,2\n', r"cannot be read as a table after row 2 \(unexpected end of data"),
+    "cut.csv": (b'text,n\none,1\n"two,2\n', r"cannot be read as a table after row 2 \(a quote is not closed"),
     "twice.csv": (b"text,n,text\none,1,2\n", "has 2 columns named 'text', expected one"),
-    "cut.arrow": (b"ARROW1\0\0 and no more", r"cannot be read.*Arrow"),
-    "cut.feather": (b"FEA1 and so on", r"cannot be read.*Arrow"),
+    "cut.arrow": (b"ARROW1\0\0 and no more", r"is no Arrow file, or is cut short \("),
+    "lines.arrow": (b'{"text": "x"}\n', r"is no Arrow file, or is cut short \("),
+    "old.feather": (b"FEA1 and so on", "is Feather of version 1, expected version 2"),
+    "empty.feather": (b"", "is empty"),
+    "empty.parquet": (b"", "is empty"),
+    "cut.parquet": (b"PAR1 and no more", "is cut short: it does not end as Parquet does"),
+    "lines.parquet": (b'{"text": "x"}\n', "is no Parquet file, in spite of its name"),
+    "pointer.parquet": (POINTER, "is a pointer of Git LFS, expected the file itself, which `git lfs pull` gets"),
+    "pointer.jsonl": (POINTER, "is a pointer of Git LFS, expected the file itself, which `git lfs pull` gets"),
+    "wider.jsonl": ('{"text": "x"}\n'.encode("utf-32"), "is UTF-32 text, expected UTF-8"),
 }
 
 
