@@ -33,7 +33,7 @@ class Columns:
 
     Attributes:
         name: of the file or folder, as it was typed.
-        paths: the files, the first of which has columns; shards before it are empty.
+        paths: the files; beside others, tables without rows and empty shards before the first record are omitted.
         schema: columns of the first file. Those of JSON are the fields of its first records, of type Unknown.
         note: what the folder holds besides; see `Listing.note`.
     """
@@ -47,10 +47,12 @@ class Columns:
     def of(cls, path: Path) -> Columns:
         """The columns of a file or of the files in a folder; a `SourceError` if there is no file, or no row."""
         listing = record_files(path)
-        for number, file in enumerate(listing.paths):
-            with reading(file):
-                if schema := readers.schema(file):
-                    return cls(str(path), listing.paths[number:], schema, listing.note())
+        paths = [*filter(_may_have_rows, listing.paths)] or [*listing.paths]
+        while paths:
+            with reading(paths[0]):
+                if schema := readers.schema(paths[0]):
+                    return cls(str(path), tuple(paths), schema, listing.note())
+            paths.pop(0)
         raise SourceError(f"{path} holds no rows: nothing to compare")
 
     def whole_schema(self) -> pl.Schema:
@@ -74,6 +76,15 @@ class Columns:
 def is_json(path: Path) -> bool:
     """Whether a file holds JSON, whose columns have no types."""
     return readers.ending(path) in readers.JSON
+
+
+def _may_have_rows(path: Path) -> bool:
+    """Whether a file is JSON, which then lacks no column, or a table with rows."""
+    if is_json(path):
+        return True
+    with reading(path):
+        columns = pl.Schema(list(readers.schema(path).items())[:1])
+        return any(map(len, readers.frames(path, columns, 1)))
 
 
 @contextlib.contextmanager

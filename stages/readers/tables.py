@@ -154,7 +154,8 @@ def _csv(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame
         if room <= 0:
             yield _text_frame(columns, rows)
             rows, room = [], size
-    yield _text_frame(columns, rows)
+    if rows:
+        yield _text_frame(columns, rows)
 
 
 def _text_frame(columns: Sequence[str], rows: list[list[str]]) -> pl.DataFrame:

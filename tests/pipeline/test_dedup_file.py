@@ -324,15 +324,18 @@ def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_pat
 
 
 def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
-    """Wherever they stand, in any format; a corpus of them alone has no column."""
+    """Wherever they stand, in any format; a corpus of them alone has no column, unless it is a table."""
+    pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "none.parquet")
+    done = refine("dedup", "none.parquet", "--kept", "none.jsonl")
+    assert "0 texts: 0 kept, 0 removed" in done.stdout, done.stderr
     (tmp_path / "in").mkdir()
     for name in ("a.jsonl", "c.json"):
         (tmp_path / "in" / name).write_text("" if name == "a.jsonl" else "[]")
     assert "in holds no rows: nothing to compare" in refine("dedup", "in", "--kept", "none.txt").stderr
     (tmp_path / "in" / "f.csv").write_text("")
-    pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "in" / "b.parquet")
-    assert "0 texts: 0 kept, 0 removed" in refine("dedup", "in", "--kept", "none.txt").stdout
-    written(pl.DataFrame({"text": TEXTS}), tmp_path / "in" / "d.jsonl")
+    pl.DataFrame(schema={"text": pl.Null, "n": pl.Null}).write_parquet(tmp_path / "in" / "b.parquet")
+    pl.DataFrame(schema={"other": pl.Int8}).write_ipc(tmp_path / "in" / "g.arrow")
+    written(pl.DataFrame({"text": TEXTS, "n": range(4)}), tmp_path / "in" / "d.jsonl")
     (tmp_path / "in" / "e.jsonl").write_text("\n\n")
     done = refine("dedup", "in", "--kept", "kept.parquet")
     assert "4 texts: 3 kept, 1 removed" in done.stdout, done.stderr

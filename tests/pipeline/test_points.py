@@ -210,8 +210,8 @@ def test_no_measured_point_is_taken_for_a_slip(name: str) -> None:
 
 def test_a_floor_is_no_slip() -> None:
     """Three points, a flat line, and 400 tables whose last point shows a floor, with up to 10 % of scatter."""
-    assert contradiction(Points([1e4, 2e4, 4e4], [500, 380, 1e6])) is None
-    assert contradiction(Points(BUDGETS, [9] * 5)) is None
+    assert contradiction(Points(np.array(BUDGETS[:3]), np.array([500, 380, 1e6]))) is None
+    assert contradiction(Points(np.array(BUDGETS), np.full(5, 9))) is None
     draw, budgets = np.random.default_rng(7), np.array([*BUDGETS, 3e5, 1e6, 1e7])
     for noise in [0.0, 0.001, 0.01, 0.1] * 100:
         ppl = (20 + 9e4 * budgets**-0.6) * np.exp(draw.normal(0, noise, len(budgets)))
@@ -221,9 +221,9 @@ def test_a_floor_is_no_slip() -> None:
 @pytest.mark.parametrize(("factor", "named"), [(1.49, False), (1.51, True)])
 def test_a_contradiction_is_a_factor_of_one_and_a_half(factor: float, named: bool) -> None:
     """Less is scatter, however exact the others are."""
-    ppl = [19e3 * budget**-0.4 for budget in BUDGETS]
+    ppl = 19e3 * np.array(BUDGETS) ** -0.4
     ppl[2] *= factor
-    found = contradiction(Points(BUDGETS, ppl))
+    found = contradiction(Points(np.array(BUDGETS), ppl))
     assert (found is not None) is named
     assert not found or (found.index, round(found.expected, 6)) == (2, round(ppl[2] / factor, 6))
 
