@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -23,6 +24,8 @@ CLAIM = "experiment.json"
 """File that names the corpus of an experiment's folder."""
 LOCK = ".lock"
 """File that a process locks while it writes in a folder, and that holds its number."""
+WAITS = (0.0, 0.02, 0.1)
+"""Seconds before each attempt to lock a folder."""
 HALF_CLAIM = re.compile(r"\.(source|experiment)\.json\.\d+\.tmp")
 """Temporary file of the first file of a run or an experiment; see `stages.files.save`."""
 
@@ -100,18 +103,26 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(lock):
             raise RunFolderError(
                 f"{folder} is in use by another refine process{_owner(folder)}: wait for it, or choose another {option}"
-            ) from None
+            )
         os.ftruncate(lock, 0)
         os.write(lock, str(os.getpid()).encode())
         yield
         os.ftruncate(lock, 0)
     finally:
         os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    """Lock a file, unless another process writes in its folder. One that asks `in_use` locks it for an instant."""
+    for wait in WAITS:
+        time.sleep(wait)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
 
 
 def _owner(folder: Path) -> str:

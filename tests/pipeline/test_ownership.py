@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -104,10 +106,10 @@ for i in range(20):
             with lock_run(Store(folder)):
                 for name in ("source.json", "raw/shards.json"):
                     save_json(folder / name, {})
-                    time.sleep(0.01)
+                    time.sleep(0.1)
         else:
             with experiment_claimed(folder, {"corpus": "a", "digest": "1"}, "--out"):
-                time.sleep(0.02)
+                time.sleep(0.2)
         print("done", flush=True)
     except RunFolderError as error:
         print(error, flush=True)
@@ -158,3 +160,15 @@ def test_two_runs_in_one_folder(tmp_path: Path, jsonl: Callable[..., Path]) -> N
     assert 0 in [one.returncode for one in done]
     for one in done:
         assert one.returncode == 0 or "out is in use by another refine process" in one.stderr
+
+
+def test_a_question_does_not_stop_a_run(tmp_path: Path) -> None:
+    """`refine status` holds the lock for an instant, in which a run that starts must not be refused."""
+    folder = run_of(tmp_path / "r", ".lock", "source.json")
+    with (folder / ".lock").open() as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        release = threading.Timer(0.05, fcntl.flock, (asked, fcntl.LOCK_UN))
+        release.start()
+        with lock_run(Store(folder)):
+            assert in_use(folder)
+        release.join()
