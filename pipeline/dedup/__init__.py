@@ -64,6 +64,8 @@ class DedupOptions:
                 raise StageParameterError(f"{out.parent} is not a folder: make it, or write {out.name} elsewhere")
             if out.exists() and out.samefile(self.file):
                 raise StageParameterError(f"{out} is the file that is read: write elsewhere")
+            if self.file.is_dir() and out.resolve().is_relative_to(self.file.resolve()):
+                raise StageParameterError(f"{out} is in the folder that is read, and the next time it would be, too")
 
     @property
     def writes_ids(self) -> bool:

@@ -115,6 +115,10 @@ class TextColumn:
         if name not in schema:
             there = ", ".join(schema) or "none"
             raise SourceError(f"{columns.name} has no column {name!r}: name one with --column (there are {there})")
+        for path in filter(is_json, columns.paths[1:]):
+            with reading(path):
+                if (fields := readers.schema(path)) and name not in fields:
+                    raise SourceError(f"{path} has no column {name!r}, which the first file has")
         kind = schema[name]
         if kind == pl.Unknown:
             kind = _json_kind(columns, name)

@@ -24,10 +24,10 @@ FOREIGN = {
     b"PAR1": "a Parquet file, whose name must end in .parquet",
     b"ARROW1": "an Arrow file, whose name must end in .arrow",
     b"PK\x03\x04": "a zip archive, expected one of the files inside",
-    b"\x80": "binary data, expected UTF-8 text",
+    **{bytes([0x80, protocol]): "a pickle, expected UTF-8 text" for protocol in range(2, 6)},
     b"version https://git-lfs": "a pointer of Git LFS, expected the file itself, which `git lfs pull` gets",
 }
-"""First bytes of files that are no UTF-8 text (a pickle begins with 0x80), and what such a file is."""
+"""First bytes of files that are no UTF-8 text, and what such a file is."""
 CHUNK = 1 << 12
 """Compressed bytes that are decompressed at once. They hold at most 128 MiB: four bytes of zstd can be a block."""
 
@@ -67,7 +67,8 @@ def _unpack(path: Path, file: io.BufferedReader) -> io.BufferedReader:
         raise EOFError("it is empty, and a compressed file never is")
     readers: dict[bytes, Callable[[io.BufferedReader], Any]] = {
         b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
-        b"BZh": bz2.BZ2File,
+        b"BZh" + start[3:4] + b"1AY&": bz2.BZ2File,
+        b"BZh" + start[3:4] + b"\x17rE8": bz2.BZ2File,  # of no bytes
         b"\xfd7zXZ\0": lzma.LZMAFile,
         b"\x28\xb5\x2f\xfd": _Zstandard,
     }

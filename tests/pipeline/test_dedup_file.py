@@ -229,10 +229,12 @@ def frame() -> pl.DataFrame:
 
 def written(frame: pl.DataFrame, path: Path) -> Path:
     """A corpus as a file of the kind that its name says."""
-    data = frame.write_ndjson().encode()
     if path.suffix == ".parquet":
         frame.write_parquet(path, row_group_size=70)
+    elif path.suffix in {".arrow", ".feather"}:
+        frame.write_ipc(path)
     else:
+        data = frame.write_csv().encode() if ".csv" in path.name else frame.write_ndjson().encode()
         packed = {".gz": gzip.compress(data), ".zst": zstandard.compress(data)}
         path.write_bytes(packed.get(path.suffix, data))
     return path
@@ -342,20 +344,16 @@ def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
     assert pl.read_parquet(tmp_path / "kept.parquet")["text"].to_list() == ["a b c d e f", "g", "h"]
 
 
-@pytest.mark.parametrize("name", ["c.csv", "c.tsv.gz", "c.arrow", "c.feather"])
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.arrow", "c.feather"])
 def test_tables_are_deduplicated(refine: Refine, tmp_path: Path, name: str) -> None:
     """Kept rows have all their columns; those of text tables are text."""
     frame = pl.DataFrame({"n": range(4), "text": TEXTS})
-    if name in {"c.arrow", "c.feather"}:
-        frame.write_ipc(tmp_path / name)
-    else:
-        data = frame.write_csv(separator="\t" if "tsv" in name else ",").encode()
-        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-        frame = frame.cast(pl.String)
+    written(frame, tmp_path / name)
+    kept = (frame.cast(pl.String) if ".csv" in name else frame)[[0, 2, 3]]
     for out, read_back in (("k.parquet", pl.read_parquet), ("k.jsonl", pl.read_ndjson)):
         done = refine("dedup", name, "--kept", out)
         assert done.returncode == 0, done.stderr
-        assert read_back(tmp_path / out).equals(frame[[0, 2, 3]])
+        assert read_back(tmp_path / out).equals(kept)
 
 
 def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
@@ -554,12 +552,24 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert more < 200 * 450_000
 
 
-def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_path: Path) -> None:
-    """A second file without the column is an error that names it."""
-    written(frame, tmp_path / "a.parquet")
-    written(frame.drop("body"), tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
+@pytest.mark.parametrize("name", ["b.parquet", "b.jsonl", "b.csv", "b.arrow"])
+def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_path: Path, name: str) -> None:
+    """A second file without the column is an error that names it; its texts do not pass for empty ones."""
+    first = "a.csv" if name == "b.csv" else "a.jsonl"
+    written(frame, tmp_path / first)
+    written(frame.drop("body"), tmp_path / name)
+    with pytest.raises(SourceError, match=rf"{name} has no column 'body'"):
         list(Texts([TextColumn.of(Columns.of(tmp_path), "body")]))
+
+
+@pytest.mark.parametrize("out", ["in/kept.jsonl", "in/sub/../kept.txt"])
+def test_the_output_is_no_part_of_the_input(refine: Refine, tmp_path: Path, out: str) -> None:
+    """The next time it would be read."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    written(pl.DataFrame({"text": TEXTS}), tmp_path / "in" / "c.jsonl")
+    done = refine("dedup", "in", "--kept", out)
+    assert done.returncode == 1
+    assert f"{out} is in the folder that is read" in done.stderr
 
 
 def test_jaccard_of_removed_is_exact() -> None:

@@ -186,6 +186,8 @@ def test_the_content_tells_how_a_file_is_packed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(skip + long + skip + zstandard.compress(b'{"text": "b"}\n'))
     (tmp_path / "b.jsonl").write_bytes(gzip.compress(b'{"text": "c"}\n') * 2)
     (tmp_path / "c.jsonl.gz").write_bytes(b'{"text": "d"}\n')
+    for ending, pack in PACKERS.items():
+        (tmp_path / f"none.jsonl{ending}").write_bytes(pack(b""))
     assert _ingest(tmp_path) == _columns(tmp_path) == ["a", "b", "c", "c", "d"]
 
 
@@ -214,7 +216,7 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
     "big.jsonl": ('{"text": "x"}\n'.encode("utf-16-be"), "is UTF-16 text, expected UTF-8"),
     "table.jsonl": (b"PAR1 and so on", "is a Parquet file, whose name must end in .parquet"),
     "packed.json": (b"PK\x03\x04 and so on", "is a zip archive, expected one of the files inside"),
-    "pickle.jsonl": (pickle.dumps({"text": "x"}), "is binary data, expected UTF-8 text"),
+    "pickle.jsonl": (pickle.dumps({"text": "x"}), "is a pickle, expected UTF-8 text"),
     "open.json": (b'[{"text": "a"}', r"begins like a JSON array and is not one \(record 2: it has no end"),
     "more.json": (b'[\n{"text": "a"}]\n{"text": "b"}', r"begins like a JSON array and is not one \(record 2: there is"),
     "torn.jsonl": (b'[\n{"text": "a"},\n{"text": b}]', r"begins like a JSON array and is not one \(record 2: Expect"),
