@@ -104,7 +104,7 @@ def ingest(
     if shard_list is None:
         save_json(store.source, identity)
         shard_list = _read_all(source, store, limits, identity["digest"], tell)
-        shard_list["notes"] = list(_notes(source, store, shard_list))
+        shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
         save_json(store.shard_list, shard_list)
     sweep(store, shard_list["shards"])
     return shard_list
@@ -138,7 +138,7 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     }
 
 
-def _notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
+def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
     """What is left out of the source's folder, and how many of the records' own ids are not unique."""
     if note := source.note(store.folder):
         yield note

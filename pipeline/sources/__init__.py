@@ -30,8 +30,10 @@ class Files(Source):
     """Files of records, one or a folder of them, in the order of their names."""
 
     name: str
-    listing: Listing
+    members: tuple[Path, ...]
     root: Path
+    listing: Listing | None = None
+    """What else is in the folder."""
     _hashes: Hashes = field(default_factory=Hashes, compare=False, repr=False)
 
     def label(self, path: Path) -> str:
@@ -39,22 +41,22 @@ class Files(Source):
         return valid_text(path.relative_to(self.root).as_posix() if path != self.root else path.name)
 
     def note(self, out: Path) -> str:
-        return self.listing.note(out)
+        return self.listing.note(out) if self.listing else ""
 
     def paths(self) -> Sequence[Path]:
-        return self.listing.paths
+        return self.members
 
     def digest(self) -> str:
-        return self._hashes.digest(self.paths())
+        return self._hashes.digest(self.members)
 
     def files(self) -> list[dict[str, Any]]:
-        return [self._hashes.describe(path, self.label(path)) for path in self.paths()]
+        return [self._hashes.describe(path, self.label(path)) for path in self.members]
 
     def rows(self) -> Iterator[Row]:
         from pipeline.sources import tables
 
         readers_of = {**dict.fromkeys(readers.JSON, _json_rows), **dict.fromkeys(readers.CSV, tables.text_rows)}
-        for path in self.paths():
+        for path in self.members:
             yield from readers_of.get(readers.ending(path), tables.rows)(path, self.label(path))
 
 
@@ -95,10 +97,10 @@ class EmbeddedSource(Files):
         import chitchat_dataset
 
         path = Path(chitchat_dataset.__file__).with_name("dataset.json")
-        super().__init__(DEFAULT, Listing(path.parent, (path,)), path.parent)
+        super().__init__(DEFAULT, (path,), path.parent)
 
     def rows(self) -> Iterator[Row]:
-        (path,) = self.paths()
+        (path,) = self.members
         for number, (key, dialogue) in enumerate(orjson.loads(path.read_bytes()).items(), 1):
             turns = [(turn[0]["sender"], "\n".join(one["text"] for one in turn)) for turn in dialogue["messages"]]
             first = turns[0][0] if turns else ""
@@ -122,7 +124,8 @@ def find(
         return SavedDataset(name, path, split)
     if path.exists() or path.is_symlink():
         _refuse(options, name, "a folder of files" if path.is_dir() else "a file")
-        return Files(name, record_files(path), path if path.is_dir() else path.parent)
+        listing = record_files(path)
+        return Files(name, listing.paths, path if path.is_dir() else path.parent, listing)
     is_hub_id = word.count("/") == 1 and not word.startswith((".", "~", "/")) and readers.ending(path) not in RECORDS
     if not is_hub_id:
         raise SourceError(
