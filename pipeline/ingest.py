@@ -13,7 +13,7 @@ from pipeline.plan import PlanError
 from pipeline.sources import Source, shapes
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.store import RunFolderError, Store
-from stages.files import save_frame, save_json
+from stages.files import read_frame, save_frame, save_json
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -82,8 +82,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
-    Returns the shard list: source, shape, rows, quarantined, replaced, shards. `tell` is called with the number of rows
-    read so far.
+    Returns the shard list: source, shape, rows, quarantined, replaced, shards, notes. `tell` is called with the number
+    of rows read so far.
 
     Raises:
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
@@ -104,6 +104,7 @@ def ingest(
     if shard_list is None:
         save_json(store.source, identity)
         shard_list = _read_all(source, store, limits, identity["digest"], tell)
+        shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
         save_json(store.shard_list, shard_list)
     sweep(store, shard_list["shards"])
     return shard_list
@@ -135,6 +136,16 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
         "seconds": round(time.perf_counter() - start, 3),
         "shards": shards,
     }
+
+
+def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
+    """What is left out of the source's folder, and how many of the records' own ids are not unique."""
+    if note := source.note(store.folder):
+        yield note
+    raw = [read_frame(store.raw(shard["name"]), ["source_id"])["source_id"] for shard in shard_list["shards"]]
+    ids = pl.concat([column.drop_nulls().hash() for column in raw])
+    if repeats := len(ids) - ids.n_unique():
+        yield f"{repeats:,} of {len(ids):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
 
 
 def _shape(rows: Iterator[Row], shape: str | None, name: str) -> tuple[str, Iterator[Row]]:

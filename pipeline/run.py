@@ -67,6 +67,8 @@ class ActiveRun:
         shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
         self.tell("ingest", shards["rows"], shards["rows"])
         self.warn(f"{shards['source']}: {shards['rows']:,} records of shape {shards['shape']}")
+        for note in shards.get("notes", ()):
+            self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
         return self._decide(shards)
@@ -80,6 +82,8 @@ class ActiveRun:
         for stage, lines in remarks.items():
             for line in lines:
                 self.warn(f"{stage}: {line}")
+        if notes := shards.get("notes"):
+            remarks = {"ingest": tuple(notes), **remarks}
         inputs = RuleInputs.read(self.plan, self.store)
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run

@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.store": ("stages.stage", "stages.files"),
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
-    "pipeline.ownership": ("pipeline.store", "stages.files"),
+    "pipeline.ownership": ("pipeline.store", "stages.files", "stages.readers"),
     # the damage itself knows no source and no run, so that one embedded source is made of it; the audit reads runs
     "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),
     "pipeline.plant.audit": ("pipeline.plant", "pipeline.signals", "pipeline.store", *STAGE),
@@ -91,7 +91,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.compare": (
         *("pipeline", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.sources"),
         *("pipeline.ownership", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
-        *("stages.language", "stages.stage", "stages.files"),
+        *("stages.language", "stages.stage", "stages.files", "stages.readers"),
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.experiment", "trainer.scaling"),
     ),
     "pipeline.ablate": (

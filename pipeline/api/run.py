@@ -81,8 +81,10 @@ class Run(Display):
         if counts.quarantined:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
+        remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
+        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, "
+        note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
 
@@ -154,7 +156,7 @@ def run(
     """Refine a corpus as `refine run` does: ingest, measure, decide, write.
 
     Args:
-        source: a Parquet or JSONL file, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
+        source: a file of records, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
         stages: names of the stages to measure, as a list or comma-separated; by default all of the plan.
         plan: a plan in TOML; by default the one that `refine plan` prints.
         drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".

@@ -65,9 +65,9 @@ def run(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
-            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; `chitchat-planted` is the same "
-            "with known damage.",
+            help="A file (Parquet, Arrow, JSON, CSV; .gz, .bz2, .xz, .zst), a folder of files at any depth, a saved "
+            "Dataset, or a hub id such as HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; "
+            "`chitchat-planted` is the same with known damage.",
         ),
     ] = None,
     stages: Annotated[
@@ -264,7 +264,7 @@ def audit(
 def dedup(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A Parquet or JSONL file (.gz, .zst), or a folder of them, as one corpus."),
+        typer.Argument(metavar="FILE", help="A file or a folder, as refine run reads it, as one corpus."),
     ],
     kept: Annotated[
         Path | None,
@@ -278,7 +278,10 @@ def dedup(
     ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
-        typer.Option(metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
+        typer.Option(
+            metavar="NAME",
+            help="Column of ids, one for each row. By default `id` if it is that, else row numbers from 0.",
+        ),
     ] = None,
     threshold: Annotated[
         float,
@@ -364,7 +367,8 @@ def scale(
     points: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed."
+            metavar="FILE",
+            help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed, in any case.",
         ),
     ] = None,
     budgets: Annotated[

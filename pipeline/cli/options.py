@@ -32,7 +32,7 @@ Source = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. By default "
+        help="A run (its refined corpus), a file or folder of records, a saved Dataset, or a hub id. By default "
         "the embedded corpus `chitchat`.",
     ),
 ]

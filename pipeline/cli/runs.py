@@ -94,6 +94,8 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
         able = f"cannot run: {'; '.join(missing)}" if missing else "can run: nothing is missing"
         out.print(Text(safe(able)), soft_wrap=True)
         _print_plan(plan, states, verbose=verbose)
+        if note := source.note(folder):
+            out.print(Text(safe(note)))
     if missing:
         sys.exit(1)
 

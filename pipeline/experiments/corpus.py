@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
-from pipeline.ownership import is_run, run_at
+from pipeline.ownership import run_at
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, valid_text
 from pipeline.store import Store
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import clusters
 from stages.files import plain_table, read_frame
+from stages.readers import is_run
 from stages.text.shingles import text_keys
 
 COLUMNS = pl.Schema({"id": pl.String(), "first": pl.String(), "text": pl.String(), "source": pl.String()})
@@ -154,7 +155,7 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
     Raises:
         SourceError: more than 1 % of the rows are unreadable.
     """
-    notes, rows, left = [], done["rows"], done["quarantined"]
+    notes, rows, left = list(done["notes"]), done["rows"], done["quarantined"]
     if left:
         shard = next(shard["name"] for shard in done["shards"] if shard["quarantined"])
         first = read_frame(store.quarantine(shard), ["file", "row", "reason"]).row(0)

@@ -43,6 +43,11 @@ class Source(ABC):
         """Files and folders that are read."""
         return ()
 
+    def note(self, out: Path) -> str:
+        """What is left out of its folder, besides a run in `out`; empty if nothing is."""
+        del out
+        return ""
+
     def again(self, before: Mapping[str, Any]) -> Source:
         """This source as the run with the source.json `before` read it."""
         del before

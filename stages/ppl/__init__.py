@@ -102,6 +102,9 @@ class Perplexity(FittedStage, GlobalStage):
             return (model,)
         return tuple(_corpus(self.reference).files())
 
+    def notes(self) -> tuple[str, ...]:
+        return _corpus(self.reference).notes()
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Train a model on the reference, or on each half; `models.json` lists their sizes."""
         if self.model:
