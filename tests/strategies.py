@@ -53,5 +53,5 @@ def raw(made: Sequence[Sequence[dict[str, str]]], begin: int = 0) -> pl.DataFram
     for i, said in enumerate(made, begin):
         prompt = next((m["content"] for m in said if m["role"] == "user"), "")
         text = "\n".join(m["content"] for m in said)
-        rows.append((f"test-{i:09d}", None, prompt, f"p{i}", list(said), text, "test", None))
+        rows.append((f"test-{i:09d}", None, prompt, f"p{i}", list(said), text, "test", None, None, None))
     return pl.DataFrame(rows, schema=RAW, orient="row")
