@@ -190,7 +190,7 @@ def run(
     """
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
     chosen = chosen_plan(plan, stages, drop, map)
-    columns = ColumnMap.parse(chosen.map)
+    columns = ColumnMap.parse(dict(chosen.map))
     limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
     prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_))
     return prepared.carry_out(workers, progress=progress)

@@ -116,7 +116,7 @@ def run(
 
     data = sources.find(source, split=split, config=config, revision=revision)
     chosen = api.chosen_plan(plan, stages, drop or (), map)
-    columns = ColumnMap.parse(chosen.map)
+    columns = ColumnMap.parse(dict(chosen.map))
     limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
     prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out), originals.is_asked(as_))
     if dry_run:

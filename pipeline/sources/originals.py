@@ -116,9 +116,10 @@ def _write_parquet(path: Path, numbers: Collection[int], target: Path) -> None:
     with (
         path.open("rb") as binary,
         pq.ParquetFile(binary) as file,
-        pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as out,
+        pq.ParquetWriter(target, file.schema_arrow, compression="zstd", use_compliant_nested_type=False) as out,
     ):
-        for batch in file.iter_batches(1_000):
+        groups = range(file.num_row_groups)  # a batch must not span two: Arrow cannot join some nested types
+        for batch in (batch for group in groups for batch in file.iter_batches(1_000, row_groups=[group])):
             chosen = [number in numbers for number in range(start, start + batch.num_rows)]
             if any(chosen):  # `datasets` cannot read a row group without rows
                 out.write_batch(batch.filter(pa.array(chosen)))

@@ -170,9 +170,10 @@ def _context(record: Record, keys: Keys) -> tuple[Messages, tuple[str, ...]]:
     if thread := thread_of(record):
         return _thread(thread)(record, keys).messages, (thread,)
     if _first(record, ("instruction",)):
+        text_of(record["instruction"], "instruction")
         columns = tuple(name for name in ("instruction", "input", "context") if isinstance(record.get(name), str))
         text = "\n".join(record[name] for name in columns if record[name].strip() or name == "instruction")
-        now = said("user", text_of(record["instruction"], "instruction") and text)
+        now = said("user", text)
     elif prompt := _first(record, PROMPTS):
         value = record[prompt]
         columns = (prompt,)
