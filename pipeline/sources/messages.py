@@ -86,7 +86,7 @@ def read_messages(values: Sequence[Any], keys: Keys) -> Messages:
     Raises:
         UnreadableRecordError: an entry is no message.
     """
-    if values and all(isinstance(value, str) for value in values):
+    if values and isinstance(values[0], str) and all(isinstance(value, str) for value in values):
         parsed = [parsed_json(value) for value in values]
         if not all(isinstance(value, dict) for value in parsed):
             return Messages([{"role": ("user", "assistant")[i % 2], "content": v} for i, v in enumerate(values)])
@@ -108,6 +108,8 @@ def read_messages(values: Sequence[Any], keys: Keys) -> Messages:
 
 def _keys_of(message: object, keys: Keys) -> tuple[str, str]:
     """The names of the fields of role and text in a message; the first ones if there are none."""
+    if isinstance(message, dict) and message.get(keys.role[0]) is not None and message.get(keys.text[0]) is not None:
+        return keys.role[0], keys.text[0]
     has = message if isinstance(message, Mapping) else {}
     role, text = (next((k for k in names if has.get(k) is not None), None) for names in keys)
     return role or keys.role[0], text or next((k for k in keys.text if k in has), keys.text[0])

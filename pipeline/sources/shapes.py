@@ -118,8 +118,11 @@ def _list(value: object, column: str, of: str) -> list[Any]:
 
 def _thread(*columns: str) -> Callable[[Record, Keys], Part]:
     def read(record: Record, keys: Keys) -> Part:
-        column = thread_of(record, columns) or next((name for name in columns if name in record), columns[0])
-        return Part(read_messages(_list(record.get(column), column, "messages"), keys), (column,))
+        column, value = columns[0], record.get(columns[0])
+        if type(value) is not list:
+            column = thread_of(record, columns) or next((name for name in columns if name in record), column)
+            value = _list(record.get(column), column, "messages")
+        return Part(read_messages(value, keys), (column,))
 
     return read
 
@@ -269,6 +272,7 @@ def expected() -> str:
 
 
 _OWN = ("id", "source_id", "prompt_id", "source")
+_SYSTEM_NAMES, _TOOL_NAMES = frozenset(SYSTEMS), frozenset(TOOLS)
 _ANSWERED = ("alpaca", "prompt", "preference")
 
 
@@ -288,7 +292,7 @@ def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation
         raise UnreadableRecordError(
             f"the record is {kind_of(record)}, expected an object with {SHAPES[shape].describes}"
         )
-    view = columns.view(record)
+    view = columns.view(record) if columns.columns else record
     (messages, details), used = SHAPES[shape].read(view, columns.keys)
     if shape != "text" and (system := _system(view, messages)):
         messages, details = joined(said("system", view[system]), Messages(messages, details))
@@ -298,17 +302,28 @@ def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation
         used = (*used, "prompt")
     else:
         prompt = next((m["content"] for m in messages if m["role"] == "user"), "")
+    tools = _tools(view) if shape != "text" and not _TOOL_NAMES.isdisjoint(view) else None
+    if tools:
+        used = (*used, tools)
     prompt_id = _name(view, "prompt_id") or hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
-    tools = next((name for name in TOOLS if view.get(name)), None) if shape != "text" else None
+    extra = _extra(record, [columns.of_record.get(name, name) for name in used])
+    names = _name(view, "id", "source_id"), _name(view, "source")
     described = None if tools is None else view[tools] if isinstance(view[tools], str) else as_json(view[tools])
-    own = {columns.of_record.get(name, name) for name in (*used, tools) if name}.union(_OWN)
-    rest = {k: v for k, v in record.items() if k not in own and v is not None}
-    names, extra = (_name(view, "id", "source_id"), _name(view, "source")), as_json(rest) if rest else None
     return Conversation(names[0], prompt, prompt_id, messages, names[1], extra, details, described)
+
+
+def _extra(record: Record, used: Sequence[str]) -> str | None:
+    """The fields that stand nowhere else, as JSON."""
+    rest = {k: v for k, v in record.items() if v is not None and k not in _OWN and k not in used}
+    return as_json(rest) if rest else None
+
+
+def _tools(record: Record) -> str | None:
+    return next((name for name in TOOLS if record.get(name)), None)
 
 
 def _system(record: Record, messages: Sequence[Mapping[str, str]]) -> str | None:
     """The column of the system prompt that stands beside a conversation without one."""
-    if messages and messages[0]["role"] == "system":
+    if _SYSTEM_NAMES.isdisjoint(record) or (messages and messages[0]["role"] == "system"):
         return None
     return next((name for name in SYSTEMS if isinstance(record.get(name), str) and record[name].strip()), None)
