@@ -14,7 +14,7 @@ from pipeline.ownership import check_run, claim, read_origin, read_shard_list, s
 from pipeline.plan import PlanError
 from pipeline.sources import Source, shapes, trees
 from pipeline.sources.fields import Fields
-from pipeline.sources.messages import KNOWN, ROLES, as_json
+from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
@@ -181,7 +181,8 @@ def rows_of(source: Source, limits: Limits) -> Iterator[Row]:
 
 def _shaped(source: Source, limits: Limits, files: dict[str, list[str]]) -> Iterator[tuple[str, Row]]:
     """Rows with the shape of their file, by default that of its first object; `files` collects files by shape."""
-    shape, rows = limits.shape or "", islice(source.rows(), limits.limit)
+    shape = limits.shape or ""
+    rows: Iterator[Row] = islice(source.rows(), limits.limit)
     if not shape:
         shape, rows = _shape(rows, limits.map, source.name)
     for file, group in groupby(rows, key=lambda row: row.file):
@@ -265,7 +266,7 @@ def _shards(rows: Iterator[tuple[str, Row]], digest: str, limits: Limits, count:
         count.rows += 1
         try:
             read = shapes.read(row.value, shape, limits.map)
-        except shapes.UnreadableRecordError as error:
+        except UnreadableRecordError as error:
             _put_aside(shard, identity, row, str(error), count)
         else:
             text = "\n".join(message["content"] for message in read.messages)

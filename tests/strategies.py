@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 from hypothesis import strategies as st
 
+from pipeline.sources.messages import REASONING, Keys
+from pipeline.sources.shapes import PROMPTS, REPLIES, SYSTEMS, THREADS, TOOLS
 from stages.stage import RAW
 
 ODD = [
@@ -105,6 +107,53 @@ def _record(**columns: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, An
     more = st.fixed_dictionaries({}, optional={"id": words, "system": texts, "tools": st.lists(others, max_size=2)})
     return st.builds(lambda own, beside, rest: {**rest, **beside, **own}, st.fixed_dictionaries(columns), more, others)
 
+
+_columns = st.sampled_from(
+    [
+        *THREADS,
+        *PROMPTS,
+        *REPLIES,
+        *SYSTEMS,
+        *TOOLS,
+        "data",
+        "chosen",
+        "instruction",
+        "history",
+        "text",
+        "id",
+        "parent_id",
+    ]
+)
+_keys = st.sampled_from(
+    [
+        *Keys().role,
+        *Keys().text,
+        *REASONING,
+        "type",
+        "text",
+        "tool_calls",
+        "function_call",
+        "function",
+        "arguments",
+        "image",
+    ]
+)
+_tags = ["[", "{}", '[{"role": 1}]', "<think>", "a</think>b", "<tool_call>", "\n\nHuman: a", "\n\nHuman:"]
+_words = st.sampled_from(["user", "gpt", "function_call", "tool", "text", "tool_use", "tool_result", "human", *_tags])
+_anything = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), _words, _words),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_keys, inner, max_size=4)),
+    max_leaves=12,
+)
+_fields = st.dictionaries(_keys, _anything, max_size=4)
+_chats = st.lists(st.builds(lambda role, more: {"role": role, **more}, _words, _fields), min_size=1, max_size=3)
+hostile = st.builds(
+    lambda rest, column, chat: {**rest, column: chat},
+    st.dictionaries(_columns, _anything, max_size=4),
+    _columns,
+    st.one_of(_anything, _chats),
+)
+"""Records whose columns are those of shapes, and hold anything."""
 
 records: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "ultrachat": _record(prompt=texts, prompt_id=words, messages=threads),

@@ -91,7 +91,8 @@ def read_messages(values: Sequence[Any], keys: Keys) -> Messages:
         if not all(isinstance(value, dict) for value in parsed):
             return Messages([{"role": ("user", "assistant")[i % 2], "content": v} for i, v in enumerate(values)])
         values = parsed
-    messages, details = [], []
+    messages: list[dict[str, str]] = []
+    details: list[Details | None] = []
     role_key, text_key = _keys_of(values[0], keys) if values else ("", "")
     for number, value in enumerate(values, 1):
         if type(value) is dict and len(value) == 2:  # noqa: PLR2004  these two and no others: the usual message
@@ -173,7 +174,7 @@ class _Parts:
         if not isinstance(part, Mapping):
             raise UnreadableRecordError(f"message {number} has {kind_of(part)}, expected text")
         kind = part.get("type")
-        text = next((part[key] for key in _TEXT_KEYS if isinstance(part.get(key), str)), None)
+        text: str | None = next((part[key] for key in _TEXT_KEYS if isinstance(part.get(key), str)), None)
         if kind in _TEXT_PARTS and text is not None:
             return text
         if kind in _CALL_PARTS:
@@ -222,7 +223,7 @@ def _calls(value: object) -> list[dict[str, Any]] | None:
         if parsed is None:
             return [_call({"name": "", "arguments": value})] if value.strip() else None
         value = parsed
-    entries = value if isinstance(value, list) else [value]
+    entries: list[Any] = value if isinstance(value, list) else [value]
     calls = [parsed_json(entry) if isinstance(entry, str) else entry for entry in entries]
     return [_call(call) for call in calls] if calls and all(isinstance(call, Mapping) for call in calls) else None
 
@@ -231,7 +232,9 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     inner = function if isinstance(function, Mapping) else call
     name = inner.get("name", function)
-    arguments = next((inner[key] for key in ("arguments", "parameters", "input") if inner.get(key) is not None), {})
+    arguments: Any = next(
+        (inner[key] for key in ("arguments", "parameters", "input") if inner.get(key) is not None), {}
+    )
     written = {
         "name": name if isinstance(name, str) else "",
         "arguments": arguments if isinstance(arguments, str) else as_json(arguments),

@@ -100,7 +100,7 @@ def _pack(target: Path) -> Iterator[IO[bytes]]:
             yield out
     elif ending == ".gz":
         with target.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-            yield packed
+            yield packed  # type: ignore[misc]  # it is written to like any other
     elif ending in {".jsonl", ".ndjson", ".json"}:
         with target.open("wb") as plain:
             yield plain

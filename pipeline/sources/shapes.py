@@ -182,7 +182,7 @@ def _context(record: Record, keys: Keys) -> tuple[Messages, tuple[str, ...]]:
         columns = (prompt,)
         messages = value if isinstance(value, list) else parsed_json(value) if isinstance(value, str) else None
         whole = isinstance(messages, list) and all(isinstance(one, Mapping) for one in messages)
-        now = read_messages(messages, keys) if whole else _transcript(text_of(value, prompt), "user")
+        now = read_messages(messages or [], keys) if whole else _transcript(text_of(value, prompt), "user")
     else:
         return Messages([]), ()
     past = record.get("history")

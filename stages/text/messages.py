@@ -101,8 +101,9 @@ def call_texts(batch: pl.DataFrame) -> pl.Series | None:
     details = batch.get_column("details", default=None)
     if details is None or details.null_count() == len(details):
         return None
-    calls = pl.element().struct.field(CALLS).list.eval(_CALL).list.join("\n")
-    return details.list.eval(calls.drop_nulls()).list.join("\n").fill_null("").alias(CALLS)
+    calls = pl.element().struct.field(CALLS).list.eval(_CALL).list.join("\n").drop_nulls()
+    texts: pl.Series = details.list.eval(calls).list.join("\n").fill_null("").alias(CALLS)
+    return texts
 
 
 def whole_texts(batch: pl.DataFrame) -> pl.Series:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
-from pipeline.sources.shapes import ColumnMap
+from pipeline.sources.fields import with_fields
+from pipeline.sources.shapes import SHAPES, ColumnMap
 from pipeline.store import Store, read_json
+from stages.dedup import Dedup
+from stages.files import read_frame
+from stages.heuristics import Heuristics
+from stages.text.messages import prose_messages
+from tests import strategies
 from tests.conftest import Refine
 
 Jsonl = Callable[..., Path]
@@ -347,6 +356,27 @@ def test_a_message_that_no_root_leads_to_is_quarantined(jsonl: Jsonl, tmp_path: 
     aside = pl.read_parquet(tmp_path / "r" / "quarantine" / "*.parquet").sort("row")
     assert aside["row"].to_list() == [6, 7, 8, 9, 10]
     assert aside["reason"].str.contains("no root leads").to_list() == [True, True, True, False, False]
+
+
+@settings(max_examples=400, suppress_health_check=list(HealthCheck))
+@given(records=st.lists(strategies.hostile, min_size=1, max_size=4), shape=st.sampled_from([None, *SHAPES]))
+def test_no_record_ends_a_run_but_by_one_sentence(records: list[dict[str, Any]], shape: str | None) -> None:
+    """Each is a conversation or in quarantine, with every shape; what is read can be measured and written."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, store = Path(folder, "in.jsonl"), Store(Path(folder, "r"))
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        try:
+            done = ingest(sources.find(str(path)), store, Limits(shape=shape, unreadable=1.0))
+        except SourceError:
+            return
+        raw = read_frame(store.raw("00000.parquet"))
+        assert raw.height + done["quarantined"] == done["rows"]
+        assert Heuristics().measure(raw.select(Heuristics.reads)).height == raw.height
+        assert Dedup().measure(raw.select(Dedup.reads)).height == raw.height
+        assert prose_messages(raw, (), ("content", "reasoning", "calls"))["content"].null_count() == 0
+        assert (
+            with_fields(raw["messages"], raw["details"], done["fields"]).list.len().equals(raw["messages"].list.len())
+        )
 
 
 INPUTS: dict[str, tuple[str, list[int]]] = {

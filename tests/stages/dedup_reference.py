@@ -76,7 +76,7 @@ def run(folder: Path, texts: list[str], stage: Dedup | None = None, shards: int 
     stage = stage or Dedup()
     ids = [f"{row:06}" for row in range(len(texts))]
     prompts = [text.split("\n")[0] for text in texts]
-    schema = {"id": pl.String, "text": pl.String, "prompt": pl.String, "details": DETAILS}
+    schema: dict[str, Any] = {"id": pl.String, "text": pl.String, "prompt": pl.String, "details": DETAILS}
     frame = pl.DataFrame({"id": ids, "text": texts, "prompt": prompts, "details": [None] * len(ids)}, schema=schema)
     (folder / "raw").mkdir(parents=True)
     raw, measured = [], []
