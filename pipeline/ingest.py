@@ -92,7 +92,7 @@ class _Count:
             raise SourceError(
                 f"{self.quarantined:,} of {self.rows:,} rows of {source} cannot be read, more than the "
                 f"{share:.2%} allowed; the first: {self.first}; see quarantine/: repair them, name their shape with "
-                "--shape, or allow more with --max-unreadable"
+                "--shape or their fields with --map, or allow more with --max-unreadable"
             )
 
 
@@ -221,8 +221,8 @@ def _unknown(row: Row) -> str:
             "with --map, such as --map prompt=question,reply=text, or read the text alone with --shape text"
         )
     return (
-        f"{row.file}: a record with {_fields(row.value)} has none of the known shapes: {shapes.expected()}; name its "
-        "columns with --map, such as --map messages=thread,role=who,content=body, or name a shape with --shape"
+        f"{row.file}: a record with {_fields(row.value)} has none of the known shapes: {', '.join(shapes.SHAPES)}; "
+        "name its columns with --map, such as --map messages=thread,role=who,content=body, or name a shape with --shape"
     )
 
 

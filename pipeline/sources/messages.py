@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -129,6 +130,8 @@ def _entry(number: int, value: object, keys: Keys) -> list[tuple[dict[str, str],
 
 def _message(number: int, message: Mapping[str, Any], keys: Keys) -> tuple[dict[str, str], Details | None]:
     role_key, text_key = _keys_of(message, keys)
+    if message.get(role_key) is None:
+        raise UnreadableRecordError(f"{role_key} of message {number} is null, expected text (found: {_names(message)})")
     role = text_of(message.get(role_key), f"{role_key} of message {number}").strip().lower()
     role = ROLES.get(role, role)
     parts, content = _Parts(), message.get(text_key)
@@ -146,6 +149,10 @@ def _message(number: int, message: Mapping[str, Any], keys: Keys) -> tuple[dict[
     if content is None and (text_key in message or parts.calls or any(name in others for name in REASONING)):
         content = ""  # a message that is a tool call has null content, or none
     return {"role": role, "content": text_of(content, f"{text_key} of message {number}")}, parts.details(others)
+
+
+def _names(value: Mapping[str, Any]) -> str:
+    return ", ".join(valid_text(str(name)[:100]) for name in islice(value, 10)) or "nothing"
 
 
 def _is_result(part: object) -> bool:
@@ -185,8 +192,7 @@ class _Parts:
         elif kind in REASONING and isinstance(thought := part.get(kind, text), str):
             self.reasoning.append(thought)
         elif kind in _TEXT_PARTS and not {key for key in part if part[key] is not None} - {"type", *_TEXT_KEYS}:
-            found = ", ".join(valid_text(str(key)[:100]) for key in part)
-            raise UnreadableRecordError(f"a part of message {number} has no text (found: {found or 'nothing'})")
+            raise UnreadableRecordError(f"a part of message {number} has no text (found: {_names(part)})")
         else:
             self.media += 1
         return None

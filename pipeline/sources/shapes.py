@@ -32,7 +32,7 @@ TOOLS = ("tools", "functions")
 """Columns that may hold descriptions of tools."""
 PROMPTS = ("prompt", "question", "query", "input")
 """Columns that may hold what a reply answers."""
-REPLIES = ("reply", "completion", "response", "output", "answer")
+REPLIES = ("reply", "completion", "response", "output", "answer", "answers")
 """Columns that may hold the reply to a prompt."""
 MEANINGS = ("messages", "role", "content", "system", "tools", "prompt", "reply", "text")
 """What `--map` can name a column for."""
@@ -112,7 +112,8 @@ class Part(NamedTuple):
 def _list(value: object, column: str, of: str) -> list[Any]:
     value = parsed_json(value) if isinstance(value, str) and isinstance(parsed_json(value), list) else value
     if not isinstance(value, list):
-        raise UnreadableRecordError(f"{column} is {kind_of(value)}, expected a list of {of}")
+        what = f"{column} is {kind_of(value)}, expected a list of {of}"
+        raise UnreadableRecordError(f"{what}, or JSON text of one" if isinstance(value, str) else what)
     return value
 
 
@@ -196,6 +197,8 @@ def _reply(value: object, column: str, keys: Keys) -> Messages:
     """A reply: a text, a message, or messages, either also as JSON text."""
     parsed = parsed_json(value) if isinstance(value, str) else value
     if isinstance(parsed, list) and parsed and all(isinstance(one, Mapping) for one in parsed):
+        if all({"name", "arguments"} <= one.keys() for one in parsed):  # xlam: the reply is its calls
+            return read_messages([{keys.role[0]: "assistant", "tool_calls": parsed}], keys)
         return read_messages(parsed, keys)
     if isinstance(parsed, Mapping) and any(name in parsed for name in (*keys.role, *keys.text)):
         role = next((parsed[name] for name in keys.role if parsed.get(name) is not None), "assistant")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,31 @@ def calls_of(row: dict[str, Any]) -> list[list[tuple[str, Any]] | None]:
 
 
 CALL = {"id": "c", "type": "function", "function": {"name": "tide", "arguments": '{"port": "Ems"}'}}
+
+
+def test_a_reply_may_be_calls_alone(jsonl: Jsonl, tmp_path: Path) -> None:
+    """As JSON text beside the descriptions of the tools."""
+    answers = json.dumps([{"name": "tide", "arguments": {"port": "Ems"}}])
+    (row,) = take(jsonl([{"query": ASKED, "tools": '[{"name": "tide"}]', "answers": answers}]), tmp_path / "r")
+    assert said(row) == [("user", ASKED), ("assistant", "")]
+    assert calls_of(row)[1] == [("tide", {"port": "Ems"})]
+    assert (row["tools"], row["extra"]) == ('[{"name": "tide"}]', None)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"speaker": "A", "utterance": "x"}, "role of message 1 is null, expected text (found: speaker, utterance)"),
+        ({"role": "user"}, "content of message 1 is null, expected text"),
+        ({"role": ["user"], "content": "x"}, "role of message 1 is a list, expected text"),
+    ],
+)
+def test_a_message_that_cannot_be_read_says_what_it_has(
+    jsonl: Jsonl, tmp_path: Path, message: dict[str, Any], reason: str
+) -> None:
+    """So that the user can name its fields with --map."""
+    with pytest.raises(SourceError, match=re.escape(f"{reason}; see quarantine/: repair them, name their shape")):
+        take(jsonl([{"messages": [message]}]), tmp_path / "r")
 
 
 @pytest.mark.parametrize(
