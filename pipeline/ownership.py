@@ -194,12 +194,13 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
 
     `origin` is the new source.json, and `before` that in the folder, which is empty in a new one.
     """
-    changed = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != origin[key]]  # its path may change
+    keys = sorted({*RUN_KEYS, "map"} - {"source"})  # its path may change
+    changed = [key for key in keys if before.get(key) != origin.get(key)]
     if complete and changed:
         key = changed[0]
         raise RunFolderError(
             f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
-            f"{origin[key]!r}; choose another --out, or repeat that run's source and options"
+            f"{origin.get(key)!r}; choose another --out, or repeat that run's source and options"
         )
     if complete:
         return

@@ -64,6 +64,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.card": ("pipeline", "pipeline.manifest", "pipeline.plan", "pipeline.rules", "pipeline.store", *STAGE),
     "pipeline.write": (
         *("pipeline", "pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.signals"),
+        "pipeline.sources",
         *STAGE,
     ),
     "pipeline.manifest": (

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan
 from pipeline.signals import scan, scan_signals
+from pipeline.sources import originals
+from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
 
@@ -96,18 +98,21 @@ class PreparedRun:
     plan: Plan
     limits: Limits
     folder: Path
+    as_source: bool = False
 
     def carry_out(self, workers: int, *, progress: bool) -> Run:
         """Carry out the run; see `run`."""
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
+        if self.as_source:
+            originals.check(self.source)
         engine = Local(workers or len(os.sched_getaffinity(0)))
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in notes(self.plan):
                 reporter.warn(note)
             active = running.ActiveRun(Store(self.folder), self.plan, engine, reporter, reporter.warn)
             try:
-                manifest = active.carry_out(self.source, self.limits)
+                manifest = active.carry_out(self.source, self.limits, as_source=self.as_source)
             except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
                 engine.close()
                 raise
@@ -115,9 +120,16 @@ class PreparedRun:
         return Run(self.folder, manifest)
 
 
-def chosen_plan(plan: Path | str | None, stages: str | Sequence[str] | None, drop: str | Sequence[str]) -> Plan:
-    """Read a plan, restrict it to the stages that were picked, add the rules, and check it."""
+def chosen_plan(
+    plan: Path | str | None,
+    stages: str | Sequence[str] | None,
+    drop: str | Sequence[str],
+    map: str | Mapping[str, str] | None = None,  # noqa: A002
+) -> Plan:
+    """Read a plan, restrict it to the stages that were picked, add the rules, name the columns, and check it."""
     chosen = planning.load(planning.DEFAULT if plan is None else Path(plan))
+    if map is not None:
+        chosen = replace(chosen, map=ColumnMap.parse(map).columns)
     if isinstance(stages, str):
         stages = [name.strip() for name in stages.split(",") if name.strip()]
     if stages is not None:
@@ -146,6 +158,8 @@ def run(
     workers: int = 0,
     limit: int | None = None,
     shape: str | None = None,
+    map: str | Mapping[str, str] | None = None,  # noqa: A002
+    as_: str | None = None,
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -163,7 +177,9 @@ def run(
         out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
         workers: worker processes; 0: one per core.
         limit: number of rows to read; by default all.
-        shape: shape of the records; recognised by default.
+        shape: shape of the records; by default recognised for each file.
+        map: columns by what they hold, such as {"messages": "thread", "role": "who"}; by default the plan's.
+        as_: "source" also writes the kept records as they came, with all fields, to kept/ of the run.
         split: split of a hub dataset or a saved DatasetDict.
         config: configuration of a hub dataset.
         revision: revision of a hub dataset.
@@ -175,9 +191,11 @@ def run(
         RefineError: the run cannot be carried out; the message says why and what to do.
     """
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
-    chosen = chosen_plan(plan, stages, drop)
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
-    return PreparedRun(data, chosen, limits, folder_of(data, out)).carry_out(workers, progress=progress)
+    chosen = chosen_plan(plan, stages, drop, map)
+    columns = ColumnMap.parse(dict(chosen.map))
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_))
+    return prepared.carry_out(workers, progress=progress)
 
 
 def notes(plan: Plan) -> list[str]:
@@ -193,6 +211,7 @@ def decide(
     *,
     plan: Path | str | None = None,
     drop: str | Sequence[str] = (),
+    as_: str | None = None,
     progress: bool = False,
 ) -> Run:
     """Apply changed rules to a run as `refine decide` does; nothing is measured again.
@@ -201,6 +220,7 @@ def decide(
         run: a run, or its folder.
         plan: a plan in TOML; by default the run's own.
         drop: additional rules in SQL; they replace those that an earlier `drop` added.
+        as_: "source" also writes the kept records as they came to kept/ of the run; the source must be where it was.
         progress: show progress and notes on stderr.
 
     Raises:
@@ -219,7 +239,8 @@ def decide(
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")
-        manifest = running.ActiveRun(store, chosen, Local(1), reporter, reporter.warn).decide_again()
+        active = running.ActiveRun(store, chosen, Local(1), reporter, reporter.warn)
+        manifest = active.decide_again(as_source=originals.is_asked(as_))
     return Run(folder, manifest)
 
 

@@ -89,6 +89,8 @@ def run(
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Worker processes; 0: one per core.")] = 0,
     limit: o.Limit = None,
     shape: o.RecordShape = None,
+    map: o.Map = None,  # noqa: A002
+    as_: o.As = None,
     split: o.Split = None,
     config: o.Config = None,
     revision: o.Revision = None,
@@ -110,11 +112,14 @@ def run(
     from pipeline.api import run as api
     from pipeline.cli import runs
     from pipeline.ingest import Limits
+    from pipeline.sources import originals
+    from pipeline.sources.shapes import ColumnMap
 
     data = sources.find(source, split=split, config=config, revision=revision)
-    chosen = api.chosen_plan(plan, stages, drop or ())
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
-    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out))
+    chosen = api.chosen_plan(plan, stages, drop or (), map)
+    columns = ColumnMap.parse(dict(chosen.map))
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out), originals.is_asked(as_))
     if dry_run:
         runs.dry_run(prepared, verbose=verbose, as_json=as_json)
     else:
@@ -122,7 +127,13 @@ def run(
 
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
-def decide(folder: o.RunFolder, plan: o.PlanFile = None, drop: o.Drops = None, as_json: o.AsJson = False) -> None:
+def decide(
+    folder: o.RunFolder,
+    plan: o.PlanFile = None,
+    drop: o.Drops = None,
+    as_: o.As = None,
+    as_json: o.AsJson = False,
+) -> None:
     """Apply changed rules to a run in seconds, without measuring again.
 
     --drop replaces the rules of earlier --drop options. Without options the rules of the plan apply alone.
@@ -130,7 +141,8 @@ def decide(folder: o.RunFolder, plan: o.PlanFile = None, drop: o.Drops = None, a
     from pipeline.api import run as api
     from pipeline.cli import runs
 
-    runs.finish(api.decide(folder, plan=plan, drop=drop or (), progress=True), as_json=as_json)
+    run = api.decide(folder, plan=plan, drop=drop or (), as_=as_, progress=True)
+    runs.finish(run, as_json=as_json)
 
 
 @app.command(epilog="Example: refine show my-run --reason too_short -n 3")

@@ -23,7 +23,22 @@ RecordShape = Annotated[
     str | None,
     typer.Option(
         metavar="SHAPE",
-        help="Shape of the records: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default.",
+        help="Shape of the records: ultrachat, ultrachat-original, sharegpt, openai, chat, alpaca, prompt, preference, "
+        "oasst, oasst-best, text. By default recognised for each file.",
+    ),
+]
+Map = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MEANING=COLUMN,...",
+        help="Columns that hold messages, system, tools, prompt, reply or text, and fields of a message that hold its "
+        "role and content, such as messages=thread,role=who,content=body.",
+    ),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="source", help="Also write the kept records as they came, with all fields, to kept/ of the run."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]

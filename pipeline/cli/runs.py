@@ -68,7 +68,8 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
     check_run(Store(folder))
     first = next(iter(source.rows()), None)
-    shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
+    record = first.value if first and isinstance(first.value, dict) else None
+    shape = limits.shape or (shapes.recognise(record, limits.map) if record else None)
     states = {measured.name: _state_of(measured) for measured in plan.stages}
     missing = [state for able, state in states.values() if not able]
     if shape is None:

@@ -163,7 +163,7 @@ def _shape(name: str, store: Store | None, hub: HubOptions) -> str | None:
         return hub.shape
     source = sources.find(name, split=hub.split, config=hub.config, revision=hub.revision)
     first = next(iter(source.rows()), None)
-    return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
+    return shapes.recognise(first.value) if first and isinstance(first.value, dict) else None
 
 
 def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:

@@ -31,6 +31,8 @@ class Row(NamedTuple):
     """From 1; of JSON Lines it is the line."""
     value: Any
     replaced: bool = False
+    parts: tuple[int, ...] = ()
+    """Numbers of the rows that it was made of; none if it is a row itself."""
 
 
 class Source(ABC):

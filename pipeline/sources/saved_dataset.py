@@ -52,6 +52,13 @@ class SavedDataset(Source):
                 f"({type(error).__name__}: {why(error)}): save it again"
             ) from error
 
+    def save(self, numbers: Sequence[int], folder: Path) -> None:
+        """Save the rows with these numbers, counted from 1, as a Dataset with the same features."""
+        import datasets
+
+        dataset = datasets.load_from_disk(str(self._part())).with_format(None)
+        dataset.select([number - 1 for number in numbers]).save_to_disk(str(folder))
+
     def _part(self) -> Path:
         """The folder of the split."""
         if (self.folder / "dataset_dict.json").is_file():

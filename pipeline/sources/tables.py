@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sources.messages import as_json
 from pipeline.sources.rows import Row, SourceError, Unreadable, why
-from pipeline.sources.shapes import as_json
 from stages import readers
 
 BATCH_ROWS = 1_000

@@ -172,7 +172,10 @@ BROKEN: list[tuple[object, str]] = [
     ({"messages": [3]}, "message 1 is a number"),
     ({"messages": [{"role": "user", "content": 3}]}, "content of message 1 is a number, expected text"),
     ({"messages": [*HELLO, {"content": "x"}]}, "role of message 3 is null, expected text"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has a part of type 'image_url'"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "body": None}]}]},
+        "a part of message 1 has no text (found: type, body)",
+    ),
 ]
 
 

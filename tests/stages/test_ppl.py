@@ -28,10 +28,9 @@ def raw(chats: Sequence[Chat]) -> pl.DataFrame:
     messages = [[{"role": role, "content": content} for role, content in chat] for chat in chats]
     texts = ["\n".join(content for _, content in chat) for chat in chats]
     ids = [f"c-{i}" for i in range(len(chats))]
-    schema = pl.Schema({name: RAW[name] for name in ("id", "text", "messages", "source")})
-    return pl.DataFrame(
-        {"id": ids, "text": texts, "messages": messages, "source": ["test"] * len(chats)}, schema=schema
-    )
+    schema = pl.Schema({name: RAW[name] for name in ("id", "text", "messages", "source", "details")})
+    columns = {"id": ids, "text": texts, "messages": messages, "source": ["test"] * len(chats), "details": None}
+    return pl.DataFrame(columns, schema=schema)
 
 
 def shards(folder: Path, chats: Sequence[Chat], rows: int = 50) -> list[Path]:
