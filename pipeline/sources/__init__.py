@@ -137,7 +137,7 @@ class PlantedSource(EmbeddedSource):
         for number, row in enumerate(super().rows()):
             read = shapes.read(row.value, "ultrachat")
             text = "\n".join(message["content"] for message in read.messages)
-            raw.append((f"{digest}-{number:09d}", *read[:4], text, read.source, read.extra))  # as ingest writes it
+            raw.append((f"{digest}-{number:09d}", *read[:4], text, *read[4:]))  # as ingest writes it
         damaged = plant.plant(pl.DataFrame(raw, schema=RAW, orient="row"), plant.PlantOptions())
         for number, record in enumerate(damaged.rows.iter_rows(named=True), 1):
             yield Row(name, number, record)

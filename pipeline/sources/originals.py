@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
+import io
+import lzma
 import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.sources import EmbeddedSource, Files, Source, SourceError, find
-from pipeline.sources.rows import Row, valid_text
+from pipeline.sources.rows import Row
 from pipeline.sources.saved_dataset import SavedDataset
 from stages import readers
 from stages.files import scratch
@@ -48,7 +52,8 @@ def write(source: Source, rows: Iterable[Row], kept: Collection[int], folder: Pa
     """Replace `folder` by the kept records of a source.
 
     `rows` are the rows that became conversations, `kept` the positions of the kept ones, from 0. The record of a JSON
-    line is the same line, that of a JSON array an equal value, and a Parquet file has the schema of the source's.
+    line is the same line, that of a JSON array an equal value, a table of text has the fields of the source's, and a
+    Parquet or Arrow file its schema.
     """
     chosen: dict[str, set[int]] = defaultdict(set)
     for position, row in enumerate(rows):
@@ -71,17 +76,44 @@ def _below(path: Path, root: Path) -> Path:
 
 def _write(path: Path, numbers: Collection[int], target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if readers.ending(path) == ".parquet":
-        _write_parquet(path, numbers, target)
-        return
-    with readers.open_text(path) as file:
-        array = readers.ending(path) == ".json" and file.peek(64).lstrip().startswith(b"[")
+    writers = {".parquet": _write_parquet, **dict.fromkeys(readers.CSV, _write_csv)}
+    writers |= dict.fromkeys(readers.JSON, _write_json)
+    writers.get(readers.ending(path), _write_arrow)(path, numbers, target)
+
+
+def _write_json(path: Path, numbers: Collection[int], target: Path) -> None:
+    around = readers.envelope(path)
     lines = (line.rstrip(b"\r\n") for line in _lines(path, numbers))
     with _pack(target) as out:
-        if array:
-            out.write(b"[\n" + b",\n".join(lines) + b"\n]\n")
-        else:
+        if around is None:
             out.writelines(line + b"\n" for line in lines)
+        else:
+            out.write(around[0])
+            out.writelines((b",\n" if i else b"") + line for i, line in enumerate(lines))
+            out.write(around[1])
+
+
+def _write_csv(path: Path, numbers: Collection[int], target: Path) -> None:
+    with (
+        readers.open_csv(path) as (separator, rows),
+        _pack(target) as packed,
+        io.TextIOWrapper(packed, "utf-8", newline="") as out,
+    ):
+        chosen = (row for number, row in enumerate(rows, 1) if number == 1 or number in numbers)
+        csv.writer(out, delimiter=separator, lineterminator="\n").writerows(chosen)
+
+
+def _write_arrow(path: Path, numbers: Collection[int], target: Path) -> None:
+    import pyarrow as pa
+
+    with path.open("rb") as file:
+        new = pa.ipc.new_file if file.read(6) == b"ARROW1" else pa.ipc.new_stream
+    start = 1
+    with readers.open_arrow(path) as (schema, batches), target.open("wb") as sink, new(sink, schema) as out:
+        for batch in batches:
+            chosen = [number in numbers for number in range(start, start + batch.num_rows)]
+            out.write_batch(batch.filter(pa.array(chosen)))
+            start += batch.num_rows
 
 
 def _lines(path: Path, numbers: Collection[int]) -> Iterator[bytes]:
@@ -101,11 +133,9 @@ def _pack(target: Path) -> Iterator[IO[bytes]]:
     elif ending == ".gz":
         with target.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
             yield packed  # type: ignore[misc]  # it is written to like any other
-    elif ending in {".jsonl", ".ndjson", ".json"}:
-        with target.open("wb") as plain:
-            yield plain
     else:
-        raise SourceError(f"--as source cannot write {valid_text(target.name)}: omit --as")
+        with {".bz2": bz2.open, ".xz": lzma.open}.get(ending, open)(target, "wb") as file:
+            yield file
 
 
 def _write_parquet(path: Path, numbers: Collection[int], target: Path) -> None:

@@ -24,6 +24,8 @@ CONVERSATIONS = frozenset(
     {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chosen", "rejected", "tools"}
 )
 """Keys whose lists of objects are parts of one record, not records."""
+SPEAKERS = frozenset({"user", "human", "prompter", "assistant", "gpt", "model", "bot", "ai", "chatbot", "system"})
+"""Values by which objects are messages, whatever the names of their fields."""
 MAX_LITERAL = 16
 """Maximum length in characters of what JSON is read in at once, besides strings: "-Infinity", an escape."""
 _BETWEEN = re.compile(r"[\s,]*")
@@ -38,6 +40,25 @@ def lines(path: Path, size: int = BATCH_BYTES) -> Iterator[tuple[int, list[bytes
     file whole. An error names the last complete line.
     """
     yield from _batches(path, size, lambda file: _unwrap(_values(file)))
+
+
+def envelope(path: Path) -> tuple[bytes, bytes] | None:
+    """What a JSON file has before and after its records, which commas separate; None if each is on a line of its own.
+
+    These are the brackets of an array, or the rest of the only object, which holds the records under one key.
+    """
+    with open_text(path) as file:
+        start = file.peek(HEAD)[:HEAD].lstrip()
+        values = [value for value in islice(_values(file), 2) if not value.isspace()]
+    if start.startswith(b"[") and not (values and values[0].lstrip().startswith(b"[")):
+        return b"[\n", b"\n]\n"
+    if len(values) != 1 or not start.startswith(b"{"):
+        return None
+    value = json.loads(values[0].decode("utf-8", "replace"))
+    if (key := wrapper(value)) is None:
+        return None
+    before, _, after = json.dumps({**value, key: ["\0"]}, ensure_ascii=False).partition(json.dumps("\0"))
+    return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
 
 
 def text_lines(path: Path, size: int = BATCH_BYTES) -> Iterator[list[bytes]]:
@@ -147,16 +168,24 @@ def _records(line: bytes) -> list[bytes]:
         value = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return []
+    key = wrapper(value)
+    records = value[key] if key is not None else []
+    return [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for one in records]
+
+
+def wrapper(value: object) -> str | None:
+    """The key under which the only object of a file holds its records; None if it is a record itself."""
     if not isinstance(value, dict):
-        return []
+        return None
     lists = [(key, one) for key, one in value.items() if isinstance(one, list) and one and isinstance(one[0], dict)]
     if len(lists) != 1 or "text" in value:
-        return []
+        return None
     ((key, records),) = lists
-    parts = "role" in records[0] or "from" in records[0]
-    if parts or (key in CONVERSATIONS and not any(isinstance(one, list) for one in records[0].values())):
-        return []
-    return [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for one in records]
+    inner = records[0].values()
+    messages = "role" in records[0] or "from" in records[0]
+    messages = messages or any(isinstance(one, str) and one.lower() in SPEAKERS for one in inner)
+    messages = messages or (key in CONVERSATIONS and not any(isinstance(one, list) for one in inner))
+    return None if messages else key
 
 
 def json_fault(error: BaseException) -> str:

@@ -36,7 +36,7 @@ def schema(path: Path) -> pl.Schema:
     if ending(path) == ".parquet":
         check_parquet(path)
         return pl.scan_parquet(path, glob=False).collect_schema()
-    with _open_arrow(path) as (columns, _):
+    with open_arrow(path) as (columns, _):
         return pl.DataFrame(columns.empty_table()).schema
 
 
@@ -92,7 +92,8 @@ def _parquet(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataF
 
 
 @contextmanager
-def _open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    """The schema and the batches of an Arrow file or stream."""
     import pyarrow as pa
 
     try:
@@ -113,25 +114,32 @@ def _open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch
 
 def arrow_batches(path: Path, size: int, rows: int = 100 * BATCH_ROWS) -> Iterator[pa.RecordBatch]:
     """Rows of an Arrow file or stream in batches of about `size` bytes and at most `rows` rows."""
-    with _open_arrow(path) as (_, batches):
+    with open_arrow(path) as (_, batches):
         for batch in batches:
             step = max(1, min(rows, size * batch.num_rows // max(batch.nbytes, 1)))
             yield from (batch.slice(begin, step) for begin in range(0, batch.num_rows, step))
 
 
-def csv_rows(path: Path) -> Iterator[list[str]]:
-    """Rows of a table of text, the header first; a blank line is an empty row. Bytes that are not UTF-8 become U+FFFD.
+@contextmanager
+def open_csv(path: Path) -> Iterator[tuple[str, Iterator[list[str]]]]:
+    """The separator of a table of text, and its rows as they are, the header first; a blank line is an empty row.
 
     Fields are separated by tabs in a .tsv file, else by whichever of comma, semicolon and tab is most frequent in the
     header. Rows are read one by one, because a quoted field may have line breaks and be as long as a conversation.
     """
     csv.field_size_limit(sys.maxsize)
+    with open_text(path) as binary, io.TextIOWrapper(binary, "utf-8", "replace", newline="") as text:
+        first = text.readline()
+        separator = "\t" if ending(path) == ".tsv" else max(",;\t", key=first.count)
+        yield separator, csv.reader(chain([first], text), delimiter=separator, strict=True)
+
+
+def csv_rows(path: Path) -> Iterator[list[str]]:
+    """Rows of a table of text as `open_csv` gives them, with a name for each column. Not UTF-8 becomes U+FFFD."""
     number = 0
     try:
-        with open_text(path) as binary, io.TextIOWrapper(binary, "utf-8", "replace", newline="") as text:
-            first = text.readline()
-            separator = "\t" if ending(path) == ".tsv" else max(",;\t", key=first.count)
-            for number, row in enumerate(csv.reader(chain([first], text), delimiter=separator, strict=True), 1):
+        with open_csv(path) as (_, rows):
+            for number, row in enumerate(rows, 1):
                 if number == 1:
                     row = [name.strip() or f"column {place}" for place, name in enumerate(row, 1)]  # noqa: PLW2901
                     if twice := next((name for name in row if row.count(name) > 1), None):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
+import io
 import json
+import lzma
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -174,6 +178,44 @@ def test_every_file_of_a_folder_comes_back_in_its_format(jsonl: Jsonl, tmp_path:
     assert zstandard.ZstdDecompressor().stream_reader((kept / "c.jsonl.zst").read_bytes()).read() == plain
     assert json.loads((kept / "d.json").read_bytes()) == records
     assert (kept / "e.jsonl").read_bytes() == b""
+
+
+def test_other_formats_come_back_as_they_were(tmp_path: Path, refine: Refine) -> None:
+    """Wrapped records, arrays, tables of text with their separators, Arrow files and streams, every compression."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "tables").mkdir()
+    records = [{**chat(i), "n": i} for i in range(3)]
+    empty = {**chat(3), "messages": [{"role": "user", "content": "hi"}]}
+    wrapped = {"version": [1], "rows": [*records, empty], "by": "\u00e9"}
+    (tmp_path / "in" / "wrapped.json").write_text(json.dumps(wrapped, indent=2))
+    (tmp_path / "in" / "array.jsonl.bz2").write_bytes(bz2.compress(json.dumps([empty, *records]).encode()))
+    (tmp_path / "in" / "lines.jsonl.xz").write_bytes(lzma.compress(json.dumps(records[0]).encode()))
+    table = pa.Table.from_pylist([*records, empty])
+    for name, new in (("file.feather", pa.ipc.new_file), ("stream.arrow", pa.ipc.new_stream)):
+        with new(tmp_path / "in" / name, table.schema) as out:
+            out.write_table(table)
+    rows = [["", "prompt", "completion"], ["1", "Why, and; how?", 'Because of "\n"\nlines.'], ["2", "Where?", ""]]
+    for name, separator in (("a.csv", ";"), ("b.tsv.gz", "\t")):
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=separator).writerows(rows)
+        pack = gzip.compress if name.endswith(".gz") else bytes
+        (tmp_path / "tables" / name).write_bytes(pack(text.getvalue().encode()))
+    for folder in ("in", "tables"):
+        done = refine(
+            *("run", folder, "--stages", "heuristics", "--as", "source", "--out", f"of-{folder}", "--workers", "1")
+        )
+        assert done.returncode == 0, done.stderr
+    kept = tmp_path / "of-in" / "kept"
+    assert json.loads((kept / "wrapped.json").read_text()) == {**wrapped, "rows": records}
+    assert json.loads(bz2.decompress((kept / "array.jsonl.bz2").read_bytes())) == records
+    assert json.loads(lzma.decompress((kept / "lines.jsonl.xz").read_bytes())) == records[0]
+    assert pa.ipc.open_file(kept / "file.feather").read_all().equals(table.slice(0, 3))
+    with (kept / "stream.arrow").open("rb") as stream:
+        assert pa.ipc.open_stream(stream).read_all().equals(table.slice(0, 3))
+    for name, separator in (("a.csv", ";"), ("b.tsv.gz", "\t")):
+        data = (tmp_path / "of-tables" / "kept" / name).read_bytes()
+        data = gzip.decompress(data) if name.endswith(".gz") else data
+        assert list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator)) == rows[:2]
 
 
 def test_a_saved_dataset_comes_back_as_one(tmp_path: Path, refine: Refine) -> None:

@@ -112,6 +112,7 @@ def test_one_object_is_one_record(read: Reader, tmp_path: Path) -> None:
     [
         {"id": 1, "messages": [{"role": "user", "content": [{"type": "text"}]}]},
         {"conversation": [{"human": "a", "assistant": "b"}]},
+        {"thread": [{"who": "Human", "body": "a"}]},
         {"conversations": [{"from": "human", "value": "a"}], "tools": [{"name": "f"}]},
         {"spans": []},
         [{"role": "user"}],
