@@ -23,6 +23,7 @@ def compare(
     run: Run | Path | str | None = None,
     budgets: str | Sequence[int] | None = None,
     seeds: int | None = None,
+    network: str = "cvfp",
     preset: str = "house",
     screen: bool = False,
     force: bool = False,
@@ -51,6 +52,7 @@ def compare(
         run: the run that raw and refined belong to; by default the one that finished last.
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
         seeds: training runs per budget and corpus; by default 5 to 1, fewer of larger budgets, and 24 of a screen.
+        network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
         force: train even if nothing can be found, as between nearly equal corpora.
@@ -79,7 +81,7 @@ def compare(
     counts = token_counts(budgets)
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
-        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work), force),
+        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work), force, network),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
     with terminal.progress(show=progress):

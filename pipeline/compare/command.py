@@ -14,9 +14,10 @@ from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
-from pipeline.compare.screen import power
+from pipeline.compare.scored import Scored
+from pipeline.compare.screen import Screened, power
 from pipeline.compare.screen.verdict import screen_verdict
-from pipeline.compare.verdict import Verdict, verdict
+from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, too_few, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
@@ -26,6 +27,7 @@ from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.experiment.jobs import order_seed
+from trainer.experiment.kinds import networks
 from trainer.prepare.arms import Union
 
 UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
@@ -108,10 +110,12 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
-    power = primary.differences.get("power")
-    ends = None if power is None else screened.widened(power.ln_ratio_interval)
+    found = network_findings(experiment, screened, primary)
+    ends = None if found[0].difference is None else found[0].difference.ln_ratio_interval
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failures(checks))
+    lacks, failed = experiment.design.lacks(), failures(checks)
+    outcome = verdict(scored, primary, pair.names, ends, lacks, failed)
+    several = len(found) > 1 and not (lacks or failed or too_few([primary]))
     return replace(
         untrained,
         experiment=experiment,
@@ -121,7 +125,23 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
         screened=screened,
         primary=primary,
         level_interval=ends,
+        networks=found,
+        agreement=agreement(found, pair.names[1]) if several else "",
     )
+
+
+def network_findings(experiment: Experiment, screened: Screened, primary: Scored) -> list[NetworkFinding]:
+    """What each network of an experiment finds; `primary` are the models of the first on the primary test set."""
+    found = []
+    for kind in experiment.design.networks:
+        one = primary
+        if kind != primary.networks[0]:
+            one = scoring.scored(experiment, primary.test, screened.names, (kind,))
+        power = one.differences.get("power")
+        if power is not None:
+            power = replace(power, ln_ratio_interval=screened.widened(power.ln_ratio_interval))
+        found.append(NetworkFinding(kind, power))
+    return found
 
 
 def announce(place: Path, command: str, notes: Sequence[str]) -> None:
@@ -157,7 +177,7 @@ def train_arms(
         TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
     """
     arms = data.arms(union, options, folder)
-    design = designing.design(arms, options.budgets, options.seeds)
+    design = designing.design(arms, options.budgets, options.seeds, networks(options.network))
     design = design if baselines else replace(design, baselines=())
     made = screening.learn(
         *(arms, union, design.budgets, options),

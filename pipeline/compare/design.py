@@ -1,4 +1,4 @@
-"""The design of a comparison: budgets, seeds and baselines."""
+"""The design of a comparison: budgets, seeds, networks and baselines."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import BASELINES, CVFP, KINDS
+from trainer.experiment.kinds import CVFP, KINDS, baselines
 from trainer.experiment.screen import Screen
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
@@ -23,11 +23,15 @@ BUDGET_DIVISOR = 1.6
 
 @dataclass(frozen=True)
 class Design:
-    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed."""
+    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed.
+
+    The verdict is about the first of the `networks`.
+    """
 
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[str, ...] = baselines((CVFP.name,))
+    networks: tuple[str, ...] = (CVFP.name,)
 
     @property
     def decades(self) -> float:
@@ -55,7 +59,9 @@ class Design:
 
         Baselines that are trained skip the largest of the default budgets, where they would take as long as all else.
         """
-        jobs = {(CVFP.name, name): arm_jobs(arms, CVFP.name, name, self.pairs, device) for name in names}
+        jobs = {
+            (kind, name): arm_jobs(arms, kind, name, self.pairs, device) for kind in self.networks for name in names
+        }
         for kind in self.baselines:
             cheap = KINDS[kind].cheap
             budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-1]
@@ -91,7 +97,9 @@ class Experiment:
         return len({job.name for job in self.every()})
 
 
-def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> Design:
+def design(
+    arms: Arms, requested: Sequence[int] | None, seeds: int | None, networks: tuple[str, ...] = (CVFP.name,)
+) -> Design:
     """The design for some arms: the requested budgets, or the default ones that all pools hold.
 
     Raises:
@@ -108,7 +116,8 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> De
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
     default = PAIRS if requested is None else (SEEDS,) * len(budgets)
-    return Design(budgets, default[: len(budgets)] if seeds is None else (seeds,) * len(budgets))
+    counts = default[: len(budgets)] if seeds is None else (seeds,) * len(budgets)
+    return Design(budgets, counts, baselines(networks), networks)
 
 
 def proposal(largest: int) -> str:

@@ -216,6 +216,15 @@ def findings(comparison: Comparison) -> dict[str, Any]:
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
         made |= screen_numbers(screened)
+    if comparison.networks:
+        made["networks"] = {
+            one.kind: {
+                **_level("level", power.ln_ratio, power.ln_ratio_interval),
+                **{key: getattr(power, key) for key in ("delta_alpha", "delta_alpha_interval")},
+            }
+            for one in comparison.networks
+            if (power := one.difference) is not None
+        }
     if comparison.experiment is None:
         made |= {
             "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},

@@ -79,6 +79,7 @@ def register(experiment: Experiment, screened: Screened, *, force: bool) -> Fore
     design = {
         "budgets": list(experiment.design.budgets),
         "seeds": list(experiment.design.seeds),
+        "networks": list(experiment.design.networks),
         "corpora": list(screened.names),
         "primary": f"ln of the PPL ratio on {screened.primary_test.name}, weighted mean over all pairs",
         "secondary": ["delta alpha", "per corpus"],
