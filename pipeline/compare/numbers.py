@@ -162,7 +162,6 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
     experiment = comparison.experiment
     design = experiment.design
     return made | {
-        "agreement": comparison.agreement or None,
         "exponent": comparison.verdict.exponent or None,
         "test_sets": {one.test.name: test_numbers(one) for one in comparison.scored},
         "budgets": list(design.budgets),

@@ -17,8 +17,6 @@ from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
 from trainer import presets
 from trainer.experiment.kinds import NETWORKS, NetworkError
 
-pytestmark = pytest.mark.usefixtures("no_pictures", "few_orders")
-
 
 @pytest.fixture(autouse=True)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,13 +25,14 @@ def blink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comparison]:
+def both(few_orders: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comparison]:  # noqa: ARG001
     """A comparison by all networks, then by the transformer alone in the same folder of training runs."""
     here = tmp_path_factory.mktemp("networks")
     my_run = run(here)
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
+        patch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
         for network in ("all", "transformer"):
             (here / network).mkdir()
             options = how(work=here / "work", seeds=2, network=network)
