@@ -37,12 +37,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer": (),
     "trainer.scaling": ("trainer",),
     "trainer.cvfp": ("trainer", "stages.text.compiled"),
+    "trainer.transformer": ("trainer", "trainer.cvfp"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
-        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.scaling", "trainer.counts"),
-        *("stages.files", "stages.ngram"),
+        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
+        *("trainer.scaling", "trainer.counts", "stages.files", "stages.ngram"),
     ),
     # pipeline: a run, one file a verb
     "pipeline": (),

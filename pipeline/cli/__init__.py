@@ -339,6 +339,7 @@ def train(
         int | None,
         typer.Option(min=2, metavar="TOKENS", help="Training tokens. By default 100,000, or the preset's largest."),
     ] = None,
+    network: o.Network = "cvfp",
     preset: o.PresetName = "house",
     seed: o.Seed = 0,
     device: o.Device = "cpu",
@@ -363,12 +364,12 @@ def train(
     limit: o.Limit = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train one CVFP language model on a corpus, and its baselines."""
+    """Train a small language model on a corpus, and its baselines."""
     from pipeline.experiments import train
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
     train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
@@ -390,6 +391,7 @@ def scale(
     predict: Annotated[
         list[float] | None, typer.Option(metavar="TOKENS", help="Predict the PPL at this budget. Repeatable.")
     ] = None,
+    network: o.Network = "cvfp",
     preset: o.PresetName = "house",
     device: o.Device = "cpu",
     workers: o.Workers = 0,
@@ -415,7 +417,7 @@ def scale(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
     result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
     scale.print_scaling(result, as_json=as_json)
 
@@ -446,6 +448,7 @@ def compare(
     run: o.LatestRun = None,
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
+    network: o.Network = "cvfp",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
     worth_knowing: o.WorthKnowing = 0.005,
@@ -484,7 +487,9 @@ def compare(
     from trainer.prepare.choices import Choices
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
-    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing)
+    training = TrainingOptions(
+        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network)
+    )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
     result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))

@@ -58,6 +58,13 @@ PresetName = Annotated[
         help="house (our own settings), or those of one of the original experiments: e1, e2, e3a, e3b, e4a, e4b.",
     ),
 ]
+Network = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="cvfp, transformer or gru, which have the same size; or all, where the verdict is that of cvfp.",
+    ),
+]
 HousePreset = Annotated[
     str,
     typer.Option(

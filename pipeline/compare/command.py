@@ -14,9 +14,10 @@ from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
-from pipeline.compare.screen import power
+from pipeline.compare.scored import Scored
+from pipeline.compare.screen import Screened, power
 from pipeline.compare.screen.verdict import screen_verdict
-from pipeline.compare.verdict import Verdict, decides, verdict
+from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, too_few, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
@@ -26,6 +27,7 @@ from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.experiment.jobs import order_seed
+from trainer.experiment.kinds import networks
 from trainer.prepare.arms import Union
 
 UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
@@ -109,11 +111,11 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
+    found = network_findings(experiment, screened, primary)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    outcome = verdict(
-        *(scored, primary, pair.names, experiment.design.lacks(), failures(checks)),
-        worth_knowing=untrained.worth_knowing,
-    )
+    lacks, failed = experiment.design.lacks(), failures(checks)
+    outcome = verdict(scored, primary, pair.names, lacks, failed, worth_knowing=untrained.worth_knowing)
+    several = len(found) > 1 and not (lacks or failed or too_few([primary]))
     return replace(
         untrained,
         experiment=experiment,
@@ -122,7 +124,23 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
         verdict=outcome,
         screened=screened,
         primary=primary,
+        networks=found,
+        agreement=agreement(found, pair.names[1]) if several else "",
     )
+
+
+def network_findings(experiment: Experiment, screened: Screened, primary: Scored) -> list[NetworkFinding]:
+    """What each network of an experiment finds; `primary` are the models of the first on the primary test set."""
+    found = []
+    for kind in experiment.design.networks:
+        one = primary
+        if kind != primary.networks[0]:
+            one = scoring.scored(experiment, primary.test, screened.names, (kind,))
+        power = one.differences.get("power")
+        if power is not None:
+            power = replace(power, ln_ratio_interval=one.level_interval)
+        found.append(NetworkFinding(kind, power))
+    return found
 
 
 def announce(place: Path, command: str, notes: Sequence[str]) -> None:
@@ -167,7 +185,7 @@ def train_arms(
         TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
     """
     arms = data.arms(union, options, folder)
-    design = designing.design(arms, options.budgets, options.seeds)
+    design = designing.design(arms, options.budgets, options.seeds, networks(options.network))
     design = design if baselines else replace(design, baselines=())
     made = screening.learn(
         *(arms, union, design.budgets, options),

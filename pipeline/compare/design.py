@@ -1,4 +1,4 @@
-"""The design of a comparison: budgets, seeds, baselines, and when it may stop."""
+"""The design of a comparison: budgets, seeds, networks, baselines, and when it may stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import BASELINES, CVFP, KINDS
+from trainer.experiment.kinds import CVFP, KINDS, baselines
 from trainer.experiment.screen import Screen
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
@@ -33,12 +33,13 @@ BUDGET_DIVISOR = 1.6
 class Design:
     """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed.
 
-    `level` is that of the intervals.
+    The verdict is about the first of the `networks`; `level` is that of the intervals.
     """
 
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[str, ...] = baselines((CVFP.name,))
+    networks: tuple[str, ...] = (CVFP.name,)
     level: float = 0.95
 
     @property
@@ -78,7 +79,9 @@ class Design:
 
         Baselines that are trained skip the largest of the default budgets, where they would take as long as all else.
         """
-        jobs = {(CVFP.name, name): arm_jobs(arms, CVFP.name, name, self.pairs, device) for name in names}
+        jobs = {
+            (kind, name): arm_jobs(arms, kind, name, self.pairs, device) for kind in self.networks for name in names
+        }
         for kind in self.baselines:
             cheap = KINDS[kind].cheap
             budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-1]
@@ -109,7 +112,8 @@ class Experiment:
         """The part of the experiment until a look."""
         pairs = set(look.pairs)
         rows = [i for i, pair in enumerate(self.design.pairs) if pair in pairs]
-        jobs = {key: [each[i] for i in rows] if key[0] == CVFP.name else each for key, each in self.jobs.items()}
+        networks = self.design.networks
+        jobs = {key: [each[i] for i in rows] if key[0] in networks else each for key, each in self.jobs.items()}
         own = {name: scores[rows] for name, scores in self.screen.own.items()}
         return replace(self, design=look, jobs=jobs, screen=replace(self.screen, own=own))
 
@@ -122,7 +126,9 @@ class Experiment:
         return len({job.name for job in self.every()})
 
 
-def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> Design:
+def design(
+    arms: Arms, requested: Sequence[int] | None, seeds: int | None, networks: tuple[str, ...] = (CVFP.name,)
+) -> Design:
     """The design for some arms: the requested budgets, or the default ones that all pools hold.
 
     Raises:
@@ -139,7 +145,8 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> De
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
     default = PAIRS if requested is None else (SEEDS,) * len(budgets)
-    return Design(budgets, default[: len(budgets)] if seeds is None else (seeds,) * len(budgets))
+    counts = default[: len(budgets)] if seeds is None else (seeds,) * len(budgets)
+    return Design(budgets, counts, baselines(networks), networks)
 
 
 def proposal(largest: int) -> str:

@@ -12,7 +12,7 @@ from pipeline.compare.design import Experiment
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import WORTH_KNOWING, Verdict
+from pipeline.compare.verdict import WORTH_KNOWING, NetworkFinding, Verdict
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind
 
@@ -43,6 +43,8 @@ class Comparison:
         screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
         primary: both arms on the test set that the verdict is about; None without models.
         worth_knowing: the smallest relative difference of perplexity that matters.
+        networks: what each network finds there; the verdict is that of the first.
+        agreement: whether they agree, as a sentence; empty for one network, or if nothing can be concluded.
     """
 
     pair: Pair
@@ -57,6 +59,8 @@ class Comparison:
     screened: Screened | None = None
     primary: Scored | None = None
     worth_knowing: float = WORTH_KNOWING
+    networks: Sequence[NetworkFinding] = ()
+    agreement: str = ""
 
     @property
     def failed(self) -> list[Check]:

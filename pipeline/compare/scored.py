@@ -83,12 +83,14 @@ class Scored:
     rows: pl.DataFrame
     """One row per training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
     laws: CorpusLaws
-    """Of the network on each arm; the second arm against the first."""
+    """Of one model on each arm; the second arm against the first."""
     notes: tuple[str, ...] = ()
     strict: Difference | None = None
     """The difference of the power laws with intervals for one of two secondary endpoints, by default of 97.5 %."""
     placebos: Mapping[Null, Placebos] = field(default_factory=dict)
     """The difference by n-gram models beside those of placebo rules, by kind of placebo; empty if none were learned."""
+    networks: tuple[str, ...] = (CVFP.name,)
+    """The networks that were trained; the laws are of the first."""
 
     @property
     def points(self) -> Mapping[str, Points]:
@@ -142,8 +144,14 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     return [one for one in sets if one.conversations]
 
 
-def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Scored:
-    """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first."""
+def scored(
+    experiment: Experiment, test: TestSet, names: tuple[str, str], networks: tuple[str, ...] | None = None
+) -> Scored:
+    """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first.
+
+    The laws are of the first of the `networks`, by default of those of the design.
+    """
+    networks = networks or experiment.design.networks
     frames, points, common = [], {}, experiment.arms.common
     for (kind, arm), jobs in experiment.jobs.items():
         if arm not in names:
@@ -151,7 +159,7 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
         folders = [experiment.runs / job.name for job in jobs]
         frame = arm_scores(folders, common.test, test.mask)
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
-        if kind == CVFP.name:
+        if kind == networks[0]:
             points[arm] = arm_points(folders, common, test.mask)
     laws, strict = compared_laws({name: points[name] for name in names}), None
     if laws.differences:
@@ -166,7 +174,8 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
         except ScalingError as error:
             laws = replace(laws, differences={}, notes=(*laws.notes, str(error)))
     notes = (*filter(None, [test.small]), *laws.notes)
-    return Scored(test, pl.concat(frames), laws, notes, strict, experiment.screen.placebo(names, test.mask))
+    placebos = experiment.screen.placebo(names, test.mask)
+    return Scored(test, pl.concat(frames), laws, notes, strict, placebos, networks)
 
 
 def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:

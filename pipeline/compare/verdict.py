@@ -14,7 +14,9 @@ import numpy as np
 from pipeline.compare.scored import Scored
 from pipeline.experiments.formats import delta_alpha, ppl_change, share
 from pipeline.report.parts import Chip
+from trainer.experiment.kinds import KINDS
 from trainer.prepare.split import MIN_CONVERSATIONS
+from trainer.scaling import Difference
 
 Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
@@ -107,6 +109,45 @@ def verdict(
 def decides(ends: Interval | None, worth_knowing: float) -> bool:
     """Whether an interval of the ln of the PPL ratio excludes 0, or differences above `worth_knowing`."""
     return side(ends) != 0 or (ends is not None and max(-math.expm1(ends[0]), math.expm1(ends[1])) < worth_knowing)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFinding:
+    """The difference that a network finds on the primary test set, by the power laws; None if it has none.
+
+    The interval of the level contains the spread of placebo rules.
+    """
+
+    kind: str
+    difference: Difference | None
+
+    @property
+    def label(self) -> str:
+        """The network for a reader."""
+        return KINDS[self.kind].label
+
+    @property
+    def side(self) -> int:
+        """-1 if PPL is lower with the second corpus, 1 if it is higher, 0 if the interval of the level contains 0."""
+        return 0 if self.difference is None else side(self.difference.ln_ratio_interval)
+
+
+def agreement(findings: Sequence[NetworkFinding], corpus: str) -> str:
+    """Whether two or more networks agree about the level with a corpus, as a sentence.
+
+    They agree if the intervals of all exclude 0 on the same side.
+    """
+    lower, higher, unclear = (_listed([one.label for one in findings if one.side == at]) for at in (-1, 1, 0))
+    sides = " and ".join(f"{word} for {of}" for word, of in (("lower", lower), ("higher", higher)) if of)
+    if not sides:
+        return f"No network finds a difference: the interval of each ({unclear}) contains 0."
+    start = "disagree" if lower and higher else "do not all conclude" if unclear else "agree"
+    rest = f"; nothing can be told from {unclear}" if unclear else ""
+    return f"The networks {start}: with {corpus} the perplexity is {sides}{rest}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def too_few(scored: Sequence[Scored]) -> str:

@@ -133,9 +133,12 @@ def _pack(target: Path) -> Iterator[IO[bytes]]:
     elif ending == ".gz":
         with target.open("wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
             yield packed  # type: ignore[misc]  # it is written to like any other
+    elif ending in {".bz2", ".xz"}:
+        with bz2.open(target, "wb") if ending == ".bz2" else lzma.open(target, "wb") as packed:
+            yield packed
     else:
-        with {".bz2": bz2.open, ".xz": lzma.open}.get(ending, open)(target, "wb") as file:
-            yield file
+        with target.open("wb") as plain:
+            yield plain
 
 
 def _write_parquet(path: Path, numbers: Collection[int], target: Path) -> None:

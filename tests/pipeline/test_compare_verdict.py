@@ -10,8 +10,9 @@ from scipy import stats
 
 from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored, compared_laws
-from pipeline.compare.verdict import Verdict, decides, verdict
+from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, verdict
 from tests.pipeline.compare_corpus import points, simulated
+from trainer.experiment.kinds import NETWORKS
 from trainer.experiment.screen import Null, Placebos
 from trainer.scaling import difference
 from trainer.scaling.paired import regress
@@ -227,3 +228,44 @@ def test_equal_arms_seldom_differ() -> None:
         assert found is not None
         holds.append(found[0] <= 0 <= found[1])
     assert 0.90 <= np.mean(holds) <= 0.99
+
+
+def finding(kind: str, low: float | None, high: float = 0.0) -> NetworkFinding:
+    """A network with this interval of ln PPL, or without a difference."""
+    power = simulated(0.0).differences["power"]
+    return NetworkFinding(kind, None if low is None else replace(power, ln_ratio_interval=(low, high)))
+
+
+@pytest.mark.parametrize(
+    ("intervals", "sentence"),
+    [
+        (
+            [(-0.02, -0.01), (-0.03, -1e-9), (-0.05, -0.01)],
+            "The networks agree: with refined the perplexity is lower for CVFP, Transformer and GRU.",
+        ),
+        (
+            [(0.01, 0.02), (1e-9, 0.01), (-0.01, 0.02)],
+            (
+                "The networks do not all conclude: with refined the perplexity is higher for CVFP and Transformer; "
+                "nothing can be told from GRU."
+            ),
+        ),
+        (
+            [(-0.02, -0.01), (0.01, 0.02), (None, 0.0)],
+            (
+                "The networks disagree: with refined the perplexity is lower for CVFP and higher for Transformer; "
+                "nothing can be told from GRU."
+            ),
+        ),
+        (
+            [(-0.02, 0.0), (0.0, 0.02), (None, 0.0)],
+            "No network finds a difference: the interval of each (CVFP, Transformer and GRU) contains 0.",
+        ),
+    ],
+)
+def test_networks_agree_if_all_intervals_exclude_0_on_one_side(
+    intervals: list[tuple[float | None, float]], sentence: str
+) -> None:
+    """An interval that ends at 0 contains it; a network without an interval tells nothing."""
+    found = [finding(kind, *ends) for kind, ends in zip(NETWORKS, intervals, strict=True)]
+    assert agreement(found, "refined") == sentence

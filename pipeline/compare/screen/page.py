@@ -216,6 +216,7 @@ def findings(comparison: Comparison) -> dict[str, Any]:
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
         made |= screen_numbers(screened)
+    made |= _by_network(comparison)
     if comparison.experiment is None:
         made |= {
             "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
@@ -226,6 +227,21 @@ def findings(comparison: Comparison) -> dict[str, Any]:
             "data": data_numbers(screened.arms),
         }
     return cast("dict[str, Any]", finite(made))
+
+
+def _by_network(comparison: Comparison) -> dict[str, Any]:
+    """What each network finds, and whether they agree; empty for a screen."""
+    if not comparison.networks:
+        return {}
+    found = {
+        one.kind: {
+            **level_numbers("level", power.ln_ratio, power.ln_ratio_interval),
+            **{key: getattr(power, key) for key in ("delta_alpha", "delta_alpha_interval")},
+        }
+        for one in comparison.networks
+        if (power := one.difference) is not None
+    }
+    return {"networks": found, "agreement": comparison.agreement or None}
 
 
 def screen_numbers(screened: Screened) -> dict[str, Any]:

@@ -84,6 +84,7 @@ def register(experiment: Experiment, screened: Screened, *, worth_knowing: float
     design = {
         "budgets": list(experiment.design.budgets),
         "seeds": list(experiment.design.seeds),
+        "networks": list(experiment.design.networks),
         "corpora": list(screened.names),
         "primary": f"ln of the PPL ratio on {screened.primary_test.name}, weighted mean over all pairs",
         "secondary": ["delta alpha", "per corpus"],
