@@ -198,9 +198,9 @@ def test_a_cell_shows_conversations_of_its_kind(here: Path) -> None:
     """A click on a kind and a rule asks for examples, and they are of that kind."""
     banded = in_bands(read_run(here / "my-run"), [])
     source_ids = dict(refine.open_run(here / "my-run").raw.select("id", "source_id").collect().iter_rows())
-    found = audit(banded.store)
-    assert found is not None
-    (panel,) = figures.planted(banded, found).panels
+    findings = audit(banded.store)
+    assert findings is not None
+    (panel,) = figures.planted(banded, findings).panels
     data = json.dumps(panel.chart.to_dict())
     at, reason = list(KINDS).index("exact_copy"), banded.reasons.index("near_duplicate")
     assert f'"planted:{at} reason:{reason}"' in data
