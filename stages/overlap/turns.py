@@ -28,8 +28,8 @@ class Turns(GlobalStage):
 
     An answer is an assistant message of at least `words` words, so "ok" and "you are welcome" do not count. Words are
     those of `dedup` (lower-cased `\w+`), so case, punctuation and white space make no difference. An answer counts once
-    per conversation. The opening is the first `opening` words of the first assistant message. Reasoning in tags before an
-    answer is no part of it.
+    per conversation. The opening is the first `opening` words of the first assistant message. Reasoning in tags is no
+    part of an answer.
 
     Signals, null if a conversation has no answer, or no opening, of that length:
         answer_keys: sorted 64-bit keys of its distinct answers.
