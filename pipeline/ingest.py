@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate, chain, groupby, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 import polars as pl
@@ -172,17 +172,13 @@ def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> I
 
 
 def _frame(conversations: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
-    """Rows of a raw shard as a frame. Messages go through Arrow, six times as fast as a frame made of rows."""
+    """Rows of a raw shard as a frame, made through Arrow, which is several times as fast with nested values."""
     import pyarrow as pa
 
-    columns = dict(zip(RAW, zip(*conversations, strict=True), strict=True)) if conversations else dict.fromkeys(RAW, ())
-    lists = columns.pop("messages")
-    parts = [pa.array([each[key] for some in lists for each in some], pa.large_string()) for key in ("role", "content")]
-    each = pa.StructArray.from_arrays(parts, ["role", "content"])
-    ends = pa.array(accumulate(map(len, lists), initial=0), pa.int64())
-    messages = pl.from_arrow(pa.LargeListArray.from_arrays(ends, each))
-    series = {name: pl.Series(name, values, RAW[name]) for name, values in columns.items()}
-    return pl.DataFrame({**series, "messages": messages}).select(RAW.names())
+    kinds = pl.DataFrame(schema=RAW).to_arrow().schema
+    columns = zip(*conversations, strict=True) if conversations else ((),) * len(RAW)
+    table = pa.table([pa.array(values, each.type) for values, each in zip(columns, kinds, strict=True)], schema=kinds)
+    return pl.DataFrame(table)
 
 
 def rows_of(source: Source, limits: Limits) -> Iterator[Row]:

@@ -29,10 +29,15 @@ KNOWN = frozenset(ROLES.values())
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 """Fields of a message that hold reasoning; the first with text counts."""
 
+Details = dict[str, Any]
+"""What a message holds beside role and content, in the fields of `stages.stage.DETAILS`."""
+
 _TEXT_PARTS = (None, "text", "input_text", "output_text", "refusal")
 _CALL_PARTS = ("tool_use", "tool_call", "function_call")
 _TEXT_KEYS = ("text", "value", "content", "refusal")
 _CALL_FIELDS = ("tool_calls", "function_call")
+_READ = frozenset((*REASONING, *_CALL_FIELDS))
+_NONE: Details = {"calls": None, "reasoning": None, "media": 0}
 _SPEAKERS = ("user", "assistant", "system")
 
 
@@ -45,10 +50,6 @@ class Keys(NamedTuple):
 
     role: tuple[str, ...] = ("role", "from")
     text: tuple[str, ...] = ("content", "value")
-
-
-Details = dict[str, Any]
-"""What a message holds beside role and content, in the fields of `stages.stage.DETAILS`."""
 
 
 class Messages(NamedTuple):
@@ -96,11 +97,12 @@ def read_messages(values: Sequence[Any], keys: Keys) -> Messages:
     details: list[Details | None] = []
     role_key, text_key = _keys_of(values[0], keys) if values else ("", "")
     for number, value in enumerate(values, 1):
-        if type(value) is dict and len(value) == 2:  # noqa: PLR2004  these two and no others: the usual message
-            role, text = value.get(role_key), value.get(text_key)
-            if type(role) is str and type(text) is str and ROLES.get(role, CALL) is not CALL:
+        role, text = (value.get(role_key), value.get(text_key)) if type(value) is dict else (None, None)
+        if type(role) is str and type(text) is str and ROLES.get(role, CALL) is not CALL:  # the usual message
+            others = _others(value, role_key, text_key) if len(value) > 2 else None  # noqa: PLR2004  those two
+            if not others or _READ.isdisjoint(others):
                 messages.append({"role": ROLES[role], "content": text})
-                details.append(None)
+                details.append({**_NONE, "fields": as_json(others)} if others else None)
                 continue
         for message, detail in _entry(number, value, keys):
             messages.append(message)
@@ -108,23 +110,28 @@ def read_messages(values: Sequence[Any], keys: Keys) -> Messages:
     return Messages(messages, details if any(details) else None)
 
 
+def _others(message: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if value is not None and name not in keys}
+
+
 def _keys_of(message: object, keys: Keys) -> tuple[str, str]:
     """The names of the fields of role and text in a message; the first ones if there are none."""
-    if isinstance(message, dict) and message.get(keys.role[0]) is not None and message.get(keys.text[0]) is not None:
+    has = message if isinstance(message, dict) else {}
+    if has.get(keys.role[0]) is not None and has.get(keys.text[0]) is not None:
         return keys.role[0], keys.text[0]
-    has = message if isinstance(message, Mapping) else {}
     role, text = (next((k for k in names if has.get(k) is not None), None) for names in keys)
     return role or keys.role[0], text or next((k for k in keys.text if k in has), keys.text[0])
 
 
 def _entry(number: int, value: object, keys: Keys) -> list[tuple[dict[str, str], Details | None]]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise UnreadableRecordError(
             f"message {number} is {kind_of(value)}, expected an object with {keys.role[0]}, {keys.text[0]}"
         )
-    pair = {name: text for name, text in value.items() if text is not None}
-    if pair and all(ROLES.get(name) in _SPEAKERS and isinstance(text, str) for name, text in pair.items()):
-        return [({"role": ROLES[name], "content": text}, None) for name, text in pair.items()]  # {human, assistant}
+    if all(value.get(key) is None for key in keys.role):
+        pair = {name: text for name, text in value.items() if text is not None}
+        if pair and all(ROLES.get(name) in _SPEAKERS and isinstance(text, str) for name, text in pair.items()):
+            return [({"role": ROLES[name], "content": text}, None) for name, text in pair.items()]  # {human, assistant}
     return [_message(number, value, keys)]
 
 
@@ -135,10 +142,10 @@ def _message(number: int, message: Mapping[str, Any], keys: Keys) -> tuple[dict[
     role = text_of(message.get(role_key), f"{role_key} of message {number}").strip().lower()
     role = ROLES.get(role, role)
     parts, content = _Parts(), message.get(text_key)
-    others = {k: v for k, v in message.items() if k not in {role_key, text_key} and v is not None}
+    others = _others(message, role_key, text_key)
     if role == CALL:
         role, content = "assistant", parts.add_call_text(content)
-    elif isinstance(content, list | Mapping):
+    elif isinstance(content, list | dict):
         content = content if isinstance(content, list) else [content]
         role = "tool" if content and all(_is_result(part) for part in content) else role
         content = parts.add(number, content)
@@ -156,7 +163,7 @@ def _names(value: Mapping[str, Any]) -> str:
 
 
 def _is_result(part: object) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "tool_result"
+    return isinstance(part, dict) and part.get("type") == "tool_result"
 
 
 class _Parts:
@@ -178,7 +185,7 @@ class _Parts:
     def _part(self, number: int, part: object) -> str | None:
         if isinstance(part, str):
             return part
-        if not isinstance(part, Mapping):
+        if not isinstance(part, dict):
             raise UnreadableRecordError(f"message {number} has {kind_of(part)}, expected text")
         kind = part.get("type")
         text: str | None = next((part[key] for key in _TEXT_KEYS if isinstance(part.get(key), str)), None)
@@ -205,7 +212,9 @@ class _Parts:
 
     def details(self, others: dict[str, Any]) -> Details | None:
         """The details of the message, whose other fields are `others`; None if there is nothing."""
-        thought = next((others[name] for name in REASONING if isinstance(others.get(name), str) and others[name]), None)
+        thought = None
+        if not _READ.isdisjoint(others):
+            thought = next((others[k] for k in REASONING if isinstance(others.get(k), str) and others[k]), None)
         reasoning = thought or ("\n".join(self.reasoning) or None)
         if self.calls:
             others["tool_calls"] = self.calls
@@ -231,12 +240,12 @@ def _calls(value: object) -> list[dict[str, Any]] | None:
         value = parsed
     entries: list[Any] = value if isinstance(value, list) else [value]
     calls = [parsed_json(entry) if isinstance(entry, str) else entry for entry in entries]
-    return [_call(call) for call in calls] if calls and all(isinstance(call, Mapping) for call in calls) else None
+    return [_call(call) for call in calls] if calls and all(isinstance(call, dict) for call in calls) else None
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call.get("function")
-    inner = function if isinstance(function, Mapping) else call
+    inner = function if isinstance(function, dict) else call
     name = inner.get("name", function)
     arguments: Any = next(
         (inner[key] for key in ("arguments", "parameters", "input") if inner.get(key) is not None), {}

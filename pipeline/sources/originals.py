@@ -41,7 +41,7 @@ def find_again(origin: Mapping[str, Any]) -> Source:
     name = str(origin["source"])
     if "hub" in origin:
         raise SourceError(f"--as source writes files and saved Datasets, and {name} is neither: omit --as")
-    source = find(name)
+    source = find(name, split=origin.get("split"))
     check(source)
     if source.digest() != origin["digest"]:
         raise SourceError(f"{name} has changed since the run read it: start `refine run` with --as source")

@@ -27,6 +27,9 @@ class SavedDataset(Source):
     def paths(self) -> Sequence[Path]:
         return (self.folder,)
 
+    def origin(self) -> dict[str, Any]:
+        return {"split": self.split} if self.split else {}
+
     def digest(self) -> str:
         return self._hashes.digest(self._files(), self.split or "")
 

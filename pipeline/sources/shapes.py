@@ -51,7 +51,7 @@ class ColumnMap:
     @classmethod
     def parse(cls, text: str | Mapping[str, str] | None) -> "ColumnMap":
         """The map in "messages=thread,role=who"; raises `SourceError` if it is none."""
-        given = text.items() if isinstance(text, Mapping) else _pairs(text or "")
+        given = text.items() if isinstance(text, dict) else _pairs(text or "")
         pairs = tuple((meaning.strip(), column.strip()) for meaning, column in given)
         for meaning, column in pairs:
             if meaning not in MEANINGS or not column:
@@ -182,7 +182,7 @@ def _context(record: Record, keys: Keys) -> tuple[Messages, tuple[str, ...]]:
         value = record[prompt]
         columns = (prompt,)
         messages = value if isinstance(value, list) else parsed_json(value) if isinstance(value, str) else None
-        whole = isinstance(messages, list) and all(isinstance(one, Mapping) for one in messages)
+        whole = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
         now = read_messages(messages or [], keys) if whole else _transcript(text_of(value, prompt), "user")
     else:
         return Messages([]), ()
@@ -196,11 +196,11 @@ def _context(record: Record, keys: Keys) -> tuple[Messages, tuple[str, ...]]:
 def _reply(value: object, column: str, keys: Keys) -> Messages:
     """A reply: a text, a message, or messages, either also as JSON text."""
     parsed = parsed_json(value) if isinstance(value, str) else value
-    if isinstance(parsed, list) and parsed and all(isinstance(one, Mapping) for one in parsed):
+    if isinstance(parsed, list) and parsed and all(isinstance(one, dict) for one in parsed):
         if all({"name", "arguments"} <= one.keys() for one in parsed):  # xlam: the reply is its calls
             return read_messages([{keys.role[0]: "assistant", "tool_calls": parsed}], keys)
         return read_messages(parsed, keys)
-    if isinstance(parsed, Mapping) and any(name in parsed for name in (*keys.role, *keys.text)):
+    if isinstance(parsed, dict) and any(name in parsed for name in (*keys.role, *keys.text)):
         role = next((parsed[name] for name in keys.role if parsed.get(name) is not None), "assistant")
         return read_messages([{**parsed, keys.role[0]: role}], keys)
     return _transcript(text_of(value, column), "assistant")
@@ -291,7 +291,7 @@ def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation
     """Read a record of a shape; raises `UnreadableRecordError` if the record is not a conversation of this shape."""
     if isinstance(record, Unreadable):
         raise UnreadableRecordError(record.reason)
-    if not isinstance(record, Mapping):
+    if not isinstance(record, dict):
         raise UnreadableRecordError(
             f"the record is {kind_of(record)}, expected an object with {SHAPES[shape].describes}"
         )

@@ -79,7 +79,7 @@ class Heuristics(Stage):
     Code:
         code_share: share of characters in code fences and in lines that look like code.
         fenced_share: share of characters in code fences.
-    Tools, reasoning, media. No signal above sees reasoning or calls, except that `n_words` counts the words of calls:
+    Tools, reasoning, media. Signals of turns and replies see neither calls nor reasoning; `n_words` counts calls:
         tool_calls: number of messages that call a tool. Such a message is not empty.
         ends_in_call: whether the last message is a reply that calls a tool.
         media_parts: number of images, audio clips and files.

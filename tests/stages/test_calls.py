@@ -14,6 +14,7 @@ from stages.dedup import Dedup
 from stages.files import save_frame
 from stages.heuristics import Heuristics
 from stages.language import Language
+from stages.overlap.turns import Turns
 from stages.ppl import Perplexity
 from stages.stage import RAW, StageParameterError
 from stages.text.messages import prose_messages
@@ -215,6 +216,13 @@ def test_language_toxicity_and_perplexity_do_not_read_tools(tmp_path: Path) -> N
     ppl.fit([], tmp_path / "ppl")
     scores = ppl.open(tmp_path / "ppl")(both)
     assert scores["ppl"][0] == scores["ppl"][1]
+
+
+def test_answers_are_compared_without_their_reasoning() -> None:
+    """Two conversations with one answer share it, whatever was thought before."""
+    thoughts = ("<think>One way.</think>", "<think>Another way.</think>", "")
+    measured = Turns().measure(raw(*([("user", "When?"), ("assistant", thought + LONG)] for thought in thoughts)))
+    assert measured["answer_keys"].n_unique() == measured["opening_key"].n_unique() == 1
 
 
 @pytest.mark.parametrize("kind", [Language, Toxicity, Perplexity])

@@ -108,7 +108,7 @@ DIGESTS = {
     "heuristics": "83644e4acac99cff",
     "dedup": "f04c91415bd47dc3",
     "ppl": "272e2eab58e74170",
-    "turns": "f5251857e3a1ed95",
+    "turns": "6f69b4d1fa01e5f7",
     "substrings": "6f56eca383ccbf97",
     "contamination": "26f9c3026d1212d6",
     "against": "a10baf1319cf55a4",
