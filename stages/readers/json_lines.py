@@ -21,9 +21,13 @@ SAMPLE = 1000
 HEAD = 1 << 16
 """Bytes of the first lines by which the form of a file is recognised, and of the first piece of JSON that is parsed."""
 CONVERSATIONS = frozenset(
-    {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chosen", "rejected", "tools"}
+    {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat", "chosen", "rejected", "tools"}
 )
-"""Keys whose lists of objects are parts of one record, not records."""
+"""Keys whose flat objects are the turns of one record, not records."""
+TEXTS = frozenset({"text", "prompt", "instruction", "question", "query", "input", "problem"})
+"""Keys by which a flat object is a record."""
+SPEAKERS = frozenset({"role", "from", "author", "speaker", "sender", "user", "name"})
+"""Keys by which an object is a message."""
 MAX_LITERAL = 16
 """Maximum length in characters of what JSON is read in at once, besides strings: "-Infinity", an escape."""
 _BETWEEN = re.compile(r"[\s,]*")
@@ -153,8 +157,9 @@ def _records(line: bytes) -> list[bytes]:
     if len(lists) != 1 or "text" in value:
         return []
     ((key, records),) = lists
-    parts = "role" in records[0] or "from" in records[0]
-    if parts or (key in CONVERSATIONS and not any(isinstance(one, list) for one in records[0].values())):
+    first = records[0]
+    flat = not any(isinstance(one, list) for one in first.values())
+    if SPEAKERS & first.keys() or (flat and (key in CONVERSATIONS or not TEXTS & first.keys())):
         return []
     return [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for one in records]
 
