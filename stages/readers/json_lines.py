@@ -21,11 +21,13 @@ SAMPLE = 1000
 HEAD = 1 << 16
 """Bytes of the first lines by which the form of a file is recognised, and of the first piece of JSON that is parsed."""
 CONVERSATIONS = frozenset(
-    {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chosen", "rejected", "tools"}
+    {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat", "chosen", "rejected", "tools"}
 )
-"""Keys whose lists of objects are parts of one record, not records."""
-SPEAKERS = frozenset({"user", "human", "prompter", "assistant", "gpt", "model", "bot", "ai", "chatbot", "system"})
-"""Values by which objects are messages, whatever the names of their fields."""
+"""Keys whose flat objects are the turns of one record, not records."""
+TEXTS = frozenset({"text", "prompt", "instruction", "question", "query", "input", "problem"})
+"""Keys by which a flat object is a record."""
+SPEAKERS = frozenset({"role", "from", "author", "speaker", "sender", "user", "name"})
+"""Keys by which an object is a message."""
 MAX_LITERAL = 16
 """Maximum length in characters of what JSON is read in at once, besides strings: "-Infinity", an escape."""
 _BETWEEN = re.compile(r"[\s,]*")
@@ -181,11 +183,10 @@ def wrapper(value: object) -> str | None:
     if len(lists) != 1 or "text" in value:
         return None
     ((key, records),) = lists
-    inner = records[0].values()
-    messages = "role" in records[0] or "from" in records[0]
-    messages = messages or any(isinstance(one, str) and one.lower() in SPEAKERS for one in inner)
-    messages = messages or (key in CONVERSATIONS and not any(isinstance(one, list) for one in inner))
-    return None if messages else key
+    first = records[0]
+    flat = not any(isinstance(one, list) for one in first.values())
+    message = SPEAKERS & first.keys() or (flat and (key in CONVERSATIONS or not TEXTS & first.keys()))
+    return None if message else key
 
 
 def json_fault(error: BaseException) -> str:

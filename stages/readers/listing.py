@@ -24,7 +24,7 @@ RUN_KEYS = frozenset({"source", "digest", "rows", "characters", "limit", "shape"
 """Keys that the source.json of every run has."""
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 """Files that `datasets` writes beside its data; they hold no records."""
-HIDDEN = "hidden"
+HIDDEN, RUN = "hidden", "a run of refine"
 MAX_NAMES = 3
 """Maximum number of files that a note names for one reason."""
 
@@ -59,7 +59,7 @@ class Listing:
         """One sentence that names what is left out, besides a run in `out`, and why; empty if nothing is."""
         by_reason: dict[str, list[str]] = {}
         for path, why in self.left_out:
-            if out is None or path.resolve() != out.resolve():
+            if out is None or why != RUN or path.resolve() != out.resolve():
                 by_reason.setdefault(why, []).append(self._label(path))
         hidden = by_reason.pop(HIDDEN, [])
         parts = [f"{len(hidden)} hidden"] if hidden else []
@@ -94,13 +94,15 @@ def list_files(root: Path, endings: Sequence[str]) -> Listing:
     paths, left_out, seen = list[Path](), list[tuple[Path, str]](), {_identity(root.stat())}
     for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
         data = _data_files(Path(folder)) if "state.json" in names else None
+        folders = set(below)
         for name in sorted((*below, *names)):
             path = Path(folder, name)
             if why := _why_not(path, endings, data, seen):
                 left_out.append((path, why))
-                below[:] = [each for each in below if each != name]
-            elif name not in below:
+                folders.discard(name)
+            elif name not in folders:
                 paths.append(path)
+        below[:] = sorted(folders)
     return Listing(root, tuple(sorted(paths)), tuple(sorted(left_out)))
 
 
@@ -126,15 +128,17 @@ def _why_not(path: Path, endings: Sequence[str], data: Sequence[str] | None, see
         ) from error
     folder = stat.S_ISDIR(status.st_mode)
     reasons = {
-        "a run of refine": is_run(path) if folder else path.name == "shards.json" and is_run(path.parent.parent),
+        RUN: is_run(path) if folder else path.name == "shards.json" and is_run(path.parent.parent),
         "no data of the saved Dataset beside it": data is not None and path.name not in data,
         "about other files": path.name in ABOUT,
         "no format of records": not folder and ending(path) not in endings,
         "no regular file": not folder and not stat.S_ISREG(status.st_mode),
         "read already under another name": _identity(status) in seen,
     }
-    seen.add(_identity(status))
-    return next((why for why, holds in reasons.items() if holds), "")
+    why = next((why for why, holds in reasons.items() if holds), "")
+    if not why:
+        seen.add(_identity(status))
+    return why
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -83,6 +83,15 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_link_may_give_a_file_its_ending(tmp_path: Path) -> None:
+    """The cache of the hub has files without endings, which are left out, and links to them, which are read."""
+    folder(tmp_path, "blobs/0f3a", "blobs/77b2", ".locks/x")
+    (tmp_path / "snapshots").mkdir()
+    for name, blob in (("a.jsonl", "0f3a"), ("b.jsonl", "77b2")):
+        (tmp_path / "snapshots" / name).symlink_to(f"../blobs/{blob}")
+    assert listed(tmp_path) == ["snapshots/a.jsonl", "snapshots/b.jsonl"]
+
+
 @pytest.mark.parametrize("target", ["nowhere.jsonl", "broken.jsonl", "nowhere"])
 def test_a_link_that_leads_nowhere_is_an_error(target: str, tmp_path: Path) -> None:
     """A lost disk does not make a corpus smaller."""

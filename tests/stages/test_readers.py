@@ -112,7 +112,9 @@ def test_one_object_is_one_record(read: Reader, tmp_path: Path) -> None:
     [
         {"id": 1, "messages": [{"role": "user", "content": [{"type": "text"}]}]},
         {"conversation": [{"human": "a", "assistant": "b"}]},
-        {"thread": [{"who": "Human", "body": "a"}]},
+        {"conversation": [{"question": "a", "answer": "b"}]},
+        {"thread": [{"who": "a", "body": "b"}]},
+        {"thread": [{"author": "a", "text": "b"}]},
         {"conversations": [{"from": "human", "value": "a"}], "tools": [{"name": "f"}]},
         {"spans": []},
         [{"role": "user"}],
