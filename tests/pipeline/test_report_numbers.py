@@ -16,7 +16,7 @@ from pipeline import plan as planning
 from pipeline.report import charts, theme
 from pipeline.report.charts import Colour
 from pipeline.report.page import script_json
-from pipeline.report.run.bands import Band, make_bins, places, split_at_edges, split_by_name
+from pipeline.report.run.bands import Band, deciles, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
 from pipeline.report.text import labels, short, visible
@@ -104,6 +104,20 @@ def test_bands_part_at_their_edges_and_keep_the_unknown() -> None:
     band, index = split_by_name(many, Band("source", "", ""))
     assert band.labels == (*(f"s{i}" for i in range(10)), "5 others")
     assert index.value_counts().height == 11
+
+
+def test_a_decile_says_where_it_ends() -> None:
+    """Below its edge, the last from its edge on; a value on an edge is in the decile above; unknown has a band."""
+    ppl = Band("ppl", "perplexity", "")
+    band, index = deciles(pl.Series([*range(1, 101), None], dtype=pl.Float32), ppl)
+    assert band.labels[:2] == ("D1|<10.9", "D2|<20.8")
+    assert band.labels[8:] == ("D9|<90.1", "D10|≥90.1", "unknown")
+    assert [index[10 * i] for i in range(10)] == list(range(10))
+    assert index[100] == 10
+    band, index = deciles(pl.Series([5.0] * 7 + [6.0] * 3), ppl)  # fewer edges where many values are equal
+    assert band.labels == ("D1|<5", "D2|<5.3", "D3|<6", "D4|≥6")
+    assert index.to_list() == [1] * 7 + [3] * 3
+    assert deciles(pl.Series([None], dtype=pl.Float32), ppl)[0].labels == ("D1|all", "unknown")
 
 
 def test_thresholds_are_those_of_the_rules() -> None:
