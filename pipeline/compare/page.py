@@ -55,6 +55,7 @@ def page(comparison: Comparison) -> Page:
             _origin(comparison, bands),
         ),
         about=about,
+        answers=screen_page.answers(comparison),
         examples=None if bands is None else sections.cell_examples(bands),
         numbers=numbers(comparison) | screen_page.findings(comparison),
     )
@@ -121,8 +122,9 @@ def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Chart:
             corpus=pl.lit(name),
             share=pl.col(f"{name} share"),
             tip=pl.format(
-                f"{{}}: {{}} conversations of {visible(name, 40).replace('{', '(').replace('}', ')')}, {{}}%",
-                *("y", f"{name} conversations", (pl.col(f"{name} share") * 100).round(1)),
+                "{}: {} conversations of {}, {}%; {} words, {}%",
+                *("y", f"{name} conversations", pl.lit(visible(name, 40)), (pl.col(f"{name} share") * 100).round(1)),
+                *(f"{name} words", (pl.col(f"{name} share of words") * 100).round(1)),
             ),
             pick=pl.lit(None, pl.String),
         )

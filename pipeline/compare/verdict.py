@@ -42,8 +42,8 @@ class Verdict:
     def chip(self) -> Chip:
         """The answer in a few words."""
         moods: dict[str, Literal["good", "bad", "same"]] = {BETTER: "good", WORSE: "bad", NONE: "same"}
-        text = f"{self.answer} per token" if self.answer in {BETTER, WORSE} else self.answer
-        return Chip(text, moods.get(self.answer, "open"))
+        more = {BETTER: " per token", WORSE: " per token", NONE: f" above {WORTH_KNOWING:.1%}", UNCLEAR: " yet"}
+        return Chip(self.answer + more.get(self.answer, ""), moods.get(self.answer, "open"))
 
 
 def verdict(  # noqa: PLR0917  what a verdict is made of

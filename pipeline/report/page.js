@@ -171,9 +171,10 @@
     for (const place of views.keys()) await draw(place);
   });
 
-  window.addEventListener("beforeprint", () => {
-    for (const notes of document.querySelectorAll("details.notes")) notes.open = true;
-  });
+  // A phone folds long tables; paper and wide screens show them.
+  const unfold = (which) => document.querySelectorAll(which).forEach((one) => { one.open = true; });
+  if (window.matchMedia("(min-width: 641px)").matches) unfold("details.table");
+  window.addEventListener("beforeprint", () => unfold("details.notes, details.table"));
 
   // Conversations -------------------------------------------------------------------------------------------------
 

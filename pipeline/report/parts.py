@@ -43,10 +43,15 @@ class Table:
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
     @property
+    def many(self) -> bool:
+        """Whether a phone folds it, because its cells are many."""
+        return len(self.rows) * len(self.head) > 40  # noqa: PLR2004
+
+    @property
     def long(self) -> bool:
         """Whether a phone shows rows as rows: if the cells are many and their texts are short."""
         longest = max((len(cell) for row in self.rows for cell in row if isinstance(cell, str)), default=0)
-        return len(self.rows) * len(self.head) > 40 and longest <= 60  # noqa: PLR2004
+        return self.many and longest <= 60  # noqa: PLR2004
 
 
 @dataclass(frozen=True)

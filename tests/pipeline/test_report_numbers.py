@@ -16,6 +16,7 @@ from pipeline import plan as planning
 from pipeline.report import charts, theme
 from pipeline.report.charts import Colour
 from pipeline.report.page import script_json
+from pipeline.report.parts import Page
 from pipeline.report.run.bands import Band, deciles, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
@@ -198,6 +199,13 @@ def test_numbers_in_cells_can_be_read(*, diverging: bool, night: bool) -> None:
         ink = inks[int(colour.dark(i / (len(shown) - 1)))]
         bright, dim = sorted([luminance(ink), luminance(cell)], reverse=True)
         assert (bright + 0.05) / (dim + 0.05) >= 3, (cell, ink)
+
+
+def test_a_headline_leads_with_its_first_sentence() -> None:
+    """A point within a number or a name ends none."""
+    page = Page("", "", "b.jsonl is better: 0.59 % lower (0.3 to 0.9 %). The rest. And more.", (), (), (), ())
+    assert page.lead == ("b.jsonl is better: 0.59 % lower (0.3 to 0.9 %).", "The rest. And more.")
+    assert Page("", "", "One.", (), (), (), ()).lead == ("One.", "")
 
 
 def test_a_logarithmic_axis_has_ticks() -> None:
