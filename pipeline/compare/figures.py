@@ -96,9 +96,9 @@ def placebos(rows: pl.DataFrame) -> Chart:
         ),
     )
     axis = alt.Axis(grid=True, tickCount=5)
-    x = alt.X("value:Q", title="change of PPL at the largest budget, in per cent", axis=axis)
+    x = alt.X("value:Q", title="change of PPL, in per cent", axis=axis)
     y = alt.Y("y:N", title=None, axis=alt.Axis(labelLimit=220))
-    ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.5)
+    ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.7)
     dots = alt.Chart(data.filter("real")).mark_point(filled=True, size=110, opacity=1, color=theme.KEPT)
     zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
     whole: Chart = alt.layer(zero, ticks.encode(x=x, y=y), dots.encode(x=x, y=y))

@@ -63,7 +63,10 @@ def page(comparison: Comparison) -> Page:
 
 def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
     sizes = mixes.statistics(comparison.pair).items()
-    words = (Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
+    words = (
+        Tile(f"{one['words']:,}", f"words of {visible(name, 30)}, in {one['conversations']:,} conversations")
+        for name, one in sizes
+    )
     return screen_page.tiles(comparison) or tuple(words)
 
 

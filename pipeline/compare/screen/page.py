@@ -204,7 +204,14 @@ def _placebo_section(screened: Screened) -> list[Section]:
             "Beside random rules",
             "By n-gram models. Placebo rules drop as many tokens as the real ones, of random conversations or of "
             "random conversations of the same lengths. A real effect lies outside their range.",
-            (Figure("placebo", "The real rules and placebo rules", "One mark is one rule.", (panel,)),),
+            (
+                Figure(
+                    "placebo",
+                    "The real rules and placebo rules",
+                    "One mark is one rule, at the largest budget.",
+                    (panel,),
+                ),
+            ),
             (_table(placebo_rows(screened)),),
         )
     ]
