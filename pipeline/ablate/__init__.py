@@ -23,6 +23,7 @@ from pipeline.compare.checks import comparison_checks, screen_checks
 from pipeline.compare.command import announce, failures, pair_name, run_findings, train_arms
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
+from pipeline.compare.mixes import words_of
 from pipeline.compare.scored import Scored
 from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
 from pipeline.experiments.formats import change, with_interval
@@ -97,6 +98,7 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
             f"{store.decisions} does not match the plan of the run: start `refine decide {store.folder}`"
         )
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
+    words = words_of(pair.union.frame).to_numpy()
     for rule in plan.rules:
         without = _keep_mask(inputs, [one for one in plan.rules if one is not rule], ids)
         alone = _keep_mask(inputs, [rule], ids)
@@ -110,7 +112,7 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
             members[name] = alone if how == "alone" else without
             arms = ("raw", name) if how == "alone" else (name, "refined")
             dropped, added = int((first & ~second).sum()), int((second & ~first).sum())
-            contrasts.append(Contrast(rule.reason, how, *arms, dropped, added))
+            contrasts.append(Contrast(rule.reason, how, *arms, dropped, added, int(words[first & ~second].sum())))
     return members, contrasts, skipped
 
 

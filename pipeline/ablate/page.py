@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, panel
+from pipeline.compare.mixes import statistics
 from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict, level_numbers
 from pipeline.compare.sections import EFFECTIVE_SIZE, test_table
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
@@ -50,7 +51,8 @@ def page(ablation: Ablation) -> Page:
         kicker=f"refine ablate · {name}",
         headline=visible(ablation.sentence),
         tiles=tuple(
-            Tile(f"{int(mask.sum()):,}", f"conversations in {arm}") for arm, mask in ablation.pair.union.members.items()
+            Tile(f"{size['conversations']:,}", f"conversations in {arm}, with {size['words']:,} words")
+            for arm, size in statistics(ablation.pair).items()
         ),
         warnings=(),
         checks=tuple(ablation.checks),
@@ -80,16 +82,17 @@ def page(ablation: Ablation) -> Page:
 
 def contrast_rows(ablation: Ablation) -> HeadAndRows:
     """One row per contrast and test set; without training, one row per contrast and what it drops."""
-    head = ("rule", "how", "drops", "adds", "test set", "delta alpha", "PPL differs by", "a token's worth")
+    sizes = ("rule", "how", "drops", "words dropped", "adds")
+    head = (*sizes, "test set", "delta alpha", "PPL differs by", "a token's worth")
     rows: Rows = []
     for one in ablation.contrasts:
-        begin = (visible(one.reason, 40), one.how, one.dropped, one.added)
+        begin = (visible(one.reason, 40), one.how, one.dropped, one.dropped_words, one.added)
         if not ablation.scored:
             rows.append(begin)
             continue
         numbers = [(*begin, visible(of.test.name, 40), *_cells(power)) for of, power in ablation.by_power_law(one)]
         rows += numbers or [(*begin, "-", "-", "-", "-")]
-    return head if ablation.scored else head[:4], rows
+    return head if ablation.scored else sizes, rows
 
 
 def _cells(power: Difference) -> tuple[str, str, str]:

@@ -27,6 +27,8 @@ class Contrast:
     """Conversations that only the first arm has."""
     added: int = 0
     """Conversations that only the second arm has: duplicates of what the rule drops, which stand in for it."""
+    dropped_words: int = 0
+    """Words of the conversations that only the first arm has."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -76,7 +78,7 @@ class Ablation:
 
     @property
     def contrast_frame(self) -> pl.DataFrame:
-        """One row per contrast: reason, how, first, second, dropped, added (conversations)."""
+        """One row per contrast: reason, how, first, second, dropped, added (conversations), dropped_words."""
         return pl.DataFrame([vars(one) for one in self.contrasts])
 
     @property

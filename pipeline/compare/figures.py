@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
+from pipeline.experiments.formats import change, exponent
 from pipeline.report import theme
 from pipeline.report.charts import FIT, FULL, SHORT, Chart, decades
 from pipeline.report.parts import Figure, Panel
@@ -14,8 +15,12 @@ from trainer.scaling import Difference
 
 CHANGES = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL"}
 """Titles of the figures of `VALUES`."""
-VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "ln of the PPL ratio"}
+VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "PPL differs by"}
 """Fields of `Difference` that can be drawn, and the titles of their axes; lower is better for both."""
+TEXTS = {"delta_alpha": exponent, "ln_ratio": change}
+"""Their values as texts."""
+TICKS = {"delta_alpha": "datum.label", "ln_ratio": "datum.value ? format(exp(datum.value) - 1, '+.2~%') : '0'"}
+"""Vega expressions of their ticks: the logarithm of a ratio is read in per cent."""
 SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
 HOW_TO_READ = (
     "Points are estimates, lines their 95 % intervals (omitted if unknown); left of the dashed line is better: a "
@@ -35,7 +40,7 @@ def panel(title: str, key: str, differences: Sequence[tuple[str, str, Difference
             known = math.isfinite(low) and math.isfinite(high)
             rows.append((y, visible(test), value, *((low, high) if known else (None, None))))
     frame = pl.DataFrame(rows, schema=SCHEMA, orient="row")
-    return Panel(title, intervals(frame, VALUES[key]), frame) if rows else None
+    return Panel(title, intervals(frame, key), frame) if rows else None
 
 
 def figure(name: str, title: str, about: str, panels: Sequence[Panel | None]) -> Figure | None:
@@ -44,14 +49,15 @@ def figure(name: str, title: str, about: str, panels: Sequence[Panel | None]) ->
     return Figure(name, title, about, known) if known else None
 
 
-def intervals(rows: pl.DataFrame, title: str) -> Chart:
+def intervals(rows: pl.DataFrame, key: str) -> Chart:
     """Values with their intervals, one row per name and a colour per test set, and a dashed line at 0.
 
-    `rows` have the columns of `SCHEMA`: y is the name, and low and high are null if the interval is unknown.
+    `key` is one of `VALUES`; `rows` have the columns of `SCHEMA`: y is the name, and low and high are null if the
+    interval is unknown.
     """
     names = rows["y"].unique(maintain_order=True).to_list()
     short = dict(zip(names, labels(names), strict=True))
-    rounded = {name: pl.col(name).round(4) for name in ("value", "low", "high")}
+    rounded = {name: pl.col(name).map_elements(TEXTS[key], pl.String) for name in ("value", "low", "high")}
     data = rows.with_columns(
         pl.col("y").replace(short),
         tip=pl.when(pl.col("low").is_null())
@@ -68,8 +74,8 @@ def intervals(rows: pl.DataFrame, title: str) -> Chart:
         scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT][: len(tests)]),
         legend=alt.Legend(title=None),
     )
-    axis = alt.Axis(grid=True, tickCount=5)
-    spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title, axis=axis), x2="high:Q", color=colour)
+    x = alt.X("low:Q", title=VALUES[key], axis=alt.Axis(grid=True, tickCount=5, labelExpr=TICKS[key]))
+    spans = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", color=colour)
     dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", color=colour)
     zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
     whole: Chart = alt.layer(zero, spans, dots)
@@ -90,9 +96,9 @@ def placebos(rows: pl.DataFrame) -> Chart:
         ),
     )
     axis = alt.Axis(grid=True, tickCount=5)
-    x = alt.X("value:Q", title="change of PPL at the largest budget, in per cent", axis=axis)
+    x = alt.X("value:Q", title="change of PPL, in per cent", axis=axis)
     y = alt.Y("y:N", title=None, axis=alt.Axis(labelLimit=220))
-    ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.5)
+    ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.7)
     dots = alt.Chart(data.filter("real")).mark_point(filled=True, size=110, opacity=1, color=theme.KEPT)
     zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
     whole: Chart = alt.layer(zero, ticks.encode(x=x, y=y), dots.encode(x=x, y=y))

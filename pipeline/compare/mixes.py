@@ -51,7 +51,11 @@ def words_of(frame: pl.DataFrame) -> pl.Series:
 
 
 def lengths(pair: Pair) -> pl.DataFrame:
-    """The mix of lengths: y (a band of words), and for each corpus "NAME conversations" and "NAME share"."""
+    """The mix of lengths, a row per band of words.
+
+    Columns: y (the band), and for each corpus "NAME conversations", "NAME share" (of them), "NAME words" and "NAME
+    share of words".
+    """
     edges = [0, *WORD_EDGES]
     bands = [f"{low:,} to {high - 1:,}" for low, high in zip(edges, WORD_EDGES, strict=False)]
     bands = [f"fewer than {WORD_EDGES[0]}", *bands[1:], f"{WORD_EDGES[-1]:,} or more"]
@@ -83,7 +87,10 @@ def languages(pair: Pair) -> pl.DataFrame:
 def _mix(pair: Pair, bands: list[str], band: NDArray[np.int64]) -> pl.DataFrame:
     """Conversations of each corpus by band; `band` holds the index of each conversation's."""
     columns: dict[str, Any] = {"y": bands}
+    words = words_of(pair.union.frame).to_numpy()
     for name, mask in pair.union.members.items():
         counts = np.bincount(band[mask], minlength=len(bands))
+        in_words = np.bincount(band[mask], words[mask], len(bands)).astype(np.int64)
         columns |= {f"{name} conversations": counts, f"{name} share": counts / max(counts.sum(), 1)}
+        columns |= {f"{name} words": in_words, f"{name} share of words": in_words / max(in_words.sum(), 1)}
     return pl.DataFrame(columns)

@@ -57,6 +57,7 @@ def page(comparison: Comparison) -> Page:
             _origin(comparison, bands),
         ),
         about=about,
+        answers=screen_page.answers(comparison),
         examples=None if bands is None else sections.cell_examples(bands),
         numbers=numbers(comparison) | screen_page.findings(comparison),
     )
@@ -64,7 +65,10 @@ def page(comparison: Comparison) -> Page:
 
 def _tiles(comparison: Comparison) -> tuple[Tile, ...]:
     sizes = mixes.statistics(comparison.pair).items()
-    words = (Tile(f"{one['words']:,}", f"words of {visible(name, 30)}") for name, one in sizes)
+    words = (
+        Tile(f"{one['words']:,}", f"words of {visible(name, 30)}, in {one['conversations']:,} conversations")
+        for name, one in sizes
+    )
     return screen_page.tiles(comparison) or tuple(words)
 
 
@@ -123,8 +127,9 @@ def _bars(pair: Pair, frame: pl.DataFrame, axis: str) -> Chart:
             corpus=pl.lit(name),
             share=pl.col(f"{name} share"),
             tip=pl.format(
-                f"{{}}: {{}} conversations of {visible(name, 40).replace('{', '(').replace('}', ')')}, {{}}%",
-                *("y", f"{name} conversations", (pl.col(f"{name} share") * 100).round(1)),
+                "{}: {} conversations of {}, {}%; {} words, {}%",
+                *("y", f"{name} conversations", pl.lit(visible(name, 40)), (pl.col(f"{name} share") * 100).round(1)),
+                *(f"{name} words", (pl.col(f"{name} share of words") * 100).round(1)),
             ),
             pick=pl.lit(None, pl.String),
         )

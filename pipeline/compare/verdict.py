@@ -34,18 +34,20 @@ class Verdict:
         concludes: whether a difference of the level or of the exponent is concluded.
         answer: about the level: "better", "worse", "no difference", "mixed" or "cannot tell".
         exponent: "steeper", "flatter", or "" if no difference is concluded.
+        worth_knowing: the smallest relative difference that matters; "no difference" is none above it.
     """
 
     sentence: str
     concludes: bool
     answer: str = UNCLEAR
     exponent: str = ""
+    worth_knowing: float = WORTH_KNOWING
 
     def chip(self) -> Chip:
         """The answer in a few words."""
         moods: dict[str, Literal["good", "bad", "same"]] = {BETTER: "good", WORSE: "bad", NONE: "same"}
-        text = f"{self.answer} per token" if self.answer in {BETTER, WORSE} else self.answer
-        return Chip(text, moods.get(self.answer, "open"))
+        more = {BETTER: " per token", WORSE: " per token", NONE: f" above {self.worth_knowing:.1%}", UNCLEAR: " yet"}
+        return Chip(self.answer + more.get(self.answer, ""), moods.get(self.answer, "open"))
 
 
 def verdict(
@@ -103,7 +105,7 @@ def verdict(
     alpha = delta_alpha(difference)
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
-    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent)
+    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent, worth_knowing)
 
 
 def decides(ends: Interval | None, worth_knowing: float) -> bool:

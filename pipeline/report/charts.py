@@ -22,12 +22,12 @@ AxisKind = Literal["linear", "log", "whole"]
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 
 
-def waterfall(steps: pl.DataFrame) -> Chart:
-    """Steps from the conversations taken in to those kept, one bar per step, its number inside it if it fits.
+def waterfall(steps: pl.DataFrame, unit: str) -> Chart:
+    """Steps from what was taken in to what was kept, one bar per step, its number inside it if it fits.
 
-    `steps` has step, kind, begin, end, n (conversations), text, tip, pick.
+    `steps` has step, kind, begin and end (in the unit), text, tip, pick.
     """
-    most = largest(steps["n"], 1.0)
+    most = largest(steps["begin"], largest(steps["end"], 1.0))
     along = alt.Scale(domain=[0, most], nice=False)
     order = steps["step"].to_list()
     base = alt.Chart(steps.select("step", "kind", "begin", "end", "text", TIP, "pick")).encode(
@@ -35,7 +35,7 @@ def waterfall(steps: pl.DataFrame) -> Chart:
     )
     colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}, cursor="pointer").encode(
-        x=alt.X("begin:Q", title="conversations", scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
+        x=alt.X("begin:Q", title=unit, scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
         x2="end:Q",
         color=alt.Color("kind:N", scale=colours, legend=None),
     )
@@ -152,25 +152,23 @@ class Colour:
         return abs(place - 0.5) > 0.36 if self.diverging else place > 0.42  # noqa: PLR2004  chosen by looking at the colours
 
 
-def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 36, height: int = 26) -> Chart:
+def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int = 38, height: int = 27) -> Chart:
     """A heatmap with a text in each cell; the width and height are those of a cell, in pixels.
 
     `cells` has x, y (labels), value (the colour; null for an empty cell), text (in the cell), tip (the tooltip), and
-    optionally pick (the conversations that a click shows).
+    optionally note (a smaller text below the first) and pick (the conversations that a click shows).
     """
     dark = pl.Series([int(colour.dark(value)) for value in cells["value"]], dtype=pl.Int8)
-    pick = ["pick"] if "pick" in cells.columns else []
+    optional = [name for name in ("note", "pick") if name in cells.columns]
     value, text = pl.col("value").cast(pl.Float64).round_sig_figs(4), pl.col("text").fill_null("")
     angle = -50 if x.upright else 0
     below = alt.Axis(labelAngle=angle, labelExpr="split(datum.label, '|')", labelOverlap=False, labelFontSize=10)
     beside = alt.Axis(labelOverlap=False, titlePadding=10)
-    base = alt.Chart(cells.select("x", "y", value, text, TIP, *pick, ink=dark)).encode(
+    base = alt.Chart(cells.select("x", "y", value, text, TIP, *optional, ink=dark)).encode(
         x=alt.X("x:N", sort=list(x.labels), scale=alt.Scale(padding=0.03), title=x.title, axis=below),
         y=alt.Y("y:N", sort=list(y.labels), scale=alt.Scale(padding=0.04), title=y.title, axis=beside),
     )
-    cursor: Any = "pointer" if pick else "default"
-    empty = base.mark_rect(fill=theme.EMPTY, cornerRadius=2, cursor=cursor)
-    filled = base.transform_filter("isValid(datum.value)").mark_rect(cornerRadius=2, cursor=cursor)
+    cursor: Any = "pointer" if "pick" in optional else "default"
     colours = alt.Scale(
         type="log" if colour.log else "linear",
         domain=list(colour.domain),
@@ -179,11 +177,13 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int
         clamp=True,
         nice=False,
     )
-    legend = alt.Legend(title=colour.title, format=colour.form, tickCount=3)
-    filled = filled.encode(color=alt.Color("value:Q", scale=colours, legend=legend))
-    inks = alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER])
-    number = base.mark_text(fontSize=10, cursor=cursor, baseline="middle").encode(
-        text="text:N", color=alt.Color("ink:N", scale=inks, legend=None)
+    fill = alt.Color("value:Q", scale=colours, legend=alt.Legend(title=colour.title, format=colour.form, tickCount=3))
+    rects = base.mark_rect(cornerRadius=2, cursor=cursor, invalid=None).encode(color=fill)  # null: theme.EMPTY
+    texts = [("text", 11, -5), ("note", 8, 7)] if "note" in optional else [("text", 11, 0)]
+    inks = alt.Color("ink:N", scale=alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER]), legend=None)
+    numbers = (
+        base.mark_text(fontSize=size, dy=dy, cursor=cursor, baseline="middle").encode(text=f"{name}:N", color=inks)
+        for name, size, dy in texts
     )
-    whole: Chart = alt.layer(empty, filled, number).resolve_scale(color="independent")
+    whole: Chart = alt.layer(rects, *numbers).resolve_scale(color="independent")
     return whole.properties(width=alt.Step(width), height=alt.Step(height))

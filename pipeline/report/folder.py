@@ -98,12 +98,17 @@ def build(page: Page, place: Path) -> dict[str, Any]:
             }
             for figure in page.figures
         },
-        "files": ["index.html", *(f"{figure.name}.png" for figure in page.figures)],
+        "tables": {
+            section.name: [{"head": table.head, "rows": table.rows} for table in section.tables]
+            for section in page.sections
+            if section.tables
+        },
+        "files": ["index.html", *(f"{figure.name}.png" for figure in page.pictures)],
     }
 
     with write(place) as aside:
         (aside / "index.html").write_text(html(page), encoding="utf-8")
-        for figure in page.figures:
+        for figure in page.pictures:
             (aside / f"{figure.name}.png").write_bytes(png(figure))
         (aside / MARK).write_text(json.dumps(numbers, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     return numbers

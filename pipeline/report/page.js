@@ -38,11 +38,92 @@
     const made = await window.vegaEmbed(place, themed(data.charts[Number(place.dataset.chart)]), options);
     views.set(place, made);
     place.dataset.drawn = "";
+    describe(place);
     made.view.addEventListener("mousemove", (event, item) => point(event, item && item.datum));
     made.view.addEventListener("mouseout", () => point(null, null));
     made.view.addEventListener("click", (event, item) => {
-      if (data.command && item && item.datum && typeof item.datum.pick === "string") open(item.datum);
+      if (item && opens(item.datum)) open(item.datum);
     });
+  }
+
+  const opens = (datum) => Boolean(data.command && datum && typeof datum.pick === "string");
+  const datumOf = (node) => (node && node.__data__ && node.__data__.datum) || null; // Vega's item of an SVG element
+
+  // Each cell, bar or point of a chart is named by its tooltip. A chart is one stop of the Tab key, and arrows move in it.
+  function describe(place) {
+    const cells = [];
+    const names = new Set();
+    for (const node of place.querySelectorAll(".role-mark path, .role-mark line")) {
+      const datum = datumOf(node);
+      if (!datum || !datum.tip || names.has(datum.tip)) continue;
+      names.add(datum.tip);
+      cells.push(node);
+      node.setAttribute("role", opens(datum) ? "button" : "img");
+      node.setAttribute("aria-label", datum.tip);
+      node.removeAttribute("aria-roledescription");
+      node.setAttribute("tabindex", cells.length === 1 ? "0" : "-1");
+    }
+    place.querySelectorAll(".mark-text.role-mark").forEach((node) => node.setAttribute("aria-hidden", "true"));
+    place.setAttribute("role", "group");
+    place.setAttribute("aria-roledescription", "chart");
+    place.setAttribute("aria-label", place.dataset.name);
+  }
+
+  const ring = element("div", "ring");
+  function focused(event) {
+    const node = event.target;
+    const place = event.currentTarget;
+    const datum = datumOf(node);
+    if (!datum) return;
+    place.querySelectorAll("[tabindex='0']").forEach((other) => other.setAttribute("tabindex", "-1"));
+    node.setAttribute("tabindex", "0");
+    if (!node.matches(":focus-visible")) return;
+    const box = node.getBoundingClientRect();
+    const frame = place.getBoundingClientRect();
+    place.append(ring);
+    Object.assign(ring.style, {
+      left: `${box.left - frame.left - 3}px`, top: `${box.top - frame.top - 3}px`,
+      width: `${box.width + 6}px`, height: `${box.height + 6}px`,
+    });
+    point({ clientX: box.right - 10, clientY: box.bottom - 10 }, datum);
+  }
+
+  function unfocused() {
+    ring.remove();
+    point(null, null);
+  }
+
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  function pressed(event) {
+    const datum = datumOf(event.target);
+    if (!datum || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (arrows[event.key]) {
+      const next = neighbour(event.currentTarget, event.target, arrows[event.key]);
+      if (next) next.focus();
+    } else if ((event.key === "Enter" || event.key === " ") && opens(datum)) {
+      open(datum);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+
+  // The nearest cell in a direction; what lies off the line counts three times.
+  function neighbour(place, from, [dx, dy]) {
+    const middle = (node) => {
+      const box = node.getBoundingClientRect();
+      return [box.left + box.width / 2, box.top + box.height / 2];
+    };
+    const [x, y] = middle(from);
+    let best = null;
+    let least = Infinity;
+    for (const node of place.querySelectorAll("[tabindex]")) {
+      const [right, down] = [middle(node)[0] - x, middle(node)[1] - y];
+      const along = right * dx + down * dy;
+      const far = along + 3 * Math.abs(right * dy + down * dx);
+      if (along > 0.5 && far < least) [best, least] = [node, far];
+    }
+    return best;
   }
 
   const tip = byId("tip");
@@ -68,7 +149,12 @@
       ...waiting.filter((place) => !near.includes(place))];
     if (!busy) next();
   }, { rootMargin: "300px" });
-  places.forEach((place) => sight.observe(place));
+  places.forEach((place) => {
+    sight.observe(place);
+    place.addEventListener("focusin", focused);
+    place.addEventListener("focusout", unfocused);
+    place.addEventListener("keydown", pressed);
+  });
 
   async function next() {
     const place = waiting.shift();
@@ -85,14 +171,15 @@
     for (const place of views.keys()) await draw(place);
   });
 
-  window.addEventListener("beforeprint", () => {
-    for (const notes of document.querySelectorAll("details.notes")) notes.open = true;
-  });
+  // A phone folds long tables; paper and wide screens show them.
+  const unfold = (which) => document.querySelectorAll(which).forEach((one) => { one.open = true; });
+  if (window.matchMedia("(min-width: 641px)").matches) unfold("details.table");
+  window.addEventListener("beforeprint", () => unfold("details.notes, details.table"));
 
   // Conversations -------------------------------------------------------------------------------------------------
 
-  function card(one) {
-    const made = element("article", "one");
+  function card(one, whole) {
+    const made = element("article", whole ? "one whole" : "one");
     const head = element("header");
     const reason = one.kept ? "kept" : `dropped: ${one.reason || "without a reason"}`;
     head.append(element("span", one.kept ? "badge" : "badge dropped", reason));
@@ -107,6 +194,22 @@
     one.messages.forEach(([role, text, cut]) => made.append(message(role, text, cut)));
     if (one.more) made.append(element("p", "more", `${one.more.toLocaleString("en")} more messages: ${data.command} ${one.id}`));
     return made;
+  }
+
+  // A card shows the first lines of the first messages, and a button that shows the rest, if there is any.
+  function fold(made) {
+    const hidden = [...made.querySelectorAll(".message, .more")].some((part) => !part.offsetHeight) ||
+      [...made.querySelectorAll(".message p")].some((text) => text.scrollHeight > text.clientHeight + 1);
+    if (made.classList.contains("whole") || !hidden) return;
+    const more = element("button", "link", "Show all of it");
+    more.type = "button";
+    more.setAttribute("aria-expanded", "false");
+    more.addEventListener("click", () => {
+      const whole = made.classList.toggle("whole");
+      more.textContent = whole ? "Show less" : "Show all of it";
+      more.setAttribute("aria-expanded", String(whole));
+    });
+    made.append(more);
   }
 
   function instead(one) {
@@ -130,14 +233,18 @@
     return made;
   }
 
-  function list(place, found, step = 10) {
+  function list(place, found, whole = false, step = 5) {
     place.replaceChildren();
     const more = element("button", "", "Show more");
     more.type = "button";
     let shown = 0;
     const add = () => {
       more.remove();
-      found.slice(shown, shown + step).forEach((one) => place.append(card(one)));
+      for (const one of found.slice(shown, shown + step)) {
+        const made = card(one, whole);
+        place.append(made);
+        fold(made);
+      }
       shown += step;
       if (shown < found.length) place.append(more);
     };
@@ -153,9 +260,9 @@
     byId("cell-found").textContent = found.length ?
       `${found.length.toLocaleString("en")} of them ${found.length === 1 ? "is an example" : "are examples"} on this page.` :
       "None of them is an example on this page.";
-    list(byId("cell-list"), found);
     point(null, null);
     if (!byId("cell").open) byId("cell").showModal();
+    list(byId("cell-list"), found);
     byId("cell").scrollTop = 0;
   }
   byId("cell").addEventListener("click", (event) => {
@@ -179,7 +286,7 @@
     const found = data.examples.filter((one, i) => texts[i].includes(words) &&
       (!wanted || (wanted[0] === "=" ? one.reason === wanted.slice(1) : one.kept === (wanted === "kept"))));
     byId("found").textContent = `${found.length.toLocaleString("en")} of ${data.examples.length.toLocaleString("en")} examples`;
-    list(byId("list"), found);
+    list(byId("list"), found, Boolean(words)); // a match is not hidden
   }
 
   function find(words) {

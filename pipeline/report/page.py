@@ -13,7 +13,8 @@ import vl_convert
 
 from pipeline import VERSION
 from pipeline.report import charts, theme
-from pipeline.report.parts import Figure, Page, Panel, Table
+from pipeline.report.charts import Chart
+from pipeline.report.parts import Figure, Page, Table
 
 HERE = Path(__file__).parent
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -34,7 +35,7 @@ def html(page: Page) -> str:
     data = {
         "config": theme.CONFIG,
         "night": theme.NIGHT,
-        "charts": [_spec(panel) for figure in page.figures for panel in figure.panels],
+        "charts": [_spec(panel.chart) for figure in page.figures for panel in figure.panels if panel.chart is not None],
         "examples": page.examples.rows if page.examples else [],
         "command": page.examples.command if page.examples else "",
     }
@@ -56,11 +57,11 @@ def script_json(value: object) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a picture, its panels side by side; small multiples four per row."""
+    """The charts of a figure as a picture, side by side; small multiples four per row."""
     specs: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
-    for panel in figure.panels:
-        spec = {**_spec(panel), "title": panel.title}
+    for panel, chart in ((panel, panel.chart) for panel in figure.panels if panel.chart is not None):
+        spec = {**_spec(chart), "title": panel.title}
         data |= spec.pop("datasets", {})
         spec.pop("autosize", None)
         if spec.get("width") == charts.FULL:
@@ -78,9 +79,9 @@ def png(figure: Figure) -> bytes:
     return bytes(vl_convert.vegalite_to_png(whole, vl_version=VEGA_LITE, scale=1.5))
 
 
-def _spec(panel: Panel) -> dict[str, Any]:
+def _spec(chart: Chart) -> dict[str, Any]:
     """The Vega-Lite specification of a chart, without the parts that all charts share."""
-    whole: dict[str, Any] = panel.chart.to_dict(validate=False)  # a tenth of the time
+    whole: dict[str, Any] = chart.to_dict(validate=False)  # a tenth of the time
     return {key: value for key, value in whole.items() if key not in {"$schema", "config"}}
 
 

@@ -1,5 +1,6 @@
 """The parts of a page. A command makes sections of its numbers; the page does not know where they come from."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ from pipeline.report.charts import Chart
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart of a figure, the numbers that report.json holds of it, and lines of text below it."""
+    """One chart of a figure, the numbers that report.json holds of it, and lines of text below it.
+
+    Without a chart, the lines of text say what it would show.
+    """
 
     title: str
-    chart: Chart
+    chart: Chart | None
     numbers: pl.DataFrame
     notes: tuple[str, ...] = ()
 
@@ -39,10 +43,15 @@ class Table:
     rows: tuple[tuple[str | int | float | None, ...], ...]
 
     @property
+    def many(self) -> bool:
+        """Whether a phone folds it, because its cells are many."""
+        return len(self.rows) * len(self.head) > 40  # noqa: PLR2004
+
+    @property
     def long(self) -> bool:
-        """Whether a phone shows rows as rows: if they are many and their texts are short."""
+        """Whether a phone shows rows as rows: if the cells are many and their texts are short."""
         longest = max((len(cell) for row in self.rows for cell in row if isinstance(cell, str)), default=0)
-        return len(self.rows) > 8 and longest <= 40  # noqa: PLR2004
+        return self.many and longest <= 60  # noqa: PLR2004
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,8 @@ class Page:
     sections: tuple[Section, ...]
     about: str = ""
     """Explanation of the terms of the headline and the tiles."""
+    answers: tuple[tuple[str, str], ...] = ()
+    """Short questions of a reader, such as "How sure?", and their answers in a sentence or two."""
     chip: Chip | None = None
     examples: Examples | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -122,3 +133,14 @@ class Page:
     def figures(self) -> list[Figure]:
         """All figures, in order."""
         return [figure for section in self.sections for figure in section.figures]
+
+    @property
+    def pictures(self) -> list[Figure]:
+        """The figures that have a chart."""
+        return [figure for figure in self.figures if any(panel.chart is not None for panel in figure.panels)]
+
+    @property
+    def lead(self) -> tuple[str, str]:
+        """The first sentence of the headline, and the others."""
+        first, *others = re.split(r"(?<=\.) (?=[A-Z])", self.headline, maxsplit=1)
+        return first, " ".join(others)

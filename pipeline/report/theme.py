@@ -38,6 +38,7 @@ CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
     "view": {"stroke": None},
+    "scale": {"invalid": {"color": {"value": EMPTY}}},
     "axis": {
         "domain": False,
         "ticks": False,

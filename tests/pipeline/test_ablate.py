@@ -58,7 +58,9 @@ def test_arms_are_what_the_rules_decide(my_run: Path, pair: Pair) -> None:
         else:
             kept = decided.select(~pl.any_horizontal(others)).to_series().to_numpy()
             assert np.array_equal(members[one.first], kept)
-        assert one.dropped == int((members[one.first] & ~members[one.second]).sum()) > 0
+        lost = members[one.first] & ~members[one.second]
+        assert one.dropped == int(lost.sum()) > 0
+        assert one.dropped_words == sum(len(text.split()) for text in pair.union.frame["text"].filter(lost))
 
 
 def test_rules_that_drop_nothing_are_skipped(my_run: Path, pair: Pair) -> None:

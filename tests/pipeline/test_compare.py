@@ -19,6 +19,8 @@ from pipeline.compare import command as comparing
 from pipeline.compare import corpora
 from pipeline.compare.checks import corpora_checks
 from pipeline.compare.result import Comparison
+from pipeline.compare.screen.page import answers
+from pipeline.experiments.formats import change
 from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
@@ -96,6 +98,23 @@ def test_a_report_holds_every_number(made: Path) -> None:
     assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
         one["name"] for one in found["checks"] if one["passed"]
     }
+
+
+def test_the_page_says_how_sure_it_is_and_what_would_tell_more(result: Comparison, made: Path) -> None:
+    """The interval of the headline, and the smallest difference that four times the seeds would find."""
+    sure, more = (text for _, text in answers(result))
+    low, high = report(made)["level_interval"]
+    assert f"is {change(np.log1p(low))} to {change(np.log1p(high))}, from 10 pairs of networks" in sure
+    rules = sum(one["rules"] for one in report(made)["placebo"].values())
+    assert f" Of {rules} placebo rules, " in sure
+    assert more.startswith("A larger test set comes first")  # it has fewer conversations than a bootstrap needs
+    page = (made / "report" / "index.html").read_text()
+    assert sure in page
+    assert more in page
+    (_, more) = answers(replace(result, primary=None))[1]
+    found = re.search(r"differences of PPL from ([\d.]+).% on .* would find those from ([\d.]+).% on", more)
+    assert found is not None
+    assert 0 < float(found[2]) < float(found[1])
 
 
 def test_the_result_holds_the_numbers_of_the_report(result: Comparison, made: Path) -> None:
@@ -239,7 +258,8 @@ def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Pat
     assert found["corpora"]["a.jsonl"]["near_duplicates"] > 0
     bars = found["figures"]["languages"]["panels"][0]["rows"]
     assert bars[0]["y"] == "en"
-    assert sum(one["a.jsonl conversations"] for one in bars) == found["corpora"]["a.jsonl"]["conversations"]
+    for size in ("conversations", "words"):
+        assert sum(one[f"a.jsonl {size}"] for one in bars) == found["corpora"]["a.jsonl"][size]
 
 
 def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) -> None:
@@ -252,6 +272,7 @@ def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) ->
     assert found["corpora"]["raw"]["conversations"] == LIMIT
     assert found["corpora"]["refined"]["conversations"] < LIMIT
     assert not (tmp_path / "data").exists()
+    assert "The same command with --screen in place of --no-train" in (tmp_path / "page" / "index.html").read_text()
 
 
 def test_no_train_does_not_replace_the_report_of_an_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:

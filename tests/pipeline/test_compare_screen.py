@@ -14,13 +14,13 @@ from pipeline import ablate as ablating
 from pipeline.compare import command as comparing
 from pipeline.compare.scored import TestSet
 from pipeline.compare.screen import Screened
-from pipeline.compare.screen.page import screen_numbers, sections
+from pipeline.compare.screen.page import how_sure, screen_numbers, sections
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict
 from pipeline.report.run.checks import SHARE, Bounds
 from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
 from trainer import presets
-from trainer.experiment.screen import Screen
+from trainer.experiment.screen import Placebos, Screen
 from trainer.prepare.choices import Choices
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -128,6 +128,20 @@ def test_a_page_shows_copies_that_do_not_stay_together() -> None:
     made = simulated((-0.02, -0.02))
     object.__setattr__(made.screen, "apart", made.screen.nats)
     assert any("if copies do not stay together" in note for note in sections(made)[0].missing)
+
+
+def test_a_page_counts_the_placebo_rules_that_do_as_much() -> None:
+    """An effect of exactly their size counts as theirs."""
+    made = simulated((-0.02, -0.02))
+    one: Any = SimpleNamespace(screened=made, experiment=None, primary=made.primary)
+    assert f"from {SEEDS} pairs of n-gram models on {TESTED} test conversations" in how_sure(one)
+    assert how_sure(one).endswith(
+        "Of 19 placebo rules, which drop as many tokens at random, none changed the PPL of n-gram models as much."
+    )
+    effects = made.primary.placebos["random"].effects
+    for size, many in ((np.abs(effects).max(), "1"), (np.abs(effects).min(), "19")):
+        one.primary = replace(made.primary, placebos={"random": Placebos(float(size), effects)})
+        assert f"at random, {many} changed" in how_sure(one)
 
 
 @pytest.fixture(scope="module")

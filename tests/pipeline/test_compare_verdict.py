@@ -41,6 +41,13 @@ def test_a_lower_level_is_better_with_its_numbers() -> None:
     assert "The exponents cannot be told apart: delta alpha " in found.sentence
     assert found.chip().text == "better per token"
     assert found.chip().mood == "good"
+    chips = (
+        ("worse", "worse per token"),
+        ("no difference", "no difference above 0.5%"),
+        ("cannot tell", "cannot tell yet"),
+    )
+    for answer, text in (*chips, ("mixed", "mixed")):
+        assert Verdict("", concludes=False, answer=answer).chip().text == text
 
 
 def test_a_higher_level_is_worse() -> None:

@@ -201,6 +201,7 @@ def test_a_cell_shows_conversations_of_its_kind(here: Path) -> None:
     findings = audit(banded.store)
     assert findings is not None
     (panel,) = figures.planted(banded, findings).panels
+    assert panel.chart is not None
     data = json.dumps(panel.chart.to_dict())
     at, reason = list(KINDS).index("exact_copy"), banded.reasons.index("near_duplicate")
     assert f'"planted:{at} reason:{reason}"' in data

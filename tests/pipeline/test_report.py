@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -20,6 +21,7 @@ from pipeline.report.folder import ReportError, build
 from pipeline.report.parts import Check, Figure, Page, Panel, Section
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.frame import kinds, read_run
+from pipeline.report.text import short
 from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 
@@ -87,6 +89,67 @@ def test_every_figure_counts_every_conversation(made: Made) -> None:
         assert sum(row["refined_share"] for row in panel["rows"]) == pytest.approx(1)
     steps = made.rows("retention")
     assert [steps[0]["n"], steps[-1]["n"]] == [counts["ingested"], counts["refined"]]
+
+
+def test_a_difference_is_the_share_of_a_cell_that_was_dropped(made: Made) -> None:
+    """Of its raw conversations, from 0 to 1, with their number beside it; unknown for an empty cell."""
+    raw, refined, difference = (made.rows("ppl-tox", i) for i in range(3))
+    for before, after, change in zip(raw, refined, difference, strict=True):
+        assert change["removed"] == before["raw"] - after["refined"]
+        share = change["removed"] / before["raw"] if before["raw"] else None
+        assert change["removed_share"] == (share if share is None else pytest.approx(share))
+    duplicates = zip(raw, made.rows("duplicates-ppl-tox", 0), made.rows("duplicates-ppl-tox", 2), strict=True)
+    for before, share, change in duplicates:
+        many = round(before["raw"] * (share["dup_raw"] or 0))
+        expected = change["dup_removed"] / many if many else None
+        assert change["dup_removed_share"] == (expected if expected is None else pytest.approx(expected))
+
+
+def test_words_are_counted_beside_conversations(made: Made) -> None:
+    """In cells, steps, rules, bins and mixes, and all of them add up to the signal; the headline has tokens."""
+    rows = read_run(made.run).rows
+    words = {keep: int(rows.filter(keep=keep)["n_words"].sum()) for keep in (True, False)}
+    kept, total = words[True], sum(words.values())
+    assert sum(row["raw_words"] for row in made.rows("ppl-tox", 0)) == total
+    assert sum(row["refined_words"] for row in made.rows("ppl-tox", 1)) == kept
+    steps = {row["step"]: row for row in made.rows("retention", 1)}
+    assert (steps["in"]["words"], steps["kept"]["words"]) == (total, kept)
+    assert steps["kept"]["words_share"] == pytest.approx(kept / total)
+    by_rule = dict(rows.group_by(pl.col("reason").cast(pl.String)).agg(pl.col("n_words").sum()).iter_rows())
+    table = numbers(made.report)["tables"]["rules"][0]
+    column = table["head"].index("words dropped")
+    for row in table["rows"]:
+        assert row[column] == by_rule.get(row[0], 0) == steps.get(row[0], {"words": 0})["words"]
+    assert sum(row["words"] for row in made.rows("removed-ppl")) == words[False]
+    for panel in numbers(made.report)["figures"]["mix"]["panels"]:
+        assert sum(row["raw_words"] for row in panel["rows"]) == total, panel["title"]
+    counts = numbers(made.report)["counts"]
+    tokens = counts["refined_tokens"] + counts["rejected_tokens"]
+    assert numbers(made.report)["kept_token_share"] == pytest.approx(counts["refined_tokens"] / tokens)
+    assert f"and {counts['rejected_tokens'] / tokens:.1%} of the tokens." in numbers(made.report)["headline"]
+
+
+def test_heatmaps_of_zeros_are_a_sentence(made: Made) -> None:
+    """No chart of refined, in which no duplicate is left; its numbers are in report.json all the same."""
+    page = (made.report / "index.html").read_text()
+    figure = page.split('id="figure-duplicates-ppl-tox"')[1].split("</figure>")[0]
+    assert "<b>Refined</b> No conversation has a duplicate." in figure
+    assert figure.count("data-chart=") == 2
+    assert {row["dup_refined"] for row in made.rows("duplicates-ppl-tox", 1)} == {0, None}
+
+
+def test_a_mixed_corpus_has_the_perplexities_of_each_source(made: Made) -> None:
+    """Quantiles of the known values, as numpy has them, beside the sizes of each source."""
+    (table,) = numbers(made.report)["tables"]["heatmaps"]
+    rows = read_run(made.run).rows
+    assert [row[0] for row in table["rows"]] == ["books", "web"]
+    for row in table["rows"]:
+        of_source = rows.filter(pl.col("source").cast(pl.String) == row[0])
+        known = of_source["ppl"].drop_nulls().to_numpy().astype(float)
+        named = dict(zip(table["head"], row, strict=True))
+        assert (named["conversations"], named["words"]) == (of_source.height, of_source["n_words"].sum())
+        for head, at in (("10 %", 10), ("25 %", 25), ("median perplexity", 50), ("75 %", 75), ("90 %", 90)):
+            assert named[head] == short(float(np.percentile(known, at)))
 
 
 def test_refined_has_no_duplicates_and_raw_has(made: Made) -> None:
@@ -226,6 +289,17 @@ def test_a_run_of_one_stage_says_which_would_add_the_rest(tmp_path: Path) -> Non
         assert f"the stage {stage} adds" in page
     assert "the stage dedup adds" not in page
     assert "length-source" in numbers(tmp_path / "reports" / "my-run")["figures"]
+
+
+def test_a_run_that_counts_no_words_says_so(tmp_path: Path) -> None:
+    """Its sizes are conversations alone, in the page and in report.json."""
+    run(tmp_path, records(40), '[[stage]]\nuse = "language"\n')
+    assert refine(tmp_path, "report", "my-run").returncode == 0
+    assert "Words were not counted in this run" in (tmp_path / "reports" / "my-run" / "index.html").read_text()
+    found = numbers(tmp_path / "reports" / "my-run")
+    rows = [row for figure in found["figures"].values() for panel in figure["panels"] for row in panel["rows"]]
+    assert rows
+    assert not [key for row in rows for key in row if "words" in key]
 
 
 def test_a_section_of_other_numbers_can_be_added(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from pipeline import plan as planning
 from pipeline.report import charts, theme
 from pipeline.report.charts import Colour
 from pipeline.report.page import script_json
-from pipeline.report.run.bands import Band, make_bins, places, split_at_edges, split_by_name
+from pipeline.report.parts import Page
+from pipeline.report.run.bands import Band, deciles, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
 from pipeline.report.text import labels, short, visible
@@ -106,6 +107,20 @@ def test_bands_part_at_their_edges_and_keep_the_unknown() -> None:
     assert index.value_counts().height == 11
 
 
+def test_a_decile_says_where_it_ends() -> None:
+    """Below its edge, the last from its edge on; a value on an edge is in the decile above; unknown has a band."""
+    ppl = Band("ppl", "perplexity", "")
+    band, index = deciles(pl.Series([*range(1, 101), None], dtype=pl.Float32), ppl)
+    assert band.labels[:2] == ("D1|<10.9", "D2|<20.8")
+    assert band.labels[8:] == ("D9|<90.1", "D10|≥90.1", "unknown")
+    assert [index[10 * i] for i in range(10)] == list(range(10))
+    assert index[100] == 10
+    band, index = deciles(pl.Series([5.0] * 7 + [6.0] * 3), ppl)  # fewer edges where many values are equal
+    assert band.labels == ("D1|<5", "D2|<5.3", "D3|<6", "D4|≥6")
+    assert index.to_list() == [1] * 7 + [3] * 3
+    assert deciles(pl.Series([None], dtype=pl.Float32), ppl)[0].labels == ("D1|all", "unknown")
+
+
 def test_thresholds_are_those_of_the_rules() -> None:
     """Numbers that a signal is compared with; text in quotes is none."""
     plan = planning.read(
@@ -184,6 +199,13 @@ def test_numbers_in_cells_can_be_read(*, diverging: bool, night: bool) -> None:
         ink = inks[int(colour.dark(i / (len(shown) - 1)))]
         bright, dim = sorted([luminance(ink), luminance(cell)], reverse=True)
         assert (bright + 0.05) / (dim + 0.05) >= 3, (cell, ink)
+
+
+def test_a_headline_leads_with_its_first_sentence() -> None:
+    """A point within a number or a name ends none."""
+    page = Page("", "", "b.jsonl is better: 0.59 % lower (0.3 to 0.9 %). The rest. And more.", (), (), (), ())
+    assert page.lead == ("b.jsonl is better: 0.59 % lower (0.3 to 0.9 %).", "The rest. And more.")
+    assert Page("", "", "One.", (), (), (), ()).lead == ("One.", "")
 
 
 def test_a_logarithmic_axis_has_ticks() -> None:

@@ -164,15 +164,13 @@ def test_a_duplicate_leads_to_the_kept_one(chromium: Chrome, page: Path) -> None
 @pytest.mark.parametrize("width", [390, 768, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits(chromium: Chrome, page: Path, width: int, scheme: str) -> None:
-    """Every figure is drawn, nothing sticks out on the right, and text stands out from its paper."""
+    """Every figure is drawn and as wide as its place, nothing sticks out, and text stands out from its paper."""
     show(chromium, page, width=width, scheme=scheme)
     assert run_script(chromium, "return document.documentElement.scrollWidth") <= width
-    outside = run_script(
-        chromium,
-        "return [...document.querySelectorAll('.chart svg')].filter((one) => one.getBoundingClientRect().right > "
-        "window.innerWidth + 1).length",
-    )
-    assert outside == 0
+    outside = "return [...document.querySelectorAll('.chart svg, .panels')].filter((one) => {const box = "
+    outside += "one.getBoundingClientRect(); const place = one.closest('.panel, figure').getBoundingClientRect(); "
+    outside += "return box.right > place.right + 1 || box.width > window.innerWidth}).length"
+    assert run_script(chromium, outside) == 0
     empty = "return [...document.querySelectorAll('.chart')].filter((one) => !one.querySelector('svg path, svg text'))"
     assert run_script(chromium, f"{empty}.length") == 0
     shades = "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
@@ -194,6 +192,92 @@ def test_it_prints(chromium: Chrome, request: pytest.FixtureRequest, which: str)
     printed = base64.b64decode(chromium.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
     assert printed[:5] == b"%PDF-"
     assert 3 <= printed.count(b"/Type /Page\n") <= 30
+
+
+def focused(browser: Chrome) -> str:
+    """The name of the element that has the focus."""
+    return str(run_script(browser, "return document.activeElement.getAttribute('aria-label')"))
+
+
+def test_the_keyboard_reaches_each_cell(chromium: Chrome, page: Path) -> None:
+    """One Tab enters a chart, arrows go from cell to cell, Enter shows conversations, Escape comes back."""
+    show(chromium, page)
+    one = (
+        "return [...document.querySelectorAll('.chart')].map((one) => one.querySelectorAll('[tabindex=\"0\"]').length)"
+    )
+    assert set(run_script(chromium, one)) == {1}
+    run_script(chromium, "document.querySelector('#figure-ppl-tox').previousElementSibling.setAttribute('tabindex', 0)")
+    run_script(chromium, "document.querySelector('#figure-ppl-tox').previousElementSibling.focus()")
+    keys: Any = chromium.switch_to
+    keys.active_element.send_keys(Keys.TAB)
+    first = focused(chromium)
+    assert first.startswith("perplexity < ")
+    assert ", toxicity < 0.1: " in first
+    keys.active_element.send_keys(Keys.ARROW_RIGHT)
+    right = focused(chromium)
+    assert right.split(", ")[0] != first.split(", ")[0]
+    assert ", toxicity < 0.1: " in right
+    keys.active_element.send_keys(Keys.ARROW_DOWN)
+    below = focused(chromium)
+    assert below.split(", ")[0] == right.split(", ")[0]
+    assert ", toxicity 0.1 to 0.25: " in below
+    assert chromium.find_element(By.ID, "tip").text == below
+    assert chromium.find_element(By.CSS_SELECTOR, "#figure-ppl-tox .ring").is_displayed()
+    keys.active_element.send_keys(Keys.ARROW_UP, Keys.ENTER)
+    assert chromium.find_element(By.ID, "cell-title").text == right
+    assert chromium.find_elements(By.CSS_SELECTOR, "#cell-list .one")
+    keys.active_element.send_keys(Keys.ESCAPE)
+    assert not chromium.find_element(By.ID, "cell").is_displayed()
+    assert focused(chromium) == right
+
+
+def test_a_screen_reader_names_each_cell(chromium: Chrome, page: Path) -> None:
+    """A chart is a named group of buttons, one per cell, whose numbers are not read a second time."""
+    show(chromium, page)
+    nodes = chromium.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    named = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in nodes if not one["ignored"]]
+    raw = report(page)["figures"]["ppl-tox"]["panels"][0]["rows"]
+    cells = [name for role, name in named if role == "button" and name.startswith("perplexity ") and "kept, " in name]
+    assert len(cells) == 3 * len(raw)
+    assert ("group", "Conversations by perplexity and toxicity: Difference") in named
+    assert not [name for role, name in named if role == "StaticText" and name.startswith("perplexity <")]
+    texts = chromium.find_elements(By.CSS_SELECTOR, "#figure-ppl-tox .mark-text.role-mark")
+    assert {one.get_attribute("aria-hidden") for one in texts} == {"true"}
+
+
+def test_cards_are_short_and_open(chromium: Chrome, page: Path) -> None:
+    """A card shows three lines of three messages; a button shows the rest, and what a search finds is never hidden."""
+    show(chromium, page, width=390)
+    tall = "return Math.max(...[...document.querySelectorAll('#list .one')].map((one) => one.offsetHeight))"
+    while not (buttons := chromium.find_elements(By.CSS_SELECTOR, "#list .one button[aria-expanded=false]")):
+        run_script(chromium, "document.querySelector('#list > button').click()")  # more cards
+    button, long = buttons[0], buttons[0].find_element(By.XPATH, "..")
+    assert run_script(chromium, tall) < 620
+    before = long.size["height"]
+    run_script(chromium, "arguments[0].click()", button)
+    assert (button.get_attribute("aria-expanded"), button.text) == ("true", "Show less")
+    assert long.size["height"] > before
+    chromium.find_element(By.ID, "words").send_keys("<script>")
+    assert chromium.find_elements(By.CSS_SELECTOR, "#list .one.whole")
+    assert not chromium.find_elements(By.CSS_SELECTOR, "#list .one:not(.whole)")
+
+
+def test_a_phone_page_is_short(chromium: Chrome, page: Path) -> None:
+    """No longer than on a wide screen, since the panels of a figure are side by side and can be swiped into view."""
+    show(chromium, page, width=1180)
+    wide = run_script(chromium, "return document.documentElement.scrollHeight")
+    show(chromium, page, width=390)
+    assert run_script(chromium, "return document.documentElement.scrollHeight") < wide
+    strip = chromium.find_element(By.CSS_SELECTOR, "#figure-ppl-tox .panels")
+    tops = {one.location["y"] for one in strip.find_elements(By.CSS_SELECTOR, ".panel")}
+    assert len(tops) == 1
+    assert run_script(chromium, "return arguments[0].scrollWidth > arguments[0].clientWidth", strip)
+
+
+def report(page: Path) -> dict[str, Any]:
+    """The numbers beside a page."""
+    found: dict[str, Any] = json.loads((page.parent / "report.json").read_text(encoding="utf-8"))
+    return found
 
 
 class Scripts(HTMLParser):

@@ -221,7 +221,8 @@ def test_language_toxicity_and_perplexity_do_not_read_tools(tmp_path: Path) -> N
 def test_answers_are_compared_without_their_reasoning() -> None:
     """Two conversations with one answer share it, whatever was thought before."""
     thoughts = ("<think>One way.</think>", "<think>Another way.</think>", "")
-    measured = Turns().measure(raw(*([("user", "When?"), ("assistant", thought + LONG)] for thought in thoughts)))
+    said: list[Any] = [[("user", "When?"), ("assistant", thought + LONG)] for thought in thoughts]
+    measured = Turns().measure(raw(*said))
     assert measured["answer_keys"].n_unique() == measured["opening_key"].n_unique() == 1
 
 

@@ -19,9 +19,11 @@ from pipeline.compare.numbers import (
     test_numbers,
 )
 from pipeline.compare.screen import Screened
+from pipeline.compare.screen.power import POWER, forecast
 from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
-from pipeline.experiments.formats import change, finite, share, token_worth_parts, with_interval
+from pipeline.compare.verdict import too_few
+from pipeline.experiments.formats import change, finite, interval, share, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 
@@ -62,6 +64,50 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
         if ceiling is not None:
             made.append(Tile(share(ceiling), "PPL can fall by at most, if what was dropped is worth nothing"))
     return tuple(made)
+
+
+def answers(comparison: Comparison) -> tuple[tuple[str, str], ...]:
+    """How sure the verdict is, and what it would take to know more."""
+    return (("How sure?", visible(how_sure(comparison))), ("To know more", visible(_to_know_more(comparison))))
+
+
+def how_sure(comparison: Comparison) -> str:
+    """The interval of the level, what it comes from, and how many placebo rules do as much."""
+    screened, primary = comparison.screened, comparison.primary
+    if screened is None:
+        return "No model was trained: only sizes and mixes are compared."
+    if primary is None or (ends := primary.level_interval) is None:
+        return "There is no interval; the headline says why."
+    pairs = f"{len(screened.screen.nats[screened.names[0]])} pairs of n-gram models"
+    if comparison.experiment is not None:
+        pairs = f"{len(comparison.experiment.design.pairs)} pairs of networks"
+    test, placebos = primary.test, primary.placebos.values()
+    found = f"The 95 % interval of the change of PPL is {interval(ends, change)}, from {pairs} on "
+    found += f"{test.conversations:,} test conversations, which weigh as much as {test.effective:,.0f} of equal length."
+    rules = sum(len(one.effects) for one in placebos)
+    if not rules:
+        return found
+    as_much = sum(int((abs(one.effects) >= abs(one.effect)).sum()) for one in placebos)
+    found += f" Of {rules} placebo rules, which drop as many tokens at random, {as_much or 'none'}"
+    return f"{found} changed the PPL of n-gram models as much."
+
+
+def _to_know_more(comparison: Comparison) -> str:
+    screened, experiment = comparison.screened, comparison.experiment
+    if screened is None:
+        return "The same command with --screen in place of --no-train gives a verdict in about a minute."
+    if comparison.primary is not None and too_few([comparison.primary]):
+        return "A larger test set comes first: from a larger corpus, or with --test-tokens."
+    if experiment is None:
+        return (
+            "N-gram models see what five tokens show. The same command without --screen trains networks, which takes "
+            "less than an hour with the default budgets."
+        )
+    now, then = (share(forecast(experiment, screened, times).level) for times in (1, 4))
+    return (
+        f"This experiment finds differences of PPL from {now} on in {POWER:.0%} of the cases; one with four times the "
+        f"seeds (--seeds) would find those from {then} on."
+    )
 
 
 def _millions(tokens: float) -> str:
@@ -159,7 +205,14 @@ def _placebo_section(screened: Screened) -> list[Section]:
             "Beside random rules",
             "By n-gram models. Placebo rules drop as many tokens as the real ones, of random conversations or of "
             "random conversations of the same lengths. A real effect lies outside their range.",
-            (Figure("placebo", "The real rules and placebo rules", "One mark is one rule.", (panel,)),),
+            (
+                Figure(
+                    "placebo",
+                    "The real rules and placebo rules",
+                    "One mark is one rule, at the largest budget.",
+                    (panel,),
+                ),
+            ),
             (_table(placebo_rows(screened)),),
         )
     ]

@@ -45,8 +45,11 @@ class Forecast:
         return f"{text}; if what was dropped is worth nothing, PPL falls by {share(self.ceiling)} at most"
 
 
-def forecast(experiment: Experiment, screened: Screened) -> Forecast:
-    """What the experiment can find, from the spread of n-gram models between orders, test sets and placebo rules."""
+def forecast(experiment: Experiment, screened: Screened, times: int = 1) -> Forecast:
+    """What the experiment can find, from the spread of n-gram models between orders, test sets and placebo rules.
+
+    With `times`, what an experiment with that many times the seeds could find.
+    """
     design = experiment.design
     budgets = np.array([budget for budget, _ in design.pairs])
     mask = screened.primary_test.mask
@@ -56,13 +59,9 @@ def forecast(experiment: Experiment, screened: Screened) -> Forecast:
     if moved[0] is not None and moved[1] is not None:
         of_test = float((moved[1] - moved[0]).mean(axis=0).var(ddof=1))
     spread = max((one.sd for one in screened.primary.placebos.values()), default=0.0) ** 2
-    level, alpha = smallest_found(
-        np.log(budgets.astype(float)),
-        control.variance + TRAINING_VARIANCE,
-        of_test + spread,
-        design.looks()[-1].level,
-        POWER,
-    )
+    x, variance = np.log(budgets.astype(float)), control.variance + TRAINING_VARIANCE
+    found = np.tile(x, times), np.tile(variance, times), of_test + spread
+    level, alpha = smallest_found(*found, design.looks()[-1].level, POWER)
     ceiling = screened.ceiling if screened.primary.differences else None
     return Forecast(math.expm1(level), alpha, ceiling)
 

@@ -17,6 +17,8 @@ from pipeline.report.text import labels, short
 UNKNOWN = "unknown"
 MAX_NAMES = 10
 """Maximum number of sources or languages with a band each; the others share one."""
+WORDS = ("n_words", "dedup_words")
+"""Signals that count the words of a conversation; the first that was measured is used."""
 BINS = 24
 """Approximate number of bins of a distribution; whole numbers of at most this range have a bin each."""
 
@@ -48,12 +50,12 @@ class Bins:
 
 
 BANDS = (
-    Band("ppl", "perplexity", "perplexity decile (1: most expected), and where it begins", ("ppl",)),
+    Band("ppl", "perplexity", "perplexity decile (D1: most expected), and where it ends", ("ppl",)),
     # 0.5 is the threshold of the stage, 0.9 that of the default rule
     Band("tox", "toxicity", "toxicity (probability)", ("toxicity",), (0.1, 0.25, 0.5, 0.75, 0.9)),
     Band("source", "source", "source", ("source",)),
     Band("prompt", "first prompt", "first prompt (words)", ("prompt_words",), (5, 10, 20, 40, 80, 160)),
-    Band("length", "length", "length (words)", ("n_words", "dedup_words"), (10, 30, 100, 300, 1000, 3000)),
+    Band("length", "length", "length (words)", WORDS, (10, 30, 100, 300, 1000, 3000)),
     Band("lang", "language", "language", ("language",)),
 )
 
@@ -63,7 +65,8 @@ def deciles(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     known = values.drop_nulls().to_numpy()
     edges = np.unique(np.quantile(known, np.arange(1, 10) / 10)).tolist() if known.size else []
     band, index = split_at_edges(values, replace(band, edges=tuple(edges)))
-    numbered = ["1|", *(f"{i}|{short(edge)}" for i, edge in enumerate(edges, 2))]  # "28.2 to 47.4" would not fit
+    ends = [*(f"<{short(edge)}" for edge in edges), *(f"≥{short(edge)}" for edge in edges[-1:])] or ["all"]
+    numbered = [f"D{i}|{end}" for i, end in enumerate(ends, 1)]  # "28.2 to 47.4" would not fit
     return replace(band, labels=(*numbered, *band.words[len(numbered) :])), index
 
 
@@ -142,6 +145,11 @@ class BandedRun(FinishedRun):
     bins: dict[str, Bins]
     at_least: float | None
     """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
+
+    @property
+    def words(self) -> str | None:
+        """The signal that counts the words of a conversation; None if none was measured."""
+        return next((name for name in WORDS if name in self.rows.columns), None)
 
 
 def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:

@@ -5,7 +5,6 @@ from itertools import combinations_with_replacement, product
 
 import polars as pl
 
-from pipeline.manifest import Manifest
 from pipeline.plant.audit import UNTOUCHED, Findings
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.frame import Signal
@@ -23,29 +22,39 @@ def _labels(axis: str, labels: Sequence[str], words: Sequence[str]) -> pl.DataFr
     return frame.with_columns(pl.int_range(pl.len(), dtype=pl.Int16).alias(f"{axis}i"))
 
 
+def _words(run: BandedRun) -> list[pl.Expr]:
+    """Expression of the words of each conversation, as Int64; none if no stage counted them."""
+    return [] if run.words is None else [pl.col(run.words).cast(pl.Int64).alias("words")]
+
+
 def _count(run: BandedRun, frame: pl.DataFrame, keys: dict[str, str], *more: pl.Expr) -> pl.DataFrame:
     """Add the number of conversations, raw and refined, and more aggregates to a frame with one row per cell.
 
-    `keys` are the columns of the run that identify a cell, with their names in the frame.
+    If words were measured, also raw_words and refined_words. `keys` are the columns of the run that identify a cell,
+    with their names in the frame.
     """
-    counts = run.rows.group_by(list(keys)).agg(
-        *more, raw=pl.len().cast(pl.Int64), refined=pl.col("keep").sum().cast(pl.Int64)
-    )
+    raw = [pl.len().cast(pl.Int64).alias("raw"), *(one.sum().alias("raw_words") for one in _words(run))]
+    kept = (one.filter("keep").sum().alias("refined_words") for one in _words(run))
+    sizes = [*raw, pl.col("keep").sum().cast(pl.Int64).alias("refined"), *kept]
+    counts = run.rows.group_by(list(keys)).agg(*more, *sizes)
     frame = frame.join(counts.rename(keys), on=list(keys.values()), how="left", maintain_order="left")
-    return frame.with_columns(pl.col("raw", "refined").fill_null(0))
+    return frame.with_columns(pl.col([size.meta.output_name() for size in sizes]).fill_null(0))
 
 
 def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
     """The conversations in each cell: xi, yi, x, y, cell (its name), raw, refined, removed, and removed_share.
 
     If pairs were measured, also dup_raw and dup_refined (share of the cell's conversations with a duplicate in the same
-    corpus); null for an empty cell.
+    corpus), and dup_removed and dup_removed_share (of those with one in raw, how many were dropped); a share is null if
+    there is nothing that it could be of. If words were measured, also raw_words and refined_words.
     """
     duplicates = []
     if run.at_least is not None:
         duplicates = [
             pl.col("in_dup").mean().alias("dup_raw"),
             pl.col("in_dup_kept").filter("keep").mean().alias("dup_refined"),
+            (~pl.col("keep")).filter("in_dup").sum().cast(pl.Int64).alias("dup_removed"),
+            (~pl.col("keep")).filter("in_dup").mean().alias("dup_removed_share"),
         ]
     grid = _labels("y", down.labels, down.words).join(_labels("x", across.labels, across.words), how="cross")
     frame = _count(run, grid, {f"in_{across.key}": "xi", f"in_{down.key}": "yi"}, *duplicates)
@@ -59,16 +68,18 @@ def cells(run: BandedRun, across: Band, down: Band) -> pl.DataFrame:
 def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
     """What each rule removed in each band; rules that removed nothing are omitted.
 
-    Columns: xi, yi (number of the rule), x, y (its reason), x_word, n (conversations), share (of the band).
+    Columns: xi, yi (number of the rule), x, y (its reason), x_word, n (conversations), share (of the band), size (of
+    the band), and words if they were measured.
     """
-    rows = run.rows.select(xi=f"in_{across.key}", yi=pl.col("reason").to_physical().cast(pl.Int16))
-    removed = rows.drop_nulls("yi").group_by("xi", "yi").agg(n=pl.len().cast(pl.Int64))
+    words = [one.meta.output_name() for one in _words(run)]
+    rows = run.rows.select(*_words(run), xi=f"in_{across.key}", yi=pl.col("reason").to_physical().cast(pl.Int16))
+    removed = rows.drop_nulls("yi").group_by("xi", "yi").agg(pl.col(words).sum(), n=pl.len().cast(pl.Int64))
     rules = _labels("y", run.reasons, run.reasons).join(removed, on="yi", how="semi")
     return (
         rules.join(_labels("x", across.labels, across.words), how="cross")
         .join(removed, on=["xi", "yi"], how="left", maintain_order="left")
         .join(rows.group_by("xi").agg(size=pl.len()), on="xi", how="left", maintain_order="left")
-        .with_columns(pl.col("n").fill_null(0))
+        .with_columns(pl.col("n", *words).fill_null(0))
         .with_columns(share=(pl.col("n") / pl.col("size")).fill_null(0.0))
     )
 
@@ -76,14 +87,17 @@ def reasons(run: BandedRun, across: Band) -> pl.DataFrame:
 def together(run: BandedRun) -> pl.DataFrame:
     """How often two rules fire on the same conversation; rules that never fire are omitted.
 
-    Columns: xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires).
+    Columns: xi, yi, x, y, n (conversations), share (of those on which the rule `y` fires), and words if they were
+    measured.
     """
     firing = [i for i in range(len(run.reasons)) if run.rows[f"in_rule{i}"].any()]
+    sizes = [pl.len().alias("n"), *(one.sum() for one in _words(run))]
     pairs = [
-        (x, y, run.reasons[x], run.reasons[y], (run.rows[f"in_rule{x}"] & run.rows[f"in_rule{y}"]).sum())
+        (x, y, run.reasons[x], run.reasons[y], *run.rows.filter(f"in_rule{x}", f"in_rule{y}").select(sizes).row(0))
         for y, x in product(firing, repeat=2)
     ]
-    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64}
+    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String}
+    schema |= {size.meta.output_name(): pl.Int64 for size in sizes}
     alone = pl.col("n").filter(pl.col("xi") == pl.col("yi")).first().over("yi")
     return pl.DataFrame(pairs, schema=schema, orient="row").with_columns(share=pl.col("n") / alone)
 
@@ -158,7 +172,7 @@ def spearman(rows: pl.DataFrame, a: str, b: str) -> float | None:
 
 
 def distribution(run: BandedRun, signal: Signal) -> pl.DataFrame:
-    """A signal's histogram: i, low, high (edges), raw, refined (conversations)."""
+    """A signal's histogram: i, low, high (edges), raw and refined (conversations), and their words if measured."""
     edges = run.bins[signal.name].edges
     bins = pl.DataFrame({"low": edges[:-1], "high": edges[1:]}, schema={"low": pl.Float64, "high": pl.Float64})
     bins = bins.select(pl.int_range(pl.len(), dtype=pl.Int16).alias("i"), "low", "high")
@@ -166,30 +180,68 @@ def distribution(run: BandedRun, signal: Signal) -> pl.DataFrame:
 
 
 def mix(run: BandedRun, band: Band) -> pl.DataFrame:
-    """The share of each label: yi, y, raw, refined (conversations), and raw_share, refined_share, kept_share."""
+    """The share of each label: yi, y, raw, refined (conversations), and raw_share, refined_share, kept_share.
+
+    If words were measured, also raw_words, refined_words, and raw_words_share, refined_words_share.
+    """
     frame = _count(run, _labels("y", band.labels, band.words).drop("y_word"), {f"in_{band.key}": "yi"})
+    sizes = [name for name in ("raw", "refined", "raw_words", "refined_words") if name in frame.columns]
     return frame.with_columns(
-        raw_share=pl.col("raw") / pl.max_horizontal(pl.col("raw").sum(), 1),
-        refined_share=pl.col("refined") / pl.max_horizontal(pl.col("refined").sum(), 1),
+        *((pl.col(name) / pl.max_horizontal(pl.col(name).sum(), 1)).alias(f"{name}_share") for name in sizes),
         kept_share=pl.when(pl.col("raw") > 0).then(pl.col("refined") / pl.col("raw")),
     )
 
 
-def retention(manifest: Manifest) -> pl.DataFrame:
+def quantiles(run: BandedRun, by: Band) -> pl.DataFrame:
+    """Where perplexity lies in each band: y, raw and refined (conversations), p10 to p90, median, refined_median.
+
+    If words were measured, also raw_words and refined_words. A quantile of no known value is null.
+    """
+    ppl = pl.col("ppl").cast(pl.Float64)
+    names = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
+    parts = [ppl.quantile(at, "linear").alias(name) for name, at in names.items()]
+    kept = ppl.filter("keep").median().alias("refined_median")
+    labels = _labels("y", by.labels, by.words).drop("y_word")
+    return _count(run, labels, {f"in_{by.key}": "yi"}, *parts, kept).drop("yi")
+
+
+def retention(run: BandedRun) -> pl.DataFrame:
     """What is left after each step, from ingested to kept; rules that dropped nothing are omitted.
 
     Columns: i (number of the rule, else null), step, kind ("in", "dropped" or "kept"), n (conversations), begin and end
-    (how many were left before and after), share (of all).
+    (how many were left before and after), share (of all). If words were measured, also words, words_begin, words_end
+    and words_share; those of conversations that could not be read are unknown and count as none.
     """
-    counts = manifest.counts
-    left = counts.ingested
-    steps: list[tuple[int | None, str, str, int, int, int]] = [(None, "in", "in", left, 0, left)]
-    rules = [(i, rule.reason, rule.dropped) for i, rule in enumerate(manifest.rules)]
-    for i, reason, n in [(None, "could not be read", counts.quarantined), *rules]:
-        if n:
-            steps.append((i, reason, "dropped", n, left, left - n))
-            left -= n
-    steps.append((None, "kept", "kept", left, 0, left))
-    schema = {"i": pl.Int16, "step": pl.String, "kind": pl.String, "n": pl.Int64, "begin": pl.Int64, "end": pl.Int64}
-    frame = pl.DataFrame(steps, schema=schema, orient="row")
-    return frame.with_columns(share=pl.col("n") / max(counts.ingested, 1))
+    counts = run.manifest.counts
+    rules = [(i, rule.reason, "dropped", rule.dropped) for i, rule in enumerate(run.manifest.rules)]
+    steps = [
+        (None, "in", "in", counts.ingested),
+        *(step for step in [(None, "could not be read", "dropped", counts.quarantined), *rules] if step[-1]),
+        (None, "kept", "kept", counts.refined),
+    ]
+    schema = {"i": pl.Int16, "step": pl.String, "kind": pl.String, "n": pl.Int64}
+    frame = _left(pl.DataFrame(steps, schema=schema, orient="row"), "n", "")
+    if run.words is not None:
+        words = words_by_rule(run)
+        sizes = {"in": sum(words.values()), "kept": words.get(None, 0)}
+        each = [sizes.get(kind, words.get(i, 0)) for i, kind in frame.select("i", "kind").iter_rows()]
+        frame = _left(frame.with_columns(words=pl.Series(each, dtype=pl.Int64)), "words", "words_")
+    return frame
+
+
+def words_by_rule(run: BandedRun) -> dict[int | None, int]:
+    """The words that each rule dropped, by its number, and those that were kept, by None; empty if not measured."""
+    each = (run.rows.group_by(pl.col("reason").to_physical()).agg(words.sum()) for words in _words(run))
+    return dict(row for frame in each for row in frame.iter_rows())
+
+
+def _left(steps: pl.DataFrame, size: str, prefix: str) -> pl.DataFrame:
+    """Add how much was left before and after each step, and the step's share of what came in."""
+    dropped = pl.when(kind="dropped").then(size).otherwise(0)
+    before = pl.col(size).first() - dropped.cum_sum() + dropped
+    inside = pl.col("kind") == "dropped"
+    return steps.with_columns(
+        pl.when(inside).then(before).otherwise(0).alias(f"{prefix}begin"),
+        pl.when(inside).then(before - dropped).otherwise(size).alias(f"{prefix}end"),
+        (pl.col(size) / pl.max_horizontal(pl.col(size).first(), 1)).alias(f"{prefix}share"),
+    )

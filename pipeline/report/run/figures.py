@@ -22,28 +22,36 @@ MAX_LETTERS = 5
 
 
 def retention(run: BandedRun) -> Figure:
-    """Conversations left after each rule, from ingested to kept."""
-    frame = counts.retention(run.manifest)
-    texts = [
-        ("\N{MINUS SIGN}" if kind == "dropped" else "") + f"{n:,}  ({share:.1%})"
-        for kind, n, share in frame.select("kind", "n", "share").iter_rows()
-    ]
-    tips = [f"{step}: {n:,} conversations" for step, n in frame.select("step", "n").iter_rows()]
-    picks = pl.when(pl.col("kind") == "kept").then(pl.lit("kept")).otherwise(pl.format("reason:{}", "i"))
-    steps = frame.with_columns(
-        step=pl.Series(labels(frame["step"].to_list())),
-        text=pl.Series(texts),
-        tip=pl.Series(tips),
-        pick=picks.fill_null(""),
-    )
+    """Conversations and words left after each rule, from ingested to kept."""
+    frame = counts.retention(run)
+    picks = pl.when(kind="kept").then(pl.lit("kept")).otherwise(pl.format("reason:{}", "i")).fill_null("")
+    steps = frame.with_columns(step=pl.Series(labels(frame["step"].to_list())), pick=picks)
     idle = [rule.reason for rule in run.manifest.rules if not rule.dropped]
     notes = (f"Dropped nothing: {', '.join(labels(idle))}.",) if idle else ()
+    panels = [Panel("Conversations", _steps(steps, "conversations", "n", ""), frame, notes)]
+    if run.words is not None:
+        panels.append(Panel("Words", _steps(steps, "words", "words", "words_"), frame.select("step", "^words.*$")))
     return Figure(
         "retention",
         "What was kept, and what each rule dropped",
-        "Rules apply in the order of the plan; a conversation counts for the first that fires.",
-        (Panel("", charts.waterfall(steps), frame, notes),),
+        "Rules apply in the order of the plan; a conversation counts for the first that fires."
+        + (f" Words are those of the signal {run.words}." if run.words else ""),
+        tuple(panels),
     )
+
+
+def _steps(steps: pl.DataFrame, unit: str, size: str, prefix: str) -> charts.Chart:
+    minus = pl.when(kind="dropped").then(pl.lit("\N{MINUS SIGN}")).otherwise(pl.lit(""))
+    number = _thousands(pl.col(size))
+    percent = pl.col(f"{prefix}share").map_elements("{:.1%}".format, pl.String)
+    bars = steps.select(
+        *("step", "kind", "pick"),
+        pl.col(f"{prefix}begin").alias("begin"),
+        pl.col(f"{prefix}end").alias("end"),
+        text=pl.format("{}{}  ({})", minus, number, percent),
+        tip=pl.format(f"{{}}: {{}} {unit}, {{}}", "step", number, percent),
+    )
+    return charts.waterfall(bars, unit)
 
 
 def _side(band: Band) -> Side:
@@ -65,7 +73,7 @@ def _text(numbers: pl.Expr, form: str) -> pl.Expr:
 
     def text(number: float) -> str:
         digits = format(number, form)
-        if not digits.strip("+-0."):  # "-0.00" is 0
+        if not digits.strip("+-0.%"):  # "-0.00" is 0
             return "0"
         return digits.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1)
 
@@ -76,61 +84,104 @@ def _percent(share: pl.Expr, digits: int = 1) -> pl.Expr:
     return (share * 100).round(digits)
 
 
+def _thousands(numbers: pl.Expr) -> pl.Expr:
+    return numbers.map_elements("{:,}".format, pl.String)
+
+
+def _in_words(frame: pl.DataFrame) -> pl.Expr:
+    """The end of a tooltip: how many words the same conversations have, if that was measured."""
+    if "words" in frame.columns:
+        return pl.format("; {} words", _thousands(pl.col("words")))
+    if "raw_words" in frame.columns:
+        return pl.format("; {} words, {} kept", *(_thousands(pl.col(f"{name}_words")) for name in ("raw", "refined")))
+    return pl.lit("")
+
+
+def _panel(
+    title: str,
+    cells: pl.DataFrame,
+    sides: tuple[Side, Side],
+    colour: Colour,
+    *numbers: str,
+    none: str,
+    width: int = 38,
+    height: int = 27,
+) -> Panel:
+    """A heatmap, or the sentence `none` if every value is zero or unknown.
+
+    `numbers` are the columns that report.json holds, of those that there are.
+    """
+    held = cells.select(name for name in numbers if name in cells.columns)
+    if not (cells["value"].fill_null(0) != 0).any():
+        return Panel(title, None, held, (none,))
+    return Panel(title, heatmap(cells, *sides, colour, width=width, height=height), held)
+
+
 def conversations(run: BandedRun, across: Band, down: Band) -> Figure:
-    """The number of conversations in each cell, and how many were removed."""
+    """The number of conversations in each cell, and the share of them that was dropped."""
     frame = counts.cells(run, across, down)
-    colour = Colour("conversations (log)", (1.0, largest(frame["raw"], 2.0)), log=True)
+    percent = _percent(pl.col("removed_share").fill_null(0))
+    tip = pl.format("{}: {} conversations, {} kept, {} dropped ({}%)", "cell", "raw", "refined", "removed", percent)
+    frame = frame.with_columns(tip=pl.concat_str(tip, _in_words(frame)), share=_text(pl.col("removed_share"), ".0%"))
+    number = Colour("conversations (log)", (1.0, largest(frame["raw"], 2.0)), log=True)
+    dropped = Colour("share of the cell dropped", (0.0, 1.0), form=".0%")
     panels = []
-    for name, title, keep in (
-        ("raw", "Raw", ""),
-        ("refined", "Refined", " kept"),
-        ("removed", "Difference: removed", " dropped"),
+    for name, title, colour, keep in (
+        ("raw", "Raw", number, ""),
+        ("refined", "Refined", number, " kept"),
+        ("removed", "Difference", dropped, " dropped"),
     ):
-        cells = frame.with_columns(
-            value=_nonzero(name),
-            text=_short(_nonzero(name)),
-            tip=pl.format(
-                "{}: {} conversations, {} kept, {} dropped ({}%)",
-                *("cell", "raw", "refined", "removed", _percent(pl.col("removed_share").fill_null(0))),
-            ),
-            pick=pl.format(f"{across.key}:{{}} {down.key}:{{}}{keep}", "xi", "yi"),
-        )
-        chart = heatmap(cells, _side(across), _side(down), colour)
-        panels.append(Panel(title, chart, frame.select("x", "y", name)))
+        count = _short(_nonzero(name)).fill_null("")
+        cells = frame.with_columns(value=_nonzero(name), text=count, pick=_pick(across, down, keep))
+        if colour is dropped:
+            cells = cells.with_columns(value="removed_share", text="share", note=count)
+        held = "x", "y", name, f"{name}_words", f"{name}_share"
+        sides = _side(across), _side(down)
+        panels.append(_panel(title, cells, sides, colour, *held, none="There are none.", height=30))
     return Figure(
         f"{across.key}-{down.key}",
         f"Conversations by {across.word} and {down.word}",
-        "All three share one logarithmic scale; click a cell to read what is in it.",
+        "Raw and refined count conversations on one logarithmic scale. The difference is the percentage of a cell's "
+        "raw conversations that was dropped; the small number counts them. Choose a cell to read what is in it.",
         tuple(panels),
     )
 
 
+def _pick(across: Band, down: Band, more: str) -> pl.Expr:
+    """What a click on a cell shows."""
+    return pl.format(f"{across.key}:{{}} {down.key}:{{}}{more}", "xi", "yi")
+
+
 def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
-    """The share of conversations in each cell that have a duplicate."""
+    """The share of conversations in each cell that have a duplicate, and the share of those that was dropped."""
     frame = counts.cells(run, across, down).with_columns(dup_change=pl.col("dup_refined") - pl.col("dup_raw"))
-    most = largest(frame["dup_raw"], 0.01)
-    share = Colour("share with a duplicate", (0.0, most), form=".0%")
-    change = Colour("change of that share", (-most, most), diverging=True, form="+.0%")
+    share = Colour("share with a duplicate", (0.0, largest(frame["dup_raw"], 0.01)), form=".0%")
+    dropped = Colour("share of those dropped", (0.0, 1.0), form=".0%")
+    none = "No conversation has a duplicate."
     panels = []
     for name, title, colour, keep in (
         ("dup_raw", "Raw", share, ""),
         ("dup_refined", "Refined", share, " kept"),
-        ("dup_change", "Difference", change, ""),
+        ("dup_removed_share", "Difference", dropped, " dropped"),
     ):
         percent = pl.format("{}%", _percent(pl.col(name))).fill_null("none there")
         cells = frame.with_columns(
             value=_nonzero(name),
-            text=_text(pl.col(name) * 100, "+.0f" if colour.diverging else ".0f"),
+            text=_text(pl.col(name), ".0%"),
             tip=pl.format(f"{{}}: {colour.title} {{}}", "cell", percent),
-            pick=pl.format(f"{across.key}:{{}} {down.key}:{{}} dup:1{keep}", "xi", "yi"),
+            pick=_pick(across, down, f" dup:1{keep}"),
         )
-        chart = heatmap(cells, _side(across), _side(down), colour)
-        panels.append(Panel(title, chart, frame.select("x", "y", name)))
+        held = ["x", "y", name]
+        if colour is dropped:
+            cells = cells.with_columns(note=_short(_nonzero("dup_removed")).fill_null(""))
+            held += ["dup_removed", "dup_change"]
+            none = "None of them was dropped."
+        panels.append(_panel(title, cells, (_side(across), _side(down)), colour, *held, none=none, height=30))
     return Figure(
         f"duplicates-{across.key}-{down.key}",
         f"Duplicates by {across.word} and {down.word}",
-        f"Percentage of conversations in each cell with another one at Jaccard {run.at_least:g} or above in the "
-        "same corpus, exact copies included.",
+        f"Share of conversations in each cell with another one at Jaccard {run.at_least:g} or above in the same "
+        "corpus, exact copies included. The difference is the share of those in raw that was dropped, and their count.",
         tuple(panels),
     )
 
@@ -144,7 +195,8 @@ def removals(run: BandedRun, across: Band) -> Figure | None:
         value=_nonzero("share"),
         text=_short(_nonzero("n")),
         tip=pl.format(
-            "{} removed {} conversations at {}, {}% of them", "y", "n", "x_word", _percent(pl.col("share"), 2)
+            "{} removed {} conversations at {}, {}% of them{}",
+            *("y", "n", "x_word", _percent(pl.col("share"), 2), _in_words(frame)),
         ),
         pick=pl.format(f"{across.key}:{{}} reason:{{}}", "xi", "yi"),
     )
@@ -156,7 +208,7 @@ def removals(run: BandedRun, across: Band) -> Figure | None:
         f"What each rule removed, by {across.title.split(' (')[0]}",
         "Numbers count conversations, and colours show their share of the column; a conversation counts for the "
         "first rule that fired.",
-        (Panel("", chart, frame.select("x", "y", "n", "share")),),
+        (Panel("", chart, frame.drop("xi", "yi", "x_word", "size")),),
     )
 
 
@@ -186,8 +238,11 @@ def together(run: BandedRun) -> Figure | None:
     frame = counts.together(run)
     if frame.is_empty():
         return None
-    alone = pl.format("{} fires on {} conversations", "y", "n")
-    both = pl.format("{} and {}: {} conversations, {}% of the former's", "y", "x", "n", _percent(pl.col("share")))
+    words = _in_words(frame)
+    alone = pl.format("{} fires on {} conversations{}", "y", "n", words)
+    both = pl.format(
+        "{} and {}: {} conversations, {}% of the former's{}", "y", "x", "n", _percent(pl.col("share")), words
+    )
     cells = frame.with_columns(
         value=_nonzero("n"),
         text=_short(_nonzero("n")),
@@ -202,7 +257,7 @@ def together(run: BandedRun) -> Figure | None:
         "Rules that fire together",
         "The diagonal counts all conversations on which a rule fires, whichever rule was first; a rule on duplicates "
         "sees only what the other rules left.",
-        (Panel("", chart, frame.select("x", "y", "n", "share")),),
+        (Panel("", chart, frame.drop("xi", "yi")),),
     )
 
 
@@ -234,8 +289,9 @@ def levels(run: BandedRun, down: Band) -> Figure | None:
             tip=tip,
             pick=pl.format(f"{down.key}:{{}}{keep}", "yi"),
         )
-        chart = heatmap(cells, Side("", names, upright=True), _side(down), colour, width=32)
-        panels.append(Panel(title, chart, frame.select("x", "y", value, median)))
+        sides = Side("", names, upright=True), _side(down)
+        numbers = "x", "y", value, median
+        panels.append(_panel(title, cells, sides, colour, *numbers, none="No rank changed.", width=32))
     return Figure(
         f"signals-{down.key}",
         f"Signals by {down.word}",
@@ -258,8 +314,11 @@ def correlations(run: BandedRun) -> Figure | None:
     panels = []
     for name, title, colour in (("raw", "Raw", rank), ("refined", "Refined", rank), ("change", "Difference", change)):
         cells = frame.with_columns(value=name, text=_text(pl.col(name), ".2f"))
-        chart = heatmap(cells, Side("", names, upright=True), Side("", names), colour, width=27, height=22)
-        panels.append(Panel(title, chart, frame.select("x", "y", name)))
+        sides = Side("", names, upright=True), Side("", names)
+        numbers = "x", "y", name
+        panels.append(
+            _panel(title, cells, sides, colour, *numbers, none="None is known or changed.", width=29, height=24)
+        )
     return Figure(
         "correlations",
         "Signals that correlate",
@@ -293,7 +352,9 @@ def _distribution(run: BandedRun, signal: Signal) -> Panel:
     frame = counts.distribution(run, signal)
     ranges = pl.Series([f"{short(low)} to {short(high)}" for low, high in frame.select("low", "high").iter_rows()])
     bins = frame.with_columns(
-        tip=pl.format("{} {}: {} conversations, {} kept", pl.lit(signal.name), ranges, "raw", "refined"),
+        tip=pl.format(
+            "{} {}: {} conversations, {} kept{}", pl.lit(signal.name), ranges, "raw", "refined", _in_words(frame)
+        ),
         pick=pl.format(f"s{run.signals.index(signal)}:{{}}", "i"),
     )
     axis = run.bins[signal.name]
@@ -324,8 +385,10 @@ def mix(run: BandedRun) -> Figure | None:
         both = []
         for corpus, kept in (("raw", ""), ("refined", " kept")):
             share = pl.col(f"{corpus}_share")
-            percent = (share * 100).round(1)
-            tip = pl.format(f"{{}}: {{}} {corpus} conversations, {{}}%", "y", corpus, percent)
+            tip = pl.format(f"{{}}: {{}} {corpus} conversations, {{}}%", "y", corpus, _percent(share))
+            if run.words is not None:
+                of_words = _percent(pl.col(f"{corpus}_words_share"))
+                tip = pl.format("{}; {} words, {}%", tip, _thousands(pl.col(f"{corpus}_words")), of_words)
             pick = pl.format(f"{key}:{{}}{kept}", "yi")
             both.append(frame.select("yi", "y", corpus=pl.lit(corpus), share=share, tip=tip, pick=pick))
         chart = charts.shares(pl.concat(both).sort("yi", "corpus"), "")

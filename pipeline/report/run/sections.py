@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pipeline.manifest import HubSplit, Manifest
 from pipeline.plant.audit import UNTOUCHED, audit
 from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
-from pipeline.report.run import figures
+from pipeline.report.run import figures, tables
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
 from pipeline.report.text import visible
@@ -19,15 +19,16 @@ MISSING = {
     "tox": "Toxicity was not measured in this run: the stage toxicity adds it.",
     "dup": "Duplicates were not measured in this run: the stage dedup adds them.",
     "prompt": "Lengths and first prompts were not measured in this run: the stage heuristics adds them.",
+    "words": "Words were not counted in this run, so sizes are conversations alone: the stage heuristics adds them.",
     "lang": "Languages were not measured in this run: the stage language adds them.",
 }
-"""Notes on bands that were not measured, by the band's key."""
+"""Notes on bands that were not measured, by the band's key, and on words."""
 
 
 def page(run: BandedRun, checks: list[Check]) -> Page:
     """The report of one run."""
     counts = run.manifest.counts
-    total, kept = counts.ingested, counts.refined
+    total, kept, tokens = counts.ingested, counts.refined, counts.refined_tokens + counts.rejected_tokens
     warnings = [] if kept else ["Nothing was kept: every conversation was dropped, so the refined side is empty."]
     applied = [check for check in checks if check.passed is not None]
     return Page(
@@ -36,9 +37,12 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
         headline=_headline(run.manifest),
         tiles=(
             Tile(f"{total:,}", "conversations in"),
-            Tile(f"{kept / total:.1%}" if total else "none", f"kept: {kept:,}"),
+            Tile(f"{kept / total:.1%}" if total else "none", f"of the conversations kept: {kept:,}"),
+            Tile(
+                f"{counts.refined_tokens / tokens:.1%}" if tokens else "none",
+                f"of the tokens kept: {counts.refined_tokens:,} words and punctuation marks",
+            ),
             Tile(f"{counts.rejected:,}", f"dropped, and {counts.quarantined:,} unreadable"),
-            Tile(f"{counts.refined_tokens:,}", "tokens kept"),
             Tile(f"{sum(bool(check.passed) for check in applied)} of {len(applied)}", "checks passed"),
         ),
         warnings=(*warnings, *failed(checks)),
@@ -60,6 +64,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
             "counts": asdict(counts),
             "by_rule": run.manifest.by_rule,
             "kept_share": kept / total if total else None,
+            "kept_token_share": counts.refined_tokens / tokens if tokens else None,
         },
     )
 
@@ -71,7 +76,7 @@ def failed(checks: Sequence[Check]) -> list[str]:
 
 
 def _headline(manifest: Manifest) -> str:
-    """Conversations ingested and kept, and the three reasons that dropped most."""
+    """Conversations ingested and kept, the three reasons that dropped most, and the size of what they dropped."""
     counts = manifest.counts
     total, kept = counts.ingested, counts.refined
     share = f" ({kept / total:.1%})" if total else ""
@@ -79,9 +84,11 @@ def _headline(manifest: Manifest) -> str:
     most = [(reason, n) for reason, n in sorted(manifest.by_rule.items(), key=lambda item: -item[1])[:3] if n]
     if not most:
         return f"{text}."
+    tokens = max(counts.refined_tokens + counts.rejected_tokens, 1)
     reasons = [f"{visible(reason, 40)} ({n:,})" for reason, n in most]
     part = "all" if sum(n for _, n in most) == total - kept else "most"
-    return f"{text}, {part} of them for {_listed(reasons)}."
+    size = f"{(total - kept) / total:.1%} of the conversations, and {counts.rejected_tokens / tokens:.1%} of the tokens"
+    return f"{text}, {part} of them for {_listed(reasons)}. What was dropped is {size}."
 
 
 def cell_examples(run: BandedRun) -> Examples:
@@ -92,13 +99,15 @@ def cell_examples(run: BandedRun) -> Examples:
 def of_run(run: BandedRun) -> list[Section]:
     """The sections of a run: what was kept and dropped, heatmaps, rules, distributions, signals and mixes."""
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
-    rules = [
-        (visible(r.reason, 200), visible(r.where, 200), r.dropped, r.fired, r.nulls, visible(r.because, 300))
-        for r in run.manifest.rules
-    ]
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
-        Section("kept", "Kept and dropped", "From what came in to what is left.", (figures.retention(run),)),
+        Section(
+            "kept",
+            "Kept and dropped",
+            "From what came in to what is left.",
+            (figures.retention(run),),
+            missing=() if run.words else (MISSING["words"],),
+        ),
         *_planted(run),
         _heatmaps(run),
         Section(
@@ -106,7 +115,7 @@ def of_run(run: BandedRun) -> list[Section]:
             "What the rules do",
             "Which rule removes what, and which rules agree.",
             _some(figures.removals(run, along), figures.together(run)),
-            (Table(("reason", "drops where", "dropped", "fires on", "unknown for", "because"), tuple(rules)),),
+            (tables.rules(run),),
         ),
         Section(
             "distributions",
@@ -161,6 +170,7 @@ def _heatmaps(run: BandedRun) -> Section:
         _listed(words).capitalize(),
         "Where the corpus is dense, where it repeats itself, and what refining changed.",
         tuple(drawn),
+        tables.perplexities(run),
         missing=tuple(missing),
     )
 

@@ -1,0 +1,44 @@
+"""The tables of a run: what its rules did, and where the perplexity of each of its sources lies."""
+
+from pipeline.report.parts import Table
+from pipeline.report.run import counts
+from pipeline.report.run.bands import BandedRun
+from pipeline.report.text import short, visible
+
+SIZES = {"raw": "conversations", "raw_words": "words", "refined": "kept", "refined_words": "words kept"}
+"""Heads of columns of sizes, by the columns of `counts`."""
+QUANTILES = {
+    "p10": "10 %",
+    "p25": "25 %",
+    "median": "median perplexity",
+    "p75": "75 %",
+    "p90": "90 %",
+    "refined_median": "median, kept",
+}
+"""Heads of columns of perplexities."""
+
+
+def rules(run: BandedRun) -> Table:
+    """Each rule and what it did, with the words that it dropped if they were measured."""
+    words = counts.words_by_rule(run)
+    counted = run.words is not None
+    head = ("reason", "drops where", "dropped", *["words dropped"] * counted, "fires on", "unknown for", "because")
+    rows: list[tuple[str | int, ...]] = []
+    for i, rule in enumerate(run.manifest.rules):
+        dropped = (rule.dropped, *[words.get(i, 0)] * counted, rule.fired, rule.nulls)
+        rows.append((visible(rule.reason, 200), visible(rule.where, 200), *dropped, visible(rule.because, 300)))
+    return Table(head, tuple(rows))
+
+
+def perplexities(run: BandedRun) -> tuple[Table, ...]:
+    """Quantiles of the perplexity of each source; no table for a corpus of one source."""
+    source = run.bands["source"]
+    if "ppl" not in run.bands or len(source.labels) == 1:
+        return ()
+    frame = counts.quantiles(run, source)
+    sizes = {name: head for name, head in SIZES.items() if name in frame.columns}
+    rows = (
+        (*row[: len(sizes) + 1], *(None if ppl is None else short(ppl) for ppl in row[len(sizes) + 1 :]))
+        for row in frame.select("y", *sizes, *QUANTILES).iter_rows()
+    )
+    return (Table(("source", *sizes.values(), *QUANTILES.values()), tuple(rows)),)
