@@ -254,7 +254,7 @@ def plant(
     runs.print_damage(damage, as_json=as_json)
 
 
-@app.command(epilog="Example: refine audit my-run")
+@app.command(epilog="Example: refine audit damaged-run")
 def audit(
     folder: o.RunFolder,
     clean: Annotated[
