@@ -16,7 +16,8 @@ from pipeline.ownership import run_at
 from pipeline.plant import PlantError, PlantOptions, Plot
 from pipeline.plant import audit as auditing
 from pipeline.plant.audit import UNTOUCHED, Recall
-from pipeline.store import RunFolderError, Store
+from pipeline.sources.fields import with_fields
+from pipeline.store import RunFolderError, Store, read_json
 from stages.files import read_frame, save_frame, scratch
 
 SHARD_ROWS = 100_000
@@ -131,9 +132,13 @@ def plant(
         store = Store(Path(folder) / "run")
         omitted = ingest(data, store, Limits(limit=limit, shape=shape))["quarantined"]
         raw = pl.concat([read_frame(store.raw(shard)) for shard in store.shards()])
+        corpus = read_json(store.shard_list)
     damaged = planting.plant(raw, options)
+    every = damaged.rows.join(raw.select("id", "details", "tools"), on="id", how="left", maintain_order="left")
+    every = every.with_columns(messages=with_fields(every["messages"], every["details"], corpus.get("fields", {})))
+    every = every.drop("details", *([] if corpus.get("tools") else ["tools"]))
     with scratch(place.resolve().parent, place.name) as aside:
-        for number, rows in enumerate(damaged.rows.iter_slices(SHARD_ROWS)):
+        for number, rows in enumerate(every.iter_slices(SHARD_ROWS)):
             save_frame(aside / f"{number:05d}.parquet", rows)
         aside.rename(place)
     return Damage(place, damaged.rows.height, omitted, damaged.plots)

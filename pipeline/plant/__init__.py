@@ -90,8 +90,8 @@ class DamagedCorpus:
 def plant(raw: pl.DataFrame, options: PlantOptions) -> DamagedCorpus:
     """Plant damage into a corpus; the same corpus and options give the same rows.
 
-    Only conversations of at least `MIN_WORDS` words are damaged or copied, and none that has a user but no reply; none
-    more than once. Memory: the corpus, twice.
+    Only conversations of at least `MIN_WORDS` words are damaged or copied, and none that has a user but no reply, or
+    messages with more than a role and text; none more than once. Memory: the corpus, twice.
 
     Args:
         raw: conversations as ingest writes them; see `stages.stage.RAW`.
@@ -127,7 +127,8 @@ class _Bed:
         roles = pl.col("messages").list.eval(pl.element().struct.field("role"))
         answered = roles.list.contains("assistant") | ~roles.list.contains("user")
         words = pl.col("text").str.count_matches(r"\w+") >= MIN_WORDS
-        fit = raw.select((answered & words).fill_null(value=False)).to_series().arg_true().to_numpy()
+        plain = pl.col("details").is_null()
+        fit = raw.select((answered & words & plain).fill_null(value=False)).to_series().arg_true().to_numpy()
         self.raw, self._seed, self._random = raw, seed, np.random.default_rng(seed)
         self._order: list[int] = self._random.permutation(fit).tolist()
         self._edits: dict[int, tuple[Kind, Messages]] = {}

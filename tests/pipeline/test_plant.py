@@ -298,6 +298,26 @@ def test_the_damaged_corpus_is_a_source(refine: Refine, jsonl: Jsonl, tmp_path: 
     assert set(topics) == {'{"topic":"x"}'}
 
 
+def test_conversations_with_tool_calls_stay_as_they_are(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Calls, flags and tools included; others are damaged beside them."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    asked = {"role": "user", "content": "What is the weather in the town by the river?", "weight": 1}
+    calling = {
+        "messages": [asked, {"role": "assistant", "content": "", "tool_calls": [call]}],
+        "tools": [{"name": "f"}],
+    }
+    path = jsonl([*(talk(i) for i in range(10)), *([calling] * 10)])
+    done = refine("plant", path, "--share", "0.5", "--kinds", "shuffled_words,exact_copy", "--out", "damaged")
+    assert done.returncode == 0, done.stderr
+    rows = pl.read_parquet(tmp_path / "damaged" / "*.parquet")
+    assert rows.height == 20 + rows["planted_of"].drop_nulls().len()
+    same = rows.filter(pl.col("messages").list.first().struct.field("weight") == 1)
+    assert same.height == 10
+    assert same["planted_kind"].null_count() == 10
+    assert [one["messages"][1]["tool_calls"] for one in same.to_dicts()] == [[call]] * 10
+    assert rows["planted_kind"].drop_nulls().len() > 0
+
+
 def test_rows_that_cannot_be_read_are_counted(refine: Refine, jsonl: Jsonl) -> None:
     """They are not in the damaged corpus, and the output says so."""
     jsonl([*(talk(i) for i in range(100)), {"messages": 7}])
