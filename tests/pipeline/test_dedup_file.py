@@ -407,6 +407,20 @@ def test_conversations_are_compared_by_their_text(refine: Refine, tmp_path: Path
     assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
 
 
+@pytest.mark.parametrize("name", ["c.csv", "c.jsonl", "c.parquet"])
+def test_messages_as_json_text_are_compared_by_their_text(refine: Refine, tmp_path: Path, name: str) -> None:
+    """The names of fields and roles are no words of a conversation."""
+    said = [json.dumps(messages) for messages in CONVERSATIONS]
+    written(pl.DataFrame({"messages": said}), tmp_path / name)
+    column = TextColumn.of(Columns.of(tmp_path / name), "text")
+    assert pl.concat(column.parts()).to_list()[1] == "tell me of the river it\nruns under a bridge"
+    assert refine("dedup", name, "--kept", "kept.txt").returncode == 0
+    assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
+    written(pl.DataFrame({"messages": [*said, "no JSON"]}), tmp_path / name)
+    done = refine("dedup", name, "--json")
+    assert f"{name}: the column 'messages' begins with messages as JSON text and ends otherwise (" in done.stderr
+
+
 def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -> None:
     """Content in parts is for `refine run`; a list of strings is no conversation."""
     for value in ([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], ["a", "b"]):
