@@ -162,7 +162,7 @@ def _is_json_of_messages(columns: Columns, name: str) -> bool:
         parts = readers.frames(columns.paths[0], pl.Schema({name: pl.String()}), MAX_BYTES)
         text = next((part[name].drop_nulls().first() for part in parts), None)
     try:
-        value = json.loads(text or "null")
+        value = json.loads(str(text))
     except (ValueError, RecursionError):
         return False
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "content" in one for one in value)
