@@ -317,12 +317,13 @@ def test_kept_ids_find_their_rows(refine: Refine, tmp_path: Path, ids: list[Any]
 
 
 def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_path: Path) -> None:
-    """Each corpus has ids of its own; --id is that of the file."""
+    """Each corpus has ids of its own, and what is removed says which one it repeats; --id is that of the file."""
     written(pl.DataFrame({"id": ["x", "x"], "text": ["none", TEXTS[0]]}), tmp_path / "old.jsonl")
-    written(pl.DataFrame({"key": list("abcd"), "text": TEXTS}), tmp_path / "new.jsonl")
+    written(pl.DataFrame({"key": list("abcd1"), "text": [*TEXTS, "g"]}), tmp_path / "new.jsonl")
     done = refine("dedup", "new.jsonl", "--against", "old.jsonl", "--id", "key", "--removed", "r.parquet")
     assert "the column 'id' of old.jsonl repeats an earlier id in row 1" in done.stdout
-    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("a", "1", 1.0), ("b", "1", 1.0)]
+    removed = [("a", "1", 1.0, True), ("b", "1", 1.0, True), ("1", "c", 1.0, False)]
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == removed
 
 
 def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
