@@ -26,6 +26,8 @@ MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
 MAX_BYTES = 1 << 20
 """Size in bytes of a batch of these lines."""
+MAX_ROWS = 3
+"""Maximum number of rows that a fault of ids names."""
 
 
 @dataclass(frozen=True)
@@ -212,10 +214,10 @@ class Ids:
         keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(ids.hash() for ids in self)])
         empty = keys == pl.Series([""]).hash()[0]
         for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
-            if rows.any():
-                count = rows.sum()
-                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
-                return f"{fault} in {where} (counted from 0)"
+            if len(at := rows.arg_true()):
+                more = f" and {len(at) - MAX_ROWS:,} more" if len(at) > MAX_ROWS else ""
+                names = ", ".join(map(str, at.head(MAX_ROWS)))
+                return f"{fault} in row{'s' * (len(at) > 1)} {names}{more} (counted from 0)"
         return ""
 
 

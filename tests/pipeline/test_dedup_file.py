@@ -281,10 +281,10 @@ TEXTS = ["a b c d e f", "A b, c d e f!", "g", "h"]
 @pytest.mark.parametrize(
     ("ids", "fault"),
     [
-        (["x", None, "y", None], "is empty in 2 rows, the first is row 1 (counted from 0)"),
+        (["x", None, "y", None], "is empty in rows 1, 3 (counted from 0)"),
         (["", "x", "y", "z"], "is empty in row 0 (counted from 0)"),
         ([7, 8, 9, 7], "repeats an earlier id in row 3 (counted from 0)"),
-        (["x", "x", "x", "y"], "repeats an earlier id in 2 rows, the first is row 1 (counted from 0)"),
+        (["x", "x", "x", "y"], "repeats an earlier id in rows 1, 2 (counted from 0)"),
     ],
 )
 @pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
@@ -303,6 +303,13 @@ def test_ids_that_do_not_name_every_row_are_not_used(
     assert f"{name}: the column 'id' {fault}: name another one with --id, or omit it" in done.stderr
     assert not (tmp_path / "named.txt").exists()
     assert refine("dedup", name, "--id", "id", "--kept", "rows.jsonl").returncode == 0  # whole rows need no ids
+
+
+@pytest.mark.parametrize(("rows", "said"), [(3, "rows 0, 1, 2 ("), (1004, "rows 0, 1, 2 and 1,001 more (")])
+def test_of_many_rows_without_an_id_three_are_named(refine: Refine, tmp_path: Path, rows: int, said: str) -> None:
+    """And the others counted."""
+    written(pl.DataFrame({"id": [""] * rows, "text": map(str, range(rows))}), tmp_path / "c.parquet")
+    assert f"is empty in {said}" in refine("dedup", "c.parquet", "--kept", "kept.txt").stdout
 
 
 @pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2, 2**53, 0], ["1", "01", "1.0", " 1"], [None] * 4])
