@@ -68,16 +68,17 @@ def write_ids(result: Result, path: Path) -> None:
 
 
 def write_removed(result: Result, path: Path) -> None:
-    """Write id, duplicate_of and jaccard (float32) of each removed row."""
+    """Write id, duplicate_of and jaccard (float32) of each removed row, and whether it repeats an earlier corpus."""
     rows = result.start + np.flatnonzero(~result.mask())
     others, at = np.unique(result.kept.of[rows], return_inverse=True)
-    pl.DataFrame(
-        {
-            "id": result.id_of(rows),
-            "duplicate_of": result.id_of(others).gather(at),
-            "jaccard": result.kept.jaccard[rows],
-        }
-    ).write_parquet(path)
+    columns = {
+        "id": result.id_of(rows),
+        "duplicate_of": result.id_of(others).gather(at),
+        "jaccard": result.kept.jaccard[rows],
+    }
+    if len(result.ids) > 1:  # an id of the file may be one of the earlier corpus, too
+        columns["earlier"] = others[at] < result.start
+    pl.DataFrame(columns).write_parquet(path)
 
 
 def write_parquet(result: Result, path: Path) -> None:

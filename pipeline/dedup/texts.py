@@ -6,6 +6,7 @@ A file that cannot be read, or lacks a column, is a `SourceError`.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,6 +26,8 @@ MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
 MAX_BYTES = 1 << 20
 """Size in bytes of a batch of these lines."""
+MAX_ROWS = 3
+"""Maximum number of rows that a fault of ids names."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,15 @@ def reading(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TextColumn:
-    """A column of some files: text, or lists of messages, whose text is all contents joined by a newline."""
+    """A column of some files: text, or lists of messages, whose text is all contents joined by a newline.
+
+    Tables of text hold a list of messages as JSON; then `as_json` is true.
+    """
 
     columns: Columns
     name: str
     kind: pl.DataType
+    as_json: bool = False
 
     @classmethod
     def of(cls, columns: Columns, name: str) -> TextColumn:
@@ -129,15 +136,38 @@ class TextColumn:
                 f"{columns.name}: the column {name!r} is {kind}, expected text, or a list of messages with role and "
                 f"content (text)"
             )
-        return cls(columns, name, kind if conversation else pl.String())
+        if conversation:
+            return cls(columns, name, kind)
+        return cls(columns, name, pl.String(), _is_json_of_messages(columns, name))
 
     def parts(self) -> Iterator[pl.Series]:
         """All texts in parts; null is the empty text."""
         for part in self.columns.parts(pl.Schema({self.name: self.kind})):
-            texts = part[self.name]
-            if self.kind != pl.String:
+            texts = self._decode(part[self.name]) if self.as_json else part[self.name]
+            if texts.dtype != pl.String:
                 texts = texts.list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
             yield texts.fill_null("")
+
+    def _decode(self, texts: pl.Series) -> pl.Series:
+        try:
+            return texts.str.json_decode(MESSAGES)
+        except pl.exceptions.PolarsError as error:
+            raise SourceError(
+                f"{self.columns.name}: the column {self.name!r} begins with messages as JSON text and ends otherwise "
+                f"({reason(error)[:200]}): repair it, or name another column"
+            ) from error
+
+
+def _is_json_of_messages(columns: Columns, name: str) -> bool:
+    """Whether the first text of a column is a list of messages in JSON."""
+    with reading(columns.paths[0]):
+        parts = readers.frames(columns.paths[0], pl.Schema({name: pl.String()}), MAX_BYTES)
+        text = next((part[name].drop_nulls().first() for part in parts), None)
+    try:
+        value = json.loads(str(text))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "content" in one for one in value)
 
 
 def _json_kind(columns: Columns, name: str) -> pl.DataType:
@@ -184,10 +214,10 @@ class Ids:
         keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(ids.hash() for ids in self)])
         empty = keys == pl.Series([""]).hash()[0]
         for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
-            if rows.any():
-                count = rows.sum()
-                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
-                return f"{fault} in {where} (counted from 0)"
+            if len(at := rows.arg_true()):
+                more = f" and {len(at) - MAX_ROWS:,} more" if len(at) > MAX_ROWS else ""
+                names = ", ".join(map(str, at.head(MAX_ROWS)))
+                return f"{fault} in row{'s' * (len(at) > 1)} {names}{more} (counted from 0)"
         return ""
 
 

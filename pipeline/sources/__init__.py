@@ -79,8 +79,10 @@ def _json_rows(path: Path, label: str) -> Iterator[Row]:
 def _json_row(label: str, number: int, line: bytes) -> Row:
     try:
         return Row(label, number, orjson.loads(line))
-    except orjson.JSONDecodeError:  # not UTF-8, a lone surrogate, or not JSON at all
-        text = line.decode("utf-8", "replace")
+    except (
+        orjson.JSONDecodeError
+    ):  # not UTF-8, a lone surrogate, the mark of a file that was appended, or not JSON at all
+        text = line.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
         value, replaced = _valid(json.loads(text))
     except (ValueError, RecursionError) as error:

@@ -197,9 +197,9 @@ def json_fault(error: BaseException) -> str:
 
 
 def parse(line: bytes, number: int) -> Any:  # noqa: ANN401  any JSON
-    """The JSON value on a line; bytes that are not UTF-8 become U+FFFD."""
+    """The JSON value on a line; bytes that are not UTF-8 become U+FFFD, and a byte-order mark is skipped."""
     try:
-        return json.loads(line.decode("utf-8", "replace"))
+        return json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise UnreadableFileError(f"is not JSON on line {number} ({json_fault(error)})") from error
 

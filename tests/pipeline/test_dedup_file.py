@@ -281,10 +281,10 @@ TEXTS = ["a b c d e f", "A b, c d e f!", "g", "h"]
 @pytest.mark.parametrize(
     ("ids", "fault"),
     [
-        (["x", None, "y", None], "is empty in 2 rows, the first is row 1 (counted from 0)"),
+        (["x", None, "y", None], "is empty in rows 1, 3 (counted from 0)"),
         (["", "x", "y", "z"], "is empty in row 0 (counted from 0)"),
         ([7, 8, 9, 7], "repeats an earlier id in row 3 (counted from 0)"),
-        (["x", "x", "x", "y"], "repeats an earlier id in 2 rows, the first is row 1 (counted from 0)"),
+        (["x", "x", "x", "y"], "repeats an earlier id in rows 1, 2 (counted from 0)"),
     ],
 )
 @pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
@@ -305,6 +305,13 @@ def test_ids_that_do_not_name_every_row_are_not_used(
     assert refine("dedup", name, "--id", "id", "--kept", "rows.jsonl").returncode == 0  # whole rows need no ids
 
 
+@pytest.mark.parametrize(("rows", "said"), [(3, "rows 0, 1, 2 ("), (1004, "rows 0, 1, 2 and 1,001 more (")])
+def test_of_many_rows_without_an_id_three_are_named(refine: Refine, tmp_path: Path, rows: int, said: str) -> None:
+    """And the others counted."""
+    written(pl.DataFrame({"id": [""] * rows, "text": map(str, range(rows))}), tmp_path / "c.parquet")
+    assert f"is empty in {said}" in refine("dedup", "c.parquet", "--kept", "kept.txt").stdout
+
+
 @pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2, 2**53, 0], ["1", "01", "1.0", " 1"], [None] * 4])
 def test_kept_ids_find_their_rows(refine: Refine, tmp_path: Path, ids: list[Any]) -> None:
     """Joined back, they are the kept rows, also where ids nearly repeat, or where there are none."""
@@ -317,12 +324,13 @@ def test_kept_ids_find_their_rows(refine: Refine, tmp_path: Path, ids: list[Any]
 
 
 def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_path: Path) -> None:
-    """Each corpus has ids of its own; --id is that of the file."""
+    """Each corpus has ids of its own, and what is removed says which one it repeats; --id is that of the file."""
     written(pl.DataFrame({"id": ["x", "x"], "text": ["none", TEXTS[0]]}), tmp_path / "old.jsonl")
-    written(pl.DataFrame({"key": list("abcd"), "text": TEXTS}), tmp_path / "new.jsonl")
+    written(pl.DataFrame({"key": list("abcd1"), "text": [*TEXTS, "g"]}), tmp_path / "new.jsonl")
     done = refine("dedup", "new.jsonl", "--against", "old.jsonl", "--id", "key", "--removed", "r.parquet")
     assert "the column 'id' of old.jsonl repeats an earlier id in row 1" in done.stdout
-    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("a", "1", 1.0), ("b", "1", 1.0)]
+    removed = [("a", "1", 1.0, True), ("b", "1", 1.0, True), ("1", "c", 1.0, False)]
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == removed
 
 
 def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
@@ -405,6 +413,20 @@ def test_conversations_are_compared_by_their_text(refine: Refine, tmp_path: Path
     done = refine("dedup", name, *words, "--kept", "kept.txt")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.jsonl", "c.parquet"])
+def test_messages_as_json_text_are_compared_by_their_text(refine: Refine, tmp_path: Path, name: str) -> None:
+    """The names of fields and roles are no words of a conversation."""
+    said = [json.dumps(messages) for messages in CONVERSATIONS]
+    written(pl.DataFrame({"messages": said}), tmp_path / name)
+    column = TextColumn.of(Columns.of(tmp_path / name), "text")
+    assert pl.concat(column.parts()).to_list()[1] == "tell me of the river it\nruns under a bridge"
+    assert refine("dedup", name, "--kept", "kept.txt").returncode == 0
+    assert (tmp_path / "kept.txt").read_text().split() == ["0", "2", "3"]
+    written(pl.DataFrame({"messages": [*said, "no JSON"]}), tmp_path / name)
+    done = refine("dedup", name, "--json")
+    assert f"{name}: the column 'messages' begins with messages as JSON text and ends otherwise (" in done.stderr
 
 
 def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -> None:

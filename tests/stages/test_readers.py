@@ -99,6 +99,13 @@ def test_json_is_read_however_a_file_holds_it(read: Reader, form: str, ending: s
 
 
 @READERS
+def test_a_mark_between_lines_is_skipped(read: Reader, tmp_path: Path) -> None:
+    """Files that are appended to each other bring theirs along."""
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n\xef\xbb\xbf{"text": "b"}\n')
+    assert read(tmp_path / "a.jsonl") == ["a", "b"]
+
+
+@READERS
 def test_one_object_is_one_record(read: Reader, tmp_path: Path) -> None:
     """Lists of objects in it may be annotations."""
     record = {"text": "one", "spans": [{"start": 1, "tags": ["x"]}]}
