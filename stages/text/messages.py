@@ -124,13 +124,12 @@ def function_keys(batch: pl.DataFrame) -> NDArray[np.uint32]:
     """
     keys, text = np.zeros(batch.height, np.uint32), batch["text"]
     names: dict[int, set[str]] = defaultdict(set)
-    for row in text.str.contains(INLINE_CALL).arg_true():
+    for row in text.str.contains("<tool_call>", literal=True).arg_true():
         names[row].update(_INLINE_NAME.findall(text[row]))
     details = batch.get_column("details", default=None)
     if details is not None and details.null_count() < len(details):
-        calls = details.list.eval(
-            pl.element().struct.field(CALLS).list.explode(empty_as_null=False).struct.field("name")
-        )
+        call = pl.element().struct.field(CALLS).list.explode(empty_as_null=False)
+        calls = details.list.eval(call.struct.field("name"))
         for row in (calls.list.drop_nulls().list.len().fill_null(0) > 0).arg_true():
             names[row].update(calls[row].drop_nulls())
     for row, functions in names.items():

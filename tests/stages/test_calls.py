@@ -170,10 +170,11 @@ def test_conversations_that_call_different_functions_are_no_duplicates(tmp_path:
 
 def test_calls_in_tags_have_functions_too(tmp_path: Path) -> None:
     """Those of Hermes differ in one word of the text, and are no duplicates."""
-    texts = [
-        f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in ("cancel", "refund", "cancel")
-    ]
-    signals, pairs = merged(tmp_path, raw(*([("user", LONG), ("assistant", text)] for text in texts)))
+
+    def calling(name: str) -> list[Message]:
+        return [("user", LONG), ("assistant", f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>')]
+
+    signals, pairs = merged(tmp_path, raw(calling("cancel"), calling("refund"), calling("cancel")))
     assert signals["exact_copies"].to_list() == [2, 1, 2]
     assert pairs.is_empty()
 
@@ -237,8 +238,12 @@ def test_language_toxicity_and_perplexity_do_not_read_tools(tmp_path: Path) -> N
 
 def test_answers_are_compared_without_their_reasoning() -> None:
     """Two conversations with one answer share it, whatever was thought before."""
+
+    def answering(thought: str) -> list[Message]:
+        return [("user", "When?"), ("assistant", thought + LONG)]
+
     thoughts = ("<think>One way.</think>", "<think>Another way.</think>", "")
-    measured = Turns().measure(raw(*([("user", "When?"), ("assistant", thought + LONG)] for thought in thoughts)))
+    measured = Turns().measure(raw(*map(answering, thoughts)))
     assert measured["answer_keys"].n_unique() == measured["opening_key"].n_unique() == 1
 
 
