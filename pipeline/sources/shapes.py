@@ -51,7 +51,7 @@ class ColumnMap:
     @classmethod
     def parse(cls, text: str | Mapping[str, str] | None) -> "ColumnMap":
         """The map in "messages=thread,role=who"; raises `SourceError` if it is none."""
-        given = text.items() if isinstance(text, dict) else _pairs(text or "")
+        given = _pairs(text) if isinstance(text, str) else list((text or {}).items())
         pairs = tuple((meaning.strip(), column.strip()) for meaning, column in given)
         for meaning, column in pairs:
             if meaning not in MEANINGS or not column:
