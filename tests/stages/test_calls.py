@@ -242,9 +242,6 @@ def test_answers_are_compared_without_their_reasoning() -> None:
     def answering(thought: str) -> list[Message]:
         return [("user", "When?"), ("assistant", thought + LONG)]
 
-    def answering(thought: str) -> list[Message]:
-        return [("user", "When?"), ("assistant", thought + LONG)]
-
     thoughts = ("<think>One way.</think>", "<think>Another way.</think>", "")
     measured = Turns().measure(raw(*map(answering, thoughts)))
     assert measured["answer_keys"].n_unique() == measured["opening_key"].n_unique() == 1
