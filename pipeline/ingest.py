@@ -242,7 +242,7 @@ def _notes(count: _Count) -> list[str]:
     if "preference" in count.shapes:
         files = _several(count.shapes["preference"])
         notes.append(
-            f"{files}: of each pair, chosen is read and rejected stays in extra; --map reply=rejected reads it"
+            f"{files}: of each pair, chosen is read, rejected is kept in extra; --map reply=rejected reads the other"
         )
     if count.roles:
         each = [_role(role, messages) for role, messages in count.roles.most_common(10)]

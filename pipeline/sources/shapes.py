@@ -51,7 +51,7 @@ class ColumnMap:
     @classmethod
     def parse(cls, text: str | Mapping[str, str] | None) -> "ColumnMap":
         """The map in "messages=thread,role=who"; raises `SourceError` if it is none."""
-        given = text.items() if isinstance(text, Mapping) else _pairs(text or "")
+        given = _pairs(text) if isinstance(text, str) else list((text or {}).items())
         pairs = tuple((meaning.strip(), column.strip()) for meaning, column in given)
         for meaning, column in pairs:
             if meaning not in MEANINGS or not column:
@@ -244,6 +244,8 @@ SHAPES: dict[str, RecordShape] = {
 def recognise(record: Record, columns: ColumnMap = USUAL) -> str | None:
     """The shape of a record, or None."""
     view = columns.view(record)
+    if "text" in columns.of_record:
+        return "text"
     if {"message_id", "parent_id", "role", "text"} <= view.keys():
         return "oasst"
     thread = thread_of(view) or next((name for name in THREADS[:2] if name in view), None)
@@ -252,13 +254,17 @@ def recognise(record: Record, columns: ColumnMap = USUAL) -> str | None:
     if "reply" not in view and thread:
         names = {"messages": "ultrachat" if "prompt_id" in view else "openai", "conversations": "sharegpt"}
         return names.get(thread, "chat")
-    if "data" in view:
+    if isinstance(view.get("data"), list):
         return "ultrachat-original"
-    if any(name in view for name in REPLIES):
-        shape = "alpaca" if "instruction" in view else "prompt"
-        if "reply" in view or "instruction" in view or any(name in view for name in PROMPTS):
-            return shape
-    return "text" if "text" in view and not SPEECH & view.keys() else None
+    is_text = "text" in view and not SPEECH & view.keys()
+    return _shape_of_reply(view) or ("text" if is_text else None)
+
+
+def _shape_of_reply(record: Record) -> str | None:
+    if not any(name in record for name in REPLIES):
+        return None
+    answers = "reply" in record or any(name in record for name in PROMPTS)
+    return "alpaca" if "instruction" in record else "prompt" if answers else None
 
 
 def _ends_in_reply(record: Record, thread: str, keys: Keys) -> bool:

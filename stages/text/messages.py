@@ -1,6 +1,8 @@
 """Messages of conversations as rows, and the prose in them: what is neither fenced code nor a line of code."""
 
+import re
 import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,17 +38,18 @@ CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
 """Pattern of a line that looks like code."""
 
 
-THOUGHT = (
-    r"(?s)^\s*(?:<(?:think|thinking|reasoning)>|<\|begin_of_thought\|>)?(.*?)"
-    r"(?:</(?:think|thinking|reasoning)>|<\|end_of_thought\|>)"
-    r"|^\s*(?:<(?:think|thinking|reasoning)>|<\|begin_of_thought\|>)(.*)\z"
-)
+_OPEN = r"(?:<(?:think|thinking|reasoning)>|<\|begin_of_thought\|>)"
+_CLOSE = r"(?:</(?:think|thinking|reasoning)>|<\|end_of_thought\|>)"
+THOUGHT = rf"(?s)^\s*{_OPEN}(.*?)(?:{_CLOSE}|\z)"
 """Pattern of the reasoning before a reply, in the tags of DeepSeek-R1 and others; its end is missing if it was cut."""
+UNOPENED = rf"(?s)^(.*?){_CLOSE}"
+"""Pattern of the same where the opening tag was part of the prompt; it holds if the reply has no opening tag."""
 
 INLINE_CALL = r"(?s)<tool_call>(.*?)(?:</tool_call>|\z)"
 """Pattern of a call in the text of a reply, in the tags of Hermes and Qwen."""
 
-_TAGS = r"</?(?:think|thinking|reasoning)>|<\|end_of_thought\|>|<\|begin_of_thought\|>|<tool_call>"
+_INLINE_NAME = re.compile(r'<tool_call>\s*\{.{0,1000}?"name"\s*:\s*"([^"]*)"', re.DOTALL)
+_TAGS = rf"{_OPEN}|{_CLOSE}|<tool_call>"
 
 _CALL = pl.format("{} {}", pl.element().struct.field("name"), pl.element().struct.field("arguments"))
 
@@ -70,8 +73,7 @@ def spoken(batch: pl.DataFrame) -> pl.DataFrame:
     """The messages of a batch as `messages` gives them, with what is no prose taken apart.
 
     `content` of a reply is without reasoning and calls in tags. `reasoning` and `calls` (names and arguments) are texts
-    or null, `media` is a number of parts. Columns of the batch: `messages`, and `details` if
-    some messages have any.
+    or null, `media` is a number of parts. Columns of the batch: `messages`, and `details` if some messages have any.
     """
     turns = messages(batch["messages"]).with_columns(
         pl.lit(None, pl.String).alias(REASONING), pl.lit(None, pl.String).alias(CALLS), media=pl.lit(0, pl.Int64)
@@ -116,22 +118,33 @@ def whole_texts(batch: pl.DataFrame) -> pl.Series:
 
 
 def function_keys(batch: pl.DataFrame) -> NDArray[np.uint32]:
-    """A key of the names of the functions that each conversation calls, uint32 [n]; 0 if it calls none."""
-    keys = np.zeros(batch.height, np.uint32)
+    """A key of the names of the functions that each conversation calls, uint32 [n]; 0 if it calls none.
+
+    Columns: `text`, and `details` if some messages have any. Loops over conversations that have calls.
+    """
+    keys, text = np.zeros(batch.height, np.uint32), batch["text"]
+    names: dict[int, set[str]] = defaultdict(set)
+    for row in text.str.contains("<tool_call>", literal=True).arg_true():
+        names[row].update(_INLINE_NAME.findall(text[row]))
     details = batch.get_column("details", default=None)
-    if details is None or details.null_count() == len(details):
-        return keys
-    names = details.list.eval(pl.element().struct.field(CALLS).list.explode(empty_as_null=False).struct.field("name"))
-    distinct = names.list.drop_nulls().list.unique().list.sort().list.join("\n")
-    for row in np.flatnonzero((distinct.fill_null("") != "").to_numpy()):  # only rows with calls
-        keys[row] = zlib.crc32(distinct[int(row)].encode())
+    if details is not None and details.null_count() < len(details):
+        call = pl.element().struct.field(CALLS).list.explode(empty_as_null=False)
+        calls = details.list.eval(call.struct.field("name"))
+        for row in (calls.list.drop_nulls().list.len().fill_null(0) > 0).arg_true():
+            names[row].update(calls[row].drop_nulls())
+    for row, functions in names.items():
+        keys[row] = zlib.crc32("\n".join(sorted(functions)).encode()) if functions else 0
     return keys
 
 
 def _without_tags(turns: pl.DataFrame, tagged: pl.Expr) -> pl.DataFrame:
-    thought = pl.coalesce(pl.col("content").str.extract(THOUGHT, 1), pl.col("content").str.extract(THOUGHT, 2))
-    inline = pl.col("content").str.extract_all(INLINE_CALL).list.join("\n")
-    bare = pl.col("content").str.replace(THOUGHT, "").str.replace_all(INLINE_CALL, "")
+    content = pl.col("content")
+    opened = pl.when(content.str.contains(rf"^\s*{_OPEN}"))
+    unopened = content.str.contains(_OPEN).not_()
+    thought = opened.then(content.str.extract(THOUGHT)).when(unopened).then(content.str.extract(UNOPENED))
+    reply = opened.then(content.str.replace(THOUGHT, "")).when(unopened).then(content.str.replace(UNOPENED, ""))
+    inline = content.str.extract_all(INLINE_CALL).list.join("\n")
+    bare = reply.otherwise(content).str.replace_all(INLINE_CALL, "")
     return turns.with_columns(
         pl.when(tagged).then(pl.coalesce(REASONING, thought)).otherwise(REASONING).alias(REASONING),
         pl.when(tagged & (inline != "")).then(pl.coalesce(CALLS, inline)).otherwise(CALLS).alias(CALLS),
@@ -152,7 +165,7 @@ def prose_messages(batch: pl.DataFrame, roles: Sequence[str], read: Sequence[str
     not read is empty.
     """
     turns = spoken(batch)
-    is_read = pl.col("role").is_in(list(roles)) if roles else pl.col("role").is_in(["tool", "function"]).not_()
+    is_read = pl.col("role").is_in(list(roles)) if roles else pl.col("role") != "tool"
     parts = [pl.col(name) for name in (REASONING, PROSE, CALLS) if name in read]
     text = parts[0].fill_null("") if len(parts) == 1 else pl.concat_str(parts, separator="\n", ignore_nulls=True)
     content = pl.when(is_read).then(text).otherwise(pl.lit("")).alias("content")

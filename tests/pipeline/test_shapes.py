@@ -335,6 +335,27 @@ def test_columns_can_be_named(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> N
     assert "belongs to another run: its map is" in again.stderr
 
 
+@pytest.mark.parametrize(
+    ("record", "named", "expected"),
+    [
+        ({"ask": ASKED, "say": ANSWERED, "text": "x"}, "prompt=ask,reply=say", PLAIN),
+        ({"body": "Once.", "role": "author"}, "text=body", [("text", "Once.")]),
+        ({"rules": "Sail.", "messages": CHAT}, "system=rules", [("system", "Sail."), *PLAIN]),
+        ({"messages": CHAT, "abilities": [{"name": "tide"}]}, "tools=abilities", PLAIN),
+        ({"prompt": ASKED, "completion": ANSWERED, "data": {"seed": 1}}, "", PLAIN),
+    ],
+)
+def test_every_meaning_can_be_named(
+    jsonl: Jsonl, tmp_path: Path, record: dict[str, Any], named: str, expected: list[tuple[str, str]]
+) -> None:
+    """Prompt and reply, a document, a system prompt, tools; what is named is in extra no more, what is not stays."""
+    (row,) = take(jsonl([record]), tmp_path / "r", map=ColumnMap.parse(named))
+    assert said(row) == expected
+    rest = json.loads(row["extra"] or "{}")
+    assert rest == {name: record[name] for name in ("text", "role", "data") if name in record}
+    assert row["tools"] == ('[{"name":"tide"}]' if "abilities" in record else None)
+
+
 @pytest.mark.parametrize("named", ["thread", "messages=", "message=thread"])
 def test_a_map_that_says_nothing_is_refused(named: str) -> None:
     """With what was found and what may be named."""

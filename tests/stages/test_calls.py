@@ -108,6 +108,13 @@ def test_reasoning_is_measured_apart_from_the_reply(content: str, field: str | N
     assert signals["reply_repetition"] is None  # no reply of five words
 
 
+@pytest.mark.parametrize("content", ["Write <think> and </think> around it.", "Close it with a tag, as in HTML."])
+def test_a_reply_about_tags_is_a_reply(content: str) -> None:
+    """Reasoning stands before it: a tag in the middle opens none."""
+    signals = heuristics(("user", "How?"), ("assistant", content))
+    assert (signals["reasoning_chars"], signals["assistant_chars"]) == (0, len(content))
+
+
 def test_reasoning_that_was_cut_has_no_reply() -> None:
     """The tag is never closed: nothing was answered."""
     signals = heuristics(("user", "When?"), ("assistant", f"<think>{THOUGHT}"))
@@ -159,6 +166,17 @@ def test_conversations_that_call_different_functions_are_no_duplicates(tmp_path:
     assert pairs["id"].to_list() == ["c-0"]
     assert pairs["other"].to_list() == ["c-4"]
     assert pairs["jaccard"].item() < 1
+
+
+def test_calls_in_tags_have_functions_too(tmp_path: Path) -> None:
+    """Those of Hermes differ in one word of the text, and are no duplicates."""
+
+    def calling(name: str) -> list[Message]:
+        return [("user", LONG), ("assistant", f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>')]
+
+    signals, pairs = merged(tmp_path, raw(calling("cancel"), calling("refund"), calling("cancel")))
+    assert signals["exact_copies"].to_list() == [2, 1, 2]
+    assert pairs.is_empty()
 
 
 def test_plain_conversations_have_the_keys_that_they_had() -> None:
@@ -220,9 +238,12 @@ def test_language_toxicity_and_perplexity_do_not_read_tools(tmp_path: Path) -> N
 
 def test_answers_are_compared_without_their_reasoning() -> None:
     """Two conversations with one answer share it, whatever was thought before."""
+
+    def answering(thought: str) -> list[Message]:
+        return [("user", "When?"), ("assistant", thought + LONG)]
+
     thoughts = ("<think>One way.</think>", "<think>Another way.</think>", "")
-    said: list[Any] = [[("user", "When?"), ("assistant", thought + LONG)] for thought in thoughts]
-    measured = Turns().measure(raw(*said))
+    measured = Turns().measure(raw(*map(answering, thoughts)))
     assert measured["answer_keys"].n_unique() == measured["opening_key"].n_unique() == 1
 
 
