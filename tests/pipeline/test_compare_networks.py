@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.compare import command as comparing
 from pipeline.compare.result import Comparison
 from pipeline.compare.show import print_comparison
-from pipeline.store import read_json
 from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
 from trainer import presets
 from trainer.experiment.kinds import NETWORKS, NetworkError
@@ -32,6 +29,7 @@ def both(few_orders: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Co
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
+        patch.setattr("pipeline.compare.verdict.MIN_CONVERSATIONS", 5)
         patch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
         for network in ("all", "transformer"):
             (here / network).mkdir()
@@ -71,7 +69,7 @@ def test_the_page_and_the_terminal_say_whether_networks_agree(
     assert {"networks"} <= set(report(made.page.parent.parent)["figures"])
     print_comparison(made, as_json=False)
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"{made.verdict.sentence} {made.agreement}" in printed
+    assert " ".join(f"{made.verdict.sentence} {made.agreement}".split()) in printed
     assert "By network, on refined-test" in printed
 
 
@@ -94,20 +92,15 @@ def test_all_networks_train_the_same_design(made: Comparison) -> None:
 def test_one_network_takes_the_runs_of_all(both: tuple[Comparison, Comparison]) -> None:
     """Its verdict is about its own models, no training run is repeated, and there is nothing to agree with."""
     every, alone = both
-    assert alone.experiment is not None
-    assert {job.name for job in alone.experiment.every()} <= {
-        path.parent.name for path in alone.experiment.runs.glob("*/record.json")
-    }
-    found = {one.kind: one.difference for one in every.networks}
-    assert alone.primary is not None
-    assert alone.primary.differences["power"] == replace(
-        alone.primary.differences["power"],
-        ln_ratio=found["transformer"].ln_ratio,  # type: ignore[union-attr]
-    )
-    assert np.isfinite(alone.networks[0].difference.ln_ratio)  # type: ignore[union-attr]
+    names = [{job.name for job in one.experiment.every()} for one in both if one.experiment is not None]
+    assert names[1] < names[0]
+    by_all, by_one = (report(one.page.parent.parent) for one in both)
+    assert by_one["networks"] == {"transformer": by_all["networks"]["transformer"]}
+    assert by_one["level"] == by_one["networks"]["transformer"]["level"]
+    assert every.verdict.sentence != alone.verdict.sentence
     assert alone.agreement == ""
     assert "<h2>By network</h2>" not in alone.page.read_text()
-    assert "random frozen block" not in json.dumps(read_json(alone.page.parent / "report.json")["test_sets"])
+    assert "random_block" not in json.dumps(by_one["test_sets"])
     assert "Transformer, a small decoder transformer" in alone.page.read_text()
 
 

@@ -62,8 +62,14 @@ class Job:
         if self.kind == RANDOM_BLOCK.name:
             return replace(self.preset, phase1=replace(first, passes=0))
         kind = KINDS[self.kind]
-        epochs, steps = max(round(kind.steps * second.epochs), 1), round(kind.steps * second.steps)
-        return replace(self.preset, phase2=replace(second, epochs=epochs, steps=steps, rate=kind.rate * second.rate))
+        second = replace(
+            second,
+            epochs=max(round(kind.steps * second.epochs), 1),
+            steps=round(kind.steps * second.steps),
+            rate=second.rate * kind.rate,
+            weight_decay=second.weight_decay / kind.rate,
+        )
+        return replace(self.preset, phase2=second)
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ class ModelKind:
         about: what a network is, as a phrase.
         baseline: whether it is trained beside another network.
         steps: factor of the steps of phase 2.
-        rate: factor of the learning rate of phase 2.
+        rate: factor of the learning rate of phase 2; its weight decay is divided by it, so that a step decays as much.
         cheap: whether it only counts n-grams, which takes seconds, so its time is not estimated.
     """
 
@@ -41,7 +41,7 @@ TRANSFORMER = ModelKind(
     steps=0.75,
     rate=5 / 3,
 )
-"""It takes fewer steps so that it costs no more than CVFP (tests/bench/README.md, networks)."""
+"""It takes fewer and larger steps, so that it costs no more than CVFP (tests/bench/README.md, networks)."""
 RANDOM_BLOCK = ModelKind("random_block", "random frozen block")
 GRU = ModelKind("gru", "GRU", "a small recurrent network of CVFP's size")
 KNESER_NEY = ModelKind("kneser_ney", "Kneser-Ney 5-gram", cheap=True)

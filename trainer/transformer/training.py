@@ -2,7 +2,8 @@
 
 A window is the first token of a conversation (its end-of-text token, in the separated layout) and up to `WINDOW`
 tokens that follow each other. A piece of a conversation is one window. A longer conversation is scored in windows that
-overlap by half, so that a target is predicted from 64 to 128 tokens before it, and no token sees another conversation.
+overlap by half, so that a later target is predicted from 64 to 128 tokens before it. No token sees another
+conversation.
 """
 
 import math
