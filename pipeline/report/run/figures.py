@@ -16,7 +16,7 @@ BETWEEN = {">": 0.5, "<=": 0.5, ">=": -0.5, "<": -0.5}
 """Shift of a threshold to where it separates whole numbers: "> 0" drops what is right of 0.5."""
 MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
 """Titles of the panels of the mix, by the key of their band."""
-MAX_LETTERS = 5
+MAX_LETTERS = 7
 """Maximum number of letters of a label that fits below a column."""
 
 
