@@ -28,12 +28,14 @@ test: lint browser
 	$(BIN)/pytest -n 2 --dist worksteal
 
 demo: setup
-	$(BIN)/refine run --out data/runs/demo
-	$(BIN)/refine report data/runs/demo
-	$(BIN)/refine compare raw refined --run data/runs/demo --screen --out reports/demo-compare
-	@echo "Look at reports/demo/index.html, reports/demo-compare/index.html, and data/runs/demo: README.md (the dataset"
-	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/demo"
-	@echo "and, in less than an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/demo"
+	$(BIN)/refine run chitchat-planted --out data/runs/planted
+	$(BIN)/refine audit data/runs/planted
+	$(BIN)/refine report data/runs/planted
+	$(BIN)/refine compare raw refined --run data/runs/planted --screen --out reports/planted-compare
+	@echo "The damage was planted: the table of the audit says which of it the rules found. Look at"
+	@echo "reports/planted/index.html, reports/planted-compare/index.html, and data/runs/planted: README.md (the dataset"
+	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/planted"
+	@echo "and, in less than an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/planted"
 
 # refine dedup beside its peers, which get a venv of their own: a table in Markdown
 bench: setup .venv-bench/.ready

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.api.compare import compare
     from pipeline.api.errors import RefineError
+    from pipeline.api.plant import Audit, Damage, audit, plant
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
     from pipeline.compare.result import Comparison
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 __version__: str
 
 __all__ = [
+    "Audit",
     "Comparison",
+    "Damage",
     "FittedStage",
     "GlobalStage",
     "RefineError",
@@ -37,15 +40,18 @@ __all__ = [
     "Run",
     "Stage",
     "__version__",
+    "audit",
     "compare",
     "decide",
     "open_run",
+    "plant",
     "report",
     "run",
 ]
 
 _HOMES = {
     "pipeline.api.run": ("Run", "decide", "open_run", "run"),
+    "pipeline.api.plant": ("Audit", "Damage", "audit", "plant"),
     "pipeline.api.report": ("Report", "report"),
     "pipeline.api.compare": ("compare",),
     "pipeline.compare.result": ("Comparison",),

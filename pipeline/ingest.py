@@ -1,19 +1,24 @@
 """Ingest: any source becomes raw shards, with unreadable rows in quarantine."""
 
+import difflib
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 import polars as pl
 
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
 from pipeline.plan import PlanError
-from pipeline.sources import Source, shapes
+from pipeline.sources import Source, shapes, trees
+from pipeline.sources.fields import Fields
+from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
 from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
+from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
-from stages.files import save_frame, save_json
+from stages.files import read_frame, save_frame, save_json
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -43,7 +48,15 @@ class Limits:
     unreadable: float = 0.01
     """Maximum share of unreadable rows."""
     shape: str | None = None
-    """The shape of the records; by default that of the first one."""
+    """The shape of the records; by default that of the first one of each file."""
+    map: ColumnMap = shapes.USUAL
+    """Columns that the user names."""
+
+    @classmethod
+    def of(cls, origin: Mapping[str, Any]) -> "Limits":
+        """The limits in a run's source.json."""
+        columns = ColumnMap.parse(origin.get("map"))
+        return cls(origin["rows"], origin["characters"], origin["limit"], shape=origin["shape"], map=columns)
 
     def __post_init__(self) -> None:
         """Refuse an unknown shape by a PlanError."""
@@ -67,13 +80,19 @@ class _Count:
     quarantined: int = 0
     replaced: int = 0
     first: str = ""
+    shapes: dict[str, list[str]] = field(default_factory=dict)
+    """Files by the shape of their records."""
+    roles: Counter[str] = field(default_factory=Counter)
+    """Messages by role, of the roles that no stage knows."""
+    fields: Fields = field(default_factory=Fields)
+    tools: bool = False
 
     def check(self, share: float, source: str) -> None:
         if self.quarantined > share * self.rows:
             raise SourceError(
                 f"{self.quarantined:,} of {self.rows:,} rows of {source} cannot be read, more than the "
                 f"{share:.2%} allowed; the first: {self.first}; see quarantine/: repair them, name their shape with "
-                "--shape, or allow more with --max-unreadable"
+                "--shape or their fields with --map, or allow more with --max-unreadable"
             )
 
 
@@ -82,8 +101,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
-    Returns the shard list: source, shape, rows, quarantined, replaced, shards. `tell` is called with the number of rows
-    read so far.
+    Returns the shard list: source, shape, rows, quarantined, replaced, shards, notes. `tell` is called with the number
+    of rows read so far.
 
     Raises:
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
@@ -98,12 +117,15 @@ def ingest(
     before = read_origin(store)
     source = source.again(before)
     identity = {"source": source.name, "digest": source.digest(), **asdict(limits), **source.origin()}
-    del identity["unreadable"]  # decides whether the run continues, not what it holds
+    del identity["unreadable"], identity["map"]  # the first decides whether the run continues, not what it holds
+    if limits.map.columns:
+        identity["map"] = dict(limits.map.columns)
     shard_list = read_shard_list(store)
     claim(store, identity, before, complete=shard_list is not None)
     if shard_list is None:
         save_json(store.source, identity)
         shard_list = _read_all(source, store, limits, identity["digest"], tell)
+        shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
         save_json(store.shard_list, shard_list)
     sweep(store, shard_list["shards"])
     return shard_list
@@ -111,14 +133,13 @@ def ingest(
 
 def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: Callable[[int], None]) -> dict[str, Any]:
     start = time.perf_counter()
-    rows = source.rows()
-    shape, rows = _shape(rows, limits.shape, source.name)
     count, shards = _Count(), []
-    for number, shard in enumerate(_shards(islice(rows, limits.limit), digest, shape, limits, count)):
+    rows = _shaped(source, limits, count.shapes)
+    for number, shard in enumerate(_shards(rows, digest, limits, count)):
         name = f"{number:05d}.parquet"
         if shard.quarantined:
             save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
-        save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
+        save_frame(store.raw(name), _frame(shard.conversations), {})
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
         tell(count.rows)
         if count.rows >= MIN_ROWS:
@@ -127,31 +148,71 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     return {
         "source": source.name,
         "digest": digest,
-        "shape": shape,
+        "shape": ", ".join(count.shapes),
         "files": source.files(),
         "rows": count.rows,
         "quarantined": count.quarantined,
         "replaced": count.replaced,
         "seconds": round(time.perf_counter() - start, 3),
+        "notes": _notes(count),
+        "fields": count.fields.kinds,
+        "tools": count.tools,
         "shards": shards,
     }
 
 
-def _shape(rows: Iterator[Row], shape: str | None, name: str) -> tuple[str, Iterator[Row]]:
-    """The shape of the records, by default that of the first object, and all rows."""
-    if shape is not None:
-        return shape, rows
+def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
+    """What is left out of the source's folder, and how many of the records' own ids are not unique."""
+    if note := source.note(store.folder):
+        yield note
+    raw = [read_frame(store.raw(shard["name"]), ["source_id"])["source_id"] for shard in shard_list["shards"]]
+    ids = pl.concat([column.drop_nulls().hash() for column in raw])
+    if repeats := len(ids) - ids.n_unique():
+        yield f"{repeats:,} of {len(ids):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
+
+
+def _frame(conversations: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """Rows of a raw shard as a frame, made through Arrow, which is several times as fast with nested values."""
+    import pyarrow as pa
+
+    kinds = pl.DataFrame(schema=RAW).to_arrow().schema
+    columns = zip(*conversations, strict=True) if conversations else ((),) * len(RAW)
+    table = pa.table([pa.array(values, each.type) for values, each in zip(columns, kinds, strict=True)], schema=kinds)
+    return pl.DataFrame(table)
+
+
+def rows_of(source: Source, limits: Limits) -> Iterator[Row]:
+    """The rows that ingest makes conversations of, numbered from 0 by the ids of the conversations."""
+    return (row for _, row in _shaped(source, limits, {}))
+
+
+def _shaped(source: Source, limits: Limits, files: dict[str, list[str]]) -> Iterator[tuple[str, Row]]:
+    """Rows with the shape of their file, by default that of its first object; `files` collects files by shape."""
+    shape = limits.shape or ""
+    rows: Iterator[Row] = islice(source.rows(), limits.limit)
+    if not shape:
+        shape, rows = _shape(rows, limits.map, source.name)
+    for file, group in groupby(rows, key=lambda row: row.file):
+        of_file, members = (shape, group) if limits.shape else _shape(group, limits.map, source.name, shape)  # noqa: B031
+        files.setdefault(of_file, []).append(file)
+        if of_file.startswith("oasst"):
+            members = trees.conversations(members, best=of_file == "oasst-best")
+        for row in members:
+            yield of_file, row
+
+
+def _shape(rows: Iterator[Row], columns: ColumnMap, name: str, default: str = "") -> tuple[str, Iterator[Row]]:
+    """The shape of the first object, or the default if none of the first 1,000 rows is one, and all rows."""
     seen: list[Row] = []
     for row in islice(rows, 1000):
         seen.append(row)
         if isinstance(row.value, dict):
-            shape = shapes.recognise(list(row.value))
+            shape = shapes.recognise(row.value, columns)
             if shape is None:
-                raise SourceError(
-                    f"{row.file}: a record with {_fields(row.value)} has none of the known "
-                    f"shapes: {shapes.expected()}; rename the fields, or name a shape with --shape"
-                )
+                raise SourceError(_unknown(row))
             return shape, chain(seen, rows)
+    if default:
+        return default, chain(seen, rows)
     if not seen:
         raise SourceError(f"{name} holds no rows: nothing to refine")
     first = seen[0].value
@@ -159,27 +220,67 @@ def _shape(rows: Iterator[Row], shape: str | None, name: str) -> tuple[str, Iter
     raise SourceError(f"{name}: none of the first {len(seen)} rows is a record; the first: {why}")
 
 
+def _unknown(row: Row) -> str:
+    if "text" in row.value:
+        others = ", ".join(sorted(shapes.SPEECH & row.value.keys()))
+        return (
+            f"{row.file}: a record with text and {others} is more than a plain document: say which columns hold what "
+            "with --map, such as --map prompt=question,reply=text, or read the text alone with --shape text"
+        )
+    return (
+        f"{row.file}: a record with {_fields(row.value)} has none of the known shapes: {', '.join(shapes.SHAPES)}; "
+        "name its columns with --map, such as --map messages=thread,role=who,content=body, or name a shape with --shape"
+    )
+
+
+def _notes(count: _Count) -> list[str]:
+    """Sentences for the user about how the records were read."""
+    notes = []
+    if len(count.shapes) > 1:
+        each = [f"{shape} in {_several(files)}" for shape, files in count.shapes.items()]
+        notes.append(f"the files have several shapes: {'; '.join(each)}")
+    if "preference" in count.shapes:
+        files = _several(count.shapes["preference"])
+        notes.append(
+            f"{files}: of each pair, chosen is read and rejected stays in extra; --map reply=rejected reads it"
+        )
+    if count.roles:
+        each = [_role(role, messages) for role, messages in count.roles.most_common(10)]
+        notes.append(f"roles that are not known, whose messages are neither the user's nor a reply: {', '.join(each)}")
+    return notes
+
+
+def _several(files: list[str]) -> str:
+    return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1:,} more"
+
+
+def _role(role: str, messages: int) -> str:
+    near = difflib.get_close_matches(role, ROLES, n=1)
+    hint = f", did you mean {near[0]}?" if near else ""
+    return f"{valid_text(role[:100])!r} ({messages:,} message{'s' * (messages > 1)}{hint})"
+
+
 def _fields(record: dict[Any, Any]) -> str:
     names = [valid_text(str(name)[:100]) for name in islice(record, 20)]
     return ", ".join(names) + (" ..." if len(record) > len(names) else "") if names else "no fields"
 
 
-def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count: _Count) -> Iterator[_Shard]:
+def _shards(rows: Iterator[tuple[str, Row]], digest: str, limits: Limits, count: _Count) -> Iterator[_Shard]:
     """Rows in shards. Loops over rows, because each may be malformed in its own way and must not end the others."""
     shard = _Shard()
-    for row in rows:
+    for shape, row in rows:
         identity = f"{digest}-{count.rows:09d}"
         count.rows += 1
         try:
-            read = shapes.read(row.value, shape)
-        except shapes.UnreadableRecordError as error:
+            read = shapes.read(row.value, shape, limits.map)
+        except UnreadableRecordError as error:
             _put_aside(shard, identity, row, str(error), count)
         else:
             text = "\n".join(message["content"] for message in read.messages)
             count.replaced += row.replaced
-            kept = (identity, *read[:4], text, read.source or row.file, read.extra)  # in the order of RAW
+            kept = (identity, *read[:4], text, read.source or row.file, *read[5:])  # in the order of RAW
             shard.conversations.append(kept)
-            shard.characters += _characters(kept) + sum(len(message["role"]) for message in read.messages)
+            shard.characters += _characters(kept) + _inspect(read, count)
         if len(shard) >= limits.rows or shard.characters >= limits.characters:
             yield shard
             shard = _Shard()
@@ -187,11 +288,26 @@ def _shards(rows: Iterator[Row], digest: str, shape: str, limits: Limits, count:
         yield shard
 
 
+def _inspect(read: shapes.Conversation, count: _Count) -> int:
+    """Characters of the roles and details; counts unknown roles, and the fields of messages."""
+    characters = 0
+    for message in read.messages:
+        characters += len(message["role"])
+        if message["role"] not in KNOWN:
+            count.roles[message["role"]] += 1
+    for detail in read.details or ():
+        if detail is not None:
+            count.fields.add(detail["fields"])
+            characters += len(detail["fields"]) + len(detail["reasoning"] or "")
+    count.tools |= read.tools is not None
+    return characters
+
+
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
     count.quarantined += 1
     reason = valid_text(reason[:REASON_LIMIT])
     count.first = count.first or f"{row.file}, row {row.number}: {reason}"
-    record = row.value.record if isinstance(row.value, Unreadable) else shapes.as_json(row.value)
+    record = row.value.record if isinstance(row.value, Unreadable) else as_json(row.value)
     put = (identity, row.file, row.number, reason, valid_text(record[:RECORD_LIMIT]))
     shard.quarantined.append(put)
     shard.characters += _characters(put)

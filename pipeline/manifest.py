@@ -109,7 +109,7 @@ class Manifest:
     seconds: dict[str, float]
     """Seconds per step."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Remarks of the stages on this corpus, by stage."""
+    """Remarks on this corpus, by stage, or of "ingest"."""
 
     @property
     def by_rule(self) -> dict[str, int]:

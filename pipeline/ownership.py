@@ -5,9 +5,10 @@ What a folder is not, or what keeps a process from writing in it, is a `RunFolde
 
 import contextlib
 import fcntl
-import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any
 
 from pipeline.store import PARTS, SHARD, RunFolderError, Store, read_json
 from stages.files import save_json
+from stages.readers import RUN_KEYS, is_run
 
-RUN_KEYS = frozenset({"source", "digest", "rows", "characters", "limit", "shape"})
-"""Keys that the source.json of every run has."""
 RUNS = Path("data/runs")
 """Where runs are made by default, relative to the current folder."""
 CLAIM = "experiment.json"
 """File that names the corpus of an experiment's folder."""
 LOCK = ".lock"
-"""File that a process locks while it writes in a folder."""
+"""File that a process locks while it writes in a folder, and that holds its number."""
+WAITS = (0.0, 0.02, 0.1)
+"""Seconds before each attempt to lock a folder."""
+HALF_CLAIM = re.compile(r"\.(source|experiment)\.json\.\d+\.tmp")
+"""Temporary file of the first file of a run or an experiment; see `stages.files.save`."""
 
 
 class RunState(IntEnum):
@@ -68,20 +72,11 @@ def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
     """The run in a folder, which must be at least this far, and which no other process may be writing."""
     far = check_is_run(folder)
     if in_use(folder):
-        raise RunFolderError(f"{folder} is in use by another refine process: wait for it to end")
+        raise RunFolderError(f"{folder} is in use by another refine process{_owner(folder)}: wait for it to end")
     if far < least:
         what = "holds no complete ingest" if far is RunState.BEGUN else "is not a complete run"
         raise RunFolderError(f"{folder} {what}: start `refine run` again with its source and --out {folder}")
     return Store(folder)
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, complete or not."""
-    try:
-        origin = json.loads((folder / "source.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(origin, dict) and origin.keys() >= RUN_KEYS
 
 
 def run_folders() -> list[Path]:
@@ -108,15 +103,32 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take(lock):
             raise RunFolderError(
-                f"{folder} is in use by another refine process: wait for it, or choose another {option}"
-            ) from None
+                f"{folder} is in use by another refine process{_owner(folder)}: wait for it, or choose another {option}"
+            )
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
         yield
+        os.ftruncate(lock, 0)
     finally:
         os.close(lock)
+
+
+def _take(lock: int) -> bool:
+    """Lock a file, unless another process writes in its folder. One that asks `in_use` locks it for an instant."""
+    for wait in WAITS:
+        time.sleep(wait)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
+def _owner(folder: Path) -> str:
+    """The number of the process that is writing in a folder, in brackets; empty in the instant before it is written."""
+    number = (folder / LOCK).read_bytes()
+    return f" ({int(number)})" if number.isdigit() else ""
 
 
 def check_run(store: Store) -> None:
@@ -124,16 +136,17 @@ def check_run(store: Store) -> None:
     folder = store.folder
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, expected a folder for the run: choose another --out")
-    if not folder.exists() or store.source.is_file():
-        if links := [part for part in PARTS if (folder / part).is_symlink()]:
-            raise RunFolderError(f"{folder / links[0]} is a link, and a run writes only below its own folder")
-    elif others := _others(folder):
+    others = _others(folder)  # before the look at source.json, which another process may be about to write
+    if others and not store.source.is_file():
         raise RunFolderError(f"{folder} is not a run folder: it holds {', '.join(others[:3])}; choose another --out")
+    if links := [part for part in PARTS if (folder / part).is_symlink()]:
+        raise RunFolderError(f"{folder / links[0]} is a link, and a run writes only below its own folder")
 
 
 def _others(folder: Path) -> list[str]:
-    """The names of everything in a folder but its lock."""
-    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    """The names of everything in a folder, if there is one, but its lock and a claim that is half-written."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    return [name for name in names if name != LOCK and not HALF_CLAIM.fullmatch(name)]
 
 
 @contextlib.contextmanager
@@ -181,12 +194,13 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
 
     `origin` is the new source.json, and `before` that in the folder, which is empty in a new one.
     """
-    changed = [key for key in sorted(RUN_KEYS - {"source"}) if before.get(key) != origin[key]]  # its path may change
+    keys = sorted({*RUN_KEYS, "map"} - {"source"})  # its path may change
+    changed = [key for key in keys if before.get(key) != origin.get(key)]
     if complete and changed:
         key = changed[0]
         raise RunFolderError(
             f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
-            f"{origin[key]!r}; choose another --out, or repeat that run's source and options"
+            f"{origin.get(key)!r}; choose another --out, or repeat that run's source and options"
         )
     if complete:
         return
@@ -209,7 +223,8 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
 
 def check_experiment(folder: Path, option: str) -> None:
     """Refuse a folder in which an experiment must not write."""
-    if folder.exists() and not (folder / CLAIM).is_file() and (not folder.is_dir() or _others(folder)):
+    others = folder.is_dir() and _others(folder)  # before the look at the claim, as in `check_run`
+    if folder.exists() and (not folder.is_dir() or others) and not (folder / CLAIM).is_file():
         raise RunFolderError(f"{folder} is not an experiment's folder: choose another {option}")
 
 

@@ -55,6 +55,8 @@ class Plan:
     """How duplicates are ranked: columns with ASC or DESC, as in SQL."""
     columns: tuple[str, ...] = ()
     """Names of the signals that are written beside each refined conversation."""
+    map: tuple[tuple[str, str], ...] = ()
+    """Which columns of a record hold what: meaning, column."""
     left_out: tuple[str, ...] = ()
     """Reasons of the rules that were omitted because a stage that they need was not picked."""
 
@@ -144,7 +146,9 @@ def dumps(plan: Plan) -> str:
         {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
         for each in plan.stages
     ]
-    tables = {"stage": measured, "drop": drops, "keep_best": bests}
+    tables = {"map": dict(plan.map), "stage": measured, "drop": drops, "keep_best": bests}
+    if not plan.map:
+        del tables["map"]
     return tomli_w.dumps({"order": list(plan.order), "columns": list(plan.columns), **tables})
 
 
@@ -170,14 +174,18 @@ def load(path: Path) -> Plan:
 
 def read(tables: Mapping[str, Any], where: str) -> Plan:
     """A plan from parsed TOML, not yet checked; `where` names it in errors."""
-    _known(tables, {*_TABLES, "order", "columns"}, where)
+    _known(tables, {*_TABLES, "order", "columns", "map"}, where)
     for table in _TABLES:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
     measured = tuple(_stage(table, where) for table in tables.get("stage", []))
     drops = tuple(_rule(Drop, "drop", table, where) for table in tables.get("drop", []))
     bests = tuple(_rule(KeepBest, "keep_best", table, where) for table in tables.get("keep_best", []))
-    return Plan(measured, (*drops, *bests), _texts(tables, "order", where), _texts(tables, "columns", where))
+    named = tables.get("map", {})
+    if not isinstance(named, dict) or not all(isinstance(column, str) for column in named.values()):
+        raise PlanError(f'{where}: map is {named!r}, expected a table such as {{messages = "thread", role = "who"}}')
+    order, columns = _texts(tables, "order", where), _texts(tables, "columns", where)
+    return Plan(measured, (*drops, *bests), order, columns, tuple(named.items()))
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:

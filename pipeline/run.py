@@ -1,21 +1,24 @@
 """A run from source to manifest: ingest, measure, decide, write."""
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from pipeline import card, manifest, measure
 from pipeline.engine import Engine
-from pipeline.ingest import Limits, ingest
+from pipeline.ingest import Limits, ingest, rows_of
 from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
 from pipeline.ownership import lock_run, sweep
 from pipeline.plan import Plan, dumps
 from pipeline.signals import RuleInputs, check_measured
-from pipeline.sources import Source
+from pipeline.sources import Source, originals
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import ShardCounts, save_decisions, write
 from stages.files import rows, save
@@ -37,29 +40,51 @@ class ActiveRun:
     warn: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def carry_out(self, source: Source, limits: Limits) -> Manifest:
-        """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest."""
+    def carry_out(self, source: Source, limits: Limits, *, as_source: bool = False) -> Manifest:
+        """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest.
+
+        With `as_source` the kept records are also written as they came.
+        """
         removed: set[Path] = set()
         with lock_run(self.store):
             while True:
                 try:
-                    return self._carry_out(source, limits)
+                    done = self._carry_out(source, limits)
+                    break
                 except CorruptInputError as error:
                     if error.path in removed:  # it was made again and is corrupt again: the disk is at fault
                         raise
                     removed.add(error.path)
                     self.warn(f"{error}; it is made again")
                     measure.forget(error.path, self.store)
+            self._write_originals(source if as_source else None, limits)
+        return done
 
-    def decide_again(self) -> Manifest:
+    def decide_again(self, *, as_source: bool = False) -> Manifest:
         """Apply the plan to signals that were measured; raises `RunFolderError` if some were not, or one is corrupt."""
+        before = read_json(self.store.source)
+        source = originals.find_again(before) if as_source else None
         with lock_run(self.store):
             check_measured(self.plan, self.store)
             try:
-                return self._decide(read_json(self.store.shard_list))
+                done = self._decide(read_json(self.store.shard_list))
             except CorruptInputError as error:
                 measure.forget(error.path, self.store)
                 raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
+            self._write_originals(source, Limits.of(before))
+        return done
+
+    def _write_originals(self, source: Source | None, limits: Limits) -> None:
+        """Write the kept records as they came to kept/, or remove those of earlier decisions if there is no source."""
+        if source is not None:
+            self.tell("kept", 0, 0)
+            kept = pl.read_parquet(self.store.decisions, columns=["id", "keep"], glob=False).filter("keep")["id"]
+            numbers = set(kept.str.extract(r"(\d+)$").cast(pl.Int64))
+            originals.write(source, rows_of(source, limits), numbers, self.store.kept)
+            self.tell("kept", len(numbers), len(numbers))
+        elif self.store.kept.exists():
+            shutil.rmtree(self.store.kept)
+            self.warn("kept/ held the records of earlier decisions and is removed; --as source writes it again")
 
     def _carry_out(self, source: Source, limits: Limits) -> Manifest:
         start = time.perf_counter()
@@ -67,6 +92,8 @@ class ActiveRun:
         shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
         self.tell("ingest", shards["rows"], shards["rows"])
         self.warn(f"{shards['source']}: {shards['rows']:,} records of shape {shards['shape']}")
+        for note in shards.get("notes", ()):
+            self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
         return self._decide(shards)
@@ -80,6 +107,8 @@ class ActiveRun:
         for stage, lines in remarks.items():
             for line in lines:
                 self.warn(f"{stage}: {line}")
+        if notes := shards.get("notes"):
+            remarks = {"ingest": tuple(notes), **remarks}
         inputs = RuleInputs.read(self.plan, self.store)
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PARTS = ("raw", "signals", "refined", "rejected", "quarantine")
+PARTS = ("raw", "signals", "refined", "rejected", "quarantine", "kept")
 """Subfolders of a run."""
 SHARD = re.compile(r"\d{5,}\.parquet")
 """File name of a shard."""
@@ -67,6 +67,11 @@ class Store:
     def quarantine(self, shard: str) -> Path:
         """The unreadable rows of a shard."""
         return self.folder / "quarantine" / shard
+
+    @property
+    def kept(self) -> Path:
+        """The kept records as they came, in files named like the source's."""
+        return self.folder / "kept"
 
     def stage(self, key: str) -> Path:
         """The folder of a stage; `key` is "<stage>-<digest>"."""

@@ -15,7 +15,8 @@ from pipeline.engine import Engine
 from pipeline.plan import Plan
 from pipeline.rules import Drop
 from pipeline.signals import decisions_of, signals_of
-from pipeline.store import Store
+from pipeline.sources.fields import with_fields
+from pipeline.store import Store, read_json
 from stages.files import footer, plain_table, read_frame, save, save_frame
 from stages.stage import CorruptInputError
 
@@ -74,12 +75,18 @@ class _Task:
         raw = read_frame(self.store.raw(shard))
         if not raw["id"].equals(decisions["id"]):
             raise CorruptInputError(self.store.raw(shard), "its ids are not those of the decisions")
-        raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
+        raw = self._with_fields(raw).with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
         frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
         counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
         for path, frame, count in zip((refined, rejected), frames, counts, strict=True):
             save_frame(path, frame, {"refine.decisions": digest, "refine.tokens": str(count)})
         return ShardCounts(kept, dropped, *counts)
+
+    def _with_fields(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """The raw shard with all fields of its messages; without `tools` if the corpus has none."""
+        corpus = read_json(self.store.shard_list)
+        raw = raw.with_columns(messages=with_fields(raw["messages"], raw["details"], corpus.get("fields", {})))
+        return raw if corpus.get("tools") else raw.drop("tools")
 
     def _digest(self, decisions: pl.DataFrame) -> str:
         """16 hex digits of everything that the files depend on besides the raw shard."""
@@ -91,12 +98,14 @@ class _Task:
 
     def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         signals = signals_of(self.plan, self.store, shard, self.plan.columns).drop("id")
-        return raw.select(*CHAT, *ORIGIN).hstack(signals).filter(decisions["keep"])
+        return raw.select(*_first(raw), *ORIGIN).hstack(signals).filter(decisions["keep"])
 
     def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         read = sorted({c for rule in self.plan.rules if isinstance(rule, Drop) for c in rule.columns()})
         seen = signals_of(self.plan, self.store, shard, read).drop("id")
-        frame = raw.select(*CHAT, *ORIGIN).hstack(decisions.select("reason", "duplicate_of", "jaccard")).hstack(seen)
+        frame = (
+            raw.select(*_first(raw), *ORIGIN).hstack(decisions.select("reason", "duplicate_of", "jaccard")).hstack(seen)
+        )
         values = {
             rule.reason: rule.columns() if isinstance(rule, Drop) else ["duplicate_of", "jaccard"]
             for rule in self.plan.rules
@@ -105,8 +114,12 @@ class _Task:
             rule=_by_reason({rule.reason: pl.lit(rule.where) for rule in self.plan.rules}),
             values=_by_reason({reason: pl.struct(names).struct.json_encode() for reason, names in values.items()}),
         )
-        columns = (*CHAT, "reason", "rule", "values", "duplicate_of", "jaccard", *ORIGIN)
+        columns = (*_first(raw), "reason", "rule", "values", "duplicate_of", "jaccard", *ORIGIN)
         return frame.select(columns).filter(~decisions["keep"])
+
+
+def _first(raw: pl.DataFrame) -> tuple[str, ...]:
+    return (*CHAT, "tools") if "tools" in raw.columns else CHAT
 
 
 def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import polars as pl
 
 from stages.stage import Axis, Measure, MissingModelError, Stage
-from stages.text.messages import by_row, messages, prose
+from stages.text.messages import PROSE, by_row, check_reading, prose, prose_messages
 
 _PIECE = 1000  # characters; eldc reads no more, and a fastText average over more is less certain
 _NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
@@ -35,6 +35,8 @@ class Language(Stage):
         model: path of a fastText model, such as lid.176.bin (176 languages), to use instead.
         min_letters: minimum number of letters outside of code for a turn to be judged; a Han, kana or Hangul letter
             counts as three.
+        roles: roles whose messages are read; by default all but tools.
+        read: what is read of a message: `content`, `reasoning`, `calls` (names and arguments of tool calls).
 
     Signals:
         language: the language of most letters of the judged turns, ISO 639-1; short turns are judged together.
@@ -47,7 +49,7 @@ class Language(Stage):
     """
 
     summary: ClassVar[str] = "language of the conversation, of each role, and turns in another one"
-    reads: ClassVar[tuple[str, ...]] = ("messages",)
+    reads: ClassVar[tuple[str, ...]] = ("messages", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
             "language": pl.String(),
@@ -62,6 +64,11 @@ class Language(Stage):
     axes: ClassVar[Mapping[str, Axis]] = {"language_score": Axis("mean score of the language", rank=150)}
     model: str = ""
     min_letters: int = 25
+    roles: tuple[str, ...] = ()
+    read: tuple[str, ...] = (PROSE,)
+
+    def __post_init__(self) -> None:
+        check_reading("language", self.read)
 
     def models(self) -> tuple[Path, ...]:
         if not self.model:
@@ -78,7 +85,9 @@ class Language(Stage):
         del folder
         (path,) = self.models()
         detect = _fasttext(path) if self.model else _eldc()
-        return lambda batch: _signals(batch["messages"], detect, self.min_letters)
+        return lambda batch: _signals(
+            prose_messages(batch, self.roles, self.read), batch.height, detect, self.min_letters
+        )
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         return self.open(Path())(batch)
@@ -134,13 +143,13 @@ def _fasttext(path: Path) -> Detect:
     return detect
 
 
-def _pieces(conversations: pl.Series, min_letters: int) -> pl.DataFrame:
+def _pieces(messages: pl.DataFrame, min_letters: int) -> pl.DataFrame:
     """Pieces of prose, one per row: `row`, `turn`, `role`, `piece`, `letters`.
 
     Turns with too few letters are joined per conversation; their `turn` and `role` are null.
     """
     content = prose(pl.col("content")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " ")
-    turns = messages(conversations).with_row_index("turn").select("row", "turn", "role", content)
+    turns = messages.with_row_index("turn").select("row", "turn", "role", content)
     enough = _letters("content") >= min_letters
     short = turns.filter(~enough).group_by("row", maintain_order=True).agg(pl.col("content").str.join(" "))
     return (
@@ -170,7 +179,7 @@ def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
     )
 
 
-def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFrame:
+def _signals(messages: pl.DataFrame, height: int, detect: Detect, min_letters: int) -> pl.DataFrame:
     pieces = _pieces(messages, min_letters)
     answers = pl.DataFrame(
         detect(pieces["piece"].to_list()), schema={"language": pl.String, "score": pl.Float64}, orient="row"
@@ -184,7 +193,7 @@ def _signals(messages: pl.Series, detect: Detect, min_letters: int) -> pl.DataFr
     by_turn = turns.join(main, on="row").group_by("row")
     by_letter = of_turns.join(main, on="row").group_by("row")
     frame = by_row(
-        len(messages),
+        height,
         whole.rename({"score": "language_score"}),
         *[
             _main(judged.filter(role=role), "row").select("row", pl.col("language").alias(f"{role}_language"))

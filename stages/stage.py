@@ -15,6 +15,18 @@ import polars as pl
 
 MESSAGES: pl.DataType = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
+DETAILS: pl.DataType = pl.List(
+    pl.Struct(
+        {
+            "calls": pl.List(pl.Struct({"name": pl.String, "arguments": pl.String})),  # arguments as JSON, or null
+            "reasoning": pl.String,  # of the field or parts of that name, or null
+            "media": pl.Int64,  # parts that are no text: images, audio, files
+            "fields": pl.String,  # all fields but role and content, as JSON
+        }
+    )
+)
+"""What each message of a conversation holds beside its role and content; null for a message without more."""
+
 RAW = pl.Schema(
     {
         "id": pl.String(),  # "<content digest>-<row>": unique, and stable for the same source
@@ -25,6 +37,8 @@ RAW = pl.Schema(
         "text": pl.String(),  # contents of the messages, joined by a newline
         "source": pl.String(),  # the record's own source, else its file or hub id
         "extra": pl.String(),  # the record's other fields as JSON, or null
+        "details": DETAILS,  # as many as messages, or null if no message has any
+        "tools": pl.String(),  # descriptions of the tools that the assistant can call, as JSON, or null
     }
 )
 """Columns of a raw shard. No text is null; a list of messages may be empty, and so may a content.

@@ -121,6 +121,7 @@ def few_orders() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.compare.screen.CONTROL_SEEDS", 12)
         patch.setattr("trainer.experiment.screen.PLACEBOS", 3)
+        patch.setattr("trainer.experiment.screen.MIN_PLACEBOS", 2)
         yield
 
 

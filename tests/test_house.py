@@ -37,12 +37,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer": (),
     "trainer.scaling": ("trainer",),
     "trainer.cvfp": ("trainer", "stages.text.compiled"),
+    "trainer.transformer": ("trainer", "trainer.cvfp"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
-        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.scaling", "trainer.counts"),
-        *("stages.files", "stages.ngram"),
+        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
+        *("trainer.scaling", "trainer.counts", "stages.files", "stages.ngram"),
     ),
     # pipeline: a run, one file a verb
     "pipeline": (),
@@ -51,8 +52,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.store": ("stages.stage", "stages.files"),
     "pipeline.terminal": ("stages.stage", "stages.files"),
     "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
-    "pipeline.ownership": ("pipeline.store", "stages.files"),
-    "pipeline.sources": ("pipeline.ownership", *STAGE),
+    "pipeline.ownership": ("pipeline.store", "stages.files", "stages.readers"),
+    # the damage itself knows no source and no run, so that one embedded source is made of it; the audit reads runs
+    "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),
+    "pipeline.plant.audit": ("pipeline.plant", "pipeline.signals", "pipeline.store", *STAGE),
+    "pipeline.sources": ("pipeline.ownership", "pipeline.plant", "stages.toxicity", *STAGE),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),
@@ -61,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.card": ("pipeline", "pipeline.manifest", "pipeline.plan", "pipeline.rules", "pipeline.store", *STAGE),
     "pipeline.write": (
         *("pipeline", "pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.signals"),
+        "pipeline.sources",
         *STAGE,
     ),
     "pipeline.manifest": (
@@ -78,7 +83,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.report.run": (
         *("pipeline", "pipeline.report", "pipeline.signals", "pipeline.manifest", "pipeline.ownership"),
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.write", "pipeline.terminal"),
-        *STAGE,
+        *("pipeline.plant", "pipeline.plant.audit", *STAGE),
     ),
     "pipeline.experiments": (
         *("pipeline.ingest", "pipeline.manifest", "pipeline.sources", "pipeline.store", "pipeline.ownership"),
@@ -88,7 +93,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.compare": (
         *("pipeline", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.sources"),
         *("pipeline.ownership", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
-        *("stages.language", "stages.stage", "stages.files"),
+        *("stages.language", "stages.stage", "stages.files", "stages.readers"),
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.experiment", "trainer.scaling"),
     ),
     "pipeline.ablate": (
@@ -98,7 +103,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.api": (
         *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),
-        *("pipeline.experiments", "pipeline.compare", "stages", *STAGE, "trainer", "trainer.prepare"),
+        *(
+            "pipeline.plant",
+            "pipeline.plant.audit",
+            "pipeline.experiments",
+            "pipeline.compare",
+            "stages",
+            *STAGE,
+            "trainer",
+            "trainer.prepare",
+        ),
     ),
     "pipeline.cli": ("*",),
     "refine": ("*",),

@@ -26,7 +26,7 @@ from pipeline.compare.data import TrainingOptions
 from pipeline.compare.mixes import words_of
 from pipeline.compare.scored import Scored
 from pipeline.compare.show import print_checks, print_json, print_rows, print_verdict
-from pipeline.experiments.formats import ppl_change
+from pipeline.experiments.formats import change, with_interval
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.report.run.checks import Bounds
@@ -127,14 +127,14 @@ def _keep_mask(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series)
 def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOptions) -> Ablation:
     """Train all arms and compare those of each contrast."""
     pair, contrasts = untrained.pair, untrained.contrasts
-    union = replace(pair.union, members=members)
+    union, imitated = replace(pair.union, members=members), [(one.first, one.second) for one in contrasts]
     with options.folder(pair_name(pair), pair.digests) as folder:
         if options.screen:
-            screened = screening.screen(pair, union, options, folder, placebos=False)
+            screened = screening.screen(pair, union, options, folder, imitated=imitated)
             arms, of_arms, experiment, lacks = screened.arms, screen_checks(pair, screened.arms), None, ""
             score = screened.scored_on
         else:
-            experiment = train_arms(union, options, folder, pair, baselines=False)
+            experiment = train_arms(union, options, folder, pair, imitated=imitated, baselines=False)
             arms, of_arms, lacks = experiment.arms, comparison_checks(pair, experiment), experiment.design.lacks()
             score = partial(scoring.scored, experiment)
         tests = scoring.test_sets(pair, arms)
@@ -156,6 +156,7 @@ def verdict(
     """One sentence: which rules changed the level, then which the exponent, or why none can be said to have.
 
     Of all contrasts together at most 5 % of those that are named are named by chance (Benjamini and Hochberg 1995).
+    A rule changes the level if the difference is larger than that of random rules that drop as much.
     `scored` are the contrasts on the primary test set, `lacks` is why the design allows no conclusion, and `failed` are
     the checks that failed.
     """
@@ -165,18 +166,19 @@ def verdict(
         return f"Nothing can be concluded, because a check failed: {', '.join(failed)}."
     if few := verdicts.too_few([scored[contrasts[0].key]]):  # the test set is the same for all contrasts
         return f"Nothing can be concluded, {few}."
-    powers = {one.key: scored[one.key].differences.get("power") for one in contrasts}
-    known = [one for one in contrasts if (power := powers[one.key]) and power.ln_ratio_interval]
+    known = [one for one in contrasts if scored[one.key].level_interval]
     unknown = [f"{one.reason} {one.how}" for one in contrasts if one not in known]
     open_ended = f" There is no interval for {', '.join(unknown)}." if unknown else ""
     if not known:
         return f"Nothing can be concluded.{open_ended}"
     differences = [scored[one.key].differences["power"] for one in known]
-    levels = discoveries([(one.ln_ratio, one.ln_ratio_interval) for one in differences])
+    ends = [scored[one.key].level_interval for one in known]
+    levels = discoveries([(one.ln_ratio, both) for one, both in zip(differences, ends, strict=True)])
     alphas = discoveries([(one.delta_alpha, one.delta_alpha_interval) for one in differences])
     changed = [
-        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} ({ppl_change(power)})"
-        for one, power, found in zip(known, differences, levels, strict=True)
+        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} "
+        f"({with_interval(power.ln_ratio, both, change)})"
+        for one, power, both, found in zip(known, differences, ends, levels, strict=True)
         if found
     ]
     bent = [

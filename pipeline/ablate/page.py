@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, panel
 from pipeline.compare.mixes import statistics
-from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict
+from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict, level_numbers
 from pipeline.compare.sections import EFFECTIVE_SIZE, test_table
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
 from pipeline.report.parts import Figure, Page, Section, Table, Tile
@@ -42,7 +42,10 @@ def page(ablation: Ablation) -> Page:
         "that all other rules leave."
     )
     if tests:
-        about += f" PPL differs by the mean over all pairs of training runs. {EFFECTIVE_SIZE}"
+        about += (
+            " PPL differs by the mean over all pairs of training runs, with a 95 % interval over orders and test "
+            f"conversations; the headline also requires more than random rules that drop as much. {EFFECTIVE_SIZE}"
+        )
     return Page(
         title=f"Which rule of {name} helped?",
         kicker=f"refine ablate · {name}",
@@ -87,7 +90,7 @@ def contrast_rows(ablation: Ablation) -> HeadAndRows:
         if not ablation.scored:
             rows.append(begin)
             continue
-        numbers = [(*begin, visible(test, 40), *_cells(power)) for test, power in ablation.by_power_law(one)]
+        numbers = [(*begin, visible(of.test.name, 40), *_cells(power)) for of, power in ablation.by_power_law(one)]
         rows += numbers or [(*begin, "-", "-", "-", "-")]
     return head if ablation.scored else sizes, rows
 
@@ -101,7 +104,13 @@ def _cells(power: Difference) -> tuple[str, str, str]:
 def numbers(ablation: Ablation) -> dict[str, Any]:
     """Everything for a script."""
     contrasts = [
-        {**vars(one), "test_sets": {test: difference_dict(power) for test, power in ablation.by_power_law(one)}}
+        {
+            **vars(one),
+            "test_sets": {
+                scored.test.name: difference_dict(power) | level_numbers("level", power.ln_ratio, scored.level_interval)
+                for scored, power in ablation.by_power_law(one)
+            },
+        }
         for one in ablation.contrasts
     ]
     design = ablation.experiment.design if ablation.experiment else None
@@ -120,6 +129,6 @@ def _figure(ablation: Ablation, key: str) -> Figure | None:
     panels = []
     for how, title in PANELS.items():
         contrasts = [one for one in ablation.contrasts if one.how == how]
-        rows = [(one.reason, test, power) for one in contrasts for test, power in ablation.by_power_law(one)]
+        rows = [(one.reason, of.test.name, power) for one in contrasts for of, power in ablation.by_power_law(one)]
         panels.append(panel(title, key, rows))
     return figure(f"rules-{key.replace('_', '-')}", CHANGES[key], f"{HOW_TO_READ}.", panels)

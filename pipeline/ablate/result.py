@@ -70,11 +70,11 @@ class Ablation:
         """The first contrast on each test set; the test sets are the same for all. Empty without training."""
         return next(iter(self.scored.values()), ())
 
-    def by_power_law(self, contrast: Contrast) -> Iterator[tuple[str, Difference]]:
-        """The name of each test set and the difference of the power laws there."""
+    def by_power_law(self, contrast: Contrast) -> Iterator[tuple[Scored, Difference]]:
+        """Both arms of a contrast on each test set, and the difference of the power laws there."""
         for one in self.scored.get(contrast.key, ()):
             if "power" in one.differences:
-                yield one.test.name, one.differences["power"]
+                yield one, one.differences["power"]
 
     @property
     def contrast_frame(self) -> pl.DataFrame:

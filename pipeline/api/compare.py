@@ -23,8 +23,10 @@ def compare(
     run: Run | Path | str | None = None,
     budgets: str | Sequence[int] | None = None,
     seeds: int | None = None,
+    network: str = "cvfp",
     preset: str = "house",
     screen: bool = False,
+    worth_knowing: float = 0.005,
     force: bool = False,
     train: bool = True,
     out: Path | str | None = None,
@@ -50,9 +52,11 @@ def compare(
         second: the corpus to compare with the first.
         run: the run that raw and refined belong to; by default the one that finished last.
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
-        seeds: training runs per budget and corpus; by default 5 to 1, fewer of larger budgets, and 24 of a screen.
+        seeds: training runs per budget and corpus; by default 25 for all budgets together, and 24 of a screen.
+        network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
+        worth_knowing: the smallest relative difference of perplexity that matters: a smaller one counts as none.
         force: train even if nothing can be found, as between nearly equal corpora.
         train: train models; otherwise the corpora are only described.
         out: folder of the report; by default one in reports/.
@@ -79,7 +83,9 @@ def compare(
     counts = token_counts(budgets)
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
-        TrainingOptions(preset, choices, counts, seeds, screen, device, workers, _path(work), force),
+        TrainingOptions(
+            *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network)
+        ),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )
     with terminal.progress(show=progress):

@@ -5,6 +5,7 @@ import errno
 from pipeline.engine import WorkerKilledError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError
+from pipeline.plant import PlantError
 from pipeline.report.folder import ReportError
 from pipeline.rules import RuleError
 from pipeline.run import AccountingError
@@ -18,6 +19,7 @@ from trainer import TrainerError
 RefineError = (
     SourceError,
     PlanError,
+    PlantError,
     RuleError,
     RunFolderError,
     ReportError,

@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan
 from pipeline.signals import scan, scan_signals
+from pipeline.sources import originals
+from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
 
@@ -81,8 +83,10 @@ class Run(Display):
         if counts.quarantined:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
+        remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, manifest.json"
+        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, "
+        note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
 
@@ -94,18 +98,21 @@ class PreparedRun:
     plan: Plan
     limits: Limits
     folder: Path
+    as_source: bool = False
 
     def carry_out(self, workers: int, *, progress: bool) -> Run:
         """Carry out the run; see `run`."""
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
+        if self.as_source:
+            originals.check(self.source)
         engine = Local(workers or len(os.sched_getaffinity(0)))
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in notes(self.plan):
                 reporter.warn(note)
             active = running.ActiveRun(Store(self.folder), self.plan, engine, reporter, reporter.warn)
             try:
-                manifest = active.carry_out(self.source, self.limits)
+                manifest = active.carry_out(self.source, self.limits, as_source=self.as_source)
             except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
                 engine.close()
                 raise
@@ -113,9 +120,16 @@ class PreparedRun:
         return Run(self.folder, manifest)
 
 
-def chosen_plan(plan: Path | str | None, stages: str | Sequence[str] | None, drop: str | Sequence[str]) -> Plan:
-    """Read a plan, restrict it to the stages that were picked, add the rules, and check it."""
+def chosen_plan(
+    plan: Path | str | None,
+    stages: str | Sequence[str] | None,
+    drop: str | Sequence[str],
+    map: str | Mapping[str, str] | None = None,  # noqa: A002
+) -> Plan:
+    """Read a plan, restrict it to the stages that were picked, add the rules, name the columns, and check it."""
     chosen = planning.load(planning.DEFAULT if plan is None else Path(plan))
+    if map is not None:
+        chosen = replace(chosen, map=ColumnMap.parse(map).columns)
     if isinstance(stages, str):
         stages = [name.strip() for name in stages.split(",") if name.strip()]
     if stages is not None:
@@ -144,6 +158,8 @@ def run(
     workers: int = 0,
     limit: int | None = None,
     shape: str | None = None,
+    map: str | Mapping[str, str] | None = None,  # noqa: A002
+    as_: str | None = None,
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -154,14 +170,16 @@ def run(
     """Refine a corpus as `refine run` does: ingest, measure, decide, write.
 
     Args:
-        source: a Parquet or JSONL file, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
+        source: a file of records, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
         stages: names of the stages to measure, as a list or comma-separated; by default all of the plan.
         plan: a plan in TOML; by default the one that `refine plan` prints.
         drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".
         out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
         workers: worker processes; 0: one per core.
         limit: number of rows to read; by default all.
-        shape: shape of the records; recognised by default.
+        shape: shape of the records; by default recognised for each file.
+        map: columns by what they hold, such as {"messages": "thread", "role": "who"}; by default the plan's.
+        as_: "source" also writes the kept records as they came, with all fields, to kept/ of the run.
         split: split of a hub dataset or a saved DatasetDict.
         config: configuration of a hub dataset.
         revision: revision of a hub dataset.
@@ -173,9 +191,11 @@ def run(
         RefineError: the run cannot be carried out; the message says why and what to do.
     """
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
-    chosen = chosen_plan(plan, stages, drop)
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
-    return PreparedRun(data, chosen, limits, folder_of(data, out)).carry_out(workers, progress=progress)
+    chosen = chosen_plan(plan, stages, drop, map)
+    columns = ColumnMap.parse(dict(chosen.map))
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_))
+    return prepared.carry_out(workers, progress=progress)
 
 
 def notes(plan: Plan) -> list[str]:
@@ -191,6 +211,7 @@ def decide(
     *,
     plan: Path | str | None = None,
     drop: str | Sequence[str] = (),
+    as_: str | None = None,
     progress: bool = False,
 ) -> Run:
     """Apply changed rules to a run as `refine decide` does; nothing is measured again.
@@ -199,6 +220,7 @@ def decide(
         run: a run, or its folder.
         plan: a plan in TOML; by default the run's own.
         drop: additional rules in SQL; they replace those that an earlier `drop` added.
+        as_: "source" also writes the kept records as they came to kept/ of the run; the source must be where it was.
         progress: show progress and notes on stderr.
 
     Raises:
@@ -217,7 +239,8 @@ def decide(
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")
-        manifest = running.ActiveRun(store, chosen, Local(1), reporter, reporter.warn).decide_again()
+        active = running.ActiveRun(store, chosen, Local(1), reporter, reporter.warn)
+        manifest = active.decide_again(as_source=originals.is_asked(as_))
     return Run(folder, manifest)
 
 

@@ -65,8 +65,9 @@ def run(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="A Parquet or JSONL file (.gz, .zst), a folder of them, a saved Dataset, or a hub id such as "
-            "HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`.",
+            help="A file (Parquet, Arrow, JSON, CSV; .gz, .bz2, .xz, .zst), a folder of files at any depth, a saved "
+            "Dataset, or a hub id such as HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; "
+            "`chitchat-planted` is the same with known damage.",
         ),
     ] = None,
     stages: Annotated[
@@ -88,6 +89,8 @@ def run(
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Worker processes; 0: one per core.")] = 0,
     limit: o.Limit = None,
     shape: o.RecordShape = None,
+    map: o.Map = None,  # noqa: A002
+    as_: o.As = None,
     split: o.Split = None,
     config: o.Config = None,
     revision: o.Revision = None,
@@ -109,11 +112,14 @@ def run(
     from pipeline.api import run as api
     from pipeline.cli import runs
     from pipeline.ingest import Limits
+    from pipeline.sources import originals
+    from pipeline.sources.shapes import ColumnMap
 
     data = sources.find(source, split=split, config=config, revision=revision)
-    chosen = api.chosen_plan(plan, stages, drop or ())
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape)
-    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out))
+    chosen = api.chosen_plan(plan, stages, drop or (), map)
+    columns = ColumnMap.parse(dict(chosen.map))
+    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out), originals.is_asked(as_))
     if dry_run:
         runs.dry_run(prepared, verbose=verbose, as_json=as_json)
     else:
@@ -121,7 +127,13 @@ def run(
 
 
 @app.command(epilog='Example: refine decide my-run --drop "n_words < 20"')
-def decide(folder: o.RunFolder, plan: o.PlanFile = None, drop: o.Drops = None, as_json: o.AsJson = False) -> None:
+def decide(
+    folder: o.RunFolder,
+    plan: o.PlanFile = None,
+    drop: o.Drops = None,
+    as_: o.As = None,
+    as_json: o.AsJson = False,
+) -> None:
     """Apply changed rules to a run in seconds, without measuring again.
 
     --drop replaces the rules of earlier --drop options. Without options the rules of the plan apply alone.
@@ -129,7 +141,8 @@ def decide(folder: o.RunFolder, plan: o.PlanFile = None, drop: o.Drops = None, a
     from pipeline.api import run as api
     from pipeline.cli import runs
 
-    runs.finish(api.decide(folder, plan=plan, drop=drop or (), progress=True), as_json=as_json)
+    run = api.decide(folder, plan=plan, drop=drop or (), as_=as_, progress=True)
+    runs.finish(run, as_json=as_json)
 
 
 @app.command(epilog="Example: refine show my-run --reason too_short -n 3")
@@ -190,11 +203,80 @@ def report(
     runs.print_report(made, fail=check, as_json=as_json)
 
 
+@app.command(epilog="Example: refine plant --kinds exact_copy,shuffled_words --share 0.1 --limit 200 --out damaged")
+def plant(
+    source: o.Source = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the damaged corpus, new or empty.")] = ...,  # type: ignore[assignment]
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Kinds of damage, comma-separated. By default all: exact_copy, near_copy_95, near_copy_85, "
+            "near_copy_75, shuffled_words, truncated, empty_reply, boilerplate, refusal, toxic, other_language, "
+            "mojibake, repeated_lines, eval_item, swapped_replies.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the conversations that each kind damages or copies.")
+    ] = 0.02,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all draws.")] = 0,
+    evals: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Evaluation sets, a file or a folder, for the kind eval_item.")
+    ] = None,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Plant known damage into a corpus: would your plan find it?
+
+    `refine run` takes the damaged corpus, and `refine audit` says what it found. A conversation gets at most one kind
+    of damage; copies are added.
+    """
+    from pipeline.api import plant as api
+    from pipeline.cli import runs
+
+    damage = api.plant(
+        source,
+        out=out,
+        kinds=kinds or (),
+        share=share,
+        seed=seed,
+        evals=evals,
+        split=split,
+        config=config,
+        revision=revision,
+        shape=shape,
+        limit=limit,
+    )
+    runs.print_damage(damage, as_json=as_json)
+
+
+@app.command(epilog="Example: refine audit damaged-run")
+def audit(
+    folder: o.RunFolder,
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="A run of the undamaged source with the same plan: what it drops is no false drop."
+        ),
+    ] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Say what a run found of the damage that `refine plant` planted: recall by kind, and by which rule."""
+    from pipeline.api import plant as api
+    from pipeline.cli import runs
+
+    runs.print_audit(api.audit(folder, clean=clean), as_json=as_json)
+
+
 @app.command(epilog="Example: refine dedup my-run/raw/00000.parquet --kept kept.txt")
 def dedup(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A Parquet or JSONL file (.gz, .zst), or a folder of them, as one corpus."),
+        typer.Argument(metavar="FILE", help="A file or a folder, as refine run reads it, as one corpus."),
     ],
     kept: Annotated[
         Path | None,
@@ -208,7 +290,10 @@ def dedup(
     ] = "text",
     id: Annotated[  # noqa: A002
         str | None,
-        typer.Option(metavar="NAME", help="Column of ids. By default `id`, else row numbers from 0."),
+        typer.Option(
+            metavar="NAME",
+            help="Column of ids, one for each row. By default `id` if it is that, else row numbers from 0.",
+        ),
     ] = None,
     threshold: Annotated[
         float,
@@ -254,6 +339,7 @@ def train(
         int | None,
         typer.Option(min=2, metavar="TOKENS", help="Training tokens. By default 100,000, or the preset's largest."),
     ] = None,
+    network: o.Network = "cvfp",
     preset: o.PresetName = "house",
     seed: o.Seed = 0,
     device: o.Device = "cpu",
@@ -278,12 +364,12 @@ def train(
     limit: o.Limit = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train one CVFP language model on a corpus, and its baselines."""
+    """Train a small language model on a corpus, and its baselines."""
     from pipeline.experiments import train
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
     train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
@@ -294,7 +380,8 @@ def scale(
     points: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed."
+            metavar="FILE",
+            help="Fit this CSV instead of training: columns tokens, ppl and optionally corpus, seed, in any case.",
         ),
     ] = None,
     budgets: Annotated[
@@ -304,6 +391,7 @@ def scale(
     predict: Annotated[
         list[float] | None, typer.Option(metavar="TOKENS", help="Predict the PPL at this budget. Repeatable.")
     ] = None,
+    network: o.Network = "cvfp",
     preset: o.PresetName = "house",
     device: o.Device = "cpu",
     workers: o.Workers = 0,
@@ -329,7 +417,7 @@ def scale(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device)
+    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
     result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
     scale.print_scaling(result, as_json=as_json)
 
@@ -360,8 +448,10 @@ def compare(
     run: o.LatestRun = None,
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
+    network: o.Network = "cvfp",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
+    worth_knowing: o.WorthKnowing = 0.005,
     force: o.Force = False,
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train models, or only describe the corpora in seconds.")
@@ -397,7 +487,9 @@ def compare(
     from trainer.prepare.choices import Choices
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
-    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, force)
+    training = TrainingOptions(
+        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network)
+    )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
     result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))

@@ -23,7 +23,22 @@ RecordShape = Annotated[
     str | None,
     typer.Option(
         metavar="SHAPE",
-        help="Shape of the records: ultrachat, ultrachat-original, sharegpt, openai, text. Recognised by default.",
+        help="Shape of the records: ultrachat, ultrachat-original, sharegpt, openai, chat, alpaca, prompt, preference, "
+        "oasst, oasst-best, text. By default recognised for each file.",
+    ),
+]
+Map = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MEANING=COLUMN,...",
+        help="Columns that hold messages, system, tools, prompt, reply or text, and fields of a message that hold its "
+        "role and content, such as messages=thread,role=who,content=body.",
+    ),
+]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="source", help="Also write the kept records as they came, with all fields, to kept/ of the run."
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
@@ -32,7 +47,7 @@ Source = Annotated[
     str | None,
     typer.Argument(
         metavar="SOURCE",
-        help="A run (its refined corpus), a Parquet or JSONL file or folder, a saved Dataset, or a hub id. By default "
+        help="A run (its refined corpus), a file or folder of records, a saved Dataset, or a hub id. By default "
         "the embedded corpus `chitchat`.",
     ),
 ]
@@ -41,6 +56,13 @@ PresetName = Annotated[
     typer.Option(
         metavar="NAME",
         help="house (our own settings), or those of one of the original experiments: e1, e2, e3a, e3b, e4a, e4b.",
+    ),
+]
+Network = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="cvfp, transformer or gru, which have the same size; or all, where the verdict is that of cvfp.",
     ),
 ]
 HousePreset = Annotated[
@@ -98,7 +120,7 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Training runs per budget and corpus. By default 5 to 1, fewer of larger budgets; 24 orders of a screen.",
+        help="Training runs per budget and corpus. By default 25 for all budgets together; 24 orders of a screen.",
     ),
 ]
 Workers = Annotated[
@@ -107,6 +129,15 @@ Workers = Annotated[
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or another torch device.")]
 Screen = Annotated[
     bool, typer.Option("--screen", "--quick", help="Answer in a minute, with n-gram models in the place of networks.")
+]
+WorthKnowing = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="The smallest difference of perplexity that matters: a smaller one counts as none.",
+    ),
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Train even if nothing can be found, as between nearly equal corpora.")

@@ -4,7 +4,7 @@ import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.text import Text
 import stages as staging
 from pipeline import plan as planning
 from pipeline.api.errors import sentence
+from pipeline.api.plant import Audit, Damage
 from pipeline.api.report import Report
 from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
@@ -42,12 +43,33 @@ def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
+def print_damage(damage: Damage, *, as_json: bool) -> None:
+    """Print what was planted."""
+    if as_json:
+        kinds = [{"kind": plot.kind.name, "planted": plot.planted, "note": plot.note} for plot in damage.kinds]
+        counts = {"conversations": damage.conversations, "omitted": damage.omitted}
+        print_json({"out": str(damage.path), **counts, "kinds": kinds})
+    else:
+        damage.print(console())
+
+
+def print_audit(audit: Audit, *, as_json: bool) -> None:
+    """Print what a run found of the damage."""
+    if as_json:
+        kinds = {name: {**asdict(one), "recall": one.share} for name, one in audit.kinds.items()}
+        untouched = {**asdict(audit.untouched), "share": audit.untouched.share}
+        print_json({"kinds": kinds, "untouched": untouched, "baseline": audit.baseline and asdict(audit.baseline)})
+    else:
+        audit.print(console())
+
+
 def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
     check_run(Store(folder))
     first = next(iter(source.rows()), None)
-    shape = limits.shape or (shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None)
+    record = first.value if first and isinstance(first.value, dict) else None
+    shape = limits.shape or (shapes.recognise(record, limits.map) if record else None)
     states = {measured.name: _state_of(measured) for measured in plan.stages}
     missing = [state for able, state in states.values() if not able]
     if shape is None:
@@ -73,6 +95,8 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
         able = f"cannot run: {'; '.join(missing)}" if missing else "can run: nothing is missing"
         out.print(Text(safe(able)), soft_wrap=True)
         _print_plan(plan, states, verbose=verbose)
+        if note := source.note(folder):
+            out.print(Text(safe(note)))
     if missing:
         sys.exit(1)
 

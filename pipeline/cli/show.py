@@ -159,9 +159,12 @@ def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
     out.print()
 
 
-def _print_messages(out: Console, messages: Iterable[dict[str, str]], cut: int | None) -> None:
+def _print_messages(out: Console, messages: Iterable[dict[str, Any]], cut: int | None) -> None:
     for message in messages:
-        content = message["content"]
+        calls = [
+            f"{call['function']['name']} {call['function']['arguments']}" for call in message.get("tool_calls") or ()
+        ]
+        content = "\n".join([message["content"]] * bool(message["content"] or not calls) + calls)
         more = f" … (+{len(content) - cut:,} characters)" if cut and len(content) > cut else ""
         line = Text(safe(f"  {message['role']}: "), style="cyan")
         out.print(line.append(Text(safe(content[:cut]) + more, style="default")))

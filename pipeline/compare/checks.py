@@ -8,14 +8,14 @@ import numpy as np
 from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Experiment
 from pipeline.report.parts import Check
-from trainer.experiment.kinds import CVFP
+from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Arms
 
 MIN_PAIRED = 0.5
 """Minimum share of the smaller training pool whose place in the order is the same in both arms."""
-Records = Mapping[tuple[str, int, int], Mapping[str, Any]]
-"""Records of the network's training runs by arm, budget and seed."""
+Records = Mapping[tuple[str, str, int, int], Mapping[str, Any]]
+"""Records of the networks' training runs by kind, arm, budget and seed."""
 
 
 def comparison_checks(pair: Pair, experiment: Experiment) -> list[Check]:
@@ -38,23 +38,24 @@ def screen_checks(pair: Pair, arms: Arms) -> list[Check]:
 
 def _records(experiment: Experiment) -> Records:
     return {
-        (arm, job.budget, job.seed): read(experiment.runs / job.name)
+        (kind, arm, job.budget, job.seed): read(experiment.runs / job.name)
         for (kind, arm), jobs in experiment.jobs.items()
-        if kind == CVFP.name
+        if kind in experiment.design.networks
         for job in jobs
     }
 
 
 def last_best(experiment: Experiment) -> str:
-    """In how many runs of each budget the last evaluation was the best, as a clause.
+    """In how many runs of each budget of the first network the last evaluation was the best, as a clause.
 
     If the learning rate decays to 0, as in the preset house, the last evaluation is usually the best, unless the run
     had already memorised its few tokens.
     """
     counts: dict[int, dict[str, list[bool]]] = {}
-    for (arm, budget, _), record in _records(experiment).items():
+    for (kind, arm, budget, _), record in _records(experiment).items():
         last = record["best_evaluation"] == record["evaluations"]
-        counts.setdefault(budget, {}).setdefault(arm, []).append(last)
+        if kind == experiment.design.networks[0]:
+            counts.setdefault(budget, {}).setdefault(arm, []).append(last)
     each = [
         f"{budget:,} tokens in "
         + " and ".join(f"{sum(last)} of {len(last)} training runs of {arm}" for arm, last in arms.items())
@@ -86,16 +87,19 @@ def corpora_checks(pair: Pair) -> list[Check]:
 
 
 def _steps(records: Records, experiment: Experiment) -> Check:
-    steps = {
-        budget: {record["steps"] for (_, tokens, _), record in records.items() if tokens == budget}
-        for budget in experiment.design.budgets
-    }
-    text = "; ".join(f"{budget:,} tokens: {', '.join(map(str, sorted(counts)))}" for budget, counts in steps.items())
+    networks = experiment.design.networks
+    steps: dict[tuple[str, int], set[int]] = {}
+    for (kind, _, budget, _), record in records.items():
+        steps.setdefault((kind, budget), set()).add(record["steps"])
+    text = "; ".join(
+        f"{f'{KINDS[kind].label}, ' * (len(networks) > 1)}{budget:,} tokens: {', '.join(map(str, sorted(counts)))}"
+        for (kind, budget), counts in sorted(steps.items(), key=lambda one: (networks.index(one[0][0]), one[0][1]))
+    )
     return Check("both arms take the same optimiser steps", all(len(counts) == 1 for counts in steps.values()), text)
 
 
 def _budgets_reached(records: Records) -> Check:
-    off = sum(record["tokens"] != budget for (_, budget, _), record in records.items())
+    off = sum(record["tokens"] != budget for (*_, budget, _), record in records.items())
     return Check("budgets reached", off == 0, f"{off:,} of {len(records):,} training runs missed their budget")
 
 

@@ -14,9 +14,10 @@ from pipeline.compare.corpora import HubOptions, Pair
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.design import Experiment
 from pipeline.compare.result import Comparison, RunFindings
-from pipeline.compare.screen import power
+from pipeline.compare.scored import Scored
+from pipeline.compare.screen import Screened, power
 from pipeline.compare.screen.verdict import screen_verdict
-from pipeline.compare.verdict import Verdict, verdict
+from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, too_few, verdict
 from pipeline.experiments.schedule import arm_names, carry_out
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
@@ -26,6 +27,7 @@ from pipeline.report.run.frame import kinds, read_run
 from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.experiment.jobs import order_seed
+from trainer.experiment.kinds import networks
 from trainer.prepare.arms import Union
 
 UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
@@ -80,23 +82,24 @@ def compare(options: CompareOptions) -> Comparison:
     result = Comparison(
         *(pair, UNTRAINED, [*corpora_checks(pair), *run_checks], None, []),
         *(run, notes, options.command, place / "index.html"),
+        worth_knowing=options.training.worth_knowing,
     )
     if options.train:
         with options.training.folder(pair_name(pair), pair.digests) as folder:
             if options.training.screen:
-                screened = screening.screen(pair, pair.union, options.training, folder)
+                screened = screening.screen(pair, pair.union, options.training, folder, imitated=[pair.names])
                 checks = [*screen_checks(pair, screened.arms), *run_checks]
                 result = replace(
                     result,
                     screened=screened,
                     scored=screened.scored,
                     primary=screened.primary,
-                    level_interval=screened.level_interval,
                     checks=checks,
-                    verdict=screen_verdict(screened, failures(checks)),
+                    verdict=screen_verdict(screened, failures(checks), result.worth_knowing),
                 )
             else:
-                result = conclude(result, train_arms(pair.union, options.training, folder, pair), run_checks)
+                experiment = train_arms(pair.union, options.training, folder, pair, imitated=[pair.names])
+                result = conclude(result, experiment, run_checks)
     build(page.page(result), place)
     return result
 
@@ -108,10 +111,11 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
-    power = primary.differences.get("power")
-    ends = None if power is None else screened.widened(power.ln_ratio_interval)
+    found = network_findings(experiment, screened, primary)
     checks = [*comparison_checks(pair, experiment), *run_checks]
-    outcome = verdict(scored, primary, pair.names, ends, experiment.design.lacks(), failures(checks))
+    lacks, failed = experiment.design.lacks(), failures(checks)
+    outcome = verdict(scored, primary, pair.names, lacks, failed, worth_knowing=untrained.worth_knowing)
+    several = len(found) > 1 and not (lacks or failed or too_few([primary]))
     return replace(
         untrained,
         experiment=experiment,
@@ -120,8 +124,23 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
         verdict=outcome,
         screened=screened,
         primary=primary,
-        level_interval=ends,
+        networks=found,
+        agreement=agreement(found, pair.names[1]) if several else "",
     )
+
+
+def network_findings(experiment: Experiment, screened: Screened, primary: Scored) -> list[NetworkFinding]:
+    """What each network of an experiment finds; `primary` are the models of the first on the primary test set."""
+    found = []
+    for kind in experiment.design.networks:
+        one = primary
+        if kind != primary.networks[0]:
+            one = scoring.scored(experiment, primary.test, screened.names, (kind,))
+        power = one.differences.get("power")
+        if power is not None:
+            power = replace(power, ln_ratio_interval=one.level_interval)
+        found.append(NetworkFinding(kind, power))
+    return found
 
 
 def announce(place: Path, command: str, notes: Sequence[str]) -> None:
@@ -149,24 +168,46 @@ def run_findings(store: Store, bounds: Bounds) -> RunFindings:
 
 
 def train_arms(
-    union: Union, options: TrainingOptions, folder: Path, pair: Pair, *, baselines: bool = True
+    union: Union,
+    options: TrainingOptions,
+    folder: Path,
+    pair: Pair,
+    *,
+    imitated: Sequence[tuple[str, str]],
+    baselines: bool = True,
 ) -> Experiment:
     """Prepare the data of all arms of a union in `folder`/data, and do the training runs that are not done yet.
+
+    Placebo rules are learned for the pairs of arms in `imitated`. With `baselines`, the experiment stops at the first
+    look that decides.
 
     Raises:
         TrainerError: a corpus or an option does not serve, the experiment could find nothing, or a run failed.
     """
     arms = data.arms(union, options, folder)
-    design = designing.design(arms, options.budgets, options.seeds)
+    design = designing.design(arms, options.budgets, options.seeds, networks(options.network))
     design = design if baselines else replace(design, baselines=())
     made = screening.learn(
         *(arms, union, design.budgets, options),
-        placebos=baselines,
+        imitated=imitated,
         seeds=screening.CONTROL_SEEDS,
         own=[(budget, order_seed(budget, seed)) for budget, seed in design.pairs],
     )
     experiment = Experiment(arms, design, design.jobs(arms, list(union.members), options.device), folder, made)
-    if baselines:
-        power.register(experiment, screening.of_arms(pair, arms, made, folder), force=options.force)
+    if not baselines:
+        _carry_out(experiment, options)
+        return experiment
+    screened = screening.of_arms(pair, arms, made, folder)
+    power.register(experiment, screened, worth_knowing=options.worth_knowing, force=options.force)
+    for look in design.looks():
+        part = experiment.at(look)
+        _carry_out(part, options)
+        ends = scoring.scored(part, screened.primary_test, pair.names).level_interval
+        if decides(ends, options.worth_knowing) and look.seeds != design.seeds:
+            say(f"stopped after {len(look.pairs)} of {len(design.pairs)} pairs of training runs, which decide")
+            break
+    return part
+
+
+def _carry_out(experiment: Experiment, options: TrainingOptions) -> None:
     carry_out(experiment.runs, experiment.every(), options.workers, options.device, arm_names(experiment.jobs))
-    return experiment

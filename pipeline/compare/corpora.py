@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
-from pipeline.ownership import RUNS, RunState, is_run, run_at, run_folders, state
+from pipeline.ownership import RUNS, RunState, run_at, run_folders, state
 from pipeline.report.text import visible
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store, read_json
+from stages.readers import is_run
 from trainer.prepare.arms import Union, distinct
 
 PARTS = ("raw", "refined")
@@ -162,7 +163,7 @@ def _shape(name: str, store: Store | None, hub: HubOptions) -> str | None:
         return hub.shape
     source = sources.find(name, split=hub.split, config=hub.config, revision=hub.revision)
     first = next(iter(source.rows()), None)
-    return shapes.recognise(list(first.value)) if first and isinstance(first.value, dict) else None
+    return shapes.recognise(first.value) if first and isinstance(first.value, dict) else None
 
 
 def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:

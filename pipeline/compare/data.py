@@ -17,6 +17,7 @@ from pipeline.store import read_json
 from pipeline.terminal import say
 from stages.files import save_json
 from trainer import TrainerError, presets
+from trainer.experiment.kinds import CVFP, NetworkError, networks
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Leaks, Union
 from trainer.prepare.choices import Choices, load_vocabulary, outside
@@ -40,14 +41,19 @@ class TrainingOptions:
     workers: int = 0
     work: Path | None = None
     force: bool = False
+    worth_knowing: float = 0.005
+    network: str = CVFP.name
 
     def check(self) -> Preset:
         """The preset, after checking everything that is known before a corpus is read.
 
         Raises:
-            TrainerError: there is no such preset, device, tokenizer or embeddings, or they do not suit a comparison.
+            TrainerError: there is no such network, preset, device, tokenizer or embeddings, or they do not suit a
+                comparison.
             RunFolderError: --work is a folder of something else.
         """
+        if networks(self.network) != (CVFP.name,) and self.screen:
+            raise NetworkError(f"--network is {self.network}, and --screen trains no network: omit one of them")
         preset = presets.find(self.preset)
         arming.check(preset, self.choices)
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points

@@ -1,20 +1,28 @@
-"""The design of a comparison: budgets, seeds and baselines."""
+"""The design of a comparison: budgets, seeds, networks, baselines, and when it may stop."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.experiment.jobs import Job, arm_jobs
-from trainer.experiment.kinds import BASELINES, CVFP, KINDS
+from trainer.experiment.kinds import CVFP, KINDS, baselines
 from trainer.experiment.screen import Screen
 from trainer.prepare.arms import Arms, ArmsError
 from trainer.presets import Preset
 
 MIN_BUDGETS, MIN_DECADES, MIN_PAIRS = 5, 1.5, 8
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, pairs of training runs."""
-PAIRS = (5, 4, 4, 3, 2, 1)
-"""Pairs of training runs by budget, ascending: the smaller ones are cheap, and differ more between orders."""
+PAIRS = (2, 4, 12, 5, 1, 1)
+"""Pairs of training runs by budget, ascending.
+
+At the third budget a training step tells most about the level: below it runs differ more between orders and take as
+many steps, above it they take more.
+"""
+LOOK = 0.001
+"""The chance of a false conclusion that each look before the last one spends (Haybittle 1971; Peto et al. 1976)."""
 SEEDS = 3
 """Pairs per budget if the budgets are not the default ones."""
 BUDGET_DIVISOR = 1.6
@@ -23,11 +31,16 @@ BUDGET_DIVISOR = 1.6
 
 @dataclass(frozen=True)
 class Design:
-    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed."""
+    """The training runs of each arm: budgets in tokens, ascending, and seeds per budget; baselines have one seed.
+
+    The verdict is about the first of the `networks`; `level` is that of the intervals.
+    """
 
     budgets: tuple[int, ...]
     seeds: tuple[int, ...]
-    baselines: tuple[str, ...] = BASELINES
+    baselines: tuple[str, ...] = baselines((CVFP.name,))
+    networks: tuple[str, ...] = (CVFP.name,)
+    level: float = 0.95
 
     @property
     def decades(self) -> float:
@@ -50,12 +63,25 @@ class Design:
             short.append(f"{len(self.pairs)} pairs of training runs where {MIN_PAIRS} are needed")
         return "there are " + " and ".join(short) if short else ""
 
+    def looks(self) -> list[Design]:
+        """The parts after which the experiment may stop, ascending, and the whole: with 2, 4, 8 ... seeds at most.
+
+        A look before the last has intervals at the level of 1 - `LOOK`, and what is left of 5 % is for the last, so all
+        together conclude falsely in 5 % of the cases at most.
+        """
+        most = [2**i for i in range(1, max(self.seeds).bit_length()) if 2**i < max(self.seeds)]
+        parts = [replace(self, seeds=tuple(min(count, top) for count in self.seeds), level=1 - LOOK) for top in most]
+        early = [part for part in parts if not part.lacks()]
+        return [*early, replace(self, level=self.level + LOOK * len(early))]
+
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.
 
         Baselines that are trained skip the largest of the default budgets, where they would take as long as all else.
         """
-        jobs = {(CVFP.name, name): arm_jobs(arms, CVFP.name, name, self.pairs, device) for name in names}
+        jobs = {
+            (kind, name): arm_jobs(arms, kind, name, self.pairs, device) for kind in self.networks for name in names
+        }
         for kind in self.baselines:
             cheap = KINDS[kind].cheap
             budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-1]
@@ -82,6 +108,15 @@ class Experiment:
         """Parent of the runs' folders."""
         return self.folder / "trainings"
 
+    def at(self, look: Design) -> Experiment:
+        """The part of the experiment until a look."""
+        pairs = set(look.pairs)
+        rows = [i for i, pair in enumerate(self.design.pairs) if pair in pairs]
+        networks = self.design.networks
+        jobs = {key: [each[i] for i in rows] if key[0] in networks else each for key, each in self.jobs.items()}
+        own = {name: scores[rows] for name, scores in self.screen.own.items()}
+        return replace(self, design=look, jobs=jobs, screen=replace(self.screen, own=own))
+
     def every(self) -> list[Job]:
         """All runs; one that several arms share is there once for each."""
         return [job for jobs in self.jobs.values() for job in jobs]
@@ -91,7 +126,9 @@ class Experiment:
         return len({job.name for job in self.every()})
 
 
-def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> Design:
+def design(
+    arms: Arms, requested: Sequence[int] | None, seeds: int | None, networks: tuple[str, ...] = (CVFP.name,)
+) -> Design:
     """The design for some arms: the requested budgets, or the default ones that all pools hold.
 
     Raises:
@@ -108,7 +145,8 @@ def design(arms: Arms, requested: Sequence[int] | None, seeds: int | None) -> De
             raise _too_small("the default budgets", budgets, arms)
         budgets = fitting
     default = PAIRS if requested is None else (SEEDS,) * len(budgets)
-    return Design(budgets, default[: len(budgets)] if seeds is None else (seeds,) * len(budgets))
+    counts = default[: len(budgets)] if seeds is None else (seeds,) * len(budgets)
+    return Design(budgets, counts, baselines(networks), networks)
 
 
 def proposal(largest: int) -> str:

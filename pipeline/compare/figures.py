@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from pipeline.experiments.formats import exponent, precise_change
+from pipeline.experiments.formats import change, exponent
 from pipeline.report import theme
 from pipeline.report.charts import FIT, FULL, SHORT, Chart, decades
 from pipeline.report.parts import Figure, Panel
@@ -17,7 +17,7 @@ CHANGES = {"delta_alpha": "Change of the exponent", "ln_ratio": "Change of PPL"}
 """Titles of the figures of `VALUES`."""
 VALUES = {"delta_alpha": "delta alpha", "ln_ratio": "PPL differs by"}
 """Fields of `Difference` that can be drawn, and the titles of their axes; lower is better for both."""
-TEXTS = {"delta_alpha": exponent, "ln_ratio": precise_change}
+TEXTS = {"delta_alpha": exponent, "ln_ratio": change}
 """Their values as texts."""
 TICKS = {"delta_alpha": "datum.label", "ln_ratio": "datum.value ? format(exp(datum.value) - 1, '+.2~%') : '0'"}
 """Vega expressions of their ticks: the logarithm of a ratio is read in per cent."""

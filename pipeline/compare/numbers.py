@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +12,22 @@ import polars as pl
 from pipeline.compare.corpora import Pair
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
+from pipeline.compare.verdict import NetworkFinding
 from pipeline.experiments.formats import (
     DIFFERENCE_HEAD,
     LAW_HEAD,
+    change,
+    delta_alpha,
     difference_cells,
     finite,
     law_cells,
     number,
     percent,
+    with_interval,
 )
 from pipeline.experiments.laws import DIFFERENCE_NUMBERS
 from pipeline.experiments.scale import lost_to
-from trainer.experiment.kinds import CVFP, KINDS
+from trainer.experiment.kinds import KINDS
 from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Law
 
@@ -52,6 +58,18 @@ def difference_rows(one: Scored) -> HeadAndRows:
     return DIFFERENCE_HEAD, [difference_cells(difference) for difference in one.differences.values()]
 
 
+def network_rows(findings: Sequence[NetworkFinding]) -> HeadAndRows:
+    """What each network finds on the primary test set."""
+    rows: Rows = []
+    for one in findings:
+        if (power := one.difference) is None:
+            rows.append((one.label, "-", "-"))
+        else:
+            level = with_interval(power.ln_ratio, power.ln_ratio_interval, change)
+            rows.append((one.label, level, delta_alpha(power)))
+    return ("network", "PPL differs by", "delta alpha"), rows
+
+
 def baselines(one: Scored) -> HeadAndRows:
     """PPL on a test set by budget with seed 0: the same tokens in the same order."""
     budgets = sorted(one.rows["tokens"].unique().to_list())
@@ -71,25 +89,31 @@ def _known(ppl: float | None) -> str:
 
 
 def baseline_sentences(one: Scored) -> list[str]:
-    """Which baselines beat the network on a test set, and at how many budgets, for each arm that has all of them."""
+    """Which models beat the network on a test set, and at how many budgets, for each arm that has all of them."""
     arms = {arm: one.rows.filter(pl.col("arm") == arm) for arm in one.points}
     most = max(rows["kind"].n_unique() for rows in arms.values())
     return [
-        f"{one.test.name}, {arm}: {lost_to(rows)}" for arm, rows in arms.items() if rows["kind"].n_unique() == most > 1
+        f"{one.test.name}, {arm}: {lost_to(rows, one.networks[0])}"
+        for arm, rows in arms.items()
+        if rows["kind"].n_unique() == most > 1
     ]
 
 
 def point_rows(one: Scored) -> HeadAndRows:
-    """PPL of the network on a test set, a row per corpus and budget and a column per seed, with means over seeds."""
-    rows = one.rows.filter(pl.col("kind") == CVFP.name)
+    """PPL of the networks on a test set: a row per network, corpus and budget, a column per seed, means over seeds."""
+    rows = one.rows.filter(pl.col("kind").is_in(one.networks))
     seeds = sorted(rows["seed"].unique().to_list())
-    runs = rows.select("arm", "tokens", "seed", "ppl").iter_rows()
-    ppl = {(arm, tokens, seed): value for arm, tokens, seed, value in runs}
-    means = rows.group_by("arm", "tokens", maintain_order=True).agg(pl.col("nats", "bits_per_byte").mean())
-    head = ("corpus", "tokens", *(f"seed {seed}" for seed in seeds), "nats per token", "bits per byte")
+    runs = rows.select("kind", "arm", "tokens", "seed", "ppl").iter_rows()
+    ppl = {tuple(of_run): value for *of_run, value in runs}
+    means = rows.group_by("kind", "arm", "tokens", maintain_order=True).agg(pl.col("nats", "bits_per_byte").mean())
+    head = ("network", "corpus", "tokens", *(f"seed {seed}" for seed in seeds), "nats per token", "bits per byte")
     return head, [
-        (arm, f"{tokens:,}", *(_known(ppl.get((arm, tokens, seed))) for seed in seeds), f"{nats:.4f}", f"{bits:.4f}")
-        for arm, tokens, nats, bits in means.iter_rows()
+        (
+            *(KINDS[kind].label, arm, f"{tokens:,}"),
+            *(_known(ppl.get((kind, arm, tokens, seed))) for seed in seeds),
+            *(f"{nats:.4f}", f"{bits:.4f}"),
+        )
+        for kind, arm, tokens, nats, bits in means.iter_rows()
     ]
 
 
@@ -144,6 +168,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         "budgets": list(design.budgets),
         "seeds": list(design.seeds),
         "decades": design.decades,
+        "interval_level": design.level,
         "preset": experiment.arms.preset.name,
         "trainings": experiment.count(),
         "folder": str(experiment.folder),
@@ -171,3 +196,9 @@ def test_numbers(one: Scored) -> dict[str, Any]:
         "notes": list(one.notes),
         "trainings": one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts(),
     }
+
+
+def level_numbers(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
+    """A relative difference of PPL and its interval."""
+    interval = None if ends is None else tuple(math.expm1(end) for end in ends)
+    return {name: None if ln_ratio is None else math.expm1(ln_ratio), f"{name}_interval": interval}

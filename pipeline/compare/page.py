@@ -11,7 +11,7 @@ from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.screen import page as screen_page
-from pipeline.compare.sections import plan, results, terms
+from pipeline.compare.sections import by_network, plan, results, terms
 from pipeline.report import charts
 from pipeline.report.charts import Chart
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
@@ -34,12 +34,14 @@ def page(comparison: Comparison) -> Page:
     if screened is not None:
         trained, about = screen_page.sections(screened), screen_page.TERMS
     if comparison.experiment is not None and screened is not None:
+        test = "" if comparison.primary is None else comparison.primary.test.name
         trained = [
+            *by_network(names, comparison.networks, comparison.agreement, test),
             *results(names, comparison.scored),
             *screen_page.shared_sections(screened),
             plan(names, comparison.experiment, comparison.scored),
         ]
-        about = terms(names, comparison.scored)
+        about = " ".join(filter(None, [visible(comparison.agreement), terms(names, comparison.scored)]))
     return Page(
         title=f"{first} against {second}",
         kicker=f"refine compare · {visible(run.folder.resolve().name if run is not None else first, 60)}",

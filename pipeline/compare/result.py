@@ -12,7 +12,7 @@ from pipeline.compare.design import Experiment
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import Verdict
+from pipeline.compare.verdict import WORTH_KNOWING, NetworkFinding, Verdict
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind
 
@@ -42,7 +42,9 @@ class Comparison:
         page: index.html of the report; report.json lies beside it.
         screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
         primary: both arms on the test set that the verdict is about; None without models.
-        level_interval: 95 % interval of the ln of the PPL ratio there, with the spread of placebo rules.
+        worth_knowing: the smallest relative difference of perplexity that matters.
+        networks: what each network finds there; the verdict is that of the first.
+        agreement: whether they agree, as a sentence; empty for one network, or if nothing can be concluded.
     """
 
     pair: Pair
@@ -56,7 +58,9 @@ class Comparison:
     page: Path
     screened: Screened | None = None
     primary: Scored | None = None
-    level_interval: tuple[float, float] | None = None
+    worth_knowing: float = WORTH_KNOWING
+    networks: Sequence[NetworkFinding] = ()
+    agreement: str = ""
 
     @property
     def failed(self) -> list[Check]:

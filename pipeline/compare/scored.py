@@ -1,7 +1,7 @@
 """Both arms on each test set: the scores of all training runs, the laws and their differences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -13,9 +13,11 @@ from pipeline.experiments.laws import CorpusLaws, fit_laws
 from pipeline.experiments.points_csv import Corpora
 from trainer.experiment.kinds import CVFP
 from trainer.experiment.points import arm_points, arm_scores
+from trainer.experiment.screen import Null, Placebos, widened
 from trainer.prepare import split as splitting
 from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Kind, Points, ScalingError, paired_difference
+from trainer.scaling.spread import Interval
 
 POWER: Kind = "power"
 STRICT = 0.975
@@ -81,10 +83,14 @@ class Scored:
     rows: pl.DataFrame
     """One row per training run: arm, kind, tokens, seed, nats, ppl, bits_per_byte."""
     laws: CorpusLaws
-    """Of the network on each arm; the second arm against the first."""
+    """Of one model on each arm; the second arm against the first."""
     notes: tuple[str, ...] = ()
     strict: Difference | None = None
-    """The difference of the power laws with intervals of 97.5 %, for a secondary endpoint."""
+    """The difference of the power laws with intervals for one of two secondary endpoints, by default of 97.5 %."""
+    placebos: Mapping[Null, Placebos] = field(default_factory=dict)
+    """The difference by n-gram models beside those of placebo rules, by kind of placebo; empty if none were learned."""
+    networks: tuple[str, ...] = (CVFP.name,)
+    """The networks that were trained; the laws are of the first."""
 
     @property
     def points(self) -> Mapping[str, Points]:
@@ -95,6 +101,14 @@ class Scored:
     def differences(self) -> Mapping[Kind, Difference]:
         """The second arm against the first, by law; empty if neither law could be fitted."""
         return {kind: difference for (_, kind), difference in self.laws.differences.items()}
+
+    @property
+    def level_interval(self) -> Interval | None:
+        """The interval of the ln of the PPL ratio by the power laws, with the spread of placebo rules."""
+        if not self.differences:
+            return None
+        power = self.differences[POWER]
+        return widened(power.ln_ratio_interval, self.placebos, power.level)
 
 
 def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
@@ -130,8 +144,14 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
     return [one for one in sets if one.conversations]
 
 
-def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Scored:
-    """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first."""
+def scored(
+    experiment: Experiment, test: TestSet, names: tuple[str, str], networks: tuple[str, ...] | None = None
+) -> Scored:
+    """Fit the laws of two arms of a finished experiment on one test set, and compare the second with the first.
+
+    The laws are of the first of the `networks`, by default of those of the design.
+    """
+    networks = networks or experiment.design.networks
     frames, points, common = [], {}, experiment.arms.common
     for (kind, arm), jobs in experiment.jobs.items():
         if arm not in names:
@@ -139,20 +159,23 @@ def scored(experiment: Experiment, test: TestSet, names: tuple[str, str]) -> Sco
         folders = [experiment.runs / job.name for job in jobs]
         frame = arm_scores(folders, common.test, test.mask)
         frames.append(frame.select(pl.lit(arm).alias("arm"), pl.lit(kind).alias("kind"), pl.exclude("kind")))
-        if kind == CVFP.name:
+        if kind == networks[0]:
             points[arm] = arm_points(folders, common, test.mask)
     laws, strict = compared_laws({name: points[name] for name in names}), None
     if laws.differences:
         first, second = (points[name] for name in names)
         control = experiment.screen.control(names, test.mask, first.tokens.astype(np.int64))
         try:
+            level = experiment.design.level
             power, strict = (
-                paired_difference(first, second, control, TRAINING_VARIANCE, level) for level in (0.95, STRICT)
+                paired_difference(first, second, control, TRAINING_VARIANCE, each) for each in (level, (1 + level) / 2)
             )
             laws = replace(laws, differences={(names[1], POWER): power})
         except ScalingError as error:
             laws = replace(laws, differences={}, notes=(*laws.notes, str(error)))
-    return Scored(test, pl.concat(frames), laws, (*filter(None, [test.small]), *laws.notes), strict)
+    notes = (*filter(None, [test.small]), *laws.notes)
+    placebos = experiment.screen.placebo(names, test.mask)
+    return Scored(test, pl.concat(frames), laws, notes, strict, placebos, networks)
 
 
 def compared_laws(points: Mapping[str, Points]) -> CorpusLaws:

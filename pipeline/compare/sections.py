@@ -8,11 +8,22 @@ import polars as pl
 from pipeline.compare.checks import last_best
 from pipeline.compare.design import Experiment
 from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, laws, panel
-from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows, point_rows
+from pipeline.compare.numbers import (
+    HeadAndRows,
+    baseline_sentences,
+    baselines,
+    difference_rows,
+    law_rows,
+    network_rows,
+    point_rows,
+)
 from pipeline.compare.scored import Scored
+from pipeline.compare.verdict import NetworkFinding
 from pipeline.experiments.laws import LAWS
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
+from trainer.experiment import kinds
+from trainer.experiment.kinds import KINDS
 from trainer.scaling import Kind, Law, Points
 
 CURVE_POINTS = 40
@@ -34,7 +45,8 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
     power = next((one.differences["power"] for one in reversed(scored) if "power" in one.differences), None)
     at = "" if power is None else f", at {power.budget:,.0f} tokens"
     notes = dict.fromkeys(note for one in scored for note in one.notes)
-    trained = f"the random block (CVFP without phase 1) and the GRU are trained on {first} alone, n-grams on both."
+    alone = [KINDS[kind].label for kind in kinds.baselines(scored[0].networks) if not KINDS[kind].cheap]
+    trained = f"; {' and '.join(alone)} on {first} alone" if alone else ""
     return [
         Section(
             "difference",
@@ -63,26 +75,49 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
         Section(
             "baselines",
             "Baselines",
-            f"PPL by training tokens with seed 0: the same tokens in the same order; {trained}"
+            f"PPL by training tokens with seed 0: the same tokens in the same order{trained}. A random frozen block is "
+            "CVFP without phase 1."
             + "".join(f" {visible(sentence, 200)}." for one in scored for sentence in baseline_sentences(one)),
             tables=(joined(scored, baselines),),
         ),
         Section(
             "points",
             "Every training run",
-            "PPL of CVFP on each test set for every seed, and the means over seeds.",
+            "PPL of each network on each test set for every seed, and the means over seeds.",
             tables=(joined(scored, point_rows),),
         ),
+    ]
+
+
+def by_network(names: tuple[str, str], findings: Sequence[NetworkFinding], sentence: str, test: str) -> list[Section]:
+    """The section on whether the networks agree; none for a single network."""
+    if len(findings) < 2:  # noqa: PLR2004
+        return []
+    rows = [(one.label, test, one.difference) for one in findings if one.difference is not None]
+    panels = [panel(title, key, rows) for key, title in CHANGES.items()]
+    head, table = network_rows(findings)
+    second, first = map(visible, reversed(names))
+    return [
+        Section(
+            "networks",
+            "By network",
+            f"{visible(sentence)} {second} compared with {first} on {visible(test)}, by networks of the same size that "
+            "read the same pieces in the same orders. Intervals are of 95 %; that of PPL has the spread of placebo "
+            f"rules. The verdict is that of {findings[0].label}, which was chosen before any training.",
+            tuple(filter(None, [figure("networks", "Differences by network", f"{HOW_TO_READ}.", panels)])),
+            (Table(head, tuple(table)),),
+        )
     ]
 
 
 def terms(names: tuple[str, str], scored: Sequence[Scored]) -> str:
     """What the headline's terms mean."""
     first, second = map(visible, names)
+    network = KINDS[scored[0].networks[0]]
     tests = "; ".join(f"{visible(one.test.name)}: {visible(one.test.about)}" for one in scored)
     return (
-        "CVFP, a small language model whose context vectors come from a fixed-point iteration, is trained on growing "
-        f"parts of each corpus, and PPL = A tokens^alpha is fitted. Delta alpha is the exponent of {second} minus that "
+        f"{network.label}, {network.about}, is trained on growing parts of each corpus, and PPL = A tokens^alpha is "
+        f"fitted. Delta alpha is the exponent of {second} minus that "
         f"of {first}: below 0, PPL falls faster with training tokens on {second}. Test sets: {tests}."
     )
 
@@ -157,9 +192,11 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
     data, design, preset = experiment.arms.common.record, experiment.design, experiment.arms.preset
     pools = ", ".join(f"{name} {experiment.arms.tokens(name):,} tokens" for name in names)
     lines = [
+        f"networks: {', '.join(KINDS[kind].label for kind in design.networks)}; the verdict is that of the first",
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, each run in an order of its own",
         f"seeds: {', '.join(map(str, design.seeds))} by budget, paired between the corpora: order, weights and noise",
+        f"intervals: of {design.level:.1%}, so that together with the looks of the design 95 % of conclusions hold",
         f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",
         "control: n-gram models of the same streams, whose deviation from their mean is taken off the difference",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",

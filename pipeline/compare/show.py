@@ -9,7 +9,7 @@ from rich.text import Text
 
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
-from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows
+from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows, network_rows
 from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import page as screen_page
@@ -29,10 +29,12 @@ def print_comparison(result: Comparison, *, as_json: bool) -> None:
     if result.screened is not None and "power" in result.screened.primary.differences:
         print_rows("\nBeside placebo rules, which drop as much at random", screen_page.placebo_rows(result.screened), 1)
         print_rows("\nBoth corpora read to their ends", screen_page.used_up_rows(result.screened), 1)
+    if len(result.networks) > 1 and result.primary is not None:
+        print_rows(f"\nBy network, on {result.primary.test.name}", network_rows(result.networks), 1)
     if not result.scored:
         _print_corpora(result.pair)
     print_checks(result.checks)
-    print_verdict(result.verdict.sentence, result.page)
+    print_verdict("\n".join(filter(None, [result.verdict.sentence, result.agreement])), result.page)
 
 
 def print_json(page: Path) -> None:

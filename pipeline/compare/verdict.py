@@ -12,15 +12,17 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.experiments.formats import PERCENT, delta_alpha, ppl_change
+from pipeline.experiments.formats import delta_alpha, ppl_change, share
 from pipeline.report.parts import Chip
+from trainer.experiment.kinds import KINDS
 from trainer.prepare.split import MIN_CONVERSATIONS
+from trainer.scaling import Difference
 
 Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
 """Answers; "mixed" if each corpus is better on another test set."""
 WORTH_KNOWING = 0.005
-"""The smallest relative difference of perplexity that matters: a smaller one counts as none."""
+"""Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +34,38 @@ class Verdict:
         concludes: whether a difference of the level or of the exponent is concluded.
         answer: about the level: "better", "worse", "no difference", "mixed" or "cannot tell".
         exponent: "steeper", "flatter", or "" if no difference is concluded.
+        worth_knowing: the smallest relative difference that matters; "no difference" is none above it.
     """
 
     sentence: str
     concludes: bool
     answer: str = UNCLEAR
     exponent: str = ""
+    worth_knowing: float = WORTH_KNOWING
 
     def chip(self) -> Chip:
         """The answer in a few words."""
         moods: dict[str, Literal["good", "bad", "same"]] = {BETTER: "good", WORSE: "bad", NONE: "same"}
-        more = {BETTER: " per token", WORSE: " per token", NONE: f" above {WORTH_KNOWING:.1%}", UNCLEAR: " yet"}
+        more = {BETTER: " per token", WORSE: " per token", NONE: f" above {self.worth_knowing:.1%}", UNCLEAR: " yet"}
         return Chip(self.answer + more.get(self.answer, ""), moods.get(self.answer, "open"))
 
 
-def verdict(  # noqa: PLR0917  what a verdict is made of
+def verdict(
     scored: Sequence[Scored],
     primary: Scored,
     names: tuple[str, str],
-    ends: Interval | None,
     lacks: str = "",
     failed: Sequence[str] = (),
+    *,
     advice: str = "more seeds narrow it (--seeds)",
+    worth_knowing: float = WORTH_KNOWING,
 ) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    The second corpus is better if the interval `ends` of the ln of the PPL ratio is below 0, and worse if it is above.
-    There is no difference if it is inside `WORTH_KNOWING`. The answer is mixed if the intervals on the test sets
-    exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that failed,
-    and `advice` says what would narrow the interval.
+    The second corpus is better if the interval of the ln of the PPL ratio is below 0, and worse if it is above. There
+    is no difference if it is inside plus or minus `worth_knowing`. The answer is mixed if the intervals on the test
+    sets exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that
+    failed, and `advice` says what would narrow the interval.
     """
     if lacks:
         return Verdict(f"Nothing is concluded, because {lacks}{_indication(primary)}.", concludes=False)
@@ -71,14 +76,14 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
         return Verdict(text, concludes=False, answer=NONE)
     if few := too_few([primary]):
         return Verdict(f"Nothing can be concluded, {few}{_indication(primary)}.", concludes=False)
+    ends = primary.level_interval
     if ends is None or not all(map(math.isfinite, ends)):
         why = "; ".join(primary.notes) or f"the difference has no interval on {primary.test.name}"
         return Verdict(f"Nothing can be concluded: {why}.", concludes=False)
     difference = primary.differences["power"]
     low, high = (math.expm1(end) for end in ends)
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
-    powers = {one.test.name: one.differences.get("power") for one in scored}
-    sides = {test: side(power.ln_ratio_interval) for test, power in powers.items() if power}
+    sides = {one.test.name: side(one.level_interval) for one in scored if one.differences}
     bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher than with {first}"
     if set(sides.values()) == {-1, 1}:
         answer = MIXED
@@ -88,9 +93,9 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
         answer = BETTER if high < 0 else WORSE
         change = relative_change(math.expm1(difference.ln_ratio), (low, high))
         text = f"{second} is {answer} per token: {at} its perplexity is {change}"
-    elif max(-low, high) < WORTH_KNOWING:
+    elif max(-low, high) < worth_knowing:
         answer = NONE
-        text = f"There is no difference above {WORTH_KNOWING:.1%}: {at} the perplexity with {second} is at most "
+        text = f"There is no difference above {worth_knowing:.1%}: {at} the perplexity with {second} is at most "
         text += bounds
     else:
         answer = UNCLEAR
@@ -100,7 +105,51 @@ def verdict(  # noqa: PLR0917  what a verdict is made of
     alpha = delta_alpha(difference)
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
-    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent)
+    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent, worth_knowing)
+
+
+def decides(ends: Interval | None, worth_knowing: float) -> bool:
+    """Whether an interval of the ln of the PPL ratio excludes 0, or differences above `worth_knowing`."""
+    return side(ends) != 0 or (ends is not None and max(-math.expm1(ends[0]), math.expm1(ends[1])) < worth_knowing)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkFinding:
+    """The difference that a network finds on the primary test set, by the power laws; None if it has none.
+
+    The interval of the level contains the spread of placebo rules.
+    """
+
+    kind: str
+    difference: Difference | None
+
+    @property
+    def label(self) -> str:
+        """The network for a reader."""
+        return KINDS[self.kind].label
+
+    @property
+    def side(self) -> int:
+        """-1 if PPL is lower with the second corpus, 1 if it is higher, 0 if the interval of the level contains 0."""
+        return 0 if self.difference is None else side(self.difference.ln_ratio_interval)
+
+
+def agreement(findings: Sequence[NetworkFinding], corpus: str) -> str:
+    """Whether two or more networks agree about the level with a corpus, as a sentence.
+
+    They agree if the intervals of all exclude 0 on the same side.
+    """
+    lower, higher, unclear = (_listed([one.label for one in findings if one.side == at]) for at in (-1, 1, 0))
+    sides = " and ".join(f"{word} for {of}" for word, of in (("lower", lower), ("higher", higher)) if of)
+    if not sides:
+        return f"No network finds a difference: the interval of each ({unclear}) contains 0."
+    start = "disagree" if lower and higher else "do not all conclude" if unclear else "agree"
+    rest = f"; nothing can be told from {unclear}" if unclear else ""
+    return f"The networks {start}: with {corpus} the perplexity is {sides}{rest}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def too_few(scored: Sequence[Scored]) -> str:
@@ -120,11 +169,6 @@ def side(interval: Interval | None) -> int:
     if interval is None or interval[0] <= 0 <= interval[1] or not all(map(math.isfinite, interval)):
         return 0
     return -1 if interval[1] < 0 else 1
-
-
-def share(value: float) -> str:
-    """A share in per cent, without a sign."""
-    return f"{100 * value:.2f}{PERCENT}"
 
 
 def relative_change(value: float, ends: Interval) -> str:

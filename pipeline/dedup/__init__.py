@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
-from pipeline.dedup.texts import Columns, TextColumn, Texts
+from pipeline.dedup.texts import Columns, Ids, TextColumn, Texts
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best
@@ -64,6 +64,13 @@ class DedupOptions:
                 raise StageParameterError(f"{out.parent} is not a folder: make it, or write {out.name} elsewhere")
             if out.exists() and out.samefile(self.file):
                 raise StageParameterError(f"{out} is the file that is read: write elsewhere")
+            if self.file.is_dir() and out.resolve().is_relative_to(self.file.resolve()):
+                raise StageParameterError(f"{out} is in the folder that is read, and the next time it would be, too")
+
+    @property
+    def writes_ids(self) -> bool:
+        """Whether rows are written by their ids alone."""
+        return self.removed is not None or (self.kept is not None and self.kept.suffix == ".txt")
 
     @property
     def matching(self) -> Matching:
@@ -107,16 +114,13 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
             "--explain or --json"
         )
     began, matching = time.perf_counter(), options.matching
-    corpora = [_corpus(options.against, options.column)] if options.against else []
-    corpora.append(_corpus(options.file, options.column, options.id, options.order))
-    columns = corpora[-1][0].columns
-    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(columns.schema()):
-        raise SourceError(f"{options.file} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
+    corpora, ids, notes = _corpora(options)
+    columns = corpora[-1].columns
     with (
         _Progress() as progress,
         tempfile.TemporaryDirectory(prefix=".dedup-", dir=out.parent if out else None) as scratch,
     ):
-        texts = Texts([column for column, _ in corpora], tell=progress)
+        texts = Texts(corpora, tell=progress)
 
         def ranks(words: NDArray[np.uint32]) -> NDArray[np.int64]:
             start = sum(texts.counts[:-1])
@@ -124,8 +128,8 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
 
         kept = keep_best(texts, options.threshold, matching, ranks, Path(scratch), options.workers or cores())
     texts.tell = None
-    result = Result(texts, [name for _, name in corpora], kept)
-    figures = {**summary(matching, options.threshold, result), "order": options.order}
+    result = Result(texts, ids, kept)
+    figures = {**summary(matching, options.threshold, result), "order": options.order, "notes": notes}
     _guard(options, figures)
     if explain:
         figures["injected"] = measure_recall(texts, matching, options.threshold)
@@ -142,19 +146,35 @@ def dedup(options: DedupOptions, *, explain: bool, as_json: bool) -> None:
         )
 
 
-def _corpus(
-    file: Path, column: str, identity: str | None = None, order: str = "longest"
-) -> tuple[TextColumn, str | None]:
-    """The texts of a file, and its column of ids."""
-    columns = Columns.of(file)
-    texts, schema = TextColumn.of(columns, column), columns.schema()
+def _corpora(options: DedupOptions) -> tuple[list[TextColumn], list[Ids | None], list[str]]:
+    """The texts of the earlier corpus, if any, and of the file, the ids of both, and notes on both."""
+    corpora = [TextColumn.of(Columns.of(file), options.column) for file in (options.against, options.file) if file]
+    _check_columns(options, corpora[-1].columns)
+    notes, all_ids = [corpus.columns.note for corpus in corpora], list[Ids | None]()
+    for corpus in corpora:
+        columns, named = corpus.columns, options.id if corpus is corpora[-1] else None
+        name = named or ("id" if "id" in columns.schema else None)
+        ids = Ids(columns, name) if name else None
+        if ids and options.writes_ids and (fault := ids.fault()):
+            if named:
+                raise SourceError(
+                    f"{columns.name}: the column {name!r} {fault}: name another one with --id, or omit it"
+                )
+            notes.append(f"the column {name!r} of {columns.name} {fault}: its rows are numbered from 0 instead")
+            ids = None
+        all_ids.append(ids)
+    return corpora, all_ids, list(filter(None, notes))
+
+
+def _check_columns(options: DedupOptions, columns: Columns) -> None:
+    schema, order = columns.schema, _term(options.order)[0]
     there = ", ".join(schema) or "none"
-    if identity is not None and identity not in schema:
-        raise SourceError(f"{file} has no column {identity!r}: name one with --id (there are {there})")
-    name, _ = _term(order)
-    if name and name not in schema:
-        raise SourceError(f"{file} has no column {name!r} to order by; there are {there}, and longest, first")
-    return texts, identity or ("id" if "id" in schema else None)
+    if options.id is not None and options.id not in schema:
+        raise SourceError(f"{columns.name} has no column {options.id!r}: name one with --id (there are {there})")
+    if order and order not in schema:
+        raise SourceError(f"{columns.name} has no column {order!r} to order by; there are {there}, and longest, first")
+    if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(schema):
+        raise SourceError(f"{columns.name} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
 
 
 def _term(order: str) -> tuple[str | None, bool]:
@@ -170,7 +190,7 @@ def _ranks(order: str, columns: Columns, words: NDArray[np.uint32]) -> NDArray[n
     name, down = _term(order)
     if name is None:
         return -words.astype(np.int64) if down else np.zeros(len(words), np.int64)
-    kind = columns.schema()[name]
+    kind = columns.schema[name]
     schema = pl.Schema({name: pl.Float64() if kind == pl.Unknown else kind})
     values = pl.concat([part[name] for part in columns.parts(schema)])
     best_first = values.to_frame().with_row_index().sort(name, "index", descending=[down, False], nulls_last=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.output import Result, gather_rows
 from pipeline.dedup.texts import Texts
+from pipeline.terminal import safe
 from stages.dedup.bands import Matching
 from stages.text.shingles import WIDTH, shingle_sets, split
 
@@ -59,6 +60,7 @@ def in_words(figures: dict[str, Any], bucket: int) -> str:
         f"{figures['texts']:,} texts: {figures['kept']:,} kept, {removed:,} removed ({exact:,} exact copies, "
         f"{removed - exact:,} near-duplicates at Jaccard >= {figures['threshold']:g}) in {figures['seconds']:.1f} s\n"
         f"{crowd if figures['crowded'] else ''}"
+        f"{''.join(safe(note) + chr(10) for note in figures['notes'])}"
     )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.dedup.texts import Texts, reading
+from pipeline.dedup.texts import Ids, Texts, is_json, reading
 from pipeline.sources import SourceError
 from stages import readers
 from stages.dedup.keep import Selection
@@ -25,12 +25,12 @@ class Result:
 
     Attributes:
         texts: those of the earlier corpus, if any, and the file's own.
-        ids: the column of ids of each corpus; none if its rows are numbered.
+        ids: those of each corpus; none if its rows are numbered.
         kept: of all these texts.
     """
 
     texts: Texts
-    ids: Sequence[str | None]
+    ids: Sequence[Ids | None]
     kept: Selection
 
     @property
@@ -44,12 +44,11 @@ class Result:
 
     def ids_of(self, at: int) -> Iterator[pl.Series]:
         """Ids of a corpus, in parts; row numbers from 0 if it has no column of ids."""
-        name, count = self.ids[at], self.texts.counts[at]
-        if name is None:
-            cuts = range(0, count, STEP)
-            return (pl.Series("id", np.arange(cut, min(cut + STEP, count))).cast(pl.String) for cut in cuts)
-        parts = self.texts.corpora[at].columns.parts(pl.Schema({name: pl.String()}))
-        return (part[name].rename("id").fill_null("") for part in parts)
+        ids, count = self.ids[at], self.texts.counts[at]
+        if ids is not None:
+            return iter(ids)
+        cuts = range(0, count, STEP)
+        return (pl.Series("id", np.arange(cut, min(cut + STEP, count))).cast(pl.String) for cut in cuts)
 
     def id_of(self, rows: NDArray[np.int64]) -> pl.Series:
         """Ids of some of all texts; `rows` ascend."""
@@ -58,15 +57,13 @@ class Result:
 
 def write_ids(result: Result, path: Path) -> None:
     """Write kept ids, one per line; raises `SourceError` if an id has a line break."""
-    mask, begin = result.mask(), 0
+    mask, begin, name = result.mask(), 0, getattr(result.ids[-1], "name", None)
     with path.open("wb") as file:
         for ids in result.ids_of(-1):
             chosen = ids.filter(pl.Series(mask[begin : begin + len(ids)]))
             begin += len(ids)
             if chosen.str.contains_any(["\n", "\r"]).any():
-                raise SourceError(
-                    f"an id of the column {result.ids[-1]!r} has a line break: write --kept to a .parquet file"
-                )
+                raise SourceError(f"an id of the column {name!r} has a line break: write --kept to a .parquet file")
             chosen.to_frame().write_csv(file, include_header=False, quote_style="never")
 
 
@@ -103,15 +100,15 @@ def write_parquet(result: Result, path: Path) -> None:
 
 
 def write_lines(result: Result, path: Path) -> None:
-    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a Parquet file as objects."""
+    """Write the kept rows as JSON lines: the lines of a JSON file as they are, rows of a table as objects."""
     columns, mask, begin = result.texts.corpora[-1].columns, result.mask(), 0
     with path.open("wb") as out:
         for source in columns.paths:
-            if readers.ending(source) == ".parquet":
-                one = replace(columns, paths=(source,))
-                for part in one.parts(one.schema()):
-                    part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)
-                    begin += len(part)
+            if not is_json(source):
+                with reading(source):
+                    for part in readers.frames(source):
+                        part.filter(pl.Series(mask[begin : begin + len(part)])).write_ndjson(out)
+                        begin += len(part)
                 continue
             with reading(source):
                 for row in (line.strip() for _, batch in readers.lines(source) for line in batch):

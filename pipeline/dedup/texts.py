@@ -15,13 +15,11 @@ import polars as pl
 
 from pipeline.sources import SourceError, record_files
 from stages import readers
-from stages.readers import RECORDS, UnreadableFileError
+from stages.readers import UnreadableFileError
 from stages.stage import reason
 
 BATCH_BYTES = 1 << 25
 """Target size of a batch in bytes."""
-BATCH_ROWS = 1000
-"""Number of rows of the first batch from Parquet, before the size of a row is known."""
 MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
 MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
@@ -31,32 +29,36 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of some files, numbered consecutively."""
+    """The rows of some files, numbered consecutively.
+
+    Attributes:
+        name: of the file or folder, as it was typed.
+        paths: the files; beside others, tables without rows and empty shards before the first record are omitted.
+        schema: columns of the first file. Those of JSON are the fields of its first records, of type Unknown.
+        note: what the folder holds besides; see `Listing.note`.
+    """
 
     name: str
     paths: tuple[Path, ...]
+    schema: pl.Schema
+    note: str
 
     @classmethod
     def of(cls, path: Path) -> Columns:
-        """The columns of a file or of the files in a folder; raises `SourceError` if there is no file of records."""
-        if path.is_dir():
-            return cls(str(path), record_files(path))
-        if not readers.files(path, RECORDS):
-            raise SourceError(f"{path}: expected an existing file or folder, ending in {', '.join(RECORDS)}")
-        return cls(str(path), (path,))
-
-    def schema(self) -> pl.Schema:
-        """Columns of the first file. Those of JSON are the fields of its first records, of type Unknown."""
-        path = self.paths[0]
-        with reading(path):
-            if _is_parquet(path):
-                return pl.scan_parquet(path).collect_schema()
-            return pl.Schema(dict.fromkeys(readers.fields(path), pl.Unknown()))
+        """The columns of a file or of the files in a folder; a `SourceError` if there is no file, or no row."""
+        listing = record_files(path)
+        paths = [*filter(_may_have_rows, listing.paths)] or [*listing.paths]
+        while paths:
+            with reading(paths[0]):
+                if schema := readers.schema(paths[0]):
+                    return cls(str(path), tuple(paths), schema, listing.note())
+            paths.pop(0)
+        raise SourceError(f"{path} holds no rows: nothing to compare")
 
     def whole_schema(self) -> pl.Schema:
         """Columns with their types. Types in JSON are inferred from all records."""
-        if all(map(_is_parquet, self.paths)):
-            return self.schema()
+        if not any(map(is_json, self.paths)):
+            return self.schema
         union = pl.DataFrame()
         for path in self.paths:
             with reading(path):
@@ -68,11 +70,21 @@ class Columns:
         """Columns of all rows in batches, cast to the types in `schema`. A field that a JSON record lacks is null."""
         for path in self.paths:
             with reading(path):
-                yield from _parquet(path, schema) if _is_parquet(path) else readers.frames(path, schema, BATCH_BYTES)
+                yield from readers.frames(path, schema, BATCH_BYTES)
 
 
-def _is_parquet(path: Path) -> bool:
-    return readers.ending(path) == ".parquet"
+def is_json(path: Path) -> bool:
+    """Whether a file holds JSON, whose columns have no types."""
+    return readers.ending(path) in readers.JSON
+
+
+def _may_have_rows(path: Path) -> bool:
+    """Whether a file is JSON, which then lacks no column, or a table with rows."""
+    if is_json(path):
+        return True
+    with reading(path):
+        columns = pl.Schema(list(readers.schema(path).items())[:1])
+        return any(map(len, readers.frames(path, columns, 1)))
 
 
 @contextlib.contextmanager
@@ -81,23 +93,9 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except UnreadableFileError as error:
-        raise SourceError(f"{path} {error}: repair it, or choose another file") from error
+        raise SourceError(f"{path} {error}: convert or repair it, or choose another file") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{path} cannot be read ({reason(error)}): repair it, or choose another file") from error
-
-
-def _parquet(path: Path, schema: pl.Schema) -> Iterator[pl.DataFrame]:
-    """Slices of rows: only the pages of a slice are decoded."""
-    rows, begin = BATCH_ROWS, 0
-    table = pl.scan_parquet(path)
-    columns = table.collect_schema()
-    if missing := [name for name in schema if name not in columns]:
-        raise SourceError(f"{path} has no column {missing[0]!r}, which the first file has")
-    table = table.select(pl.col(name).cast(kind) for name, kind in schema.items())
-    while len(part := table.slice(begin, rows).collect()):
-        yield part
-        begin += len(part)
-        rows = max(1, min(100 * BATCH_ROWS, int(BATCH_BYTES * len(part) / max(1, part.estimated_size()))))
 
 
 @dataclass(frozen=True)
@@ -111,12 +109,16 @@ class TextColumn:
     @classmethod
     def of(cls, columns: Columns, name: str) -> TextColumn:
         """The column `name`, of text or conversations, else a `SourceError`; `messages` instead of a missing `text`."""
-        schema = columns.schema()
+        schema = columns.schema
         if name == "text" and name not in schema and "messages" in schema:
             name = "messages"
         if name not in schema:
             there = ", ".join(schema) or "none"
             raise SourceError(f"{columns.name} has no column {name!r}: name one with --column (there are {there})")
+        for path in filter(is_json, columns.paths[1:]):
+            with reading(path):
+                if (fields := readers.schema(path)) and name not in fields:
+                    raise SourceError(f"{path} has no column {name!r}, which the first file has")
         kind = schema[name]
         if kind == pl.Unknown:
             kind = _json_kind(columns, name)
@@ -154,6 +156,39 @@ def _json_kind(columns: Columns, name: str) -> pl.DataType:
                 if value is not None:
                     break
     return pl.String()
+
+
+@dataclass
+class Ids:
+    """A column of ids as text, in parts, iterated more than once; up to `most` bytes of ids are kept in memory."""
+
+    columns: Columns
+    name: str
+    most: int = 1 << 26
+    _kept: list[pl.Series] | None = None
+
+    def __iter__(self) -> Iterator[pl.Series]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept, size = list[pl.Series](), 0.0
+        for part in self.columns.parts(pl.Schema({self.name: pl.String()})):
+            ids = part[self.name].rename("id").fill_null("")
+            size += ids.estimated_size()
+            kept = [*kept, ids] if size <= self.most else []
+            yield ids
+        self._kept = kept if size <= self.most else None
+
+    def fault(self) -> str:
+        """What keeps the ids from naming every row; empty if nothing does. Memory: 24 bytes per row."""
+        keys = pl.concat([pl.Series([], dtype=pl.UInt64), *(ids.hash() for ids in self)])
+        empty = keys == pl.Series([""]).hash()[0]
+        for fault, rows in (("is empty", empty), ("repeats an earlier id", ~keys.is_first_distinct())):
+            if rows.any():
+                count = rows.sum()
+                where = f"row {rows.arg_max()}" if count == 1 else f"{count:,} rows, the first is row {rows.arg_max()}"
+                return f"{fault} in {where} (counted from 0)"
+        return ""
 
 
 @dataclass

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
-from pipeline.ownership import is_run, run_at
+from pipeline.ownership import run_at
 from pipeline.sources import shapes
 from pipeline.sources.rows import SourceError, valid_text
 from pipeline.store import Store
 from stages.dedup.bands import Matching
 from stages.dedup.pairs import clusters
 from stages.files import plain_table, read_frame
+from stages.readers import is_run
 from stages.text.shingles import text_keys
 
 COLUMNS = pl.Schema({"id": pl.String(), "first": pl.String(), "text": pl.String(), "source": pl.String()})
@@ -46,10 +47,6 @@ class Corpus:
     """16 hex digits of the texts in order; the same from any source."""
     frame: pl.DataFrame
     notes: tuple[str, ...] = ()
-
-    def keys(self) -> NDArray[np.uint64]:
-        """A key of each conversation that does not depend on the source, uint64 [K]; exact copies have the same key."""
-        return keys(self.frame["text"])
 
 
 def read(
@@ -148,7 +145,7 @@ def groups(texts: pl.Series, jaccard: float = ALIKE) -> NDArray[np.int64]:
 
 
 def keys(texts: pl.Series) -> NDArray[np.uint64]:
-    """A hash of the words of each text, uint64 [K]; see `stages.text.shingles.Words`."""
+    """A hash of the words of each text, uint64 [K], whatever its source; see `stages.text.shingles.Words`."""
     return text_keys(texts)[:, 0].copy()
 
 
@@ -158,7 +155,7 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
     Raises:
         SourceError: more than 1 % of the rows are unreadable.
     """
-    notes, rows, left = [], done["rows"], done["quarantined"]
+    notes, rows, left = list(done["notes"]), done["rows"], done["quarantined"]
     if left:
         shard = next(shard["name"] for shard in done["shards"] if shard["quarantined"])
         first = read_frame(store.quarantine(shard), ["file", "row", "reason"]).row(0)

@@ -45,11 +45,6 @@ def exponent(alpha: float) -> str:
 
 def change(ln_ratio: float) -> str:
     """The logarithm of a ratio as a change in per cent."""
-    return percent(math.expm1(min(ln_ratio, 700.0)))
-
-
-def precise_change(ln_ratio: float) -> str:
-    """`change` in two decimals, for differences of a fraction of a per cent."""
     return with_sign(100 * math.expm1(min(ln_ratio, 700.0)), 2) + PERCENT
 
 

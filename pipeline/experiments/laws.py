@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.experiments.formats import (
     DIFFERENCE_HEAD,
     LAW_HEAD,
     difference_cells,
+    exponent,
     finite,
     interval,
     law_cells,
@@ -23,9 +24,20 @@ from pipeline.experiments.formats import (
     share,
     with_interval,
 )
-from pipeline.experiments.points_csv import Corpora, read
+from pipeline.experiments.points_csv import Corpora, read, row_numbers
 from pipeline.terminal import console, safe, table
-from trainer.scaling import Difference, HeldOut, Kind, Law, Prediction, ScalingError, difference, fit, held_out
+from trainer.scaling import (
+    Difference,
+    HeldOut,
+    Kind,
+    Law,
+    Prediction,
+    ScalingError,
+    contradiction,
+    difference,
+    fit,
+    held_out,
+)
 
 LAWS: tuple[Kind, ...] = ("power", "saturating")
 Rows = list[tuple[object, ...]]
@@ -159,10 +171,25 @@ def fit_points(file: Path, budgets: Sequence[float] = ()) -> CorpusLaws:
     `ScalingError`.
     """
     points = read(file)
+    slips = tuple(_slips(file, points))
     try:
-        return fit_laws(points, budgets)
+        laws = fit_laws(points, budgets)
     except ScalingError as error:
-        raise ScalingError(f"{file}: {error}") from None
+        raise ScalingError("; ".join((f"{file}: {error}", *slips))) from None
+    return replace(laws, notes=(*slips, *laws.notes))
+
+
+def _slips(file: Path, points: Corpora) -> Iterator[str]:
+    """A sentence on the point of each corpus that its other points contradict, with the law without it."""
+    for (corpus, given), rows in zip(points.items(), row_numbers(file).values(), strict=True):
+        if found := contradiction(given):
+            tokens, ppl, law = given.tokens[found.index], given.ppl[found.index], found.others
+            yield (
+                f"row {rows[found.index]} ({f'{corpus}, ' if corpus else ''}{tokens:,.0f} tokens, PPL {number(ppl)}) "
+                f"contradicts the other points, whose power law gives PPL {number(found.expected)} there: check it; "
+                f"without it alpha is {with_interval(law.alpha, law.alpha_interval, exponent)} and A "
+                f"{number(math.exp(min(law.ln_A, 700.0)))}"
+            )
 
 
 def show(laws: CorpusLaws, *, as_json: bool = False) -> None:

@@ -21,7 +21,7 @@ from pipeline.experiments.train import TrainOptions, open_experiment
 from pipeline.terminal import console, safe, table
 from stages.files import save_json
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import CVFP, KINDS, KNESER_NEY
+from trainer.experiment.kinds import KINDS, KNESER_NEY, baselines, networks
 from trainer.experiment.points import points
 from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset
@@ -33,13 +33,15 @@ class ScalingResult:
     """The outcome of `scale`: the experiment's folder, the prepared data, the runs, and the law of each kind of model.
 
     The folder holds points.csv, law.json and trainings/. `runs` has one row per training run: kind, tokens, seed, ppl,
-    nats, bits_per_byte, accuracy, test_tokens, folder. `laws` have predictions and are by the name of the kind.
+    nats, bits_per_byte, accuracy, test_tokens, folder. `laws` have predictions and are by the label of the kind; those
+    of the `networks` are fitted to all seeds.
     """
 
     folder: Path
     data: dict[str, Any]
     runs: pl.DataFrame
     laws: CorpusLaws
+    networks: tuple[str, ...]
 
 
 def scale(
@@ -58,6 +60,7 @@ def scale(
         raise ScalingError("--predict takes numbers of tokens above 0, such as 1000000")
     if budgets is not None and len(set(budgets)) < 2:  # noqa: PLR2004  a line needs two points
         raise ScalingError("--budgets names one size, and a law needs 2 or more, an interval 3: name more")
+    trained = networks(options.network)
     with open_experiment(options) as (folder, preset, data):
         counts = data.budgets(preset, budgets)
         if len(counts) < 2:  # noqa: PLR2004
@@ -65,45 +68,53 @@ def scale(
                 f"of the budgets of preset {preset.name} only {counts[0]:,} tokens fit the training pool of "
                 f"{data.pool.tokens:,}, and a law needs 2 or more: name others with --budgets, or take a larger corpus"
             )
-        jobs = scale_jobs(folder, preset, data, counts, seeds=seeds, device=options.device)
+        jobs = scale_jobs(folder, preset, data, counts, trained, seeds=seeds, device=options.device)
         carry_out(folder / "trainings", jobs, workers, options.device)
         runs, resampled = points([folder / "trainings" / job.name for job in jobs], data.clusters)
         names = pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()})
         runs.select(names.alias("corpus"), pl.exclude("kind")).write_csv(folder / "points.csv")  # as --points reads it
         laws = fit_laws(points_by_kind(runs, resampled), predict)
         save_json(folder / "law.json", laws.as_dict())
-    return ScalingResult(folder, data.record.as_dict(), runs, laws)
+    return ScalingResult(folder, data.record.as_dict(), runs, laws, trained)
 
 
 def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
-    """Print the network's laws and how its baselines compare, or everything as JSON."""
+    """Print the networks' laws and how the baselines compare, or everything as JSON."""
     if as_json:
         report = {"folder": str(result.folder), "data": result.data, **result.laws.as_dict()}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
-    budgets = [one.tokens for one in result.laws.predictions[CVFP.label, "power"]]
-    show(fit_laws({CVFP.label: result.laws.points[CVFP.label]}, budgets))
+    labels = [KINDS[kind].label for kind in result.networks]
+    budgets = [one.tokens for one in result.laws.predictions[labels[0], "power"]]
+    show(fit_laws({label: result.laws.points[label] for label in labels}, budgets))
     out = console()
     out.print(baseline_table(result.runs))
-    beaten = lost_to(result.runs)
+    beaten = lost_to(result.runs, result.networks[0])
     out.print(Text(safe(f"With seed 0, {beaten}" if result.runs["seed"].n_unique() > 1 else beaten)))
     out.print(Text(safe(f"\n{result.folder}: points.csv, law.json (the baselines' laws included), trainings/")))
 
 
 def scale_jobs(
-    folder: Path, preset: Preset, data: ExperimentData, budgets: Sequence[int], *, seeds: int, device: str
+    folder: Path,
+    preset: Preset,
+    data: ExperimentData,
+    budgets: Sequence[int],
+    trained: tuple[str, ...],
+    *,
+    seeds: int,
+    device: str,
 ) -> list[Job]:
-    """The training runs of an experiment, the network first.
+    """The training runs of an experiment, the networks first.
 
-    The network is trained with every seed, and so are counts if a seed draws another order; other baselines are trained
+    Networks are trained with every seed, and so are counts if a seed draws another order; other baselines are trained
     with one seed.
     """
     return [
         Job(kind, count, seed, str(folder / "data"), data.digest, preset, device)
-        for kind in KINDS
+        for kind in (*trained, *baselines(trained))
         for count in budgets
         for seed in range(seeds)
-        if seed == 0 or kind == CVFP.name or (kind == KNESER_NEY.name and preset.shuffled)
+        if seed == 0 or kind in trained or (kind == KNESER_NEY.name and preset.shuffled)
     ]
 
 
@@ -129,14 +140,15 @@ def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
     return table(title, ("tokens", *labels, "lowest"), rows, frozenset(range(len(labels) + 1)))
 
 
-def lost_to(runs: pl.DataFrame) -> str:
-    """Which baselines have a lower loss than the network with seed 0, and at how many budgets, as a clause.
+def lost_to(runs: pl.DataFrame, network: str) -> str:
+    """Which models have a lower loss than a network with seed 0, and at how many budgets, as a clause.
 
     The rows of `runs` are training runs: kind, tokens, seed, nats.
     """
     first = runs.filter(pl.col("seed") == 0)
-    network = first.filter(pl.col("kind") == CVFP.name).select("tokens", own="nats")
-    beside = first.filter(pl.col("kind") != CVFP.name).join(network, on="tokens")
+    own = first.filter(pl.col("kind") == network).select("tokens", own="nats")
+    beside = first.filter(pl.col("kind") != network).join(own, on="tokens")
     lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    each = [f"{KINDS[kind].label} at {count} of {len(network)} budgets" for kind, count in lost.iter_rows()]
-    return f"CVFP loses to {', to '.join(each)}" if each else "CVFP beats every baseline at every budget"
+    each = [f"{KINDS[kind].label} at {count} of {len(own)} budgets" for kind, count in lost.iter_rows()]
+    name = KINDS[network].label
+    return f"{name} loses to {', to '.join(each)}" if each else f"{name} beats every other model at every budget"

@@ -35,9 +35,9 @@ class Cost:
 
     def learn(self, job: Job, spent: Mapping[str, float]) -> None:
         """Estimate a kind's cost from the seconds that a finished run spent in each part."""
-        steps = max(job.preset.phase2.total(job.budget - 1), 1)
-        stepping = spent.get("phase 2", 0.0) + spent.get("baseline", 0.0)
-        self.seconds[job.kind] = (spent.get("test", 0.0), spent.get("phase 1", 0.0) / job.budget, stepping / steps)
+        steps = max(job.trained.phase2.total(job.budget - 1), 1)
+        phases = spent.get("phase 1", 0.0) / job.budget, spent.get("phase 2", 0.0) / steps
+        self.seconds[job.kind] = spent.get("test", 0.0), *phases
 
     def of(self, jobs: Sequence[Job]) -> float:
         """Seconds of some runs on one core; a kind that was not measured counts one second per run."""
@@ -54,12 +54,12 @@ class Cost:
         _, phase1, phase2 = self._parts(job)
         if line.get("phase") == 1:
             return phase1 * min(line.get("pass", 1) / max(job.preset.phase1.passes, 1), 1.0)
-        return phase1 + phase2 * min(line.get("step", 0) / max(job.preset.phase2.total(job.budget - 1), 1), 1.0)
+        return phase1 + phase2 * min(line.get("step", 0) / max(job.trained.phase2.total(job.budget - 1), 1), 1.0)
 
     def _parts(self, job: Job) -> tuple[float, float, float]:
         """Seconds of the test set, phase 1 and phase 2."""
         test, token, step = self.seconds.get(job.kind, (1.0, 0.0, 0.0))
-        return test, token * job.budget, step * job.preset.phase2.total(job.budget - 1)
+        return test, token * job.budget, step * job.trained.phase2.total(job.budget - 1)
 
     def minutes(self, jobs: Sequence[Job]) -> float:
         """Minutes on this machine: at least those of the longest run."""

@@ -1,4 +1,4 @@
-"""`refine train`: one network on a corpus, beside its baselines; and the preparation that `refine scale` shares."""
+"""`refine train`: networks on a corpus, beside their baselines; and the preparation that `refine scale` shares."""
 
 import json
 import math
@@ -21,9 +21,9 @@ from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.terminal import BEAT_INTERVAL, console, repeating, safe, say, table
 from stages.stage import reason
 from trainer import presets
-from trainer.experiment import jobs
+from trainer.experiment import jobs, kinds
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import BASELINES, CVFP, KINDS, RANDOM_BLOCK
+from trainer.experiment.kinds import CVFP, KINDS, RANDOM_BLOCK
 from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
@@ -51,6 +51,7 @@ class TrainOptions:
     choices: Choices = field(default_factory=Choices)
     out: Path | None = None
     device: str = "cpu"
+    network: str = CVFP.name
 
     def folder(self, name: str) -> Path:
         """The experiment's folder: `out`, or a new one named by the corpus, the preset and the time."""
@@ -60,9 +61,10 @@ class TrainOptions:
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
-    """The outcome of `train`: the folder of the network's run, the prepared data, and the record of each kind of model.
+    """The outcome of `train`: the folder of the first network's run, the prepared data, and the record of each model.
 
-    The folder holds record.json, metrics.jsonl, scores.npz and weights.safetensors.
+    The networks come first in `records`, which are by the name of the kind. The folder holds record.json,
+    metrics.jsonl, scores.npz and weights.safetensors.
     """
 
     folder: Path
@@ -133,7 +135,7 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         if options.out is None:
             say(f"experiment {folder}: to continue after an interruption, repeat the command with --out {folder}")
         groups = None if preset.validation is not None else corpora.groups(source.frame[preset.text.column])
-        keys = arms.distinct(source.keys())  # otherwise copies would be neighbours in every order
+        keys = arms.distinct(corpora.keys(source.frame["text"]))  # otherwise copies would be neighbours in every order
         with preparation():
             data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
         del source, groups, keys  # training runs read the folder alone
@@ -157,7 +159,7 @@ def preparation(*, networks: bool = True) -> Iterator[None]:
 def train(
     options: TrainOptions, budget: int | None = None, seed: int = 0, threads: int = 0, *, baselines: bool = True
 ) -> TrainingResult:
-    """Train one network, and its baselines on the same split; runs that are already there are not repeated.
+    """Train one network or all, and baselines on the same split; runs that are already there are not repeated.
 
     The budget is in training tokens, by default the preset's or 100,000. The seed is that of the order of
     conversations, the weights and the noise. 0 `threads` are OMP_NUM_THREADS, or one per core.
@@ -168,6 +170,7 @@ def train(
     """
     import torch
 
+    networks = kinds.networks(options.network)
     configured = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number per level
     default = int(configured) if configured.isascii() and configured.isdecimal() else 0
     threads = threads or default or len(os.sched_getaffinity(0))
@@ -175,14 +178,14 @@ def train(
     with open_experiment(options) as (folder, preset, data):
         count = budget or (data.budgets(preset, None)[-1] if preset.samples else min(DEFAULT_BUDGET, data.pool.tokens))
         data.budgets(preset, [count])
-        network = Job(CVFP.name, count, seed, str(folder / "data"), data.digest, preset, options.device, threads)
+        network = Job(networks[0], count, seed, str(folder / "data"), data.digest, preset, options.device, threads)
         records = {}
-        for kind in (CVFP.name, *(BASELINES if baselines else ())):
+        for kind in (*networks, *(kinds.baselines(networks) if baselines else ())):
             job = replace(network, kind=kind)
             place = folder / "trainings" / job.name
             if (place / "record.json").exists():
                 records[kind] = read(place)
-            elif kind == CVFP.name:
+            elif kind in networks:
                 say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
                 records[kind] = jobs.train(job, data, place, _say_metrics)
             else:
@@ -232,7 +235,7 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
         )
         for kind, record in result.records.items()
     ]
-    network, preset = result.records[CVFP.name], result.preset
+    network, preset = next(iter(result.records.values())), result.preset
     name = "Validation set, which also selects the epoch" if preset.validation is not None else "Test set"
     title = f"\n{name}: {network['test_tokens']:,} tokens of {network['test_conversations']:,} conversations"
     out = console()
@@ -243,22 +246,22 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
 
 
 def remarks(records: Mapping[str, dict[str, Any]], *, decays: bool) -> list[str]:
-    """Sentences beside the scores: which baselines beat the network, and whether more steps might help.
+    """Sentences beside the scores: which models beat the first network, and whether more steps might help.
 
     If the learning rate `decays` to 0, the last evaluation is usually the best, and says nothing about more steps.
     """
-    network, sentences = records[CVFP.name], []
+    (first, network), sentences = next(iter(records.items())), []
     better = [KINDS[kind].label for kind, record in records.items() if record["nats"] < network["nats"]]
     if better:
-        sentences.append(f"CVFP loses to {', '.join(better)}")
+        sentences.append(f"{KINDS[first].label} loses to {', '.join(better)}")
     elif len(records) > 1:
-        sentences.append("CVFP beats every baseline")
+        sentences.append(f"{KINDS[first].label} beats every other model")
     block = records.get(RANDOM_BLOCK.name)
     if block and block["nats"] >= network["nats"]:
         gain = block["nats"] - network["nats"]
         sentences.append(f"phase 1 improves the loss by {gain:.4f} nats over a random block (one seed)")
     if network["best_evaluation"] == network["evaluations"] and not decays:
         sentences.append("the last evaluation was the best: more steps might help")
-    if network["collapsed"]:
+    if network.get("collapsed"):
         sentences.append("the contexts collapsed into one or two")
     return sentences

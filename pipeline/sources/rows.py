@@ -31,6 +31,8 @@ class Row(NamedTuple):
     """From 1; of JSON Lines it is the line."""
     value: Any
     replaced: bool = False
+    parts: tuple[int, ...] = ()
+    """Numbers of the rows that it was made of; none if it is a row itself."""
 
 
 class Source(ABC):
@@ -42,6 +44,11 @@ class Source(ABC):
     def paths(self) -> Sequence[Path]:
         """Files and folders that are read."""
         return ()
+
+    def note(self, out: Path) -> str:
+        """What is left out of its folder, besides a run in `out`; empty if nothing is."""
+        del out
+        return ""
 
     def again(self, before: Mapping[str, Any]) -> Source:
         """This source as the run with the source.json `before` read it."""

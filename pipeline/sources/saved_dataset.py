@@ -27,6 +27,9 @@ class SavedDataset(Source):
     def paths(self) -> Sequence[Path]:
         return (self.folder,)
 
+    def origin(self) -> dict[str, Any]:
+        return {"split": self.split} if self.split else {}
+
     def digest(self) -> str:
         return self._hashes.digest(self._files(), self.split or "")
 
@@ -51,6 +54,13 @@ class SavedDataset(Source):
                 f"{self.name} is not a whole saved Dataset: it cannot be read after row {number} "
                 f"({type(error).__name__}: {why(error)}): save it again"
             ) from error
+
+    def save(self, numbers: Sequence[int], folder: Path) -> None:
+        """Save the rows with these numbers, counted from 1, as a Dataset with the same features."""
+        import datasets
+
+        dataset = datasets.load_from_disk(str(self._part())).with_format(None)
+        dataset.select([number - 1 for number in numbers]).save_to_disk(str(folder))
 
     def _part(self) -> Path:
         """The folder of the split."""

@@ -1,32 +1,92 @@
 """Record shapes: how a source's record becomes a conversation."""
 
 import hashlib
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
-import orjson
+from pipeline.sources.messages import (
+    Details,
+    Keys,
+    Messages,
+    UnreadableRecordError,
+    as_json,
+    joined,
+    kind_of,
+    parsed_json,
+    read_messages,
+    said,
+    text_of,
+)
+from pipeline.sources.rows import SourceError, Unreadable
 
-from pipeline.sources.rows import Unreadable, valid_text
+Record = Mapping[str, Any]
 
-ROLES = {
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "claude": "assistant",
-    "model": "assistant",
-    "function": "tool",
-    "function_response": "tool",
-    "observation": "tool",
-}
-"""Role names in ShareGPT and similar corpora, and the names used here; other roles keep their names."""
+THREADS = ("messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat")
+"""Columns that may hold a list of messages, the first present one counts."""
+SYSTEMS = ("system", "system_prompt", "system_message")
+"""Columns that may hold a system prompt beside the conversation."""
+TOOLS = ("tools", "functions")
+"""Columns that may hold descriptions of tools."""
+PROMPTS = ("prompt", "question", "query", "input")
+"""Columns that may hold what a reply answers."""
+REPLIES = ("reply", "completion", "response", "output", "answer", "answers")
+"""Columns that may hold the reply to a prompt."""
+MEANINGS = ("messages", "role", "content", "system", "tools", "prompt", "reply", "text")
+"""What `--map` can name a column for."""
+SPEECH = frozenset((*THREADS, *PROMPTS, *REPLIES, "instruction", "chosen", "role", "from", "speaker", "parent_id"))
+"""Columns beside `text` that show that a record is more than a plain document."""
+
+_TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")  # hh-rlhf
 
 
-class UnreadableRecordError(ValueError):
-    """A record is not a conversation. The message says what it has and what was expected."""
+@dataclass(frozen=True)
+class ColumnMap:
+    """The columns that a user names: meaning -> column, or for `role` and `content` the field of a message."""
+
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str | Mapping[str, str] | None) -> "ColumnMap":
+        """The map in "messages=thread,role=who"; raises `SourceError` if it is none."""
+        given = text.items() if isinstance(text, Mapping) else _pairs(text or "")
+        pairs = tuple((meaning.strip(), column.strip()) for meaning, column in given)
+        for meaning, column in pairs:
+            if meaning not in MEANINGS or not column:
+                raise SourceError(
+                    f"map has {f'{meaning}={column}'!r}, expected MEANING=COLUMN with one of {', '.join(MEANINGS)}"
+                )
+        return cls(pairs)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """The fields of a message, those that the user names first."""
+        mine, usual = dict(self.columns), Keys()
+        role, text = ((mine[name],) if name in mine else () for name in ("role", "content"))
+        return Keys((*role, *usual.role), (*text, *usual.text))
+
+    @cached_property
+    def of_record(self) -> dict[str, str]:
+        """Meaning -> column, without the fields of a message."""
+        return {meaning: column for meaning, column in self.columns if meaning not in {"role", "content"}}
+
+    def view(self, record: Record) -> Record:
+        """The record with the named columns under the names of their meanings."""
+        if not self.of_record:
+            return record
+        rest = {name: value for name, value in record.items() if name not in self.of_record.values()}
+        return {**rest, **{meaning: record.get(column) for meaning, column in self.of_record.items()}}
+
+
+USUAL = ColumnMap()
+"""No columns are named."""
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    return [(meaning, column) for meaning, _, column in parts]
 
 
 class Conversation(NamedTuple):
@@ -38,99 +98,175 @@ class Conversation(NamedTuple):
     messages: list[dict[str, str]]
     source: str | None
     extra: str | None
+    details: list[Details | None] | None
+    tools: str | None
 
 
-Record = Mapping[str, Any]
+class Part(NamedTuple):
+    """What a shape reads of a record: the messages, and the columns that they stand in."""
+
+    messages: Messages
+    columns: tuple[str, ...]
 
 
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "a boolean"}
-    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise UnreadableRecordError(f"{name} is {_kind(value)}, expected text")
-    return value
-
-
-def _list(record: Record, column: str, of: str) -> list[Any]:
-    value = record.get(column)
+def _list(value: object, column: str, of: str) -> list[Any]:
+    value = parsed_json(value) if isinstance(value, str) and isinstance(parsed_json(value), list) else value
     if not isinstance(value, list):
-        raise UnreadableRecordError(f"{column} is {_kind(value)}, expected a list of {of}")
+        what = f"{column} is {kind_of(value)}, expected a list of {of}"
+        raise UnreadableRecordError(f"{what}, or JSON text of one" if isinstance(value, str) else what)
     return value
 
 
-def _parts(number: int, parts: Sequence[Any]) -> str:
-    texts = []
-    for part in parts:
-        if not (isinstance(part, Mapping) and isinstance(part.get("text"), str)):
-            kind = f"a part of type {part.get('type')!r}" if isinstance(part, Mapping) else _kind(part)
-            raise UnreadableRecordError(f"message {number} has {kind}, expected text")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def _message(number: int, message: object, role_key: str, text_key: str) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise UnreadableRecordError(
-            f"message {number} is {_kind(message)}, expected an object with {role_key}, {text_key}"
-        )
-    role = _text(message.get(role_key), f"{role_key} of message {number}").strip().lower()
-    content = message.get(text_key)
-    if content is None and text_key in message:
-        content = ""  # a tool call in OpenAI's format has null content
-    if isinstance(content, list):
-        content = _parts(number, content)
-    return {"role": ROLES.get(role, role), "content": _text(content, f"{text_key} of message {number}")}
-
-
-def _messages(column: str, role_key: str, text_key: str) -> Callable[[Record], list[dict[str, str]]]:
-    def read(record: Record) -> list[dict[str, str]]:
-        messages = enumerate(_list(record, column, "messages"), 1)
-        return [_message(i, message, role_key, text_key) for i, message in messages]
+def _thread(*columns: str) -> Callable[[Record, Keys], Part]:
+    def read(record: Record, keys: Keys) -> Part:
+        column, value = columns[0], record.get(columns[0])
+        if type(value) is not list:
+            column = thread_of(record, columns) or next((name for name in columns if name in record), column)
+            value = _list(record.get(column), column, "messages")
+        return Part(read_messages(value, keys), (column,))
 
     return read
 
 
-def _alternating(record: Record) -> list[dict[str, str]]:
-    texts = [_text(turn, f"entry {i} of data") for i, turn in enumerate(_list(record, "data", "texts"), 1)]
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+def thread_of(record: Record, columns: Sequence[str] = THREADS) -> str | None:
+    """The first of these columns that holds a list of messages, of texts, or either as JSON text."""
+    for name in columns:
+        value = record.get(name)
+        value = parsed_json(value) if isinstance(value, str) else value
+        if isinstance(value, list) and (name != "turns" or not any(isinstance(one, str) for one in value)):
+            return name
+    return None
 
 
-def _plain(record: Record) -> list[dict[str, str]]:
-    return [{"role": "text", "content": _text(record.get("text"), "text")}]
+def _alternating(record: Record, _keys: Keys) -> Part:
+    texts = [
+        text_of(turn, f"entry {i} of data") for i, turn in enumerate(_list(record.get("data"), "data", "texts"), 1)
+    ]
+    return Part(
+        Messages([{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]), ("data",)
+    )
+
+
+def _plain(record: Record, _keys: Keys) -> Part:
+    return Part(said("text", text_of(record.get("text"), "text")), ("text",))
+
+
+def _answered(*replies: str) -> Callable[[Record, Keys], Part]:
+    """A reader of records with a reply in one of these columns, and beside it what the reply answers."""
+
+    def read(record: Record, keys: Keys) -> Part:
+        column = _first(record, replies) or replies[0]
+        before, columns = _context(record, keys)
+        reply = _reply(record.get(column), column, keys)
+        if reply.messages and reply.messages[0]["role"] in {"user", "system"}:
+            return Part(reply, (column,))  # the whole conversation, its prompt included
+        return Part(joined(before, reply), (*columns, column))
+
+    return read
+
+
+def _first(record: Record, columns: Sequence[str]) -> str | None:
+    return next((name for name in columns if record.get(name) is not None), None)
+
+
+def _context(record: Record, keys: Keys) -> tuple[Messages, tuple[str, ...]]:
+    """What a reply answers, and the columns that it stands in."""
+    if thread := thread_of(record):
+        return _thread(thread)(record, keys).messages, (thread,)
+    if _first(record, ("instruction",)):
+        text_of(record["instruction"], "instruction")
+        columns = tuple(name for name in ("instruction", "input", "context") if isinstance(record.get(name), str))
+        text = "\n".join(record[name] for name in columns if record[name].strip() or name == "instruction")
+        now = said("user", text)
+    elif prompt := _first(record, PROMPTS):
+        value = record[prompt]
+        columns = (prompt,)
+        messages = value if isinstance(value, list) else parsed_json(value) if isinstance(value, str) else None
+        whole = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
+        now = read_messages(messages or [], keys) if whole else _transcript(text_of(value, prompt), "user")
+    else:
+        return Messages([]), ()
+    past = record.get("history")
+    if not isinstance(past, list):
+        return now, columns
+    turns = [text for pair in past for text in (pair if isinstance(pair, list) else [pair])]
+    return joined(read_messages(turns, keys), now), (*columns, "history")
+
+
+def _reply(value: object, column: str, keys: Keys) -> Messages:
+    """A reply: a text, a message, or messages, either also as JSON text."""
+    parsed = parsed_json(value) if isinstance(value, str) else value
+    if isinstance(parsed, list) and parsed and all(isinstance(one, dict) for one in parsed):
+        if all({"name", "arguments"} <= one.keys() for one in parsed):  # xlam: the reply is its calls
+            return read_messages([{keys.role[0]: "assistant", "tool_calls": parsed}], keys)
+        return read_messages(parsed, keys)
+    if isinstance(parsed, dict) and any(name in parsed for name in (*keys.role, *keys.text)):
+        role = next((parsed[name] for name in keys.role if parsed.get(name) is not None), "assistant")
+        return read_messages([{**parsed, keys.role[0]: role}], keys)
+    return _transcript(text_of(value, column), "assistant")
+
+
+def _transcript(text: str, role: str) -> Messages:
+    """The turns of a transcript in the form of hh-rlhf; any other text is one message of the role."""
+    if not text.startswith("\n\nHuman:"):
+        return said(role, text)
+    turns = _TRANSCRIPT.split(text)[1:]
+    pairs = [
+        ("user" if who == "Human" else "assistant", what) for who, what in zip(turns[::2], turns[1::2], strict=True)
+    ]
+    if role == "user" and pairs[-1] == ("assistant", ""):
+        pairs.pop()  # the reply stands in another column
+    return joined(*(said(*pair) for pair in pairs))
 
 
 class RecordShape(NamedTuple):
-    """A record shape: the column that identifies it, a description, and the function that reads its messages."""
+    """A record shape: what such a record has, and the function that reads its messages."""
 
-    column: str
     describes: str
-    messages: Callable[[Record], list[dict[str, str]]]
+    read: Callable[[Record, Keys], Part]
 
 
 SHAPES: dict[str, RecordShape] = {
-    "ultrachat": RecordShape(
-        "messages", "prompt, prompt_id, messages: [{role, content}]", _messages("messages", "role", "content")
-    ),
-    "ultrachat-original": RecordShape("data", "id, data: [text, text, ...]", _alternating),
-    "sharegpt": RecordShape(
-        "conversations", "conversations: [{from, value}]", _messages("conversations", "from", "value")
-    ),
-    "openai": RecordShape("messages", "messages: [{role, content}]", _messages("messages", "role", "content")),
-    "text": RecordShape("text", "text", _plain),
+    "ultrachat": RecordShape("prompt, prompt_id, messages: [{role, content}]", _thread("messages")),
+    "ultrachat-original": RecordShape("id, data: [text, text, ...]", _alternating),
+    "sharegpt": RecordShape("conversations: [{from, value}]", _thread("conversations")),
+    "openai": RecordShape("messages: [{role, content}]", _thread("messages")),
+    "chat": RecordShape("conversation, dialogue, dialog, turns or chat: [{role, content}]", _thread(*THREADS[2:])),
+    "alpaca": RecordShape("instruction, input, output, history", _answered(*REPLIES)),
+    "prompt": RecordShape("prompt, completion or response; question, answer", _answered(*REPLIES)),
+    "preference": RecordShape("prompt or messages, chosen, rejected", _answered("chosen")),
+    "oasst": RecordShape("message_id, parent_id, role, text: every path from a root", _thread("messages")),
+    "oasst-best": RecordShape("the same with rank: the best-ranked path of each root", _thread("messages")),
+    "text": RecordShape("text", _plain),
 }
 
 
-def recognise(columns: Sequence[str]) -> str | None:
-    """The shape of a record with these columns, or None."""
-    if "messages" in columns:
-        return "ultrachat" if "prompt_id" in columns else "openai"
-    for name in ("sharegpt", "ultrachat-original", "text"):
-        if SHAPES[name].column in columns:
-            return name
-    return None
+def recognise(record: Record, columns: ColumnMap = USUAL) -> str | None:
+    """The shape of a record, or None."""
+    view = columns.view(record)
+    if {"message_id", "parent_id", "role", "text"} <= view.keys():
+        return "oasst"
+    thread = thread_of(view) or next((name for name in THREADS[:2] if name in view), None)
+    if "chosen" in view and "reply" not in view and not (thread and _ends_in_reply(view, thread, columns.keys)):
+        return "preference"
+    if "reply" not in view and thread:
+        names = {"messages": "ultrachat" if "prompt_id" in view else "openai", "conversations": "sharegpt"}
+        return names.get(thread, "chat")
+    if "data" in view:
+        return "ultrachat-original"
+    if any(name in view for name in REPLIES):
+        shape = "alpaca" if "instruction" in view else "prompt"
+        if "reply" in view or "instruction" in view or any(name in view for name in PROMPTS):
+            return shape
+    return "text" if "text" in view and not SPEECH & view.keys() else None
+
+
+def _ends_in_reply(record: Record, thread: str, keys: Keys) -> bool:
+    try:
+        messages = _thread(thread)(record, keys).messages.messages
+    except UnreadableRecordError:
+        return False
+    return bool(messages) and messages[-1]["role"] == "assistant"
 
 
 def expected() -> str:
@@ -138,7 +274,9 @@ def expected() -> str:
     return "; ".join(f"{name} ({shape.describes})" for name, shape in SHAPES.items())
 
 
-_OWN = ("id", "source_id", "prompt", "prompt_id", "source")
+_OWN = ("id", "source_id", "prompt_id", "source")
+_SYSTEM_NAMES, _TOOL_NAMES = frozenset(SYSTEMS), frozenset(TOOLS)
+_ANSWERED = ("alpaca", "prompt", "preference")
 
 
 def _name(record: Record, *keys: str) -> str | None:
@@ -149,29 +287,46 @@ def _name(record: Record, *keys: str) -> str | None:
     return None
 
 
-def read(record: object, shape: str) -> Conversation:
+def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation:
     """Read a record of a shape; raises `UnreadableRecordError` if the record is not a conversation of this shape."""
     if isinstance(record, Unreadable):
         raise UnreadableRecordError(record.reason)
-    if not isinstance(record, Mapping):
-        raise UnreadableRecordError(f"the record is {_kind(record)}, expected an object with {SHAPES[shape].describes}")
-    messages = SHAPES[shape].messages(record)
-    prompt = record.get("prompt")
-    if not isinstance(prompt, str):
+    if not isinstance(record, dict):
+        raise UnreadableRecordError(
+            f"the record is {kind_of(record)}, expected an object with {SHAPES[shape].describes}"
+        )
+    view = columns.view(record) if columns.columns else record
+    (messages, details), used = SHAPES[shape].read(view, columns.keys)
+    if shape != "text" and (system := _system(view, messages)):
+        messages, details = joined(said("system", view[system]), Messages(messages, details))
+        used = (*used, system)
+    prompt = view.get("prompt")
+    if isinstance(prompt, str) and shape not in _ANSWERED:
+        used = (*used, "prompt")
+    else:
         prompt = next((m["content"] for m in messages if m["role"] == "user"), "")
-    prompt_id = _name(record, "prompt_id") or hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
-    rest = {k: v for k, v in record.items() if k not in _OWN and k != SHAPES[shape].column and v is not None}
-    extra = as_json(rest) if rest else None
-    return Conversation(_name(record, "id", "source_id"), prompt, prompt_id, messages, _name(record, "source"), extra)
+    tools = _tools(view) if shape != "text" and not _TOOL_NAMES.isdisjoint(view) else None
+    if tools:
+        used = (*used, tools)
+    prompt_id = _name(view, "prompt_id") or hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
+    extra = _extra(record, [columns.of_record.get(name, name) for name in used])
+    names = _name(view, "id", "source_id"), _name(view, "source")
+    described = None if tools is None else view[tools] if isinstance(view[tools], str) else as_json(view[tools])
+    return Conversation(names[0], prompt, prompt_id, messages, names[1], extra, details, described)
 
 
-def as_json(value: object) -> str:
-    """Any value of a record as JSON; a value that JSON cannot express becomes text."""
-    try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except (orjson.JSONEncodeError, RecursionError):  # an integer of more than 64 bits, a surrogate, nesting
-        pass
-    try:
-        return valid_text(json.dumps(value, default=str, ensure_ascii=False))
-    except (RecursionError, ValueError, TypeError):
-        return json.dumps(f"{_kind(value)} that JSON cannot hold")
+def _extra(record: Record, used: Sequence[str]) -> str | None:
+    """The fields that stand nowhere else, as JSON."""
+    rest = {k: v for k, v in record.items() if v is not None and k not in _OWN and k not in used}
+    return as_json(rest) if rest else None
+
+
+def _tools(record: Record) -> str | None:
+    return next((name for name in TOOLS if record.get(name)), None)
+
+
+def _system(record: Record, messages: Sequence[Mapping[str, str]]) -> str | None:
+    """The column of the system prompt that stands beside a conversation without one."""
+    if _SYSTEM_NAMES.isdisjoint(record) or (messages and messages[0]["role"] == "system"):
+        return None
+    return next((name for name in SYSTEMS if isinstance(record.get(name), str) and record[name].strip()), None)

@@ -13,6 +13,7 @@ from stages.dedup.merge import merge
 from stages.dedup.signatures import sign_texts
 from stages.files import read_json
 from stages.stage import Axis, GlobalStage, StageParameterError, require
+from stages.text.messages import function_keys, whole_texts
 from stages.text.shingles import text_keys
 
 
@@ -23,7 +24,8 @@ class Dedup(GlobalStage):
     Words are the `\w+` of Python's `re` on lower-cased text; in scripts written without spaces (Han, kana, Thai, Lao,
     Khmer, Myanmar) each character is a word. Two texts are exact copies if they have the same words in the same order;
     texts without any word, if they are equal after stripping white space, so that empty texts are copies of each other.
-    A text of fewer than five words is one shingle: only its exact copies are its duplicates.
+    A text of fewer than five words is one shingle: only its exact copies are its duplicates. Names and arguments of
+    tool calls are part of the text, and conversations that call different functions are never duplicates.
 
     Exact copies are grouped first, and only the first of each group is compared. Signatures are those of datasketch 2.0
     (same seed and scheme, its `hashfunc` set to `stages.text.shingles.shingle_hash`); `floor`, `permutations` and
@@ -76,8 +78,8 @@ class Dedup(GlobalStage):
     max_cluster: float = 0.05
 
     summary: ClassVar[str] = "exact and near-duplicates: MinHash, then the exact Jaccard of every candidate pair"
-    version: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = ("text", "prompt")
+    version: ClassVar[int] = 3
+    reads: ClassVar[tuple[str, ...]] = ("text", "prompt", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
             "dedup_words": pl.UInt32(),
@@ -124,14 +126,15 @@ class Dedup(GlobalStage):
         return tuple(read_json(folder / "dedup.json")["notes"])
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        text, prompt = sign_texts([batch["text"]], self.matching), text_keys(batch["prompt"])
+        text, prompt = sign_texts([whole_texts(batch)], self.matching), text_keys(batch["prompt"])
+        bands = text.bands ^ function_keys(batch)[:, None]  # those that call other functions share no band
         columns = {
             "dedup_words": text.words,
             "text_key": text.keys[:, 0],
             "text_check": text.keys[:, 1],
             "prompt_key": prompt[:, 0],
             "prompt_check": prompt[:, 1],
-            "band_keys": pl.Series(text.bands, dtype=pl.Array(pl.UInt32, text.bands.shape[1])),
+            "band_keys": pl.Series(bands, dtype=pl.Array(pl.UInt32, bands.shape[1])),
         }
         return pl.DataFrame(columns).cast(self.writes)
 

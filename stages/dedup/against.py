@@ -43,8 +43,8 @@ class Against(FittedStage):
     12 bytes per conversation and the ids are in memory. If the corpus changes, the stage is measured again.
 
     Attributes:
-        corpus: the earlier corpus: a run folder of refine (its refined conversations), a Parquet or JSONL file, or a
-            folder of such files, with `messages`, `conversations`, `data` or `text`.
+        corpus: the earlier corpus: a run folder of refine (its refined conversations), a file of records, or a folder
+            of such files, with `messages`, `conversations`, `data` or `text`.
         floor: smallest Jaccard that is searched for.
         permutations, recall, seed: as in `dedup`.
         bucket: maximum number of conversations of the earlier corpus, exact copies aside, that one is compared with in
@@ -78,7 +78,8 @@ class Against(FittedStage):
         return Corpus(self.corpus).files()
 
     def notes(self) -> tuple[str, ...]:
-        return () if self.corpus else ("no `corpus` is given to compare with, so all its signals are null",)
+        missing = () if self.corpus else ("no `corpus` is given to compare with, so all its signals are null",)
+        return (*missing, *Corpus(self.corpus).notes())
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Index the earlier corpus; the raw shards are not read."""

@@ -10,6 +10,7 @@ from stages.heuristics.lines import LINE_SIGNALS, line_signals
 from stages.heuristics.turns import CHAT_SIGNALS, chat_signals
 from stages.heuristics.words import TEXT_SIGNALS, word_signals
 from stages.stage import Axis, Stage
+from stages.text.messages import call_texts
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,18 @@ class Heuristics(Stage):
     Code:
         code_share: share of characters in code fences and in lines that look like code.
         fenced_share: share of characters in code fences.
+    Tools, reasoning, media. Signals of turns and replies see neither calls nor reasoning; `n_words` counts calls:
+        tool_calls: number of messages that call a tool. Such a message is not empty.
+        ends_in_call: whether the last message is a reply that calls a tool.
+        media_parts: number of images, audio clips and files.
+        reasoning_chars: characters of reasoning, in a field (`reasoning_content`, `thinking`) or in tags (`<think>`).
+        reasoning_share: these as a share of the characters of reasoning and replies; null without reasoning.
+        reasoning_repetition: share of these characters in 5-grams that occur earlier in the same reasoning.
     """
 
     summary: ClassVar[str] = "words, lines, repetition (Gopher, C4, FineWeb); turns, roles, refusals, truncation, code"
-    reads: ClassVar[tuple[str, ...]] = ("text", "messages", "prompt")
+    version: ClassVar[int] = 2
+    reads: ClassVar[tuple[str, ...]] = ("text", "messages", "prompt", "details")
     writes: ClassVar[pl.Schema] = pl.Schema({**TEXT_SIGNALS, **LINE_SIGNALS, **CHAT_SIGNALS})
     axes: ClassVar[Mapping[str, Axis]] = {
         "n_words": Axis("words", log=True, rank=40),
@@ -105,5 +114,7 @@ class Heuristics(Stage):
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         text = batch["text"].fill_null("")
         words = word_signals(text)
-        chat = chat_signals(batch["messages"], batch["prompt"])
-        return pl.concat([words, line_signals(text, words), chat], how="horizontal")
+        lines, chat = line_signals(text, words), chat_signals(batch)
+        if (calls := call_texts(batch)) is not None:
+            words = words.with_columns(n_words=words["n_words"] + word_signals(calls)["n_words"])
+        return pl.concat([words, lines, chat], how="horizontal")

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from stages.heuristics.words import overlap_statistics
-from stages.text.messages import FENCED, by_row, messages, prose
+from stages.text.messages import FENCED, by_row, prose, spoken
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
@@ -23,6 +23,9 @@ CHAT_SIGNALS = pl.Schema(
         "fenced_share": pl.Float64(),
         **dict.fromkeys(("prompt_chars", "prompt_words", "user_chars", "assistant_chars"), pl.Int64()),
         **dict.fromkeys(("max_turn_chars", "bad_chars"), pl.Int64()),
+        "ends_in_call": pl.Boolean(),
+        **dict.fromkeys(("tool_calls", "media_parts", "reasoning_chars"), pl.Int64()),
+        **dict.fromkeys(("reasoning_share", "reasoning_repetition"), pl.Float64()),
     }
 )
 
@@ -96,15 +99,15 @@ _NOT_PROSE = r"\S*(?:://|#\w)\S*$|[=;{}<>]"
 _PROSE_END = r"[.!?。！？।؟][\"'”’)\]]*$"  # noqa: RUF001 - other scripts' marks are meant
 
 
-def _turns(conversations: pl.Series) -> pl.DataFrame:
+def _turns(batch: pl.DataFrame) -> pl.DataFrame:
     """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
     content, reply = pl.col("content"), pl.col("role") == ASSISTANT
     chars = content.str.len_chars().cast(pl.Int64)
     return (
-        messages(conversations)
+        spoken(batch)
         .with_columns(
             chars=chars,
-            empty=content.str.strip_chars() == "",
+            empty=(content.str.strip_chars() == "") & pl.col("calls").is_null() & (pl.col("media") == 0),
             bare=content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(),
             fenced=chars - content.str.replace_all(FENCED, "").str.len_chars(),
             code=chars - prose(content).str.len_chars(),
@@ -161,6 +164,10 @@ def _aggregates() -> list[pl.Expr]:
         (pl.col("code").sum() / chars.sum()).alias("code_share"),
         (pl.col("fenced").sum() / chars.sum()).alias("fenced_share"),
         pl.col("bad").sum().cast(pl.Int64).alias("bad_chars"),
+        (reply & pl.col("calls").is_not_null()).last().alias("ends_in_call"),
+        pl.col("calls").is_not_null().sum().cast(pl.Int64).alias("tool_calls"),
+        pl.col("media").sum().alias("media_parts"),
+        pl.col("reasoning").str.len_chars().sum().cast(pl.Int64).alias("reasoning_chars"),
     ]
 
 
@@ -175,6 +182,14 @@ def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
         some.then(pl.col("from_user") / pl.col("grams")).alias("user_overlap"),
         some.then(pl.col("inside")).alias("inside"),
     )
+
+
+def _reasoning(turns: pl.DataFrame, height: int) -> pl.DataFrame:
+    """`thought_again`: characters of reasoning in 5-grams that occur earlier in the same reasoning."""
+    thoughts = turns.filter(pl.col("reasoning").is_not_null())
+    first = np.searchsorted(thoughts["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
+    replies = np.full(len(thoughts), 2, np.uint8)
+    return overlap_statistics(thoughts["reasoning"], first, replies).select(thought_again="inside")
 
 
 def _stops_short(plain: pl.Expr) -> pl.Expr:
@@ -199,20 +214,24 @@ def _stops_short(plain: pl.Expr) -> pl.Expr:
     return open_fence | (~last.str.contains(_LIST_OR_HEADING) & (dangling | cut))
 
 
-def chat_signals(conversations: pl.Series, prompts: pl.Series) -> pl.DataFrame:
+def chat_signals(batch: pl.DataFrame) -> pl.DataFrame:
     """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null."""
-    turns = _turns(conversations)
-    whole = by_row(len(conversations), turns.group_by("row").agg(_aggregates()))
-    frame = pl.concat([whole, _overlaps(turns, len(conversations)), prompts.to_frame("prompt")], how="horizontal")
+    turns, height = _turns(batch), batch.height
+    whole = by_row(height, turns.group_by("row").agg(_aggregates()))
+    parts = [whole, _overlaps(turns, height), _reasoning(turns, height), batch.select("prompt")]
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
-    replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_()
+    replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_() & pl.col("ends_in_call").not_()
+    thought, chars = pl.col("reasoning_chars"), pl.col("assistant_chars")
     return (
-        frame.with_columns(
+        pl.concat(parts, how="horizontal")
+        .with_columns(
             pl.when(replied).then(_stops_short(pl.col("last"))).alias("truncated_last"),
             pl.col("prompt").fill_null("").str.len_chars().alias("prompt_chars"),
             pl.col("prompt").fill_null("").str.count_matches(r"\S+").alias("prompt_words"),
             pl.col("code_share", "fenced_share").fill_nan(None),
-            (pl.col("inside") / pl.col("assistant_chars")).alias("reply_repetition"),
+            (pl.col("inside") / chars).alias("reply_repetition"),
+            pl.when(thought > 0).then(thought / (thought + chars)).alias("reasoning_share"),
+            pl.when(thought > 0).then(pl.col("thought_again") / thought).alias("reasoning_repetition"),
         )
         .with_columns(pl.col(counts).fill_null(0))
         .select(pl.col(name).cast(kind) for name, kind in CHAT_SIGNALS.items())

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages.files import save, scratch
+from stages.files import scratch
 from stages.ngram.counts import NONE, Column, slices
 from stages.ngram.kneser_ney import Estimation
-from stages.ngram.lmplz import train as train_lmplz
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 """Tokens that a model reserves."""
@@ -37,7 +36,6 @@ class Model:
     """A trained model; on a corpus of very short sentences it has fewer orders than requested."""
 
     path: Path  # the ARPA file
-    engine: str  # "columns" (this package) or "lmplz"
     sizes: tuple[int, ...]  # number of n-grams of each order
     fallback: tuple[int, ...]  # orders with lmplz's fallback discounts, because counts of counts were degenerate
     tokens: int  # number of words and sentence ends in the training corpus
@@ -51,7 +49,6 @@ def train(
     prune: Sequence[int] = (0, 0, 1),
     partition: int = 1 << 23,
     types: int | None = None,
-    lmplz: Path | None = None,
 ) -> Model:
     """Train a model and write it to `out` as ARPA: the same bytes for the same lines in the same order.
 
@@ -65,29 +62,18 @@ def train(
         types: number of words that can occur, </s> included. The uniform distribution is over these words, and each
             unseen one has the probability of <unk>, so that all sum to one. By default it is over the words seen and
             <unk>, as with lmplz, which has no such option.
-        lmplz: an executable to use instead; its log10 probabilities differ by less than 1e-6.
 
     Raises:
         NgramError: a line has a token of `SPECIAL`, or a parameter is out of range; `NoLineError`: there is no line.
-        LmplzError: `lmplz` failed.
     """
     limits = thresholds(order, prune)
-    if types is not None and lmplz:
-        raise NgramError("types and lmplz are both given, and lmplz has no such option: omit one of them")
     with scratch(out.parent, out.name) as folder:
-        if lmplz:
-            aside = folder / "arpa"
-            sizes, fallback, tokens = train_lmplz(lmplz, lines, aside, limits)
-            if not tokens:
-                raise NoLineError
-            save(out, aside.replace)
-            return Model(out, "lmplz", sizes, fallback, tokens)
         words, vocabulary, sentences = _number(lines, folder / "words")
         seen = len(vocabulary) - 2  # with </s>, without <unk> and <s>
         if types is not None and types < seen:
             raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
         sizes, fallback = Estimation(words, vocabulary, limits, folder, partition, types).run(out)
-        return Model(out, "columns", sizes, fallback, len(words) - sentences)
+        return Model(out, sizes, fallback, len(words) - sentences)
 
 
 def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:

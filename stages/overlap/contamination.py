@@ -13,7 +13,7 @@ import polars as pl
 import polars.selectors as cs
 
 from stages.files import read_frame
-from stages.overlap.evals import ItemText, excerpt, files, parts
+from stages.overlap.evals import ItemText, excerpt, files, listing, parts
 from stages.stage import Axis, Measure, Stage, StageParameterError, require
 from stages.text.hashes_kernel import ROLL, mix64
 from stages.text.messages import by_row
@@ -50,8 +50,8 @@ class Contamination(Stage):
     IS NOT NULL`.
 
     Attributes:
-        evals: a file of evaluation items, or a folder of files: JSONL, JSON, Parquet, or text (an item per paragraph,
-            or per line if there are no paragraphs).
+        evals: a file of evaluation items, or a folder of files: records, or text (an item per paragraph, or per line
+            if there are no paragraphs).
         n: number of words of an n-gram; datatrove uses 12.
         shortest: minimum number of words of a question that is searched for.
         common: maximum number of items with an n-gram that counts.
@@ -87,7 +87,9 @@ class Contamination(Stage):
         items, lost = _index(self, self.digest()).items
         left = f"; {lost} of them have no text of {self.shortest} words of their own and are not searched for"
         count = len(self.models())
-        return (f"searches for {items} items of {count} evaluation file{'s' * (count != 1)}{left * (lost > 0)}",)
+        note = listing(self.evals).note()
+        searched = f"searches for {items} items of {count} evaluation file{'s' * (count != 1)}{left * (lost > 0)}"
+        return (searched, note) if note else (searched,)
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """The ten sets that most conversations contain, and the number of these conversations."""

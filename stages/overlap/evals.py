@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from stages import readers
-from stages.readers import RECORDS, TEXT, UnreadableFileError
+from stages.readers import RECORDS, TEXT, Listing, UnreadableFileError
 from stages.stage import MissingModelError, StageParameterError, reason
 
 # fmt: off
@@ -50,15 +50,18 @@ class ItemText(NamedTuple):
 
 def files(evals: str) -> tuple[Path, ...]:
     """The files of evaluation sets in order of their names; none for an empty string."""
-    if not evals:
-        return ()
-    paths = readers.files(Path(evals).expanduser(), ENDINGS)
-    if not paths:
+    return listing(evals).paths if evals else ()
+
+
+def listing(evals: str) -> Listing:
+    """The files of evaluation sets, and what else is in their folder; `MissingModelError` if there is none."""
+    made = readers.list_files(Path(evals).expanduser(), ENDINGS)
+    if not made.paths:
         raise MissingModelError(
             f"no evaluation sets at {evals!r}: expected a file, or a folder of files, ending in "
-            f"{', '.join(ENDINGS)} (text and JSON also with .gz or .zst)"
+            f"{', '.join(ENDINGS)} (text and JSON also with {', '.join(readers.PACKINGS)})"
         )
-    return tuple(paths)
+    return made
 
 
 def parts(evals: str) -> Iterator[ItemText]:
@@ -109,14 +112,15 @@ def _of_item(record: str | Mapping[str, Any], number: int, file: str) -> Iterato
 
 def _records(path: Path) -> Iterator[Any]:
     ending = readers.ending(path)
-    if ending == ".parquet":
-        yield from pl.read_parquet(path).iter_rows(named=True)
-    elif ending in _PLAIN:
+    if ending in _PLAIN:
         text = readers.read_text(path)
         blocks = re.split(r"\n\s*\n", text) if re.search(r"\S\s*\n\s*\n\s*\S", text) else text.splitlines()
         yield from (block.strip() for block in blocks if block.strip())
     elif ending == ".json" and (items := _whole(path)) is not None:
         yield from items
+    elif ending not in readers.JSON:
+        for frame in readers.frames(path):
+            yield from frame.iter_rows(named=True)
     else:
         for first, lines in readers.lines(path):
             yield from (readers.parse(line, at) for at, line in enumerate(lines, first) if not line.isspace())

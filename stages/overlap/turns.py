@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stages.files import save_frame, save_json
 from stages.stage import Axis, GlobalStage, require
-from stages.text.messages import by_row, messages
+from stages.text.messages import by_row, spoken
 from stages.text.repeats import Repeats, Shard
 from stages.text.shards import Shards
 from stages.text.shingles import split
@@ -28,7 +28,8 @@ class Turns(GlobalStage):
 
     An answer is an assistant message of at least `words` words, so "ok" and "you are welcome" do not count. Words are
     those of `dedup` (lower-cased `\w+`), so case, punctuation and white space make no difference. An answer counts once
-    per conversation. The opening is the first `opening` words of the first assistant message.
+    per conversation. The opening is the first `opening` words of the first assistant message. Reasoning in tags is no
+    part of an answer.
 
     Signals, null if a conversation has no answer, or no opening, of that length:
         answer_keys: sorted 64-bit keys of its distinct answers.
@@ -53,6 +54,7 @@ class Turns(GlobalStage):
     opening: int = 10
 
     identity: ClassVar[str] = "stages.turns:Turns"
+    version: ClassVar[int] = 2
     summary: ClassVar[str] = "answers and openings that several conversations contain, word for word"
     reads: ClassVar[tuple[str, ...]] = ("messages",)
     writes: ClassVar[pl.Schema] = pl.Schema({"answer_keys": pl.List(pl.UInt64()), "opening_key": pl.UInt64()})
@@ -92,7 +94,7 @@ class Turns(GlobalStage):
 
     def _keys(self, batch: pl.DataFrame) -> pl.DataFrame:
         """Assistant messages in order: row, content, words, key, opening_key (null if too short)."""
-        replies = messages(batch["messages"]).filter(pl.col("role") == "assistant").select("row", "content")
+        replies = spoken(batch).filter(pl.col("role") == "assistant").select("row", "content")
         frames = [pl.DataFrame(schema={"words": pl.Int64, "key": pl.UInt64, "opening_key": pl.UInt64})]
         for part in split(replies["content"]):
             openings = _openings(part.hashes, part.ends, self.opening)

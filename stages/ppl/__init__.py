@@ -10,12 +10,12 @@ import polars as pl
 
 from stages import ngram
 from stages.files import check_fitted, read_frame, read_json, save_frame, save_json, seal
-from stages.ngram import lmplz
 from stages.ppl import score
 from stages.ppl.score import halves, tokenise
 from stages.readers import RECORDS, TEXT
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError, require
 from stages.text.corpus import Corpus
+from stages.text.messages import PROSE, check_reading, prose_messages
 
 HEAD, TAIL = 30, 60
 """Percentiles between head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
@@ -60,10 +60,12 @@ class Perplexity(FittedStage, GlobalStage):
         order: number of words in the longest n-gram.
         prune: n-grams that occur at most this often are omitted; one value per order, the last one for all that follow.
         turn_tokens: minimum number of tokens of the worst turn, so that it is never a mere "Thanks!".
+        roles: roles whose messages are read; by default all but tools.
+        read: what is read of a message: `content`, `reasoning`, `calls` (names and arguments of tool calls).
     """
 
     summary: ClassVar[str] = "perplexity under a KenLM 5-gram model of the other half of the corpus"
-    reads: ClassVar[tuple[str, ...]] = ("text", "messages")
+    reads: ClassVar[tuple[str, ...]] = ("text", "messages", "details")
     writes: ClassVar[pl.Schema] = score.SIGNALS
     merges: ClassVar[pl.Schema] = pl.Schema(
         {"ppl_percentile": pl.Float64(), "ppl_bucket": pl.String(), "ppl_z": pl.Float64()}
@@ -81,10 +83,13 @@ class Perplexity(FittedStage, GlobalStage):
     order: int = 5
     prune: tuple[int, ...] = (0, 0, 1)
     turn_tokens: int = 8
+    roles: tuple[str, ...] = ()
+    read: tuple[str, ...] = (PROSE,)
 
     def __post_init__(self) -> None:
         if self.reference and self.model:
             raise StageParameterError("reference and model are both given: give one of them")
+        check_reading("ppl", self.read)
         require("turn_tokens", self.turn_tokens, self.turn_tokens > 0, "at least 1")
         try:
             ngram.thresholds(self.order, self.prune)
@@ -92,7 +97,7 @@ class Perplexity(FittedStage, GlobalStage):
             raise StageParameterError(str(error)) from error
 
     def models(self) -> tuple[Path, ...]:
-        """The model, or the reference and `lmplz` if it is on the PATH: its models differ in the last digits."""
+        """The model, or the files of the reference."""
         if self.model:
             model = Path(self.model).expanduser()
             if not model.is_file():
@@ -101,16 +106,18 @@ class Perplexity(FittedStage, GlobalStage):
                     f"omit it to train on the corpus itself"
                 )
             return (model,)
-        executable = lmplz.find()
-        return (*_corpus(self.reference).files(), *((executable,) if executable else ()))
+        return tuple(_corpus(self.reference).files())
+
+    def notes(self) -> tuple[str, ...]:
+        return _corpus(self.reference).notes()
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model on the reference, or on each half; `models.json` lists engines and sizes."""
+        """Train a model on the reference, or on each half; `models.json` lists their sizes."""
         if self.model:
             return
         sources = {"reference": lambda: _reference(self.reference)}
         if not self.reference:
-            sources = {f"half{half}": partial(_half, raw, half) for half in (0, 1)}
+            sources = {f"half{half}": partial(self._half, raw, half) for half in (0, 1)}
         trained = {name: self._train(lines, folder / f"{name}.arpa") for name, lines in sources.items()}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
@@ -119,27 +126,33 @@ class Perplexity(FittedStage, GlobalStage):
 
     def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
         """The entry of a model in `models.json`, or None if there is no line to train it on."""
-        failed: dict[str, Any] = {}
-        options: dict[str, Any] = {"order": self.order, "prune": self.prune}
         try:
-            try:
-                model = ngram.train(lines(), out, lmplz=lmplz.find(), **options)
-            except lmplz.LmplzError as error:
-                failed = {"lmplz": str(error)}
-                model = ngram.train(lines(), out, **options)
+            model = ngram.train(lines(), out, order=self.order, prune=self.prune)
         except ngram.NoLineError:
             return None
-        return {**asdict(model), "path": out.name} | failed
+        return {**asdict(model), "path": out.name}
 
     def open(self, folder: Path) -> Measure:
         if self.model:
             model = score.load(Path(self.model).expanduser())
-            return partial(score.measure, scorers=(model, model), turn_tokens=self.turn_tokens)
+            return partial(self._score, scorers=(model, model))
         check_fitted(folder)
         names = [name for name, model in read_json(folder / "models.json").items() if model]
         loaded = {name: score.load(folder / f"{name}.arpa") for name in names}
         scorers = [loaded.get("reference") or loaded.get(f"half{1 - half}") for half in (0, 1)]
-        return partial(score.measure, scorers=scorers, turn_tokens=self.turn_tokens)
+        return partial(self._score, scorers=scorers)
+
+    def _score(self, batch: pl.DataFrame, scorers: Sequence[score.Scorer | None]) -> pl.DataFrame:
+        return score.measure(self._messages(batch), batch["text"], scorers, self.turn_tokens)
+
+    def _messages(self, batch: pl.DataFrame) -> pl.DataFrame:
+        return prose_messages(batch, self.roles, self.read)
+
+    def _half(self, raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
+        for path in raw:
+            shard = read_frame(path, self.reads)
+            mine = shard.filter(halves(shard["text"]) == half)
+            yield tokenise(self._messages(mine)["content"])["line"]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Rank the corpus, with 40 bytes of memory per conversation."""
@@ -150,13 +163,6 @@ class Perplexity(FittedStage, GlobalStage):
             ids = read_frame(path, ["id"])
             save_frame(folder / "merged" / path.name, ids.hstack(placed[start : start + ids.height]))
             start += ids.height
-
-
-def _half(raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
-    for path in raw:
-        shard = read_frame(path, ["text", "messages"])
-        mine = shard.filter(halves(shard["text"]) == half)
-        yield tokenise(mine["messages"].explode(empty_as_null=False).struct.field("content"))["line"]
 
 
 def _reference(path: str) -> Iterator[pl.Series]:

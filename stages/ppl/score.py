@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from stages.stage import MissingModelError
-from stages.text.messages import by_row, messages
+from stages.text.messages import by_row
 
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Scripts without spaces between words. Each letter is a token; otherwise a sentence would be one unknown word."""
@@ -76,17 +76,19 @@ def load(path: Path) -> Scorer:
     return score
 
 
-def measure(batch: pl.DataFrame, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
-    """The signals of a batch; the scorers are those of the two halves, None if no model could be trained."""
-    turns = messages(batch["messages"])  # and the half of the conversation, and the position in it
+def measure(turns: pl.DataFrame, text: pl.Series, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
+    """The signals of conversations: `turns` are their messages (`row`, `role`, `content`), `text` their whole texts.
+
+    The scorers are those of the two halves, None if no model could be trained.
+    """
     turn = pl.int_range(pl.len(), dtype=pl.UInt32).over("row")
-    turns = turns.with_columns(half=halves(batch["text"]).gather(turns["row"]), turn=turn)
+    turns = turns.with_columns(half=halves(text).gather(turns["row"]), turn=turn)
     lines = tokenise(turns["content"])
     lines = lines.with_columns(half=turns["half"].gather(lines["at"]))
     sums = pl.col("score", "n").sum()
     per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
-    return by_row(batch.height, _conversations(scored, turn_tokens)).select(SIGNALS.names())
+    return by_row(len(text), _conversations(scored, turn_tokens)).select(SIGNALS.names())
 
 
 def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:

@@ -7,13 +7,13 @@ from pathlib import Path
 import polars as pl
 
 from stages import readers
-from stages.readers import BATCH_BYTES, RECORDS, TEXT, UnreadableFileError
+from stages.readers import RECORDS, TEXT, Listing, UnreadableFileError
 from stages.stage import MissingModelError, StageParameterError, reason
 
 ID_COLUMNS = ("id", "source_id", "prompt_id")
 """Columns that name a conversation; the first one present counts."""
-BATCH_ROWS = 20_000
-"""Maximum number of rows of a batch from Parquet."""
+BATCH_BYTES = 1 << 24
+"""Target size of a batch in bytes."""
 
 _LISTS = {"messages": "content", "conversations": "value"}  # columns of messages, and the field that holds the text
 _TYPES: dict[str, pl.DataType] = {
@@ -32,23 +32,31 @@ class Corpus:
     endings: tuple[str, ...] = RECORDS  # of the files that are read; each line of plain text is a text
 
     def files(self) -> tuple[Path, ...]:
-        """The files in order of their names; `MissingModelError` if there is none, or the run is not complete."""
-        if not self.path:
-            return ()
+        """The files in order of their names; none for an empty path."""
+        return self.listing().paths if self.path else ()
+
+    def notes(self) -> tuple[str, ...]:
+        """What is left out of a folder, if anything is; see `Listing.note`."""
+        note = self.listing().note() if self.path else ""
+        return (note,) if note else ()
+
+    def listing(self) -> Listing:
+        """The files to read; `MissingModelError` if there is none, or the run is not complete."""
         path = Path(self.path).expanduser()
-        if (path / "source.json").exists() and (path / "raw").is_dir():
+        if readers.is_run(path):
             if not (path / "manifest.json").exists():
                 raise MissingModelError(
                     f"{self.path!r} is a run that is not complete: finish it, or name another {self.name}"
                 )
             path /= "refined"
-        files = readers.files(path, self.endings)
-        if not files:
+        listing = readers.list_files(path, self.endings).one_corpus()
+        if not listing.paths:
             raise MissingModelError(
                 f"no {self.name} at {self.path!r}: expected a run folder, a file, or a folder of files ending in "
-                f"{', '.join(self.endings)} (text and JSON also with .gz or .zst)"
+                f"{', '.join(self.endings)} (text and JSON also with "
+                f"{', '.join(readers.PACKINGS)})"
             )
-        return tuple(files)
+        return listing
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Conversations in batches: `text` (messages joined by a newline, never null) and `name`.
@@ -73,18 +81,15 @@ class Corpus:
 
     def _frames(self, path: Path) -> Iterator[pl.DataFrame]:
         """The columns of a file that matter, or all of them if none does."""
-        if readers.ending(path) == ".parquet":
-            scan = pl.scan_parquet(path)
-            columns = list(scan.collect_schema())
-            scan = scan.select([name for name in _TYPES if name in columns] or columns)
-            yield from scan.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True)
-        elif readers.ending(path) in TEXT:
-            for _, lines in readers.lines(path, BATCH_BYTES):
+        if readers.ending(path) in TEXT:
+            for lines in readers.text_lines(path, BATCH_BYTES):
                 text = b"".join(lines).decode("utf-8", "replace")
                 yield pl.DataFrame({"text": text.removesuffix("\n").split("\n")})
-        elif fields := readers.fields(path):
-            types = {name: kind for name, kind in _TYPES.items() if name in fields}
-            yield from readers.frames(path, pl.Schema(types or dict.fromkeys(fields, pl.String())), BATCH_BYTES)
+        elif columns := readers.schema(path):
+            if readers.ending(path) in readers.JSON:
+                columns = pl.Schema({name: _TYPES.get(name, pl.String()) for name in columns})
+            known = {name: kind for name, kind in columns.items() if name in _TYPES}
+            yield from readers.frames(path, pl.Schema(known or columns), BATCH_BYTES)
 
     def _text(self, path: Path, schema: pl.Schema) -> pl.Expr:
         for name, field in _LISTS.items():

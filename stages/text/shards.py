@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.files import read_frame, rows
+from stages.text.messages import whole_texts
 
 Rows = NDArray[np.int64]
 
@@ -52,11 +53,11 @@ class Shards:
         return read_frame(self.raw[at], columns)[int(number - self.starts[at])]
 
     def texts(self, chosen: NDArray[np.bool_]) -> Iterator[pl.Series]:
-        """Texts of the chosen rows, bool [rows], a shard at a time; a shard without any is not read."""
+        """Texts and tool calls of the chosen rows, bool [rows], a shard at a time; one without any is not read."""
         for at, path in enumerate(self.raw):
             here = np.flatnonzero(chosen[self.starts[at] : self.starts[at + 1]])
             if len(here):
-                yield column(path, "text").gather(here)
+                yield whole_texts(read_frame(path, ("text", "details"))).gather(here)
 
 
 class Ids:

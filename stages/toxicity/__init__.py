@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.files import check_fitted, save, seal
 from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
-from stages.text.messages import by_row, messages
+from stages.text.messages import PROSE, by_row, check_reading, prose_messages
 from stages.toxicity import detoxify, encoder, words
 from stages.toxicity.words import Windows, WordModel
 
@@ -51,7 +51,7 @@ class Toxicity(FittedStage):
         toxicity_user, toxicity_assistant: score of the worst message of that role.
         toxicity_mean: mean score of the scored messages.
         toxicity_share: share of the scored messages above `threshold`.
-        toxicity_unread: share of all messages that could not be scored.
+        toxicity_unread: share of the messages of these roles that could not be scored.
         toxicity_turns: score of each message, in order; null for one that could not be scored.
     """
 
@@ -62,12 +62,16 @@ class Toxicity(FittedStage):
     """Folder with config.json and tokenizer.json of the checkpoint's architecture; empty: the hub's, or its cache."""
     threshold: float = 0.5
     """Score above which a message counts in `toxicity_share`."""
+    roles: tuple[str, ...] = ()
+    """Roles whose messages are read; by default all but tools."""
+    read: tuple[str, ...] = (PROSE,)
+    """What is read of a message: `content`, `reasoning`, `calls` (names and arguments of tool calls)."""
 
     summary: ClassVar[str] = (
         "abusive language in each message (not harm): a word model, then MiniLM or Detoxify where it is uncertain"
     )
     version: ClassVar[int] = 2
-    reads: ClassVar[tuple[str, ...]] = ("messages",)
+    reads: ClassVar[tuple[str, ...]] = ("messages", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
             "toxicity": pl.Float32(),
@@ -87,6 +91,7 @@ class Toxicity(FittedStage):
 
     def __post_init__(self) -> None:
         require("toxicity: threshold", self.threshold, 0 <= self.threshold <= 1, "a number from 0 to 1")
+        check_reading("toxicity", self.read)
 
     def models(self) -> tuple[Path, ...]:
         checkpoint = detoxify.checkpoint(self.model)
@@ -126,7 +131,8 @@ class Toxicity(FittedStage):
         )
 
         def measure(batch: pl.DataFrame) -> pl.DataFrame:
-            signals = _conversations(batch["messages"], scorer, self.threshold)
+            turns = prose_messages(batch, self.roles, self.read)
+            signals = by_row(batch.height, _conversations(turns, scorer, self.threshold))
             return signals.select(self.writes.names()).cast(self.writes)
 
         return measure
@@ -188,14 +194,13 @@ def _files(config: str) -> tuple[Path, ...]:
     return found
 
 
-def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) -> pl.DataFrame:
-    """Signals of each conversation, from the scores of its messages; equal messages are scored once."""
-    turns = messages(conversations)
+def _conversations(turns: pl.DataFrame, scorer: _Scorer, threshold: float) -> pl.DataFrame:
+    """Signals of each conversation with messages, from their scores; equal messages are scored once."""
     texts = turns["content"].unique(maintain_order=True)
     scored = scorer.texts(texts).with_columns(content=texts)
     turns = turns.join(scored, on="content", how="left", maintain_order="left")
     score, worst = pl.col("score"), pl.col("score").arg_max()
-    signals = turns.group_by("row", maintain_order=True).agg(
+    return turns.group_by("row", maintain_order=True).agg(
         toxicity=score.max(),
         toxicity_role=pl.col("role").get(worst, null_on_oob=True),
         toxicity_turn=worst.cast(pl.Int64),
@@ -204,7 +209,6 @@ def _conversations(conversations: pl.Series, scorer: _Scorer, threshold: float) 
         toxicity_assistant=score.filter(pl.col("role") == "assistant").max(),
         toxicity_mean=score.mean(),
         toxicity_share=(score > threshold).mean(),
-        toxicity_unread=score.is_null().mean(),
+        toxicity_unread=score.is_null().filter("is_read").mean(),
         toxicity_turns=score.cast(pl.Float32),
     )
-    return by_row(len(conversations), signals)

@@ -90,7 +90,13 @@ def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choi
     arms = replace(arms, leaks=leaks(trained, texts.gather(arms.split.test)))
     design = Design(preset.budgets, (seeds,) * len(preset.budgets), ())
     own = [(budget, order_seed(budget, seed)) for budget, seed in design.pairs]
-    made = screening.screen(arms, pair.union, pair.names, design.budgets, seeds=CONTROL_SEEDS, placebos=9, own=own)
+    made = screening.screen(
+        *(arms, pair.union, pair.names, design.budgets),
+        seeds=CONTROL_SEEDS,
+        imitated=[pair.names],
+        placebos=9,
+        own=own,
+    )
     return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder, made)
 
 

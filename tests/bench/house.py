@@ -30,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.experiment import baselines
-from trainer.experiment.training import Data, Training
+from trainer.experiment.single_phase import GruRun
+from trainer.experiment.training import Data, ResumableRun, Training
 from trainer.prepare import prepared as preparing
 from trainer.prepare.choices import Choices
 from trainer.prepare.ppmi import ppmi_svd
@@ -69,9 +70,9 @@ def honest(arrays: Arrays, budget: int, width: int) -> Data:
     return Data(train, held, stream(arrays["val"], arrays["val_starts"], 0, len(arrays["val"])), table)
 
 
-def ppl(preset: Preset, data: Data, seed: int) -> float:
+def ppl(preset: Preset, data: Data, seed: int, of: type[ResumableRun] = Training) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        return float(Training(preset, data, seed, Path(folder), identity="bench").run()["ppl"])
+        return float(of(preset, data, seed, Path(folder), identity="bench").run()["ppl"])
 
 
 def embedded(folder: Path) -> Path:
@@ -98,11 +99,10 @@ def default(folder: Path, budget: int, seed: int) -> tuple[Data, Data]:
 def row(data: tuple[Data, Data], preset: Preset, seed: int) -> dict[str, float]:
     one, other = data
     random = replace(preset, phase1=replace(preset.phase1, passes=0))
-    nats = baselines.gru(one, preset, seed, "cpu")[0]
     return {
         "CVFP, given": ppl(preset, one, seed),
         "random block, given": ppl(random, one, seed),
-        "GRU, given": math.exp(nats.mean()),
+        "GRU, given": ppl(preset, one, seed, GruRun),
         "CVFP, honest": ppl(preset, other, seed),
         "Kneser-Ney 5-gram": math.exp(baselines.kneser_ney(one.train, one.test, SIZE).mean()),
         "unigram": math.exp(baselines.unigram(one.train, one.test, SIZE).mean()),

@@ -6,6 +6,8 @@ log10 probability, and both perplexities.
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +16,19 @@ from pathlib import Path
 import polars as pl
 
 from stages.ngram import train
+from stages.ngram.kneser_ney import FALLBACK
 from stages.ppl.score import load, tokenise
+
+
+def by_lmplz(lmplz: Path, lines: pl.Series, out: Path) -> tuple[int, ...]:
+    """Train a model as our default is, and return the number of its n-grams of each order."""
+    text = out.with_suffix(".txt")
+    text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    options = ["-o", "5", "--prune", "0", "0", "1", "--discount_fallback", *map(str, FALLBACK)]
+    with text.open("rb") as source:
+        subprocess.run([lmplz, *options, "--arpa", out], stdin=source, stderr=subprocess.DEVNULL, check=True)
+    with out.open("rb") as file:
+        return tuple(map(int, re.findall(rb"^ngram \d+=(\d+)", file.read(1 << 12), re.MULTILINE)))
 
 
 def main() -> None:
@@ -27,11 +41,11 @@ def main() -> None:
         scores: dict[str, list[float]] = {}
         seconds, sizes = {}, {}
         with tempfile.TemporaryDirectory() as folder:
-            for name, use in (("ours", None), ("lmplz", lmplz)):
-                start = time.perf_counter()
-                model = train([seen], Path(folder) / f"{name}.arpa", lmplz=use)
-                seconds[name], sizes[name] = time.perf_counter() - start, model.sizes
-                score = load(model.path)
+            for name in ("ours", "lmplz"):
+                start, path = time.perf_counter(), Path(folder) / f"{name}.arpa"
+                sizes[name] = train([seen], path).sizes if name == "ours" else by_lmplz(lmplz, seen, path)
+                seconds[name] = time.perf_counter() - start
+                score = load(path)
                 scores[name] = [score(line) for line in held_out["line"]]
         most = max(abs(one - other) for one, other in zip(scores["ours"], scores["lmplz"], strict=True))
         tokens = int(held_out["n"].sum())

@@ -24,7 +24,7 @@ from scipy import stats
 
 from pipeline.experiments import corpus as corpora
 from trainer.experiment import screen as screening
-from trainer.experiment.screen import Screen
+from trainer.experiment.screen import Placebos, Screen
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, Mask, Union, distinct
 from trainer.prepare.choices import Choices
@@ -121,9 +121,9 @@ def decisions(workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="refine-decisions-") as scratch:
         arms = prepared(union, masks, Path(scratch) / "data")
         names = list(masks)
-        short = screening.screen(arms, union, names, BUDGETS, seeds=12, placebos=0, workers=workers)
+        short = screening.screen(arms, union, names, BUDGETS, seeds=12, workers=workers)
         enough = [name for name in names if short.tokens[name] > TRUTH]
-        long = screening.screen(arms, union, enough, (TRUTH,), seeds=3, placebos=0, workers=workers)
+        long = screening.screen(arms, union, enough, (TRUTH,), seeds=3, workers=workers)
     mask = arms.tests["clean"]
     size = short.targets[mask].sum()
     truth = {name: long.nats[name][:, -1][:, mask].sum(axis=1).mean() / size for name in enough}
@@ -189,7 +189,7 @@ def placebos(times: int, workers: int) -> None:
             count = min(PAIRS, times - start)
             pools = {str(i): _without_some(lengths, 2 * start + i) for i in range(2 * count)}
             names = list(pools)
-            found = screening.screen(replace(arms, pools=pools), union, names, TOP_BUDGETS, placebos=0, workers=workers)
+            found = screening.screen(replace(arms, pools=pools), union, names, TOP_BUDGETS, workers=workers)
             every = np.ones(len(found.targets), np.bool_)
             laws = [
                 difference(found.points(a, every), found.points(b, every))
@@ -197,7 +197,8 @@ def placebos(times: int, workers: int) -> None:
             ]
             effects = np.array([law.ln_ratio for law in laws])
             for i, law in enumerate(laws):  # the other pairs are placebo rules to this one
-                levels.append(_holds_zero(screening.widened(law.ln_ratio_interval, np.delete(effects, i))))
+                others = Placebos(0.0, np.delete(effects, i))
+                levels.append(_holds_zero(screening.widened(law.ln_ratio_interval, {"random": others})))
                 exponents.append(_holds_zero(law.delta_alpha_interval))
             sys.stdout.write(f"{len(levels)} pairs: level {_rate(levels)}; exponent {_rate(exponents)}\n")
             sys.stdout.flush()

@@ -22,6 +22,7 @@ from pipeline.store import RunFolderError, read_json
 from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
 from tests.pipeline.report_corpus import refine
 from trainer import presets
+from trainer.experiment.screen import Null, Placebos
 
 pytestmark = pytest.mark.usefixtures("no_pictures", "few_orders")
 
@@ -133,6 +134,15 @@ def test_the_verdict_names_the_rules_that_changed_the_level_and_the_exponent() -
     assert verdict(scored, CONTRASTS, "", ["budgets reached"]) == (
         "Nothing can be concluded, because a check failed: budgets reached."
     )
+
+
+def test_a_rule_that_differs_as_random_rules_do_is_not_named() -> None:
+    """Its interval over orders excludes 0, as that of a random rule may."""
+    one = simulated(0.0, -0.02, noise=0.001)
+    random: dict[Null, Placebos] = {"random": Placebos(-0.02, np.array([-0.04, -0.02, 0.0, 0.02, 0.04]))}
+    assert "noisy alone makes PPL lower" in verdict({KEYS[0]: one}, CONTRASTS[:1], "", [])
+    wide = verdict({KEYS[0]: replace(one, placebos=random)}, CONTRASTS[:1], "", [])
+    assert "no rule can be said to have changed the level" in wide
 
 
 def test_of_many_rules_without_an_effect_few_are_named() -> None:

@@ -24,7 +24,7 @@ TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
 COMMANDS = [
     *("run", "decide", "show", "report", "train", "scale", "compare", "ablate"),
-    *("dedup", "signals", "stages", "plan", "status"),
+    *("dedup", "signals", "stages", "plan", "status", "plant", "audit"),
 ]
 
 
@@ -115,12 +115,14 @@ def test_quiet_silences_progress_and_a_log_file_keeps_it(refine: Refine, jsonl: 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run `my-run` and a table `points.csv`, as the examples of the help texts suppose."""
+    """A folder with runs and a table `points.csv`, as the examples of the help texts suppose."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "points.csv").write_text("tokens,ppl\n1000,900\n2000,700\n4000,520\n8000,410\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    words = ["run", "--stages", "heuristics", "--limit", "200", "--out", "my-run"]
-    subprocess.run([sys.executable, "-m", "pipeline.cli", *words], cwd=folder, env=env, check=True, capture_output=True)
+    for source, out in (("chitchat", "my-run"), ("chitchat-planted", "damaged-run")):
+        words = ["run", source, "--stages", "heuristics", "--limit", "200", "--out", out]
+        whole = [sys.executable, "-m", "pipeline.cli", *words]
+        subprocess.run(whole, cwd=folder, env=env, check=True, capture_output=True)
     return folder
 
 

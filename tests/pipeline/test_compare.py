@@ -20,7 +20,7 @@ from pipeline.compare import corpora
 from pipeline.compare.checks import corpora_checks
 from pipeline.compare.result import Comparison
 from pipeline.compare.screen.page import answers
-from pipeline.experiments.formats import precise_change
+from pipeline.experiments.formats import change
 from pipeline.ownership import CLAIM
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
@@ -104,7 +104,7 @@ def test_the_page_says_how_sure_it_is_and_what_would_tell_more(result: Compariso
     """The interval of the headline, and the smallest difference that four times the seeds would find."""
     sure, more = (text for _, text in answers(result))
     low, high = report(made)["level_interval"]
-    assert f"is {precise_change(np.log1p(low))} to {precise_change(np.log1p(high))}, from 10 pairs of networks" in sure
+    assert f"is {change(np.log1p(low))} to {change(np.log1p(high))}, from 10 pairs of networks" in sure
     rules = sum(one["rules"] for one in report(made)["placebo"].values())
     assert f" Of {rules} placebo rules, " in sure
     assert more.startswith("A larger test set comes first")  # it has fewer conversations than a bootstrap needs
@@ -204,7 +204,7 @@ def test_baselines_stand_beside_the_same_seed(made: Path) -> None:
     rows = pl.DataFrame(report(made)["test_sets"]["raw-test"]["trainings"]).filter(pl.col("arm") == "raw", seed=0)
     network, block = (dict(rows.filter(kind=kind).select("tokens", "ppl").iter_rows()) for kind in ("cvfp", "gru"))
     below = sum(block[budget] < ppl for budget, ppl in network.items())
-    sentence = f"GRU of the same size at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
+    sentence = f"GRU at {below} of 5 budgets" if below else "raw-test, raw: CVFP"
     assert sentence in page
     assert f">{network[200]:,.2f}<" in page
 
@@ -466,7 +466,7 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     """The run's checks forbid a conclusion too, except the one of the share kept."""
     pair = corpora.pair("raw", "refined", my_run, None, grouped=True)
     share, moved = (Check(name, passed=False, found="") for name in (SHARE, "moved"))
-    experiment = comparing.train_arms(pair.union, how(seeds=2), made / "work", pair)
+    experiment = comparing.train_arms(pair.union, how(seeds=2), made / "work", pair, imitated=[pair.names])
     empty = Comparison(pair, comparing.UNTRAINED, [], None, [], None, [], "", made)
     found = [comparing.conclude(empty, experiment, checks).verdict for checks in ([share], [share, moved])]
     assert "a check failed" not in found[0].sentence
@@ -499,6 +499,24 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_
     path.write_text(path.read_text().replace('"worth_knowing": 0.005', '"worth_knowing": 0.5'))
     with pytest.raises(RunFolderError, match="was changed after it was written"):
         comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
+
+
+def test_an_experiment_stops_at_the_first_look_that_decides(my_run: Path, tmp_path: Path) -> None:
+    """Of four seeds a budget two are trained; the result has wider intervals than a design of two seeds."""
+    asks = how(work=tmp_path / "work", seeds=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "decides", lambda _ends, _worth: True)
+        found = comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
+    assert found.experiment is not None
+    assert (set(found.experiment.design.seeds), found.experiment.design.level) == ({2}, 0.999)
+    trained = {job.name for job in found.experiment.every()}
+    assert {folder.name for folder in (tmp_path / "work" / "trainings").iterdir()} == trained
+    two = comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, seeds=2)))
+    assert two.scored[0].points["raw"].ppl.tolist() == found.scored[0].points["raw"].ppl.tolist()
+    (low, high), (inner_low, inner_high) = (
+        one.scored[0].differences["power"].ln_ratio_interval or (0.0, 0.0) for one in (found, two)
+    )
+    assert low < inner_low < inner_high < high
 
 
 def test_a_limit_applies_to_the_raw_rows_of_a_run(my_run: Path) -> None:

@@ -52,7 +52,7 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
         nats={"raw": base * 1000, "refined": second * 1000},
         whole={},
         apart={},
-        placebos={"random": placebo * 1000},
+        placebos={names: {"random": placebo * 1000}},
         targets=targets,
         clusters=np.arange(TESTED),
         tokens={name: int(size) for name, size in zip(names, sizes, strict=True)},
@@ -133,14 +133,14 @@ def test_a_page_shows_copies_that_do_not_stay_together() -> None:
 def test_a_page_counts_the_placebo_rules_that_do_as_much() -> None:
     """An effect of exactly their size counts as theirs."""
     made = simulated((-0.02, -0.02))
-    one: Any = SimpleNamespace(screened=made, experiment=None, primary=made.primary, level_interval=made.level_interval)
+    one: Any = SimpleNamespace(screened=made, experiment=None, primary=made.primary)
     assert f"from {SEEDS} pairs of n-gram models on {TESTED} test conversations" in how_sure(one)
     assert how_sure(one).endswith(
         "Of 19 placebo rules, which drop as many tokens at random, none changed the PPL of n-gram models as much."
     )
-    effects = made.placebos["random"].effects
+    effects = made.primary.placebos["random"].effects
     for size, many in ((np.abs(effects).max(), "1"), (np.abs(effects).min(), "19")):
-        made.__dict__["placebos"] = {"random": Placebos(float(size), effects)}
+        one.primary = replace(made.primary, placebos={"random": Placebos(float(size), effects)})
         assert f"at random, {many} changed" in how_sure(one)
 
 

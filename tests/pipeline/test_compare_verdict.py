@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.compare.design import Design
 from pipeline.compare.scored import Scored, compared_laws
-from pipeline.compare.verdict import Verdict, verdict
+from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, verdict
 from tests.pipeline.compare_corpus import points, simulated
+from trainer.experiment.kinds import NETWORKS
+from trainer.experiment.screen import Null, Placebos
 from trainer.scaling import difference
+from trainer.scaling.paired import regress
 
 NAMES = ("raw", "refined")
 TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
@@ -19,10 +23,7 @@ TOKENS = (10_000, 20_000, 40_000, 80_000, 160_000, 320_000)
 
 def of(*scored: Scored, lacks: str = "", failed: str = "") -> Verdict:
     """The verdict on test sets of which the last one is the primary one."""
-    primary = scored[-1]
-    power = primary.differences.get("power")
-    ends = None if power is None else power.ln_ratio_interval
-    return verdict(scored, primary, NAMES, ends, lacks, [failed] if failed else [])
+    return verdict(scored, scored[-1], NAMES, lacks, [failed] if failed else [])
 
 
 def conclude(*arms: tuple[float, float], lacks: str = "", failed: str = "", **more: float) -> Verdict:
@@ -97,6 +98,45 @@ def test_opposite_signs_on_two_test_sets_are_a_finding() -> None:
     found = conclude((0.0, -0.1), (0.0, 0.1))
     assert (found.concludes, found.answer) == (True, "mixed")
     assert "with refined is lower on set0-test and higher on set1-test" in found.sentence
+
+
+def test_sides_within_the_spread_of_placebo_rules_are_not_mixed() -> None:
+    """Two small differences of opposite sign, and random rules that differ as much."""
+    both = simulated(0.0, -0.01, noise=0.001), simulated(0.0, 0.01, noise=0.001, seed=1)
+    assert of(*both).answer == "mixed"
+    random: dict[Null, Placebos] = {"random": Placebos(0.0, np.array([-0.02, -0.01, 0.0, 0.01, 0.02]))}
+    assert of(*(replace(one, placebos=random) for one in both)).answer == "cannot tell"
+
+
+def test_looking_several_times_concludes_falsely_in_5_percent_of_the_cases() -> None:
+    """Of 5,000 simulated experiments without a difference; looks at 95 % each would do so more often."""
+    design = Design(TOKENS, (2, 4, 12, 5, 1, 1))
+    looks, rng, times = design.looks(), np.random.default_rng(0), 5000
+    assert [sum(look.seeds) for look in looks] == [10, 16, 21, 25]
+    assert [look.level for look in looks] == pytest.approx([0.999, 0.999, 0.999, 0.953])
+    sd = dict(zip(TOKENS, (0.017, 0.009, 0.005, 0.004, 0.003, 0.002), strict=True))
+    variance = np.array([sd[budget] ** 2 for budget, _ in design.pairs])
+    parts = [np.array([pair in set(look.pairs) for pair in design.pairs]) for look in looks]
+    x = np.log([budget for budget, _ in design.pairs])
+    valid, naive = 0, 0
+    for _ in range(times):
+        y, off = rng.normal(size=(2, len(x))) * np.sqrt(variance + 4e-6)
+        found = [regress(x[part], y[part], variance[part], 4e-6, off[part]) for part in parts]
+        t = np.array([abs(one.level) / np.sqrt(one.scatter[0]) for one in found])
+        valid += any(t > [stats.t.ppf((1 + look.level) / 2, one.left) for look, one in zip(looks, found, strict=True)])
+        naive += any(t > [stats.t.ppf(0.975, one.left) for one in found])
+    assert 0.035 < valid / times < 0.056
+    assert naive / times > 0.08
+
+
+def test_an_interval_decides_if_it_excludes_0_or_what_matters() -> None:
+    """At its very ends it does not."""
+    assert decides((-0.02, -1e-9), 0.005)
+    assert not decides((-0.02, 0.0), 0.005)
+    small = np.log1p([-0.004, 0.005])
+    assert decides((small[0], small[1] - 1e-9), 0.005)
+    assert not decides((small[0], small[1] + 1e-9), 0.005)
+    assert not decides(None, 0.005)
 
 
 def test_a_difference_on_the_other_test_set_alone_is_not_the_answer() -> None:
@@ -195,3 +235,44 @@ def test_equal_arms_seldom_differ() -> None:
         assert found is not None
         holds.append(found[0] <= 0 <= found[1])
     assert 0.90 <= np.mean(holds) <= 0.99
+
+
+def finding(kind: str, low: float | None, high: float = 0.0) -> NetworkFinding:
+    """A network with this interval of ln PPL, or without a difference."""
+    power = simulated(0.0).differences["power"]
+    return NetworkFinding(kind, None if low is None else replace(power, ln_ratio_interval=(low, high)))
+
+
+@pytest.mark.parametrize(
+    ("intervals", "sentence"),
+    [
+        (
+            [(-0.02, -0.01), (-0.03, -1e-9), (-0.05, -0.01)],
+            "The networks agree: with refined the perplexity is lower for CVFP, Transformer and GRU.",
+        ),
+        (
+            [(0.01, 0.02), (1e-9, 0.01), (-0.01, 0.02)],
+            (
+                "The networks do not all conclude: with refined the perplexity is higher for CVFP and Transformer; "
+                "nothing can be told from GRU."
+            ),
+        ),
+        (
+            [(-0.02, -0.01), (0.01, 0.02), (None, 0.0)],
+            (
+                "The networks disagree: with refined the perplexity is lower for CVFP and higher for Transformer; "
+                "nothing can be told from GRU."
+            ),
+        ),
+        (
+            [(-0.02, 0.0), (0.0, 0.02), (None, 0.0)],
+            "No network finds a difference: the interval of each (CVFP, Transformer and GRU) contains 0.",
+        ),
+    ],
+)
+def test_networks_agree_if_all_intervals_exclude_0_on_one_side(
+    intervals: list[tuple[float | None, float]], sentence: str
+) -> None:
+    """An interval that ends at 0 contains it; a network without an interval tells nothing."""
+    found = [finding(kind, *ends) for kind, ends in zip(NETWORKS, intervals, strict=True)]
+    assert agreement(found, "refined") == sentence

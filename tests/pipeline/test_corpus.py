@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline.engine import Local
-from pipeline.experiments.corpus import COLUMNS, groups, read, read_part
+from pipeline.experiments.corpus import COLUMNS, groups, keys, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load
 from pipeline.run import ActiveRun
@@ -138,7 +138,10 @@ def test_a_run_gives_its_parts_under_its_own_ids(run: Store) -> None:
     assert whole.frame.equals(refined.frame)
     assert whole.digest == refined.digest != raw.digest
     assert read_part(run, "raw", limit=10).frame.equals(raw.frame.head(10))
-    assert np.array_equal(refined.keys(), raw.keys()[np.isin(raw.frame["id"], refined.frame["id"])])
+    assert np.array_equal(
+        keys(refined.frame["text"]),
+        keys(raw.frame["text"])[np.isin(raw.frame["id"], refined.frame["id"])],
+    )
 
 
 def test_a_run_that_is_not_complete_is_refused(run: Store) -> None:
@@ -190,9 +193,9 @@ def test_keys_name_a_text_wherever_it_stands(jsonl: Jsonl) -> None:
     """The same text in another file, at another position, has the same key; other texts have others."""
     one = read(str(jsonl([chat(i) for i in range(20)])))
     two = read(str(jsonl([chat(i) for i in range(50, 4, -1)], "two.jsonl")))
-    assert len(np.unique(one.keys())) == 20
-    shared = dict(zip(two.frame["text"], two.keys().tolist(), strict=True))
-    assert [shared[text] for text in one.frame["text"][5:]] == one.keys().tolist()[5:]
+    assert len(np.unique(keys(one.frame["text"]))) == 20
+    shared = dict(zip(two.frame["text"], keys(two.frame["text"]).tolist(), strict=True))
+    assert [shared[text] for text in one.frame["text"][5:]] == keys(one.frame["text"]).tolist()[5:]
 
 
 def test_real_corpora_are_read_whole(shared: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -228,10 +229,12 @@ def frame() -> pl.DataFrame:
 
 def written(frame: pl.DataFrame, path: Path) -> Path:
     """A corpus as a file of the kind that its name says."""
-    data = frame.write_ndjson().encode()
     if path.suffix == ".parquet":
         frame.write_parquet(path, row_group_size=70)
+    elif path.suffix in {".arrow", ".feather"}:
+        frame.write_ipc(path)
     else:
+        data = frame.write_csv().encode() if ".csv" in path.name else frame.write_ndjson().encode()
         packed = {".gz": gzip.compress(data), ".zst": zstandard.compress(data)}
         path.write_bytes(packed.get(path.suffix, data))
     return path
@@ -270,6 +273,87 @@ def test_without_ids_rows_are_numbered(refine: Refine, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "kept.txt").read_text() == "0\n1\n"
     assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("2", "0", 1.0), ("3", "1", 1.0)]
+
+
+TEXTS = ["a b c d e f", "A b, c d e f!", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "fault"),
+    [
+        (["x", None, "y", None], "is empty in 2 rows, the first is row 1 (counted from 0)"),
+        (["", "x", "y", "z"], "is empty in row 0 (counted from 0)"),
+        ([7, 8, 9, 7], "repeats an earlier id in row 3 (counted from 0)"),
+        (["x", "x", "x", "y"], "repeats an earlier id in 2 rows, the first is row 1 (counted from 0)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl"])
+def test_ids_that_do_not_name_every_row_are_not_used(
+    refine: Refine, tmp_path: Path, ids: list[Any], fault: str, name: str
+) -> None:
+    """Rows are numbered instead, and the summary says why; a column that --id names is refused."""
+    written(pl.DataFrame({"id": ids, "text": TEXTS}), tmp_path / name)
+    done = refine("dedup", name, "--kept", "kept.txt", "--removed", "r.parquet")
+    assert done.returncode == 0, done.stderr
+    assert f"the column 'id' of {name} {fault}: its rows are numbered from 0 instead" in done.stdout
+    assert (tmp_path / "kept.txt").read_text() == "0\n2\n3\n"
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("1", "0", 1.0)]
+    done = refine("dedup", name, "--id", "id", "--kept", "named.txt")
+    assert done.returncode == 1
+    assert f"{name}: the column 'id' {fault}: name another one with --id, or omit it" in done.stderr
+    assert not (tmp_path / "named.txt").exists()
+    assert refine("dedup", name, "--id", "id", "--kept", "rows.jsonl").returncode == 0  # whole rows need no ids
+
+
+@pytest.mark.parametrize("ids", [[2**53 + 1, 2**53 + 2, 2**53, 0], ["1", "01", "1.0", " 1"], [None] * 4])
+def test_kept_ids_find_their_rows(refine: Refine, tmp_path: Path, ids: list[Any]) -> None:
+    """Joined back, they are the kept rows, also where ids nearly repeat, or where there are none."""
+    frame = pl.DataFrame({"id": ids, "text": TEXTS}).with_row_index("row")
+    written(frame, tmp_path / "c.parquet")
+    assert refine("dedup", "c.parquet", "--order", "first", "--kept", "kept.txt").returncode == 0
+    kept = (tmp_path / "kept.txt").read_text().splitlines()
+    column = "row" if ids[0] is None else "id"
+    assert frame.filter(pl.col(column).cast(pl.String).is_in(kept))["text"].to_list() == ["a b c d e f", "g", "h"]
+
+
+def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_path: Path) -> None:
+    """Each corpus has ids of its own; --id is that of the file."""
+    written(pl.DataFrame({"id": ["x", "x"], "text": ["none", TEXTS[0]]}), tmp_path / "old.jsonl")
+    written(pl.DataFrame({"key": list("abcd"), "text": TEXTS}), tmp_path / "new.jsonl")
+    done = refine("dedup", "new.jsonl", "--against", "old.jsonl", "--id", "key", "--removed", "r.parquet")
+    assert "the column 'id' of old.jsonl repeats an earlier id in row 1" in done.stdout
+    assert pl.read_parquet(tmp_path / "r.parquet").rows() == [("a", "1", 1.0), ("b", "1", 1.0)]
+
+
+def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
+    """Wherever they stand, in any format; a corpus of them alone has no column, unless it is a table."""
+    pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "none.parquet")
+    done = refine("dedup", "none.parquet", "--kept", "none.jsonl")
+    assert "0 texts: 0 kept, 0 removed" in done.stdout, done.stderr
+    (tmp_path / "in").mkdir()
+    for name in ("a.jsonl", "c.json"):
+        (tmp_path / "in" / name).write_text("" if name == "a.jsonl" else "[]")
+    assert "in holds no rows: nothing to compare" in refine("dedup", "in", "--kept", "none.txt").stderr
+    (tmp_path / "in" / "f.csv").write_text("")
+    pl.DataFrame(schema={"text": pl.Null, "n": pl.Null}).write_parquet(tmp_path / "in" / "b.parquet")
+    pl.DataFrame(schema={"other": pl.Int8}).write_ipc(tmp_path / "in" / "g.arrow")
+    written(pl.DataFrame({"text": TEXTS, "n": range(4)}), tmp_path / "in" / "d.jsonl")
+    (tmp_path / "in" / "e.jsonl").write_text("\n\n")
+    done = refine("dedup", "in", "--kept", "kept.parquet")
+    assert "4 texts: 3 kept, 1 removed" in done.stdout, done.stderr
+    assert pl.read_parquet(tmp_path / "kept.parquet")["text"].to_list() == ["a b c d e f", "g", "h"]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.arrow", "c.feather"])
+def test_tables_are_deduplicated(refine: Refine, tmp_path: Path, name: str) -> None:
+    """Kept rows have all their columns; those of text tables are text."""
+    frame = pl.DataFrame({"n": range(4), "text": TEXTS})
+    written(frame, tmp_path / name)
+    kept = (frame.cast(pl.String) if ".csv" in name else frame)[[0, 2, 3]]
+    for out, read_back in (("k.parquet", pl.read_parquet), ("k.jsonl", pl.read_ndjson)):
+        done = refine("dedup", name, "--kept", out)
+        assert done.returncode == 0, done.stderr
+        assert read_back(tmp_path / out).equals(kept)
 
 
 def test_a_folder_is_one_corpus(frame: pl.DataFrame, tmp_path: Path) -> None:
@@ -351,7 +435,7 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
         (["c.parquet", "--removed", "r.csv"], "--removed is r.csv, expected a file that ends in .parquet"),
         (["c.parquet", "--kept", "k.csv"], "--kept is k.csv, expected a file that ends in .parquet or .jsonl"),
         (["bytes.parquet", "--kept", "k.jsonl"], "bytes.parquet has a column of bytes, which JSON cannot hold"),
-        (["bad.parquet"], "bad.parquet cannot be read"),
+        (["bad.parquet"], "bad.parquet is cut short"),
         (["bad.jsonl"], "bad.jsonl is not JSON on line 2"),
         (["cut.jsonl.gz"], "cut.jsonl.gz cannot be read"),
     ],
@@ -468,12 +552,24 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert more < 200 * 450_000
 
 
-def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_path: Path) -> None:
-    """A second file without the column is an error that names it."""
-    written(frame, tmp_path / "a.parquet")
-    written(frame.drop("body"), tmp_path / "b.parquet")
-    with pytest.raises(SourceError, match=r"b\.parquet has no column 'body'"):
+@pytest.mark.parametrize("name", ["b.parquet", "b.jsonl", "b.csv", "b.arrow"])
+def test_columns_that_differ_between_files_are_named(frame: pl.DataFrame, tmp_path: Path, name: str) -> None:
+    """A second file without the column is an error that names it; its texts do not pass for empty ones."""
+    first = "a.csv" if name == "b.csv" else "a.jsonl"
+    written(frame, tmp_path / first)
+    written(frame.drop("body"), tmp_path / name)
+    with pytest.raises(SourceError, match=rf"{name} has no column 'body'"):
         list(Texts([TextColumn.of(Columns.of(tmp_path), "body")]))
+
+
+@pytest.mark.parametrize("out", ["in/kept.jsonl", "in/sub/../kept.txt"])
+def test_the_output_is_no_part_of_the_input(refine: Refine, tmp_path: Path, out: str) -> None:
+    """The next time it would be read."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    written(pl.DataFrame({"text": TEXTS}), tmp_path / "in" / "c.jsonl")
+    done = refine("dedup", "in", "--kept", out)
+    assert done.returncode == 1
+    assert f"{out} is in the folder that is read" in done.stderr
 
 
 def test_jaccard_of_removed_is_exact() -> None:

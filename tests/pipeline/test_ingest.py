@@ -73,7 +73,7 @@ def test_a_plain_text_is_one_message_of_role_text(jsonl: Jsonl, tmp_path: Path) 
 
 
 def test_every_container_gives_the_same_rows(jsonl: Jsonl, tmp_path: Path) -> None:
-    """Parquet, JSONL plain, .gz, .zst, a JSON array and a saved Dataset hold the same conversations."""
+    """Parquet, Arrow, JSONL plain, .gz, .zst, a JSON array and a saved Dataset hold the same conversations."""
     import datasets
 
     records = [chat(i) for i in range(7)]
@@ -82,13 +82,38 @@ def test_every_container_gives_the_same_rows(jsonl: Jsonl, tmp_path: Path) -> No
     (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
     (tmp_path / "c.json").write_text(json.dumps(records))
     pl.DataFrame(records).write_parquet(tmp_path / "c.parquet")
+    pl.DataFrame(records).write_ipc(tmp_path / "c.feather")
+    pl.DataFrame(records).write_ipc_stream(tmp_path / "c.arrow")
     datasets.Dataset.from_list(records).save_to_disk(str(tmp_path / "saved"))
     datasets.DatasetDict({"train": datasets.Dataset.from_list(records)}).save_to_disk(str(tmp_path / "dict"))
-    names = ["corpus.jsonl", "c.jsonl.gz", "c.jsonl.zst", "c.json", "c.parquet", "saved", "dict"]
+    names = [
+        "corpus.jsonl",
+        "c.jsonl.gz",
+        "c.jsonl.zst",
+        "c.json",
+        "c.parquet",
+        "c.feather",
+        "c.arrow",
+        "saved",
+        "dict",
+    ]
     frames = [take(tmp_path / name, tmp_path / "r" / str(i)) for i, name in enumerate(names)]
     columns = ["prompt", "prompt_id", "messages", "text"]
     assert all(frame.select(columns).equals(frames[0].select(columns)) for frame in frames)
     assert frames[0]["prompt"].to_list() == [record["prompt"] for record in records]
+
+
+def test_repeated_source_ids_are_kept_and_counted(jsonl: Jsonl, tmp_path: Path) -> None:
+    """Over all shards; null is no id. `id` is unique, so nothing is lost."""
+    ids = ["a", "b", "a", None, None, "a", "c", "b"]
+    source = jsonl([{**chat(i), "id": name} for i, name in enumerate(ids)])
+    raw = take(source, tmp_path / "r", rows=3)
+    assert raw["source_id"].to_list() == ids
+    assert raw["id"].n_unique() == 8
+    notes = read_json(tmp_path / "r" / "raw" / "shards.json")["notes"]
+    assert notes == ["3 of 6 source ids repeat an earlier one: `source_id` is kept, `id` is unique"]
+    take(jsonl([{**chat(i), "id": i} for i in range(4)], name="u.jsonl"), tmp_path / "s")
+    assert read_json(tmp_path / "s" / "raw" / "shards.json")["notes"] == []
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(jsonl: Jsonl, tmp_path: Path) -> None:
@@ -147,7 +172,10 @@ BROKEN: list[tuple[object, str]] = [
     ({"messages": [3]}, "message 1 is a number"),
     ({"messages": [{"role": "user", "content": 3}]}, "content of message 1 is a number, expected text"),
     ({"messages": [*HELLO, {"content": "x"}]}, "role of message 3 is null, expected text"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has a part of type 'image_url'"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "body": None}]}]},
+        "a part of message 1 has no text (found: type, body)",
+    ),
 ]
 
 
@@ -241,12 +269,13 @@ def test_a_shard_is_bounded_in_characters_too(jsonl: Jsonl, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.parquet", b"PAR1 and no more", "a.parquet cannot be read after row 0"),
+        ("a.parquet", b"PAR1 and no more", "a.parquet is cut short: it does not end as Parquet does"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9999)[:-20], "a.jsonl.gz cannot be read after line"),
         ("a.jsonl", b"", "holds no rows"),
         ("a.jsonl", b'{"body": 1}\n', "a record with body has none of the known shapes: ultrachat"),
         ("a.json", b"[1, 2", "begins like a JSON array and is not one"),
-        ("a.csv", b"a,b", "expected a file ending in .parquet, .jsonl"),
+        ("a.pkl", b"a,b", "expected a file ending in .parquet, .arrow, .feather, .jsonl"),
+        ("a.csv", b"a,b\n1,2\n", "a record with a, b has none of the known shapes: ultrachat"),
     ],
 )
 def test_a_source_that_cannot_be_read_is_one_sentence(tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -16,7 +16,7 @@ import zstandard
 
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
-from pipeline.sources import SourceError, parquet
+from pipeline.sources import SourceError, tables
 from pipeline.store import Store, read_json
 from tests.conftest import chat
 
@@ -138,7 +138,7 @@ def test_a_cache_beside_a_saved_dataset_is_no_part_of_it(tmp_path: Path) -> None
 def test_an_array_that_only_opens_is_one_sentence(tmp_path: Path) -> None:
     """200,000 brackets are no reason for a traceback, in an array or in a line."""
     (tmp_path / "a.json").write_text("[" * 200_000)
-    with pytest.raises(SourceError, match="is not one \\(nested too deeply\\)"):
+    with pytest.raises(SourceError, match="is not one \\(record 1: nested too deeply\\)"):
         take(tmp_path / "a.json", tmp_path / "r")
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + "[" * 200_000)
     assert take(tmp_path / "a.jsonl", tmp_path / "s", unreadable=1.0).height == 1
@@ -170,14 +170,14 @@ def test_a_hopeless_source_stops_early(jsonl: Jsonl, tmp_path: Path) -> None:
 def test_parquet_is_read_in_batches_of_bounded_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long rows come in small batches, short ones by the thousand; one row is never too long."""
     sizes: list[int] = []
-    records = parquet._records  # noqa: SLF001
+    records = tables._records  # noqa: SLF001
 
     def counted(batch: Any) -> Iterator[Any]:
         sizes.append(batch.num_rows)
         return records(batch)
 
-    monkeypatch.setattr(parquet, "_records", counted)
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(tables, "_records", counted)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 100_000)
     table = pa.table({"text": [f"{i} " + os.urandom(10_000).hex() for i in range(20)]})
     pq.write_table(table, tmp_path / "long.parquet", row_group_size=10)
     pq.write_table(pa.table({"text": [str(i) for i in range(2500)]}), tmp_path / "short.parquet")
@@ -186,7 +186,7 @@ def test_parquet_is_read_in_batches_of_bounded_bytes(tmp_path: Path, monkeypatch
     sizes.clear()
     take(tmp_path / "short.parquet", tmp_path / "s")
     assert sizes == [1000, 1000, 500]
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 1)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 1)
     assert take(tmp_path / "long.parquet", tmp_path / "t").height == 20
 
 

@@ -20,7 +20,7 @@ from pipeline.experiments.formats import MINUS
 from pipeline.experiments.laws import fit_points, show
 from pipeline.experiments.points_csv import read
 from tests.conftest import ROOT
-from trainer.scaling import Law, Points, ScalingError, difference, fit
+from trainer.scaling import Law, Points, ScalingError, contradiction, difference, fit
 
 EXAMPLES = ROOT / "trainer" / "examples"
 
@@ -97,15 +97,20 @@ def test_tables_hold_the_same_numbers(capsys: pytest.CaptureFixture[str]) -> Non
     ("text", "message"),
     [
         ("", "is empty"),
-        ("\n\n", "no column tokens in its first row"),
+        ("\n\n", "has no header"),
+        ("# my run\n# of today\n", "has no header"),
         ("tokens,ppl\n", "no rows"),
-        ("tokens;ppl\n1;2\n", "no column tokens in its first row (found: tokens;ppl)"),
+        ("# my run\nsteps|tokens\n1|2\n", "no column tokens in row 2 (found: steps|tokens)"),
         ("tokens,value\n1,2\n", "no column ppl"),
         ("tokens,ppl,ppl\n1,2,3\n", "2 columns named ppl"),
-        ("tokens,ppl\n1,2\n2,3,4\n", "row 3 cannot be read as CSV"),
+        ("tokens,ppl\n1,2\n2,3,4\n", "row 3 has more fields than the header, 2"),
+        ("tokens,ppl\n10,000,500\n", "row 2 has more fields than the header, 2: write a number that holds a separator"),
+        ("Tokens,TOKENS,ppl\n1,2,3\n", "2 columns named tokens"),
         ("tokens,ppl\n1000,9\n\n2000,about 8\n", "row 4, column ppl: 'about 8'"),
         ("tokens,ppl\n1000,9\n2000\n", "row 3, column ppl: it is empty"),
-        ('tokens,ppl\n"3,495",9\n', "row 2, column tokens: '3,495'"),
+        ('tokens,ppl\n"34,95",9\n', "row 2, column tokens: '34,95'"),
+        ('tokens,ppl\n"3,495,12",9\n', "row 2, column tokens: '3,495,12'"),
+        ('tokens,ppl\n3495,"1,234"\n', "row 2, column ppl: '1,234'"),
         ("tokens,ppl\n0,9\n", "row 2, column tokens: '0'"),
         ("tokens,ppl\n1000,-9\n", "row 2, column ppl: '-9'"),
         ("tokens,ppl\n1000,nan\n", "row 2, column ppl: 'nan'"),
@@ -146,6 +151,81 @@ def test_spaces_blank_lines_and_a_byte_order_mark_are_read(tmp_path: Path) -> No
     file = tmp_path / "x.csv"
     file.write_bytes(b"\xef\xbb\xbftokens, ppl\r\n 1000 , 9\r\n\r\n2000, 8 \r\n")
     assert read(file)[None].ppl.tolist() == [9, 8]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tokens,PPL\n10000,1234.5\n20000,38\n",
+        '"TOKENS","Seed"," ppl "\n10000,,1234.5\n20000,,38\n',
+        "# my run\n#\n\ntokens,ppl\n10000,1234.5\n# restarted here, with another seed\n20000,38\n",
+        "# tokens,ppl\n10000,1234.5\n20000,38\n",
+        "run;Tokens;ppl\nx;10 000;1 234.5\nx;20\u202f000;38\n",
+        "tokens\tppl\n10_000\t1'234.5\n2e4\t38\n",
+        'tokens,ppl\n"10,000","1,234.5"\n"20,000.0",38\n',
+    ],
+)
+def test_a_table_of_ones_own_is_read(csv: Callable[[str], Path], text: str) -> None:
+    """Names in any case, comment lines, the separators of spreadsheets, thousands separators that mean one number."""
+    points = read(csv(text))[None]
+    assert (points.tokens.tolist(), points.ppl.tolist()) == ([10000, 20000], [1234.5, 38])
+
+
+BUDGETS = (10_000, 20_000, 40_000, 80_000, 160_000)
+
+
+def table(row: int, tokens: float, ppl: float, seeds: int = 1) -> str:
+    """A table of a power law with 1 % of scatter, one of whose rows has other numbers by these factors."""
+    draw, rows = np.random.default_rng(5), ["tokens,ppl,seed"]
+    for number, (seed, budget) in enumerate(product(range(seeds), BUDGETS), 2):
+        slip = (tokens, ppl) if number == row else (1, 1)
+        value = 19e3 * budget**-0.4 * np.exp(draw.normal(0, 0.01)) * slip[1]
+        rows.append(f"{budget * slip[0]:g},{value:.3f},{seed if seeds > 1 else ''}")
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("row", [2, 4, 6])
+@pytest.mark.parametrize(("tokens", "ppl"), [(1e4, 1), (1e-4, 1), (1, 1e4), (10, 1)])
+def test_a_slip_is_named_by_its_row_with_the_law_without_it(
+    csv: Callable[[str], Path], row: int, tokens: float, ppl: float
+) -> None:
+    """A factor of 10,000 in either column, at any place; the law given is that of the other points, by `fit`."""
+    slip, *_ = fit_points(csv(table(row, tokens, ppl))).notes
+    assert slip.startswith(f"row {row} (")
+    good = read(csv("\n".join(line for at, line in enumerate(table(row, tokens, ppl).splitlines(), 1) if at != row)))
+    assert f"without it alpha is {MINUS}{-fit(good[None]).alpha:.4f}" in slip
+
+
+def test_a_slip_is_named_even_if_no_law_can_be_fitted(csv: Callable[[str], Path]) -> None:
+    """Seeds must have the same budgets; the error says which row is at fault."""
+    with pytest.raises(ScalingError, match=r"seed 1 has no point .*; row 9 \(400,000,000 tokens, PPL .*contradicts"):
+        fit_points(csv(table(9, 1e4, 1, seeds=3)))
+
+
+@pytest.mark.parametrize("name", ["E1", "E2", "E3", "E4"])
+def test_no_measured_point_is_taken_for_a_slip(name: str) -> None:
+    """The tables of the examples."""
+    assert "contradicts" not in "".join(fit_points(EXAMPLES / f"{name}.csv").notes)
+
+
+def test_a_floor_is_no_slip() -> None:
+    """Three points, a flat line, and 400 tables whose last point shows a floor, with up to 10 % of scatter."""
+    assert contradiction(Points(np.array(BUDGETS[:3]), np.array([500, 380, 1e6]))) is None
+    assert contradiction(Points(np.array(BUDGETS), np.full(5, 9))) is None
+    draw, budgets = np.random.default_rng(7), np.array([*BUDGETS, 3e5, 1e6, 1e7])
+    for noise in [0.0, 0.001, 0.01, 0.1] * 100:
+        ppl = (20 + 9e4 * budgets**-0.6) * np.exp(draw.normal(0, noise, len(budgets)))
+        assert contradiction(Points(budgets, ppl)) is None
+
+
+@pytest.mark.parametrize(("factor", "named"), [(1.49, False), (1.51, True)])
+def test_a_contradiction_is_a_factor_of_one_and_a_half(factor: float, named: bool) -> None:
+    """Less is scatter, however exact the others are."""
+    ppl = 19e3 * np.array(BUDGETS) ** -0.4
+    ppl[2] *= factor
+    found = contradiction(Points(np.array(BUDGETS), ppl))
+    assert (found is not None) is named
+    assert not found or (found.index, round(found.expected, 6)) == (2, round(ppl[2] / factor, 6))
 
 
 @given(st.text(st.sampled_from("tokens,pl\n\"'0123456789.-e;\t \0é"), max_size=60))

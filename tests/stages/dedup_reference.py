@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from stages.dedup import Dedup
+from stages.stage import DETAILS
 from stages.text.shingles import SPACELESS
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -75,8 +76,8 @@ def run(folder: Path, texts: list[str], stage: Dedup | None = None, shards: int 
     stage = stage or Dedup()
     ids = [f"{row:06}" for row in range(len(texts))]
     prompts = [text.split("\n")[0] for text in texts]
-    schema = {"id": pl.String, "text": pl.String, "prompt": pl.String}
-    frame = pl.DataFrame({"id": ids, "text": texts, "prompt": prompts}, schema=schema)
+    schema: dict[str, Any] = {"id": pl.String, "text": pl.String, "prompt": pl.String, "details": DETAILS}
+    frame = pl.DataFrame({"id": ids, "text": texts, "prompt": prompts, "details": [None] * len(ids)}, schema=schema)
     (folder / "raw").mkdir(parents=True)
     raw, measured = [], []
     for at in range(shards):

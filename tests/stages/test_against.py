@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.dedup.against import Against
+from stages.readers import RUN_KEYS
 from stages.stage import MissingModelError, StageParameterError
 from stages.text.corpus import Corpus
 from tests import strategies
@@ -215,7 +216,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(MissingModelError, match="no corpus at '/nowhere'"):
         Against("/nowhere").digest()
     (tmp_path / "run" / "raw").mkdir(parents=True)
-    (tmp_path / "run" / "source.json").write_text("{}")
+    (tmp_path / "run" / "source.json").write_text(json.dumps(dict.fromkeys(RUN_KEYS)))
     with pytest.raises(MissingModelError, match="is a run that is not complete"):
         Against(str(tmp_path / "run")).digest()
     with pytest.raises(StageParameterError, match="has the columns x: expected `messages`"):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
-import stat
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from stages.ngram import train
-from stages.ngram.lmplz import LmplzError, find
 from stages.ppl.score import load
 
 TEXT = [
@@ -68,43 +65,6 @@ def test_scores_are_lmplz_own(
 def test_degenerate_orders_are_named(tmp_path: Path) -> None:
     """The fallback, as lmplz substituted it, is reported for its order "4" (from 0) of TEXT, and for no other."""
     assert train([pl.Series(TEXT)], tmp_path / "model.arpa", prune=(0,)).fallback == (5,)
-
-
-@pytest.mark.skipif(not shutil.which("lmplz"), reason="lmplz is not on the PATH")
-@pytest.mark.parametrize("prune", [(0,), (0, 0, 1)])
-def test_lmplz_itself_gives_the_same_scores(tmp_path: Path, prune: tuple[int, ...]) -> None:
-    """Where lmplz is there, the model that it makes is as large and scores alike."""
-    ours = train([pl.Series(TEXT)], tmp_path / "ours.arpa", prune=prune)
-    theirs = train([pl.Series(TEXT)], tmp_path / "theirs.arpa", prune=prune, lmplz=find())
-    assert (ours.sizes, ours.fallback, ours.tokens) == (theirs.sizes, theirs.fallback, theirs.tokens)
-    one, other = load(ours.path), load(theirs.path)
-    assert [one(line) for line in ASKED] == pytest.approx([other(line) for line in ASKED], abs=2e-5)
-
-
-def lmplz_that(path: Path, script: str) -> Path:
-    """An executable in place of lmplz."""
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def test_lmplz_is_given_the_lines_and_what_it_says_is_read(tmp_path: Path) -> None:
-    """It gets lines, order, pruning and a fallback; sizes are its file's, and an order that fell back is reported."""
-    script = """while [ $# -gt 0 ]; do case $1 in --arpa) out=$2;; -o) order=$2;; esac; shift; done
-cat > "$(dirname "$0")/seen"; echo "Substituting fallback discounts for order 4: D1=0.5 D2=1 D3+=1.5" >&2
-printf '\\\\data\\\\\nngram 1=3\nngram 2=%s\n\n' $order > $out"""
-    lmplz = lmplz_that(tmp_path / "lmplz", script)
-    trained = train([pl.Series(['a "b', ", c"]), pl.Series(["d"])], tmp_path / "model.arpa", lmplz=lmplz)
-    assert (tmp_path / "seen").read_text() == 'a "b\n, c\nd\n'
-    assert (trained.engine, trained.sizes, trained.fallback, trained.tokens) == ("lmplz", (3, 5), (5,), 8)
-
-
-def test_a_broken_lmplz_is_an_error_that_quotes_it(tmp_path: Path) -> None:
-    """Its last words are in the message, and no model is left behind."""
-    lmplz = lmplz_that(tmp_path / "lmplz", "echo cannot allocate >&2; exit 3")
-    with pytest.raises(LmplzError, match="cannot allocate"):
-        train([pl.Series(["a b"])], tmp_path / "model.arpa", lmplz=lmplz)
-    assert not (tmp_path / "model.arpa").exists()
 
 
 @pytest.mark.parametrize("model", ["kenlm_test.arpa", "kenlm_test_nounk.arpa"])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import csv
 import gzip
+import io
 import json
+import lzma
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +49,13 @@ Reader = Callable[[Path], list[str]]
 READERS = pytest.mark.parametrize("read", [_ingest, _columns, _corpus, _evals])
 """The four readers of records: of a source, of `refine dedup`, of a corpus that a stage names, of evaluation sets."""
 
-PACKERS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
 LINES = [b'{"text": "one"}', b'{"text": "caf\xe9", "n": 1}', b"  ", b'{"text": "three \\u2028 \xe2\x80\xa8 lines"}']
 TEXTS = ["one", "caf\ufffd", "three \u2028 \u2028 lines"]
 
@@ -64,12 +75,131 @@ def test_every_reader_takes_every_form(read: Reader, packing: str, ending: str, 
         assert read(path) == TEXTS
 
 
+FORMS: dict[str, str] = {
+    "an array on one line": json.dumps([{"text": text} for text in TEXTS]),
+    "an array on many lines": json.dumps([{"text": text} for text in TEXTS], indent=2),
+    "an array with a line per record": "[\n" + ",\n".join(json.dumps({"text": text}) for text in TEXTS) + "\n]\n",
+    "an array with a last comma": "[" + "".join(json.dumps({"text": text}) + ", " for text in TEXTS) + "]",
+    "an array longer than a piece": json.dumps([{"text": text, "x": "y" * 100_000} for text in TEXTS]),
+    "values on many lines": "\n".join(json.dumps({"n": [1], "text": text}, indent=2) for text in TEXTS),
+    "records under a key": json.dumps({"version": "1", "data": [{"text": text} for text in TEXTS]}),
+    "records under a key on many lines": json.dumps({"rows": [{"text": text} for text in TEXTS], "n": 3}, indent=1),
+    "line ends of old Macs": "\r".join(json.dumps({"text": text}) for text in TEXTS),
+    "mixed line ends": "\r\n\n".join(json.dumps({"text": text}) for text in TEXTS) + "\n",
+}
+
+
+@READERS
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+def test_json_is_read_however_a_file_holds_it(read: Reader, form: str, ending: str, tmp_path: Path) -> None:
+    """The name of a JSON file does not say whether it holds lines, an array or an object."""
+    (tmp_path / f"a{ending}").write_text(FORMS[form])
+    assert read(tmp_path / f"a{ending}") == TEXTS
+
+
+@READERS
+def test_one_object_is_one_record(read: Reader, tmp_path: Path) -> None:
+    """Lists of objects in it may be annotations."""
+    record = {"text": "one", "spans": [{"start": 1, "tags": ["x"]}]}
+    for indent in (None, 2):
+        (tmp_path / "a.json").write_text(json.dumps(record, indent=indent))
+        assert read(tmp_path / "a.json") == ["one"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"id": 1, "messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        {"conversation": [{"human": "a", "assistant": "b"}]},
+        {"conversation": [{"question": "a", "answer": "b"}]},
+        {"thread": [{"who": "a", "body": "b"}]},
+        {"thread": [{"author": "a", "text": "b"}]},
+        {"conversations": [{"from": "human", "value": "a"}], "tools": [{"name": "f"}]},
+        {"spans": []},
+        [{"role": "user"}],
+    ],
+)
+def test_messages_are_no_records_under_a_key(record: Any, tmp_path: Path) -> None:
+    """The only record of a file is not taken apart."""
+    lines = [json.dumps(record)] * (1 + isinstance(record, list))
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert [json.loads(line) for _, batch in readers.lines(tmp_path / "a.jsonl") for line in batch] == [record] * len(
+        lines
+    )
+
+
+def test_an_array_is_parsed_record_by_record(tmp_path: Path) -> None:
+    """What comes before a fault is given, so that a corpus need not fit in memory; each record is one line."""
+    (tmp_path / "a.json").write_text("[" + '{"x":\r\n"' + "y" * 90_000 + '"},' * 1 + '{"x": 1},\n' * 20_000 + "{]")
+    parts = readers.lines(tmp_path / "a.json", 1)
+    assert next(parts)[1] == [b'{"x":  "' + b"y" * 90_000 + b'"}\n']
+    with pytest.raises(UnreadableFileError, match=r"record 20002: Expecting property name"):
+        list(parts)
+
+
+@READERS
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "semicolons.csv", "a.csv.xz", "a.arrow", "stream.arrow", "a.feather"]
+)
+def test_every_reader_takes_tables(read: Reader, name: str, tmp_path: Path) -> None:
+    """Quoted line breaks and separators, a byte-order mark, bytes that are not UTF-8; Arrow files and streams."""
+    texts = ["one, and; more\tof it", 'two\r\n\n"lines"', "x" * 200_000, "caf\ufffd"]
+    if ".csv" in name or ".tsv" in name:
+        separator = {"a.tsv": "\t", "semicolons.csv": ";"}.get(name, ",")
+        made = io.StringIO(newline="")
+        csv.writer(made, delimiter=separator).writerows([["n", "text"], *enumerate(texts)])
+        data = b"\xef\xbb\xbf" + made.getvalue().encode().replace("\ufffd".encode(), b"\xe9") + b"\r\n"
+        (tmp_path / name).write_bytes(PACKERS[".xz" if name.endswith(".xz") else ""](data))
+    else:
+        frame = pl.DataFrame({"n": range(4), "text": texts})
+        frame.write_ipc_stream(tmp_path / name) if name == "stream.arrow" else frame.write_ipc(tmp_path / name)
+    assert read(tmp_path / name) == texts
+
+
+def test_frames_of_a_table_are_bounded(tmp_path: Path) -> None:
+    """In bytes, whatever the format; a row is never divided, and rows keep their order."""
+    frame = pl.DataFrame({"n": [str(i) for i in range(50)], "text": ["x" * 1000] * 50})
+    frame.write_csv(tmp_path / "a.csv")
+    frame.write_ipc(tmp_path / "a.arrow")
+    for name in ("a.csv", "a.arrow"):
+        parts = list(readers.frames(tmp_path / name, size=10_000))
+        assert pl.concat(parts).equals(frame)
+        assert max(map(len, parts)) <= 10
+
+
+def test_a_row_of_another_length_is_named(tmp_path: Path) -> None:
+    """By its row; the header is row 1. Ingest puts it into quarantine instead."""
+    (tmp_path / "a.csv").write_text('text,n\n"two\nlines",1\n\nshort\n')
+    with pytest.raises(UnreadableFileError, match="has 1 fields in row 4, and its header has 2"):
+        list(readers.frames(tmp_path / "a.csv"))
+    rows = list(sources.find(str(tmp_path / "a.csv")).rows())
+    assert [(row.number, row.value) for row in rows] == [
+        (2, {"text": "two\nlines", "n": "1"}),
+        (4, sources.Unreadable("the row has 1 fields and the header 2", '["short"]')),
+    ]
+
+
+def test_the_content_tells_how_a_file_is_packed(tmp_path: Path) -> None:
+    """Its name may say otherwise; frames follow each other, one of them to be skipped, with windows of 256 MiB."""
+    settings = zstandard.ZstdCompressionParameters(window_log=28)
+    packer = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    long = packer.compress(b'{"text": "a"}\n') + packer.flush()
+    skip = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
+    (tmp_path / "a.jsonl.zst").write_bytes(skip + long + skip + zstandard.compress(b'{"text": "b"}\n'))
+    (tmp_path / "b.jsonl").write_bytes(gzip.compress(b'{"text": "c"}\n') * 2)
+    (tmp_path / "c.jsonl.gz").write_bytes(b'{"text": "d"}\n')
+    for ending, pack in PACKERS.items():
+        (tmp_path / f"none.jsonl{ending}").write_bytes(pack(b""))
+    assert _ingest(tmp_path) == _columns(tmp_path) == ["a", "b", "c", "c", "d"]
+
+
 @READERS
 def test_folders_are_read_at_any_depth_without_hidden_files(read: Reader, tmp_path: Path) -> None:
     """In the order of their paths."""
     (tmp_path / "in" / "b").mkdir(parents=True)
     (tmp_path / "in" / ".cache").mkdir()
-    for name in ("b/two.jsonl", "a.json", ".hidden.jsonl", ".cache/x.jsonl", "notes.csv", "packed.parquet.gz"):
+    for name in ("b/two.jsonl", "a.json", ".hidden.jsonl", ".cache/x.jsonl", "notes.tar", "packed.parquet.gz"):
         (tmp_path / "in" / name).write_text(json.dumps({"text": name}))
     assert read(tmp_path / "in") == ["a.json", "b/two.jsonl"]
 
@@ -77,11 +207,35 @@ def test_folders_are_read_at_any_depth_without_hidden_files(read: Reader, tmp_pa
 JSON_LINES = b"".join(
     json.dumps({"text": f"word{i} river stone lamp {i * 7919} cloud"}).encode() + b"\n" for i in range(20_000)
 )
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 DAMAGES: dict[str, tuple[bytes, str]] = {
     "cut.jsonl.zst": (zstandard.compress(JSON_LINES)[:-2000], r"cannot be read after line \d+ \("),
     "cut.jsonl.gz": (gzip.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
     "wide.jsonl": ('{"text": "x"}\n'.encode("utf-16"), "is UTF-16 text, expected UTF-8"),
-    "open.json": (b'[{"text": "a"}', r"begins like a JSON array and is not one \("),
+    "cut.jsonl.bz2": (bz2.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
+    "cut.jsonl.xz": (lzma.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
+    "empty.jsonl.gz": (b"", r"cannot be read after line 0 \(it is empty, and a compressed file never is"),
+    "bare.jsonl": ('{"text": "x"}\n'.encode("utf-16-le"), "is UTF-16 text, expected UTF-8"),
+    "big.jsonl": ('{"text": "x"}\n'.encode("utf-16-be"), "is UTF-16 text, expected UTF-8"),
+    "table.jsonl": (b"PAR1 and so on", "is a Parquet file, whose name must end in .parquet"),
+    "packed.json": (b"PK\x03\x04 and so on", "is a zip archive, expected one of the files inside"),
+    "pickle.jsonl": (pickle.dumps({"text": "x"}), "is a pickle, expected UTF-8 text"),
+    "open.json": (b'[{"text": "a"}', r"begins like a JSON array and is not one \(record 2: it has no end"),
+    "more.json": (b'[\n{"text": "a"}]\n{"text": "b"}', r"begins like a JSON array and is not one \(record 2: there is"),
+    "torn.jsonl": (b'[\n{"text": "a"},\n{"text": b}]', r"begins like a JSON array and is not one \(record 2: Expect"),
+    "half.json": (b'{\n"text": "a"\n', r"is not JSON \(record 1: Expecting ',' delimiter"),
+    "cut.csv": (b'text,n\none,1\n"two,2\n', r"cannot be read as a table after row 2 \(a quote is not closed"),
+    "twice.csv": (b"text,n,text\none,1,2\n", "has 2 columns named 'text', expected one"),
+    "cut.arrow": (b"ARROW1\0\0 and no more", r"is no Arrow file, or is cut short \("),
+    "lines.arrow": (b'{"text": "x"}\n', r"is no Arrow file, or is cut short \("),
+    "old.feather": (b"FEA1 and so on", "is Feather of version 1, expected version 2"),
+    "empty.feather": (b"", "is empty"),
+    "empty.parquet": (b"", "is empty"),
+    "cut.parquet": (b"PAR1 and no more", "is cut short: it does not end as Parquet does"),
+    "lines.parquet": (b'{"text": "x"}\n', "is no Parquet file, in spite of its name"),
+    "pointer.parquet": (POINTER, "is a pointer of Git LFS, expected the file itself, which `git lfs pull` gets"),
+    "pointer.jsonl": (POINTER, "is a pointer of Git LFS, expected the file itself, which `git lfs pull` gets"),
+    "wider.jsonl": ('{"text": "x"}\n'.encode("utf-32"), "is UTF-32 text, expected UTF-8"),
 }
 
 

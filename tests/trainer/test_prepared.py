@@ -16,9 +16,7 @@ from pipeline.ownership import experiment_claimed
 from pipeline.store import RunFolderError
 from tests.conftest import ROOT, Refine
 from tests.pipeline.test_train import TINY, chats
-from tests.trainer.test_cvfp_training import SMALL_PRESET, data, training
-from trainer.cvfp.phase1 import NotFiniteError
-from trainer.experiment import baselines
+from tests.trainer.test_cvfp_training import SMALL_PRESET, training
 from trainer.experiment.points import resample
 from trainer.experiment.records import DamagedError, read, scores
 from trainer.prepare import vocabulary
@@ -119,13 +117,6 @@ def test_one_conversation_says_nothing_of_how_much_they_vary(tmp_path: Path) -> 
     found = resample([tmp_path], np.arange(3))
     assert found is not None
     assert np.isfinite(found).all()
-
-
-def test_a_recurrent_baseline_that_meets_nan_says_so() -> None:
-    """The step is named."""
-    preset = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, rate=1e30, clip=1e30, steps=20))
-    with pytest.raises(NotFiniteError, match="the GRU baseline, step"):
-        baselines.gru(data(), preset, 0, "cpu")
 
 
 def test_one_process_at_a_time_and_one_corpus_a_folder(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         )
         arms = arming.prepare(union, HOUSE, CHOICES, tmp_path_factory.mktemp(damage) / "data", networks=False)
         budgets = screening.budgets_of(arms, NAMES)
-        found = screening.screen(arms, union, NAMES, budgets, seeds=8, placebos=5, workers=2)
+        found = screening.screen(arms, union, NAMES, budgets, seeds=8, imitated=[NAMES], placebos=5, workers=2)
         made[damage] = arms, union, found
         return made[damage]
 
@@ -87,9 +87,8 @@ def test_shuffled_words_are_found_and_random_rules_are_not(screened: Callable[[s
     arms, _, found = screened("shuffled")
     mask = arms.tests["clean"]
     ends = law(screened("shuffled")).ln_ratio_interval
-    for null in found.placebos:
-        one = found.placebo(NAMES, null, mask)
-        wide = screening.widened(ends, one.effects)
+    for null, one in found.placebo(NAMES, mask).items():
+        wide = screening.widened(ends, {null: one})
         assert wide is not None
         assert ends is not None
         assert wide[0] < ends[0]
@@ -114,9 +113,9 @@ def test_placebo_rules_drop_as_many_tokens_in_each_stratum() -> None:
     """Within a conversation's length, of random conversations; what both have stays in both elsewhere."""
     rng = np.random.default_rng(0)
     lengths, first, second = rng.integers(5, 50, 3000), rng.random(3000) < 0.9, rng.random(3000) < 0.8
-    masks = {"a": first, "b": second}
     strata = screening.deciles(lengths)
-    for seed, (a, b) in enumerate(screening.placebo_pairs(masks, ("a", "b"), lengths, strata, 3)):
+    arms = screening.placebo_arms(first, second, lengths, 3)["of the same lengths"]
+    for seed, (a, b) in enumerate(zip(arms[::2], arms[1::2], strict=True)):
         assert (a | b).sum() == (first | second).sum()
         for stratum in range(10):
             here = strata == stratum
@@ -129,13 +128,13 @@ def test_placebo_rules_drop_as_many_tokens_in_each_stratum() -> None:
 def test_the_number_of_workers_changes_nothing(screened: Callable[[str], Made]) -> None:
     """Every score is the same to the bit."""
     arms, union, found = screened("copies")
-    again = screening.screen(arms, union, NAMES, found.budgets, seeds=8, placebos=5, workers=1)
+    again = screening.screen(arms, union, NAMES, found.budgets, seeds=8, imitated=[NAMES], placebos=5, workers=1)
     for name in NAMES:
         assert np.array_equal(found.nats[name], again.nats[name])
         assert np.array_equal(found.apart[name], again.apart[name])
         assert np.array_equal(found.whole[name], again.whole[name])
-    for null in found.placebos:
-        assert np.array_equal(found.placebos[null], again.placebos[null])
+    for null in found.placebos[NAMES]:
+        assert np.array_equal(found.placebos[NAMES][null], again.placebos[NAMES][null])
 
 
 def test_pools_too_large_to_be_read_to_the_end_are_learned_in_part(
@@ -144,7 +143,7 @@ def test_pools_too_large_to_be_read_to_the_end_are_learned_in_part(
     """The ladders are the same; only the whole pools are not learned."""
     arms, union, found = screened("copies")
     monkeypatch.setattr(screening, "MAX_WHOLE", 1000)
-    again = screening.screen(arms, union, NAMES, found.budgets, seeds=2, placebos=0)
+    again = screening.screen(arms, union, NAMES, found.budgets, seeds=2)
     assert not again.whole
     assert np.allclose(again.nats["clean"], found.nats["clean"][:2])
     assert again.used_up(NAMES, arms.tests["clean"]).measured is None

@@ -1,4 +1,4 @@
-"""Baselines on the same split: count models of the ids, and a GRU."""
+"""Baselines on the same split: count models of the ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,10 +14,6 @@ from numpy.typing import NDArray
 
 from stages import ngram
 from trainer.prepare.streams import Stream
-from trainer.presets import Preset
-
-if TYPE_CHECKING:
-    from trainer.experiment.training import Data
 
 Nats = NDArray[np.float64]
 CHUNK = 1 << 12
@@ -69,24 +64,3 @@ def _sentences(stream: Stream) -> Iterator[pl.Series]:
     conversations = _conversations(stream)
     while some := list(itertools.islice(conversations, CHUNK)):
         yield pl.Series("line", [" ".join(map(str, ids)) for ids, _ in some], pl.String())
-
-
-def gru(data: Data, preset: Preset, seed: int, device: str) -> tuple[Nats, NDArray[np.bool_], dict[str, Any]]:
-    """Train a GRU of the network's size with the settings of phase 2.
-
-    Returns nats of each target, whether it had the largest logit, both [N - 1], and further fields of the record.
-    """
-    import torch
-
-    from trainer.cvfp.model import Network
-    from trainer.experiment import gru as recurrent
-    from trainer.experiment.training import tape
-
-    network = Network(preset.sized(len(data.embeddings)).shape, seed)
-    network.set_embedding(torch.from_numpy(data.embeddings))
-    train, validation, test = (tape(each, device, reset=False) for each in (data.train, data.validation, data.test))
-    model, state = recurrent.train(network, train, validation, preset.phase2.sized(len(train)), seed)
-    scores = recurrent.evaluate(model, test)
-    fields = {"hidden": model.width, "steps": state.step, "evaluations": state.evaluations}
-    fields["best_evaluation"] = state.best_evaluation
-    return scores.nats.cpu().numpy().astype(np.float64), scores.right.cpu().numpy(), fields

@@ -1,16 +1,15 @@
-"""The recurrent baseline: one GRU of the network's size with the same embeddings and the same kind of head."""
+"""The recurrent network: one GRU of CVFP's size with the same embeddings and the same kind of head."""
 
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from trainer.cvfp.head import score
 from trainer.cvfp.model import Network
-from trainer.cvfp.phase2 import Scores, State, optimise, start
+from trainer.cvfp.phase2 import Scores, State
 from trainer.cvfp.scan import Tape
 from trainer.cvfp.settings import Phase2
 
@@ -25,11 +24,17 @@ def hidden(blocks: int, width: int) -> int:
 
 
 class Recurrent(nn.Module):
-    """Frozen, normed embedding -> GRU -> projection -> norm -> head; embedding, head and size are the network's."""
+    """Frozen, normed embedding -> GRU -> projection -> norm -> head; embedding, head and size are those of `network`.
 
-    def __init__(self, network: Network, seed: int) -> None:
+    `carried` [1, lanes, H] is the state of each lane after the last batch, which a checkpoint has to keep.
+    """
+
+    carried: Tensor
+
+    def __init__(self, network: Network, seed: int, count: int = 1) -> None:
         super().__init__()
         shape, counts = network.shape, network.parameter_counts()
+        self.shape = shape
         self.width = hidden(counts["context_block"] + counts["token_block"], shape.embedding)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -38,6 +43,7 @@ class Recurrent(nn.Module):
         self.norm = nn.LayerNorm(shape.embedding)
         self.embedding = copy.deepcopy(network.token_embedding).requires_grad_(requires_grad=False)
         self.head = copy.deepcopy(network.head)
+        self.register_buffer("carried", torch.zeros(1, count, self.width))
 
     @property
     def output(self) -> tuple[Tensor, Tensor | None]:
@@ -50,36 +56,34 @@ class Recurrent(nn.Module):
         out, state = self.cell(e, state)
         return self.norm(self.project(out)), state
 
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of scalars of each part and in total; a tied head counts once, as the embedding."""
+        parts = {"embedding": self.embedding, "gru": self.cell, "projection": self.project, "norm": self.norm}
+        parts |= {} if self.head is None else {"head": self.head}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return {**counts, "total": sum(counts.values())}
 
-def train(network: Network, tape: Tape, validation: Tape, settings: Phase2, seed: int) -> tuple[Recurrent, State]:
-    """Train with the settings of phase 2, in float32; the model ends with the weights of the best evaluation.
 
-    The stream is cut into lanes that are read in parallel. The state is carried along each lane, and gradients are
-    truncated at a step. The end-of-text token marks the borders of conversations.
+def lanes(ids: Tensor, batch: int) -> Tensor:
+    """A stream cut into lanes [lanes, N] that are read in parallel, fewer of a short stream."""
+    count = max(min(LANES, batch, len(ids) // 64), 1)
+    return ids[: len(ids) // count * count].view(count, -1)
+
+
+def batches(model: Recurrent, text: Tensor, settings: Phase2, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+    """The model's output [rows, E] and targets [rows] of the batches of all lanes [lanes, N], endlessly.
+
+    The state is carried along each lane, and gradients are truncated at a step. The end-of-text token marks the borders
+    of conversations.
     """
-    model = Recurrent(network, seed).to(tape.ids.device)
-    settings = replace(settings, precision="float32", restore=True)
-    state = start({name: p for name, p in model.named_parameters() if p.requires_grad}, settings, seed)
-    lanes = max(min(LANES, settings.batch, len(tape) // 64), 1)  # fewer in a short stream
-    text = tape.ids[: len(tape) // lanes * lanes].view(lanes, -1)
-    batches = _batches(model, text, max(settings.batch // lanes, 1))
-    rows = (text.shape[1] - 1) * lanes
-    name = "the GRU baseline"
-    optimise(name, model.output, batches, lambda: evaluate(model, validation), settings, state, rows, lambda *_: None)
-    model.load_state_dict(state.weights, strict=False)
-    return model, state
-
-
-def _batches(model: Recurrent, lanes: Tensor, window: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The model's output [rows, E] and targets [rows] of `window` tokens of each lane [lanes, N], endlessly."""
-    last = lanes.shape[1] - 1
+    last, window = text.shape[1] - 1, max(settings.batch // len(text), 1)
     while True:
-        before = None
-        for a in range(0, last, window):
+        done = state.step % math.ceil(last / window)
+        for a in range(done * window, last, window):
             b = min(a + window, last)
-            z, before = model(lanes[:, a:b], before)
-            before = before.detach()
-            yield z.flatten(0, 1), lanes[:, a + 1 : b + 1].reshape(-1)
+            z, after = model(text[:, a:b], model.carried if a else None)
+            model.carried = after.detach()
+            yield z.flatten(0, 1), text[:, a + 1 : b + 1].reshape(-1)
 
 
 @torch.no_grad()

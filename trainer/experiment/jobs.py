@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from trainer.experiment.kinds import CVFP, GRU, KINDS, KNESER_NEY, RANDOM_BLOCK
+from trainer.experiment.kinds import GRU, KINDS, KNESER_NEY, RANDOM_BLOCK, TRANSFORMER
 from trainer.experiment.records import read, summarise, write
 from trainer.prepare import prepared as preparing
 from trainer.prepare.arms import Arms
@@ -54,6 +54,16 @@ class Job:
         settings = self.preset.settings()
         state = [VERSION, self.kind, self.budget, self.seed, self.digest, self.device, self.threads, settings]
         return hashlib.blake2b(json.dumps(state).encode(), digest_size=8).hexdigest()
+
+    @property
+    def trained(self) -> Preset:
+        """The preset as a model of this kind is trained: a random block skips phase 1."""
+        first, second = self.preset.phase1, self.preset.phase2
+        if self.kind == RANDOM_BLOCK.name:
+            return replace(self.preset, phase1=replace(first, passes=0))
+        kind = KINDS[self.kind]
+        epochs, steps = max(round(kind.steps * second.epochs), 1), round(kind.steps * second.steps)
+        return replace(self.preset, phase2=replace(second, epochs=epochs, steps=steps, rate=kind.rate * second.rate))
 
     @property
     def name(self) -> str:
@@ -103,21 +113,19 @@ def carry_out(folder: Path, jobs: dict[str, Job], name: str) -> dict[str, Any]:
     torch.set_num_threads(job.threads)
     data = preparing.load(Path(job.data), job.arm)
     where = folder / name
-    return train(job, data, where) if job.kind in {CVFP.name, RANDOM_BLOCK.name} else _baseline(job, data, where)
+    return (_count if KINDS[job.kind].cheap else train)(job, data, where)
 
 
 def train(
     job: Job, data: ExperimentData, where: Path, tell: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Train a network; a random block skips phase 1."""
+    """Train a network."""
+    from trainer.experiment.single_phase import GruRun, TransformerRun
     from trainer.experiment.training import Training
 
-    given, preset = _data(job, data), job.preset
-    if job.kind == RANDOM_BLOCK.name:
-        preset = replace(preset, phase1=replace(preset.phase1, passes=0))
-    run = Training(
-        preset, given, job.seed, where, identity=job.identity, device=job.device, tell=tell, about=about(job, data)
-    )
+    of_kind = {TRANSFORMER.name: TransformerRun, GRU.name: GruRun}.get(job.kind, Training)
+    given, more = _data(job, data), about(job, data)
+    run = of_kind(job.trained, given, job.seed, where, identity=job.identity, device=job.device, tell=tell, about=more)
     return run.run()
 
 
@@ -126,7 +134,7 @@ def about(job: Job, data: ExperimentData) -> dict[str, Any]:
     record = data.record
     return {
         "preset": job.preset.name,
-        "settings": job.preset.settings(),
+        "settings": job.trained.settings(),
         "tokenizer": record.tokenizer,
         "vocabulary": record.vocabulary,
         "embeddings": record.embeddings,
@@ -144,21 +152,17 @@ def _data(job: Job, data: ExperimentData) -> Any:  # noqa: ANN401  torch is impo
     return Data(stream, data.validation, data.test, data.embeddings_for(job.preset, stream, job.seed))
 
 
-def _baseline(job: Job, data: ExperimentData, where: Path) -> dict[str, Any]:
+def _count(job: Job, data: ExperimentData, where: Path) -> dict[str, Any]:
+    """Count n-grams."""
     from trainer.experiment import baselines
 
     given, size, began = _data(job, data), data.record.vocabulary, time.perf_counter()
     where.mkdir(parents=True, exist_ok=True)
-    more: dict[str, Any] = {}
-    if job.kind == GRU.name:
-        nats, right, more = baselines.gru(given, job.preset, job.seed, job.device)
-    else:
-        model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
-        nats = model(given.train, given.test, size)
-        right = np.full(len(nats), np.nan)  # count models give the probability of a target, not the most probable id
-    record = summarise(nats, right, given.test) | more
+    model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
+    nats = model(given.train, given.test, size)
+    record: dict[str, Any] = {**summarise(nats, np.zeros(len(nats)), given.test)}
+    record |= {"accuracy": None}  # count models give the probability of a target, not the most probable id
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
     record |= {"seconds": {"baseline": time.perf_counter() - began}, **about(job, data)}
-    record["accuracy"] = None if np.isnan(right).any() else record["accuracy"]
     write(where, record, [], nats, given.test)
     return record

@@ -8,7 +8,7 @@ contexts show, n-grams do not see.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,8 @@ PLACEBO_SEEDS = 12
 """Orders of each placebo rule."""
 PLACEBOS = 19
 """Placebo rules of a kind: the least number by which a rank can be at the level of 5 %."""
+MIN_PLACEBOS = 9
+"""Placebo rules of a kind if there are many differences: enough for their spread, not for a rank."""
 RUNGS = 6
 """Budgets, each twice the one before."""
 TOP = 100_000
@@ -72,16 +74,19 @@ class Placebos:
         return float(self.effects.std(ddof=1))
 
 
-def widened(ends: Interval | None, effects: Floats, level: float = 0.95) -> Interval | None:
+def widened(ends: Interval | None, placebos: Mapping[Null, Placebos], level: float = 0.95) -> Interval | None:
     """An interval over orders and test conversations, with the spread of placebo rules added in quadrature.
+
+    The spread is that of the kind that spreads more.
 
     An interval over orders alone is about these two corpora, and any two corpora differ. A rule has an effect if the
     difference is larger than that of conversations chosen at random.
     """
-    if ends is None or len(effects) < 2:  # noqa: PLR2004
+    if ends is None or not placebos:
         return ends
+    widest = max(placebos.values(), key=lambda one: one.sd)
     middle = (ends[0] + ends[1]) / 2
-    spread = stats.t.ppf((1 + level) / 2, len(effects) - 1) * effects.std(ddof=1)
+    spread = stats.t.ppf((1 + level) / 2, len(widest.effects) - 1) * widest.sd
     half = float(np.hypot((ends[1] - ends[0]) / 2, spread))
     return middle - half, middle + half
 
@@ -122,15 +127,15 @@ class Screen:
 
     `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
     `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
-    the two arms at the largest budget; `tokens` and `unique` are the tokens of each pool, with and without copies.
-    `own` [n, K] are by arm, the scores of models of the streams of n training runs.
+    the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are the tokens of
+    each pool, with and without copies. `own` [n, K] are by arm, the scores of models of the streams of n training runs.
     """
 
     budgets: tuple[int, ...]
     nats: Mapping[str, Floats]
     whole: Mapping[str, Floats]
     apart: Mapping[str, Floats]
-    placebos: Mapping[Null, Floats]
+    placebos: Mapping[tuple[str, str], Mapping[Null, Floats]]
     targets: NDArray[np.int64]
     clusters: NDArray[np.int64]
     tokens: Mapping[str, int]
@@ -161,13 +166,15 @@ class Screen:
         moved = resample_scores(flat, self.targets[mask], self.clusters[mask])
         return Points(np.tile(self.budgets, seeds).astype(float), ppl, np.repeat(np.arange(seeds), rungs), moved)
 
-    def placebo(self, names: tuple[str, str], null: Null, mask: Mask) -> Placebos:
-        """The real effect at the largest budget beside those of the placebo rules."""
-        size = self.targets[mask].sum()
-        seeds = self.placebos[null].shape[2]
-        first, second = (self.nats[name][:seeds, -1][:, mask].sum(axis=1) for name in names)
-        both = self.placebos[null][..., mask].sum(axis=-1) / size
-        return Placebos(float((second - first).mean() / size), (both[:, 1] - both[:, 0]).mean(axis=1))
+    def placebo(self, names: tuple[str, str], mask: Mask) -> dict[Null, Placebos]:
+        """The real effect at the largest budget beside those of the placebo rules, by kind of placebo."""
+        size, found = self.targets[mask].sum(), {}
+        for null, nats in self.placebos.get(names, {}).items():
+            first, second = (self.nats[name][: nats.shape[2], -1][:, mask].sum(axis=1) for name in names)
+            both = nats[..., mask].sum(axis=-1) / size
+            effects = (both[:, 1] - both[:, 0]).mean(axis=1)
+            found[null] = Placebos(float((second - first).mean() / size), effects)
+        return found
 
     def used_up(self, names: tuple[str, str], mask: Mask) -> UsedUp:
         """Both corpora at their own sizes."""
@@ -226,79 +233,74 @@ def screen(
     budgets: Sequence[int],
     *,
     seeds: int = SEEDS,
+    imitated: Sequence[tuple[str, str]] = (),
     placebos: int = PLACEBOS,
     workers: int = 1,
     own: Sequence[tuple[int, int]] = (),
 ) -> Screen:
-    """Learn all arms in many orders, and placebo rules in the place of the difference of the first two.
+    """Learn all arms in many orders, and placebo rules in the place of the differences of some pairs of arms.
 
     Args:
         arms: prepared data in the separated layout; no embeddings are needed.
         union: the conversations that they were prepared from.
-        names: the arms; placebo rules imitate what the second lacks of the first, and the first of the second.
+        names: the arms.
         budgets: in tokens, ascending.
         seeds: number of orders.
-        placebos: number of placebo rules of each kind.
+        imitated: pairs of arms; placebo rules drop as much as the second lacks of the first, and the first of the
+            second.
+        placebos: number of placebo rules of each kind for each pair.
         workers: number of threads.
         own: budgets and order seeds of training runs, whose streams are learned too.
     """
-    common, pool = arms.common, arms.common.pool
+    common, pool, rungs = arms.common, arms.common.pool, tuple(budgets)
     pieces, lengths = pool.pieces(arms.preset.piece), pool.lengths() + 1
-    groups = union.groups[arms.split.pool]
     masks = {name: arms.pools[name] for name in names}
     tokens = {name: int(lengths[mask].sum()) for name, mask in masks.items()}
-    unique = {name: _unique(lengths, groups, mask) for name, mask in masks.items()}
+    unique = {name: _unique(lengths, union.groups[arms.split.pool], mask) for name, mask in masks.items()}
     orders = [pieces.order(common.keys, seed) for seed in range(seeds)]
-    apart = (
-        [pieces.order(union.keys[arms.split.pool], seed) for seed in range(seeds)]
-        if any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
-        else []
-    )
-    strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": deciles(lengths)}
-    first = partial(_first, pieces, tokens=budgets[-1])
+    copies = any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
+    apart = [pieces.order(union.keys[arms.split.pool], seed) for seed in range(seeds if copies else 0)]
+    first = partial(_first, pieces, tokens=rungs[-1])
     ladders = {name: [first(order, mask) for order in orders] for name, mask in masks.items()}
     scattered = {name: [first(order, mask) for order in apart] for name, mask in masks.items() if apart}
     dropped = {
-        null: [
-            first(order, mask)
-            for pair in placebo_pairs(masks, names, lengths, stratum, placebos)
-            for mask in pair
-            for order in orders[:PLACEBO_SEEDS]
-        ]
-        for null, stratum in strata.items()
-        if placebos
+        pair: {
+            null: [first(order, mask) for mask in each for order in orders[:PLACEBO_SEEDS]]
+            for null, each in placebo_arms(masks[pair[0]], masks[pair[1]], lengths, placebos).items()
+        }
+        for pair in imitated
     }
     streams = {
         name: [_first(pieces, pieces.order(common.keys, order), mask, budget) for budget, order in own]
         for name, mask in masks.items()
         if own
     }
-    used, wholes = (
-        np.arange(len(pieces.rows)),
-        {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items()},
-    )
+    wholes = {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items()}
+    used = np.arange(len(pieces.rows))
     if pool.tokens > MAX_WHOLE:
-        chosen = (order for part in (ladders, scattered, dropped, streams) for each in part.values() for order in each)
-        used, wholes = np.unique(np.concatenate(list(chosen))), {}
+        of_arms = [*ladders.values(), *scattered.values(), *streams.values()]
+        of_placebos = [each for of_pair in dropped.values() for each in of_pair.values()]
+        chosen = [order for each in [*of_arms, *of_placebos] for order in each]
+        used, wholes = np.unique(np.concatenate(chosen)), {}
     learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
-    rungs = tuple(budgets)
     return Screen(
         rungs,
         {name: learner.learn(each, rungs) for name, each in ladders.items()},
         {name: learner.learn([order], None)[0, 0] for name, order in wholes.items()},
         {name: learner.learn(each, rungs) for name, each in scattered.items()},
         {
-            null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, len(common.test))
-            for null, each in dropped.items()
+            pair: {
+                null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, len(common.test))
+                for null, each in of_pair.items()
+            }
+            for pair, of_pair in dropped.items()
         },
         np.diff(common.test.bounds()),
         common.clusters,
         tokens,
         unique,
         {
-            name: np.stack(
-                [learner.learn([order], (budget,))[0, -1] for order, (budget, _) in zip(each, own, strict=True)]
-            )
+            name: np.stack([learner.learn([order], (size,))[0, -1] for order, (size, _) in zip(each, own, strict=True)])
             for name, each in streams.items()
         },
     )
@@ -360,21 +362,28 @@ def deciles(lengths: Rows) -> Rows:
     return np.searchsorted(np.quantile(lengths, np.arange(1, 10) / 10), lengths)
 
 
-def placebo_pairs(
-    masks: Mapping[str, Mask], names: Sequence[str], lengths: Rows, strata: Rows, count: int
-) -> Iterator[tuple[Mask, Mask]]:
-    """Pairs of arms of random conversations, which differ by as many tokens as the first two do, in each stratum."""
-    first, second = (masks[name] for name in names[:2])
-    for seed in range(count):
-        pair = first | second, first | second
-        for only, arm in ((first & ~second, pair[1]), (second & ~first, pair[0])):
-            free = np.flatnonzero(pair[0] & pair[1])
-            order = free[permutation(-1 - seed, len(free))]
-            for stratum in np.unique(strata[only]):
-                rows = order[strata[order] == stratum]
-                wanted = lengths[only & (strata == stratum)].sum()
-                arm[rows[np.cumsum(lengths[rows]) <= wanted]] = False
-        yield pair
+def placebo_arms(first: Mask, second: Mask, lengths: Rows, count: int) -> dict[Null, list[Mask]]:
+    """Pairs of arms of random conversations, one arm after the other, that differ by as many tokens as two arms do.
+
+    `count` pairs of each kind: of random conversations, and of random ones within each decile of the lengths.
+    """
+    strata: dict[Null, Rows] = {"random": np.zeros(len(lengths), np.int64), "of the same lengths": deciles(lengths)}
+    return {
+        null: [arm for seed in range(count) for arm in _placebo_pair(first, second, lengths, each, seed)]
+        for null, each in strata.items()
+    }
+
+
+def _placebo_pair(first: Mask, second: Mask, lengths: Rows, strata: Rows, seed: int) -> tuple[Mask, Mask]:
+    pair = first | second, first | second
+    for only, arm in ((first & ~second, pair[1]), (second & ~first, pair[0])):
+        free = np.flatnonzero(pair[0] & pair[1])
+        order = free[permutation(-1 - seed, len(free))]
+        for stratum in np.unique(strata[only]):
+            rows = order[strata[order] == stratum]
+            wanted = lengths[only & (strata == stratum)].sum()
+            arm[rows[np.cumsum(lengths[rows]) <= wanted]] = False
+    return pair
 
 
 def _first(pieces: Pieces, order: Rows, mask: Mask, tokens: int) -> Rows:

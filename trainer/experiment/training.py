@@ -8,6 +8,7 @@ record.json.
 import math
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +22,16 @@ from torch import Tensor
 from trainer.cvfp import phase1, phase2
 from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
+from trainer.cvfp.phase2 import Scores, State
 from trainer.cvfp.scan import Contexts, Tape
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint
+from trainer.experiment.gru import Recurrent
 from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
 from trainer.experiment.records import add_metrics, save_metrics, summarise, write
 from trainer.prepare.streams import Stream
 from trainer.presets import Preset
+from trainer.transformer.model import Transformer
 
 COLLAPSED_VARIANCE = 1e-3
 """Variance between tokens of a context's component (1 after a norm) below which contexts have collapsed into one."""
@@ -54,12 +58,21 @@ class Data:
     embeddings: np.ndarray
 
 
-class Training:
-    """One training run in a folder.
+def cvfp(preset: Preset, data: Data, seed: int) -> Network:
+    """The CVFP network of a preset before training, with the embeddings of the data."""
+    network = Network(preset.sized(len(data.embeddings)).shape, seed)
+    network.set_embedding(torch.from_numpy(data.embeddings))
+    return network
+
+
+class ResumableRun(ABC):
+    """A training run of a network in a folder.
 
     A checkpoint with another `identity` is ignored. `tell` is called with each line of the metrics; `interval` is the
     seconds between checkpoints. `about` are further fields of the record.
     """
+
+    network: Network | Transformer | Recurrent
 
     def __init__(
         self,
@@ -77,14 +90,33 @@ class Training:
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
         self.identity, self.device, self.tell, self.interval, self.about = identity, device, tell, interval, about
         folder.mkdir(parents=True, exist_ok=True)
-        self.network = Network(preset.sized(len(data.embeddings)).shape, seed)
-        self.network.set_embedding(torch.from_numpy(data.embeddings))
-        self.network.to(device)
         self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
+        self.network = self.build().to(device)
         self.lines: list[dict[str, Any]] = []
         self.checkpoint = folder / "checkpoint.safetensors"
         self.seconds: dict[str, float] = {}  # of each phase, summed over resumptions
         self._last_lap, self._last_save = time.perf_counter(), time.monotonic()
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Name of the kind of model, in `KINDS`."""
+
+    @abstractmethod
+    def build(self) -> Network | Transformer | Recurrent:
+        """The network before training, with the embeddings of the data."""
+
+    @abstractmethod
+    def learn(self, start: Checkpoint | None) -> State:
+        """Train from the start or from a checkpoint; the network ends with the weights that are kept."""
+
+    @abstractmethod
+    def score(self) -> Scores:
+        """The scores of the test set."""
+
+    def phase_fields(self) -> dict[str, Any]:
+        """Fields of the record about the phases of training, from the metrics."""
+        return {}
 
     def run(self) -> dict[str, Any]:
         """Train or resume, and return the record.
@@ -94,10 +126,7 @@ class Training:
         start = self._resume()
         save_metrics(self.folder, self.lines)
         try:
-            if start is None or start.values["phase"] == 1:
-                self._phase1(start)
-                start = None
-            return self._finish(self._phase2(start))
+            return self._finish(self.learn(start))
         except NotFiniteError as error:
             there = self.checkpoint.exists()
             last = f"the last good checkpoint is {self.checkpoint}" if there else "no checkpoint had been written yet"
@@ -124,7 +153,7 @@ class Training:
             {name: t if name == "generator" else t.to(self.device) for name, t in start.tensors.items()}, values
         )
 
-    def _save(self, state: phase1.State | phase2.State) -> None:
+    def _save(self, state: phase1.State | State) -> None:
         if time.monotonic() - self._last_save < self.interval:
             return
         content = checkpoint.of_state(state)
@@ -144,6 +173,72 @@ class Training:
         passed, self._last_lap = now - self._last_lap, now
         self.seconds[name] = self.seconds.get(name, 0.0) + passed
         return passed
+
+    def _finish(self, state: State) -> dict[str, Any]:
+        """Score the test set; write weights, scores and, last, the record."""
+        if self.preset.validation is not None:  # the validation set is the reported one
+            scores, stream = state.scores, self.data.validation
+        else:
+            scores, stream = self.score(), self.data.test
+        if scores is None:
+            raise NotFiniteError("training made no step: the budget holds no target")
+        self._lap("test")
+        if not torch.isfinite(scores.nats).all():
+            raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
+        shape = asdict(self.network.shape)
+        checkpoint.save(self.folder / "weights.safetensors", Checkpoint(self.network.state_dict(), {"shape": shape}))
+        record = {
+            **summarise(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
+            "kind": self.kind,
+            "tokens": self.data.train.tokens,
+            "conversations": len(self.data.train),
+            "seed": self.seed,
+            "steps": state.step,
+            "evaluations": state.evaluations,
+            "best_evaluation": state.best_evaluation,
+            "validation_loss": state.best,
+            **self.phase_fields(),
+            "parameters": self.network.parameter_counts(),
+            "seconds": self.seconds,
+            "tokens_per_s": self.data.train.tokens / sum(self.seconds.values()),
+            "threads": torch.get_num_threads(),
+            "device": self.device,
+            "torch": torch.__version__,
+            "identity": self.identity,
+            **self.about,
+        }
+        write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
+        for path in self.folder.glob("*checkpoint.safetensors*"):  # and what a killed process was writing
+            path.unlink()
+        for which in range(2):
+            shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
+        return record
+
+
+class Training(ResumableRun):
+    """A training run of CVFP in both phases; without passes of phase 1, of a random frozen block."""
+
+    network: Network
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of model, in `KINDS`."""
+        return (CVFP if self.preset.phase1.passes else RANDOM_BLOCK).name
+
+    def build(self) -> Network:
+        """The network before training, with the embeddings of the data."""
+        return cvfp(self.preset, self.data, self.seed)
+
+    def learn(self, start: Checkpoint | None) -> State:
+        """Both phases."""
+        if start is None or start.values["phase"] == 1:
+            self._phase1(start)
+            start = None
+        return self._phase2(start)
+
+    def score(self) -> Scores:
+        """The scores of the test set."""
+        return phase2.evaluate(self.network, self.tapes[2])
 
     def _phase1(self, start: Checkpoint | None) -> None:
         settings, text = self.preset.phase1, self.tapes[0]
@@ -185,7 +280,7 @@ class Training:
         self._say({**line, "validation_effective_rank": exact, **forgetting, "collapsed": collapsed})
         self._lap("phase 1")
 
-    def _phase2(self, start: Checkpoint | None) -> phase2.State:
+    def _phase2(self, start: Checkpoint | None) -> State:
         settings = self.preset.phase2.sized(self.data.train.tokens)
         state = phase2.begin(self.network, settings, self.seed)
         if start is not None:
@@ -200,7 +295,7 @@ class Training:
                 self._say({"phase": 2, "contexts": contexts[0].report.describe()})
         self._lap("phase 2")
 
-        def tell(done: phase2.Evaluation, state: phase2.State) -> None:
+        def tell(done: phase2.Evaluation, state: State) -> None:
             self._lap("phase 2")
             self._say(done.record())
             self._save(state)
@@ -208,47 +303,7 @@ class Training:
         phase2.run(self.network, self.tapes[0], self.tapes[1], settings, state, contexts, tell)
         return state
 
-    def _finish(self, state: phase2.State) -> dict[str, Any]:
-        """Score the test set; write weights, scores and, last, the record."""
-        if self.preset.validation is not None:  # the validation set is the reported one
-            scores, stream = state.scores, self.data.validation
-        else:
-            scores, stream = phase2.evaluate(self.network, self.tapes[2]), self.data.test
-        if scores is None:
-            raise NotFiniteError("phase 2 made no step: the budget holds no target")
-        self._lap("test")
-        if not torch.isfinite(scores.nats).all():
-            raise NotFiniteError(f"after step {state.step} the loss on the test set is not a finite number")
-        shape = asdict(self.network.shape)
-        checkpoint.save(self.folder / "weights.safetensors", Checkpoint(self.network.state_dict(), {"shape": shape}))
-        record = {
-            **summarise(scores.nats.cpu().numpy(), scores.right.cpu().numpy(), stream),
-            "kind": (CVFP if self.preset.phase1.passes else RANDOM_BLOCK).name,
-            "tokens": self.data.train.tokens,
-            "conversations": len(self.data.train),
-            "seed": self.seed,
-            "steps": state.step,
-            "evaluations": state.evaluations,
-            "best_evaluation": state.best_evaluation,
-            "validation_loss": state.best,
-            **self._phase1_summary(),
-            "parameters": self.network.parameter_counts(),
-            "seconds": self.seconds,
-            "tokens_per_s": self.data.train.tokens / sum(self.seconds.values()),
-            "threads": torch.get_num_threads(),
-            "device": self.device,
-            "torch": torch.__version__,
-            "identity": self.identity,
-            **self.about,
-        }
-        write(self.folder, record, self.lines, scores.nats.cpu().numpy(), stream)
-        for path in self.folder.glob("*checkpoint.safetensors*"):  # and what a killed process was writing
-            path.unlink()
-        for which in range(2):
-            shutil.rmtree(self.folder / f".contexts-{which}", ignore_errors=True)
-        return record
-
-    def _phase1_summary(self) -> dict[str, Any]:
+    def phase_fields(self) -> dict[str, Any]:
         """Fields of the record about phase 1 and the contexts, from the metrics."""
         last = next((line for line in reversed(self.lines) if "converged" in line), {"pass": 0, "converged": None})
         checked = next((line for line in self.lines if "effective_rank" in line), {})

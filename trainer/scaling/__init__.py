@@ -15,10 +15,11 @@ The intervals of the saturating law come from the same linear step. If the point
 smaller exponent, the intervals are wide and extend to the limits (alpha 0, P_inf 0).
 """
 
+from trainer.scaling.contradiction import Contradiction, contradiction
 from trainer.scaling.difference import Difference, difference
 from trainer.scaling.law import HeldOut, Law, Prediction, fit, held_out
 from trainer.scaling.paired import Control, paired_difference, smallest_found
 from trainer.scaling.points import Kind, Points, ScalingError
 
-__all__ = ["Control", "Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError"]
-__all__ += ["difference", "fit", "held_out", "paired_difference", "smallest_found"]
+__all__ = ["Contradiction", "Control", "Difference", "HeldOut", "Kind", "Law", "Points", "Prediction", "ScalingError"]
+__all__ += ["contradiction", "difference", "fit", "held_out", "paired_difference", "smallest_found"]

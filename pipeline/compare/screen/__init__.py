@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from pipeline.compare import data
@@ -21,10 +20,9 @@ from pipeline.compare.scored import Scored, TestSet
 from pipeline.terminal import BEAT_INTERVAL, repeating, say
 from trainer.experiment import screen as screening
 from trainer.experiment.kinds import KNESER_NEY
-from trainer.experiment.screen import Placebos, Screen, UsedUp
+from trainer.experiment.screen import Screen, UsedUp
 from trainer.prepare.arms import Arms, ArmsError, Union
 from trainer.scaling import Difference, difference
-from trainer.scaling.spread import Interval
 
 CONTROL_SEEDS = 60
 """Orders from which the mean and the variance of a control variate come."""
@@ -68,27 +66,13 @@ class Screened:
         frame = frame.with_columns(bits_per_byte=pl.col("nats") * test.tokens / math.log(2) / max(size, 1))
         laws = scoring.compared_laws(points)
         strict = difference(points[names[0]], points[names[1]], level=scoring.STRICT) if laws.differences else None
-        return Scored(test, frame, laws, (*filter(None, [test.small]), *laws.notes), strict)
+        notes = (*filter(None, [test.small]), *laws.notes)
+        return Scored(test, frame, laws, notes, strict, self.screen.placebo(names, test.mask))
 
     @property
     def difference(self) -> Difference:
         """The second corpus against the first by the power law, on the primary test set."""
         return self.primary.differences["power"]
-
-    @cached_property
-    def placebos(self) -> dict[str, Placebos]:
-        """The difference of the level beside those of placebo rules, by kind of placebo."""
-        return {null: self.screen.placebo(self.names, null, self.primary_test.mask) for null in self.screen.placebos}
-
-    @property
-    def level_interval(self) -> Interval | None:
-        """The 95 % interval of the ln of the PPL ratio at the largest budget, with the spread of placebo rules."""
-        return self.widened(self.difference.ln_ratio_interval) if self.primary.differences else None
-
-    def widened(self, ends: Interval | None) -> Interval | None:
-        """An interval with the spread of the more different kind of placebo rules."""
-        effects = max((one.effects for one in self.placebos.values()), key=np.std, default=np.empty(0))
-        return screening.widened(ends, effects)
 
     @cached_property
     def used_up(self) -> UsedUp:
@@ -111,8 +95,15 @@ class Screened:
         return None if second >= first else -math.expm1(self.difference.a.alpha * math.log(first / second))
 
 
-def screen(pair: Pair, union: Union, options: TrainingOptions, folder: Path, *, placebos: bool = True) -> Screened:
-    """Prepare the data of all arms of a union in `folder`/screen, and learn them; placebos imitate the first two.
+def screen(
+    pair: Pair,
+    union: Union,
+    options: TrainingOptions,
+    folder: Path,
+    *,
+    imitated: Sequence[tuple[str, str]],
+) -> Screened:
+    """Prepare the data of all arms of a union in `folder`/screen, and learn them and placebo rules.
 
     Raises:
         TrainerError: a corpus or an option does not serve.
@@ -121,7 +112,7 @@ def screen(pair: Pair, union: Union, options: TrainingOptions, folder: Path, *, 
     budgets = options.budgets or screening.budgets_of(arms, names)
     if max(budgets) > arms.largest():
         raise ArmsError(f"--budgets has {max(budgets):,} tokens, and a training pool has {arms.largest():,}")
-    made = learn(arms, union, tuple(sorted(set(budgets))), options, placebos=placebos)
+    made = learn(arms, union, tuple(sorted(set(budgets))), options, imitated=imitated)
     return of_arms(pair, arms, made, folder)
 
 
@@ -131,7 +122,7 @@ def learn(
     budgets: tuple[int, ...],
     options: TrainingOptions,
     *,
-    placebos: bool = True,
+    imitated: Sequence[tuple[str, str]],
     seeds: int = screening.SEEDS,
     own: Sequence[tuple[int, int]] = (),
 ) -> Screen:
@@ -139,12 +130,13 @@ def learn(
     names = list(union.members)
     seeds = (options.screen and options.seeds) or seeds
     began = time.monotonic()
-    say(f"n-gram models of {len(names)} corpora in {seeds} orders{', and of placebo rules' if placebos else ''} ...")
+    say(f"n-gram models of {len(names)} corpora in {seeds} orders, and of placebo rules ...")
     with repeating(BEAT_INTERVAL, lambda: f"still learning, {time.monotonic() - began:,.0f} s so far"):
         return screening.screen(
             *(arms, union, names, budgets),
             seeds=seeds,
-            placebos=screening.PLACEBOS if placebos else 0,
+            imitated=imitated,
+            placebos=screening.PLACEBOS if len(imitated) == 1 else screening.MIN_PLACEBOS,
             workers=options.workers or len(os.sched_getaffinity(0)),
             own=own,
         )

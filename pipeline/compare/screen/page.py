@@ -15,14 +15,15 @@ from pipeline.compare.numbers import (
     difference_dict,
     difference_rows,
     law_rows,
+    level_numbers,
     test_numbers,
 )
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.power import POWER, forecast
 from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
-from pipeline.compare.verdict import WORTH_KNOWING, share, too_few
-from pipeline.experiments.formats import finite, interval, precise_change, token_worth_parts, with_interval
+from pipeline.compare.verdict import too_few
+from pipeline.experiments.formats import change, finite, interval, share, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 
@@ -47,7 +48,7 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
     power, test = primary.differences["power"], visible(primary.test.name, 30)
     worth, brackets = token_worth_parts(power)
     made = [
-        _tile(power.ln_ratio, comparison.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
+        _tile(power.ln_ratio, primary.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
         Tile(worth, f"tokens of {first} that one of {second} is worth{f': {brackets}' if brackets else ''}"),
     ]
     if "power" in screened.primary.differences:
@@ -72,16 +73,16 @@ def answers(comparison: Comparison) -> tuple[tuple[str, str], ...]:
 
 def how_sure(comparison: Comparison) -> str:
     """The interval of the level, what it comes from, and how many placebo rules do as much."""
-    screened, primary, ends = comparison.screened, comparison.primary, comparison.level_interval
+    screened, primary = comparison.screened, comparison.primary
     if screened is None:
         return "No model was trained: only sizes and mixes are compared."
-    if primary is None or ends is None:
+    if primary is None or (ends := primary.level_interval) is None:
         return "There is no interval; the headline says why."
     pairs = f"{len(screened.screen.nats[screened.names[0]])} pairs of n-gram models"
     if comparison.experiment is not None:
         pairs = f"{len(comparison.experiment.design.pairs)} pairs of networks"
-    test, placebos = primary.test, screened.placebos.values()
-    found = f"The 95 % interval of the change of PPL is {interval(ends, precise_change)}, from {pairs} on "
+    test, placebos = primary.test, primary.placebos.values()
+    found = f"The 95 % interval of the change of PPL is {interval(ends, change)}, from {pairs} on "
     found += f"{test.conversations:,} test conversations, which weigh as much as {test.effective:,.0f} of equal length."
     rules = sum(len(one.effects) for one in placebos)
     if not rules:
@@ -114,8 +115,8 @@ def _millions(tokens: float) -> str:
 
 
 def _tile(ln_ratio: float, ends: tuple[float, float] | None, label: str) -> Tile:
-    brackets = with_interval(ln_ratio, ends, precise_change).partition(" (")[2]
-    return Tile(precise_change(ln_ratio), f"{label}: {brackets.rstrip(')')}" if brackets else label)
+    brackets = with_interval(ln_ratio, ends, change).partition(" (")[2]
+    return Tile(change(ln_ratio), f"{label}: {brackets.rstrip(')')}" if brackets else label)
 
 
 def sections(screened: Screened) -> list[Section]:
@@ -124,7 +125,7 @@ def sections(screened: Screened) -> list[Section]:
     scored, notes = screened.scored, dict.fromkeys(note for one in screened.scored for note in one.notes)
     apart = screened.apart
     if apart is not None:
-        brackets = with_interval(apart.ln_ratio, apart.ln_ratio_interval, precise_change)
+        brackets = with_interval(apart.ln_ratio, apart.ln_ratio_interval, change)
         notes[f"if copies do not stay together, a budget holds fewer of them, and PPL differs by {brackets}"] = None
     return [
         Section(
@@ -187,7 +188,7 @@ def _plan(screened: Screened) -> list[str]:
 
 
 def _placebo_section(screened: Screened) -> list[Section]:
-    found = screened.placebos
+    found = screened.primary.placebos
     if not found:
         return []
     frame = pl.concat(
@@ -228,12 +229,12 @@ def placebo_rows(screened: Screened) -> HeadAndRows:
         (
             f"{null} conversations" if null == "random" else f"conversations {null}",
             len(one.effects),
-            precise_change(one.mean),
+            change(one.mean),
             share(one.sd),
-            precise_change(one.effect),
+            change(one.effect),
             f"{one.p:.2f}",
         )
-        for null, one in screened.placebos.items()
+        for null, one in screened.primary.placebos.items()
     ]
     return head, rows
 
@@ -242,8 +243,8 @@ def used_up_rows(screened: Screened) -> HeadAndRows:
     """Both corpora at their own sizes."""
     found, second = screened.used_up, screened.names[1]
     head = ("corpus", "tokens", "without copies", "PPL differs by (forecast)", "measured on the whole pools")
-    forecast = with_interval(found.ln_ratio, found.interval, precise_change)
-    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, precise_change)
+    forecast = with_interval(found.ln_ratio, found.interval, change)
+    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, change)
     rows: Rows = [
         (
             visible(name, 40),
@@ -262,12 +263,13 @@ def findings(comparison: Comparison) -> dict[str, Any]:
     if screened is None or primary is None:
         return {}
     power = primary.differences.get("power")
-    made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": WORTH_KNOWING}
+    made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": comparison.worth_knowing}
     if power is not None:
-        made |= {"budget": power.budget, **_level("level", power.ln_ratio, comparison.level_interval)}
+        made |= {"budget": power.budget, **level_numbers("level", power.ln_ratio, primary.level_interval)}
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
         made |= screen_numbers(screened)
+    made |= _by_network(comparison)
     if comparison.experiment is None:
         made |= {
             "test_sets": {one.test.name: test_numbers(one) for one in screened.scored},
@@ -278,6 +280,21 @@ def findings(comparison: Comparison) -> dict[str, Any]:
             "data": data_numbers(screened.arms),
         }
     return cast("dict[str, Any]", finite(made))
+
+
+def _by_network(comparison: Comparison) -> dict[str, Any]:
+    """What each network finds, and whether they agree; empty for a screen."""
+    if not comparison.networks:
+        return {}
+    found = {
+        one.kind: {
+            **level_numbers("level", power.ln_ratio, power.ln_ratio_interval),
+            **{key: getattr(power, key) for key in ("delta_alpha", "delta_alpha_interval")},
+        }
+        for one in comparison.networks
+        if (power := one.difference) is not None
+    }
+    return {"networks": found, "agreement": comparison.agreement or None}
 
 
 def screen_numbers(screened: Screened) -> dict[str, Any]:
@@ -293,20 +310,15 @@ def screen_numbers(screened: Screened) -> dict[str, Any]:
                 "rules": len(one.effects),
                 "p": one.p,
             }
-            for null, one in screened.placebos.items()
+            for null, one in screened.primary.placebos.items()
         },
         "per_corpus": {
-            **_level("level", found.ln_ratio, found.interval),
-            **_level("measured_level", found.measured, found.measured_interval),
+            **level_numbers("level", found.ln_ratio, found.interval),
+            **level_numbers("measured_level", found.measured, found.measured_interval),
             "alpha": found.alpha,
             "tokens": dict(screened.screen.tokens),
             "unique_tokens": dict(screened.screen.unique),
             "crossing_tokens": found.crossing,
         },
-        "apart": None if apart is None else _level("level", apart.ln_ratio, apart.ln_ratio_interval),
+        "apart": None if apart is None else level_numbers("level", apart.ln_ratio, apart.ln_ratio_interval),
     }
-
-
-def _level(name: str, ln_ratio: float | None, ends: tuple[float, float] | None) -> dict[str, Any]:
-    interval = None if ends is None else tuple(math.expm1(end) for end in ends)
-    return {name: None if ln_ratio is None else math.expm1(ln_ratio), f"{name}_interval": interval}

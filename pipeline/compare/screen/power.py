@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.compare.design import Experiment
 from pipeline.compare.scored import TRAINING_VARIANCE
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import WORTH_KNOWING, share
+from pipeline.experiments.formats import share
 from pipeline.store import RunFolderError, read_json
 from pipeline.terminal import say
 from stages.files import save_json
@@ -50,21 +50,23 @@ def forecast(experiment: Experiment, screened: Screened, times: int = 1) -> Fore
 
     With `times`, what an experiment with that many times the seeds could find.
     """
-    budgets = np.array([budget for budget, _ in experiment.design.pairs])
+    design = experiment.design
+    budgets = np.array([budget for budget, _ in design.pairs])
     mask = screened.primary_test.mask
     control = experiment.screen.control(screened.names, mask, budgets)
     moved = [points.resampled for points in screened.primary.points.values()]
     of_test = 0.0
     if moved[0] is not None and moved[1] is not None:
         of_test = float((moved[1] - moved[0]).mean(axis=0).var(ddof=1))
-    spread = max((one.sd for one in screened.placebos.values()), default=0.0) ** 2
+    spread = max((one.sd for one in screened.primary.placebos.values()), default=0.0) ** 2
     x, variance = np.log(budgets.astype(float)), control.variance + TRAINING_VARIANCE
-    level, alpha = smallest_found(np.tile(x, times), np.tile(variance, times), of_test + spread, power=POWER)
+    found = np.tile(x, times), np.tile(variance, times), of_test + spread
+    level, alpha = smallest_found(*found, design.looks()[-1].level, POWER)
     ceiling = screened.ceiling if screened.primary.differences else None
     return Forecast(math.expm1(level), alpha, ceiling)
 
 
-def register(experiment: Experiment, screened: Screened, *, force: bool) -> Forecast:
+def register(experiment: Experiment, screened: Screened, *, worth_knowing: float, force: bool) -> Forecast:
     """Say what the experiment can find, and write its design to `design-<digest>.json`, before anything is trained.
 
     Raises:
@@ -81,10 +83,12 @@ def register(experiment: Experiment, screened: Screened, *, force: bool) -> Fore
     design = {
         "budgets": list(experiment.design.budgets),
         "seeds": list(experiment.design.seeds),
+        "networks": list(experiment.design.networks),
         "corpora": list(screened.names),
         "primary": f"ln of the PPL ratio on {screened.primary_test.name}, weighted mean over all pairs",
         "secondary": ["delta alpha", "per corpus"],
-        "worth_knowing": WORTH_KNOWING,
+        "worth_knowing": worth_knowing,
+        "looks": [[sum(look.seeds), look.level] for look in experiment.design.looks()],
         "evaluated": experiment.arms.evaluated,
         "forecast": asdict(found),
     }

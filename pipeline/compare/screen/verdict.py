@@ -8,16 +8,14 @@ import numpy as np
 import polars as pl
 
 from pipeline.compare.screen import Screened
-from pipeline.compare.verdict import UNCLEAR, Verdict, relative_change, verdict
+from pipeline.compare.verdict import UNCLEAR, WORTH_KNOWING, Verdict, relative_change, verdict
 
 
-def screen_verdict(screened: Screened, failed: Sequence[str]) -> Verdict:
+def screen_verdict(screened: Screened, failed: Sequence[str], worth_knowing: float = WORTH_KNOWING) -> Verdict:
     """Conclude from a screen, whose interval has the spread of placebo rules in it."""
     advice = _advice(screened) if "power" in screened.primary.differences else ""
     found = verdict(
-        *(screened.scored, screened.primary, screened.names, screened.level_interval),
-        failed=failed,
-        advice=advice,
+        *(screened.scored, screened.primary, screened.names), failed=failed, advice=advice, worth_knowing=worth_knowing
     )
     if found.answer == UNCLEAR and not found.sentence.startswith("Nothing can be told yet"):
         return found
@@ -46,7 +44,7 @@ def _advice(screened: Screened) -> str:
     low, high = screened.difference.ln_ratio_interval or (0.0, 0.0)
     parts = {
         "random rules that drop as much differ by that much, and a larger corpus narrows it": max(
-            (one.sd for one in screened.placebos.values()), default=0.0
+            (one.sd for one in screened.primary.placebos.values()), default=0.0
         ),
         f"the orders differ by that much, and more seeds narrow it (--seeds {4 * seeds})": orders,
         "a larger test set narrows it (--test-tokens)": math.sqrt(max(((high - low) / 4) ** 2 - orders**2, 0.0)),

@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.plant.audit import UNTOUCHED, planted_kinds
+from pipeline.plant.kinds import KINDS
 from pipeline.report.charts import AxisKind
 from pipeline.report.run.frame import FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
@@ -159,6 +161,11 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
             sort = deciles if band.key == "ppl" else split_at_edges if band.edges else split_by_name
             bands[band.key], index = sort(rows[measured[0]], band)
             columns.append(index)
+    kinds_of = planted_kinds(run.store)
+    if (kinds_of != UNTOUCHED).any():
+        names = (*KINDS, UNTOUCHED)
+        bands["planted"] = Band("planted", "planted damage", "planted", labels=names, words=names)
+        columns.append(kinds_of.to_physical().cast(pl.Int16).alias("planted"))
     for i, signal in enumerate(run.signals):
         marks = [threshold.at for threshold in thresholds(run.plan, signal.name)]
         bins[signal.name] = make_bins(rows[signal.name], signal, marks)

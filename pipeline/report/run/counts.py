@@ -5,8 +5,10 @@ from itertools import combinations_with_replacement, product
 
 import polars as pl
 
+from pipeline.plant.audit import UNTOUCHED, Findings
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.frame import Signal
+from pipeline.report.text import labels
 
 MAX_SAMPLE = 20_000
 """Maximum number of conversations for rank correlations; their standard error is then below 0.01."""
@@ -98,6 +100,24 @@ def together(run: BandedRun) -> pl.DataFrame:
     schema |= {one.meta.output_name(): pl.Int64 for one in _words(run)}
     alone = pl.col("n").filter(pl.col("xi") == pl.col("yi")).first().over("yi")
     return pl.DataFrame(pairs, schema=schema, orient="row").with_columns(share=pl.col("n") / alone)
+
+
+def planted(run: BandedRun, findings: Findings) -> pl.DataFrame:
+    """What became of each kind of planted damage, and of untouched conversations; rules that drop none are omitted.
+
+    Columns: yi, y (the kind), xi (number of the rule; null for those kept), x (its reason, or "kept"), n
+    (conversations), share (of the kind).
+    """
+    kinds, names = {**findings.kinds, UNTOUCHED: findings.untouched}, labels(run.reasons)
+    rules = [i for i, reason in enumerate(run.reasons) if any(reason in one.by_rule for one in kinds.values())]
+    rows: list[tuple[int, str, int | None, str, int, float]] = []
+    for kind, one in kinds.items():
+        row = [(i, names[i], one.by_rule.get(run.reasons[i], 0)) for i in rules]
+        at = run.bands["planted"].labels.index(kind)
+        kept = (None, "kept", one.total - one.dropped)
+        rows += [(at, kind, i, name, n, n / max(one.total, 1)) for i, name, n in [*row, kept]]
+    schema = {"yi": pl.Int16, "y": pl.String, "xi": pl.Int16, "x": pl.String, "n": pl.Int64, "share": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def varying_signals(run: BandedRun) -> list[Signal]:

@@ -32,6 +32,7 @@ def _draw(run: BandedRun) -> pl.DataFrame:
         both = [f"in_{band.key}" for band in bands]
         cells += [both, ["reason", both[0]]]
         cells += [[*both, "in_dup"]] if run.at_least is not None else []
+    cells += [["reason", "in_planted"]] if "planted" in run.bands else []
     cells += [[f"in_{key}"] for key in run.bands]
     picks: list[int] = []
     for columns in cells:  # the most informative figures first

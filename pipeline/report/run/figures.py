@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from pipeline.plant.audit import Findings
 from pipeline.report import charts
 from pipeline.report.charts import Colour, Side, heatmap
 from pipeline.report.parts import Figure, Panel
@@ -209,6 +210,27 @@ def removals(run: BandedRun, across: Band) -> Figure | None:
         "Numbers count conversations, and colours show their share of the column; a conversation counts for the "
         "first rule that fired.",
         (Panel("", chart, frame.drop("xi", "yi", "x_word", "size")),),
+    )
+
+
+def planted(run: BandedRun, findings: Findings) -> Figure:
+    """What became of each kind of planted damage: the rule that dropped it, or kept."""
+    frame = counts.planted(run, findings)
+    cells = frame.with_columns(
+        value=_nonzero("share"),
+        text=_short(_nonzero("n")),
+        tip=pl.format("{}, {}: {} conversations, {}% of the kind", "y", "x", "n", _percent(pl.col("share"))),
+        pick=pl.coalesce(pl.format("planted:{} reason:{}", "yi", "xi"), pl.format("planted:{} kept", "yi")),
+    )
+    across, down = (tuple(frame[axis].unique(maintain_order=True)) for axis in ("x", "y"))
+    colour = Colour("share of the kind", (0.0, 1.0), form=".0%")
+    chart = heatmap(cells, Side("", across, upright=True), Side("planted", down), colour)
+    return Figure(
+        "planted",
+        "Planted damage, and the rule that dropped it",
+        "Numbers count conversations, and colours show their share of the row. A copy counts as dropped if it or its "
+        "original is. What is untouched may have had flaws before.",
+        (Panel("", chart, frame.select("x", "y", "n", "share")),),
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.manifest import HubSplit, Manifest
-from pipeline.report.parts import Check, Examples, Figure, Page, Section, Tile
+from pipeline.plant.audit import UNTOUCHED, audit
+from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
 from pipeline.report.run import figures, tables
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
@@ -100,6 +101,7 @@ def of_run(run: BandedRun) -> list[Section]:
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
         Section("kept", "Kept and dropped", "From what came in to what is left.", (figures.retention(run),)),
+        *_planted(run),
         _heatmaps(run),
         Section(
             "rules",
@@ -129,6 +131,19 @@ def of_run(run: BandedRun) -> list[Section]:
             missing=tuple(MISSING[key] for key in ("prompt", "lang") if key not in run.bands),
         ),
     ]
+
+
+def _planted(run: BandedRun) -> list[Section]:
+    """What was found of the damage that `refine plant` planted; nothing for another corpus."""
+    if (findings := audit(run.store)) is None:
+        return []
+    rows = [
+        (name, one.total, one.dropped, f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}")
+        for name, one in {**findings.kinds, UNTOUCHED: findings.untouched}.items()
+    ]
+    table = Table(("planted", "conversations", "dropped", "share", "95 % interval"), tuple(rows))
+    says = "This corpus was damaged on purpose: which of it did the rules find?"
+    return [Section("planted", "Planted damage", says, (figures.planted(run, findings),), (table,))]
 
 
 def _heatmaps(run: BandedRun) -> Section:

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, in batches of bounded bytes; a file that cannot be read is a `SourceError`."""
+"""Rows of tables: Parquet, Arrow, text; in batches of bounded bytes. One that cannot be read is a `SourceError`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.sources.messages import as_json
 from pipeline.sources.rows import Row, SourceError, Unreadable, why
-from pipeline.sources.shapes import as_json
+from stages import readers
 
 BATCH_ROWS = 1_000
 """Maximum number of rows of a batch."""
@@ -17,19 +18,43 @@ BATCH_BYTES = 1 << 26
 
 
 def rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of a file. All columns are read: those that a shape does not name are kept in `extra`."""
+    """Rows of a Parquet or Arrow file. All columns are read: those that a shape does not name are kept in `extra`."""
     number = 0
     try:
-        with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group]):
-                    for value in _records(batch):
-                        number += 1
-                        yield Row(label, number, value)
+        parquet = readers.ending(path) == ".parquet"
+        for batch in _parquet(path) if parquet else readers.arrow_batches(path, BATCH_BYTES, BATCH_ROWS):
+            for value in _records(batch):
+                number += 1
+                yield Row(label, number, value)
+    except readers.UnreadableFileError as error:
+        raise SourceError(f"{label} {error}: convert, repair or remove the file") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(
             f"{label} cannot be read after row {number} ({why(error)}): repair or remove the file"
         ) from error
+
+
+def text_rows(path: Path, label: str) -> Iterator[Row]:
+    """Rows of a table of text. The header is row 1, as a spreadsheet counts."""
+    try:
+        numbered = enumerate(readers.csv_rows(path), 1)
+        header = next(numbered, (1, []))[1]
+        for number, row in numbered:
+            if row and len(row) != len(header):
+                fault = f"the row has {len(row)} fields and the header {len(header)}"
+                yield Row(label, number, Unreadable(fault, as_json(row)))
+            elif row:
+                record = dict(zip(header, row, strict=True))
+                yield Row(label, number, record, replaced=any("\ufffd" in field for field in row))
+    except readers.UnreadableFileError as error:
+        raise SourceError(f"{label} {error}: convert, repair or remove the file") from error
+
+
+def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    readers.check_parquet(path)
+    with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group])
 
 
 def _size(group: pq.RowGroupMetaData) -> int:

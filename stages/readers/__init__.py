@@ -1,0 +1,38 @@
+"""Reading files of others: which ones, decompression, and records of any format.
+
+What reads a file raises `UnreadableFileError` if it cannot be read to its end, or is not what it should be.
+"""
+
+from stages.readers.json_lines import envelope, fields, json_fault, lines, parse, text_lines
+from stages.readers.listing import CSV, JSON, RECORDS, RUN_KEYS, TEXT, Listing, ending, is_run, list_files
+from stages.readers.opening import PACKINGS, UnreadableFileError, open_text, read_text
+from stages.readers.tables import arrow_batches, check_parquet, csv_rows, frames, open_arrow, open_csv, schema
+
+__all__ = [
+    "CSV",
+    "JSON",
+    "PACKINGS",
+    "RECORDS",
+    "RUN_KEYS",
+    "TEXT",
+    "Listing",
+    "UnreadableFileError",
+    "arrow_batches",
+    "check_parquet",
+    "csv_rows",
+    "ending",
+    "envelope",
+    "fields",
+    "frames",
+    "is_run",
+    "json_fault",
+    "lines",
+    "list_files",
+    "open_arrow",
+    "open_csv",
+    "open_text",
+    "parse",
+    "read_text",
+    "schema",
+    "text_lines",
+]

@@ -1,0 +1,241 @@
+"""Records of JSON files: one per line, however the file holds them."""
+
+import codecs
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from stages.readers.opening import DAMAGE, UnreadableFileError, open_text
+from stages.stage import reason
+
+BATCH_BYTES = 1 << 24
+"""Target size of a batch of lines in bytes."""
+SAMPLE = 1000
+"""Number of records read to discover the fields of a file."""
+HEAD = 1 << 16
+"""Bytes of the first lines by which the form of a file is recognised, and of the first piece of JSON that is parsed."""
+CONVERSATIONS = frozenset(
+    {"messages", "conversations", "conversation", "dialogue", "dialog", "turns", "chat", "chosen", "rejected", "tools"}
+)
+"""Keys whose flat objects are the turns of one record, not records."""
+TEXTS = frozenset({"text", "prompt", "instruction", "question", "query", "input", "problem"})
+"""Keys by which a flat object is a record."""
+SPEAKERS = frozenset({"role", "from", "author", "speaker", "sender", "user", "name"})
+"""Keys by which an object is a message."""
+MAX_LITERAL = 16
+"""Maximum length in characters of what JSON is read in at once, besides strings: "-Infinity", an escape."""
+_BETWEEN = re.compile(r"[\s,]*")
+_DECODER = json.JSONDecoder()
+
+
+def lines(path: Path, size: int = BATCH_BYTES) -> Iterator[tuple[int, list[bytes]]]:
+    """Batches of about `size` bytes of the lines of a JSON file, each with the number of its first line, from 1.
+
+    The file may also be one array, one object that holds its records under one key, or values on several lines each;
+    then its records are given one per line and numbered. An array is parsed record by record, the only object of a
+    file whole. An error names the last complete line.
+    """
+    yield from _batches(path, size, lambda file: _unwrap(_values(file)))
+
+
+def envelope(path: Path) -> tuple[bytes, bytes] | None:
+    """What a JSON file has before and after its records, which commas separate; None if each is on a line of its own.
+
+    These are the brackets of an array, or the rest of the only object, which holds the records under one key.
+    """
+    with open_text(path) as file:
+        start = file.peek(HEAD)[:HEAD].lstrip()
+        values = [value for value in islice(_values(file), 2) if not value.isspace()]
+    if start.startswith(b"[") and not (values and values[0].lstrip().startswith(b"[")):
+        return b"[\n", b"\n]\n"
+    if len(values) != 1 or not start.startswith(b"{"):
+        return None
+    value = json.loads(values[0].decode("utf-8", "replace"))
+    if (key := wrapper(value)) is None:
+        return None
+    before, _, after = json.dumps({**value, key: ["\0"]}, ensure_ascii=False).partition(json.dumps("\0"))
+    return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def text_lines(path: Path, size: int = BATCH_BYTES) -> Iterator[list[bytes]]:
+    """Lines of a text file in batches of about `size` bytes."""
+    yield from (batch for _, batch in _batches(path, size, iter))
+
+
+def _batches(
+    path: Path, size: int, split: Callable[[io.BufferedReader], Iterator[bytes]]
+) -> Iterator[tuple[int, list[bytes]]]:
+    first, batch, room = 1, list[bytes](), size
+    try:
+        with open_text(path) as file:
+            for line in split(file):
+                batch.append(line)
+                room -= len(line)
+                if room <= 0:
+                    yield first, batch
+                    first, batch, room = first + len(batch), [], size
+    except UnreadableFileError as error:
+        if isinstance(error.__cause__, DAMAGE):
+            place = f"cannot be read after line {first + len(batch) - 1} ({reason(error.__cause__)})"
+            raise UnreadableFileError(place) from error
+        raise
+    if batch:
+        yield first, batch
+
+
+def _values(file: io.BufferedReader) -> Iterator[bytes]:
+    """The lines of a file, or its values, if the first line is an array or no whole value."""
+    ahead, first = _line(file)
+    more, second = _line(file) if first.startswith(b"[") and first.endswith(b"]") else (b"", b"")
+    array = first.startswith(b"[") and not second
+    if array or b"}\r" in first or (ahead.endswith(b"\n") and first.endswith((b"{", b"[", b","))):
+        return _parse(file, ahead + more, array=array)
+    return chain(io.BytesIO(ahead + more + file.readline()), file)
+
+
+def _line(file: io.BufferedReader) -> tuple[bytes, bytes]:
+    """The next line that is not blank, cut to `HEAD` bytes: with the blank lines before it, and stripped."""
+    read = line = file.readline(HEAD)
+    while line.isspace():
+        line = file.readline(HEAD)
+        read += line
+    return read, line.strip()
+
+
+def _parse(file: io.BufferedReader, ahead: bytes, *, array: bool) -> Iterator[bytes]:
+    """The values of an array, or one after the other, each on one line; `ahead` has been read from the file."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    text, number, whole = decode(ahead), 1, False
+    at = text.index("[") + 1 if array else 0
+    while True:
+        at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if array and text.startswith("]", at):
+            break
+        try:
+            end = _end(text, at, whole=whole) if at < len(text) else 0
+        except (ValueError, RecursionError) as error:
+            raise _malformed(number, error, array=array) from error
+        if end:
+            yield re.sub(r"[\r\n]", " ", text[at:end]).encode() + b"\n"
+            at, number = end, number + 1
+        elif not whole:
+            piece = file.read(max(HEAD, len(text) - at))
+            text, at, whole = text[at:] + decode(piece, final=not piece), 0, not piece
+        elif array:
+            raise _malformed(number, "it has no end", array=array)
+        else:
+            return
+    if text[at + 1 :].strip() or sum(len(piece.strip()) for piece in iter(lambda: file.read(HEAD), b"")):
+        raise _malformed(number, "there is more after its end", array=array)
+
+
+def _malformed(number: int, why: str | Exception, *, array: bool) -> UnreadableFileError:
+    what = "begins like a JSON array and is not one" if array else "is not JSON"
+    fault = why if isinstance(why, str) else getattr(why, "msg", json_fault(why))  # its place counts from some piece
+    return UnreadableFileError(f"{what} (record {number}: {fault})")
+
+
+def _end(text: str, at: int, *, whole: bool) -> int:
+    """Where a value ends; 0 if it may go on after the text, which is then not the `whole` rest of the file."""
+    try:
+        end = _DECODER.raw_decode(text, at)[1]
+    except json.JSONDecodeError as error:
+        if whole or (error.pos < len(text) - MAX_LITERAL and not error.msg.startswith("Unterminated string")):
+            raise
+        return 0
+    return end if whole or end < len(text) or text[end - 1] in '"]}' else 0
+
+
+def _unwrap(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines, or, if there is only one, an object with its records under one key, these."""
+    start, values = list[bytes](), list[bytes]()
+    for line in lines:
+        start.append(line)
+        values += [] if line.isspace() else [line]
+        if len(values) > 1:
+            break
+    yield from _records(values[0]) or start if len(values) == 1 else start
+    yield from lines
+
+
+def _records(line: bytes) -> list[bytes]:
+    """The records that an object holds under one key; none if it is a record itself."""
+    try:
+        value = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return []
+    key = wrapper(value)
+    records = value[key] if key is not None else []
+    return [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for one in records]
+
+
+def wrapper(value: object) -> str | None:
+    """The key under which the only object of a file holds its records; None if it is a record itself."""
+    if not isinstance(value, dict):
+        return None
+    lists = [(key, one) for key, one in value.items() if isinstance(one, list) and one and isinstance(one[0], dict)]
+    if len(lists) != 1 or "text" in value:
+        return None
+    ((key, records),) = lists
+    first = records[0]
+    flat = not any(isinstance(one, list) for one in first.values())
+    message = SPEAKERS & first.keys() or (flat and (key in CONVERSATIONS or not TEXTS & first.keys()))
+    return None if message else key
+
+
+def json_fault(error: BaseException) -> str:
+    """Describe the first fault of a text that is not JSON."""
+    if isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError):
+        return "a number of more than 4,300 digits"
+    return "nested too deeply" if isinstance(error, RecursionError) else reason(error)
+
+
+def parse(line: bytes, number: int) -> Any:  # noqa: ANN401  any JSON
+    """The JSON value on a line; bytes that are not UTF-8 become U+FFFD."""
+    try:
+        return json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise UnreadableFileError(f"is not JSON on line {number} ({json_fault(error)})") from error
+
+
+def _record(line: bytes, number: int) -> dict[str, Any]:
+    record = parse(line, number)
+    if not isinstance(record, dict):
+        raise UnreadableFileError(f"has {type(record).__name__} on line {number}, expected a JSON object on each line")
+    return record
+
+
+def fields(path: Path) -> list[str]:
+    """Names of the fields of the first `SAMPLE` records of a JSON file, in order of appearance."""
+    numbered = ((number, line) for first, batch in lines(path, 1 << 16) for number, line in enumerate(batch, first))
+    records = (_record(line, number) for number, line in numbered if not line.isspace())
+    return list(dict.fromkeys(name for record in islice(records, SAMPLE) for name in record))
+
+
+def json_frames(path: Path, schema: pl.Schema | None, size: int) -> Iterator[pl.DataFrame]:
+    """Records of a JSON file as frames; see `frames`."""
+    for first, batch in lines(path, size):
+        if text := b"".join(line for line in batch if not line.isspace()):
+            try:
+                yield pl.read_ndjson(text, schema=schema, infer_schema_length=None)
+            except pl.exceptions.PolarsError:  # a line is not JSON or not UTF-8
+                yield _repair(batch, first, schema)
+
+
+def _repair(batch: Iterable[bytes], first: int, schema: pl.Schema | None) -> pl.DataFrame:
+    """A batch parsed line by line, with U+FFFD for what is not text."""
+    records = [_record(line, number) for number, line in enumerate(batch, first) if not line.isspace()]
+    if schema is not None:
+        records = [{name: record.get(name) for name in schema} for record in records]
+    joined = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    text = joined.encode("utf-8", "surrogatepass").decode("utf-8", "replace").encode()
+    try:
+        return pl.read_ndjson(text, schema=schema, infer_schema_length=None)
+    except pl.exceptions.PolarsError as error:
+        raise UnreadableFileError(f"cannot be read near line {first} ({reason(error)})") from error
