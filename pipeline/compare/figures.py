@@ -122,6 +122,8 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     axis = alt.Axis(labelExpr=SHORT, grid=True, values=_ticks(low, high))
     y = alt.Y("ppl:Q", title="PPL", scale=scale, axis=axis)
+    tip = pl.format("{}: PPL {} after {} tokens", "arm", pl.col("ppl").round(2), pl.col("tokens").cast(pl.Int64))
+    points = points.with_columns(tip=tip)
     law = alt.Chart(_join(curves)).encode(x=x, detail="extrapolated:N")
     dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
     band = law.mark_area(opacity=0.16).encode(

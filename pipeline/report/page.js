@@ -172,9 +172,11 @@
   });
 
   // A phone folds long tables; paper and wide screens show them.
-  const unfold = (which) => document.querySelectorAll(which).forEach((one) => { one.open = true; });
-  if (window.matchMedia("(min-width: 641px)").matches) unfold("details.table");
-  window.addEventListener("beforeprint", () => unfold("details.notes, details.table"));
+  const wide = window.matchMedia("(min-width: 641px)");
+  const unfold = (which, open) => document.querySelectorAll(which).forEach((one) => { one.open = open; });
+  unfold("details.table", wide.matches);
+  wide.addEventListener("change", () => unfold("details.table", wide.matches));
+  window.addEventListener("beforeprint", () => unfold("details.notes, details.table", true));
 
   // Conversations -------------------------------------------------------------------------------------------------
 

@@ -148,7 +148,7 @@ def test_a_mixed_corpus_has_the_perplexities_of_each_source(made: Made) -> None:
         known = of_source["ppl"].drop_nulls().to_numpy().astype(float)
         named = dict(zip(table["head"], row, strict=True))
         assert (named["conversations"], named["words"]) == (of_source.height, of_source["n_words"].sum())
-        for head, at in (("10 %", 10), ("25 %", 25), ("median perplexity", 50), ("75 %", 75), ("90 %", 90)):
+        for head, at in (("ppl: 10 %", 10), ("25 %", 25), ("median", 50), ("75 %", 75), ("90 % below", 90)):
             assert named[head] == short(float(np.percentile(known, at)))
 
 

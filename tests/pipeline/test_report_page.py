@@ -263,7 +263,7 @@ def test_cards_are_short_and_open(chromium: Chrome, page: Path) -> None:
 
 
 def test_a_phone_page_is_short(chromium: Chrome, page: Path) -> None:
-    """No longer than on a wide screen, since the panels of a figure are side by side and can be swiped into view."""
+    """Shorter than on a wide screen: panels are strips to swipe, and long tables are folded until it is turned."""
     show(chromium, page, width=1180)
     wide = run_script(chromium, "return document.documentElement.scrollHeight")
     show(chromium, page, width=390)
@@ -272,6 +272,11 @@ def test_a_phone_page_is_short(chromium: Chrome, page: Path) -> None:
     tops = {one.location["y"] for one in strip.find_elements(By.CSS_SELECTOR, ".panel")}
     assert len(tops) == 1
     assert run_script(chromium, "return arguments[0].scrollWidth > arguments[0].clientWidth", strip)
+    folded = "return [...document.querySelectorAll('details.table')].map((one) => one.open)"
+    assert set(run_script(chromium, folded)) == {False}
+    turned = {"width": 844, "height": 390, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", turned)
+    assert set(run_script(chromium, folded)) == {True}
 
 
 def report(page: Path) -> dict[str, Any]:

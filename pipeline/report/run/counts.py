@@ -91,13 +91,13 @@ def together(run: BandedRun) -> pl.DataFrame:
     measured.
     """
     firing = [i for i in range(len(run.reasons)) if run.rows[f"in_rule{i}"].any()]
-    sizes = [pl.len().alias("n"), *(one.sum() for one in _words(run))]
-    pairs = [
-        (x, y, run.reasons[x], run.reasons[y], *run.rows.filter(f"in_rule{x}", f"in_rule{y}").select(sizes).row(0))
-        for y, x in product(firing, repeat=2)
-    ]
-    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String}
-    schema |= {size.meta.output_name(): pl.Int64 for size in sizes}
+    pairs = []
+    for y, x in product(firing, repeat=2):
+        both = pl.col(f"in_rule{x}") & pl.col(f"in_rule{y}")
+        sizes = run.rows.select(both.sum(), *(one.filter(both).sum() for one in _words(run))).row(0)
+        pairs.append((x, y, run.reasons[x], run.reasons[y], *sizes))
+    schema = {"xi": pl.Int16, "yi": pl.Int16, "x": pl.String, "y": pl.String, "n": pl.Int64}
+    schema |= {one.meta.output_name(): pl.Int64 for one in _words(run)}
     alone = pl.col("n").filter(pl.col("xi") == pl.col("yi")).first().over("yi")
     return pl.DataFrame(pairs, schema=schema, orient="row").with_columns(share=pl.col("n") / alone)
 

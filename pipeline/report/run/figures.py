@@ -17,7 +17,8 @@ BETWEEN = {">": 0.5, "<=": 0.5, ">=": -0.5, "<": -0.5}
 """Shift of a threshold to where it separates whole numbers: "> 0" drops what is right of 0.5."""
 MIXES = {"lang": "Language", "length": "Length", "prompt": "First prompt", "source": "Source"}
 """Titles of the panels of the mix, by the key of their band."""
-MAX_LETTERS = 5
+NO_WORDS = "Words were not counted in this run, so sizes are conversations alone: the stage heuristics adds them."
+MAX_LETTERS = 7
 """Maximum number of letters of a label that fits below a column."""
 
 
@@ -34,8 +35,8 @@ def retention(run: BandedRun) -> Figure:
     return Figure(
         "retention",
         "What was kept, and what each rule dropped",
-        "Rules apply in the order of the plan; a conversation counts for the first that fires."
-        + (f" Words are those of the signal {run.words}." if run.words else ""),
+        "Rules apply in the order of the plan; a conversation counts for the first that fires. "
+        + (f"Words are those of the signal {run.words}." if run.words else NO_WORDS),
         tuple(panels),
     )
 

@@ -19,10 +19,9 @@ MISSING = {
     "tox": "Toxicity was not measured in this run: the stage toxicity adds it.",
     "dup": "Duplicates were not measured in this run: the stage dedup adds them.",
     "prompt": "Lengths and first prompts were not measured in this run: the stage heuristics adds them.",
-    "words": "Words were not counted in this run, so sizes are conversations alone: the stage heuristics adds them.",
     "lang": "Languages were not measured in this run: the stage language adds them.",
 }
-"""Notes on bands that were not measured, by the band's key, and on words."""
+"""Notes on bands that were not measured, by the band's key."""
 
 
 def page(run: BandedRun, checks: list[Check]) -> Page:
@@ -101,13 +100,7 @@ def of_run(run: BandedRun) -> list[Section]:
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
-        Section(
-            "kept",
-            "Kept and dropped",
-            "From what came in to what is left.",
-            (figures.retention(run),),
-            missing=() if run.words else (MISSING["words"],),
-        ),
+        Section("kept", "Kept and dropped", "From what came in to what is left.", (figures.retention(run),)),
         *_planted(run),
         _heatmaps(run),
         Section(

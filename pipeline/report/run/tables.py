@@ -8,12 +8,12 @@ from pipeline.report.text import short, visible
 SIZES = {"raw": "conversations", "raw_words": "words", "refined": "kept", "refined_words": "words kept"}
 """Heads of columns of sizes, by the columns of `counts`."""
 QUANTILES = {
-    "p10": "10 %",
+    "p10": "ppl: 10 %",
     "p25": "25 %",
-    "median": "median perplexity",
+    "median": "median",
     "p75": "75 %",
-    "p90": "90 %",
-    "refined_median": "median, kept",
+    "p90": "90 % below",
+    "refined_median": "median of kept",
 }
 """Heads of columns of perplexities."""
 
