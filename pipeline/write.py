@@ -85,8 +85,9 @@ class _Task:
     def _with_fields(self, raw: pl.DataFrame) -> pl.DataFrame:
         """The raw shard with all fields of its messages; without `tools` if the corpus has none."""
         corpus = read_json(self.store.shard_list)
-        raw = raw.with_columns(messages=with_fields(raw["messages"], raw["details"], corpus.get("fields", {})))
-        return raw if corpus.get("tools") else raw.drop("tools")
+        if kinds := corpus.get("fields"):  # earlier versions wrote neither these nor the column of details
+            raw = raw.with_columns(messages=with_fields(raw["messages"], raw["details"], kinds))
+        return raw if corpus.get("tools") else raw.drop("tools", strict=False)
 
     def _digest(self, decisions: pl.DataFrame) -> str:
         """16 hex digits of everything that the files depend on besides the raw shard."""

@@ -67,8 +67,6 @@ def with_fields(messages: pl.Series, details: pl.Series, kinds: Mapping[str, str
 
     Loops over messages that have such fields, because each holds them as JSON.
     """
-    if not kinds:
-        return messages
     rows = pl.DataFrame({"messages": messages, "details": details}).with_row_index("row")
     none = pl.col("messages").list.eval(pl.lit(None, pl.String))
     fields = pl.col("details").list.eval(pl.element().struct.field("fields"))
@@ -78,8 +76,9 @@ def with_fields(messages: pl.Series, details: pl.Series, kinds: Mapping[str, str
     columns = [_column(name, kind, records) for name, kind in kinds.items()]
     whole = each.unnest("messages").select("row", pl.struct("role", "content", *columns).alias("messages"))
     lists = whole.group_by("row", maintain_order=True).agg("messages")
-    kept = rows.select("row").join(lists, on="row", how="left", maintain_order="left")["messages"]
-    return kept.fill_null(pl.Series([[]], dtype=kept.dtype).item()) if kept.null_count() else kept
+    empty = rows.filter(pl.col("messages").list.len() == 0).select("row")
+    empty = empty.with_columns(pl.Series("messages", [[]] * len(empty), lists.schema["messages"]))
+    return pl.concat([lists, empty]).sort("row")["messages"]
 
 
 def _column(name: str, kind: str, records: Sequence[Mapping[str, Any]]) -> pl.Series:

@@ -28,6 +28,7 @@ from pipeline.sources import SourceError, originals
 from pipeline.sources.fields import MAX_FIELDS, with_fields
 from pipeline.store import Store, read_json
 from stages.files import read_frame
+from stages.stage import DETAILS, MESSAGES
 from tests import strategies
 from tests.conftest import Refine, chat
 
@@ -304,6 +305,16 @@ def test_the_messages_of_the_output_have_typed_fields(jsonl: Jsonl, tmp_path: Pa
     assert (written[1][1]["thinking"], written[1][1]["content"]) == ("Ask the tide.", "")
     assert [one["meta"] for one in written[1]] == [None, None, '{"a":[1]}', "m"]
     assert len(datasets.load_dataset("parquet", data_files=str(tmp_path / "r/refined/*.parquet"), split="train")) == 2
+
+
+def test_a_conversation_without_messages_stays_one_beside_others_with_fields() -> None:
+    """An empty list, in its place; so does a shard without rows."""
+    said, detail = {"role": "user", "content": "a"}, {"calls": None, "reasoning": None, "media": 0, "fields": '{"w":1}'}
+    messages = pl.Series([[], [said], []], dtype=MESSAGES)
+    details = pl.Series([None, [detail], None], dtype=DETAILS)
+    assert with_fields(messages, details, {"w": "integer"}).to_list() == [[], [{**said, "w": 1}], []]
+    assert with_fields(messages[:0], details[:0], {"w": "integer"}).is_empty()
+    assert with_fields(messages[:1], details[:1], {"w": "integer"}).to_list() == [[]]
 
 
 def test_a_refined_corpus_is_read_again_with_its_calls(jsonl: Jsonl, tmp_path: Path, refine: Refine) -> None:
