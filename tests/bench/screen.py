@@ -2,6 +2,7 @@
 
     python -m tests.bench.screen decisions     twelve variants of a corpus, all pairs; about 4 minutes
     python -m tests.bench.screen placebos      400 pairs of random rules; nothing differs; about 15 minutes
+    python -m tests.bench.screen laws          laws of n-gram models beyond the budgets they are fitted to; a minute
 
 The corpus is the embedded default. Truth is a Kneser-Ney model of 500,000 tokens, ten times the largest budget of the
 screen, or of the whole corpus, on clean test conversations. Pairs closer than 0.3 % are no decision.
@@ -29,7 +30,7 @@ from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, Mask, Union, distinct
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
-from trainer.scaling import difference
+from trainer.scaling import Kind, Points, difference, fit
 from trainer.scaling.spread import Interval
 
 BUDGETS = tuple(50_000 // 2**i for i in reversed(range(6)))
@@ -42,6 +43,8 @@ PAIRS = 20
 DROPPED = 0.05
 """Share of the tokens that a placebo rule drops."""
 TOP_BUDGETS = (25_000, 100_000)
+LADDER = tuple(3125 * 2**i for i in range(9))
+KINDS: tuple[Kind, ...] = ("power", "saturating")
 CHARACTERS = 5_500_000
 """Characters of each variant, 1.2 million tokens; halves have half of it."""
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
@@ -204,6 +207,31 @@ def placebos(times: int, workers: int) -> None:
             sys.stdout.flush()
 
 
+def laws(workers: int) -> None:
+    """Print PPL by budget, the slope of each doubling, and errors of both laws at 2 and 4 times the budgets fitted."""
+    frame = corpora.read(None).frame
+    keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
+    union = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)})
+    with tempfile.TemporaryDirectory(prefix="refine-laws-") as scratch:
+        arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
+        found = screening.screen(arms, union, ["raw"], LADDER, workers=workers)
+    y = found.nats["raw"].sum(axis=-1) / found.targets.sum()
+    slopes = np.diff(y.mean(axis=0)) / np.log(2)
+    for budget, ln_ppl, slope in zip(LADDER[1:], y.mean(axis=0)[1:], slopes, strict=True):
+        sys.stdout.write(f"{budget:,} tokens: PPL {np.exp(ln_ppl):.1f}, {slope:.3f} per doubling\n")
+    for last in range(4, len(LADDER) - 2):
+        part = slice(last - 4, last + 1)
+        tokens = np.tile(np.array(LADDER[part], float), len(y))
+        points = Points(tokens, np.exp(y[:, part].ravel()), np.repeat(np.arange(len(y)), 5))
+        for kind in KINDS:
+            law = fit(points, kind)
+            errors = [np.expm1(law.ln_ppl(LADDER[at]).value - y[:, at].mean()) for at in (last + 1, last + 2)]
+            sys.stdout.write(
+                f"{kind} law of {LADDER[part][0]:,} to {LADDER[last]:,} tokens: {errors[0]:+.1%} at twice, "
+                f"{errors[1]:+.1%} at four times\n"
+            )
+
+
 def _without_some(lengths: NDArray[np.int64], seed: int) -> Mask:
     """A random rule, which drops 5 % of the tokens."""
     order = np.random.default_rng(seed).permutation(len(lengths))
@@ -223,14 +251,16 @@ def _rate(holds: list[bool]) -> str:
 
 
 def main() -> None:
-    """Print one of the two."""
+    """Print one of the three."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("what", choices=["decisions", "placebos"])
+    asked.add_argument("what", choices=["decisions", "placebos", "laws"])
     asked.add_argument("--times", type=int, default=400)
     asked.add_argument("--workers", type=int, default=2)
     given = asked.parse_args()
     if given.what == "decisions":
         decisions(given.workers)
+    elif given.what == "laws":
+        laws(given.workers)
     else:
         placebos(given.times, given.workers)
 
