@@ -21,12 +21,14 @@ PAIRS = (2, 4, 12, 5, 1, 1)
 At the third budget a training step tells most about the level: below it runs differ more between orders and take as
 many steps, above it they take more.
 """
+LEVEL = 0.95
+"""The level of the intervals of a design that does not look at its results before it is complete."""
 LOOK = 0.001
 """The chance of a false conclusion that each look before the last one spends (Haybittle 1971; Peto et al. 1976)."""
 SEEDS = 3
 """Pairs per budget if the budgets are not the default ones."""
 BUDGET_DIVISOR = 1.6
-"""Divisor of the preset's budgets, so that two corpora with baselines take less than an hour on two cores."""
+"""Divisor of the preset's budgets, so that two corpora with baselines take less than half an hour on two cores."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Design:
     seeds: tuple[int, ...]
     baselines: tuple[str, ...] = baselines((CVFP.name,))
     networks: tuple[str, ...] = (CVFP.name,)
-    level: float = 0.95
+    level: float = LEVEL
 
     @property
     def decades(self) -> float:
@@ -72,7 +74,7 @@ class Design:
         most = [2**i for i in range(1, max(self.seeds).bit_length()) if 2**i < max(self.seeds)]
         parts = [replace(self, seeds=tuple(min(count, top) for count in self.seeds), level=1 - LOOK) for top in most]
         early = [part for part in parts if not part.lacks()]
-        return [*early, replace(self, level=self.level + LOOK * len(early))]
+        return [*early, replace(self, level=LEVEL + LOOK * len(early))]
 
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.

@@ -23,7 +23,7 @@ TICKS = {"delta_alpha": "datum.label", "ln_ratio": "datum.value ? format(exp(dat
 """Vega expressions of their ticks: the logarithm of a ratio is read in per cent."""
 SCHEMA = pl.Schema({"y": pl.String, "test": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64})
 HOW_TO_READ = (
-    "Points are estimates, lines their 95 % intervals (omitted if unknown); left of the dashed line is better: a "
+    "Points are estimates, lines their intervals (omitted if unknown); left of the dashed line is better: a "
     "steeper law, or a lower PPL"
 )
 

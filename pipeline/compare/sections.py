@@ -19,6 +19,7 @@ from pipeline.compare.numbers import (
 )
 from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import NetworkFinding
+from pipeline.experiments.formats import coverage
 from pipeline.experiments.laws import LAWS
 from pipeline.report.parts import Figure, Panel, Section, Table
 from pipeline.report.text import visible
@@ -44,6 +45,7 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
     first, second = map(visible, names)
     power = next((one.differences["power"] for one in reversed(scored) if "power" in one.differences), None)
     at = "" if power is None else f", at {power.budget:,.0f} tokens"
+    level = coverage(0.95 if power is None else power.level)
     notes = dict.fromkeys(note for one in scored for note in one.notes)
     alone = [KINDS[kind].label for kind in kinds.baselines(scored[0].networks) if not KINDS[kind].cheap]
     trained = f"; {' and '.join(alone)} on {first} alone" if alone else ""
@@ -51,7 +53,7 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
         Section(
             "difference",
             "The difference",
-            f"{second} compared with {first} on the same test sets, with 95 % intervals over pairs of training runs "
+            f"{second} compared with {first} on the same test sets, with {level} intervals over pairs of training runs "
             "and test conversations; that of the headline also has the spread of placebo rules. PPL differs by the "
             f"weighted mean over all pairs{at}. A token's worth is the number of tokens of {first} that lower PPL as "
             f"much as one of {second}.",
@@ -102,7 +104,7 @@ def by_network(names: tuple[str, str], findings: Sequence[NetworkFinding], sente
             "networks",
             "By network",
             f"{visible(sentence)} {second} compared with {first} on {visible(test)}, by networks of the same size that "
-            "read the same pieces in the same orders. Intervals are of 95 %; that of PPL has the spread of placebo "
+            "read the same pieces in the same orders. The interval of PPL has the spread of placebo "
             f"rules. The verdict is that of {findings[0].label}, which was chosen before any training.",
             tuple(filter(None, [figure("networks", "Differences by network", f"{HOW_TO_READ}.", panels)])),
             (Table(head, tuple(table)),),
@@ -196,7 +198,7 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, each run in an order of its own",
         f"seeds: {', '.join(map(str, design.seeds))} by budget, paired between the corpora: order, weights and noise",
-        f"intervals: of {design.level:.1%}, so that together with the looks of the design 95 % of conclusions hold",
+        f"intervals of differences: {coverage(design.level)}, so 95 % of conclusions hold though it may stop early",
         f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",
         "control: n-gram models of the same streams, whose deviation from their mean is taken off the difference",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",

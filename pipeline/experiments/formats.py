@@ -33,6 +33,11 @@ def share(value: float) -> str:
     return f"{100 * value:.2f}{PERCENT}"
 
 
+def coverage(level: float) -> str:
+    """The level of an interval, such as "95 %" or "99.9 %"."""
+    return f"{100 * level:.3g} %"
+
+
 def percent(value: float) -> str:
     """A relative change in per cent, with its sign."""
     return with_sign(100 * value, 1) + PERCENT

@@ -509,6 +509,8 @@ def test_an_experiment_stops_at_the_first_look_that_decides(my_run: Path, tmp_pa
         found = comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     assert found.experiment is not None
     assert (set(found.experiment.design.seeds), found.experiment.design.level) == ({2}, 0.999)
+    sure, _ = (text for _, text in answers(found))
+    assert sure.startswith("The experiment stopped early, because it was decided. The 99.9 % interval")
     trained = {job.name for job in found.experiment.every()}
     assert {folder.name for folder in (tmp_path / "work" / "trainings").iterdir()} == trained
     two = comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, seeds=2)))

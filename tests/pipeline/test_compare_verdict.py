@@ -114,6 +114,7 @@ def test_looking_several_times_concludes_falsely_in_5_percent_of_the_cases() -> 
     looks, rng, times = design.looks(), np.random.default_rng(0), 5000
     assert [sum(look.seeds) for look in looks] == [10, 16, 21, 25]
     assert [look.level for look in looks] == pytest.approx([0.999, 0.999, 0.999, 0.953])
+    assert all(0.95 <= look.looks()[-1].level < 0.96 for look in looks)  # of a new experiment with as many seeds
     sd = dict(zip(TOKENS, (0.017, 0.009, 0.005, 0.004, 0.003, 0.002), strict=True))
     variance = np.array([sd[budget] ** 2 for budget, _ in design.pairs])
     parts = [np.array([pair in set(look.pairs) for pair in design.pairs]) for look in looks]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
+from pipeline.compare.design import LOOK
 from pipeline.compare.figures import placebos
 from pipeline.compare.numbers import (
     HeadAndRows,
@@ -23,7 +24,7 @@ from pipeline.compare.screen.power import POWER, forecast
 from pipeline.compare.screen.verdict import used_up_sentence
 from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
 from pipeline.compare.verdict import too_few
-from pipeline.experiments.formats import change, finite, interval, share, token_worth_parts, with_interval
+from pipeline.experiments.formats import change, coverage, finite, interval, share, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 
@@ -82,7 +83,9 @@ def how_sure(comparison: Comparison) -> str:
     if comparison.experiment is not None:
         pairs = f"{len(comparison.experiment.design.pairs)} pairs of networks"
     test, placebos = primary.test, primary.placebos.values()
-    found = f"The 95 % interval of the change of PPL is {interval(ends, change)}, from {pairs} on "
+    level = primary.differences["power"].level
+    early = "The experiment stopped early, because it was decided. " if level == 1 - LOOK else ""
+    found = f"{early}The {coverage(level)} interval of the change of PPL is {interval(ends, change)}, from {pairs} on "
     found += f"{test.conversations:,} test conversations, which weigh as much as {test.effective:,.0f} of equal length."
     rules = sum(len(one.effects) for one in placebos)
     if not rules:
@@ -101,7 +104,7 @@ def _to_know_more(comparison: Comparison) -> str:
     if experiment is None:
         return (
             "N-gram models see what five tokens show. The same command without --screen trains networks, which takes "
-            "less than an hour with the default budgets."
+            "less than half an hour with the default budgets."
         )
     now, then = (share(forecast(experiment, screened, times).level) for times in (1, 4))
     return (
