@@ -21,7 +21,11 @@ from stages.stage import reason
 
 BATCH_BYTES = 1 << 25
 """Target size of a batch in bytes."""
-MESSAGES: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
+CALLS = ("tool_calls", "function_call")
+"""Fields of a message that calls a tool."""
+CONTENTS: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
+MESSAGES: pl.DataType = pl.List(pl.Struct(dict.fromkeys(("content", *CALLS), pl.String())))
+"""Messages of JSON files; what is no text is JSON text."""
 MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
 MAX_BYTES = 1 << 20
@@ -145,17 +149,42 @@ class TextColumn:
         for part in self.columns.parts(pl.Schema({self.name: self.kind})):
             texts = self._decode(part[self.name]) if self.as_json else part[self.name]
             if texts.dtype != pl.String:
+                self._refuse_calls(part[self.name])
                 texts = texts.list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
             yield texts.fill_null("")
 
+    def _refuse_calls(self, messages: pl.Series) -> None:
+        """Refuse messages that call tools: their contents alone do not tell whether two conversations are alike."""
+        if messages.dtype == pl.String:
+            found = messages.str.contains(rf'"(?:{"|".join(CALLS)})"\s*:\s*(?:"[^"]|\{{|\[\s*[^\s\]])')
+        else:
+            fields = [one for one in messages.dtype.inner.fields if one.name in CALLS]  # type: ignore[attr-defined]
+            if not fields:
+                return
+            calls = pl.any_horizontal([_calls(pl.element(), one) for one in fields]).fill_null(value=False)
+            found = messages.list.eval(calls).list.any()
+        if found.any():
+            raise SourceError(
+                f"{self.columns.name}: messages of the column {self.name!r} call tools, and `refine dedup` compares "
+                "contents alone: take `refine run --stages dedup`, which compares calls too"
+            )
+
     def _decode(self, texts: pl.Series) -> pl.Series:
         try:
-            return texts.str.json_decode(MESSAGES)
+            return texts.str.json_decode(CONTENTS)
         except pl.exceptions.PolarsError as error:
             raise SourceError(
                 f"{self.columns.name}: the column {self.name!r} begins with messages as JSON text and ends otherwise "
                 f"({reason(error)[:200]}): repair it, or name another column"
             ) from error
+
+
+def _calls(message: pl.Expr, field: pl.Field) -> pl.Expr:
+    """Whether a field of a message holds a call."""
+    value = message.struct.field(field.name)
+    if field.dtype == pl.String:
+        return value.is_not_null() & ~value.is_in(["", "[]", "null"])
+    return (value.list.len() > 0) if isinstance(field.dtype, pl.List) else value.is_not_null()
 
 
 def _is_json_of_messages(columns: Columns, name: str) -> bool:

@@ -603,3 +603,22 @@ def test_jaccard_of_removed_is_exact() -> None:
     for row in gone:
         value = jaccard(slow_shingles(texts[row]), slow_shingles(texts[found.of[row]]))
         assert found.jaccard[row] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet", "text.jsonl"])
+def test_messages_that_call_tools_are_refused(refine: Refine, tmp_path: Path, name: str) -> None:
+    """Three conversations that differ in the function only are no copies; an empty list of calls is no call."""
+    asked = {"role": "user", "content": 'Book it. {"tool_calls": 1}', "tool_calls": []}
+    for word, code in (("", 0), ("book", 1)):
+        calls = [{"id": "c", "function": {"name": f"{word}{i}", "arguments": "{}"}} for i in range(3)]
+        rows = [
+            [asked, {"role": "assistant", "content": "", "tool_calls": [call] if word else []}, asked] for call in calls
+        ]
+        if name == "c.parquet":
+            pl.DataFrame({"messages": rows}).write_parquet(tmp_path / name)
+        else:
+            held = [json.dumps(row) if name == "text.jsonl" else row for row in rows]
+            (tmp_path / name).write_text("\n".join(json.dumps({"messages": row}) for row in held))
+        done = refine("dedup", name, "--kept", "kept.txt")
+        assert done.returncode == code, done.stderr
+    assert "call tools, and `refine dedup` compares contents alone: take `refine run --stages dedup`" in done.stderr
