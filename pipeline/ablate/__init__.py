@@ -156,7 +156,7 @@ def verdict(
     """One sentence: which rules changed the level, then which the exponent, or why none can be said to have.
 
     Of all contrasts together at most 5 % of those that are named are named by chance (Benjamini and Hochberg 1995).
-    A rule changes the level if the difference is larger than that of random rules that drop as much.
+    The intervals of the level contain the spread of random rules that drop as much, not their mean.
     `scored` are the contrasts on the primary test set, `lacks` is why the design allows no conclusion, and `failed` are
     the checks that failed.
     """

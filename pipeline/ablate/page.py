@@ -44,7 +44,7 @@ def page(ablation: Ablation) -> Page:
     if tests:
         about += (
             " PPL differs by the mean over all pairs of training runs, with a 95 % interval over orders and test "
-            f"conversations; the headline also requires more than random rules that drop as much. {EFFECTIVE_SIZE}"
+            f"conversations; that of the headline also has the spread of random rules. {EFFECTIVE_SIZE}"
         )
     return Page(
         title=f"Which rule of {name} helped?",

@@ -74,7 +74,7 @@ class Comparison:
 
     @property
     def differences(self) -> pl.DataFrame:
-        """One row per test set and law: the second corpus against the first, with the ends of 95 % intervals.
+        """One row per test set and law: the second corpus against the first, with the ends of its intervals.
 
         Columns: test_set, corpus, against, law, budget (tokens), delta_alpha, delta_ln_A, ln_ratio (of PPL at the
         budget), efficiency (tokens of the first corpus that one of the second is worth), each with _low and _high (null

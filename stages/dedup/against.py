@@ -44,7 +44,7 @@ class Against(FittedStage):
 
     Attributes:
         corpus: the earlier corpus: a run folder of refine (its refined conversations), a file of records, or a folder
-            of such files, with `messages`, `conversations`, `data` or `text`.
+            of them, with `messages`, `conversations`, `data` or `text`.
         floor: smallest Jaccard that is searched for.
         permutations, recall, seed: as in `dedup`.
         bucket: maximum number of conversations of the earlier corpus, exact copies aside, that one is compared with in

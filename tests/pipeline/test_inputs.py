@@ -20,7 +20,7 @@ CASES = {
     "points_comment_line": ("scale --points points.csv", "power law: intervals are t from the scatter", 0),
     "utf16": ("run in.jsonl --stages language --out out", "in.jsonl is UTF-16 text, expected UTF-8", 1),
 }
-"""Command, what is said, exit code."""
+"""Command, a part of its output, exit code."""
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -118,7 +118,7 @@ for i in range(20):
 
 @pytest.mark.parametrize("kind", ["run", "experiment"])
 def test_of_two_processes_one_waits_in_vain(kind: str, tmp_path: Path) -> None:
-    """Started together twenty times: each writes, or says that the other does; neither is told of foreign files."""
+    """Started together twenty times, each writes or names the other; neither reports that the folder is no run."""
     words = [sys.executable, "-c", TWO, kind]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     both = [subprocess.Popen([*words, str(i)], cwd=tmp_path, env=env, stdout=-1, text=True) for i in range(2)]

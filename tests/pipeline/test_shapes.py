@@ -1,4 +1,4 @@
-"""Record shapes: what each becomes, which one a record has, and what is said of it."""
+"""Record shapes: how each is recognised and read, and the notes and errors about it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_every_command_reads_the_same_files(place: str, tmp_path: Path) -> None:
 
 
 def test_a_note_names_what_is_left_out_and_why(tmp_path: Path) -> None:
-    """Up to three files a reason; hidden ones are counted; nothing is said of a folder that is read whole."""
+    """It names up to three files per reason and counts hidden ones; a folder that is read whole has no note."""
     assert list_files(folder(tmp_path / "whole", "a.jsonl"), RECORDS).note() == ""
     folder(tmp_path / "in", "a.jsonl", ".x", ".y", "b/README.md", *(f"{i}.zip" for i in range(4)), "dataset_info.json")
     (tmp_path / "in" / "run" / "raw").mkdir(parents=True)

@@ -79,8 +79,8 @@ def widened(ends: Interval | None, placebos: Mapping[Null, Placebos], level: flo
 
     The spread is that of the kind that spreads more.
 
-    An interval over orders alone is about these two corpora, and any two corpora differ. A rule has an effect if the
-    difference is larger than that of conversations chosen at random.
+    An interval over orders alone is about these two corpora, and any two corpora differ. Only the spread is added: the
+    mean effect of random rules is not 0 in a corpus with copies, since they leave fewer of them (`Placebos.mean`).
     """
     if ends is None or not placebos:
         return ends

@@ -1,4 +1,4 @@
-"""The one point that all others contradict, as a slip of the pen in a table makes it."""
+"""Find the one point that contradicts all others, such as a mistyped number in a table."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from trainer.scaling.law import Law, exp, fit
 from trainer.scaling.points import Points
 
 MIN_POINTS = 4
-"""Minimum number of points: the others, of a line, must have a degree of freedom left."""
+"""Minimum number of points, so that a line through the others has a degree of freedom left."""
 MIN_RATIO = 1.5
-"""Smallest factor between the PPL of such a point and that of the law of the others."""
+"""Minimum factor between the PPL of a contradicting point and the PPL of the other points' law."""
 MIN_ERRORS = 10.0
-"""Smallest distance from the law of the others, in standard errors of a prediction by them."""
+"""Minimum distance from the other points' law, in standard errors of its prediction."""
 MIN_GAIN = 3.0
-"""Smallest factor between the scatter of all points around a saturating law and that of the others around theirs."""
+"""Minimum ratio of the scatter of all points around a saturating law to the scatter of the others around their law."""
 MIN_SCATTER = 0.005
-"""Smallest standard deviation of ln PPL around a law that is believed: three points may lie on a line by chance."""
+"""Assumed minimum standard deviation of ln PPL around a law, because three points may lie on a line by chance."""
 
 
 @dataclass(frozen=True, eq=False)
