@@ -1,6 +1,6 @@
 """The networks of `--network` on the embedded default: perplexity, and CPU seconds of a whole training run.
 
-    python -m tests.bench.networks [--budgets 12500,50000,100000] [--seeds 1] [--folder house-choice/embedded]
+    python -m tests.bench.networks [--budgets 12500,50000,100000] [--seeds 1] [--folder FOLDER]
 
 A run is that of an experiment with the preset `house`, on one thread, from prepared data to its record. Its seconds
 include the evaluations and the test set. The 5-gram model is beside them.
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", default="12500,50000,100000")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("house-choice/embedded"), help="folder of the data")
+    parser.add_argument("--folder", type=Path, default=Path("data/experiments/house-choice/embedded"), help="folder of the data")
     options = parser.parse_args()
     kinds, folder = (*NETWORKS, KNESER_NEY.name), embedded(options.folder)
     cell(NETWORKS[0], 100, 0, folder)  # the kernel is compiled before the clock runs
