@@ -113,7 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", help="file of the benchmark, or default")
     parser.add_argument(
-        "--folder", type=Path, default=Path("data/experiments/house-choice/embedded"), help="folder of the default's data"
+        "--folder",
+        type=Path,
+        default=Path("data/experiments/house-choice/embedded"),
+        help="folder of the default's data",
     )
     parser.add_argument("--budgets", default="10000,20000,40000,80000,160000,200000")
     parser.add_argument("--seeds", type=int, default=1)

@@ -173,7 +173,9 @@ def main() -> None:
     """Run what is missing, and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ids", type=Path)
-    parser.add_argument("--folder", type=Path, default=Path("data/experiments/house-choice"), help="folder of data and training runs")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data/experiments/house-choice"), help="folder of data and training runs"
+    )
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     parser.add_argument("--variants", default=",".join(VARIANTS), help="variants beside house; default all")
     parser.add_argument("--seeds", type=int, default=1)

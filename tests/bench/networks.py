@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budgets", default="12500,50000,100000")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("data/experiments/house-choice/embedded"), help="folder of the data")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("data/experiments/house-choice/embedded"), help="folder of the data"
+    )
     options = parser.parse_args()
     kinds, folder = (*NETWORKS, KNESER_NEY.name), embedded(options.folder)
     cell(NETWORKS[0], 100, 0, folder)  # the kernel is compiled before the clock runs
