@@ -5,12 +5,10 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self, TypeVar, get_type_hints
 
-import polars as pl
-
 from pipeline import VERSION
 from pipeline.plan import Plan
 from pipeline.store import RunFolderError, Store, read_json
-from pipeline.write import ShardCounts
+from pipeline.write import RuleFirings, ShardCounts
 from stages.files import save_json
 from stages.stage import parameters
 
@@ -182,7 +180,7 @@ def _record(kind: type[R], table: Mapping[str, Any]) -> R:
 def record(
     plan: Plan,
     shards: Mapping[str, Any],
-    decisions: pl.DataFrame,
+    firings: RuleFirings,
     nulls: Mapping[str, int],
     *,
     written: ShardCounts,
@@ -191,10 +189,9 @@ def record(
 ) -> Manifest:
     """The manifest of a run that has just been written.
 
-    `shards` is the shard list; `nulls` has the conversations in which a rule is unknown, by reason; `written` sums the
-    output shards; seconds of wall time are by step, remarks by stage.
+    `shards` is the shard list; `firings` is what the rules did; `nulls` has the conversations in which a rule is
+    unknown, by reason; `written` sums the output shards; seconds of wall time are by step, remarks by stage.
     """
-    first = dict(decisions["reason"].drop_nulls().value_counts().iter_rows())
     return Manifest(
         refine=VERSION,
         packages=_versions(),
@@ -209,8 +206,8 @@ def record(
         rules=tuple(
             RuleCount(
                 *(rule.reason, rule.where, rule.because),
-                fired=int(decisions[rule.reason].sum()),
-                dropped=int(first.get(rule.reason, 0)),
+                fired=firings.fired[rule.reason],
+                dropped=firings.dropped[rule.reason],
                 nulls=nulls.get(rule.reason, 0),
             )
             for rule in plan.rules

@@ -204,7 +204,7 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
         )
     if complete:
         return
-    for path in (store.manifest, *((store.decisions, store.card, store.plan) if changed else ())):
+    for path in (store.manifest, *((store.card, store.plan) if changed else ())):
         path.unlink(missing_ok=True)
     for part in PARTS if changed else ("raw", "quarantine"):
         if (store.folder / part).exists():
@@ -215,7 +215,8 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
     """Remove shards that are not in the shard list; another ingest left them."""
     names = {shard["name"] for shard in shards}
     quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
-    for part in ("raw", "refined", "rejected", "quarantine"):
+    (store.folder / "decisions.parquet").unlink(missing_ok=True)  # of a version that kept all decisions in one file
+    for part in ("raw", "decisions", "refined", "rejected", "quarantine"):
         for path in (store.folder / part).glob("*.parquet"):
             if path.name not in (quarantined if part == "quarantine" else names):
                 path.unlink()

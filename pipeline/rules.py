@@ -157,30 +157,60 @@ def decide(
         id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
         rule fires whatever the other rules do; `KeepBest` rules see only the rows that no `Drop` rule dropped.
     """
-    drops = [rule for rule in rules if isinstance(rule, Drop)]
-    bests = [rule for rule in rules if isinstance(rule, KeepBest)]
-    ordered: list[Rule] = [*drops, *bests]
+    answers = {rule.reason: rule.apply(signals) for rule in rules if isinstance(rule, Drop)}
+    return conclude(signals["id"], answers, find_duplicates(signals, answers, pairs, rules, order), rules)
+
+
+def find_duplicates(
+    signals: pl.DataFrame,
+    answers: Mapping[str, pl.Series],
+    pairs: Mapping[str, Pairs],
+    rules: Sequence[Rule],
+    order: Sequence[str],
+) -> pl.DataFrame:
+    """The rows that `KeepBest` rules drop: row, best (the rule's reason), duplicate_of, jaccard; in the order of rows.
+
+    `answers` are those of the `Drop` rules, by reason. Conversations without a duplicate need not be among `signals`;
+    all that are paired with one of them must be.
+    """
+    alive = ~_any([answers[rule.reason] for rule in rules if isinstance(rule, Drop)], signals.height)
+    kinds = [(rule, pairs[rule.pairs]) for rule in rules if isinstance(rule, KeepBest)]
+    return _walk(_best_first(signals, alive, order), kinds, signals["id"])
+
+
+def conclude(
+    ids: pl.Series, answers: Mapping[str, pl.Series], duplicates: pl.DataFrame, rules: Sequence[Rule]
+) -> pl.DataFrame:
+    """Decisions on conversations from the answers of the `Drop` rules and `find_duplicates`; columns as in `decide`."""
+    ordered = sorted(rules, key=lambda rule: isinstance(rule, KeepBest))
     names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
-    decided = signals.select(
-        "id",
-        *(rule.apply(signals).fill_null(value=False).alias(name) for rule, name in zip(drops, names, strict=False)),
-    )
-    alive = ~decided.select(x=pl.any_horizontal(pl.lit(value=False), *names[: len(drops)]))["x"]
-    best_first = _best_first(signals, alive, order)
-    verdicts = _walk(best_first, [(rule, pairs[rule.pairs]) for rule in bests], signals["id"])
-    decided = decided.join(verdicts, on="id", how="left", maintain_order="left")
-    decided = decided.with_columns(
-        (pl.col("best").fill_null("") == rule.reason).alias(name)
-        for rule, name in zip(bests, names[len(drops) :], strict=True)
-    )
+    rows = duplicates["row"]
+    columns = {
+        name: pl.repeat(None, len(ids), dtype=duplicates[name].dtype, eager=True).scatter(rows, duplicates[name])
+        for name in ("best", "duplicate_of", "jaccard")
+    }
+    fires = {
+        name: answers[rule.reason] if isinstance(rule, Drop) else columns["best"] == rule.reason
+        for rule, name in zip(ordered, names, strict=True)
+    }
+    decided = pl.DataFrame({"id": ids, **columns, **fires}).with_columns(pl.col(names).fill_null(value=False))
     reasons = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
     reason = pl.coalesce(pl.lit(None, pl.String), *reasons)
-    columns = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
     first = ("id", "keep", "reason", "duplicate_of", "jaccard")
-    return decided.with_columns(reason=reason, keep=reason.is_null()).select(*first, *names).rename(columns)
+    renamed = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
+    return decided.with_columns(reason=reason, keep=reason.is_null()).select(*first, *names).rename(renamed)
+
+
+def _any(answers: Sequence[pl.Series], height: int) -> pl.Series:
+    """Whether one of the answers is true of each row; unknown is not."""
+    fires = pl.repeat(value=False, n=height, eager=True)
+    for answer in answers:
+        fires |= answer.fill_null(value=False)
+    return fires
 
 
 def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -> list[int]:
+    """Rows that no `Drop` rule drops, the best first."""
     terms = [_ordered(term) for term in order]
     columns = {f"by{i}": signals[column] for i, (column, _) in enumerate(terms)}
     ranked = pl.DataFrame({"id": signals["id"], **columns}).with_row_index("row").filter(alive)
@@ -189,7 +219,7 @@ def _best_first(signals: pl.DataFrame, alive: pl.Series, order: Sequence[str]) -
 
 
 def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], ids: pl.Series) -> pl.DataFrame:
-    """The rows dropped as duplicates: id, best (the rule's reason), duplicate_of, jaccard.
+    """The rows dropped as duplicates; see `find_duplicates`.
 
     A loop over rows, because each answer depends on those before it.
     """
@@ -204,10 +234,10 @@ def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], id
         else:
             for (_, group, _), kept_of in zip(graphs, kept, strict=True):
                 kept_of[group[row]] = row
-    rows = [row for row, *_ in dropped]
+    dropped.sort()
     return pl.DataFrame(
         {
-            "id": ids.gather(rows),
+            "row": pl.Series([row for row, *_ in dropped], dtype=pl.Int64),
             "best": pl.Series([reason for _, reason, *_ in dropped], dtype=pl.String),
             "duplicate_of": ids.gather([other for _, _, other, _ in dropped]),
             "jaccard": pl.Series([jaccard for *_, jaccard in dropped], dtype=pl.Float32),

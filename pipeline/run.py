@@ -17,7 +17,7 @@ from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
 from pipeline.ownership import lock_run, sweep
 from pipeline.plan import Plan, dumps
-from pipeline.signals import RuleInputs, check_measured
+from pipeline.signals import RuleInputs, check_measured, scan
 from pipeline.sources import Source, originals
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import ShardCounts, save_decisions, write
@@ -78,8 +78,8 @@ class ActiveRun:
         """Write the kept records as they came to kept/, or remove those of earlier decisions if there is no source."""
         if source is not None:
             self.tell("kept", 0, 0)
-            kept = pl.read_parquet(self.store.decisions, columns=["id", "keep"], glob=False).filter("keep")["id"]
-            numbers = set(kept.str.extract(r"(\d+)$").cast(pl.Int64))
+            kept = scan(self.store, "decisions").filter("keep").select(pl.col("id").str.extract(r"(\d+)$"))
+            numbers = set(kept.cast(pl.Int64).collect()["id"])
             originals.write(source, rows_of(source, limits), numbers, self.store.kept)
             self.tell("kept", len(numbers), len(numbers))
         elif self.store.kept.exists():
@@ -116,7 +116,7 @@ class ActiveRun:
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
-        save_decisions(self.store, decisions, [shard["rows"] for shard in shards["shards"]])
+        firings = save_decisions(self.store, self.plan.rules, zip(names, decisions, strict=True))
         self.seconds["decide"] = round(time.perf_counter() - start, 3)
         start = time.perf_counter()
         written = self._write(names, shards)
@@ -124,8 +124,8 @@ class ActiveRun:
         done = manifest.record(
             self.plan,
             shards,
-            decisions,
-            inputs.nulls(self.plan.rules),
+            firings,
+            inputs.nulls(),
             written=written,
             seconds=self.seconds,
             remarks=remarks,

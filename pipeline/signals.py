@@ -5,14 +5,14 @@ A file that cannot be read is a `CorruptInputError`; a plan that was not measure
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline import plan as planning
 from pipeline import rules
@@ -21,6 +21,8 @@ from pipeline.rules import Drop, KeepBest, Pairs, Rule
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
+
+Rows = NDArray[np.int64]
 
 
 def signals_of(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -44,55 +46,132 @@ def _folders(plan: Plan, store: Store, columns: set[str]) -> Iterator[tuple[Path
             yield folder / "merged", names
 
 
-def pairs_of(plan: Plan, store: Store, kinds: Sequence[str]) -> dict[str, Pairs]:
-    """Duplicates by kind; raises `CorruptInputError` if a file of pairs cannot be read."""
-    pairs = {}
-    for kind in dict.fromkeys(kinds):
-        measured = plan.pairs[kind]
-        assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
-        column = {**measured.stage.copies, **measured.stage.pairs}[kind]
-        first = pl.concat([signals_of(plan, store, shard, [column]) for shard in store.shards()])[column]
-        near = store.stage(measured.key) / f"{kind}.parquet"
-        pairs[kind] = Pairs(first, read_frame(near) if kind in measured.stage.pairs else pl.DataFrame(schema=PAIRS))
-    return pairs
-
-
 @dataclass(frozen=True)
 class RuleInputs:
-    """Everything that the rules of a plan decide on, for all conversations of a run."""
+    """What the rules of a plan decide on, read shard by shard.
 
-    signals: pl.DataFrame
+    Memory: two bits per conversation and `Drop` rule; at most 400 bytes per conversation that has a duplicate, whose
+    decision depends on others; 100 bytes per pair of near-duplicates.
+    """
+
+    store: Store
+    answers: Mapping[str, pl.Series]
+    """Whether each `Drop` rule fires on each conversation, by reason; null if it is unknown."""
+    partners: pl.DataFrame
+    """The conversations that have a duplicate: id, and the columns of the order."""
+    rows: pl.Series
+    """The numbers of `partners` in the corpus, from 0."""
     pairs: Mapping[str, Pairs]
+    """Duplicates by kind; `first` is aligned with `partners`."""
     order: tuple[str, ...]
 
     @classmethod
-    def read(cls, plan: Plan, store: Store) -> RuleInputs:
-        """Read the signals and pairs that a plan's rules name."""
-        read = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
-        columns = list(dict.fromkeys([*read, *(term.split()[0] for term in plan.order)]))
-        signals = pl.concat([signals_of(plan, store, shard, columns) for shard in store.shards()])
-        kinds = [rule.pairs for rule in plan.rules if isinstance(rule, KeepBest)]
-        return cls(signals, pairs_of(plan, store, kinds), plan.order)
+    def read(cls, plan: Plan, store: Store, kinds: Sequence[str] = ()) -> RuleInputs:
+        """Read the signals and pairs that a plan's rules name, and those of more kinds of duplicates."""
+        drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
+        named = {rule.pairs: None for rule in plan.rules if isinstance(rule, KeepBest)} | dict.fromkeys(kinds)
+        firsts = {kind: _first_column(plan, kind) for kind in named}
+        near = {kind: _near(plan, store, kind) for kind in named}
+        order = [term.split()[0] for term in plan.order]
+        columns = dict.fromkeys([*(c for rule in drops for c in rule.columns()), *order, *firsts.values()])
+        alike = _hashes_of_several(plan, store, firsts, near)
+        answers: list[list[pl.Series]] = [[] for _ in drops]
+        parts, rows, begin = [_no_signals(plan, columns)], [np.empty(0, np.int64)], 0
+        for shard in store.shards():
+            signals = signals_of(plan, store, shard, list(columns))
+            for rule, of_rule in zip(drops, answers, strict=True):
+                of_rule.append(rule.apply(signals))
+            here = _are_in(signals, firsts, alike)
+            parts.append(signals[here])
+            rows.append(begin + here)
+            begin += signals.height
+        partners = pl.concat(parts)
+        pairs = {kind: Pairs(partners[column], near[kind]) for kind, column in firsts.items()}
+        whole = {rule.reason: pl.concat(answer) for rule, answer in zip(drops, answers, strict=True)}
+        numbers = pl.Series(np.concatenate(rows))
+        return cls(store, whole, partners.select("id", *dict.fromkeys(order)), numbers, pairs, plan.order)
 
-    def decide(self, chosen: Sequence[Rule]) -> pl.DataFrame:
-        """Apply rules of the plan; see `rules.decide`."""
-        return rules.decide(self.signals, self.pairs, chosen, self.order)
+    def decide(self, chosen: Sequence[Rule]) -> Iterator[pl.DataFrame]:
+        """Apply rules of the plan; gives the decisions of each shard as `rules.decide` gives those of all."""
+        fires = {reason: answer.gather(self.rows) for reason, answer in self.answers.items()}
+        duplicates = rules.find_duplicates(self.partners, fires, self.pairs, chosen, self.order)
+        return self._conclude(chosen, duplicates.with_columns(row=self.rows.gather(duplicates["row"])))
 
-    def nulls(self, chosen: Sequence[Rule]) -> dict[str, int]:
-        """Conversations in which each `Drop` rule is unknown, by reason."""
-        drops = [rule for rule in chosen if isinstance(rule, Drop)]
-        return {rule.reason: int(self.signals.select(rule.condition().is_null().sum()).item()) for rule in drops}
+    def _conclude(self, chosen: Sequence[Rule], duplicates: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        begin = 0
+        for shard in self.store.shards():
+            ids = read_frame(self.store.raw(shard), ["id"])["id"]
+            end = begin + len(ids)
+            first, last = (duplicates["row"].search_sorted(at, "left") for at in (begin, end))
+            here = duplicates[first:last].with_columns(pl.col("row") - begin)
+            answers = {reason: answer[begin:end] for reason, answer in self.answers.items()}
+            yield rules.conclude(ids, answers, here, chosen)
+            begin = end
+
+    def nulls(self) -> dict[str, int]:
+        """Conversations on which each `Drop` rule is unknown, by reason."""
+        return {reason: answer.null_count() for reason, answer in self.answers.items()}
+
+
+def _first_column(plan: Plan, kind: str) -> str:
+    """The signal with the first exact copy of each conversation, for a kind of duplicates."""
+    stage = plan.pairs[kind].stage
+    assert isinstance(stage, GlobalStage)  # noqa: S101  only those find pairs
+    return {**stage.copies, **stage.pairs}[kind]
+
+
+def _near(plan: Plan, store: Store, kind: str) -> pl.DataFrame:
+    """The pairs of near-duplicates of a kind; raises `CorruptInputError` if their file cannot be read."""
+    measured = plan.pairs[kind]
+    assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
+    if kind not in measured.stage.pairs:
+        return pl.DataFrame(schema=PAIRS)
+    return read_frame(store.stage(measured.key) / f"{kind}.parquet")
+
+
+def _no_signals(plan: Plan, columns: Iterable[str]) -> pl.DataFrame:
+    return pl.DataFrame(schema={"id": pl.String(), **{name: plan.signals[name] for name in columns}})
+
+
+def _hashes_of_several(
+    plan: Plan, store: Store, firsts: Mapping[str, str], near: Mapping[str, pl.DataFrame]
+) -> dict[str, NDArray[np.uint64]]:
+    """By kind, sorted hashes of the ids of first copies that have another copy or a near-duplicate.
+
+    If hashes of two ids collide, a conversation without a duplicate is taken for one with a duplicate, which changes
+    no decision.
+    """
+    found = {kind: [near[kind][side].hash() for side in ("id", "other")] for kind in firsts}
+    for shard in store.shards() if firsts else ():
+        signals = signals_of(plan, store, shard, list(dict.fromkeys(firsts.values())))
+        for kind, column in firsts.items():
+            found[kind].append(signals.filter(pl.col(column) != pl.col("id"))[column].hash())
+    return {kind: np.unique(pl.concat(hashes).to_numpy()) for kind, hashes in found.items()}
+
+
+def _are_in(signals: pl.DataFrame, firsts: Mapping[str, str], hashes: Mapping[str, NDArray[np.uint64]]) -> Rows:
+    """Numbers of the rows whose first copy, of some kind, is among those with these sorted hashes."""
+    there = np.zeros(signals.height, np.bool_)
+    for kind, column in firsts.items():
+        own, known = signals[column].hash().to_numpy(), hashes[kind]
+        at = np.searchsorted(known, own)
+        there |= np.append(known, 0)[at] == own if len(known) else False
+    return np.flatnonzero(there)
 
 
 def decisions_of(store: Store, shard: str) -> pl.DataFrame:
-    """The decisions of one shard, which are the row group of its number."""
-    try:
-        with pq.ParquetFile(store.decisions, page_checksum_verification=True) as file:
-            frame = pl.from_arrow(file.read_row_group(int(Path(shard).stem)))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptInputError(store.decisions, str(error).splitlines()[0]) from error
-    assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
-    return frame
+    """The decisions of one shard."""
+    _check_decided(store)
+    return read_frame(store.decisions(shard))
+
+
+def _check_decided(store: Store) -> None:
+    """Refuse a run whose decisions are in one file."""
+    if not store.decisions("").is_dir():
+        raise RunFolderError(
+            f"{store.folder} has no folder decisions/, because an earlier version of refine made it: start "
+            f"`refine decide {store.folder}`"
+        )
 
 
 def measured_plan(store: Store) -> Plan:
@@ -121,6 +200,8 @@ def scan_signals(store: Store) -> pl.LazyFrame:
     return pl.concat(parts, how="horizontal").select("id", *plan.signals)  # a signal shard has its raw shard's rows
 
 
-def scan(store: Store, part: Literal["raw", "refined", "rejected"]) -> pl.LazyFrame:
-    """The conversations of one part of a complete run, in the order of the source."""
+def scan(store: Store, part: Literal["raw", "decisions", "refined", "rejected"]) -> pl.LazyFrame:
+    """One part of a complete run, in the order of the source."""
+    if part == "decisions":
+        _check_decided(store)
     return pl.scan_parquet([store.folder / part / shard for shard in store.shards()], glob=False)

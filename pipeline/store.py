@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PARTS = ("raw", "signals", "refined", "rejected", "quarantine", "kept")
+PARTS = ("raw", "signals", "decisions", "refined", "rejected", "quarantine", "kept")
 """Subfolders of a run."""
 SHARD = re.compile(r"\d{5,}\.parquet")
 """File name of a shard."""
@@ -38,11 +38,6 @@ class Store:
         return self.folder / "plan.toml"
 
     @property
-    def decisions(self) -> Path:
-        """One row per conversation: id, keep, reason, duplicate_of, jaccard, one boolean per rule."""
-        return self.folder / "decisions.parquet"
-
-    @property
     def manifest(self) -> Path:
         """Counts and versions; written last, so that its existence means that the run is complete."""
         return self.folder / "manifest.json"
@@ -55,6 +50,10 @@ class Store:
     def raw(self, shard: str) -> Path:
         """The conversations of a shard as ingested."""
         return self.folder / "raw" / shard
+
+    def decisions(self, shard: str) -> Path:
+        """One row per conversation of a shard: id, keep, reason, duplicate_of, jaccard, one boolean per rule."""
+        return self.folder / "decisions" / shard
 
     def refined(self, shard: str) -> Path:
         """The kept conversations of a shard."""

@@ -2,22 +2,22 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from pipeline import VERSION
 from pipeline.engine import Engine
 from pipeline.plan import Plan
-from pipeline.rules import Drop
+from pipeline.rules import Drop, Rule
 from pipeline.signals import decisions_of, signals_of
 from pipeline.sources.fields import with_fields
 from pipeline.store import Store, read_json
-from stages.files import footer, plain_table, read_frame, save, save_frame
+from stages.files import footer, read_frame, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
@@ -38,18 +38,22 @@ class ShardCounts(NamedTuple):
     rejected_tokens: int
 
 
-def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) -> None:
-    """Save decisions with one row group per shard, so that those of one shard can be read alone."""
-    table = plain_table(decisions)
+@dataclass(frozen=True)
+class RuleFirings:
+    """Conversations by reason: on which the rule fires, and which it is the first to drop."""
 
-    def into(path: Path) -> None:
-        with pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True) as file:
-            begin = 0
-            for size in sizes:
-                file.write_table(table.slice(begin, size), row_group_size=max(size, 1))
-                begin += size
+    fired: Counter[str]
+    dropped: Counter[str]
 
-    save(store.decisions, into)
+
+def save_decisions(store: Store, rules: Sequence[Rule], decisions: Iterable[tuple[str, pl.DataFrame]]) -> RuleFirings:
+    """Save the decisions of each shard, and count what the rules did."""
+    firings = RuleFirings(Counter(), Counter())
+    for shard, decided in decisions:
+        save_frame(store.decisions(shard), decided, {})
+        firings.fired.update({rule.reason: int(decided[rule.reason].sum()) for rule in rules})
+        firings.dropped.update(dict(decided["reason"].drop_nulls().value_counts().iter_rows()))
+    return firings
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[ShardCounts]:

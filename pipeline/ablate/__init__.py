@@ -95,7 +95,7 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     raw, refined = (pair.union.members[name] for name in pair.names)
     if not np.array_equal(_keep_mask(inputs, plan.rules, ids), refined):
         raise RunFolderError(
-            f"{store.decisions} does not match the plan of the run: start `refine decide {store.folder}`"
+            f"{store.decisions('')} does not match the plan of the run: start `refine decide {store.folder}`"
         )
     members, contrasts, skipped = {"raw": raw, "refined": refined}, list[Contrast](), list[str]()
     words = words_of(pair.union.frame).to_numpy()
@@ -118,7 +118,7 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
 
 def _keep_mask(inputs: RuleInputs, chosen: Sequence[rules.Rule], ids: pl.Series) -> Mask:
     """Which conversations these rules keep, in the order of `ids`."""
-    decisions = inputs.decide(chosen).select("id", "keep")
+    decisions = pl.concat(decided.select("id", "keep") for decided in inputs.decide(chosen))
     kept = ids.to_frame("id").join(decisions, on="id", how="left", maintain_order="left")["keep"]
     mask: Mask = kept.fill_null(value=False).to_numpy()
     return mask

@@ -60,7 +60,7 @@ class Run(Display):
     @property
     def decisions(self) -> pl.LazyFrame:
         """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
-        return pl.scan_parquet(Store(self.path).decisions, glob=False)
+        return scan(Store(self.path), "decisions")
 
     @property
     def refined(self) -> pl.LazyFrame:
@@ -85,7 +85,7 @@ class Run(Display):
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
         remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions.parquet, "
+        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions/, "
         note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 

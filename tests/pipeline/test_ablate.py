@@ -48,7 +48,7 @@ def pair(my_run: Path) -> Pair:
 def test_arms_are_what_the_rules_decide(my_run: Path, pair: Pair) -> None:
     """A rule alone drops all that it fires on; without it, all that no other rule fires on are kept."""
     members, contrasts, _ = arms_of(pair)
-    decided = pl.read_parquet(my_run / "decisions.parquet")
+    decided = pl.read_parquet(my_run / "decisions" / "*.parquet")
     rules = [name for name in decided.columns if name not in {"id", "keep", "reason", "duplicate_of", "jaccard"}]
     assert contrasts
     for one in contrasts:

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
+from pipeline import plan as planning
+from pipeline.rules import Pairs, decide
+from pipeline.signals import scan, scan_signals
+from pipeline.store import Store
 from stages.files import save_frame
 from stages.stage import PAIRS
 from tests.conftest import Refine, chat
@@ -34,7 +39,7 @@ def test_a_rule_keeps_one_of_each_prompt(refine: Refine, tmp_path: Path) -> None
     (tmp_path / "plan.toml").write_text(PLAN)
     done = refine("run", "c.jsonl", "--plan", "plan.toml", "--out", "run")
     assert done.returncode == 0, done.stderr
-    before = pl.read_parquet(tmp_path / "run" / "decisions.parquet")
+    before = pl.read_parquet(tmp_path / "run" / "decisions" / "*.parquet")
     assert before["reason"].to_list() == [None] * 4 + ["same_prompt", None]
     assert before["duplicate_of"][4] == before["id"][2]
     (folder,) = (tmp_path / "run" / "signals").glob("dedup-*")
@@ -42,4 +47,55 @@ def test_a_rule_keeps_one_of_each_prompt(refine: Refine, tmp_path: Path) -> None
     save_frame(folder / "prompt.parquet", pl.DataFrame(schema=PAIRS))
     done = refine("decide", "run")
     assert done.returncode == 0, done.stderr
-    assert pl.read_parquet(tmp_path / "run" / "decisions.parquet").equals(before)
+    assert pl.read_parquet(tmp_path / "run" / "decisions" / "*.parquet").equals(before)
+
+
+BOTH = f"""
+order = ["dedup_words DESC"]
+
+[[drop]]
+reason = "short"
+where = "dedup_words < 20"
+
+[[keep_best]]
+reason = "near"
+pairs = "dedup"
+at_least = 0.6
+{PLAN}"""
+
+
+@pytest.mark.parametrize("shard_rows", [1, 7, 1000])
+def test_decisions_by_shard_are_those_of_the_whole(refine: Refine, tmp_path: Path, shard_rows: int) -> None:
+    """Conversations with a duplicate are decided together, whatever shards they are in, and all others alone."""
+    records = [chat(i % 31 if i % 3 else i, 2 + i % 4) for i in range(90)]
+    for i in range(0, 90, 4):
+        records[i]["messages"][-1]["content"] += f" and {i} more"
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "plan.toml").write_text(BOTH)
+    done = refine("run", "c.jsonl", "--plan", "plan.toml", "--out", "run", "--shard-rows", shard_rows, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    store, plan = Store(tmp_path / "run"), planning.load(tmp_path / "plan.toml")
+    signals, folder = scan_signals(store).collect(), next((tmp_path / "run" / "signals").glob("dedup-*"))
+    pairs = {
+        "dedup": Pairs(signals["dedup_copy_of"], pl.read_parquet(folder / "dedup.parquet")),
+        "prompt": Pairs(signals["prompt_copy_of"], pl.DataFrame(schema=PAIRS)),
+    }
+    whole = decide(signals, pairs, plan.rules, plan.order)
+    assert set(whole["reason"].drop_nulls()) == {"short", "near", "same_prompt"}
+    assert scan(store, "decisions").collect().equals(whole)
+
+
+def test_a_run_of_an_earlier_version_is_decided_again(refine: Refine, tmp_path: Path) -> None:
+    """It kept all decisions in one file; the sentence names the command that opens it, which removes that file."""
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in range(6)))
+    (tmp_path / "plan.toml").write_text(PLAN)
+    assert refine("run", "c.jsonl", "--plan", "plan.toml", "--out", "run").returncode == 0
+    folder = tmp_path / "run" / "decisions"
+    (folder / "00000.parquet").rename(tmp_path / "run" / "decisions.parquet")
+    folder.rmdir()
+    done = refine("show", "run", "--id", pl.read_parquet(tmp_path / "run" / "raw" / "*.parquet")["id"][0])
+    assert done.returncode == 1
+    assert "an earlier version of refine made it: start `refine decide run`" in done.stderr
+    assert refine("decide", "run").returncode == 0
+    assert (folder / "00000.parquet").exists()
+    assert not (tmp_path / "run" / "decisions.parquet").exists()

@@ -132,7 +132,7 @@ def test_a_run_gives_its_parts_under_its_own_ids(run: Store) -> None:
     raw, refined = read_part(run, "raw"), read_part(run, "refined")
     assert 0 < len(refined.frame) < len(raw.frame) == 41
     assert refined.frame.equals(raw.frame.filter(pl.col("id").is_in(refined.frame["id"].to_list())))
-    kept = pl.read_parquet(run.decisions).filter("keep")["id"]
+    kept = pl.read_parquet(run.decisions("*.parquet")).filter("keep")["id"]
     assert refined.frame["id"].to_list() == kept.to_list()
     whole = read(str(run.folder))
     assert whole.frame.equals(refined.frame)

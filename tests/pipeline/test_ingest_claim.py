@@ -29,10 +29,10 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
 
 def derived(out: Path) -> None:
     """What a run leaves beside its raw shards."""
-    for name in ("signals/words-1/00000.parquet", "refined/00000.parquet", "rejected/00000.parquet"):
-        (out / name).parent.mkdir(parents=True)
-        (out / name).touch()
-    for name in ("decisions.parquet", "manifest.json", "README.md", "plan.toml"):
+    for name in ("signals/words-1", "decisions", "refined", "rejected"):
+        (out / name / "00000.parquet").parent.mkdir(parents=True)
+        (out / name / "00000.parquet").touch()
+    for name in ("manifest.json", "README.md", "plan.toml"):
         (out / name).touch()
 
 
@@ -57,11 +57,11 @@ def test_signals_of_the_same_source_stay(jsonl: Jsonl, tmp_path: Path) -> None:
     (out / "raw" / "shards.json").unlink()
     take(source, out)
     assert (out / "signals" / "words-1" / "00000.parquet").exists()
-    assert (out / "decisions.parquet").exists()
+    assert (out / "decisions" / "00000.parquet").exists()
     assert not (out / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("part", ["raw", "quarantine", "signals", "refined", "rejected"])
+@pytest.mark.parametrize("part", ["raw", "quarantine", "signals", "decisions", "refined", "rejected"])
 def test_a_folder_that_leads_elsewhere_is_refused(jsonl: Jsonl, tmp_path: Path, part: str) -> None:
     """Nothing is removed or written behind a symbolic link."""
     out = tmp_path / "r"

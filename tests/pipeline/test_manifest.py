@@ -12,9 +12,8 @@ import pytest
 
 from pipeline import plan as planning
 from pipeline.manifest import Counts, HubSplit, Manifest, record
-from pipeline.signals import RuleInputs
 from pipeline.store import RunFolderError, Store
-from pipeline.write import ShardCounts
+from pipeline.write import ShardCounts, save_decisions
 from tests.conftest import Refine, chat
 
 HUB = {"hub": "a/b", "revision": "0123", "config": None, "split": "train"}
@@ -113,21 +112,22 @@ def test_a_manifest_that_is_not_json_is_one_sentence(tmp_path: Path, text: str) 
         Manifest.load(store)
 
 
-def test_the_manifest_counts_what_each_rule_did() -> None:
+def test_the_manifest_counts_what_each_rule_did(tmp_path: Path) -> None:
     """A rule fires on more than it is the first for, and is unknown for some; tokens are those that were written."""
     plan = planning.load(Path(__file__).with_name("toy.toml"))
     decisions = pl.DataFrame(
         {
+            "id": list("abcde"),
             "reason": ["too_short", "too_short", "duplicate", None, "far_too_long"],
             "too_short": [True, True, False, False, False],
             "far_too_long": [True, False, False, False, True],
             "duplicate": [False, False, True, False, False],
         }
     )
-    inputs = RuleInputs(pl.DataFrame({"words": [1, 2, 30, None, 9], "share_of_longest": [None, 1, 1, 1, 1]}), {}, ())
+    firings = save_decisions(Store(tmp_path), plan.rules, [("0.parquet", decisions[:3]), ("1.parquet", decisions[3:])])
     shards = {**TABLE["source"], "rows": 7, "quarantined": 2, "replaced": 1}
-    nulls, written = inputs.nulls(plan.rules), ShardCounts(1, 4, 50, 6)
-    made = record(plan, shards, decisions, nulls, written=written, seconds={"write": 1.0}, remarks={})
+    nulls, written = {"too_short": 1, "far_too_long": 1}, ShardCounts(1, 4, 50, 6)
+    made = record(plan, shards, firings, nulls, written=written, seconds={"write": 1.0}, remarks={})
     assert [(rule.reason, rule.fired, rule.dropped, rule.nulls) for rule in made.rules] == [
         ("too_short", 2, 2, 1),
         ("far_too_long", 2, 1, 1),

@@ -20,7 +20,7 @@ from pipeline.report.run.bands import in_bands
 from pipeline.report.run.examples import examples
 from pipeline.report.run.frame import read_run
 from pipeline.store import Store
-from pipeline.write import save_decisions
+from stages.files import read_frame, save_frame
 from tests.conftest import Refine
 from tests.pipeline.report_corpus import refine as start
 from tests.pipeline.test_plant import talk
@@ -136,8 +136,9 @@ def test_a_drop_that_only_the_damage_causes_is_counted(here: Path) -> None:
     """It is kept in the clean run."""
     shutil.copytree(here / "clean", here / "forgiving")
     store = Store(here / "forgiving")
-    decisions = pl.read_parquet(store.decisions)
-    save_decisions(store, decisions.with_columns(keep=pl.lit(value=True)), [decisions.height])
+    (shard,) = store.shards()
+    path = store.decisions(shard)
+    save_frame(path, read_frame(path).with_columns(keep=pl.lit(value=True)))
     before = refine.audit(here / "my-run", clean=here / "clean").baseline
     after = refine.audit(here / "my-run", clean=here / "forgiving").baseline
     assert before is not None

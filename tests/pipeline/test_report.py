@@ -194,7 +194,7 @@ def swapped(run: Path) -> None:
 
 def doubled(run: Path) -> None:
     """Decisions that keep a duplicate."""
-    path = run / "decisions.parquet"
+    (path,) = (run / "decisions").glob("*.parquet")
     kept = pl.col("reason").ne_missing("near_duplicate")
     save_frame(path, read_frame(path).with_columns(keep=pl.col("keep") | ~kept))
 

@@ -55,18 +55,17 @@ def test_labels_of_an_axis_are_short_and_differ() -> None:
 
 def test_duplicates_are_counted_within_the_corpus() -> None:
     """0 and 1 are copies, 2 is near them, 3 near 2 at less, 4 near 5: by hand for all, and without 1, 2 and 5."""
-    ids = pl.Series(["0", "1", "2", "3", "4", "5"])
     first = pl.Series(["0", "0", "2", "3", "4", "5"])
     near = pl.DataFrame({"id": ["0", "2", "4"], "other": ["2", "3", "5"], "jaccard": [0.9, 0.6, 0.75]})
-    kind = Kind("dedup", 0.75, Pairs(first, near.with_columns(pl.col("jaccard").cast(pl.Float32))))
+    kind = Kind("dedup", 0.75, pl.Series(range(6)), Pairs(first, near.with_columns(pl.col("jaccard").cast(pl.Float32))))
     everyone = pl.Series([True] * 6)
-    assert have_duplicates(kind, ids, everyone).to_list() == [True, True, True, False, True, True]
-    assert both(kind, ids, everyone) == 3
+    assert have_duplicates(kind, everyone).to_list() == [True, True, True, False, True, True]
+    assert both(kind, everyone) == 3
     some = pl.Series([True, False, True, True, True, False])
-    assert have_duplicates(kind, ids, some).to_list() == [True, False, True, False, False, False]
-    assert both(kind, ids, some) == 1
+    assert have_duplicates(kind, some).to_list() == [True, False, True, False, False, False]
+    assert both(kind, some) == 1
     copy_only = pl.Series([False, True, True, True, False, False])  # the copy stands for its group
-    assert have_duplicates(kind, ids, copy_only).to_list() == [False, True, True, False, False, False]
+    assert have_duplicates(kind, copy_only).to_list() == [False, True, True, False, False, False]
 
 
 def test_rank_correlation_is_scipys() -> None:

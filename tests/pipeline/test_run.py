@@ -27,7 +27,8 @@ from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, ActiveRun
 from pipeline.signals import scan, scan_signals
 from pipeline.store import RunFolderError, Store
-from pipeline.write import ShardCounts, save_decisions, write
+from pipeline.write import ShardCounts, write
+from stages.files import read_frame, save_frame
 from stages.stage import CorruptInputError
 from tests.conftest import ROOT, Refine, chat, contents
 
@@ -132,8 +133,8 @@ def test_decisions_on_other_conversations_are_never_written(toy: Callable[[], Ma
     """Each shard's ids are compared with those of its decisions, whatever signals the plan reads."""
     toy()
     store = Store(tmp_path / "r")
-    decisions = pl.read_parquet(store.decisions)
-    save_decisions(store, decisions.with_columns(pl.col("id").reverse()), [20, 20, 20])
+    path = store.decisions(store.shards()[0])
+    save_frame(path, read_frame(path).with_columns(pl.col("id").reverse()))
     plan = replace(planning.load(TOY), columns=())
     with pytest.raises(CorruptInputError, match=r"00000\.parquet is corrupt: its ids are not those of the decisions"):
         list(write(plan, store, Local(1), store.shards()))
@@ -143,7 +144,7 @@ def test_all_signals_are_one_table(toy: Callable[[], Manifest], tmp_path: Path) 
     """A row per conversation, in the order of raw; merges stand beside what was measured per shard."""
     toy()
     store = Store(tmp_path / "r")
-    raw, decisions = scan(store, "raw").collect(), pl.read_parquet(store.decisions)
+    raw, decisions = (scan(store, part).collect() for part in ("raw", "decisions"))
     signals = scan_signals(store).collect()
     assert signals.columns == ["id", "words", "share_of_longest", "characters", "copy_of"]
     assert signals["id"].equals(raw["id"])

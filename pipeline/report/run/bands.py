@@ -171,8 +171,8 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
         bins[signal.name] = make_bins(rows[signal.name], signal, marks)
         columns.append(places(rows[signal.name], bins[signal.name].edges).alias(f"s{i}"))
     if kinds:
-        columns.append(have_duplicates(kinds[0], rows["id"], rows["keep"].is_not_null()).alias("dup"))
-        columns.append(have_duplicates(kinds[0], rows["id"], rows["keep"]).alias("dup_kept"))
+        columns.append(have_duplicates(kinds[0], rows["keep"].is_not_null()).alias("dup"))
+        columns.append(have_duplicates(kinds[0], rows["keep"]).alias("dup_kept"))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
     return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)

@@ -74,7 +74,7 @@ def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
         return [Check("no two kept duplicates", None, why)]
     checks = []
     for kind in kinds:
-        pairs = both(kind, run.rows["id"], run.rows["keep"])
+        pairs = both(kind, run.rows["keep"])
         finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())

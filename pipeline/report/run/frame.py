@@ -10,7 +10,7 @@ from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, Pairs
-from pipeline.signals import decisions_of, measured_plan, pairs_of, signals_of
+from pipeline.signals import RuleInputs, decisions_of, measured_plan, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 from stages.stage import Axis
@@ -46,7 +46,10 @@ class Kind:
 
     name: str
     at_least: float
+    rows: pl.Series
+    """Numbers in the corpus, from 0, of the conversations that have a duplicate of this or another kind."""
     pairs: Pairs
+    """`first` is aligned with `rows`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) ->
     language = ["language"] if plan.signals.get("language") == pl.String else []
     decided, measured = decisions_of(store, shard), signals_of(plan, store, shard, [*names, *language])
     if not decided["id"].equals(measured["id"]):
-        raise RunFolderError(f"{store.decisions} holds other conversations: start `refine decide {store.folder}`")
+        raise RunFolderError(
+            f"{store.decisions(shard)} holds other conversations: start `refine decide {store.folder}`"
+        )
     reasons = [rule.reason for rule in plan.rules]
     decisions = decided.select(
         *("keep", pl.col("reason").cast(pl.Enum(reasons)), "duplicate_of", "jaccard"),
@@ -127,28 +132,29 @@ def kinds(plan: Plan, store: Store) -> list[Kind]:
     named = [(rule.pairs, rule.at_least) for rule in plan.rules if isinstance(rule, KeepBest)]
     if not named and "dedup" in plan.pairs:
         named = [("dedup", DEFAULT_JACCARD)]
-    pairs = pairs_of(plan, store, [name for name, _ in named])
-    return [Kind(name, at_least, pairs[name]) for name, at_least in named]
+    inputs = RuleInputs.read(plan, store, [name for name, _ in named])
+    return [Kind(name, at_least, inputs.rows, inputs.pairs[name]) for name, at_least in named]
 
 
-def have_duplicates(kind: Kind, ids: pl.Series, among: pl.Series) -> pl.Series:
+def have_duplicates(kind: Kind, among: pl.Series) -> pl.Series:
     """Whether each conversation has a duplicate or exact copy; only those that are true in `among` count."""
-    rows, groups, near = _alive(kind, ids, among)
+    members, groups, near = _alive(kind, among)
     several = groups.filter(pl.col("n") > 1)["group"]
     with_one = pl.concat([several, near["id"], near["other"]]).unique()
-    return rows.select(pl.col("among") & pl.col("group").is_in(with_one.implode())).to_series()
+    have = members.filter(pl.col("among") & pl.col("group").is_in(with_one.implode()))["row"]
+    return pl.repeat(value=False, n=len(among), eager=True).scatter(have, values=True)
 
 
-def both(kind: Kind, ids: pl.Series, among: pl.Series) -> int:
+def both(kind: Kind, among: pl.Series) -> int:
     """Number of pairs of duplicates that are both true in `among`; a group of n exact copies counts as n - 1."""
-    _, groups, near = _alive(kind, ids, among)
+    _, groups, near = _alive(kind, among)
     return int((groups["n"] - 1).sum()) + near.height
 
 
-def _alive(kind: Kind, ids: pl.Series, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """All rows with their groups of exact copies, groups with members in `among`, and pairs of those groups."""
-    rows = pl.DataFrame({"id": ids, "group": kind.pairs.first, "among": among})
-    groups = rows.filter("among")["group"].value_counts(name="n")
+def _alive(kind: Kind, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Rows with duplicates and their groups of exact copies, groups with members in `among`, pairs of those groups."""
+    members = pl.DataFrame({"row": kind.rows, "group": kind.pairs.first, "among": among.gather(kind.rows)})
+    groups = members.filter("among")["group"].value_counts(name="n")
     near = kind.pairs.near.filter(pl.col("jaccard") >= kind.at_least)
     near = near.filter(pl.col(side).is_in(groups["group"].implode()) for side in ("id", "other"))
-    return rows, groups, near
+    return members, groups, near
