@@ -27,7 +27,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROOT = Path(__file__).parents[2]
 CHATS = ROOT.parent / "shared" / "data" / "chat"
@@ -63,24 +66,30 @@ def edited_copy(conversation: dict[str, Any], number: int, pool: Sequence[str]) 
     return {**conversation, "prompt_id": f"{conversation['prompt_id']}-{number}", "messages": said}
 
 
-def ingested(name: str, folder: Path) -> list[Path]:
-    """Raw shards of a corpus; the first has the first conversations alone, as a shard of the start."""
+def copies(name: str, count: int) -> pl.DataFrame:
+    """A file of conversations, or one of ../shared/data/chat without its ending, with edited copies of all of them."""
     import polars as pl
 
+    path = CHATS / f"{name}.parquet"
+    chats = pl.read_parquet(path if path.exists() else name).to_dicts()
+    pool = re.findall(r"[A-Za-z]+", " ".join(message["content"] for chat in chats for message in chat["messages"]))
+    rows = [edited_copy(chat, number, pool) for number in range(count) for chat in chats]
+    return pl.DataFrame([{**row, "prompt": row["messages"][0]["content"]} for row in rows])
+
+
+def ingested(name: str, folder: Path) -> list[Path]:
+    """Raw shards of a corpus; the first has the first conversations alone, as a shard of the start."""
     from pipeline.ingest import Limits, ingest
     from pipeline.sources import find
     from pipeline.store import Store
     from stages.files import read_frame, save_frame
 
-    base, _, copies = name.partition("*")
+    base, _, count = name.partition("*")
     path = CHATS / f"{base}.parquet"
     source = str(path) if path.exists() else base
-    if copies:
-        chats = pl.read_parquet(source).to_dicts()
-        pool = re.findall(r"[A-Za-z]+", " ".join(message["content"] for chat in chats for message in chat["messages"]))
-        rows = [edited_copy(chat, number, pool) for number in range(int(copies)) for chat in chats]
+    if count:
         source = str(folder / "copies.parquet")
-        pl.DataFrame([{**row, "prompt": row["messages"][0]["content"]} for row in rows]).write_parquet(source)
+        copies(base, int(count)).write_parquet(source)
     store = Store(folder / "run")
     shards = [store.raw(shard["name"]) for shard in ingest(find(source), store, Limits())["shards"]]
     start = folder / "start" / "00000.parquet"
