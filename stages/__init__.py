@@ -14,6 +14,7 @@ BUILTIN = {
     "dedup": "stages.dedup:Dedup",
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
+    "pii": "stages.pii:Pii",
     "turns": "stages.overlap.turns:Turns",
     "substrings": "stages.overlap.substrings:Substrings",
     "contamination": "stages.overlap.contamination:Contamination",

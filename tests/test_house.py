@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.language": (*STAGE, "stages.text"),
     "stages.heuristics": (*STAGE, "stages.text"),
     "stages.toxicity": (*STAGE, "stages.text"),
+    "stages.pii": (*STAGE, "stages.text"),
     "stages.ngram": (*STAGE, "stages.text"),
     "stages.dedup": (*STAGE, "stages.text"),
     "stages.overlap": (*STAGE, "stages.text"),
