@@ -15,6 +15,8 @@ BUILTIN = {
     "ppl": "stages.ppl:Perplexity",
     "toxicity": "stages.toxicity:Toxicity",
     "pii": "stages.pii:Pii",
+    "quality": "stages.value.quality:Quality",
+    "target": "stages.value.target:Target",
     "turns": "stages.overlap.turns:Turns",
     "substrings": "stages.overlap.substrings:Substrings",
     "contamination": "stages.overlap.contamination:Contamination",
