@@ -28,9 +28,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.language": (*STAGE, "stages.text"),
     "stages.heuristics": (*STAGE, "stages.text"),
     "stages.toxicity": (*STAGE, "stages.text"),
+    "stages.pii": (*STAGE, "stages.text"),
     "stages.ngram": (*STAGE, "stages.text"),
     "stages.dedup": (*STAGE, "stages.text"),
     "stages.overlap": (*STAGE, "stages.text"),
+    "stages.value": (*STAGE, "stages.text", "stages.dedup"),
     "stages.ppl": (*STAGE, "stages.text", "stages.ngram"),
     "stages": ("stages.stage",),
     # trainer: laws and network are pure, experiments stand on prepared data

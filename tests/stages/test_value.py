@@ -1,0 +1,213 @@
+"""Signals of value: importance weights towards a target, and resemblance to examples."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from stages.files import read_json, save_frame
+from stages.stage import MissingModelError, StageParameterError
+from stages.text.shingles import text_keys
+from stages.value.quality import Quality, fold_of
+from stages.value.target import Target, features
+from tests import strategies
+
+COOK = ["stir", "chop", "bake", "flour", "butter", "oven", "salt", "pan", "onion", "garlic", "simmer", "dough"]
+CODE = [
+    "loop",
+    "array",
+    "pointer",
+    "compile",
+    "stack",
+    "function",
+    "return",
+    "integer",
+    "thread",
+    "mutex",
+    "heap",
+    "cache",
+]
+COMMON = ["the", "a", "of", "and", "to", "in", "it", "is", "that", "for", "on", "with", "you", "this"]
+
+
+def text(words: list[str], seed: int, length: int = 40) -> str:
+    """Words of a subject among common words."""
+    draw = random.Random(seed)
+    return " ".join(draw.choice(words if draw.random() < 0.4 else COMMON) for _ in range(length))
+
+
+def chats(words: list[str], seeds: range) -> list[list[dict[str, str]]]:
+    """Conversations about a subject."""
+    return [
+        [
+            {"role": "user", "content": text(words, 2 * seed)},
+            {"role": "assistant", "content": text(words, 2 * seed + 1)},
+        ]
+        for seed in seeds
+    ]
+
+
+def corpus(path: Path, conversations: list[list[dict[str, str]]]) -> str:
+    """A file of records."""
+    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in conversations))
+    return str(path)
+
+
+def shards(folder: Path, conversations: list[list[dict[str, str]]]) -> list[Path]:
+    """Raw shards of a hundred conversations."""
+    paths = []
+    for at in range(0, len(conversations), 100):
+        frame = strategies.raw(conversations[at : at + 100])
+        frame = frame.with_columns(id=pl.format("{}-{}", pl.lit("x"), pl.int_range(at, at + pl.len())))
+        paths.append(folder / "raw" / f"{at:05}.parquet")
+        save_frame(paths[-1], frame)
+    return paths
+
+
+def test_weights_equal_those_of_a_loop_over_the_features(tmp_path: Path) -> None:
+    """The sum of log probability ratios with the package's smoothing, over words and pairs within a conversation."""
+    mixed = chats(CODE, range(60)) + chats(COOK, range(60, 70))
+    raw, target = shards(tmp_path, mixed), chats(COOK, range(200, 230))
+    stage = Target(target=corpus(tmp_path / "target.jsonl", target), buckets=500)
+    stage.fit(raw, tmp_path / "stage")
+    batch = strategies.raw(mixed)
+    found = stage.open(tmp_path / "stage")(batch.select(stage.reads))
+    rows: list[list[int]] = [[] for _ in mixed]
+    for buckets, row in features(batch["text"], 500):
+        for bucket, at in zip(buckets.tolist(), row.tolist(), strict=True):
+            rows[at].append(bucket)
+    assert [len(row) for row in rows] == [2 * 80 - 1] * len(mixed)  # words and pairs
+    here = Counter(bucket for row in rows for bucket in row)
+    wanted = Counter(b for buckets, _ in features(strategies.raw(target)["text"], 500) for b in buckets.tolist())
+    total, aim = sum(here.values()), sum(wanted.values())
+    expected = [sum(math.log(wanted[b] / aim + 1e-8) - math.log(here[b] / total + 1e-8) for b in row) for row in rows]
+    assert np.allclose(found["target_weight"], expected, rtol=1e-9)
+    assert np.allclose(found["target_weight_mean"], np.array(expected) / 159, rtol=1e-9)
+    weights = found["target_weight"].to_numpy()
+    assert weights[60:].min() > weights[:60].max()
+
+
+def test_pairs_do_not_cross_conversations_and_order_counts() -> None:
+    """A pair is two adjacent words of one text; "a b" and "b a" share words, not their pair."""
+    per_text: list[list[int]] = [[], [], []]
+    for buckets, rows in features(pl.Series(["red blue", "blue red", "green"]), 1 << 20):
+        for bucket, row in zip(buckets.tolist(), rows.tolist(), strict=True):
+            per_text[row].append(bucket)
+    one, other, alone = map(set, per_text)
+    assert (len(one), len(other), len(alone), len(one & other)) == (3, 3, 1, 2)
+
+
+def test_a_conversation_without_words_and_a_stage_without_target_give_null(tmp_path: Path) -> None:
+    """Unknown, not zero."""
+    batch = strategies.raw([[{"role": "user", "content": "!?"}], [{"role": "user", "content": "bake"}]])
+    assert Target().measure(batch.select(Target.reads)).null_count().row(0) == (2, 2)
+    stage = Target(target=corpus(tmp_path / "t.jsonl", chats(COOK, range(5))))
+    stage.fit(shards(tmp_path, chats(CODE, range(5))), tmp_path / "stage")
+    found = stage.open(tmp_path / "stage")(batch.select(stage.reads))
+    assert found["target_weight"].is_null().to_list() == [True, False]
+
+
+def test_a_target_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
+    """Before anything is measured, in a sentence with its name."""
+    with pytest.raises(MissingModelError, match="target corpus"):
+        Target(target=str(tmp_path / "nowhere")).models()
+    stage = Target(target=corpus(tmp_path / "t.jsonl", [[{"role": "user", "content": "..."}]]))
+    with pytest.raises(StageParameterError, match="holds no word"):
+        stage.fit([], tmp_path / "stage")
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.DataFrame, list[list[dict[str, str]]]]:
+    """A corpus of two subjects with an exact copy, a near-copy of an example and the example itself, scored."""
+    folder = tmp_path_factory.mktemp("quality")
+    likes = chats(COOK, range(1000, 1120))
+    near = [dict(likes[0][0]), {**likes[0][1], "content": likes[0][1]["content"] + " yes"}]
+    mixed = [*chats(CODE, range(150)), *chats(COOK, range(150, 200)), near, likes[1], chats(CODE, range(1))[0]]
+    raw = shards(folder, mixed)
+    stage = Quality(like=corpus(folder / "like.jsonl", likes))
+    stage.fit(raw, folder / "stage")
+    return folder, stage.open(folder / "stage")(strategies.raw(mixed).select(stage.reads)), mixed
+
+
+def test_what_resembles_the_examples_scores_high(judged: tuple[Path, pl.DataFrame, object]) -> None:
+    """As probabilities, for the conversation and for each role; an exact copy scores as its original."""
+    _, scores, _ = judged
+    whole, user, reply = (scores[name].to_numpy() for name in scores.columns)
+    assert whole[:150].max() < 0.5 < whole[150:200].min()
+    assert user[:150].mean() < 0.3
+    assert reply[150:200].mean() > 0.7
+    assert whole[0] == whole[-1]
+
+
+def test_no_conversation_is_scored_by_a_model_that_has_seen_a_near_duplicate(
+    judged: tuple[Path, pl.DataFrame, list[list[dict[str, str]]]],
+) -> None:
+    """The fold of an example, of its copy and of its near-copy is one, though their texts differ."""
+    folder, _, mixed = judged
+    moved = pl.read_parquet(folder / "stage" / "moved.parquet")
+    texts = strategies.raw([mixed[200], chats(COOK, range(1000, 1001))[0]])["text"]
+    keys = pl.Series("key", text_keys(texts)[:, 0])
+    assert keys[0] != keys[1]
+    assert fold_of(keys, moved).n_unique() == 1
+
+
+def test_the_fit_tells_how_well_it_separates_and_by_which_words(judged: tuple[Path, pl.DataFrame, object]) -> None:
+    """An AUC below one, since others are like the examples too; words of the subjects; the same bytes again."""
+    folder, _, _ = judged
+    found = read_json(folder / "stage" / "quality.json")
+    assert 0.75 < found["auc"] < 0.95
+    assert found["like"] == 120
+    assert set(found["words_like"][:5]) <= set(COOK)
+    assert set(found["words_other"][:5]) <= set(CODE)
+    assert "ROC-AUC" in Quality(like="x").remarks(folder / "stage")[0]
+    before = {path.name: path.read_bytes() for path in (folder / "stage").iterdir() if path.is_file()}
+    stage = Quality(like=str(folder / "like.jsonl"))
+    stage.fit(sorted((folder / "raw").iterdir()), folder / "stage")
+    assert before == {path.name: path.read_bytes() for path in (folder / "stage").iterdir() if path.is_file()}
+
+
+def test_examples_that_cannot_be_told_apart_have_an_auc_of_a_half(tmp_path: Path) -> None:
+    """Examples drawn like the corpus: the held-out AUC does not reward what a model has learned by heart."""
+    raw = shards(tmp_path, chats(COOK, range(300)))
+    Quality(like=corpus(tmp_path / "like.jsonl", chats(COOK, range(300, 600)))).fit(raw, tmp_path / "stage")
+    assert 0.4 < read_json(tmp_path / "stage" / "quality.json")["auc"] < 0.6
+
+
+def test_a_classifier_of_ones_own_is_used_as_it_is(tmp_path: Path) -> None:
+    """Its probability of the label, uncalibrated; a label that it does not have is refused with those that it has."""
+    import fasttext
+
+    lines = [f"__label__hq {text(COOK, n)}" for n in range(100)] + [f"__label__lq {text(CODE, n)}" for n in range(100)]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    model = fasttext.train_supervised(input=str(tmp_path / "train.txt"), thread=1, verbose=0, epoch=20)
+    model.save_model(str(tmp_path / "mine.bin"))
+    stage = Quality(model=str(tmp_path / "mine.bin"))
+    batch = strategies.raw([*chats(COOK, range(2)), *chats(CODE, range(2))]).select(stage.reads)
+    scores = stage.open(tmp_path)(batch)["quality"]
+    expected = [
+        dict(zip(*model.predict(line.replace("\n", " "), k=-1), strict=True))["__label__hq"] for line in batch["text"]
+    ]
+    assert np.allclose(scores, expected, atol=1e-5)
+    with pytest.raises(StageParameterError, match="__label__lq"):
+        Quality(model=str(tmp_path / "mine.bin"), label="__label__good").open(tmp_path)
+    with pytest.raises(MissingModelError, match="no model"):
+        Quality(model=str(tmp_path / "none.bin")).models()
+    with pytest.raises(StageParameterError, match="no model beside examples"):
+        Quality(model="a", like="b")
+
+
+def test_too_few_examples_are_refused(tmp_path: Path) -> None:
+    """With the number found and the number needed."""
+    few = corpus(tmp_path / "few.jsonl", chats(COOK, range(5)))
+    with pytest.raises(StageParameterError, match="5 examples, expected at least 20"):
+        Quality(like=few).fit(shards(tmp_path, chats(CODE, range(30))), tmp_path / "stage")
+    same = corpus(tmp_path / "same.jsonl", chats(COOK, range(1)) * 30)
+    with pytest.raises(StageParameterError, match="near-duplicates"):
+        Quality(like=same).fit(shards(tmp_path, chats(CODE, range(30))), tmp_path / "stage")
