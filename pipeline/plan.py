@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -15,7 +15,7 @@ import tomli_w
 
 import stages
 from pipeline import rules
-from pipeline.rules import Drop, KeepBest, Rule
+from pipeline.rules import Drop, KeepBest, KeepTop, Rule
 from stages.stage import RAW, GlobalStage, Stage, StageParameterError, parameters
 
 DEFAULT = Path(__file__).with_name("default.toml")
@@ -113,7 +113,7 @@ class Plan:
         small = replace(self, stages=chosen)
         signals, pairs = small.signals, small.pairs
         fits = [
-            set(rule.columns()) <= set(signals) if isinstance(rule, Drop) else rule.pairs in pairs
+            rule.pairs in pairs if isinstance(rule, KeepBest) else set(rule.columns()) <= set(signals)
             for rule in self.rules
         ]
         return replace(
@@ -132,33 +132,36 @@ class Plan:
             named = bool(colon) and reason.strip().isidentifier()
             more.append(Drop(reason.strip(), where.strip(), ADDED) if named else Drop(condition, condition, ADDED))
         drops = [rule for rule in self.rules if isinstance(rule, Drop) and rule.because != ADDED]
-        bests = [rule for rule in self.rules if isinstance(rule, KeepBest)]
-        return replace(self, rules=(*drops, *more, *bests))
+        others = [rule for rule in self.rules if not isinstance(rule, Drop)]
+        return replace(self, rules=(*drops, *more, *others))
 
 
 def dumps(plan: Plan) -> str:
     """The plan as TOML, with every parameter, from which `load` reads the same plan."""
-    drops, bests = (
-        [{k: v for k, v in asdict(rule).items() if v != ""} for rule in plan.rules if isinstance(rule, kind)]
-        for kind in (Drop, KeepBest)
-    )
+    ruled = {name: [_table(rule) for rule in plan.rules if isinstance(rule, kind)] for name, kind in _RULES.items()}
     measured = [
         {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
         for each in plan.stages
     ]
-    tables = {"map": dict(plan.map), "stage": measured, "drop": drops, "keep_best": bests}
-    if not plan.map:
-        del tables["map"]
-    return tomli_w.dumps({"order": list(plan.order), "columns": list(plan.columns), **tables})
+    first = {"order": list(plan.order), "columns": list(plan.columns), **({"map": dict(plan.map)} if plan.map else {})}
+    if not ruled["keep_top"]:
+        del ruled["keep_top"]
+    return tomli_w.dumps({**first, "stage": measured, **ruled})
+
+
+def _table(rule: Rule) -> dict[str, Any]:
+    """A rule's keys without those that have their default."""
+    return {each.name: value for each in fields(rule) if (value := getattr(rule, each.name)) != each.default}
 
 
 ADDED = "--drop"
 """The `because` of a rule that --drop added; the next `refine decide` starts without it."""
 
-RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard"}
+RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cut"}
 """Columns of the decisions, which no signal or rule may be named after."""
 
-_TABLES = ("stage", "drop", "keep_best")
+_RULES: dict[str, type[Drop | KeepBest | KeepTop]] = {"drop": Drop, "keep_best": KeepBest, "keep_top": KeepTop}
+_TABLES = ("stage", *_RULES)
 
 
 def load(path: Path) -> Plan:
@@ -179,13 +182,12 @@ def read(tables: Mapping[str, Any], where: str) -> Plan:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
     measured = tuple(_stage(table, where) for table in tables.get("stage", []))
-    drops = tuple(_rule(Drop, "drop", table, where) for table in tables.get("drop", []))
-    bests = tuple(_rule(KeepBest, "keep_best", table, where) for table in tables.get("keep_best", []))
+    ruled = tuple(_rule(kind, name, table, where) for name, kind in _RULES.items() for table in tables.get(name, []))
     named = tables.get("map", {})
     if not isinstance(named, dict) or not all(isinstance(column, str) for column in named.values()):
         raise PlanError(f'{where}: map is {named!r}, expected a table such as {{messages = "thread", role = "who"}}')
     order, columns = _texts(tables, "order", where), _texts(tables, "columns", where)
-    return Plan(measured, (*drops, *bests), order, columns, tuple(named.items()))
+    return Plan(measured, ruled, order, columns, tuple(named.items()))
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -237,10 +239,10 @@ def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a fiel
     return value
 
 
-def _rule(kind: type[Drop | KeepBest], name: str, table: Mapping[str, Any], where: str) -> Rule:
+def _rule(kind: type[Drop | KeepBest | KeepTop], name: str, table: Mapping[str, Any], where: str) -> Rule:
     here = f"{where}: [[{name}]] {table.get('reason', '')!r}"
     given = _parameters(kind, table, here)
-    for key in (field.name for field in fields(kind)):
-        if key not in given and key != "because":
-            raise PlanError(f"{here} has no {key}")
+    for field in fields(kind):
+        if field.name not in given and field.default is MISSING:
+            raise PlanError(f"{here} has no {field.name}")
     return kind(**given)

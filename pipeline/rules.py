@@ -2,11 +2,14 @@
 
 import contextlib
 import difflib
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from stages.stage import reason as first_line
 
@@ -28,22 +31,14 @@ class Drop:
 
     def condition(self) -> pl.Expr:
         """The condition as an expression; raises `RuleError` if it is not SQL."""
-        with self._blame("is not SQL"):
+        with _blame(self.reason, self.where, "is not SQL"):
             return pl.sql_expr(self.where)
 
     def apply(self, signals: pl.DataFrame) -> pl.Series:
         """Whether the condition is true of each row; raises `RuleError` if it cannot be applied."""
         condition = self.condition()
-        with self._blame("cannot be applied"):
+        with _blame(self.reason, self.where, "cannot be applied"):
             return signals.select(where=condition)["where"]
-
-    @contextlib.contextmanager
-    def _blame(self, fault: str) -> Iterator[None]:
-        """Name the rule in an error of polars."""
-        try:
-            yield
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            raise RuleError(f"rule {self.reason!r}: {self.where!r} {fault} ({first_line(error)})") from error
 
     def columns(self) -> list[str]:
         """Names of the signals that the condition reads, sorted."""
@@ -69,7 +64,70 @@ class KeepBest:
         return f"{self.pairs} pair with a better one at jaccard >= {self.at_least:g}"
 
 
-Rule = Drop | KeepBest
+@dataclass(frozen=True)
+class KeepTop:
+    """Keep the conversations that come first by an expression over signals, up to a size.
+
+    It sees what the rules before it keep: all `Drop` and `KeepBest` rules, and earlier `KeepTop` rules. Conversations
+    are taken in order until the next one would exceed the size. An unknown value comes last; of equal values the first
+    in the corpus is taken.
+    """
+
+    reason: str
+    by: str
+    """An SQL expression over signals, and ASC or DESC, such as "target_weight_mean DESC"."""
+    share: float = 0.0
+    """The size as a share of the conversations that the rule sees, 0 to 1. One of the three sizes is given."""
+    conversations: int = 0
+    tokens: int = 0
+    """The size in tokens (words and punctuation marks), as a run counts them."""
+    per: str = ""
+    """A signal, or `source`: the size holds for each of its values."""
+    gumbel: float = 0.0
+    """Scale of Gumbel noise added to `by`. With 1, the conversations are drawn without replacement with probabilities
+    proportional to exp(by), as DSIR samples by its log importance weights."""
+    seed: int = 0
+    because: str = ""
+
+    @property
+    def where(self) -> str:
+        """The rule in words."""
+        size = f"{self.share:.1%} of the conversations" if self.share else f"{self.conversations:,} conversations"
+        size = f"{self.tokens:,} tokens" if self.tokens else size
+        noise = f", with Gumbel noise {self.gumbel:g} of seed {self.seed}" if self.gumbel else ""
+        return f"not among the first {size} by {self.by}{f' of each {self.per}' if self.per else ''}{noise}"
+
+    def value(self, signals: pl.DataFrame) -> pl.Series:
+        """The expression of each row, float64; raises `RuleError` if it cannot be computed."""
+        expression, _ = _ranked_by(self.by)
+        with _blame(self.reason, self.by, "cannot be computed"):
+            return signals.select(value=pl.sql_expr(expression).cast(pl.Float64))["value"]
+
+    def columns(self) -> list[str]:
+        """Names of the signals that the expression reads, sorted."""
+        expression, _ = _ranked_by(self.by)
+        with _blame(self.reason, self.by, "is not SQL"):
+            return sorted(set(pl.sql_expr(expression).meta.root_names()))
+
+
+Rule = Drop | KeepBest | KeepTop
+
+
+@contextlib.contextmanager
+def _blame(reason: str, sql: str, fault: str) -> Iterator[None]:
+    """Name the rule in an error of polars."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise RuleError(f"rule {reason!r}: {sql!r} {fault} ({first_line(error)})") from error
+
+
+def _ranked_by(by: str) -> tuple[str, bool]:
+    """The expression of `by`, and whether its largest value comes first."""
+    expression, _, direction = by.strip().rpartition(" ")
+    if expression and direction.upper() in {"ASC", "DESC"}:
+        return expression, direction.upper() == "DESC"
+    return by, False
 
 
 @dataclass(frozen=True)
@@ -94,6 +152,8 @@ def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs
         here = f"rule {rule.reason!r}"
         if isinstance(rule, Drop):
             _check_condition(rule, signals)
+        elif isinstance(rule, KeepTop):
+            _check_top(rule, signals)
         elif rule.pairs not in pairs:
             raise RuleError(f"{here}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}")
         elif not 0 < rule.at_least <= 1:
@@ -133,6 +193,21 @@ def _check_condition(rule: Drop, signals: pl.Schema) -> None:
         raise RuleError(f"{where} is {answer.dtype}, expected a condition that is true or false")
 
 
+def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
+    """Refuse a selection that reads missing signals, has not one size, or ranks by more than one conversation."""
+    here = f"rule {rule.reason!r}"
+    for column in (*rule.columns(), *([rule.per] if rule.per not in {"", "source"} else [])):
+        if column not in signals:
+            raise RuleError(f"{here}: no stage writes the column {column!r}; {_instead(column, signals)}")
+    if not rule.columns():
+        raise RuleError(f"{here}: {rule.by!r} reads no signal: expected an expression over one or more")
+    sizes = [size for size in (rule.share, rule.conversations, rule.tokens) if size]
+    if len(sizes) != 1 or sizes[0] < 0 or rule.share > 1:
+        raise RuleError(f"{here}: expected one of share (above 0, at most 1), conversations and tokens")
+    if rule.value(pl.DataFrame(schema=signals).clear(2)).len() != 2:  # noqa: PLR2004  the rows that went in
+        raise RuleError(f"{here}: {rule.by!r} looks at all conversations at once, expected a value of each one")
+
+
 def _ordered(term: str) -> tuple[str, bool]:
     """The column of a term of the order, such as "n_words DESC", and whether its largest value comes first."""
     column, _, direction = term.strip().partition(" ")
@@ -148,17 +223,85 @@ def decide(
     """Decide which conversations to keep.
 
     Args:
-        signals: `id` and the columns that the rules read, one row per conversation.
+        signals: `id` and the columns that the rules read, one row per conversation; for `KeepTop` rules also `tokens`
+            and `source`.
         pairs: duplicates by kind, for the `KeepBest` rules; `first` is aligned with `signals`.
-        rules: the first rule that fires gives the reason; all `Drop` rules come before all `KeepBest` rules.
+        rules: the first rule that fires gives the reason; all `Drop` rules come before all `KeepBest` rules, and these
+            before all `KeepTop` rules.
         order: how duplicates are ranked, such as ("n_words DESC", "ppl"); null is worst, ties go by id.
 
     Returns:
         id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
-        rule fires whatever the other rules do; `KeepBest` rules see only the rows that no `Drop` rule dropped.
+        rule fires whatever the other rules do; `KeepBest` and `KeepTop` rules see only what the rules before them keep.
+        With a `KeepTop` rule there is also `cut`, the value of the last conversation that it took (of the same group).
     """
     answers = {rule.reason: rule.apply(signals) for rule in rules if isinstance(rule, Drop)}
-    return conclude(signals["id"], answers, find_duplicates(signals, answers, pairs, rules, order), rules)
+    duplicates = find_duplicates(signals, answers, pairs, rules, order)
+    candidates = {rule.reason: ranking(rule, signals) for rule in rules if isinstance(rule, KeepTop)}
+    tops, cuts = select_top(candidates, answers, duplicates, rules)
+    return conclude(signals["id"], {**answers, **tops}, duplicates, rules, cuts)
+
+
+def ranking(rule: KeepTop, signals: pl.DataFrame) -> pl.DataFrame:
+    """What a `KeepTop` rule ranks by: `value` (with its noise; larger is better), `size` and `group`, a row each.
+
+    Columns: `id`, the signals of the rule, `tokens` if its size is in tokens, and `source` if it is per source.
+    """
+    _, largest = _ranked_by(rule.by)
+    value = rule.value(signals).fill_nan(None) * (1.0 if largest else -1.0)
+    if rule.gumbel:
+        value += pl.Series(rule.gumbel * _gumbel(signals["id"], rule.seed))
+    group = signals[rule.per].cast(pl.String).fill_null("") if rule.per else pl.repeat("", len(value), eager=True)
+    size = signals["tokens"].cast(pl.Int64) if rule.tokens else pl.repeat(1, len(value), dtype=pl.Int64, eager=True)
+    return pl.DataFrame({"value": value, "size": size, "group": group.cast(pl.Categorical)})
+
+
+def _gumbel(ids: pl.Series, seed: int) -> NDArray[np.float64]:
+    """A draw of the standard Gumbel distribution for each id, whatever their order; a loop, one hash per id."""
+    key = seed.to_bytes(8, "little", signed=True)
+    bits = b"".join(hashlib.blake2b(one.encode(), digest_size=8, key=key).digest() for one in ids)
+    uniform = (np.frombuffer(bits, "<u8").astype(np.float64) + 0.5) / 2.0**64
+    return np.asarray(-np.log(-np.log(np.minimum(uniform, np.nextafter(1.0, 0.0)))))
+
+
+def select_top(
+    candidates: Mapping[str, pl.DataFrame],
+    answers: Mapping[str, pl.Series],
+    duplicates: pl.DataFrame,
+    rules: Sequence[Rule],
+) -> tuple[dict[str, pl.Series], pl.Series]:
+    """Whether each `KeepTop` rule drops each row, by reason, and the cut of the rule that does.
+
+    `candidates` is the `ranking` of each rule; `answers` and `duplicates` are what the rules before them drop.
+    """
+    tops = [rule for rule in rules if isinstance(rule, KeepTop)]
+    if not tops:
+        return {}, pl.Series(dtype=pl.Float64)
+    height = candidates[tops[0].reason].height
+    alive = ~_any([answers[rule.reason] for rule in rules if isinstance(rule, Drop)], height)
+    alive = alive.scatter(duplicates["row"], values=False)
+    fires, cuts = {}, pl.repeat(None, height, dtype=pl.Float64, eager=True)
+    for rule in tops:
+        taken, cut = _take(rule, candidates[rule.reason].with_row_index("row").filter(alive), height)
+        fires[rule.reason] = alive & ~taken
+        cuts = cuts.zip_with(~fires[rule.reason], cut)
+        alive &= taken
+    return fires, cuts
+
+
+def _take(rule: KeepTop, seen: pl.DataFrame, height: int) -> tuple[pl.Series, pl.Series]:
+    """Whether each of all rows is taken, and the cut of its group: the value of the last one taken, as the user's."""
+    _, largest = _ranked_by(rule.by)
+    ranked = seen.sort("value", descending=True, nulls_last=True, maintain_order=True)
+    used = pl.col("size").cum_sum().over("group")
+    room = (
+        (pl.len().over("group") * rule.share + 0.5).floor() if rule.share else pl.lit(rule.conversations or rule.tokens)
+    )
+    ranked = ranked.with_columns(taken=used <= room).with_columns(taken=pl.col("taken").cum_min().over("group"))
+    last = pl.col("value").filter(pl.col("taken")).last().over("group")
+    ranked = ranked.with_columns(cut=last if largest else -last)
+    taken = pl.repeat(value=False, n=height, eager=True).scatter(ranked["row"], ranked["taken"])
+    return taken, pl.repeat(None, height, dtype=pl.Float64, eager=True).scatter(ranked["row"], ranked["cut"])
 
 
 def find_duplicates(
@@ -179,10 +322,18 @@ def find_duplicates(
 
 
 def conclude(
-    ids: pl.Series, answers: Mapping[str, pl.Series], duplicates: pl.DataFrame, rules: Sequence[Rule]
+    ids: pl.Series,
+    answers: Mapping[str, pl.Series],
+    duplicates: pl.DataFrame,
+    rules: Sequence[Rule],
+    cuts: pl.Series,
 ) -> pl.DataFrame:
-    """Decisions on conversations from the answers of the `Drop` rules and `find_duplicates`; columns as in `decide`."""
-    ordered = sorted(rules, key=lambda rule: isinstance(rule, KeepBest))
+    """Decisions on conversations; columns as in `decide`.
+
+    `answers` are those of `Drop` and `KeepTop` rules, by reason, `duplicates` those of `find_duplicates`, and `cuts`
+    those of `select_top`.
+    """
+    ordered = sorted(rules, key=lambda rule: (Drop, KeepBest, KeepTop).index(type(rule)))
     names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
     rows = duplicates["row"]
     columns = {
@@ -190,13 +341,15 @@ def conclude(
         for name in ("best", "duplicate_of", "jaccard")
     }
     fires = {
-        name: answers[rule.reason] if isinstance(rule, Drop) else columns["best"] == rule.reason
+        name: columns["best"] == rule.reason if isinstance(rule, KeepBest) else answers[rule.reason]
         for rule, name in zip(ordered, names, strict=True)
     }
     decided = pl.DataFrame({"id": ids, **columns, **fires}).with_columns(pl.col(names).fill_null(value=False))
     reasons = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
     reason = pl.coalesce(pl.lit(None, pl.String), *reasons)
-    first = ("id", "keep", "reason", "duplicate_of", "jaccard")
+    first = ["id", "keep", "reason", "duplicate_of", "jaccard"]
+    if any(isinstance(rule, KeepTop) for rule in rules):
+        decided, first = decided.with_columns(cut=cuts), [*first, "cut"]
     renamed = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
     return decided.with_columns(reason=reason, keep=reason.is_null()).select(*first, *names).rename(renamed)
 

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 from pipeline import plan as planning
 from pipeline import rules
 from pipeline.plan import Plan
-from pipeline.rules import Drop, KeepBest, Pairs, Rule
+from pipeline.rules import Drop, KeepBest, KeepTop, Pairs, Rule
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
+
+TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
+"""Pattern of a token: a word or a punctuation mark. A BPE vocabulary of 50,000 gives about as many."""
 
 Rows = NDArray[np.int64]
 
@@ -51,7 +54,8 @@ class RuleInputs:
     """What the rules of a plan decide on, read shard by shard.
 
     Memory: two bits per conversation and `Drop` rule; at most 400 bytes per conversation that has a duplicate, whose
-    decision depends on others; 100 bytes per pair of near-duplicates.
+    decision depends on others; 100 bytes per pair of near-duplicates; 100 bytes per conversation with `KeepTop` rules,
+    and 20 for each of them.
     """
 
     store: Store
@@ -64,11 +68,14 @@ class RuleInputs:
     pairs: Mapping[str, Pairs]
     """Duplicates by kind; `first` is aligned with `partners`."""
     order: tuple[str, ...]
+    candidates: Mapping[str, pl.DataFrame]
+    """The ranking of each `KeepTop` rule, by reason."""
 
     @classmethod
     def read(cls, plan: Plan, store: Store, kinds: Sequence[str] = ()) -> RuleInputs:
         """Read the signals and pairs that a plan's rules name, and those of more kinds of duplicates."""
         drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
+        tops = [rule for rule in plan.rules if isinstance(rule, KeepTop)]
         named = {rule.pairs: None for rule in plan.rules if isinstance(rule, KeepBest)} | dict.fromkeys(kinds)
         firsts = {kind: _first_column(plan, kind) for kind in named}
         near = {kind: _near(plan, store, kind) for kind in named}
@@ -76,11 +83,14 @@ class RuleInputs:
         columns = dict.fromkeys([*(c for rule in drops for c in rule.columns()), *order, *firsts.values()])
         alike = _hashes_of_several(plan, store, firsts, near)
         answers: list[list[pl.Series]] = [[] for _ in drops]
+        ranked: list[list[pl.DataFrame]] = [[] for _ in tops]
         parts, rows, begin = [_no_signals(plan, columns)], [np.empty(0, np.int64)], 0
         for shard in store.shards():
             signals = signals_of(plan, store, shard, list(columns))
             for rule, of_rule in zip(drops, answers, strict=True):
                 of_rule.append(rule.apply(signals))
+            for top, of_top in zip(tops, ranked, strict=True):
+                of_top.append(_ranking(plan, store, shard, top))
             here = _are_in(signals, firsts, alike)
             parts.append(signals[here])
             rows.append(begin + here)
@@ -89,28 +99,45 @@ class RuleInputs:
         pairs = {kind: Pairs(partners[column], near[kind]) for kind, column in firsts.items()}
         whole = {rule.reason: pl.concat(answer) for rule, answer in zip(drops, answers, strict=True)}
         numbers = pl.Series(np.concatenate(rows))
-        return cls(store, whole, partners.select("id", *dict.fromkeys(order)), numbers, pairs, plan.order)
+        candidates = {top.reason: pl.concat(of_top) for top, of_top in zip(tops, ranked, strict=True)}
+        return cls(store, whole, partners.select("id", *dict.fromkeys(order)), numbers, pairs, plan.order, candidates)
 
     def decide(self, chosen: Sequence[Rule]) -> Iterator[pl.DataFrame]:
         """Apply rules of the plan; gives the decisions of each shard as `rules.decide` gives those of all."""
         fires = {reason: answer.gather(self.rows) for reason, answer in self.answers.items()}
         duplicates = rules.find_duplicates(self.partners, fires, self.pairs, chosen, self.order)
-        return self._conclude(chosen, duplicates.with_columns(row=self.rows.gather(duplicates["row"])))
+        duplicates = duplicates.with_columns(row=self.rows.gather(duplicates["row"]))
+        tops, cuts = rules.select_top(self.candidates, self.answers, duplicates, chosen)
+        return self._conclude(chosen, duplicates, {**self.answers, **tops}, cuts)
 
-    def _conclude(self, chosen: Sequence[Rule], duplicates: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    def _conclude(
+        self, chosen: Sequence[Rule], duplicates: pl.DataFrame, all_answers: Mapping[str, pl.Series], cuts: pl.Series
+    ) -> Iterator[pl.DataFrame]:
         begin = 0
         for shard in self.store.shards():
             ids = read_frame(self.store.raw(shard), ["id"])["id"]
             end = begin + len(ids)
             first, last = (duplicates["row"].search_sorted(at, "left") for at in (begin, end))
             here = duplicates[first:last].with_columns(pl.col("row") - begin)
-            answers = {reason: answer[begin:end] for reason, answer in self.answers.items()}
-            yield rules.conclude(ids, answers, here, chosen)
+            answers = {reason: answer[begin:end] for reason, answer in all_answers.items()}
+            yield rules.conclude(ids, answers, here, chosen, cuts[begin:end])
             begin = end
 
     def nulls(self) -> dict[str, int]:
         """Conversations on which each `Drop` rule is unknown, by reason."""
         return {reason: answer.null_count() for reason, answer in self.answers.items()}
+
+
+def _ranking(plan: Plan, store: Store, shard: str, top: KeepTop) -> pl.DataFrame:
+    """What a rule ranks a shard by."""
+    per = [top.per] if top.per not in {"", "source"} else []
+    signals = signals_of(plan, store, shard, list(dict.fromkeys((*top.columns(), *per))))
+    if more := [*(["text"] if top.tokens else []), *(["source"] if top.per == "source" else [])]:
+        raw = read_frame(store.raw(shard), more)
+        if top.tokens:
+            raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN)).drop("text")
+        signals = signals.hstack(raw)
+    return rules.ranking(top, signals)
 
 
 def _first_column(plan: Plan, kind: str) -> str:

@@ -13,8 +13,8 @@ import polars as pl
 from pipeline import VERSION
 from pipeline.engine import Engine
 from pipeline.plan import Plan
-from pipeline.rules import Drop, Rule
-from pipeline.signals import decisions_of, signals_of
+from pipeline.rules import KeepBest, KeepTop, Rule
+from pipeline.signals import TOKEN, decisions_of, signals_of
 from pipeline.sources.fields import with_fields
 from pipeline.store import Store, read_json
 from stages.files import footer, read_frame, save_frame
@@ -24,9 +24,6 @@ CHAT = ("prompt", "prompt_id", "messages")
 """UltraChat's columns, which come first."""
 ORIGIN = ("id", "source_id", "source", "extra")
 """Columns that say where a conversation comes from."""
-
-TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
-"""Pattern of a token: a word or a punctuation mark. A BPE vocabulary of 50,000 gives about as many."""
 
 
 class ShardCounts(NamedTuple):
@@ -106,13 +103,17 @@ class _Task:
         return raw.select(*_first(raw), *ORIGIN).hstack(signals).filter(decisions["keep"])
 
     def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
-        read = sorted({c for rule in self.plan.rules if isinstance(rule, Drop) for c in rule.columns()})
+        read = sorted({c for rule in self.plan.rules if not isinstance(rule, KeepBest) for c in rule.columns()})
         seen = signals_of(self.plan, self.store, shard, read).drop("id")
         frame = (
-            raw.select(*_first(raw), *ORIGIN).hstack(decisions.select("reason", "duplicate_of", "jaccard")).hstack(seen)
+            raw.select(*_first(raw), *ORIGIN)
+            .hstack(decisions.select("reason", "duplicate_of", "jaccard", *({"cut"} & set(decisions.columns))))
+            .hstack(seen)
         )
         values = {
-            rule.reason: rule.columns() if isinstance(rule, Drop) else ["duplicate_of", "jaccard"]
+            rule.reason: ["duplicate_of", "jaccard"]
+            if isinstance(rule, KeepBest)
+            else [*rule.columns(), *(["cut"] if isinstance(rule, KeepTop) else [])]
             for rule in self.plan.rules
         }
         frame = frame.with_columns(

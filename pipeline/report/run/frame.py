@@ -106,7 +106,7 @@ def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) ->
 def select_signals(plan: Plan) -> tuple[Signal, ...]:
     """The signals that a report draws, by rank: first choice are those that rules read, then those with an axis."""
     scalar = {name for name, kind in plan.signals.items() if kind.is_numeric() or kind == pl.Boolean}
-    ruled = [column for rule in plan.rules if isinstance(rule, Drop) for column in rule.columns()]
+    ruled = [column for rule in plan.rules if not isinstance(rule, KeepBest) for column in rule.columns()]
     axes: dict[str, Axis] = {}
     for one in plan.stages:
         axes |= one.stage.axes or dict.fromkeys(one.signals, Axis())
