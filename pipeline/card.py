@@ -30,6 +30,7 @@ def text(manifest: Manifest) -> str:
             f"and are in `rejected/` with the reason; {counts.quarantined:,} could not be read and are in "
             "`quarantine/`.\n"
         ),
+        *([f"{counts.redacted:,} items of personal data were replaced by placeholders.\n"] if counts.redacted else []),
         "## What was dropped\n",
         _table(
             ("reason", "rule", "dropped", "fired", "unknown", "because"),

@@ -1,7 +1,7 @@
 """The manifest of a complete run: what came in, what was decided and why, and which versions did it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self, TypeVar, get_type_hints
 
@@ -33,6 +33,8 @@ class Counts:
     """Conversations in which invalid text was replaced."""
     refined_tokens: int
     rejected_tokens: int
+    redacted: int = 0
+    """Items of personal data that were replaced by placeholders."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,8 @@ def _record(kind: type[R], table: Mapping[str, Any]) -> R:
     types = get_type_hints(kind)
     values: dict[str, Any] = {}
     for each in fields(kind):  # type: ignore[arg-type]
+        if each.name not in table and each.default is not MISSING:  # an earlier version wrote it
+            continue
         value = table[each.name]
         if types[each.name] in {int, str} and type(value) is not types[each.name]:
             raise TypeError(f"{each.name} is {value!r}, expected {types[each.name].__name__}")

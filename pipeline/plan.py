@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import polars as pl
 import tomli_w
@@ -17,6 +17,9 @@ import stages
 from pipeline import rules
 from pipeline.rules import Drop, KeepBest, KeepTop, Rule
 from stages.stage import RAW, GlobalStage, Stage, StageParameterError, parameters
+
+if TYPE_CHECKING:
+    from stages.pii.redact import Redaction
 
 DEFAULT = Path(__file__).with_name("default.toml")
 """The default plan, which `refine plan` prints."""
@@ -57,6 +60,8 @@ class Plan:
     """Names of the signals that are written beside each refined conversation."""
     map: tuple[tuple[str, str], ...] = ()
     """Which columns of a record hold what: meaning, column."""
+    redact: tuple[str, ...] = ()
+    """Kinds of personal data that are replaced by placeholders in everything that is written."""
     left_out: tuple[str, ...] = ()
     """Reasons of the rules that were omitted because a stage that they need was not picked."""
 
@@ -75,6 +80,22 @@ class Plan:
             for kind in (*measured.stage.pairs, *measured.stage.copies)
         }
 
+    @property
+    def redaction(self) -> Redaction | None:
+        """What is redacted, or None; raises `PlanError` if that cannot be done."""
+        if not self.redact:
+            return None
+        from stages.pii import Pii  # libphonenumber takes 0.1 s to import
+        from stages.pii.find import KINDS
+        from stages.pii.redact import Redaction
+
+        regions = [each.stage.regions for each in self.stages if isinstance(each.stage, Pii)]
+        if not regions:
+            raise PlanError('[write] redact needs the stage `pii`: add [[stage]] use = "pii" to the plan')
+        if unknown := [kind for kind in self.redact if kind not in KINDS]:
+            raise PlanError(f"[write] redact names {unknown[0]!r}; there are {', '.join(KINDS)}")
+        return Redaction(self.redact, regions[0])
+
     def check(self) -> Plan:
         """Return the plan itself if it can be carried out; raises `PlanError` or `RuleError` otherwise."""
         owner: dict[str, str] = {}
@@ -92,6 +113,7 @@ class Plan:
                 raise PlanError(f"columns: no stage writes {column!r}; there are {', '.join(owner) or 'none'}")
         if rule := next((rule for rule in self.rules if rule.reason in RESERVED), None):
             raise PlanError(f"a rule cannot have the reason {rule.reason!r}: decisions have a column of that name")
+        _ = self.redaction
         rules.check(self.rules, self.order, self.signals, list(self.pairs))
         for rule in self.rules:
             floor = getattr(self.pairs[rule.pairs].stage, "floor", 0.0) if isinstance(rule, KeepBest) else 0.0
@@ -143,7 +165,9 @@ def dumps(plan: Plan) -> str:
         {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
         for each in plan.stages
     ]
-    first = {"order": list(plan.order), "columns": list(plan.columns), **({"map": dict(plan.map)} if plan.map else {})}
+    first: dict[str, Any] = {"order": list(plan.order), "columns": list(plan.columns)}
+    first |= {"map": dict(plan.map)} if plan.map else {}
+    first |= {"write": {"redact": list(plan.redact)}} if plan.redact else {}
     if not ruled["keep_top"]:
         del ruled["keep_top"]
     return tomli_w.dumps({**first, "stage": measured, **ruled})
@@ -177,7 +201,7 @@ def load(path: Path) -> Plan:
 
 def read(tables: Mapping[str, Any], where: str) -> Plan:
     """A plan from parsed TOML, not yet checked; `where` names it in errors."""
-    _known(tables, {*_TABLES, "order", "columns", "map"}, where)
+    _known(tables, {*_TABLES, "order", "columns", "map", "write"}, where)
     for table in _TABLES:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
@@ -187,7 +211,12 @@ def read(tables: Mapping[str, Any], where: str) -> Plan:
     if not isinstance(named, dict) or not all(isinstance(column, str) for column in named.values()):
         raise PlanError(f'{where}: map is {named!r}, expected a table such as {{messages = "thread", role = "who"}}')
     order, columns = _texts(tables, "order", where), _texts(tables, "columns", where)
-    return Plan(measured, ruled, order, columns, tuple(named.items()))
+    written = tables.get("write", {})
+    if not isinstance(written, dict):
+        raise PlanError(f'{where}: write is {written!r}, expected a table such as redact = ["email"] under [write]')
+    _known(written, {"redact"}, f"{where}: [write]")
+    redact = _texts(written, "redact", f"{where}: [write]")
+    return Plan(measured, ruled, order, columns, tuple(named.items()), redact)
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:

@@ -136,7 +136,7 @@ class ActiveRun:
         return done
 
     def _write(self, names: list[str], shards: dict[str, Any]) -> ShardCounts:
-        total, done, sums = shards["rows"] - shards["quarantined"], 0, ShardCounts(0, 0, 0, 0)
+        total, done, sums = shards["rows"] - shards["quarantined"], 0, ShardCounts(0, 0, 0, 0, 0)
         sweep(self.store, shards["shards"])
         self.tell("write", 0, total)
         for written in write(self.plan, self.store, self.engine, names):

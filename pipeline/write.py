@@ -24,15 +24,18 @@ CHAT = ("prompt", "prompt_id", "messages")
 """UltraChat's columns, which come first."""
 ORIGIN = ("id", "source_id", "source", "extra")
 """Columns that say where a conversation comes from."""
+REDACTED = ("prompt", "messages", "extra")
+"""Columns in which personal data is redacted."""
 
 
 class ShardCounts(NamedTuple):
-    """Conversations and tokens in the refined and the rejected file of a shard."""
+    """Conversations, tokens and redacted items in the refined and the rejected file of a shard."""
 
     refined: int
     rejected: int
     refined_tokens: int
     rejected_tokens: int
+    redacted: int
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,22 @@ class _Task:
         refined, rejected = self.store.refined(shard), self.store.rejected(shard)
         kept = int(decisions["keep"].sum())
         dropped = decisions.height - kept
-        if (tokens := _tokens(refined, digest)) is not None and (others := _tokens(rejected, digest)) is not None:
-            return ShardCounts(kept, dropped, tokens, others)
+        if (ours := _written(refined, digest)) is not None and (others := _written(rejected, digest)) is not None:
+            return ShardCounts(kept, dropped, ours[0], others[0], ours[1] + others[1])
         raw = read_frame(self.store.raw(shard))
         if not raw["id"].equals(decisions["id"]):
             raise CorruptInputError(self.store.raw(shard), "its ids are not those of the decisions")
         raw = self._with_fields(raw).with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
+        items = pl.zeros(raw.height, pl.UInt32, eager=True)
+        if redaction := self.plan.redaction:
+            raw, items = redaction.frame(raw, REDACTED)
         frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
-        counts = [int(raw.filter(mask)["tokens"].sum()) for mask in (decisions["keep"], ~decisions["keep"])]
-        for path, frame, count in zip((refined, rejected), frames, counts, strict=True):
-            save_frame(path, frame, {"refine.decisions": digest, "refine.tokens": str(count)})
-        return ShardCounts(kept, dropped, *counts)
+        masks = (decisions["keep"], ~decisions["keep"])
+        tokens, redacted = ([int(of.filter(mask).sum()) for mask in masks] for of in (raw["tokens"], items))
+        for path, frame, *counts in zip((refined, rejected), frames, tokens, redacted, strict=True):
+            sums = {"refine.tokens": str(counts[0]), **({"refine.redacted": str(counts[1])} if redaction else {})}
+            save_frame(path, frame, {"refine.decisions": digest, **sums})
+        return ShardCounts(kept, dropped, tokens[0], tokens[1], sum(redacted))
 
     def _with_fields(self, raw: pl.DataFrame) -> pl.DataFrame:
         """The raw shard with all fields of its messages; without `tools` if the corpus has none."""
@@ -95,7 +103,8 @@ class _Task:
         text = io.BytesIO()
         decisions.write_csv(text)
         rules = [(rule.reason, rule.where) for rule in self.plan.rules]
-        written = (VERSION, rules, self.plan.columns, [measured.key for measured in self.plan.stages])
+        written: tuple[object, ...] = (VERSION, rules, self.plan.columns, [each.key for each in self.plan.stages])
+        written += (self.plan.redact,) if self.plan.redact else ()
         return hashlib.blake2b(text.getvalue() + repr(written).encode(), digest_size=8).hexdigest()
 
     def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
@@ -134,10 +143,10 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
     )
 
 
-def _tokens(path: Path, digest: str) -> int | None:
-    """The tokens in a file that these decisions have written already, else None; raises `CorruptInputError`."""
+def _written(path: Path, digest: str) -> tuple[int, int] | None:
+    """Tokens and redacted items in a file that these decisions have written, else None; raises `CorruptInputError`."""
     metadata = footer(path) if path.exists() else {}
     if metadata.get("refine.decisions") != digest:
         return None
     read_frame(path)  # verifies its checksums
-    return int(metadata["refine.tokens"])
+    return int(metadata["refine.tokens"]), int(metadata.get("refine.redacted", 0))

@@ -53,7 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.rules": ("stages.stage", "stages.files"),
     "pipeline.store": ("stages.stage", "stages.files"),
     "pipeline.terminal": ("stages.stage", "stages.files"),
-    "pipeline.plan": ("pipeline.rules", "stages", "stages.stage"),
+    "pipeline.plan": ("pipeline.rules", "stages", "stages.stage", "stages.pii"),
     "pipeline.ownership": ("pipeline.store", "stages.files", "stages.readers"),
     # the damage itself knows no source and no run, so that one embedded source is made of it; the audit reads runs
     "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),

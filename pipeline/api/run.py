@@ -17,7 +17,7 @@ from pipeline.engine import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
-from pipeline.plan import ADDED, Plan
+from pipeline.plan import ADDED, Plan, PlanError
 from pipeline.signals import scan, scan_signals
 from pipeline.sources import originals
 from pipeline.sources.shapes import ColumnMap
@@ -84,6 +84,7 @@ class Run(Display):
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
         remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
+        remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
         note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions/, "
         note += "manifest.json"
@@ -105,6 +106,7 @@ class PreparedRun:
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
         if self.as_source:
+            _check_nothing_redacted(self.plan)
             originals.check(self.source)
         engine = Local(workers or len(os.sched_getaffinity(0)))
         with terminal.progress(show=progress), ProgressReporter() as reporter:
@@ -118,6 +120,11 @@ class PreparedRun:
                 raise
             engine.close()
         return Run(self.folder, manifest)
+
+
+def _check_nothing_redacted(plan: Plan) -> None:
+    if plan.redact:
+        raise PlanError("--as source writes the records as they came, but the plan redacts them: omit one of the two")
 
 
 def chosen_plan(
@@ -236,6 +243,8 @@ def decide(
     before = planning.load(Path(plan) if plan is not None else store.plan)
     chosen = before.with_drops([drop] if isinstance(drop, str) else drop).check()
     removed = [rule.where for rule in before.rules if rule.because == ADDED and rule not in chosen.rules]
+    if originals.is_asked(as_):
+        _check_nothing_redacted(chosen)
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")

@@ -193,12 +193,3 @@ def _matches(name: str, text: str, regions: Sequence[str]) -> Iterator[Span]:
 
 def _overlaps(span: Span, others: Sequence[Span]) -> bool:
     return any(span.start < other.stop and other.start < span.stop for other in others)
-
-
-def redact(text: str, regions: Sequence[str], kinds: Sequence[str] = tuple(KINDS)) -> str:
-    """The text with each span of these kinds replaced by its placeholder, such as `<EMAIL>`."""
-    parts, end = [], 0
-    for span in spans(text, regions, kinds):
-        parts += [text[end : span.start], f"<{span.kind.upper()}>"]
-        end = span.stop
-    return "".join((*parts, text[end:]))

@@ -43,6 +43,7 @@ TABLE: dict[str, Any] = {
         "replaced": 0,
         "refined_tokens": 70,
         "rejected_tokens": 4,
+        "redacted": 0,
     },
     "by_rule": {"short": 2, "copy": 0},
     "seconds": {"ingest": 0.5},
@@ -126,7 +127,7 @@ def test_the_manifest_counts_what_each_rule_did(tmp_path: Path) -> None:
     )
     firings = save_decisions(Store(tmp_path), plan.rules, [("0.parquet", decisions[:3]), ("1.parquet", decisions[3:])])
     shards = {**TABLE["source"], "rows": 7, "quarantined": 2, "replaced": 1}
-    nulls, written = {"too_short": 1, "far_too_long": 1}, ShardCounts(1, 4, 50, 6)
+    nulls, written = {"too_short": 1, "far_too_long": 1}, ShardCounts(1, 4, 50, 6, 0)
     made = record(plan, shards, firings, nulls, written=written, seconds={"write": 1.0}, remarks={})
     assert [(rule.reason, rule.fired, rule.dropped, rule.nulls) for rule in made.rules] == [
         ("too_short", 2, 2, 1),

@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from stages.pii import Pii
-from stages.pii.find import KINDS, SCREEN, redact, spans
+from stages.pii.find import KINDS, SCREEN, spans
+from stages.pii.redact import Redaction
 from stages.stage import StageParameterError
 from tests import strategies
 from tests.conftest import SHARED
@@ -41,7 +42,7 @@ def kinds(text: str) -> list[str]:
 @pytest.mark.parametrize(("text", "redacted"), ITEMS.items())
 def test_each_kind_is_found_to_its_exact_ends(text: str, redacted: str) -> None:
     """The placeholder takes the place of the item, and of nothing else."""
-    assert redact(text, ("US", "GB")) == redacted
+    assert Redaction(tuple(KINDS), ("US", "GB")).text(text) == redacted
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,26 @@ def test_items_count_by_kind_and_by_role() -> None:
     found = {name: n for name, n in signals.row(0, named=True).items() if n}
     assert found == {"pii": 4, "pii_email": 2, "pii_phone": 1, "pii_ip": 1, "pii_user": 2, "pii_assistant": 1}
     assert set(signals.row(1)) == {0}
+
+
+def test_text_at_any_depth_is_redacted_and_counted() -> None:
+    """In messages, in JSON inside a text, which stays JSON, and in nested fields; other rows stay as they are."""
+    said = {"role": "user", "content": "I am jane@acme.org", "calls": [{"arguments": '{"to": "(212) 736-5000"}'}]}
+    frame = pl.DataFrame(
+        {
+            "messages": [[said], [{**said, "content": "nothing", "calls": []}], None],
+            "extra": ['{"mail": "jane@acme.org", "n": 1, "é": "é"}', '{"n":  1}', None],
+        }
+    )
+    redacted, items = Redaction(("email", "phone"), ("US",)).frame(frame, ["messages", "extra"])
+    assert redacted.schema == frame.schema
+    assert items.to_list() == [3, 0, 0]
+    first = redacted.row(0, named=True)
+    assert first["messages"][0]["content"] == "I am <EMAIL>"
+    assert first["messages"][0]["calls"] == [{"arguments": '{"to": "<PHONE>"}'}]
+    assert first["extra"] == '{"mail": "<EMAIL>", "n": 1, "é": "é"}'
+    assert redacted[1:].equals(frame[1:])
+    assert Redaction(("phone",), ("US",)).frame(frame, ["messages", "extra"])[1].to_list() == [1, 0, 0]
 
 
 def test_a_region_that_does_not_exist_is_refused() -> None:

@@ -57,6 +57,8 @@ def examples(run: BandedRun) -> list[dict[str, Any]]:
     for (shard,), some in _draw(run).group_by("in_shard", maintain_order=True):
         path = run.store.raw(f"{shard:05}.parquet")
         texts = read_frame(path, ["id", "messages"]).filter(pl.col("id").is_in(some["id"].implode()))
+        if redaction := run.plan.redaction:
+            texts, _ = redaction.frame(texts, ["messages"])
         messages = dict(texts.iter_rows())
         ranked |= {row["in_rank"]: _one(run, row, messages[row["id"]]) for row in some.iter_rows(named=True)}
     left, fitting = MAX_BYTES, []
