@@ -51,12 +51,15 @@ class Dedup(GlobalStage):
     The merge writes `dedup.parquet` (pairs) and `dedup.json`: counts, the S-curve of the bands, the largest clusters
     with an example of each, and notes.
 
-    Memory of the merge: at most 200 bytes per conversation and 100 bytes per pair. The shingles of candidates are in a
-    temporary file, about 8 bytes per word. Time grows linearly with the corpus: a row is compared with at most `bucket`
-    rows per band. In a larger bucket the longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps
-    the longest; in another order it keeps more than one text of such a crowd. Of 4,000 texts that differ in two words
-    of 300 (each pair is near), it kept 1 in order of length and 206 in random order. `refine dedup` knows its order
-    before it compares, and keeps 1 in any order.
+    Memory of the merge: 2 bytes per conversation, 60 per candidate (a conversation that shares a band key), 60 per
+    conversation with a copy or a near-duplicate, 100 per pair, and at most 130 MB to sort keys. Temporary disk space:
+    104 bytes per conversation, 100 per candidate and 8 per word of candidates.
+
+    Time grows linearly with the corpus: a row is compared with at most `bucket` rows per band. In a larger bucket the
+    longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps the longest; in another order it keeps
+    more than one text of such a crowd. Of 4,000 texts that differ in two words of 300 (each pair is near), it kept 1 in
+    order of length and 206 in random order. `refine dedup` knows its order before it compares, and keeps 1 in any
+    order.
 
     Attributes:
         floor: smallest Jaccard of a pair that is written.

@@ -63,14 +63,17 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     chosen[groups] = copies[at]
     shared, bases = _places(bands, first, workers)
     with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(choose(texts, shared), shared, file, workers)
+        sets = write_sets(choose(texts, shared), file, workers)
+    ends = np.zeros(len(first) + 1, np.int64)
+    ends[1:][shared] = np.diff(sets.ends)
+    ends.cumsum(out=ends)
     order = np.flatnonzero(shared)
     order = order[np.lexsort((chosen[order], rank[chosen[order]]))]
     given = np.count_nonzero(rank[chosen[order]] == GIVEN)
     slots, filled = (zeros(scratch / name, np.uint32, int(bases[-1]) + 1) for name in ("slots", "filled"))
     stamps, crowded = np.zeros(len(first), np.uint32), np.zeros(len(first), np.uint8)
     stands, jaccard = np.arange(len(first)), np.zeros(len(first), np.float32)
-    buckets, how = (bands, bases[:-1], slots, filled, sets.values, sets.ends), (threshold, matching.bucket)
+    buckets, how = (bands, bases[:-1], slots, filled, sets.values, ends), (threshold, matching.bucket)
     compared = LOOPS.call("keep_best_loop", order, given, *buckets, *how, stamps, stands, jaccard, crowded)
     of = chosen[stands[first]]  # of a group of copies, the first was walked, and stands for the best
     jaccard = jaccard[first]

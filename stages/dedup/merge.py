@@ -1,6 +1,8 @@
 """The merge of `stages.dedup`: from the keys of all shards to pairs and clusters, and the columns of each shard."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.bands import Matching
-from stages.dedup.pairs import Near, near_pairs
-from stages.dedup.signatures import first_alike
-from stages.files import save_frame, save_json
+from stages.dedup.groups import Groups, copies
+from stages.dedup.pairs import AT_ONCE, Near, near_pairs
+from stages.files import save_frame, save_json, scratch, zeros
 from stages.stage import PAIRS, StageRefusedError
 from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
@@ -22,20 +24,6 @@ MIN_SUSPICIOUS = 1000
 """Number of conversations below which a cluster never stops a run."""
 
 
-class _Groups:
-    """Rows that belong together: the first row of each row's group, and the size of the group with that first row."""
-
-    def __init__(self, first: Rows) -> None:
-        self.first = first
-        self.sizes = np.bincount(first, minlength=len(first)).astype(np.uint32)
-
-    def columns(self, own: pl.Series, start: int, ids: Ids) -> tuple[pl.Series, pl.Series]:
-        """For a shard with these ids: the id of the group's first row, and the group's size."""
-        first = self.first[start : start + len(own)]
-        elsewhere = np.flatnonzero(first != np.arange(start, start + len(own)))
-        return own.clone().scatter(elsewhere, ids.of(first[elsewhere])), pl.Series(self.sizes[first])
-
-
 def merge(
     raw: Sequence[Path],
     measured: Sequence[Path],
@@ -44,83 +32,101 @@ def merge(
     *,
     cluster: float,
     max_cluster: float,
+    at_once: int = AT_ONCE,
 ) -> None:
-    """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
+    """Write `merged/`, `dedup.parquet` and `dedup.json`, the same for any `at_once`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    first_prompts = _first_prompts(shards)
-    near = _near(shards, matching, cluster, folder)
-    copies, prompts, clusters = map(_Groups, (near.first, first_prompts, near.clusters(cluster)))
-    shared = (np.flatnonzero(groups.sizes > 1) for groups in (copies, prompts, clusters))
-    ids = Ids(shards, np.concatenate([near.rows.ravel(), *shared]))
+    texts, none = copies(shards, "text", at_once), text_keys(pl.Series([""]))[0]
+    prompts = copies(shards, "prompt", at_once, none)  # those without a prompt are no copies of each other
+    near = _near(shards, texts, matching, folder, cluster=cluster, at_once=at_once)
+    clusters = near.clusters(texts, cluster)
+    ids = Ids(shards, np.concatenate([near.rows.ravel(), texts.first, prompts.first, clusters.first]))
     largest = _largest(shards, clusters, ids)
     _guard(cluster, max_cluster, largest, len(shards))
-    nearest, crowded = _nearest(near, copies), near.crowded[near.first]
-
-    def signals(at: int) -> pl.DataFrame:
-        own, start = shards.ids(at), int(shards.starts[at])
-        here = slice(start, start + len(own))
-        columns: dict[str, Any] = {"id": own}
-        columns["dedup_copy_of"], columns["exact_copies"] = copies.columns(own, start, ids)
-        columns["prompt_copy_of"], columns["prompt_copies"] = prompts.columns(own, start, ids)
-        columns["cluster"], columns["cluster_size"] = clusters.columns(own, start, ids)
-        columns["nearest_jaccard"] = pl.Series(nearest[here]).set(pl.Series(nearest[here] == 0), None)
-        columns["dedup_crowded"] = crowded[here]
-        return pl.DataFrame(columns)
-
+    duplicates, crowded = _Duplicates(texts, prompts, clusters, near, ids), 0
     for at, path in enumerate(measured):
-        save_frame(folder / "merged" / path.name, signals(at))
+        signals = duplicates.signals(shards.ids(at), int(shards.starts[at]))
+        crowded += int(signals["dedup_crowded"].sum())
+        save_frame(folder / "merged" / path.name, signals)
     pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
     save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
-    distinct = int(np.count_nonzero(copies.sizes))
-    summary = _summary(matching, near, distinct, int(crowded.sum()), largest)
+    distinct = len(shards) - int(np.count_nonzero(texts.rows > texts.first))
+    summary = _summary(matching, near, (len(shards), distinct, crowded), largest)
     save_json(folder / "dedup.json", summary, indent=1, end="")
 
 
-def _keys(shards: Shards, kind: str) -> NDArray[np.uint64]:
-    """A 128-bit hash of each text or prompt, uint64 [n, 2]."""
-    keys = np.empty((len(shards), 2), np.uint64)
-    for here, frame in shards.signals(f"{kind}_key", f"{kind}_check"):
-        keys[here] = frame
-    return keys
+@dataclass(frozen=True)
+class _Duplicates:
+    """What was found, from which the columns of each shard are made."""
+
+    texts: Groups
+    prompts: Groups
+    clusters: Groups
+    near: Near
+    ids: Ids
+
+    def signals(self, own: pl.Series, begin: int) -> pl.DataFrame:
+        """The merged signals of the rows with these ids, from `begin` on."""
+        columns: dict[str, Any] = {"id": own}
+        groups = (self.texts, "dedup_copy_of", "exact_copies"), (self.prompts, "prompt_copy_of", "prompt_copies")
+        for group, name, size in (*groups, (self.clusters, "cluster", "cluster_size")):
+            first, sizes = group.between(begin, begin + len(own))
+            columns[name], columns[size] = self._names(own, begin, first), sizes
+        first, sizes = self.texts.between(begin, begin + len(own))
+        columns["nearest_jaccard"] = self._nearest(first, sizes)
+        columns["dedup_crowded"] = _index(self.near.crowded, first) >= 0
+        return pl.DataFrame(columns)
+
+    def _names(self, own: pl.Series, begin: int, first: Rows) -> pl.Series:
+        """The ids of first rows, one for each of the rows from `begin` on, which have the ids `own`."""
+        elsewhere = np.flatnonzero(first != np.arange(begin, begin + len(own)))
+        return own.clone().scatter(elsewhere, self.ids.of(first[elsewhere]))
+
+    def _nearest(self, first: Rows, sizes: NDArray[np.uint32]) -> pl.Series:
+        """The Jaccard to the most similar other row, null if there is none, by the first copy of each row."""
+        rows, jaccards = self._of_pairs
+        values = np.append(jaccards, np.float32(0))[_index(rows, first)]
+        values[sizes > 1] = 1
+        return pl.Series(values).set(pl.Series(values == 0), None)
+
+    @cached_property
+    def _of_pairs(self) -> tuple[Rows, NDArray[np.float32]]:
+        """The rows of pairs, in order, and the highest Jaccard of each."""
+        sides = self.near.rows.ravel()
+        order = np.argsort(sides, kind="stable")
+        rows, begins = np.unique(sides[order], return_index=True)
+        jaccards = np.repeat(self.near.jaccard, 2)[order]
+        return rows, np.maximum.reduceat(jaccards, begins) if len(rows) else jaccards
 
 
-def _first_prompts(shards: Shards) -> Rows:
-    """For each row the first with the same prompt; itself if it has no prompt: those are not copies of each other."""
-    keys = _keys(shards, "prompt")
-    first, none = first_alike(keys), np.flatnonzero((keys == text_keys(pl.Series([""]))).all(axis=1))
-    first[none] = none
-    return first
+def _index(rows: Rows, wanted: Rows) -> Rows:
+    """The index of each of some rows among rows in order; -1, the last one, if it is not there."""
+    at = np.searchsorted(rows, wanted)
+    return np.where(np.append(rows, -1)[at] == wanted, at, -1)
 
 
-def _near(shards: Shards, matching: Matching, cluster: float, folder: Path) -> Near:
+def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cluster: float, at_once: int) -> Near:
+    """The pairs of near-duplicates; band keys are in a temporary file, a band after the other, 4 bytes per row each."""
     width = matching.bands()[0]
-    first = first_alike(_keys(shards, "text"))
-    words, bands = np.empty(len(shards), np.uint32), np.empty((len(shards), width), np.uint32)
-    for here, frame in shards.signals("dedup_words", "band_keys"):
-        words[here] = frame["dedup_words"]
-        bands[here] = frame["band_keys"].explode().to_numpy().reshape(-1, width)
-    return near_pairs(first, words, bands, shards.texts, matching, near=cluster, folder=folder)
+    with scratch(folder, "bands") as aside:
+        words = zeros(aside / "words", np.uint32, len(shards))
+        bands = zeros(aside / "bands", np.uint32, width * len(shards)).reshape(width, len(shards))
+        for here, frame in shards.signals("dedup_words", "band_keys"):
+            words[here] = frame["dedup_words"]
+            bands[:, here] = frame["band_keys"].explode().to_numpy().reshape(-1, width).T
+        return near_pairs(texts, words, bands.T, shards.texts, matching, near=cluster, folder=folder, at_once=at_once)
 
 
-def _nearest(near: Near, copies: _Groups) -> NDArray[np.float32]:
-    """The Jaccard of each row to the most similar other one, or 0."""
-    nearest = np.zeros(len(near.first), np.float32)
-    for side in (0, 1):
-        np.maximum.at(nearest, near.rows[:, side], near.jaccard)
-    nearest[copies.sizes > 1] = 1
-    return nearest[near.first]
-
-
-def _largest(shards: Shards, clusters: _Groups, ids: Ids) -> list[dict[str, Any]]:
+def _largest(shards: Shards, clusters: Groups, ids: Ids) -> list[dict[str, Any]]:
     """The largest clusters, as `dedup.json` lists them."""
-    order = np.argsort(-clusters.sizes.astype(np.int64), kind="stable")[:MAX_LISTED]
+    first, sizes = np.unique(clusters.first, return_counts=True)
     return [
         {
-            "cluster": ids.of(np.array([row])).item(),
-            "cluster_size": int(clusters.sizes[row]),
-            "example": shards.row(row, "text").item()[:EXAMPLE],
+            "cluster": ids.of(first[at : at + 1]).item(),
+            "cluster_size": int(sizes[at]),
+            "example": shards.row(int(first[at]), "text").item()[:EXAMPLE],
         }
-        for row in order[clusters.sizes[order] > 1].tolist()
+        for at in np.argsort(-sizes, kind="stable")[:MAX_LISTED]
     ]
 
 
@@ -137,10 +143,9 @@ def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]]
 
 
 def _summary(
-    matching: Matching, near: Near, distinct: int, crowded: int, largest: Sequence[dict[str, Any]]
+    matching: Matching, near: Near, counts: tuple[int, int, int], largest: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    bands, rows = matching.bands()
-    total = len(near.first)
+    (bands, rows), (total, distinct, crowded) = matching.bands(), counts
     note = (
         f"dedup: {crowded} of {total} conversations share a band key with more than {matching.bucket} others and were "
         f"compared with the leaders among those only, so that near-duplicates of them may have been missed (they are "

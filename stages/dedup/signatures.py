@@ -62,15 +62,13 @@ def sign_texts(
     return Signatures(np.concatenate(keys), np.concatenate(lengths), whole)
 
 
-def write_sets(texts: Iterable[pl.Series], chosen: Mask, file: IO[bytes], workers: int) -> Sets:
-    """Sets of shingles of the chosen rows, bool [n], mapped from a new file; `texts` has only these rows, in parts."""
-    sizes = [np.empty(0, np.int64)]
+def write_sets(texts: Iterable[pl.Series], file: IO[bytes], workers: int) -> Sets:
+    """Sets of shingles of texts in parts, mapped from a new file; `ends` begins with 0."""
+    sizes = [np.zeros(1, np.int64)]
     for values, ends in each_part(shingle_sets, texts, workers):
         file.write(values.data)
         sizes.append(np.diff(ends, prepend=0))
-    ends = np.zeros(len(chosen) + 1, np.int64)
-    ends[1:][chosen] = np.concatenate(sizes)
-    return Sets(mapped(file, np.uint64), ends.cumsum(out=ends))
+    return Sets(mapped(file, np.uint64), np.concatenate(sizes).cumsum())
 
 
 def choose(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:

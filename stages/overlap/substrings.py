@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import mapped, read_frame, save_frame, scratch
+from stages.files import mapped, read_frame, save_frame, scratch, zeros
 from stages.stage import Axis, GlobalStage, require
 from stages.text.compiled import Kernels
 from stages.text.messages import by_row
@@ -61,9 +61,10 @@ class Substrings(GlobalStage):
     windows have equal anchors, so only windows whose anchor two conversations have are compared, by a hash of all their
     words. The chance that any two of a billion different windows collide is 0.03.
 
-    Memory of the merge: 10 bytes per repeated anchor, 40 bytes per conversation, 2 bytes per repeated window, a shard
-    per core, and at most 700 MB to sort up to 4 billion words. Temporary disk space: 12 bytes per word whose window has
-    a repeated anchor, and 16 bytes per repeated window.
+    Memory of the merge: 10 bytes per repeated anchor, 60 bytes per conversation that is the first with a repeated span,
+    2 bytes per repeated window, a shard per core, and at most 700 MB to sort up to 4 billion words. Temporary disk
+    space: 40 bytes per conversation, 12 bytes per word whose window has a repeated anchor, and 16 bytes per repeated
+    window.
 
     Attributes:
         span: minimum number of words of a span.
@@ -135,18 +136,19 @@ class Merge:
 
     def write(self, folder: Path) -> None:
         """Write the merged signals of each shard to `folder/merged`."""
-        starts = self.shards.starts
-        covered = np.empty((len(self.shards), len(Substrings.merges)), np.int64)
+        starts, width, firsts = self.shards.starts, len(Substrings.merges), [np.empty(0, np.int64)]
         with scratch(folder, "windows") as aside:
             anchors = self._anchors()
             windows = self._windows(anchors, aside)
+            covered = zeros(aside / "covered", np.int64, len(self.shards) * width).reshape(-1, width)
             for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._cover(at, anchors, windows))):
                 covered[starts[at] : starts[at + 1]] = part
-        names = Ids(self.shards, covered[:, -1][covered[:, -1] >= 0])
-        for at, path in enumerate(self.shards.measured):
-            here = covered[starts[at] : starts[at + 1]]
-            columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
-            save_frame(folder / "merged" / path.name, columns)
+                firsts.append(np.unique(part[:, -1][part[:, -1] >= 0]))
+            names = Ids(self.shards, np.concatenate(firsts))
+            for at, path in enumerate(self.shards.measured):
+                here = covered[starts[at] : starts[at + 1]]
+                columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)
+                save_frame(folder / "merged" / path.name, columns)
 
     def _anchors(self) -> Table:
         """The anchors of more than one conversation."""

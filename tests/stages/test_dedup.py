@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline.rules import KeepBest, Pairs, decide
 from stages.dedup import Dedup
 from stages.dedup.bands import chance
+from stages.dedup.merge import merge
 from stages.stage import StageParameterError, StageRefusedError
 from tests.stages.dedup_reference import SHARED, jaccard, pairs, run, same, shingles
 
@@ -315,3 +316,19 @@ def test_plagiarised_answers(tmp_path: Path) -> None:
         by_label[label].append(found.get((row, row + len(answers)), 0.0))
     assert max(by_label["non"]) == 0
     assert np.mean(by_label["cut"]) > np.mean(by_label["light"]) > np.mean(by_label["heavy"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1 << 30), st.integers(0, 40), st.integers(1, 50))
+def test_keys_sorted_in_parts_give_the_same_files(seed: int, size: int, at_once: int) -> None:
+    """However few keys are in memory at once, every file of the merge has the same bytes."""
+    stage = Dedup()
+    with TemporaryDirectory() as name:
+        whole, parts = Path(name) / "whole", Path(name) / "parts"
+        run(whole, corpus(seed, size), shards=3)
+        raw, measured = (sorted(folder.glob("*.parquet")) for folder in (whole / "raw", whole))
+        measured = [path for path in measured if path.stem.isdigit()]
+        merge(raw, measured, parts, stage.matching, cluster=0.75, max_cluster=0.05, at_once=at_once)
+        for path in (*parts.glob("merged/*"), parts / "dedup.parquet", parts / "dedup.json"):
+            assert path.read_bytes() == (whole / path.relative_to(parts)).read_bytes()
+        assert len(list(parts.glob("merged/*"))) == 3
