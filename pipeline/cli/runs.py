@@ -1,21 +1,20 @@
 """Output of `run`, `decide`, `signals`, `stages`, `plan` and `status`."""
 
+from __future__ import annotations
+
 import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
-from pipeline.api.errors import sentence
-from pipeline.api.plant import Audit, Damage
-from pipeline.api.report import Report
 from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
@@ -23,6 +22,10 @@ from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
 from stages.stage import MissingModelError, parameters
+
+if TYPE_CHECKING:
+    from pipeline.api.plant import Audit, Damage
+    from pipeline.api.report import Report
 
 
 def finish(run: Run, *, as_json: bool) -> None:
@@ -106,7 +109,7 @@ def _state_of(measured: planning.PlannedStage) -> tuple[bool, str]:
     try:
         measured.stage.models()
     except MissingModelError as error:
-        return False, sentence(error)
+        return False, safe(str(error))
     return True, "; ".join(measured.stage.notes())
 
 
