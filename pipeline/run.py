@@ -12,6 +12,7 @@ import polars as pl
 
 from pipeline import card, manifest, measure
 from pipeline.engine import Engine
+from pipeline.estimate import Estimate, estimate
 from pipeline.ingest import Limits, ingest, rows_of
 from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
@@ -95,8 +96,21 @@ class ActiveRun:
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
-        self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
+        early = measure.prepare(self.plan, self.store, self.tell)
+        expected = self._estimate(shards)
+        late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
+        self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}
         return self._decide(shards)
+
+    def _estimate(self, shards: dict[str, Any]) -> Estimate:
+        """About how long the stages will take, which is reported if it is long; unknown for a single shard."""
+        count = len(shards["shards"])
+        if count == 1:
+            return Estimate()
+        expected = estimate(self.plan, self.store, everything=False)
+        if sentence := expected.sentence(self.engine, count, shards["rows"]):
+            self.warn(sentence)
+        return expected
 
     def _decide(self, shards: dict[str, Any]) -> Manifest:
         start = time.perf_counter()

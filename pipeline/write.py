@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,15 @@ def save_decisions(store: Store, decisions: pl.DataFrame, sizes: Sequence[int]) 
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[ShardCounts]:
-    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order."""
-    return engine.map(_Task(plan, store), shards)
+    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order.
+
+    The first one shows whether workers are worth it for the others.
+    """
+    task, start = _Task(plan, store), time.perf_counter()
+    first = list(engine.map(task, shards[:1]))
+    seconds = time.perf_counter() - start
+    yield from first
+    yield from engine.map(task, shards[1:], seconds * (len(shards) - 1))
 
 
 @dataclass(frozen=True)
