@@ -30,6 +30,7 @@ def text(manifest: Manifest) -> str:
             f"and are in `rejected/` with the reason; {counts.quarantined:,} could not be read and are in "
             "`quarantine/`.\n"
         ),
+        *([f"The source is {manifest.sample}, taken by a hash of their text.\n"] if manifest.sample else []),
         "## What was dropped\n",
         _table(
             ("reason", "rule", "dropped", "fired", "unknown", "because"),

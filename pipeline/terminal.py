@@ -178,7 +178,9 @@ class _Step:
             return f"{self.name}{' of' if self.reads else ':'} {self.done:,} rows in {now - self.began:,.1f} s"
         of = f" of {self.total:,}" if self.total else ""
         far = f"{self.name}{f', pass {self.passes}' * self.reads}: {self.done:,}{of} rows"
-        return f"{f'{self.name}{of} rows' if self.reads and not self.done else far}, {self.speed(now)}"
+        if self.reads and not self.done and self.passes == 1:
+            far = f"{self.name}{of} rows"
+        return f"{far}, {self.speed(now)}"
 
 
 class _Speed(ProgressColumn):

@@ -92,6 +92,7 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     else:
         out = console()
         rows = f"the first {limits.limit:,} rows of " if limits.limit else ""
+        rows = f"a sample of {100 * limits.sample:.3g}% of {rows}" if limits.sample else rows
         what = f"{len(plan.stages)} stages, {len(plan.signals)} signals, {len(plan.rules)} rules"
         target = f"{rows}{source.name} ({shape or 'unknown shape'}) into {folder}"
         out.print(Text(safe(f"would refine {target}: {what}")), soft_wrap=True)
@@ -215,6 +216,7 @@ def status(folders: Sequence[Path], *, as_json: bool) -> None:
 def _progress(store: Store) -> dict[str, Any]:
     shards = read_json(store.shard_list) if store.shard_list.exists() else None
     manifest = read_json(store.manifest) if store.manifest.exists() else None
+    origin = read_json(store.source)
     names = {shard["name"] for shard in shards["shards"]} if shards else set()
     done = {
         path.name: sum(file.name in names for file in path.glob("*.parquet"))
@@ -225,7 +227,8 @@ def _progress(store: Store) -> dict[str, Any]:
     return {
         "run": str(store.folder),
         "state": state,
-        "source": read_json(store.source)["source"],
+        "source": origin["source"] + (f" (sample of {100 * origin['sample']:.3g}%)" if "sample" in origin else ""),
+        "sample": origin.get("sample"),
         "rows": shards["rows"] if shards else 0,
         "refined": manifest["counts"]["refined"] if manifest else "",
         "stages": ", ".join(f"{name.rpartition('-')[0]} {n}/{total}" for name, n in done.items()),
