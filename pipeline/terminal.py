@@ -128,6 +128,8 @@ class _Step:
     """One step of a run and the samples that its rate is computed from."""
 
     name: str
+    unit: str
+    """What is counted, in the plural."""
     began: float
     printed: float
     """When its last line was printed; at first, when it began."""
@@ -170,16 +172,16 @@ class _Step:
         left, pass_ = self.seconds - (now - self.began), ""
         if rated and self.total and not (self.reads and self.seconds):
             left, pass_ = (1 - share) * seconds / gain - (now - last), " of this pass" * self.reads
-        rate = f"{(self.done - rows) / seconds:,.0f} rows/s" if rated else f"{now - self.began:,.0f} s so far"
+        rate = f"{(self.done - rows) / seconds:,.0f} {self.unit}/s" if rated else f"{now - self.began:,.0f} s so far"
         return f"{rate}, about {duration(left)} left{pass_}" if left >= 1 else rate
 
     def line(self, now: float) -> str:
         if self.complete:
-            return f"{self.name}{' of' if self.reads else ':'} {self.done:,} rows in {now - self.began:,.1f} s"
+            return f"{self.name}{' of' if self.reads else ':'} {self.done:,} {self.unit} in {now - self.began:,.1f} s"
         of = f" of {self.total:,}" if self.total else ""
-        far = f"{self.name}{f', pass {self.passes}' * self.reads}: {self.done:,}{of} rows"
+        far = f"{self.name}{f', pass {self.passes}' * self.reads}: {self.done:,}{of} {self.unit}"
         if self.reads and not self.done and self.passes == 1:
-            far = f"{self.name}{of} rows"
+            far = f"{self.name}{of} {self.unit}"
         return f"{far}, {self.speed(now)}"
 
 
@@ -192,10 +194,14 @@ class _Speed(ProgressColumn):
 
 
 class ProgressReporter(contextlib.ExitStack):
-    """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise."""
+    """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise.
 
-    def __init__(self) -> None:
+    `unit` is what is counted.
+    """
+
+    def __init__(self, unit: str = "rows") -> None:
         super().__init__()
+        self._unit = unit
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bars: Progress | None = None
         if self._console.is_terminal and not _OUTPUT.quiet:
@@ -235,7 +241,7 @@ class ProgressReporter(contextlib.ExitStack):
         """Report that `done` of `total` rows of a step are done; see `pipeline.measure.ReportProgress`."""
         now = time.monotonic()
         first = step not in self._steps
-        state = self._steps.setdefault(step, _Step(step, now, now))
+        state = self._steps.setdefault(step, _Step(step, self._unit, now, now))
         state.update(done, total, share, now)
         state.seconds = seconds
         if self._bars:
@@ -246,7 +252,7 @@ class ProgressReporter(contextlib.ExitStack):
             )
         if first and state.reads:
             about = f", about {duration(seconds)}" if seconds >= MIN_SECONDS else ""
-            self._line(f"{step} of {total:,} rows{about} ...")
+            self._line(f"{step} of {total:,} {self._unit}{about} ...")
         elif not first and (state.complete or now - state.printed > LINE_INTERVAL):
             self._print(state, now)
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pipeline import terminal
+from pipeline.experiments.train import MetricsPrinter
 from pipeline.terminal import ProgressReporter
 
 
@@ -142,3 +143,16 @@ def test_a_block_that_takes_long_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.startswith("still at work\n")
     written.clear()
     assert not written.wait(0.05)
+
+
+def test_a_training_run_says_how_much_is_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each phase, at the rate since the line before; nothing before the second line, nor when it is done."""
+    show = MetricsPrinter(passes=3, steps=400)
+    common = {"phase": 2, "train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5, "best": False}
+    for step in (100, 200, 400):
+        clock.now += 30
+        show({**common, "step": step, "tokens_per_s": 1000.0})
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("1,000 tokens/s")
+    assert second.endswith("1,000 tokens/s, about 60 s left of phase 2")
+    assert last.endswith("1,000 tokens/s")
