@@ -31,6 +31,7 @@ def text(manifest: Manifest) -> str:
             "`quarantine/`.\n"
         ),
         *([f"{counts.redacted:,} items of personal data were replaced by placeholders.\n"] if counts.redacted else []),
+        *([f"The source is {manifest.sample}, taken by a hash of their text.\n"] if manifest.sample else []),
         "## What was dropped\n",
         _table(
             ("reason", "rule", "dropped", "fired", "unknown", "because"),

@@ -1,21 +1,26 @@
 """Engines: where shards are worked on. The unit of work is a shard, so names, order and bytes do not depend on them."""
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import types
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
 ONE_THREAD = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 """Environment variables that limit the threads of a worker."""
+WORKER_START = 1.5
+"""Seconds that a worker takes to start; it is started only if there is as much work for it."""
 TIDIED = "ignore::UserWarning:multiprocessing.resource_tracker"
 """Value of PYTHONWARNINGS that silences the process which cleans up after stopped workers."""
 
@@ -27,35 +32,61 @@ class WorkerKilledError(Exception):
 class Engine(Protocol):
     """Applies a task to shards."""
 
-    def map(self, task: Callable[[str], T], shards: Sequence[str]) -> Iterator[T]:
-        """Yield the result of `task`, which is picklable, for each shard, in order."""
+    def processes(self, shards: int, seconds: float = math.inf) -> int:
+        """How many processes would work on some shards, for which one process needs so many seconds."""
+
+    def map(self, task: Callable[[str], T], shards: Sequence[str], seconds: float = math.inf) -> Iterator[T]:
+        """Yield the result of `task`, which is picklable, for each shard, in order.
+
+        `seconds` is about the time that one process needs for all of them; by default it is worth every worker.
+        """
 
     def close(self) -> None:
         """Stop the workers."""
 
 
 class Local:
-    """This machine: the current process if there is one worker, else a pool of processes with one thread each."""
+    """This machine: the current process if one is enough, else a pool of processes with one thread each.
+
+    The pool is started when it is first needed, and kept until `close`.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, task: Callable[[str], T], shards: Sequence[str]) -> Iterator[T]:
+    def processes(self, shards: int, seconds: float = math.inf) -> int:
+        """1, the current process, unless there are two shards and enough work for two workers."""
+        return max(1, min(self.workers, shards, int(min(seconds / WORKER_START, shards))))
+
+    def map(self, task: Callable[[str], T], shards: Sequence[str], seconds: float = math.inf) -> Iterator[T]:
         """Yield results in the order of the shards; raises `WorkerKilledError` if a worker was killed."""
-        if self.workers == 1 or len(shards) <= 1:
+        processes = self.processes(len(shards), seconds)
+        if processes == 1:
             yield from map(task, shards)
             return
         try:
-            with _without_main():
-                results = self._executor().map(task, shards)
-            yield from results
+            yield from self._map(task, shards, processes)
         except BrokenProcessPool as error:
             self._pool = None
             raise WorkerKilledError(
                 "a worker process was killed by the system, most likely because memory ran out: start the run again "
                 f"with fewer --workers (now {self.workers}); finished shards are kept"
             ) from error
+
+    def _map(self, task: Callable[[str], T], shards: Sequence[str], processes: int) -> Iterator[T]:
+        """Results in order, of at most so many shards at a time: the pool starts a process only if none is idle."""
+        pool, left = self._executor(), iter(shards)
+        results, running = deque[Future[T]](), set[Future[T]]()
+        while True:
+            with _without_main():
+                started = [pool.submit(task, shard) for shard in islice(left, processes - len(running))]
+            results.extend(started)
+            if not results:
+                return
+            running = wait(running.union(started), return_when=FIRST_COMPLETED).not_done
+            while results and results[0].done():
+                yield results.popleft().result()
 
     def _executor(self) -> ProcessPoolExecutor:
         if self._pool is None:

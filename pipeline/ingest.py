@@ -1,9 +1,10 @@
 """Ingest: any source becomes raw shards, with unreadable rows in quarantine."""
 
 import difflib
+import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain, groupby, islice
 from typing import Any
@@ -31,6 +32,8 @@ RECORD_LIMIT = 1_000_000
 """Maximum length of a record in quarantine in characters."""
 REASON_LIMIT = 1_000
 """Maximum length of a reason in quarantine in characters."""
+TOLD = 10_000
+"""Rows after which the progress of reading is reported, besides after each shard."""
 MIN_ROWS = 1_000
 """Minimum number of rows before the share of unreadable ones can end an ingest early."""
 
@@ -51,17 +54,30 @@ class Limits:
     """The shape of the records; by default that of the first one of each file."""
     map: ColumnMap = shapes.USUAL
     """Columns that the user names."""
+    sample: float | None = None
+    """Share of the conversations to take; all by default. A hash of roles and contents decides, so that the same ones
+    are taken from the source in any order, format or number of files, and copies are taken together."""
 
     @classmethod
     def of(cls, origin: Mapping[str, Any]) -> "Limits":
         """The limits in a run's source.json."""
         columns = ColumnMap.parse(origin.get("map"))
-        return cls(origin["rows"], origin["characters"], origin["limit"], shape=origin["shape"], map=columns)
+        shape, sample = origin["shape"], origin.get("sample")
+        return cls(origin["rows"], origin["characters"], origin["limit"], shape=shape, map=columns, sample=sample)
 
     def __post_init__(self) -> None:
         """Refuse an unknown shape by a PlanError."""
         if self.shape is not None and self.shape not in shapes.SHAPES:
             raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise PlanError(f"--sample is {self.sample:g}, expected a share above 0 and up to 1, such as 1% or 0.01")
+
+    def draws(self, text: str) -> bool:
+        """Whether the sample holds a conversation, whose roles and contents are the text."""
+        if self.sample is None:
+            return True
+        digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest()
+        return int.from_bytes(digest) < self.sample * 2**64
 
 
 @dataclass
@@ -76,6 +92,8 @@ class _Shard:
 
 @dataclass
 class _Count:
+    seen: int = 0
+    """Rows of the source so far, of which a sample takes some."""
     rows: int = 0
     quarantined: int = 0
     replaced: int = 0
@@ -120,6 +138,8 @@ def ingest(
     del identity["unreadable"], identity["map"]  # the first decides whether the run continues, not what it holds
     if limits.map.columns:
         identity["map"] = dict(limits.map.columns)
+    if limits.sample is None:
+        del identity["sample"]
     shard_list = read_shard_list(store)
     claim(store, identity, before, complete=shard_list is not None)
     if shard_list is None:
@@ -135,22 +155,27 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
     start = time.perf_counter()
     count, shards = _Count(), []
     rows = _shaped(source, limits, count.shapes)
-    for number, shard in enumerate(_shards(rows, digest, limits, count)):
+    for number, shard in enumerate(_shards(rows, digest, limits, count, tell)):
         name = f"{number:05d}.parquet"
         if shard.quarantined:
             save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
-        save_frame(store.raw(name), _frame(shard.conversations), {})
+        save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
         shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
-        tell(count.rows)
+        tell(count.seen)
         if count.rows >= MIN_ROWS:
             count.check(limits.unreadable, source.name)
     count.check(limits.unreadable, source.name)
+    if limits.sample is not None and not count.rows:
+        raise SourceError(
+            f"{source.name}: a sample of {limits.sample:g} of its {count.seen:,} rows is empty: take more"
+        )
     return {
         "source": source.name,
         "digest": digest,
         "shape": ", ".join(count.shapes),
         "files": source.files(),
         "rows": count.rows,
+        **({} if limits.sample is None else {"sample": {"share": limits.sample, "rows": count.seen}}),
         "quarantined": count.quarantined,
         "replaced": count.replaced,
         "seconds": round(time.perf_counter() - start, 3),
@@ -169,16 +194,6 @@ def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> I
     ids = pl.concat([column.drop_nulls().hash() for column in raw])
     if repeats := len(ids) - ids.n_unique():
         yield f"{repeats:,} of {len(ids):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
-
-
-def _frame(conversations: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
-    """Rows of a raw shard as a frame, made through Arrow, which is several times as fast with nested values."""
-    import pyarrow as pa
-
-    kinds = pl.DataFrame(schema=RAW).to_arrow().schema
-    columns = zip(*conversations, strict=True) if conversations else ((),) * len(RAW)
-    table = pa.table([pa.array(values, each.type) for values, each in zip(columns, kinds, strict=True)], schema=kinds)
-    return pl.DataFrame(table)
 
 
 def rows_of(source: Source, limits: Limits) -> Iterator[Row]:
@@ -265,17 +280,25 @@ def _fields(record: dict[Any, Any]) -> str:
     return ", ".join(names) + (" ..." if len(record) > len(names) else "") if names else "no fields"
 
 
-def _shards(rows: Iterator[tuple[str, Row]], digest: str, limits: Limits, count: _Count) -> Iterator[_Shard]:
+def _shards(
+    rows: Iterator[tuple[str, Row]], digest: str, limits: Limits, count: _Count, tell: Callable[[int], None]
+) -> Iterator[_Shard]:
     """Rows in shards. Loops over rows, because each may be malformed in its own way and must not end the others."""
     shard = _Shard()
     for shape, row in rows:
-        identity = f"{digest}-{count.rows:09d}"
-        count.rows += 1
+        identity = f"{digest}-{count.seen:09d}"
+        count.seen += 1
+        if count.seen % TOLD == 0:
+            tell(count.seen)
         try:
             read = shapes.read(row.value, shape, limits.map)
         except UnreadableRecordError as error:
-            _put_aside(shard, identity, row, str(error), count)
+            if limits.draws(_record(row)):
+                _put_aside(shard, identity, row, str(error), count)
         else:
+            if limits.sample is not None and not limits.draws(_spoken(read)):
+                continue
+            count.rows += 1
             text = "\n".join(message["content"] for message in read.messages)
             count.replaced += row.replaced
             kept = (identity, *read[:4], text, read.source or row.file, *read[5:])  # in the order of RAW
@@ -303,12 +326,20 @@ def _inspect(read: shapes.Conversation, count: _Count) -> int:
     return characters
 
 
+def _spoken(read: shapes.Conversation) -> str:
+    return "\0".join(part for message in read.messages for part in (message["role"], message["content"]))
+
+
+def _record(row: Row) -> str:
+    return row.value.record if isinstance(row.value, Unreadable) else as_json(row.value)
+
+
 def _put_aside(shard: _Shard, identity: str, row: Row, reason: str, count: _Count) -> None:
+    count.rows += 1
     count.quarantined += 1
     reason = valid_text(reason[:REASON_LIMIT])
     count.first = count.first or f"{row.file}, row {row.number}: {reason}"
-    record = row.value.record if isinstance(row.value, Unreadable) else as_json(row.value)
-    put = (identity, row.file, row.number, reason, valid_text(record[:RECORD_LIMIT]))
+    put = (identity, row.file, row.number, reason, valid_text(_record(row)[:RECORD_LIMIT]))
     shard.quarantined.append(put)
     shard.characters += _characters(put)
 

@@ -1,5 +1,6 @@
 """The manifest of a complete run: what came in, what was decided and why, and which versions did it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -82,6 +83,21 @@ class HubSplit:
     split: str
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The part of a source that a run took; see `refine run --sample`."""
+
+    share: float
+    """Share of the conversations that was asked for."""
+    rows: int
+    """Rows of the whole source."""
+    seconds: float = 0.0
+    """About how long a run of the whole source will take, in seconds of wall time; 0 if unknown."""
+
+    def __str__(self) -> str:
+        return f"a sample of {100 * self.share:.3g}% of {self.rows:,} conversations"
+
+
 Input = File | HubSplit
 R = TypeVar("R")
 
@@ -110,6 +126,8 @@ class Manifest:
     """Seconds per step."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Remarks on this corpus, by stage, or of "ingest"."""
+    sample: Sample | None = None
+    """None if the whole source was taken."""
 
     @property
     def by_rule(self) -> dict[str, int]:
@@ -138,15 +156,17 @@ class Manifest:
         values["counts"] = _record(Counts, table["counts"])
         values["packages"], values["seconds"] = dict(table["packages"]), dict(table["seconds"])
         values["remarks"] = {stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()}
+        values["sample"] = _record(Sample, source["sample"]) if "sample" in source else None
         return _record(cls, values)
 
     def to_json(self) -> dict[str, Any]:
         """The value that manifest.json holds, its keys in the file's order."""
         values = asdict(self)
+        source = {key: values[key] for key in ("source", "digest", "shape", *(["sample"] if self.sample else []))}
         return {
             "refine": self.refine,
             "packages": self.packages,
-            "source": {**{key: values[key] for key in ("source", "digest", "shape")}, "files": values["inputs"]},
+            "source": {**source, "files": values["inputs"]},
             "plan": {key: values[key] for key in ("stages", "rules", "order", "left_out")},
             "counts": values["counts"],
             "by_rule": self.by_rule,
@@ -156,7 +176,18 @@ class Manifest:
 
     def summary(self) -> dict[str, Any]:
         """Counts, conversations dropped by reason, and seconds per step, as `--json` prints them."""
-        return {**asdict(self.counts), "by_rule": self.by_rule, "seconds": self.seconds}
+        sample = {"sample": {**asdict(self.sample), "kept_share": self.kept()}} if self.sample else {}
+        return {**asdict(self.counts), "by_rule": self.by_rule, "seconds": self.seconds, **sample}
+
+    def kept(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share of conversations kept (Wilson 1927), for the source that a sample is of.
+
+        Near-duplicates outside the sample are not seen, so a rule for them drops more of the whole.
+        """
+        n, kept, z = self.counts.ingested, self.counts.refined, 1.959964
+        middle = (kept + z * z / 2) / (n + z * z)
+        half = z * math.sqrt(kept * (n - kept) / n + z * z / 4) / (n + z * z)
+        return max(middle - half, 0.0), min(middle + half, 1.0)
 
     def save(self, store: Store) -> None:
         """Write manifest.json, which completes the run."""
@@ -190,11 +221,13 @@ def record(
     written: ShardCounts,
     seconds: Mapping[str, float],
     remarks: Mapping[str, tuple[str, ...]],
+    whole: float = 0.0,
 ) -> Manifest:
     """The manifest of a run that has just been written.
 
     `shards` is the shard list; `firings` is what the rules did; `nulls` has the conversations in which a rule is
-    unknown, by reason; `written` sums the output shards; seconds of wall time are by step, remarks by stage.
+    unknown, by reason; `written` sums the output shards; seconds of wall time are by step, remarks by stage; of a
+    sample, `whole` are those of all rows.
     """
     return Manifest(
         refine=VERSION,
@@ -226,6 +259,7 @@ def record(
         ),
         seconds=dict(seconds),
         remarks=dict(remarks),
+        sample=Sample(**shards["sample"], seconds=round(whole, 1)) if "sample" in shards else None,
     )
 
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import errno
+import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -44,9 +47,34 @@ _PROMISED = (
 
 
 class ReportProgress(Protocol):
-    """Receives progress: `done` of `total` rows of a step are done; a total of 0 is unknown."""
+    """Receives progress: `done` of `total` rows of a step are done; a total of 0 is unknown.
 
-    def __call__(self, step: str, done: int, total: int, /) -> None: ...
+    `share` is the share of the step's work that is done, by default that of the rows; `seconds` about how long the
+    whole step will take, 0 if unknown. A fit or merge that begins to read the corpus again reports 0 rows again.
+    """
+
+    def __call__(
+        self, step: str, done: int, total: int, share: float | None = None, seconds: float = 0.0, /
+    ) -> None: ...
+
+
+class _Reading(list[Path]):
+    """The shards that a fit or merge reads; it reports the rows before each one that is taken."""
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], tell: Callable[[int], None]) -> None:
+        super().__init__(paths)
+        self._before, self._tell = list(accumulate(sizes, initial=0)), tell
+
+    def __iter__(self) -> Iterator[Path]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401  a path or, for a slice, a list
+        if isinstance(index, int):
+            self._tell(self._before[index])
+        return super().__getitem__(index)
+
+    def __reduce__(self) -> tuple[type[list[Path]], tuple[list[Path]]]:
+        return list, (self[:],)  # a stage may send it to another process
 
 
 @lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
@@ -105,46 +133,94 @@ def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[Non
         raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {why}") from error
 
 
-def measure(plan: Plan, store: Store, engine: Engine, tell: ReportProgress) -> dict[str, float]:
-    """Measure whatever the stages of a plan have not measured yet; returns seconds per stage that had work to do."""
+def prepare(plan: Plan, store: Store, tell: ReportProgress) -> dict[str, float]:
+    """Do the fits that do not read the corpus; returns seconds per stage."""
+    return _timed(plan, lambda each: not _fits_corpus(each.stage) and _Step(each, store, tell).fit(0.0))
+
+
+def measure(
+    plan: Plan, store: Store, engine: Engine, tell: ReportProgress, seconds: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
+    """Measure whatever the stages of a plan have not measured yet; returns seconds per stage that had work to do.
+
+    `seconds` are those that one process needs for the whole corpus, by "stage" and "stage: fit", where known.
+    """
+
+    def one(planned: PlannedStage) -> bool:
+        step = _Step(planned, store, tell)
+        fitted = step.fit(seconds.get(f"{planned.name}: fit", 0.0))
+        measured = step.measure(engine, seconds.get(planned.name, 0.0))
+        return step.merge(anew=measured) or measured or fitted
+
+    return _timed(plan, one)
+
+
+def _timed(plan: Plan, work: Callable[[PlannedStage], bool]) -> dict[str, float]:
+    """Seconds that some work on each stage took, where there was anything to do."""
     seconds = {}
-    for measured in plan.stages:
+    for planned in plan.stages:
         start = time.perf_counter()
-        if _one(measured, store, engine, tell):
-            seconds[measured.name] = round(time.perf_counter() - start, 3)
+        if work(planned):
+            seconds[planned.name] = round(time.perf_counter() - start, 3)
     return seconds
 
 
-def _one(measured: PlannedStage, store: Store, engine: Engine, tell: ReportProgress) -> bool:
-    """Measure with one stage; return whether there was anything to do."""
-    name, stage, folder, shards = measured.name, measured.stage, store.stage(measured.key), store.shards()
-    raw = [store.raw(shard) for shard in shards]
-    size = {shard: rows(path) for shard, path in zip(shards, raw, strict=True)}
-    total = sum(size.values())
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(stage, FittedStage) and not _marker(folder, "fit").exists():
-        tell(f"{name}: fit", 0, total)
-        with _name_errors(name, store.raw(""), raw):
-            stage.fit(raw, folder)
-        save_json(_marker(folder, "fit"), {"shards": len(shards)})
-        tell(f"{name}: fit", total, total)
-    missing = [shard for shard in shards if not _whole(folder / shard, size[shard])]
-    done = total - sum(size[shard] for shard in missing)
-    tell(name, done, total)
-    _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-    for shard in engine.map(_Task(name, stage, store.raw(""), folder), missing):
-        done += size[shard]
-        tell(name, done, total)
-    merging = isinstance(stage, GlobalStage) and (bool(missing) or not _is_merged(stage, folder, size))
-    if isinstance(stage, GlobalStage) and merging:
-        tell(f"{name}: merge", 0, total)
-        _marker(folder, "merge").unlink(missing_ok=True)
-        measured_shards = [folder / shard for shard in shards]
-        with _name_errors(name, folder, (*raw, *measured_shards)):
-            stage.merge(raw, measured_shards, folder)
-        save_json(_marker(folder, "merge"), {"shards": len(shards)})
-        tell(f"{name}: merge", total, total)
-    return merging or bool(missing)
+def _fits_corpus(stage: Stage) -> bool:
+    return not isinstance(stage, FittedStage) or stage.fits_corpus
+
+
+class _Step:
+    """The steps of a stage; each returns whether there was anything to do."""
+
+    def __init__(self, planned: PlannedStage, store: Store, tell: ReportProgress) -> None:
+        self.name, self.stage, self.folder = planned.name, planned.stage, store.stage(planned.key)
+        self.store, self.shards, self.tell = store, store.shards(), tell
+        self.raw = [store.raw(shard) for shard in self.shards]
+        self.size = {shard: rows(path) for shard, path in zip(self.shards, self.raw, strict=True)}
+        self.total = sum(self.size.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def fit(self, seconds: float) -> bool:
+        stage, step = self.stage, f"{self.name}: fit"
+        if not isinstance(stage, FittedStage) or _marker(self.folder, "fit").exists():
+            return False
+        self.tell(step, 0, self.total, 0.0, seconds)
+        with _name_errors(self.name, self.store.raw(""), self.raw):
+            stage.fit(self._reading(self.raw, step, seconds), self.folder)
+        save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
+        self.tell(step, self.total, self.total)
+        return True
+
+    def measure(self, engine: Engine, seconds: float) -> bool:
+        missing = [shard for shard in self.shards if not _whole(self.folder / shard, self.size[shard])]
+        done = self.total - sum(self.size[shard] for shard in missing)
+        work = {shard: path.stat().st_size for shard, path in zip(self.shards, self.raw, strict=True)}
+        whole, worked = sum(work[shard] for shard in missing), 0
+        seconds *= whole / max(sum(work.values()), 1)
+        left = seconds / engine.processes(len(missing), seconds or math.inf)
+        self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
+        _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
+        task = _Task(self.name, self.stage, self.store.raw(""), self.folder)
+        for shard in engine.map(task, missing, seconds or math.inf):
+            done, worked = done + self.size[shard], worked + work[shard]
+            self.tell(self.name, done, self.total, worked / whole, left)
+        return bool(missing)
+
+    def merge(self, *, anew: bool) -> bool:
+        stage, step = self.stage, f"{self.name}: merge"
+        if not isinstance(stage, GlobalStage) or not (anew or not _is_merged(stage, self.folder, self.size)):
+            return False
+        self.tell(step, 0, self.total, 0.0)
+        _marker(self.folder, "merge").unlink(missing_ok=True)
+        measured = [self.folder / shard for shard in self.shards]
+        with _name_errors(self.name, self.folder, (*self.raw, *measured)):
+            stage.merge(self._reading(self.raw, step), self._reading(measured, step), self.folder)
+        save_json(_marker(self.folder, "merge"), {"shards": len(self.shards)})
+        self.tell(step, self.total, self.total)
+        return True
+
+    def _reading(self, paths: Sequence[Path], step: str, seconds: float = 0.0) -> _Reading:
+        return _Reading(paths, list(self.size.values()), lambda done: self.tell(step, done, self.total, None, seconds))
 
 
 def _marker(folder: Path, step: str) -> Path:

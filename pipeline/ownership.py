@@ -80,8 +80,8 @@ def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
 
 
 def run_folders() -> list[Path]:
-    """Folders of runs in data/runs/ and directly in the current folder, by name."""
-    places = (*sorted(RUNS.glob("*/source.json")), *sorted(Path().glob("*/source.json")))
+    """Folders of runs in data/runs/ and in the current folder, by name; and the current folder, if it is a run."""
+    places = (*sorted(RUNS.glob("*/source.json")), *sorted(Path().glob("*/source.json")), Path("source.json"))
     return [path.parent for path in places if is_run(path.parent)]
 
 
@@ -194,7 +194,7 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
 
     `origin` is the new source.json, and `before` that in the folder, which is empty in a new one.
     """
-    keys = sorted({*RUN_KEYS, "map"} - {"source"})  # its path may change
+    keys = sorted({*RUN_KEYS, "map", "sample"} - {"source"})  # its path may change
     changed = [key for key in keys if before.get(key) != origin.get(key)]
     if complete and changed:
         key = changed[0]

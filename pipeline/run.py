@@ -1,6 +1,7 @@
 """A run from source to manifest: ingest, measure, decide, write."""
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import polars as pl
 
 from pipeline import card, manifest, measure
 from pipeline.engine import Engine
+from pipeline.estimate import Estimate, estimate
 from pipeline.ingest import Limits, ingest, rows_of
 from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
@@ -39,6 +41,8 @@ class ActiveRun:
     tell: ReportProgress
     warn: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
+    whole: float = 0.0
+    """Of a sample, about the seconds of wall time for the whole source; 0 if unknown."""
 
     def carry_out(self, source: Source, limits: Limits, *, as_source: bool = False) -> Manifest:
         """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest.
@@ -91,12 +95,30 @@ class ActiveRun:
         self.tell("ingest", 0, 0)
         shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
         self.tell("ingest", shards["rows"], shards["rows"])
-        self.warn(f"{shards['source']}: {shards['rows']:,} records of shape {shards['shape']}")
+        of = f" of {shards['sample']['rows']:,}" if "sample" in shards else ""
+        self.warn(f"{shards['source']}: {shards['rows']:,}{of} records of shape {shards['shape']}")
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
-        self.seconds |= measure.measure(self.plan, self.store, self.engine, self.tell)
+        early = measure.prepare(self.plan, self.store, self.tell)
+        expected = self._estimate(shards, limits)
+        late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
+        self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}
         return self._decide(shards)
+
+    def _estimate(self, shards: dict[str, Any], limits: Limits) -> Estimate:
+        """About how long the stages will take, which is reported if it is long; unknown for a single shard."""
+        count, sample = len(shards["shards"]), shards.get("sample")
+        if count == 1 and not sample:
+            return Estimate()
+        expected = estimate(self.plan, self.store, everything=sample is not None)
+        if sentence := expected.sentence(self.engine, count, shards["rows"]):
+            self.warn(sentence)
+        if sample and not expected.unknown:
+            factor, count = sample["rows"] / shards["rows"], math.ceil(sample["rows"] / limits.rows)
+            whole = expected.wall(self.engine, count, factor)
+            self.whole = sum(whole.values()) + 2 * shards["seconds"]  # what is read is then written, twice
+        return expected
 
     def _decide(self, shards: dict[str, Any]) -> Manifest:
         start = time.perf_counter()
@@ -112,7 +134,9 @@ class ActiveRun:
         inputs = RuleInputs.read(self.plan, self.store)
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run
-            self.seconds = {**Manifest.load(self.store).seconds, **self.seconds}
+            before = Manifest.load(self.store)
+            self.seconds = {**before.seconds, **self.seconds}
+            self.whole = self.whole or (before.sample.seconds if before.sample else 0.0)
         self.store.manifest.unlink(missing_ok=True)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
@@ -129,6 +153,7 @@ class ActiveRun:
             written=written,
             seconds=self.seconds,
             remarks=remarks,
+            whole=self.whole,
         )
         text = card.text(done)
         save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))

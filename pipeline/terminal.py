@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +35,7 @@ LINE_INTERVAL = 10.0
 """Minimum number of seconds between two plain progress lines of a step."""
 
 BEAT_INTERVAL = 30.0
-"""Seconds between two plain lines about a fit, a merge or a preparation, which reports no rows while it works."""
+"""Seconds between two plain lines about a step that reports nothing while it works."""
 
 
 def safe(text: str) -> str:
@@ -108,74 +117,114 @@ def repeating(seconds: float, line: Callable[[], str]) -> contextlib.AbstractCon
     return _every(seconds, lambda: say(line()))
 
 
+def duration(seconds: float) -> str:
+    """A time as one number, with no more precision than an estimate has: "54 s", "3 min" or "2.5 h"."""
+    minutes = seconds / 60
+    return f"{seconds:,.0f} s" if minutes < 2 else f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"  # noqa: PLR2004
+
+
 @dataclass
 class _Step:
     """One step of a run and the samples that its rate is computed from."""
 
     name: str
+    unit: str
+    """What is counted, in the plural."""
     began: float
     printed: float
     """When its last line was printed; at first, when it began."""
     done: int = 0
     total: int = 0
-    samples: deque[tuple[float, int]] = field(default_factory=deque)
+    seconds: float = 0.0
+    """About how long it will take; 0 if unknown."""
+    samples: deque[tuple[float, int, float]] = field(default_factory=deque)
+    """Time, rows and share of the work of the reports in the last `RATE_WINDOW` seconds."""
+    passes: int = 1
+    """How often a fit or merge has begun to read the corpus."""
     task: TaskID | None = None
 
     @property
-    def silent(self) -> bool:
-        """Whether this is a fit or a merge, which reports only its start and its end."""
+    def reads(self) -> bool:
+        """Whether this is a fit or a merge, which reads the corpus several times and then computes."""
         return self.name.endswith((": fit", ": merge"))
 
-    def update(self, done: int, total: int, now: float) -> None:
+    @property
+    def complete(self) -> bool:
+        return self.done >= self.total > 0
+
+    def update(self, done: int, total: int, share: float | None, now: float) -> None:
+        if self.reads and done < self.done:
+            if done:
+                return  # threads take shards in no particular order
+            self.passes += 1
+            self.samples.clear()
         self.done, self.total = done, total
-        self.samples.append((now, done))
+        self.samples.append((now, done, share if share is not None else done / max(total, 1)))
         while len(self.samples) > 2 and now - self.samples[1][0] >= RATE_WINDOW:  # noqa: PLR2004  the window's two ends
             self.samples.popleft()
 
     def speed(self, now: float) -> str:
-        """Rate over the last `RATE_WINDOW` seconds and the time left; empty in the first `MIN_SECONDS`."""
-        if self.silent or now - self.began < MIN_SECONDS:
-            return ""
-        begin, base = self.samples[0]
-        rate = (self.done - base) / max(now - begin, 1e-9)
-        if not rate:
-            return ""
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total > self.done else ""
-        return f"{rate:,.0f} rows/s{left}"
+        """Rate over the last `RATE_WINDOW` seconds, and about the time left; what is not known is left out."""
+        (begin, rows, before), (last, _, share) = self.samples[0], self.samples[-1]
+        gain, seconds = share - before, last - begin
+        idle = self.reads and now - last >= MIN_SECONDS  # what it has read, it computes with
+        rated = gain > 0 and seconds > 0 and now - self.began >= MIN_SECONDS and not (self.complete or idle)
+        left, pass_ = self.seconds - (now - self.began), ""
+        if rated and self.total and not (self.reads and self.seconds):
+            left, pass_ = (1 - share) * seconds / gain - (now - last), " of this pass" * self.reads
+        rate = f"{(self.done - rows) / seconds:,.0f} {self.unit}/s" if rated else f"{now - self.began:,.0f} s so far"
+        return f"{rate}, about {duration(left)} left{pass_}" if left >= 1 else rate
 
     def line(self, now: float) -> str:
-        seconds = now - self.began
-        if self.done >= self.total > 0:
-            return f"{self.name}{' of' if self.silent else ':'} {self.done:,} rows in {seconds:,.1f} s"
-        if self.silent:
-            return f"{self.name} of {self.total:,} rows, {seconds:,.0f} s so far"
+        if self.complete:
+            return f"{self.name}{' of' if self.reads else ':'} {self.done:,} {self.unit} in {now - self.began:,.1f} s"
         of = f" of {self.total:,}" if self.total else ""
-        return ", ".join(filter(None, [f"{self.name}: {self.done:,}{of} rows", self.speed(now)]))
+        far = f"{self.name}{f', pass {self.passes}' * self.reads}: {self.done:,}{of} {self.unit}"
+        if self.reads and not self.done and self.passes == 1:
+            far = f"{self.name}{of} {self.unit}"
+        return f"{far}, {self.speed(now)}"
+
+
+class _Speed(ProgressColumn):
+    """The rate of a step, or its time so far, and the time left."""
+
+    def render(self, task: Task) -> Text:
+        step: _Step = task.fields["step"]
+        return Text("" if step.complete else step.speed(time.monotonic()))
 
 
 class ProgressReporter(contextlib.ExitStack):
-    """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise."""
+    """Progress on stderr: bars with elapsed time, rate and time left on a terminal, plain lines otherwise.
 
-    def __init__(self) -> None:
+    `unit` is what is counted.
+    """
+
+    def __init__(self, unit: str = "rows") -> None:
         super().__init__()
+        self._unit = unit
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._bars: Progress | None = None
         if self._console.is_terminal and not _OUTPUT.quiet:
             columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bars = Progress(*columns, TextColumn("{task.fields[speed]}"), console=self._console)
+            self._bars = Progress(*columns, _Speed(), console=self._console)
         self._steps: dict[str, _Step] = {}
 
     def __enter__(self) -> Self:
         if self._bars:
             self.enter_context(self._bars)
-        self.enter_context(_every(BEAT_INTERVAL, self._beat))
+        self.enter_context(_every(BEAT_INTERVAL, self.beat))
         return self
 
-    def _beat(self) -> None:
-        """Report that a fit or merge is still at work."""
-        for step in list(self._steps.values()):
-            if step.silent and step.done < step.total:
-                self._line(step.line(time.monotonic()))
+    def beat(self) -> None:
+        """Report that the last step is still at work, if it has not reported anything."""
+        now = time.monotonic()
+        for step in list(self._steps.values())[-1:]:
+            if not step.complete and now - step.printed >= BEAT_INTERVAL:
+                self._print(step, now)
+
+    def _print(self, step: _Step, now: float) -> None:
+        step.printed = now
+        self._line(step.line(now))
 
     def warn(self, note: str) -> None:
         """Write a sentence that the reader must not miss."""
@@ -188,22 +237,24 @@ class ProgressReporter(contextlib.ExitStack):
         with progress(show=self._bars is None):
             say(line)
 
-    def __call__(self, step: str, done: int, total: int) -> None:
-        """Report that `done` of `total` rows of a step are done; a total of 0 is unknown."""
+    def __call__(self, step: str, done: int, total: int, share: float | None = None, seconds: float = 0.0, /) -> None:
+        """Report that `done` of `total` rows of a step are done; see `pipeline.measure.ReportProgress`."""
         now = time.monotonic()
         first = step not in self._steps
-        state = self._steps.setdefault(step, _Step(step, now, now))
-        state.update(done, total, now)
+        state = self._steps.setdefault(step, _Step(step, self._unit, now, now))
+        state.update(done, total, share, now)
+        state.seconds = seconds
         if self._bars:
             if state.task is None:
-                state.task = self._bars.add_task(step, total=None, speed="")
-            known = total or None if not state.silent or done else None
-            self._bars.update(state.task, completed=done, total=known, speed=state.speed(now))
-        if first and state.silent:
-            self._line(f"{step} of {total:,} rows ...")
-        elif not first and (done >= total > 0 or now - state.printed > LINE_INTERVAL):
-            state.printed = now
-            self._line(state.line(now))
+                state.task = self._bars.add_task(step, total=None, step=state)
+            self._bars.update(
+                state.task, completed=state.done, total=total or None if state.done or not state.reads else None
+            )
+        if first and state.reads:
+            about = f", about {duration(seconds)}" if seconds >= MIN_SECONDS else ""
+            self._line(f"{step} of {total:,} {self._unit}{about} ...")
+        elif not first and (state.complete or now - state.printed > LINE_INTERVAL):
+            self._print(state, now)
 
 
 def table(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,15 @@ def save_decisions(store: Store, rules: Sequence[Rule], decisions: Iterable[tupl
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[ShardCounts]:
-    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order."""
-    return engine.map(_Task(plan, store), shards)
+    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order.
+
+    The first one shows whether workers are worth it for the others.
+    """
+    task, start = _Task(plan, store), time.perf_counter()
+    first = list(engine.map(task, shards[:1]))
+    seconds = time.perf_counter() - start
+    yield from first
+    yield from engine.map(task, shards[1:], seconds * (len(shards) - 1))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
 
     names = None if columns is None else list(columns)
     try:
-        table = pq.read_table(path, columns=names, page_checksum_verification=True, partitioning=None)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table would import pandas: 0.4 s
+            table = file.read(names)
         frame = pl.from_arrow(table.select(names) if names else table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error

@@ -167,6 +167,11 @@ class Stage(ABC):
 class FittedStage(Stage):
     """A stage that must see the whole corpus, or train a model, before it measures."""
 
+    @property
+    def fits_corpus(self) -> bool:
+        """Whether `fit` reads the raw shards: a run estimates its time on a sample, and does other fits before that."""
+        return True
+
     @abstractmethod
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Write the files that `open` needs to the stage's folder in the run: the same for the same corpus.

@@ -110,9 +110,15 @@ def refine(tmp_path: Path) -> Refine:
 
 
 @pytest.fixture
+def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers for any work, however little."""
+    monkeypatch.setattr("pipeline.engine.WORKER_START", 1e-9)
+
+
+@pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw the PNGs of a report, which take most of its time; tests of the report itself draw them."""
-    monkeypatch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
+    monkeypatch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 STAGE = ("stages.stage", "stages.files", "stages.readers", "stages.text.compiled")
 LINE = (
-    *("pipeline", "pipeline.card", "pipeline.engine", "pipeline.ingest", "pipeline.manifest", "pipeline.measure"),
+    *("pipeline", "pipeline.card", "pipeline.engine", "pipeline.estimate", "pipeline.ingest", "pipeline.manifest"),
+    "pipeline.measure",
     *("pipeline.ownership", "pipeline.plan", "pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.write"),
     "pipeline.sources",
 )
@@ -64,6 +65,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("stages", *STAGE),
     ),
     "pipeline.measure": ("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "stages", *STAGE),
+    "pipeline.estimate": (
+        *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.terminal", "stages"),
+        *STAGE,
+    ),
     "pipeline.card": ("pipeline", "pipeline.manifest", "pipeline.plan", "pipeline.rules", "pipeline.store", *STAGE),
     "pipeline.write": (
         *("pipeline", "pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.signals"),

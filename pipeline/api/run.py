@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from pipeline.ownership import RUNS, RunState, run_at
 from pipeline.plan import ADDED, Plan, PlanError
 from pipeline.signals import scan, scan_signals
 from pipeline.sources import originals
+from pipeline.sources.hub import Hub
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
@@ -83,12 +84,22 @@ class Run(Display):
         if counts.quarantined:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
-        remarks = "".join(f"\n{line}" for line in self.manifest.remarks.get("ingest", ()))
+        remarks = "".join(f"\n{line}" for line in (*self.manifest.remarks.get("ingest", ()), *_whole(self.manifest)))
         remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
         note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions/, "
         note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
+
+
+def _whole(manifest: Manifest) -> Iterator[str]:
+    """What a sample says about the whole source."""
+    if sample := manifest.sample:
+        low, high = manifest.kept()
+        yield (
+            f"this is {sample}; of the whole, {low:.1%} to {high:.1%} would be kept (fewer if near-duplicates lie "
+            f"outside the sample){f', in about {terminal.duration(sample.seconds)}' if sample.seconds else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class PreparedRun:
             originals.check(self.source)
         engine = Local(workers or len(os.sched_getaffinity(0)))
         with terminal.progress(show=progress), ProgressReporter() as reporter:
-            for note in notes(self.plan):
+            for note in (*notes(self.plan), *self._notes()):
                 reporter.warn(note)
             active = running.ActiveRun(Store(self.folder), self.plan, engine, reporter, reporter.warn)
             try:
@@ -120,6 +131,10 @@ class PreparedRun:
                 raise
             engine.close()
         return Run(self.folder, manifest)
+
+    def _notes(self) -> Iterator[str]:
+        if self.limits.sample is not None and isinstance(self.source, Hub):
+            yield "the whole dataset is streamed to take a sample of it; --limit N reads its first N rows alone"
 
 
 def _check_nothing_redacted(plan: Plan) -> None:
@@ -144,6 +159,15 @@ def chosen_plan(
     return chosen.with_drops([drop] if isinstance(drop, str) else drop).check()
 
 
+def share(text: float | str) -> float:
+    """The share that "1%" or 0.01 is."""
+    number = str(text).strip()
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        raise planning.PlanError(f"--sample is {text!r}, expected a share such as 1% or 0.01") from None
+
+
 def folder_of(source: sources.Source, out: Path | str | None) -> Path:
     """The folder of a run; by default a new one in data/runs/, named after the source and the time."""
     if out is not None:
@@ -164,6 +188,7 @@ def run(
     out: Path | str | None = None,
     workers: int = 0,
     limit: int | None = None,
+    sample: float | str | None = None,
     shape: str | None = None,
     map: str | Mapping[str, str] | None = None,  # noqa: A002
     as_: str | None = None,
@@ -184,6 +209,7 @@ def run(
         out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
         workers: worker processes; 0: one per core.
         limit: number of rows to read; by default all.
+        sample: share of the conversations to take, such as 0.01 or "1%", for a first look; by default all.
         shape: shape of the records; by default recognised for each file.
         map: columns by what they hold, such as {"messages": "thread", "role": "who"}; by default the plan's.
         as_: "source" also writes the kept records as they came, with all fields, to kept/ of the run.
@@ -200,7 +226,10 @@ def run(
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
     chosen = chosen_plan(plan, stages, drop, map)
     columns = ColumnMap.parse(dict(chosen.map))
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    limits = Limits(
+        *(shard_rows, Limits.characters, limit, max_unreadable, shape, columns),
+        None if sample is None else share(sample),
+    )
     prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_))
     return prepared.carry_out(workers, progress=progress)
 

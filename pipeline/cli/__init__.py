@@ -88,6 +88,14 @@ def run(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Worker processes; 0: one per core.")] = 0,
     limit: o.Limit = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Take only this share of the conversations, such as 1% or 0.01, drawn by a hash of their text: a "
+            "first look, with an estimate of the whole.",
+        ),
+    ] = None,
     shape: o.RecordShape = None,
     map: o.Map = None,  # noqa: A002
     as_: o.As = None,
@@ -118,7 +126,8 @@ def run(
     data = sources.find(source, split=split, config=config, revision=revision)
     chosen = api.chosen_plan(plan, stages, drop or (), map)
     columns = ColumnMap.parse(dict(chosen.map))
-    limits = Limits(rows=shard_rows, limit=limit, unreadable=max_unreadable, shape=shape, map=columns)
+    part = None if sample is None else api.share(sample)
+    limits = Limits(shard_rows, Limits.characters, limit, max_unreadable, shape, columns, part)
     prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out), originals.is_asked(as_))
     if dry_run:
         runs.dry_run(prepared, verbose=verbose, as_json=as_json)

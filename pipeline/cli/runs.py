@@ -1,21 +1,20 @@
 """Output of `run`, `decide`, `signals`, `stages`, `plan` and `status`."""
 
+from __future__ import annotations
+
 import json
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from rich.text import Text
 
 import stages as staging
 from pipeline import plan as planning
-from pipeline.api.errors import sentence
-from pipeline.api.plant import Audit, Damage
-from pipeline.api.report import Report
 from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
 from pipeline.sources import shapes
@@ -23,6 +22,10 @@ from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import save
 from stages.stage import MissingModelError, parameters
+
+if TYPE_CHECKING:
+    from pipeline.api.plant import Audit, Damage
+    from pipeline.api.report import Report
 
 
 def finish(run: Run, *, as_json: bool) -> None:
@@ -89,6 +92,7 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     else:
         out = console()
         rows = f"the first {limits.limit:,} rows of " if limits.limit else ""
+        rows = f"a sample of {100 * limits.sample:.3g}% of {rows}" if limits.sample else rows
         what = f"{len(plan.stages)} stages, {len(plan.signals)} signals, {len(plan.rules)} rules"
         target = f"{rows}{source.name} ({shape or 'unknown shape'}) into {folder}"
         out.print(Text(safe(f"would refine {target}: {what}")), soft_wrap=True)
@@ -106,7 +110,7 @@ def _state_of(measured: planning.PlannedStage) -> tuple[bool, str]:
     try:
         measured.stage.models()
     except MissingModelError as error:
-        return False, sentence(error)
+        return False, safe(str(error))
     return True, "; ".join(measured.stage.notes())
 
 
@@ -212,6 +216,7 @@ def status(folders: Sequence[Path], *, as_json: bool) -> None:
 def _progress(store: Store) -> dict[str, Any]:
     shards = read_json(store.shard_list) if store.shard_list.exists() else None
     manifest = read_json(store.manifest) if store.manifest.exists() else None
+    origin = read_json(store.source)
     names = {shard["name"] for shard in shards["shards"]} if shards else set()
     done = {
         path.name: sum(file.name in names for file in path.glob("*.parquet"))
@@ -222,7 +227,8 @@ def _progress(store: Store) -> dict[str, Any]:
     return {
         "run": str(store.folder),
         "state": state,
-        "source": read_json(store.source)["source"],
+        "source": origin["source"] + (f" (sample of {100 * origin['sample']:.3g}%)" if "sample" in origin else ""),
+        "sample": origin.get("sample"),
         "rows": shards["rows"] if shards else 0,
         "refined": manifest["counts"]["refined"] if manifest else "",
         "stages": ", ".join(f"{name.rpartition('-')[0]} {n}/{total}" for name, n in done.items()),

@@ -18,7 +18,7 @@ from rich.text import Text
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.formats import number
 from pipeline.ownership import check_experiment, experiment_claimed
-from pipeline.terminal import BEAT_INTERVAL, console, repeating, safe, say, table
+from pipeline.terminal import BEAT_INTERVAL, console, duration, repeating, safe, say, table
 from stages.stage import reason
 from trainer import presets
 from trainer.experiment import jobs, kinds
@@ -187,20 +187,41 @@ def train(
                 records[kind] = read(place)
             elif kind in networks:
                 say(f"\n{KINDS[kind].label}: {count:,} tokens, preset {preset.name}, seed {seed}, {threads} threads")
-                records[kind] = jobs.train(job, data, place, _say_metrics)
+                steps = job.trained.phase2.total(count - 1)
+                records[kind] = jobs.train(job, data, place, MetricsPrinter(preset.phase1.passes, steps))
             else:
                 say(f"{KINDS[kind].label} ...")
                 records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
     return TrainingResult(folder / "trainings" / network.name, data.record.as_dict(), records, preset)
 
 
-def _say_metrics(line: dict[str, Any]) -> None:
+class MetricsPrinter:
+    """Prints the metrics of a training run, with the time left of the phase at the rate since the line before."""
+
+    def __init__(self, passes: int, steps: int) -> None:
+        self._totals = {"pass": passes, "step": steps}
+        self._last: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        _say_metrics(line, "".join(self._left(line, unit) for unit in self._totals if unit in line))
+
+    def _left(self, line: dict[str, Any], unit: str) -> str:
+        number, now = int(line[unit]), time.monotonic()
+        before, since = self._last.get(unit, (number, now))
+        self._last[unit] = number, now
+        left = self._totals[unit] - number
+        if before >= number or left <= 0:
+            return ""
+        return f", about {duration(left * (now - since) / (number - before))} left of phase {line['phase']}"
+
+
+def _say_metrics(line: dict[str, Any], left: str) -> None:
     if "resumed" in line:
         say(f"resumed after {line['resumed']}")
     elif "converged" in line:
         say(
             f"pass {line['pass']:>3}  loss {line['loss']:+.5f}  CVFP {line['cvfp']:.5f}  diversity "
-            f"{line['diversity']:+.5f}  converged {line['converged']:6.1%}  {line['tokens_per_s']:,.0f} tokens/s"
+            f"{line['diversity']:+.5f}  converged {line['converged']:6.1%}  {line['tokens_per_s']:,.0f} tokens/s{left}"
         )
     elif "effective_rank" in line:
         say(
@@ -213,7 +234,7 @@ def _say_metrics(line: dict[str, Any]) -> None:
         best = "  best" if line["best"] else ""
         say(
             f"step {line['step']:>6}  train {line['train_loss']:.4f}  validation {line['validation_loss']:.4f} nats, "
-            f"accuracy {line['validation_accuracy']:.2%}  {line['tokens_per_s']:,.0f} tokens/s{best}"
+            f"accuracy {line['validation_accuracy']:.2%}  {line['tokens_per_s']:,.0f} tokens/s{left}{best}"
         )
     else:
         say(f"contexts by {line.get('how') or line.get('contexts')}")

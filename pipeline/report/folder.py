@@ -1,5 +1,7 @@
 """The folder of a report: written under another name and renamed; other folders are never replaced."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
@@ -7,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from pipeline import VERSION
-from pipeline.report.page import html, png
-from pipeline.report.parts import Page
 from pipeline.report.text import visible
+
+if TYPE_CHECKING:
+    from pipeline.report.parts import Page
 
 MARK = "report.json"
 """File that identifies the folder of a report; its field `files` names all other files."""
@@ -85,6 +88,8 @@ def _read(out: Path) -> dict[str, Any]:
 
 def build(page: Page, place: Path) -> dict[str, Any]:
     """Write a page, its pictures and report.json into a folder as `write` does; return the contents of report.json."""
+    from pipeline.report.page import html, png  # altair takes 0.5 s to import, and `refine run` draws nothing
+
     numbers = {
         "refine_report": VERSION,
         **page.numbers,

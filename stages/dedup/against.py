@@ -81,6 +81,10 @@ class Against(FittedStage):
         missing = () if self.corpus else ("no `corpus` is given to compare with, so all its signals are null",)
         return (*missing, *Corpus(self.corpus).notes())
 
+    @property
+    def fits_corpus(self) -> bool:
+        return False
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Index the earlier corpus; the raw shards are not read."""
         del raw

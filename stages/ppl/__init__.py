@@ -111,6 +111,10 @@ class Perplexity(FittedStage, GlobalStage):
     def notes(self) -> tuple[str, ...]:
         return _corpus(self.reference).notes()
 
+    @property
+    def fits_corpus(self) -> bool:
+        return not (self.model or self.reference)
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Train a model on the reference, or on each half; `models.json` lists their sizes."""
         if self.model:

@@ -112,6 +112,10 @@ class Toxicity(FittedStage):
             notes.append(f"the word model is trained once, on one core (about 20 s), and kept in {words.place()}")
         return tuple(notes)
 
+    @property
+    def fits_corpus(self) -> bool:
+        return False
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
         del raw

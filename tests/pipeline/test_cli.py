@@ -202,6 +202,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
         ("Killed", "a worker process was killed by the system"),
     ],
 )
+@pytest.mark.usefixtures("workers_at_once")
 def test_a_stage_that_fails_is_one_sentence(refine: Refine, jsonl: Jsonl, stage: str, message: str) -> None:
     """Stage, shard and reason; the run goes on when what failed is fixed."""
     source = jsonl([chat(i) for i in range(100)])

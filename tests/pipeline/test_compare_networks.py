@@ -30,7 +30,7 @@ def both(few_orders: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Co
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
         patch.setattr("pipeline.compare.verdict.MIN_CONVERSATIONS", 5)
-        patch.setattr("pipeline.report.folder.png", lambda _figure: b"\x89PNG")
+        patch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
         for network in ("all", "transformer"):
             (here / network).mkdir()
             options = how(work=here / "work", seeds=2, network=network)

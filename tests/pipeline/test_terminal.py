@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pipeline import terminal
+from pipeline.experiments.train import MetricsPrinter
 from pipeline.terminal import ProgressReporter
 
 
@@ -39,8 +40,8 @@ def test_time_left_is_not_predicted_from_the_first_shard(clock: Clock, capsys: p
     clock.now = 200
     reporter("ppl", 10_000, 10_000)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "ppl: 110 of 10,000 rows, 10 rows/s, 989 s left"
-    assert lines[3] == "ppl: 4,610 of 10,000 rows, 100 rows/s, 54 s left"
+    assert lines[0] == "ppl: 110 of 10,000 rows, 10 rows/s, about 16 min left"
+    assert lines[3] == "ppl: 4,610 of 10,000 rows, 100 rows/s, about 54 s left"
     assert lines[-1] == "ppl: 10,000 rows in 100.0 s"
 
 
@@ -50,7 +51,7 @@ def test_a_stage_of_ones_own_reports_its_rows(clock: Clock, capsys: pytest.Captu
     reporter("mine:Mine", 0, 100)
     clock.now += 11
     reporter("mine:Mine", 22, 100)
-    assert capsys.readouterr().err == "mine:Mine: 22 of 100 rows, 2 rows/s, 39 s left\n"
+    assert capsys.readouterr().err == "mine:Mine: 22 of 100 rows, 2 rows/s, about 39 s left\n"
 
 
 def test_a_step_with_nothing_to_do_prints_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,6 +79,51 @@ def test_a_fit_says_what_it_does_and_for_how_long(
     assert lines[-1].startswith("ppl: fit of 2,000 rows in 0.")
 
 
+def test_time_left_is_weighted_by_the_work_of_the_rows(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the rows were a tenth of the work: nine times as long is left as it took."""
+    reporter = ProgressReporter()
+    reporter("ppl", 0, 1000, 0.0)
+    clock.now += 11
+    reporter("ppl", 500, 1000, 0.1)
+    assert capsys.readouterr().err == "ppl: 500 of 1,000 rows, 45 rows/s, about 99 s left\n"
+
+
+def test_an_estimate_holds_until_there_is_something_to_measure(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first shard is done a line says what was estimated, less the time since; then the rate counts."""
+    monkeypatch.setattr(terminal, "BEAT_INTERVAL", 30.0)
+    reporter = ProgressReporter()
+    reporter("ppl", 0, 1000, 0.0, 100.0)
+    clock.now += 29
+    reporter.beat()
+    assert capsys.readouterr().err == ""
+    clock.now += 1
+    reporter.beat()
+    assert capsys.readouterr().err == "ppl: 0 of 1,000 rows, 30 s so far, about 70 s left\n"
+    clock.now += 10
+    reporter.beat()
+    reporter("ppl", 500, 1000, 0.8, 100.0)
+    clock.now += 1
+    reporter("ppl", 510, 1000, 0.9, 100.0)
+    assert capsys.readouterr().err == "ppl: 510 of 1,000 rows, 12 rows/s, about 5 s left\n"
+
+
+def test_a_fit_says_how_far_it_has_read(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """In each pass over the corpus; threads may take shards in any order. An estimate is of the whole fit."""
+    for seconds, left in ((0.0, "about 22 s left of this pass"), (60.0, "about 27 s left")):
+        reporter = ProgressReporter()
+        reporter("ppl: fit", 0, 1000, 0.0, seconds)
+        for rows in (0, 400, 200, 900, 0):
+            reporter("ppl: fit", rows, 1000, None, seconds)
+        clock.now += 22
+        reporter("ppl: fit", 100, 1000, None, seconds)
+        clock.now += 11
+        reporter("ppl: fit", 600, 1000, None, seconds)
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line == f"ppl: fit, pass 2: 600 of 1,000 rows, 18 rows/s, {left}"
+
+
 def test_text_of_a_corpus_does_nothing_to_a_terminal() -> None:
     """Escapes, controls and direction overrides are replaced; line breaks, tabs and all scripts stay."""
     assert terminal.safe("a\x1b[31m\x07\u202eb\u2066c\x9b\ud800") == "a\ufffd[31m\ufffd\ufffdb\ufffdc\ufffd\ufffd"
@@ -97,3 +143,16 @@ def test_a_block_that_takes_long_says_so(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.startswith("still at work\n")
     written.clear()
     assert not written.wait(0.05)
+
+
+def test_a_training_run_says_how_much_is_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each phase, at the rate since the line before; nothing before the second line, nor when it is done."""
+    show = MetricsPrinter(passes=3, steps=400)
+    common = {"phase": 2, "train_loss": 1.0, "validation_loss": 2.0, "validation_accuracy": 0.5, "best": False}
+    for step in (100, 200, 400):
+        clock.now += 30
+        show({**common, "step": step, "tokens_per_s": 1000.0})
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert first.endswith("1,000 tokens/s")
+    assert second.endswith("1,000 tokens/s, about 60 s left of phase 2")
+    assert last.endswith("1,000 tokens/s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -75,9 +76,9 @@ class Killed(Words):
     """Its worker is killed by the system."""
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
-        del batch
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Words.measure(self, batch)
 
 
 @dataclass(frozen=True)

@@ -140,11 +140,15 @@ def test_the_number_of_workers_changes_nothing(screened: Callable[[str], Made]) 
 def test_pools_too_large_to_be_read_to_the_end_are_learned_in_part(
     screened: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ladders are the same; only the whole pools are not learned."""
+    """The ladders are the same; only the whole pools are not learned. Progress ends with all that is learned."""
     arms, union, found = screened("copies")
     monkeypatch.setattr(screening, "MAX_WHOLE", 1000)
-    again = screening.screen(arms, union, NAMES, found.budgets, seeds=2)
+    told: list[tuple[int, int]] = []
+    again = screening.screen(arms, union, NAMES, found.budgets, seeds=2, tell=lambda *done: told.append(done))
     assert not again.whole
+    assert sorted(told) == told
+    assert len({total for _, total in told}) == 1
+    assert told[-1][0] == told[-1][1]
     assert np.allclose(again.nats["clean"], found.nats["clean"][:2])
     assert again.used_up(NAMES, arms.tests["clean"]).measured is None
 

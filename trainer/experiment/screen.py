@@ -8,7 +8,7 @@ contexts show, n-grams do not see.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -237,6 +237,7 @@ def screen(
     placebos: int = PLACEBOS,
     workers: int = 1,
     own: Sequence[tuple[int, int]] = (),
+    tell: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Screen:
     """Learn all arms in many orders, and placebo rules in the place of the differences of some pairs of arms.
 
@@ -251,6 +252,7 @@ def screen(
         placebos: number of placebo rules of each kind for each pair.
         workers: number of threads.
         own: budgets and order seeds of training runs, whose streams are learned too.
+        tell: is called with the number of pieces that are learned, and of all.
     """
     common, pool, rungs = arms.common, arms.common.pool, tuple(budgets)
     pieces, lengths = pool.pieces(arms.preset.piece), pool.lengths() + 1
@@ -277,12 +279,13 @@ def screen(
     }
     wholes = {name: np.flatnonzero(mask[pieces.rows]) for name, mask in masks.items()}
     used = np.arange(len(pieces.rows))
+    of_arms = [*ladders.values(), *scattered.values(), *streams.values()]
+    of_placebos = [each for of_pair in dropped.values() for each in of_pair.values()]
+    chosen = [order for each in [*of_arms, *of_placebos] for order in each]
     if pool.tokens > MAX_WHOLE:
-        of_arms = [*ladders.values(), *scattered.values(), *streams.values()]
-        of_placebos = [each for of_pair in dropped.values() for each in of_pair.values()]
-        chosen = [order for each in [*of_arms, *of_placebos] for order in each]
         used, wholes = np.unique(np.concatenate(chosen)), {}
-    learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
+    total = sum(map(len, (*chosen, *wholes.values())))
+    learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers, lambda done: tell(done, total))
     return Screen(
         rungs,
         {name: learner.learn(each, rungs) for name, each in ladders.items()},
@@ -309,9 +312,10 @@ def screen(
 class _Learner:
     """Learns pieces in given orders in some threads; an order that is asked for twice is learned once."""
 
-    def __init__(self, grams: Grams, used: Rows, workers: int) -> None:
-        self.grams, self.used, self.workers = grams, used, workers
+    def __init__(self, grams: Grams, used: Rows, workers: int, tell: Callable[[int], None]) -> None:
+        self.grams, self.used, self.workers, self.tell = grams, used, workers, tell
         self.known: dict[tuple[bytes, int], Floats] = {}
+        self.learned: list[int] = []  # pieces of each order; threads append to it
 
     def learn(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> Floats:
         """Nats of the test conversations at each budget, float64 [orders, budgets, K]; None for the whole order.
@@ -321,6 +325,7 @@ class _Learner:
         last = 0 if budgets is None else budgets[-1]
         names = [(_digest(order), last) for order in orders]
         jobs = [job for job in dict(zip(names, orders, strict=True)).items() if job[0] not in self.known]
+        self.learned.append(sum(map(len, orders)) - sum(len(order) for _, order in jobs))
         with ThreadPoolExecutor(self.workers) as pool:
             parts = [jobs[i :: self.workers] for i in range(self.workers)]
             for scores in pool.map(lambda part: self._each(part, budgets), parts):
@@ -343,6 +348,8 @@ class _Learner:
                 before = stop or 0
                 scores.append(model.nats())
             made[name] = np.stack(scores)
+            self.learned.append(len(order))
+            self.tell(sum(self.learned))
         return made
 
 

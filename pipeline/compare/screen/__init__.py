@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from pipeline.compare import scored as scoring
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.scored import Scored, TestSet
-from pipeline.terminal import BEAT_INTERVAL, repeating, say
+from pipeline.terminal import ProgressReporter, say
 from trainer.experiment import screen as screening
 from trainer.experiment.kinds import KNESER_NEY
 from trainer.experiment.screen import Screen, UsedUp
@@ -129,9 +128,9 @@ def learn(
     """Learn n-gram models of all arms of a union, and report progress on stderr."""
     names = list(union.members)
     seeds = (options.screen and options.seeds) or seeds
-    began = time.monotonic()
     say(f"n-gram models of {len(names)} corpora in {seeds} orders, and of placebo rules ...")
-    with repeating(BEAT_INTERVAL, lambda: f"still learning, {time.monotonic() - began:,.0f} s so far"):
+    with ProgressReporter("pieces") as reporter:
+        reporter("n-gram models", 0, 0)
         return screening.screen(
             *(arms, union, names, budgets),
             seeds=seeds,
@@ -139,6 +138,7 @@ def learn(
             placebos=screening.PLACEBOS if len(imitated) == 1 else screening.MIN_PLACEBOS,
             workers=options.workers or len(os.sched_getaffinity(0)),
             own=own,
+            tell=lambda done, total: reporter("n-gram models", done, total),
         )
 
 

@@ -63,6 +63,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
             "counts": asdict(counts),
             "by_rule": run.manifest.by_rule,
             "kept_share": kept / total if total else None,
+            **({"sample": asdict(run.manifest.sample)} if run.manifest.sample else {}),
             "kept_token_share": counts.refined_tokens / tokens if tokens else None,
         },
     )
@@ -79,7 +80,8 @@ def _headline(manifest: Manifest) -> str:
     counts = manifest.counts
     total, kept = counts.ingested, counts.refined
     share = f" ({kept / total:.1%})" if total else ""
-    text = f"{total:,} conversations came in, {kept:,}{share} were kept and {total - kept:,} dropped"
+    of = f", {manifest.sample}," if manifest.sample else ""
+    text = f"{total:,} conversations{of} came in, {kept:,}{share} were kept and {total - kept:,} dropped"
     most = [(reason, n) for reason, n in sorted(manifest.by_rule.items(), key=lambda item: -item[1])[:3] if n]
     if not most:
         return f"{text}."
