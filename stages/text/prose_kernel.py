@@ -160,16 +160,21 @@ def _code_end(text: Any, at: Any, end: Any, stop: Any, more: Any, properties: An
     return end if comment or (text[at] == _AT and _is_word(text, at + 1, stop, properties)) else -1
 
 
+def _count(text: Any, start: Any, stop: Any, sign: Any) -> Any:
+    """How often a byte occurs; such a loop takes many bytes at a time."""
+    count = 0
+    for byte in text[start:stop]:
+        count += byte == sign
+    return count
+
+
 def _is_fence(data: Any, at: Any, stop: Any) -> Any:
     return at + 2 < stop and data[at] == _TICK and data[at + 1] == _TICK and data[at + 2] == _TICK
 
 
 def _without_fences(data: Any, at: Any, stop: Any, text: Any, filled: Any) -> Any:
     """Write a text without fenced blocks; an open fence extends to the end. Returns where it ends in `text`."""
-    ticks = 0
-    for byte in data[at:stop]:
-        ticks += byte == _TICK
-    if ticks < 3:
+    if _count(data, at, stop, _TICK) < 3:
         for i in range(at, stop):
             text[filled + i - at] = data[i]
         return filled + stop - at
@@ -187,7 +192,7 @@ def _without_fences(data: Any, at: Any, stop: Any, text: Any, filled: Any) -> An
 
 def _without_code_lines(text: Any, start: Any, stop: Any, properties: Any) -> Any:
     """Remove lines that look like code from a text in place; their newlines stay. Returns where it ends then."""
-    more, at, filled = stop - 1, start, start
+    more, at, filled = stop - 1 if _count(text, start, stop, _MORE) else start - 1, start, start
     while more >= start and text[more] != _MORE:
         more -= 1
     while at < stop:
@@ -211,6 +216,11 @@ def _characters(text: Any, start: Any, stop: Any) -> Any:
     return count
 
 
+def _shorter(before: Any, text: Any, start: Any, stop: Any, size: Any) -> Any:
+    """Number of characters of what is left of `size` bytes with `before` characters."""
+    return before if stop - start == size else _characters(text, start, stop)
+
+
 def prose(data: Any, offsets: Any, properties: Any, text: Any, ends: Any, lengths: Any) -> Any:
     """Write texts without fenced blocks, and then without lines that look like code, one after the other.
 
@@ -221,7 +231,8 @@ def prose(data: Any, offsets: Any, properties: Any, text: Any, ends: Any, length
     for row in range(len(offsets) - 1):
         start, stop, begin = offsets[row], offsets[row + 1], ends[row]
         end = _without_fences(data, start, stop, text, begin)
-        lengths[row, 0], lengths[row, 1] = _characters(data, start, stop), _characters(text, begin, end)
+        lengths[row, 0] = _characters(data, start, stop)
+        lengths[row, 1] = _shorter(lengths[row, 0], text, begin, end, stop - start)
         ends[row + 1] = _without_code_lines(text, begin, end, properties)
-        lengths[row, 2] = _characters(text, begin, ends[row + 1])
+        lengths[row, 2] = _shorter(lengths[row, 1], text, begin, ends[row + 1], end - begin)
     return ends[len(offsets) - 1]
