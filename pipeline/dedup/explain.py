@@ -1,6 +1,7 @@
 """Output of `refine dedup`: counts, the S-curve, the expected and the measured recall, the largest clusters."""
 
 import random
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.output import Result, gather_rows
 from pipeline.dedup.texts import Texts
-from pipeline.terminal import safe
 from stages.dedup.bands import Matching
 from stages.text.shingles import WIDTH, shingle_sets, split
 
@@ -60,8 +60,16 @@ def in_words(figures: dict[str, Any], bucket: int) -> str:
         f"{figures['texts']:,} texts: {figures['kept']:,} kept, {removed:,} removed ({exact:,} exact copies, "
         f"{removed - exact:,} near-duplicates at Jaccard >= {figures['threshold']:g}) in {figures['seconds']:.1f} s\n"
         f"{crowd if figures['crowded'] else ''}"
-        f"{''.join(safe(note) + chr(10) for note in figures['notes'])}"
+        f"{_lines(figures['notes'])}"
     )
+
+
+def _lines(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    from pipeline.terminal import safe  # and rich with it, which a command without notes does not need
+
+    return "".join(f"{safe(note)}\n" for note in notes)
 
 
 def explanation(figures: dict[str, Any], permutations: int) -> str:

@@ -3,8 +3,13 @@
 import numpy as np
 import polars as pl
 
-from stages.heuristics.words import overlap_statistics
-from stages.text.messages import FENCED, by_row, prose, spoken
+from stages.heuristics.words import overlap_statistics, token_counts
+from stages.text.characters import SPECIAL_CASED, lower_case, properties
+from stages.text.compiled import Kernels
+from stages.text.messages import by_row, prose, spoken
+from stages.text.shingles import utf8_buffers
+
+LOOPS = Kernels("stages.heuristics.turns_kernel", {"message_statistics": "u1* i8* u1* i4* u8* i8**"})
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
@@ -41,29 +46,27 @@ _HELP_WITH_THAT = (
     r"(?:fulfill|assist|comply|help (?:you )?with (?:that|this)|support|promote|endorse|encourage|condone|engage in)"
 )
 # An apology alone is no refusal ("I'm sorry, I could not find a table"): a verb of helping or telling must follow.
-REFUSAL = "(?i)" + "|".join(
-    (
-        rf"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
-        rf"^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
-        rf"\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_CANNOT} {_HELP}\b",
-        r"\byour request (?:goes against|violates)\b",
-        r"\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
-    )
+REFUSALS = (
+    rf"(?i)\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
+    rf"(?i)^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
+    rf"(?i)\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_CANNOT} {_HELP}\b",
+    r"(?i)\byour request (?:goes against|violates)\b",
+    r"(?i)\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
 )
-"""Pattern of a reply that declines: an apology and a verb of helping, "I cannot assist", "As an AI ..., I cannot"."""
+"""Patterns of a reply that declines: an apology and a verb of helping, "I cannot assist", "As an AI ..., I cannot".
+
+One after the other they are searched for six times as fast as all in one pattern."""
 
 _MODEL = r"(?:AI|artificial intelligence|(?:large )?language model|machine learning model)"
 _KIND = r"(?: (?:language )?(?:model|assistant|system|bot|program|chatbot))?"
 _MAKER = r"(?: (?:developed|created|trained) by \w+)?"
-SELF_REFERENCE = "(?i)" + "|".join(
-    (
-        rf"\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
-        rf"\bI(?: am|'m) (?:just |only |simply |merely |actually )?an? (?:\w+ ){{0,2}}?{_MODEL}\b",
-        r"\bmy (?:training data|knowledge cutoff)\b",
-        r"\b(?:trained|developed|created) by OpenAI\b",
-    )
+SELF_REFERENCES = (
+    rf"(?i)\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
+    rf"(?i)\bI(?: am|'m) (?:just |only |simply |merely |actually )?an? (?:\w+ ){{0,2}}?{_MODEL}\b",
+    r"(?i)\bmy (?:training data|knowledge cutoff)\b",
+    r"(?i)\b(?:trained|developed|created) by OpenAI\b",
 )
-"""Pattern of a reply that mentions being an AI model."""
+"""Patterns of a reply that mentions being an AI model."""
 
 NO_FEELINGS = (
     r"(?i)\bI (?:do not|don't|cannot|can't) (?:actually |really |personally )?(?:have|hold|possess|feel|experience)"
@@ -101,41 +104,54 @@ _PROSE_END = r"[.!?。！？।؟][\"'”’)\]]*$"  # noqa: RUF001 - other scri
 
 def _turns(batch: pl.DataFrame) -> pl.DataFrame:
     """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
+    turns = spoken(batch)
     content, reply = pl.col("content"), pl.col("role") == ASSISTANT
-    chars = content.str.len_chars().cast(pl.Int64)
-    return (
-        spoken(batch)
-        .with_columns(
-            chars=chars,
-            empty=(content.str.strip_chars() == "") & pl.col("calls").is_null() & (pl.col("media") == 0),
-            bare=content.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(),
-            fenced=chars - content.str.replace_all(FENCED, "").str.len_chars(),
-            code=chars - prose(content).str.len_chars(),
-            bad=content.str.count_matches(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x{FFFD}]"),
-            plain=content.str.replace_all("’", "'", literal=True),  # noqa: RUF001 - the typographic apostrophe is meant
-            reply=reply,
-            is_turn=pl.col("role") != SYSTEM,
-        )
-        .with_columns(
-            refusal=reply & pl.col("plain").str.contains(REFUSAL),
-            ai=reply & pl.col("plain").str.contains(SELF_REFERENCE),
-            no_feelings=reply & pl.col("plain").str.contains(NO_FEELINGS),
-            nth_reply=(reply.cum_sum().over("row") - 1).cast(pl.Int64),
-            role_before=pl.col("role").shift(1).over("row"),
-            bare_before=pl.col("bare").shift(1).over("row"),
-            long=pl.col("bare").str.count_matches(" ") >= _MIN_REPLY_WORDS - 1,
-        )
-    )
+    chars, unfenced, bare = prose(turns["content"])[1].T
+    return turns.with_columns(
+        message_statistics(turns["content"]),
+        empty=(content.str.strip_chars() == "") & pl.col("calls").is_null() & (pl.col("media") == 0),
+        chars=pl.Series(chars),
+        fenced=pl.Series(chars - unfenced),
+        code=pl.Series(chars - bare),
+        reply=reply,
+        is_turn=pl.col("role") != SYSTEM,
+        nth=reply.cum_sum().cast(pl.Int64),
+        **_phrases(turns),
+    ).with_columns(**_conditions())
 
 
-def _aggregates() -> list[pl.Expr]:
-    turn, reply = pl.col("is_turn"), pl.col("reply")
-    user = pl.col("role") == USER
-    role, chars = pl.col("role"), pl.col("chars")
-    again = reply & (pl.col("role_before") == ASSISTANT) | user & (pl.col("role_before") == USER)
-    copied = reply & pl.col("long") & pl.struct("row", "role", "bare").is_first_distinct().not_()
-    echo = reply & pl.col("long") & (pl.col("role_before") == USER) & (pl.col("bare") == pl.col("bare_before"))
-    counts = {
+def _phrases(turns: pl.DataFrame) -> dict[str, pl.Series]:
+    """Whether each message is a reply with such a phrase: `refusal`, `ai`, `no_feelings`."""
+    reply = turns["role"] == ASSISTANT
+    plain = _plain(turns["content"].filter(reply)).to_frame("plain")
+    patterns = {"refusal": REFUSALS, "ai": SELF_REFERENCES, "no_feelings": (NO_FEELINGS,)}
+    found = {}
+    for name, some in patterns.items():
+        there = plain.select(pl.any_horizontal(*[pl.col("plain").str.contains(each) for each in some])).to_series()
+        found[name] = pl.repeat(value=False, n=len(turns), eager=True).scatter(reply.arg_true(), there)
+    return found
+
+
+def message_statistics(contents: pl.Series) -> pl.DataFrame:
+    """`key` of each message's words in lower case, their number `words`, and `bad`, its number of bad characters."""
+    odd = contents.str.contains_any(list(SPECIAL_CASED))
+    if odd.any():
+        contents = pl.select(pl.when(odd).then(contents.str.to_lowercase()).otherwise(contents)).to_series()
+    keys, counts = np.empty(len(contents), np.uint64), np.empty((len(contents), 2), np.int64)
+    LOOPS.call("message_statistics", *utf8_buffers(contents), properties(), lower_case(), keys, counts)
+    return pl.DataFrame({"key": keys, "words": counts[:, 0], "bad": counts[:, 1]})
+
+
+def _plain(texts: pl.Series) -> pl.Series:
+    return texts.str.replace_all("’", "'", literal=True)  # noqa: RUF001 - the typographic apostrophe is meant
+
+
+def _conditions() -> dict[str, pl.Expr]:
+    """Conditions of a message, by the signal that counts the messages that meet it; and `again`."""
+    turn, reply, role = pl.col("is_turn"), pl.col("reply"), pl.col("role")
+    user, role_before = role == USER, pl.when(pl.col("row") == pl.col("row").shift(1)).then(role.shift(1))
+    long = reply & (pl.col("words") >= _MIN_REPLY_WORDS)
+    return {
         "n_turns": turn,
         "user_turns": user,
         "assistant_turns": reply,
@@ -145,27 +161,34 @@ def _aggregates() -> list[pl.Expr]:
         "refusals": pl.col("refusal"),
         "ai_mentions": pl.col("ai"),
         "no_feelings": pl.col("no_feelings"),
-        "repeated_replies": copied,
-        "echoes": echo,
+        "repeated_replies": long & pl.struct("row", "role", "key").is_first_distinct().not_(),
+        "echoes": long & (role_before == USER) & (pl.col("key") == pl.col("key").shift(1)),
+        "tool_calls": pl.col("calls").is_not_null(),
+        "again": reply & (role_before == ASSISTANT) | user & (role_before == USER),
     }
+
+
+def _aggregates() -> list[pl.Expr]:
+    role, chars, nth = pl.col("role"), pl.col("chars"), pl.col("nth")
+    counts = [name for name in _conditions() if name != "again"]
+    reply = pl.col("reply")
     return [
-        *[condition.sum().cast(pl.Int64).alias(name) for name, condition in counts.items()],
+        pl.col(counts).sum().cast(pl.Int64),
         (role == SYSTEM).any().alias("has_system"),
-        again.any().not_().alias("alternates"),
-        role.filter(turn).first().alias("first_role"),
+        pl.col("again").any().not_().alias("alternates"),
+        role.filter("is_turn").first().alias("first_role"),
         role.last().alias("last_role"),
         pl.col("empty").last().alias("empty_last"),
-        pl.col("plain").last().alias("last"),
-        pl.col("nth_reply").filter("refusal").first().alias("first_refusal"),
-        pl.col("nth_reply").filter("ai").first().alias("first_ai_mention"),
-        chars.filter(user).sum().alias("user_chars"),
-        chars.filter(reply).sum().alias("assistant_chars"),
+        pl.col("content").last().alias("last"),
+        (nth.filter("refusal").first() - nth.filter("reply").first()).alias("first_refusal"),
+        (nth.filter("ai").first() - nth.filter("reply").first()).alias("first_ai_mention"),
+        chars.filter("user_turns").sum().alias("user_chars"),
+        chars.filter("reply").sum().alias("assistant_chars"),
         chars.max().alias("max_turn_chars"),
         (pl.col("code").sum() / chars.sum()).alias("code_share"),
         (pl.col("fenced").sum() / chars.sum()).alias("fenced_share"),
-        pl.col("bad").sum().cast(pl.Int64).alias("bad_chars"),
-        (reply & pl.col("calls").is_not_null()).last().alias("ends_in_call"),
-        pl.col("calls").is_not_null().sum().cast(pl.Int64).alias("tool_calls"),
+        pl.col("bad").sum().alias("bad_chars"),
+        (reply & pl.col("tool_calls")).last().alias("ends_in_call"),
         pl.col("media").sum().alias("media_parts"),
         pl.col("reasoning").str.len_chars().sum().cast(pl.Int64).alias("reasoning_chars"),
     ]
@@ -192,18 +215,24 @@ def _reasoning(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     return overlap_statistics(thoughts["reasoning"], first, replies).select(thought_again="inside")
 
 
-def _stops_short(plain: pl.Expr) -> pl.Expr:
-    """Whether a reply, with ASCII apostrophes, stops in mid-sentence or inside a code fence.
+def _stops_short(replies: pl.Series) -> pl.Series:
+    """Whether each reply stops in mid-sentence or inside a code fence.
 
     Any of three conditions is enough: a fence is open and code is at the end; the last line is prose (no list item,
     heading or table row) and its last word ends no sentence, or ends one rarely in a reply that is written in
     sentences; a long reply ends in prose without a mark, but at least four other lines of prose, and all of them, end
     with one. Poems, lists and writers who never use marks are therefore not counted.
     """
-    bare = plain.str.strip_chars()
+    bare = _plain(replies).str.strip_chars()
+    unmarked = bare.str.contains(_PROSE_END).not_()  # the end of no sentence; none of the conditions holds at one
+    short = bare.filter(unmarked).to_frame("bare").select(_is_cut(pl.col("bare"))).to_series()
+    return pl.repeat(value=False, n=len(bare), eager=True).scatter(unmarked.arg_true(), short)
+
+
+def _is_cut(bare: pl.Expr) -> pl.Expr:
+    """Whether a stripped reply that does not end with a mark stops short."""
     last = bare.str.extract(r"([^\n]*)$", 1)
-    prose_end = last.str.contains(_PROSE_END)
-    open_fence = (bare.str.count_matches("```", literal=True) % 2 == 1) & ~prose_end
+    open_fence = bare.str.count_matches("```", literal=True) % 2 == 1
     words = bare.str.count_matches(r"\S+")
     lower = last.str.to_lowercase()
     in_sentences = (words >= _SENTENCES) & last.str.contains(_MARK_INSIDE)
@@ -218,16 +247,21 @@ def chat_signals(batch: pl.DataFrame) -> pl.DataFrame:
     """The signals `CHAT_SIGNALS` of each conversation; without messages, counts are 0 and all others are null."""
     turns, height = _turns(batch), batch.height
     whole = by_row(height, turns.group_by("row").agg(_aggregates()))
-    parts = [whole, _overlaps(turns, height), _reasoning(turns, height), batch.select("prompt")]
+    parts = [whole, _overlaps(turns, height), _reasoning(turns, height)]
     counts = [name for name, kind in CHAT_SIGNALS.items() if kind == pl.Int64 and not name.startswith("first_")]
-    replied = (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_() & pl.col("ends_in_call").not_()
+    replied = whole.select(
+        (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_() & pl.col("ends_in_call").not_()
+    ).to_series()
+    truncated = pl.repeat(None, height, dtype=pl.Boolean, eager=True)
+    truncated = truncated.scatter(replied.arg_true(), _stops_short(whole["last"].filter(replied)))
+    prompt = batch["prompt"].fill_null("")
     thought, chars = pl.col("reasoning_chars"), pl.col("assistant_chars")
     return (
         pl.concat(parts, how="horizontal")
         .with_columns(
-            pl.when(replied).then(_stops_short(pl.col("last"))).alias("truncated_last"),
-            pl.col("prompt").fill_null("").str.len_chars().alias("prompt_chars"),
-            pl.col("prompt").fill_null("").str.count_matches(r"\S+").alias("prompt_words"),
+            truncated.alias("truncated_last"),
+            prompt.str.len_chars().alias("prompt_chars"),
+            token_counts(prompt).alias("prompt_words"),
             pl.col("code_share", "fenced_share").fill_nan(None),
             (pl.col("inside") / chars).alias("reply_repetition"),
             pl.when(thought > 0).then(thought / (thought + chars)).alias("reasoning_share"),

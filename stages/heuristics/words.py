@@ -1,12 +1,14 @@
 """Word and repetition signals of a column of texts, by compiled loops over its Arrow buffers."""
 
-from functools import cache
+import functools
 
 import numpy as np
 import polars as pl
 
 from stages.heuristics import words_kernel as kernel
 from stages.heuristics.words_kernel import Bytes, Hashes, Longs
+from stages.text.characters import properties
+from stages.text.characters_kernel import HASH_SEED, add
 from stages.text.compiled import Kernels
 from stages.text.shingles import utf8_buffers
 
@@ -14,17 +16,12 @@ LOOPS = Kernels(
     "stages.heuristics.words_kernel",
     {
         "text_statistics": "u1* i8* u1* u8* u8** i8** f8**",
+        "token_counts": "u1* i8* u1* i8*",
         "turn_overlap": "u1* i8* i8* u1* u1* u8** i8** f8**",
     },
 )
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """Gopher's stop words (https://arxiv.org/abs/2112.11446, A.1.1)."""
-
-# In scripts without spaces between words each character is a word; otherwise n-grams would mean nothing.
-_SYLLABLES = r"^[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}&&\p{L}]$"
-_JOINERS = "'.’-"  # noqa: RUF001 - the typographic apostrophe is meant
-_CODES = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
-"""Code points that may be a letter, mark, digit or white space: other planes have none (Unicode 16)."""
 
 TEXT_SIGNALS = pl.Schema(
     {
@@ -37,31 +34,15 @@ TEXT_SIGNALS = pl.Schema(
 )
 
 
-@cache
-def character_classes() -> Bytes:
-    """The class of every code point, uint8 [0x110000], by the Unicode tables of polars."""
-    codes, characters = np.array(_CODES), pl.Series([chr(code) for code in _CODES])
-    classes = np.zeros(0x110000, np.uint8)
-    for pattern, kind in (
-        (r"^\s$", kernel.SPACE),
-        (r"^[\p{M}\p{N}_]$", kernel.DIGIT),
-        (r"^\p{L}$", kernel.LETTER),
-        (_SYLLABLES, kernel.SYLLABLE),
-        (f"^[{_JOINERS}]$", kernel.JOINER),
-    ):
-        classes[codes[characters.str.contains(pattern).to_numpy()]] = kind
-    return classes
-
-
-@cache
+@functools.cache
 def _stop_hashes() -> Hashes:
     with np.errstate(over="ignore"):
-        return np.array([kernel.word_hash(np.frombuffer(word.encode(), np.uint8)) for word in STOP_WORDS], np.uint64)
+        return np.array([functools.reduce(add, word.encode(), HASH_SEED) for word in STOP_WORDS], np.uint64)
 
 
 def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
     """Space for the words of the longest text: a word and what separates it from the next take two bytes."""
-    size = kernel.slots(int(np.diff(offsets).max(initial=0)) // 2 + 1)
+    size = kernel.slots(int(np.diff(offsets).max(initial=0)) // 2 + 2)
     return np.empty((3, size), np.uint64), np.zeros((numbers, size), np.int64)
 
 
@@ -72,8 +53,8 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     Lao, Khmer or Myanmar letter is a word by itself. Ratios are null if there is no word.
     """
     data, offsets = utf8_buffers(texts)
-    statistics = np.empty((len(texts), kernel.WIDTH))
-    LOOPS.call("text_statistics", data, offsets, character_classes(), _stop_hashes(), *_scratch(offsets, 4), statistics)
+    statistics = np.empty((len(offsets) - 1, kernel.WIDTH))
+    LOOPS.call("text_statistics", data, offsets, properties(), _stop_hashes(), *_scratch(offsets, 6), statistics)
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)
@@ -84,10 +65,17 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     ).select(pl.col(name).cast(kind) for name, kind in TEXT_SIGNALS.items())
 
 
+def token_counts(texts: pl.Series) -> pl.Series:
+    """Number of white-space separated tokens of each text (no nulls)."""
+    counts = np.empty(len(texts), np.int64)
+    LOOPS.call("token_counts", *utf8_buffers(texts), properties(), counts)
+    return pl.Series(counts)
+
+
 def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> pl.DataFrame:
     """How much the assistant repeats itself and the user; see `words_kernel.turn_overlap`."""
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))
-    scratch = _scratch(offsets[first], 7)
-    LOOPS.call("turn_overlap", data, offsets, first, roles, character_classes(), *scratch, found)
+    scratch = _scratch(offsets[first], 6)
+    LOOPS.call("turn_overlap", data, offsets, first, roles, properties(), *scratch, found)
     return pl.DataFrame(found, schema=["grams", "repeated", "later", "from_user", "inside"], orient="row")

@@ -1,4 +1,4 @@
-"""Messages of conversations as rows, and the prose in them: what is neither fenced code nor a line of code."""
+"""Messages of conversations as rows, and the prose in them: what is neither fenced nor a line of code."""
 
 import re
 import zlib
@@ -10,33 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.stage import DETAILS, require
+from stages.text.characters import properties
+from stages.text.compiled import Kernels
+from stages.text.shingles import Part, utf8_buffers
 
-FENCED = r"(?s)```.*?(?:```|\z)"
-"""Pattern of a fenced block of code, fences included; an open fence extends to the end."""
-
-_KEYWORD = (
-    r"(?:def|class|import|from|return|public|private|static|void|const|let|var|function|func|fn|struct|package|using"
-    r"|namespace|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE)"
-)
-
-CODE_LINES = "(?m)^[ \t]*(?:{})[ \t]*$".format(
-    "|".join(
-        (
-            rf"{_KEYWORD} .*[;:{{(,)=\w]",
-            r"#include.*",
-            r"(?:if|for|while|elif|else|try|except|switch)\b.*[{:]",
-            r".*[;{}]",
-            r".*\)\s*(?:=>|->).*",
-            r"[\w.\[\]]+ ?(?:=|\+=|-=|:=) ?[^ ].*",
-            r"[\w.]+\(.*\)",
-            r"</?\w[^>]*>.*",
-            r"//.*",
-            r"@\w+.*",
-        )
-    )
-)
-"""Pattern of a line that looks like code."""
-
+LOOPS = Kernels("stages.text.prose_kernel", {"prose": "u1* i8* u1* u1* i8* i8**"})
 
 _OPEN = r"(?:<(?:think|thinking|reasoning)>|<\|begin_of_thought\|>)"
 _CLOSE = r"(?:</(?:think|thinking|reasoning)>|<\|end_of_thought\|>)"
@@ -180,6 +158,13 @@ def by_row(height: int, *signals: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def prose(content: pl.Expr) -> pl.Expr:
-    """Content without fenced blocks and without lines that look like code."""
-    return content.str.replace_all(FENCED, "").str.replace_all(CODE_LINES, "")
+def prose(contents: pl.Series) -> tuple[Part, NDArray[np.int64]]:
+    """Contents (no nulls) without fenced blocks and without lines that look like code.
+
+    Beside them, int64 [n, 3], their characters before, without fenced blocks, and without any code.
+    """
+    data, offsets = utf8_buffers(contents)
+    text, ends = np.empty(offsets[-1] - offsets[0], np.uint8), np.empty(len(offsets), np.int64)
+    lengths = np.empty((len(contents), 3), np.int64)
+    LOOPS.call("prose", data, offsets, properties(), text, ends, lengths)
+    return (text, ends), lengths

@@ -6,13 +6,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
+from stages.language.pieces_kernel import PIECE
 from stages.stage import Axis, Measure, MissingModelError, Stage
+from stages.text.characters import properties
+from stages.text.compiled import Kernels
 from stages.text.messages import PROSE, by_row, check_reading, prose, prose_messages
 
-_PIECE = 1000  # characters; eldc reads no more, and a fastText average over more is less certain
-_NO_LANGUAGE = r"(?:https?://|www\.)\S+|\S+@\S+|</?\w[^>]*>|\S*\d\S*|[_|=#*<>{}\[\]\\/]+|[\x00-\x1f\x{FFFD}]"
+LOOPS = Kernels("stages.language.pieces_kernel", {"pieces": "u1* i8* i8* i8 u1* u1* i8* i8* i8**"})
 _MIN_SCORE = 0.5  # for a fastText model; CCNet's (cc_net/mine.py)
 # eldc is never sure between close relatives with almost the same score, such as Hindi and Marathi; at this score the
 # first one is right in 97 of 100 sentences.
@@ -143,28 +146,24 @@ def _fasttext(path: Path) -> Detect:
     return detect
 
 
-def _pieces(messages: pl.DataFrame, min_letters: int) -> pl.DataFrame:
-    """Pieces of prose, one per row: `row`, `turn`, `role`, `piece`, `letters`.
+def cut_pieces(messages: pl.DataFrame, min_letters: int) -> tuple[pl.DataFrame, list[str]]:
+    """Pieces of prose, one per row: `row`, `turn`, `role`, `letters`; and their texts.
 
-    Turns with too few letters are joined per conversation; their `turn` and `role` are null.
+    Turns with too few letters are joined per conversation; their `turn` and `role` are null. A piece is at most 1,000
+    characters long: eldc reads no more, and a fastText average over more is less certain.
     """
-    content = prose(pl.col("content")).str.replace_all(_NO_LANGUAGE, " ").str.replace_all(r"\s+", " ")
-    turns = messages.with_row_index("turn").select("row", "turn", "role", content)
-    enough = _letters("content") >= min_letters
-    short = turns.filter(~enough).group_by("row", maintain_order=True).agg(pl.col("content").str.join(" "))
-    return (
-        pl.concat([turns.filter(enough), short.filter(enough)], how="diagonal")
-        .with_columns(pl.col("content").str.extract_all(rf".{{1,{_PIECE}}}").alias("piece"))
-        .drop("content")
-        .explode("piece")
-        .with_columns(_letters("piece").alias("letters"))
-        .filter(pl.col("letters") >= min_letters)
-    )
-
-
-def _letters(column: str) -> pl.Expr:
-    dense = pl.col(column).str.count_matches(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
-    return (pl.col(column).str.count_matches(r"\p{L}") + 2 * dense).cast(pl.Int64)
+    (data, offsets), _ = prose(messages["content"])
+    rows = messages["row"].cast(pl.Int64).to_numpy()
+    text = np.empty(2 * offsets[-1] + len(rows), np.uint8)
+    found = np.empty((len(text) // PIECE + 2 * len(rows), 5), np.int64)
+    scratch = np.empty(len(rows) + 1, np.int64), np.empty(len(rows), np.int64)
+    count = LOOPS.call("pieces", data, offsets, rows, min_letters, properties(), text, *scratch, found)
+    begins, ends, letters, row, turn = found[:count].T
+    raw = text.tobytes()
+    texts = [raw[begin:end].decode() for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+    own = pl.Series("turn", turn).replace(-1, None)
+    frame = pl.DataFrame({"row": row, "turn": own, "letters": letters}).cast({"row": pl.UInt32, "turn": pl.UInt32})
+    return frame.with_columns(role=messages["role"].gather(frame["turn"])), texts
 
 
 def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
@@ -180,11 +179,9 @@ def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
 
 
 def _signals(messages: pl.DataFrame, height: int, detect: Detect, min_letters: int) -> pl.DataFrame:
-    pieces = _pieces(messages, min_letters)
-    answers = pl.DataFrame(
-        detect(pieces["piece"].to_list()), schema={"language": pl.String, "score": pl.Float64}, orient="row"
-    )
-    judged = pl.concat([pieces.drop("piece"), answers], how="horizontal").drop_nulls("language")
+    pieces, texts = cut_pieces(messages, min_letters)
+    answers = pl.DataFrame(detect(texts), schema={"language": pl.String, "score": pl.Float64}, orient="row")
+    judged = pl.concat([pieces, answers], how="horizontal").drop_nulls("language")
     whole = _main(judged, "row")
     of_turns = judged.drop_nulls("turn")
     turns = _main(of_turns, "turn").join(of_turns.unique("turn").select("turn", "row"), on="turn")
