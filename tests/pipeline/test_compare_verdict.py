@@ -13,7 +13,7 @@ from pipeline.compare.scored import Scored, compared_laws
 from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, verdict
 from tests.pipeline.compare_corpus import points, simulated
 from trainer.experiment.kinds import NETWORKS
-from trainer.experiment.screen import Null, Placebos
+from trainer.experiment.screen import Choice, Null, Placebos
 from trainer.scaling import difference
 from trainer.scaling.paired import regress
 
@@ -149,7 +149,7 @@ def test_a_difference_on_the_other_test_set_alone_is_not_the_answer() -> None:
 def test_a_few_test_conversations_allow_no_conclusion() -> None:
     """A bootstrap over a handful of conversations underestimates their variation."""
     one = simulated(-0.05, -0.1)
-    found = of(replace(one, test=replace(one.test, mask=np.arange(100) < 7)))
+    found = of(replace(one, test=replace(one.test, which=np.arange(100) < 7)))
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
     )
@@ -241,7 +241,7 @@ def test_equal_arms_seldom_differ() -> None:
 def finding(kind: str, low: float | None, high: float = 0.0) -> NetworkFinding:
     """A network with this interval of ln PPL, or without a difference."""
     power = simulated(0.0).differences["power"]
-    return NetworkFinding(kind, None if low is None else replace(power, ln_ratio_interval=(low, high)))
+    return NetworkFinding(kind, power, Choice(0.0, None if low is None else (low, high)))
 
 
 @pytest.mark.parametrize(

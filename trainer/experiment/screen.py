@@ -52,7 +52,8 @@ Null = Literal["random", "of the same lengths"]
 class Placebos:
     """Differences of ln PPL, the second arm minus the first, by pairs of arms that drop as many tokens at random.
 
-    `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders.
+    `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders. Their mean is
+    not 0 in a corpus with copies, since random rules leave fewer of them.
     """
 
     effect: float
@@ -60,8 +61,14 @@ class Placebos:
 
     @property
     def p(self) -> float:
-        """Probability of an effect of this size or larger if the real rules dropped at random: by rank, two-sided."""
-        return float(1 + np.sum(np.abs(self.effects) >= abs(self.effect))) / (len(self.effects) + 1)
+        """Probability of an effect this far from the mean if the real rules dropped at random: by rank, two-sided."""
+        return float(1 + self.as_far) / (len(self.effects) + 1)
+
+    @property
+    def as_far(self) -> int:
+        """Number of placebo rules as far as the real ones from the mean of all, the real ones included."""
+        mean = np.append(self.effects, self.effect).mean()
+        return int(np.sum(np.abs(self.effects - mean) >= abs(self.effect - mean)))
 
     @property
     def mean(self) -> float:
@@ -74,21 +81,35 @@ class Placebos:
         return float(self.effects.std(ddof=1))
 
 
-def widened(ends: Interval | None, placebos: Mapping[Null, Placebos], level: float = 0.95) -> Interval | None:
-    """An interval over orders and test conversations, with the spread of placebo rules added in quadrature.
+@dataclass(frozen=True)
+class Choice:
+    """What the choice of a rule did to ln PPL, beyond dropping as much: a difference less the mean of placebo rules.
 
-    The spread is that of the kind that spreads more.
-
-    An interval over orders alone is about these two corpora, and any two corpora differ. Only the spread is added: the
-    mean effect of random rules is not 0 in a corpus with copies, since they leave fewer of them (`Placebos.mean`).
+    Its interval contains that of the difference, over orders and test conversations, and in quadrature the spread of
+    placebo rules and the error of their mean.
     """
-    if ends is None or not placebos:
-        return ends
-    widest = max(placebos.values(), key=lambda one: one.sd)
-    middle = (ends[0] + ends[1]) / 2
-    spread = stats.t.ppf((1 + level) / 2, len(widest.effects) - 1) * widest.sd
-    half = float(np.hypot((ends[1] - ends[0]) / 2, spread))
-    return middle - half, middle + half
+
+    ln_ratio: float
+    interval: Interval | None
+
+    @classmethod
+    def of(
+        cls, ln_ratio: float, ends: Interval | None, placebos: Mapping[Null, Placebos], level: float = 0.95
+    ) -> Choice:
+        """The choice behind a difference with an interval of a level; without placebo rules, the difference itself.
+
+        The mean is that of random conversations; the spread is that of the kind that spreads more. Of P rules with
+        standard deviation s it is t s sqrt(1 + 1/P), within which another random rule lies at the level.
+        """
+        if not placebos:
+            return cls(ln_ratio, ends)
+        mean, widest = placebos["random"].mean, max(placebos.values(), key=lambda one: one.sd)
+        if ends is None:
+            return cls(ln_ratio - mean, None)
+        rules = len(widest.effects)
+        spread = stats.t.ppf((1 + level) / 2, rules - 1) * widest.sd * np.sqrt(1 + 1 / rules)
+        half, middle = float(np.hypot((ends[1] - ends[0]) / 2, spread)), (ends[0] + ends[1]) / 2 - mean
+        return cls(ln_ratio - mean, (middle - half, middle + half))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +144,13 @@ class UsedUp:
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    """The scores of all models: sums of nats of K test conversations.
+    """The scores of all models: sums of nats by class (other text, replies) and test conversation, [2, K].
 
-    `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
-    `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
-    the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are the tokens of
-    each pool, with and without copies. `own` [n, K] are by arm, the scores of models of the streams of n training runs.
+    `nats` [seeds, budgets, 2, K] and `whole` [2, K] are by arm; `whole` is empty if the pools are too large. `apart`
+    are as `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2,
+    seeds, 2, K], the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are
+    the tokens of each pool, with and without copies. `own` [n, 2, K] are by arm, the scores of models of the streams of
+    n training runs. A mask of targets is [2, K], as are `targets` and `clusters`.
     """
 
     budgets: tuple[int, ...]
@@ -158,9 +180,9 @@ class Screen:
         return Control(off, variance / len(every), np.maximum(variance, 1e-12))
 
     def points(self, arm: str, mask: Mask, *, apart: bool = False) -> Points:
-        """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
+        """Points of an arm's law on some of the targets, with the same resamples for all arms."""
         nats = (self.apart if apart else self.nats)[arm][..., mask]
-        seeds, rungs, _ = nats.shape
+        seeds, rungs = nats.shape[:2]
         flat = nats.reshape(seeds * rungs, -1)
         ppl = np.exp(flat.sum(axis=1) / self.targets[mask].sum())
         moved = resample_scores(flat, self.targets[mask], self.clusters[mask])
@@ -282,6 +304,7 @@ def screen(
         of_placebos = [each for of_pair in dropped.values() for each in of_pair.values()]
         chosen = [order for each in [*of_arms, *of_placebos] for order in each]
         used, wholes = np.unique(np.concatenate(chosen)), {}
+    targets = common.test.target_counts()
     learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers)
     return Screen(
         rungs,
@@ -290,13 +313,13 @@ def screen(
         {name: learner.learn(each, rungs) for name, each in scattered.items()},
         {
             pair: {
-                null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, len(common.test))
+                null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, 2, len(common.test))
                 for null, each in of_pair.items()
             }
             for pair, of_pair in dropped.items()
         },
-        np.diff(common.test.bounds()),
-        common.clusters,
+        targets,
+        np.broadcast_to(common.clusters, targets.shape),
         tokens,
         unique,
         {
@@ -314,7 +337,7 @@ class _Learner:
         self.known: dict[tuple[bytes, int], Floats] = {}
 
     def learn(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> Floats:
-        """Nats of the test conversations at each budget, float64 [orders, budgets, K]; None for the whole order.
+        """Nats of the test conversations at each budget, float64 [orders, budgets, 2, K]; None for the whole order.
 
         An order that was learned up to the same last budget may have more budgets.
         """
