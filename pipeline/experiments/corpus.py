@@ -173,21 +173,26 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl.DataFrame]:
+def conversations(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `COLUMNS`, from the columns id, messages and source of a run."""
     said = pl.element().struct.field("content").fill_null("")
     role = pl.element().struct.field("role")
     role = role.replace_strict(ROLE_CODES, default=ROLES.index("other"), return_dtype=pl.UInt8)
     content = pl.col("messages").list.eval(said)
     turns = pl.col("messages").list.eval(pl.struct(role=role, length=said.str.len_chars()))
+    return frame.select(
+        "id",
+        first=content.list.first().fill_null(""),
+        text=content.list.join("\n").fill_null(""),
+        turns=turns.cast(TURNS).fill_null([]),
+        source=pl.col("source").fill_null(""),
+    )
+
+
+def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl.DataFrame]:
     for shard in store.shards():
         path = store.raw(shard) if part == "raw" else store.refined(shard)
-        frame = read_frame(path, ["id", "messages", "source"]).select(
-            "id",
-            first=content.list.first().fill_null(""),
-            text=content.list.join("\n").fill_null(""),
-            turns=turns.cast(TURNS).fill_null([]),
-            source=pl.col("source").fill_null(""),
-        )
+        frame = conversations(read_frame(path, ["id", "messages", "source"]))
         yield pl.DataFrame(plain_table(frame))  # else a column keeps the frame alive that it was selected from
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.experiments import corpus as corpora
 from tests.bench.edits import edited
 from trainer.experiment import screen as screening
-from trainer.experiment.screen import Choice, Screen
+from trainer.experiment.screen import Choice, Placebos, Screen
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Mask, Union, distinct
 from trainer.prepare.choices import Choices
@@ -101,6 +101,20 @@ def test_shuffled_words_are_found_and_random_rules_are_not(screened: Callable[[s
         assert one.p == 1 / 6
         assert abs(one.mean) < one.effect / 2
     assert not found.apart
+
+
+def test_a_random_rule_is_found_in_5_percent_of_the_cases() -> None:
+    """By the interval and by the rank, whatever random rules do on the mean."""
+    rng, found, ranks = np.random.default_rng(0), 0, 0
+    for _ in range(4000):
+        real, *effects = rng.normal(-0.015, 0.001, 20)
+        one = Placebos(real, np.array(effects))
+        ends = Choice.of(real, (real, real), {"random": one}).interval
+        assert ends is not None
+        found += ends[0] > 0 or ends[1] < 0
+        ranks += one.p <= 0.05
+    assert 0.04 < found / 4000 < 0.06
+    assert 0.04 < ranks / 4000 < 0.06
 
 
 def test_the_larger_of_two_clean_corpora_is_better_if_read_to_its_end(screened: Callable[[str], Made]) -> None:

@@ -53,11 +53,13 @@ class Placebos:
     """Differences of ln PPL, the second arm minus the first, by pairs of arms that drop as many tokens at random.
 
     `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders. Their mean is
-    not 0 in a corpus with copies, since random rules leave fewer of them.
+    not 0 in a corpus with copies, since random rules leave fewer of them. `error` is the variance of that mean over
+    orders, if it is compared with models of other orders; in the same orders it cancels.
     """
 
     effect: float
     effects: Floats
+    error: float = 0.0
 
     @property
     def p(self) -> float:
@@ -103,13 +105,21 @@ class Choice:
         """
         if not placebos:
             return cls(ln_ratio, ends)
-        mean, widest = placebos["random"].mean, max(placebos.values(), key=lambda one: one.sd)
+        taken_off, widest = placebos["random"], max(placebos.values(), key=lambda one: one.sd)
+        value = ln_ratio - taken_off.mean
         if ends is None:
-            return cls(ln_ratio - mean, None)
+            return cls(value, None)
         rules = len(widest.effects)
-        spread = stats.t.ppf((1 + level) / 2, rules - 1) * widest.sd * np.sqrt(1 + 1 / rules)
-        half, middle = float(np.hypot((ends[1] - ends[0]) / 2, spread)), (ends[0] + ends[1]) / 2 - mean
-        return cls(ln_ratio - mean, (middle - half, middle + half))
+        spread, error = (
+            stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(variance))
+            for left, variance in (
+                (rules - 1, widest.sd**2 * (1 + 1 / rules)),
+                (PLACEBO_SEEDS - 1, taken_off.error),
+            )
+        )
+        half = float(np.linalg.norm([(ends[1] - ends[0]) / 2, spread, error]))
+        middle = (ends[0] + ends[1]) / 2 - taken_off.mean
+        return cls(value, (middle - half, middle + half))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +199,17 @@ class Screen:
         return Points(np.tile(self.budgets, seeds).astype(float), ppl, np.repeat(np.arange(seeds), rungs), moved)
 
     def placebo(self, names: tuple[str, str], mask: Mask) -> dict[Null, Placebos]:
-        """The real effect at the largest budget beside those of the placebo rules, by kind of placebo."""
+        """The real effect at the largest budget beside those of the placebo rules, by kind of placebo.
+
+        With models of training runs (`own`), it is their difference that the rules are compared with.
+        """
         size, found = self.targets[mask].sum(), {}
         for null, nats in self.placebos.get(names, {}).items():
             first, second = (self.nats[name][: nats.shape[2], -1][:, mask].sum(axis=1) for name in names)
             both = nats[..., mask].sum(axis=-1) / size
-            effects = (both[:, 1] - both[:, 0]).mean(axis=1)
-            found[null] = Placebos(float((second - first).mean() / size), effects)
+            effects = both[:, 1] - both[:, 0]
+            error = float(effects.mean(axis=0).var(ddof=1)) / effects.shape[1] if self.own else 0.0
+            found[null] = Placebos(float((second - first).mean() / size), effects.mean(axis=1), error)
         return found
 
     def used_up(self, names: tuple[str, str], mask: Mask) -> UsedUp:
