@@ -21,19 +21,30 @@ class PresetError(TrainerError):
 class Text:
     """The text of a conversation, and how conversations are joined to a stream.
 
-    It is the content of the first message, or all contents joined by newlines, of at most `truncate` tokens. If
-    `separated`, an end-of-text token precedes each conversation and follows the last one.
+    It is the content of the first message, or all contents, of at most `truncate` tokens. If `separated`, an
+    end-of-text token precedes each conversation and follows the last one. The template is "plain" (contents joined by
+    newlines, without roles; every token is scored) or "chat" (`trainer.prepare.template`).
     """
 
     part: Literal["first", "conversation"] = "conversation"
     truncate: int | None = None
     separated: bool = True
+    template: Literal["plain", "chat"] = "plain"
 
     def __post_init__(self) -> None:
         if self.part not in {"first", "conversation"}:
             raise PresetError(f"part is {self.part!r}, expected first or conversation")
         if self.truncate is not None and self.truncate < 1:
             raise PresetError(f"truncate is {self.truncate}, expected at least 1 token, or None to keep all")
+        if self.template not in {"plain", "chat"}:
+            raise PresetError(f"template is {self.template!r}, expected plain or chat")
+        if self.chat and (self.part != "conversation" or self.truncate is not None or not self.separated):
+            raise PresetError("the template chat needs whole conversations with an end-of-text token between them")
+
+    @property
+    def chat(self) -> bool:
+        """Whether messages have tokens of their roles."""
+        return self.template == "chat"
 
     @property
     def column(self) -> str:
@@ -80,6 +91,16 @@ class Preset:
         """This preset for a vocabulary of this size."""
         return replace(self, shape=replace(self.shape, vocabulary=vocabulary))
 
+    def trained_on(self, loss: str) -> Preset:
+        """This preset with the loss of all targets, or of replies; a PresetError if it has no such loss."""
+        if loss == "all":
+            return replace(self, phase2=replace(self.phase2, loss="all"))
+        if loss != "replies":
+            raise PresetError(f"--loss is {loss!r}, expected all or replies")
+        if not self.text.chat:
+            raise PresetError(f"--loss replies needs a preset with the chat template, and {self.name} reads plain text")
+        return replace(self, phase2=replace(self.phase2, loss="replies"))
+
     def settings(self) -> dict[str, Any]:
         """Everything that determines a training run besides data, seed and budget, as JSON values."""
         settings = asdict(replace(self, name="", about="", flaws=(), budgets=(), samples=()))
@@ -91,6 +112,7 @@ HOUSE = Preset(
     name="house",
     about="constant width, untied head, every known flaw fixed; chosen by measurement (tests/bench/house_choice.py)",
     shape=Shape(vocabulary=8192, embedding=128, context=128, layers=3, inputs=2, weight_std=0.05),
+    text=Text(template="chat"),
     piece=128,
     phase1=Phase1(passes=10, least=3, diversity="rms", weighted=True),
     phase2=Phase2(

@@ -137,8 +137,7 @@ def _train(untrained: Ablation, members: Mapping[str, Mask], options: TrainingOp
             experiment = train_arms(union, options, folder, pair, imitated=imitated, baselines=False)
             arms, of_arms, lacks = experiment.arms, comparison_checks(pair, experiment), experiment.design.lacks()
             score = partial(scoring.scored, experiment)
-        tests = scoring.test_sets(pair, arms)
-        primary = scoring.primary_test(pair, tests, arms)
+        primary, tests = scoring.test_sets_in_scope(pair, arms)
         tests += [] if primary in tests else [primary]
         scored = {one.key: [score(test, (one.first, one.second)) for test in tests] for one in contrasts}
         checks = [*of_arms, *untrained.checks]
@@ -156,7 +155,7 @@ def verdict(
     """One sentence: which rules changed the level, then which the exponent, or why none can be said to have.
 
     Of all contrasts together at most 5 % of those that are named are named by chance (Benjamini and Hochberg 1995).
-    The intervals of the level contain the spread of random rules that drop as much, not their mean.
+    The level is less the mean of random rules that drop as much, and its interval contains their spread.
     `scored` are the contrasts on the primary test set, `lacks` is why the design allows no conclusion, and `failed` are
     the checks that failed.
     """
@@ -166,19 +165,19 @@ def verdict(
         return f"Nothing can be concluded, because a check failed: {', '.join(failed)}."
     if few := verdicts.too_few([scored[contrasts[0].key]]):  # the test set is the same for all contrasts
         return f"Nothing can be concluded, {few}."
-    known = [one for one in contrasts if scored[one.key].level_interval]
+    known = [one for one in contrasts if scored[one.key].choice.interval]
     unknown = [f"{one.reason} {one.how}" for one in contrasts if one not in known]
     open_ended = f" There is no interval for {', '.join(unknown)}." if unknown else ""
     if not known:
         return f"Nothing can be concluded.{open_ended}"
     differences = [scored[one.key].differences["power"] for one in known]
-    ends = [scored[one.key].level_interval for one in known]
-    levels = discoveries([(one.ln_ratio, both) for one, both in zip(differences, ends, strict=True)])
+    choices = [scored[one.key].choice for one in known]
+    levels = discoveries([(one.ln_ratio, one.interval) for one in choices])
     alphas = discoveries([(one.delta_alpha, one.delta_alpha_interval) for one in differences])
     changed = [
-        f"{one.reason} {one.how} makes PPL {'lower' if power.ln_ratio < 0 else 'higher'} "
-        f"({with_interval(power.ln_ratio, both, change)})"
-        for one, power, both, found in zip(known, differences, ends, levels, strict=True)
+        f"{one.reason} {one.how} makes PPL {'lower' if choice.ln_ratio < 0 else 'higher'} "
+        f"({with_interval(choice.ln_ratio, choice.interval, change)})"
+        for one, choice, found in zip(known, choices, levels, strict=True)
         if found
     ]
     bent = [
@@ -186,7 +185,9 @@ def verdict(
         for one, power, found in zip(known, differences, alphas, strict=True)
         if found
     ]
-    test = scored[contrasts[0].key].test.name
+    of = scored[contrasts[0].key].test
+    test = f"replies of {of.name}" if of.scope == "replies" else of.name
+    test += ", beyond random rules that drop as much" if scored[contrasts[0].key].placebos else ""
     level = "; ".join(changed) or "no rule can be said to have changed the level"
     exponent = "; ".join(bent) or "no rule can be said to have changed it"
     return (

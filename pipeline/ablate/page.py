@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, panel
 from pipeline.compare.mixes import statistics
-from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict, level_numbers
-from pipeline.compare.sections import EFFECTIVE_SIZE, test_table
-from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
+from pipeline.compare.numbers import HeadAndRows, Rows, difference_dict, scored_numbers
+from pipeline.compare.scored import Scored
+from pipeline.compare.sections import EFFECTIVE_SIZE, scored_sentence, test_table
+from pipeline.experiments.formats import change, delta_alpha, ppl_change, token_worth, with_interval
 from pipeline.report.parts import Figure, Page, Section, Table, Tile
 from pipeline.report.text import visible
 from trainer.scaling import Difference
@@ -43,8 +44,9 @@ def page(ablation: Ablation) -> Page:
     )
     if tests:
         about += (
-            " PPL differs by the mean over all pairs of training runs, with a 95 % interval over orders and test "
-            f"conversations; that of the headline also has the spread of random rules. {EFFECTIVE_SIZE}"
+            f" {scored_sentence(tests[0].test)} PPL differs by the mean over all pairs of training runs, with a 95 % "
+            "interval over orders and test conversations. Beyond random rules: less the mean of random rules that drop "
+            f"as much, with their spread in the interval. {EFFECTIVE_SIZE}"
         )
     return Page(
         title=f"Which rule of {name} helped?",
@@ -83,22 +85,23 @@ def page(ablation: Ablation) -> Page:
 def contrast_rows(ablation: Ablation) -> HeadAndRows:
     """One row per contrast and test set; without training, one row per contrast and what it drops."""
     sizes = ("rule", "how", "drops", "words dropped", "adds")
-    head = (*sizes, "test set", "delta alpha", "PPL differs by", "a token's worth")
+    head = (*sizes, "test set", "delta alpha", "PPL differs by", "beyond random rules", "a token's worth")
     rows: Rows = []
     for one in ablation.contrasts:
         begin = (visible(one.reason, 40), one.how, one.dropped, one.dropped_words, one.added)
         if not ablation.scored:
             rows.append(begin)
             continue
-        numbers = [(*begin, visible(of.test.name, 40), *_cells(power)) for of, power in ablation.by_power_law(one)]
-        rows += numbers or [(*begin, "-", "-", "-", "-")]
+        numbers = [(*begin, visible(of.test.name, 40), *_cells(of, power)) for of, power in ablation.by_power_law(one)]
+        rows += numbers or [(*begin, "-", "-", "-", "-", "-")]
     return head if ablation.scored else sizes, rows
 
 
-def _cells(power: Difference) -> tuple[str, str, str]:
+def _cells(of: Scored, power: Difference) -> tuple[str, str, str, str]:
     if power.delta_alpha == 0 and power.ln_ratio == 0:  # both arms hold the same conversations at every budget
-        return "0, the same training runs", "0", "1"
-    return delta_alpha(power), ppl_change(power), token_worth(power)
+        return "0, the same training runs", "0", "-", "1"
+    choice = with_interval(of.choice.ln_ratio, of.choice.interval, change)
+    return delta_alpha(power), ppl_change(power), choice, token_worth(power)
 
 
 def numbers(ablation: Ablation) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def numbers(ablation: Ablation) -> dict[str, Any]:
         {
             **vars(one),
             "test_sets": {
-                scored.test.name: difference_dict(power) | level_numbers("level", power.ln_ratio, scored.level_interval)
+                scored.test.name: {"scored": scored.test.scope, **difference_dict(power), **scored_numbers(scored)}
                 for scored, power in ablation.by_power_law(one)
             },
         }

@@ -24,6 +24,7 @@ def compare(
     budgets: str | Sequence[int] | None = None,
     seeds: int | None = None,
     network: str = "cvfp",
+    loss: str = "all",
     preset: str = "house",
     screen: bool = False,
     worth_knowing: float = 0.005,
@@ -54,6 +55,7 @@ def compare(
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
         seeds: training runs per budget and corpus; by default 25 for all budgets together, and 24 of a screen.
         network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
+        loss: tokens that networks are trained to predict: all, or replies.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
         worth_knowing: the smallest relative difference of perplexity that matters: a smaller one counts as none.
@@ -84,7 +86,7 @@ def compare(
     options = CompareOptions(
         *(_text(first), _text(second), _path(run), _path(out), limit, train),
         TrainingOptions(
-            *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network)
+            *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network, loss)
         ),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
     )

@@ -349,6 +349,7 @@ def train(
         typer.Option(min=2, metavar="TOKENS", help="Training tokens. By default 100,000, or the preset's largest."),
     ] = None,
     network: o.Network = "cvfp",
+    loss: o.Loss = "all",
     preset: o.PresetName = "house",
     seed: o.Seed = 0,
     device: o.Device = "cpu",
@@ -378,7 +379,9 @@ def train(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
+    options = train.TrainOptions(
+        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss)
+    )
     train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
 
 
@@ -401,6 +404,7 @@ def scale(
         list[float] | None, typer.Option(metavar="TOKENS", help="Predict the PPL at this budget. Repeatable.")
     ] = None,
     network: o.Network = "cvfp",
+    loss: o.Loss = "all",
     preset: o.PresetName = "house",
     device: o.Device = "cpu",
     workers: o.Workers = 0,
@@ -426,7 +430,9 @@ def scale(
     from trainer.prepare.choices import Choices
 
     choices = Choices(tokenizer, embeddings, test_tokens)
-    options = train.TrainOptions(source, split, config, revision, shape, limit, preset, choices, out, device, network)
+    options = train.TrainOptions(
+        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss)
+    )
     result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
     scale.print_scaling(result, as_json=as_json)
 
@@ -458,6 +464,7 @@ def compare(
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     network: o.Network = "cvfp",
+    loss: o.Loss = "all",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
     worth_knowing: o.WorthKnowing = 0.005,
@@ -497,7 +504,7 @@ def compare(
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
     training = TrainingOptions(
-        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network)
+        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network, loss)
     )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
@@ -512,6 +519,7 @@ def ablate(
     folder: o.RunFolder,
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
+    loss: o.Loss = "all",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
     train: Annotated[
@@ -540,7 +548,7 @@ def ablate(
     from trainer.prepare.choices import Choices
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
-    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work)
+    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, loss=loss)
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
     result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
     ablating.print_ablation(result, as_json=as_json)

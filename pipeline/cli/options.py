@@ -126,6 +126,12 @@ Seeds = Annotated[
 Workers = Annotated[
     int, typer.Option(min=0, metavar="N", help="Parallel training runs of one thread; 0: one per core.")
 ]
+Loss = Annotated[
+    str,
+    typer.Option(
+        metavar="TARGETS", help="Tokens that networks are trained to predict: all, or replies alone. Both are scored."
+    ),
+]
 Device = Annotated[str, typer.Option(metavar="NAME", help="cpu, cuda, or another torch device.")]
 Screen = Annotated[
     bool, typer.Option("--screen", "--quick", help="Answer in a minute, with n-gram models in the place of networks.")

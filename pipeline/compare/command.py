@@ -94,6 +94,7 @@ def compare(options: CompareOptions) -> Comparison:
                     screened=screened,
                     scored=screened.scored,
                     primary=screened.primary,
+                    beside=screened.beside,
                     checks=checks,
                     verdict=screen_verdict(screened, failures(checks), result.worth_knowing),
                 )
@@ -111,10 +112,15 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
     scored = [scoring.scored(experiment, test, pair.names) for test in screened.tests]
     known = (one for one in scored if one.test is screened.primary_test)
     primary = next(known, None) or scoring.scored(experiment, screened.primary_test, pair.names)
+    beside = None
+    if screened.primary_test.scope == "replies":
+        beside = scoring.scored(experiment, replace(primary.test, scope="everything"), pair.names)
     found = network_findings(experiment, screened, primary)
     checks = [*comparison_checks(pair, experiment), *run_checks]
     lacks, failed = experiment.design.lacks(), failures(checks)
-    outcome = verdict(scored, primary, pair.names, lacks, failed, worth_knowing=untrained.worth_knowing)
+    outcome = verdict(
+        *(scored, primary, pair.names, lacks, failed), beside=beside, worth_knowing=untrained.worth_knowing
+    )
     several = len(found) > 1 and not (lacks or failed or too_few([primary]))
     return replace(
         untrained,
@@ -124,6 +130,7 @@ def conclude(untrained: Comparison, experiment: Experiment, run_checks: Sequence
         verdict=outcome,
         screened=screened,
         primary=primary,
+        beside=beside,
         networks=found,
         agreement=agreement(found, pair.names[1]) if several else "",
     )
@@ -136,10 +143,7 @@ def network_findings(experiment: Experiment, screened: Screened, primary: Scored
         one = primary
         if kind != primary.networks[0]:
             one = scoring.scored(experiment, primary.test, screened.names, (kind,))
-        power = one.differences.get("power")
-        if power is not None:
-            power = replace(power, ln_ratio_interval=one.level_interval)
-        found.append(NetworkFinding(kind, power))
+        found.append(NetworkFinding(kind, one.differences.get("power"), one.choice))
     return found
 
 
@@ -202,7 +206,7 @@ def train_arms(
     for look in design.looks():
         part = experiment.at(look)
         _carry_out(part, options)
-        ends = scoring.scored(part, screened.primary_test, pair.names).level_interval
+        ends = scoring.scored(part, screened.primary_test, pair.names).choice.interval
         if decides(ends, options.worth_knowing) and look.seeds != design.seeds:
             say(f"stopped after {len(look.pairs)} of {len(design.pairs)} pairs of training runs, which decide")
             break

@@ -169,19 +169,20 @@ def _shape(name: str, store: Store | None, hub: HubOptions) -> str | None:
 def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
     """The union of two corpora, rows of `a` first, and which rows each contains: bool [K], bool [K].
 
-    A conversation is in both if its id and text are equal; among the others, the n-th copy of a text in one corpus is
-    the n-th copy in the other.
+    A conversation is in both if its id, text and turns are equal; among the others, the n-th copy of a text in one
+    corpus is the n-th copy in the other.
     """
-    rows_a, rows_b = (frame.select("id", "text").with_row_index("row") for frame in (a, b))
-    same = rows_b.join(rows_a.unique(["id", "text"], keep="first"), on=["id", "text"], how="inner")
+    said = ["text", "turns"]
+    rows_a, rows_b = (frame.select("id", *said).with_row_index("row") for frame in (a, b))
+    same = rows_b.join(rows_a.unique(["id", *said], keep="first"), on=["id", *said], how="inner")
     same = same.unique("row_right", keep="first", maintain_order=True)
     left_a, left_b = (
         rows.join(same.select(pl.col(name).alias("row")), on="row", how="anti", maintain_order="left").with_columns(
-            nth=pl.int_range(pl.len()).over("text")
+            nth=pl.int_range(pl.len()).over(said)
         )
         for rows, name in ((rows_a, "row_right"), (rows_b, "row"))
     )
-    alike = left_b.join(left_a, on=["text", "nth"], how="inner")
+    alike = left_b.join(left_a, on=[*said, "nth"], how="inner")
     pairs = pl.concat([same.select("row", "row_right"), alike.select("row", "row_right")])
     alone = rows_b.join(pairs, on="row", how="anti", maintain_order="left")["row"]
     frame = pl.concat([a, b[alone.to_list()]])

@@ -23,6 +23,7 @@ from pipeline.experiments.formats import (
     law_cells,
     number,
     percent,
+    ppl_change,
     with_interval,
 )
 from pipeline.experiments.laws import DIFFERENCE_NUMBERS
@@ -58,16 +59,31 @@ def difference_rows(one: Scored) -> HeadAndRows:
     return DIFFERENCE_HEAD, [difference_cells(difference) for difference in one.differences.values()]
 
 
+SCOPES = {"replies": "replies", "everything": "everything that is said"}
+"""What is scored, for a reader."""
+
+
+def scope_rows(scored: Sequence[Scored]) -> HeadAndRows:
+    """The difference on replies and on everything that is said, on one test set."""
+    rows: Rows = []
+    for one in scored:
+        power = one.differences["power"]
+        choice = with_interval(one.choice.ln_ratio, one.choice.interval, change)
+        tokens = f"{one.test.tokens:,}"
+        rows.append((SCOPES[one.test.scope], tokens, ppl_change(power), choice, delta_alpha(power)))
+    return ("scored", "tokens", "PPL differs by", "beyond random rules", "delta alpha"), rows
+
+
 def network_rows(findings: Sequence[NetworkFinding]) -> HeadAndRows:
     """What each network finds on the primary test set."""
     rows: Rows = []
     for one in findings:
         if (power := one.difference) is None:
-            rows.append((one.label, "-", "-"))
+            rows.append((one.label, "-", "-", "-"))
         else:
-            level = with_interval(power.ln_ratio, power.ln_ratio_interval, change)
-            rows.append((one.label, level, delta_alpha(power)))
-    return ("network", "PPL differs by", "delta alpha"), rows
+            choice = with_interval(one.choice.ln_ratio, one.choice.interval, change)
+            rows.append((one.label, ppl_change(power), choice, delta_alpha(power)))
+    return ("network", "PPL differs by", "beyond random rules", "delta alpha"), rows
 
 
 def baselines(one: Scored) -> HeadAndRows:
@@ -188,6 +204,7 @@ def test_numbers(one: Scored) -> dict[str, Any]:
     """Both arms on a test set for a script."""
     return {
         "says": one.test.about,
+        "scored": one.test.scope,
         "tokens": one.test.tokens,
         "conversations": one.test.conversations,
         "clusters": one.test.distinct,
@@ -195,6 +212,15 @@ def test_numbers(one: Scored) -> dict[str, Any]:
         **one.laws.as_dict(),
         "notes": list(one.notes),
         "trainings": one.rows.with_columns(pl.col(pl.Float64).round_sig_figs(9)).to_dicts(),
+    }
+
+
+def scored_numbers(one: Scored) -> dict[str, Any]:
+    """The level on a test set, and what the choice of the rules did to it, as relative differences of PPL."""
+    return {
+        "scored_tokens": one.test.tokens,
+        **level_numbers("level", one.differences["power"].ln_ratio, one.level_interval),
+        **level_numbers("choice", one.choice.ln_ratio, one.choice.interval),
     }
 
 

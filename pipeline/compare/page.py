@@ -11,7 +11,7 @@ from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
 from pipeline.compare.numbers import corpora_rows, numbers
 from pipeline.compare.screen import page as screen_page
-from pipeline.compare.sections import by_network, plan, results, terms
+from pipeline.compare.sections import both_scopes, by_network, plan, results, terms
 from pipeline.report import charts
 from pipeline.report.charts import Chart
 from pipeline.report.parts import Figure, Page, Panel, Section, Table, Tile
@@ -32,10 +32,12 @@ def page(comparison: Comparison) -> Page:
     names, trained, about = comparison.pair.names, list[Section](), ""
     screened = comparison.screened
     if screened is not None:
-        trained, about = screen_page.sections(screened), screen_page.TERMS
+        trained = [*both_scopes(comparison.primary, comparison.beside), *screen_page.sections(screened)]
+        about = screen_page.TERMS
     if comparison.experiment is not None and screened is not None:
         test = "" if comparison.primary is None else comparison.primary.test.name
         trained = [
+            *both_scopes(comparison.primary, comparison.beside),
             *by_network(names, comparison.networks, comparison.agreement, test),
             *results(names, comparison.scored),
             *screen_page.shared_sections(screened),

@@ -1,7 +1,9 @@
 """Both arms on each test set: the scores of all training runs, the laws and their differences."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,7 @@ from pipeline.experiments.laws import CorpusLaws, fit_laws
 from pipeline.experiments.points_csv import Corpora
 from trainer.experiment.kinds import CVFP
 from trainer.experiment.points import arm_points, arm_scores
-from trainer.experiment.screen import Null, Placebos, widened
+from trainer.experiment.screen import Choice, Null, Placebos
 from trainer.prepare import split as splitting
 from trainer.prepare.arms import Arms
 from trainer.scaling import Difference, Kind, Points, ScalingError, paired_difference
@@ -30,29 +32,48 @@ standard deviation of 0.18 to 0.21 % from 25,000 tokens on.
 """
 
 
+Scope = Literal["replies", "everything"]
+"""What is scored: the replies of the assistant, or everything that is said."""
+
+
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """Test conversations that both arms are scored on; arrays are of all test conversations of the union."""
+    """Test conversations that both arms are scored on; arrays are of all K test conversations of the union.
+
+    `which` [K] are its conversations, `targets` [2, K] the scored tokens of other text and of replies, and `clusters`
+    [K] count from 0 and are equal for near-duplicates.
+    """
 
     __test__ = False
 
     name: str
     about: str
-    mask: NDArray[np.bool_]
+    which: NDArray[np.bool_]
     targets: NDArray[np.int64]
-    """Scored tokens."""
     clusters: NDArray[np.int64]
-    """From 0, the same number for near-duplicates."""
+    scope: Scope = "everything"
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The targets that are scored, bool [2, K]."""
+        return np.stack([self.which & (self.scope == "everything"), self.which])
+
+    @property
+    def of_conversation(self) -> NDArray[np.int64]:
+        """Scored tokens of each test conversation of the union, int64 [K]."""
+        sizes: NDArray[np.int64] = np.where(self.mask, self.targets, 0).sum(axis=0)
+        return sizes
 
     @property
     def conversations(self) -> int:
-        """Number of conversations."""
-        return int(self.mask.sum())
+        """Number of conversations with a scored token."""
+        return len(self.sizes)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Scored tokens of each of its conversations."""
-        return self.targets[self.mask]
+        """Scored tokens of each of its conversations that has some."""
+        sizes = self.of_conversation
+        return sizes[sizes > 0]
 
     @property
     def tokens(self) -> int:
@@ -62,17 +83,21 @@ class TestSet:
     @property
     def effective(self) -> float:
         """Effective sample size (Kish) in clusters of near-duplicates, weighted by tokens."""
-        return splitting.effective(self.sizes, self.clusters[self.mask])
+        return splitting.effective(self.sizes, self._clusters)
 
     @property
     def small(self) -> str:
         """A sentence about its effective sample size if that is low, else an empty string."""
-        return splitting.small(self.name, self.sizes, clusters=self.clusters[self.mask])
+        return splitting.small(self.name, self.sizes, clusters=self._clusters)
 
     @property
     def distinct(self) -> int:
         """Number of clusters of near-duplicates; a conversation without one is a cluster of its own."""
-        return len(np.unique(self.clusters[self.mask]))
+        return len(np.unique(self._clusters))
+
+    @property
+    def _clusters(self) -> NDArray[np.int64]:
+        return self.clusters[self.of_conversation > 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,27 +129,48 @@ class Scored:
 
     @property
     def level_interval(self) -> Interval | None:
-        """The interval of the ln of the PPL ratio by the power laws, with the spread of placebo rules."""
+        """The interval of the ln of the PPL ratio by the power laws, over orders and test conversations."""
+        return self.differences[POWER].ln_ratio_interval if self.differences else None
+
+    @property
+    def choice(self) -> Choice:
+        """The ln of the PPL ratio less the mean of placebo rules; without laws, NaN without an interval."""
         if not self.differences:
-            return None
+            return Choice(math.nan, None)
         power = self.differences[POWER]
-        return widened(power.ln_ratio_interval, self.placebos, power.level)
+        return Choice.of(power.ln_ratio, power.ln_ratio_interval, self.placebos, power.level)
 
 
 def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
-    """The test set that the verdict is about: the cleaner one if one corpus contains the other, else all of both."""
+    """The test set that the verdict is about: the cleaner one if one corpus contains the other, else all of both.
+
+    Replies are scored if they are enough for a conclusion, else everything.
+    """
+    found = _primary_conversations(pair, tests, arms)
+    of_replies = replace(found, scope="replies")
+    return of_replies if of_replies.effective >= splitting.MIN_CONVERSATIONS else found
+
+
+def test_sets_in_scope(pair: Pair, arms: Arms) -> tuple[TestSet, list[TestSet]]:
+    """The test set that the verdict is about, and those of both arms, on which the same is scored."""
+    tests = test_sets(pair, arms)
+    primary = primary_test(pair, tests, arms)
+    return primary, [primary if one.name == primary.name else replace(one, scope=primary.scope) for one in tests]
+
+
+def _primary_conversations(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
     first, second = pair.names
     members = pair.union.members
     small = second if pair.subset else first if not (members[first] & ~members[second]).any() else None
     known = [test for test in tests if test.name == f"{small}-test"]
     if known:
         return known[0]
-    mask = arms.tests[first] | arms.tests[second]
-    return TestSet("all test conversations", "of both corpora", mask, tests[0].targets, tests[0].clusters)
+    which = arms.tests[first] | arms.tests[second]
+    return TestSet("all test conversations", "of both corpora", which, tests[0].targets, tests[0].clusters)
 
 
 def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
-    """The first arm's test conversations, and the second's.
+    """The first arm's test conversations, and the second's; everything is scored.
 
     If the second corpus is a subset of the first, its test set is the part of the first's that it contains.
     """
@@ -134,13 +180,13 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
         about[second] = f"the same conversations as {first}-test"
     elif pair.subset:
         about[second] = f"the part of {first}-test that is in {second}: a cleaner test set alone looks easier"
-    targets = np.diff(arms.common.test.bounds())
+    targets = arms.common.test.target_counts()
     sets = []
     for name in pair.names:
-        mask = arms.tests[name]
-        longest = int(targets[mask].max(initial=0))
+        which = arms.tests[name]
+        longest = int(targets[:, which].sum(axis=0).max(initial=0))
         text = f"{about[name]}; the longest has {longest:,} tokens"
-        sets.append(TestSet(f"{name}-test", text, mask, targets, arms.common.clusters))
+        sets.append(TestSet(f"{name}-test", text, which, targets, arms.common.clusters))
     return [one for one in sets if one.conversations]
 
 

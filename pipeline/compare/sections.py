@@ -1,6 +1,7 @@
 """The results of training as sections of a page: differences, laws, baselines, every training run, the design."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ from pipeline.compare.checks import last_best
 from pipeline.compare.design import Experiment
 from pipeline.compare.figures import CHANGES, HOW_TO_READ, figure, laws, panel
 from pipeline.compare.numbers import (
+    SCOPES,
     HeadAndRows,
     baseline_sentences,
     baselines,
@@ -16,8 +18,9 @@ from pipeline.compare.numbers import (
     law_rows,
     network_rows,
     point_rows,
+    scope_rows,
 )
-from pipeline.compare.scored import Scored
+from pipeline.compare.scored import Scored, TestSet
 from pipeline.compare.verdict import NetworkFinding
 from pipeline.experiments.formats import coverage
 from pipeline.experiments.laws import LAWS
@@ -54,9 +57,9 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
             "difference",
             "The difference",
             f"{second} compared with {first} on the same test sets, with {level} intervals over pairs of training runs "
-            "and test conversations; that of the headline also has the spread of placebo rules. PPL differs by the "
-            f"weighted mean over all pairs{at}. A token's worth is the number of tokens of {first} that lower PPL as "
-            f"much as one of {second}.",
+            f"and test conversations. {scored_sentence(scored[0].test)} PPL differs by the weighted mean over all "
+            f"pairs{at}; the headline takes off the mean of placebo rules. A token's worth is the number of tokens of "
+            f"{first} that lower PPL as much as one of {second}.",
             tuple(filter(None, [differences(scored)])),
             tables=(joined(scored, difference_rows),),
             missing=tuple(f"{visible(note)}." for note in notes),
@@ -91,11 +94,40 @@ def results(names: tuple[str, str], scored: Sequence[Scored]) -> list[Section]:
     ]
 
 
+def scored_sentence(test: TestSet) -> str:
+    """What of a test set is scored."""
+    if test.scope == "replies":
+        return "PPL is that of replies, the messages of the assistant with their ends."
+    return "PPL is that of everything that is said."
+
+
+def both_scopes(primary: Scored | None, beside: Scored | None) -> list[Section]:
+    """The section on replies and on everything that is said; none if the verdict is about everything."""
+    if primary is None or beside is None or not (primary.differences and beside.differences):
+        return []
+    head, rows = scope_rows([primary, beside])
+    return [
+        Section(
+            "replies",
+            "Replies and everything that is said",
+            f"On {visible(primary.test.name)}. Replies are the messages of the assistant, which a chat model is "
+            "trained to produce; the verdict is about them. Tokens of roles and ends of conversations are learned but "
+            "not scored. Beyond random rules: less the mean of placebo rules, which is what the choice of the rules "
+            "did; the interval contains their spread. PPL differs by what a reader of both corpora gets.",
+            tables=(Table(head, tuple(rows)),),
+        )
+    ]
+
+
 def by_network(names: tuple[str, str], findings: Sequence[NetworkFinding], sentence: str, test: str) -> list[Section]:
     """The section on whether the networks agree; none for a single network."""
     if len(findings) < 2:  # noqa: PLR2004
         return []
-    rows = [(one.label, test, one.difference) for one in findings if one.difference is not None]
+    rows = [
+        (one.label, test, replace(one.difference, ln_ratio=one.choice.ln_ratio, ln_ratio_interval=one.choice.interval))
+        for one in findings
+        if one.difference is not None
+    ]
     panels = [panel(title, key, rows) for key, title in CHANGES.items()]
     head, table = network_rows(findings)
     second, first = map(visible, reversed(names))
@@ -104,8 +136,9 @@ def by_network(names: tuple[str, str], findings: Sequence[NetworkFinding], sente
             "networks",
             "By network",
             f"{visible(sentence)} {second} compared with {first} on {visible(test)}, by networks of the same size that "
-            "read the same pieces in the same orders. The interval of PPL has the spread of placebo "
-            f"rules. The verdict is that of {findings[0].label}, which was chosen before any training.",
+            "read the same pieces in the same orders. Beyond random rules: less the mean of placebo rules, with their "
+            f"spread in the interval, as in the figure. The verdict is that of {findings[0].label}, which was chosen "
+            "before any training.",
             tuple(filter(None, [figure("networks", "Differences by network", f"{HOW_TO_READ}.", panels)])),
             (Table(head, tuple(table)),),
         )
@@ -197,6 +230,8 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
         f"networks: {', '.join(KINDS[kind].label for kind in design.networks)}; the verdict is that of the first",
         f"preset: {preset.name}: {preset.about}",
         f"budgets: {', '.join(f'{budget:,}' for budget in design.budgets)} tokens, each run in an order of its own",
+        f"loss: {'replies alone' if preset.phase2.loss == 'replies' else 'all tokens'}; n-gram models learn all tokens",
+        f"scored: {SCOPES[scored[0].test.scope]}, without tokens of roles and ends of conversations",
         f"seeds: {', '.join(map(str, design.seeds))} by budget, paired between the corpora: order, weights and noise",
         f"intervals of differences: {coverage(design.level)}, so 95 % of conclusions hold though it may stop early",
         f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",

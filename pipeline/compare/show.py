@@ -9,7 +9,15 @@ from rich.text import Text
 
 from pipeline.compare import mixes
 from pipeline.compare.corpora import Pair
-from pipeline.compare.numbers import HeadAndRows, baseline_sentences, baselines, difference_rows, law_rows, network_rows
+from pipeline.compare.numbers import (
+    HeadAndRows,
+    baseline_sentences,
+    baselines,
+    difference_rows,
+    law_rows,
+    network_rows,
+    scope_rows,
+)
 from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import page as screen_page
@@ -29,6 +37,9 @@ def print_comparison(result: Comparison, *, as_json: bool) -> None:
     if result.screened is not None and "power" in result.screened.primary.differences:
         print_rows("\nBeside placebo rules, which drop as much at random", screen_page.placebo_rows(result.screened), 1)
         print_rows("\nBoth corpora read to their ends", screen_page.used_up_rows(result.screened), 1)
+    if result.beside is not None and result.primary is not None and "power" in result.beside.differences:
+        title = f"\nReplies and everything that is said, on {result.primary.test.name}"
+        print_rows(title, scope_rows([result.primary, result.beside]), 1)
     if len(result.networks) > 1 and result.primary is not None:
         print_rows(f"\nBy network, on {result.primary.test.name}", network_rows(result.networks), 1)
     if not result.scored:
@@ -73,7 +84,8 @@ def _print_corpora(pair: Pair) -> None:
 
 def _print_test_set(one: Scored, names: tuple[str, str], *, trained: bool) -> None:
     out, test = console(), one.test
-    title = f"\n{test.name}: {test.tokens:,} tokens of {test.conversations:,} conversations, {test.about}"
+    of = "tokens of replies in" if test.scope == "replies" else "tokens of"
+    title = f"\n{test.name}: {test.tokens:,} {of} {test.conversations:,} conversations, {test.about}"
     out.print(Text(safe(title), style="bold"))
     print_rows("laws, with 95 % intervals", law_rows(one), 2)
     print_rows(f"\n{names[1]} against {names[0]}; a token's worth is in tokens of {names[0]}", difference_rows(one), 1)

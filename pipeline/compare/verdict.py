@@ -1,6 +1,7 @@
 """The verdict of a comparison: which corpus is better per token, or how large a difference can be at most.
 
-The level is the primary endpoint: the ratio of the perplexities on one test set. The exponent is secondary, and is
+The level is the primary endpoint: the ratio of the perplexities on one test set, of replies if there are enough of
+them, less the mean of random rules that drop as much. The exponent is secondary, and is
 concluded from an interval of 97.5 %, because which corpus is better if used up is another secondary question.
 """
 
@@ -12,15 +13,18 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.experiments.formats import delta_alpha, ppl_change, share
+from pipeline.experiments.formats import change, delta_alpha, ppl_change, share, with_interval
 from pipeline.report.parts import Chip
 from trainer.experiment.kinds import KINDS
+from trainer.experiment.screen import Choice
 from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.scaling import Difference
 
 Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
 """Answers; "mixed" if each corpus is better on another test set."""
+RANDOM = "than if as much had been dropped at random"
+FROM_RANDOM = "from such random drops"
 WORTH_KNOWING = 0.005
 """Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
@@ -59,13 +63,16 @@ def verdict(
     *,
     advice: str = "more seeds narrow it (--seeds)",
     worth_knowing: float = WORTH_KNOWING,
+    beside: Scored | None = None,
 ) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    The second corpus is better if the interval of the ln of the PPL ratio is below 0, and worse if it is above. There
-    is no difference if it is inside plus or minus `worth_knowing`. The answer is mixed if the intervals on the test
-    sets exclude 0 on different sides. `lacks` is why the design allows no conclusion, `failed` are the checks that
-    failed, and `advice` says what would narrow the interval.
+    The level is `Scored.choice`: less the mean of placebo rules, if there are some. The second corpus is better if its
+    interval is below 0, and worse if it is above. There is no difference if it is inside plus or minus
+    `worth_knowing`. The answer is mixed if the intervals on the test sets exclude 0 on different sides. `lacks` is why
+    the design allows no conclusion, `failed` are the checks that failed, and `advice` says what would narrow the
+    interval. The sentence also gives the difference from the first corpus itself, and that on everything that is said,
+    which is `beside`.
     """
     if lacks:
         return Verdict(f"Nothing is concluded, because {lacks}{_indication(primary)}.", concludes=False)
@@ -76,36 +83,54 @@ def verdict(
         return Verdict(text, concludes=False, answer=NONE)
     if few := too_few([primary]):
         return Verdict(f"Nothing can be concluded, {few}{_indication(primary)}.", concludes=False)
-    ends = primary.level_interval
+    ends = primary.choice.interval
     if ends is None or not all(map(math.isfinite, ends)):
         why = "; ".join(primary.notes) or f"the difference has no interval on {primary.test.name}"
         return Verdict(f"Nothing can be concluded: {why}.", concludes=False)
     difference = primary.differences["power"]
     low, high = (math.expm1(end) for end in ends)
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
-    sides = {one.test.name: side(one.level_interval) for one in scored if one.differences}
-    bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher than with {first}"
+    sides = {one.test.name: side(one.choice.interval) for one in scored if one.differences}
+    what = "perplexity on replies" if primary.test.scope == "replies" else "perplexity"
+    than = RANDOM if primary.placebos else f"than with {first}"
+    bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher {than}"
     if set(sides.values()) == {-1, 1}:
         answer = MIXED
         each = " and ".join(f"{'lower' if one < 0 else 'higher'} on {test}" for test, one in sides.items())
-        text = f"Each corpus is better on other text: {at} the perplexity with {second} is {each}"
+        text = f"Each corpus is better on other text: {at} the {what} with {second} is {each}"
     elif low > 0 or high < 0:
         answer = BETTER if high < 0 else WORSE
-        change = relative_change(math.expm1(difference.ln_ratio), (low, high))
-        text = f"{second} is {answer} per token: {at} its perplexity is {change}"
+        found = relative_change(math.expm1(primary.choice.ln_ratio), (low, high))
+        text = f"{second} is {answer} per token: {at} its {what} is {found}"
+        text += f" {RANDOM}" if primary.placebos else ""
     elif max(-low, high) < worth_knowing:
         answer = NONE
-        text = f"There is no difference above {worth_knowing:.1%}: {at} the perplexity with {second} is at most "
-        text += bounds
+        text = f"There is no difference above {worth_knowing:.1%}: {at} the {what} with {second} is at most {bounds}"
     else:
         answer = UNCLEAR
-        text = f"Nothing can be told yet: {at} the perplexity with {second} is at most {bounds}; {advice}"
+        text = f"Nothing can be told yet: {at} the {what} with {second} is at most {bounds}; {advice}"
+    text += _against(primary, first) + _on_everything(beside)
     strict = None if primary.strict is None else primary.strict.delta_alpha_interval
     exponent = {-1: "steeper", 0: "", 1: "flatter"}[side(strict)]
     alpha = delta_alpha(difference)
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
     return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent, worth_knowing)
+
+
+def _against(primary: Scored, first: str) -> str:
+    """The difference from the first corpus itself, if the level is another one."""
+    if not primary.placebos:
+        return ""
+    return f"; against {first} it differs by {ppl_change(primary.differences['power'])}"
+
+
+def _on_everything(beside: Scored | None) -> str:
+    """The level on everything that is said, if the verdict is about replies."""
+    if beside is None or not beside.differences:
+        return ""
+    level = with_interval(beside.choice.ln_ratio, beside.choice.interval, change)
+    return f". On everything that is said, it differs by {level}{f' {FROM_RANDOM}' if beside.placebos else ''}"
 
 
 def decides(ends: Interval | None, worth_knowing: float) -> bool:
@@ -117,11 +142,12 @@ def decides(ends: Interval | None, worth_knowing: float) -> bool:
 class NetworkFinding:
     """The difference that a network finds on the primary test set, by the power laws; None if it has none.
 
-    The interval of the level contains the spread of placebo rules.
+    `choice` is its level less the mean of placebo rules.
     """
 
     kind: str
     difference: Difference | None
+    choice: Choice
 
     @property
     def label(self) -> str:
@@ -130,14 +156,14 @@ class NetworkFinding:
 
     @property
     def side(self) -> int:
-        """-1 if PPL is lower with the second corpus, 1 if it is higher, 0 if the interval of the level contains 0."""
-        return 0 if self.difference is None else side(self.difference.ln_ratio_interval)
+        """-1 if PPL is lower with the second corpus, 1 if it is higher, 0 if the interval of the choice contains 0."""
+        return side(self.choice.interval)
 
 
 def agreement(findings: Sequence[NetworkFinding], corpus: str) -> str:
     """Whether two or more networks agree about the level with a corpus, as a sentence.
 
-    They agree if the intervals of all exclude 0 on the same side.
+    They agree if the intervals of all choices exclude 0 on the same side.
     """
     lower, higher, unclear = (_listed([one.label for one in findings if one.side == at]) for at in (-1, 1, 0))
     sides = " and ".join(f"{word} for {of}" for word, of in (("lower", lower), ("higher", higher)) if of)

@@ -24,9 +24,14 @@ from stages.dedup.pairs import clusters
 from stages.files import plain_table, read_frame
 from stages.readers import is_run
 from stages.text.shingles import text_keys
+from trainer.prepare.template import ROLE_CODES, TURNS
+from trainer.prepare.vocabulary import ROLES
 
-COLUMNS = pl.Schema({"id": pl.String(), "first": pl.String(), "text": pl.String(), "source": pl.String()})
-"""Columns of a corpus, without nulls: `first` is the first content, `text` all contents joined by a newline."""
+COLUMNS = pl.Schema(
+    {"id": pl.String(), "first": pl.String(), "text": pl.String(), "turns": TURNS, "source": pl.String()}
+)
+"""Columns of a corpus, without nulls: `first` is the first content, `text` all contents joined by a newline, and
+`turns` the role and the length in characters of each message."""
 UNREADABLE = 0.01
 """Maximum share of unreadable rows that are omitted without an error, as in ingest."""
 ALIKE = 0.5
@@ -44,7 +49,7 @@ class Corpus:
     name: str
     """As it was typed."""
     digest: str
-    """16 hex digits of the texts in order; the same from any source."""
+    """16 hex digits of the texts and roles in order; the same from any source."""
     frame: pl.DataFrame
     notes: tuple[str, ...] = ()
 
@@ -168,34 +173,47 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def conversations(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns of `COLUMNS`, from the columns id, messages and source of a run."""
+    said = pl.element().struct.field("content").fill_null("")
+    role = pl.element().struct.field("role")
+    role = role.replace_strict(ROLE_CODES, default=ROLES.index("other"), return_dtype=pl.UInt8)
+    content = pl.col("messages").list.eval(said)
+    turns = pl.col("messages").list.eval(pl.struct(role=role, length=said.str.len_chars()))
+    return frame.select(
+        "id",
+        first=content.list.first().fill_null(""),
+        text=content.list.join("\n").fill_null(""),
+        turns=turns.cast(TURNS).fill_null([]),
+        source=pl.col("source").fill_null(""),
+    )
+
+
 def _conversations(store: Store, part: Literal["raw", "refined"]) -> Iterator[pl.DataFrame]:
-    content = pl.col("messages").list.eval(pl.element().struct.field("content"))
     for shard in store.shards():
         path = store.raw(shard) if part == "raw" else store.refined(shard)
-        frame = read_frame(path, ["id", "messages", "source"]).select(
-            "id",
-            first=content.list.first().fill_null(""),
-            text=content.list.join("\n").fill_null(""),
-            source=pl.col("source").fill_null(""),
-        )
+        frame = conversations(read_frame(path, ["id", "messages", "source"]))
         yield pl.DataFrame(plain_table(frame))  # else a column keeps the frame alive that it was selected from
 
 
 def _read(name: str, parts: Iterable[pl.DataFrame], limit: int | None, notes: tuple[str, ...] = ()) -> Corpus:
     """Concatenate shards, and compute the digest of their content."""
     frames, left = [COLUMNS.to_frame()], sys.maxsize if limit is None else limit
-    texts, lengths = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    texts, lengths, turns = (hashlib.blake2b(digest_size=16) for _ in range(3))
     for part in parts:
         frame = part.head(left)
         left -= len(frame)
         for column in ("first", "text"):
             lengths.update(frame[column].str.len_bytes().to_numpy().tobytes())
         texts.update("".join(frame["text"]).encode())
+        flat = frame["turns"].explode(empty_as_null=False).struct
+        for values in (frame["turns"].list.len(), flat.field("role"), flat.field("length")):
+            turns.update(values.to_numpy().tobytes())
         frames.append(frame)
         if not left:
             break
     corpus = pl.concat(frames, rechunk=False)
     if not corpus["text"].str.contains(r"\S").any():
         raise SourceError(f"{name} holds no text ({len(corpus):,} conversations, all empty): take another corpus")
-    state = hashlib.blake2b(texts.digest() + lengths.digest(), digest_size=8)
+    state = hashlib.blake2b(texts.digest() + lengths.digest() + turns.digest(), digest_size=8)
     return Corpus(name, state.hexdigest(), corpus, notes)

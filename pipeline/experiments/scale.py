@@ -22,7 +22,7 @@ from pipeline.terminal import console, safe, table
 from stages.files import save_json
 from trainer.experiment.jobs import Job
 from trainer.experiment.kinds import KINDS, KNESER_NEY, baselines, networks
-from trainer.experiment.points import points
+from trainer.experiment.points import points, resample
 from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset
 from trainer.scaling import Points, ScalingError
@@ -33,8 +33,8 @@ class ScalingResult:
     """The outcome of `scale`: the experiment's folder, the prepared data, the runs, and the law of each kind of model.
 
     The folder holds points.csv, law.json and trainings/. `runs` has one row per training run: kind, tokens, seed, ppl,
-    nats, bits_per_byte, accuracy, test_tokens, folder. `laws` have predictions and are by the label of the kind; those
-    of the `networks` are fitted to all seeds.
+    nats, bits_per_byte, accuracy, test_tokens, replies_ppl, folder. `laws` have predictions and are by the label of the
+    kind; those of the `networks` are fitted to all seeds. `replies` are the same of replies alone, None without any.
     """
 
     folder: Path
@@ -42,6 +42,11 @@ class ScalingResult:
     runs: pl.DataFrame
     laws: CorpusLaws
     networks: tuple[str, ...]
+    replies: CorpusLaws | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The laws for a script."""
+        return self.laws.as_dict() | {"replies": None if self.replies is None else self.replies.as_dict()}
 
 
 def scale(
@@ -70,24 +75,33 @@ def scale(
             )
         jobs = scale_jobs(folder, preset, data, counts, trained, seeds=seeds, device=options.device)
         carry_out(folder / "trainings", jobs, workers, options.device)
-        runs, resampled = points([folder / "trainings" / job.name for job in jobs], data.clusters)
+        folders = [folder / "trainings" / job.name for job in jobs]
+        runs, resampled = points(folders, data.clusters)
         names = pl.col("kind").replace_strict({name: kind.label for name, kind in KINDS.items()})
         runs.select(names.alias("corpus"), pl.exclude("kind")).write_csv(folder / "points.csv")  # as --points reads it
-        laws = fit_laws(points_by_kind(runs, resampled), predict)
-        save_json(folder / "law.json", laws.as_dict())
-    return ScalingResult(folder, data.record.as_dict(), runs, laws, trained)
+        laws, of_replies = fit_laws(points_by_kind(runs, resampled), predict), None
+        if data.test.replies:
+            alone = np.broadcast_to([[False], [True]], (2, len(data.test)))
+            moved = resample(folders, data.clusters, mask=alone)
+            of_replies = fit_laws(points_by_kind(runs.with_columns(ppl="replies_ppl"), moved), predict)
+        result = ScalingResult(folder, data.record.as_dict(), runs, laws, trained, of_replies)
+        save_json(folder / "law.json", result.as_dict())
+    return result
 
 
 def print_scaling(result: ScalingResult, *, as_json: bool) -> None:
     """Print the networks' laws and how the baselines compare, or everything as JSON."""
     if as_json:
-        report = {"folder": str(result.folder), "data": result.data, **result.laws.as_dict()}
+        report = {"folder": str(result.folder), "data": result.data, **result.as_dict()}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
     labels = [KINDS[kind].label for kind in result.networks]
     budgets = [one.tokens for one in result.laws.predictions[labels[0], "power"]]
     show(fit_laws({label: result.laws.points[label] for label in labels}, budgets))
     out = console()
+    if result.replies is not None:
+        out.print(Text("\nOn replies alone", style="bold"))
+        show(fit_laws({label: result.replies.points[label] for label in labels}, budgets))
     out.print(baseline_table(result.runs))
     beaten = lost_to(result.runs, result.networks[0])
     out.print(Text(safe(f"With seed 0, {beaten}" if result.runs["seed"].n_unique() > 1 else beaten)))

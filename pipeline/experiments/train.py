@@ -52,6 +52,7 @@ class TrainOptions:
     out: Path | None = None
     device: str = "cpu"
     network: str = CVFP.name
+    loss: str = "all"
 
     def folder(self, name: str) -> Path:
         """The experiment's folder: `out`, or a new one named by the corpus, the preset and the time."""
@@ -113,7 +114,7 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         RunFolderError: the folder is in use, or belongs to another corpus or to something else.
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
-    preset = presets.find(options.preset)
+    preset = presets.find(options.preset).trained_on(options.loss)
     check_device(options.device)
     given = outside(preset, options.choices)
     load_vocabulary(preset, options.choices)
@@ -138,6 +139,7 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         keys = arms.distinct(corpora.keys(source.frame["text"]))  # otherwise copies would be neighbours in every order
         with preparation():
             data = preparing.prepare(source.frame, keys, groups, preset, options.choices, folder / "data", given)
+        preparing.check_loss(data, preset)
         del source, groups, keys  # training runs read the folder alone
         for line in data.record.lines():
             say(line)
@@ -246,6 +248,8 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
         report = {"folder": str(result.folder), "data": result.data, **result.records}
         sys.stdout.write(json.dumps(report, indent=2) + "\n")
         return
+    network, preset = next(iter(result.records.values())), result.preset
+    replies = network["replies"]
     rows: list[tuple[object, ...]] = [
         (
             KINDS[kind].label,
@@ -253,15 +257,17 @@ def print_training(result: TrainingResult, *, as_json: bool) -> None:
             f"{record['bits_per_byte']:.4f}",
             number(record["ppl"]),
             "-" if record["accuracy"] is None else f"{record['accuracy']:.2%}",
+            *(() if replies is None else (f"{record['replies']['nats']:.4f}", number(record["replies"]["ppl"]))),
         )
         for kind, record in result.records.items()
     ]
-    network, preset = next(iter(result.records.values())), result.preset
     name = "Validation set, which also selects the epoch" if preset.validation is not None else "Test set"
     title = f"\n{name}: {network['test_tokens']:,} tokens of {network['test_conversations']:,} conversations"
+    title += "" if replies is None else f", {replies['test_tokens']:,} of them of replies"
     out = console()
-    head = ("", "nats per token", "bits per byte", "PPL", "accuracy")
-    out.print(table(title, head, rows, frozenset({1, 2, 3, 4})))
+    of_replies = () if replies is None else ("nats, replies", "PPL, replies")
+    head = ("", "nats per token", "bits per byte", "PPL", "accuracy", *of_replies)
+    out.print(table(title, head, rows, frozenset(range(1, len(head)))))
     out.print(Text(safe("\n".join(remarks(result.records, decays=preset.phase2.decay)))))
     out.print(Text(safe(f"\n{result.folder}: record.json, metrics.jsonl, scores.npz, weights.safetensors")))
 

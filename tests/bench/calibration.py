@@ -41,6 +41,7 @@ from pipeline.engine import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
+from tests.bench.edits import edited
 from trainer.experiment import screen as screening
 from trainer.experiment.jobs import order_seed, run
 from trainer.prepare import arms as arming
@@ -144,12 +145,14 @@ def halves(seed: int, size: int = SIZE) -> Pair:
 def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """A clean corpus with boilerplate in all conversations, 20 % with shuffled words, and 30 % copies."""
     rng = np.random.default_rng(seed)
-    shuffled = set(rng.permutation(len(clean))[: len(clean) // 5].tolist())
-    texts = [
-        " ".join(rng.permutation(text.split()).tolist()) if i in shuffled else text
-        for i, text in enumerate(clean["text"])
-    ]
-    made = clean.with_columns(text=pl.Series(f"{text}\n{BOILERPLATE}" for text in texts))
+    shuffled = np.isin(np.arange(len(clean)), rng.permutation(len(clean))[: len(clean) // 5])
+    made = pl.concat(
+        edited(clean.filter(hit), edit, last=lambda text: f"{text}\n{BOILERPLATE}")
+        for hit, edit in (
+            (~shuffled, lambda text: text),
+            (shuffled, lambda text: " ".join(rng.permutation(text.split()).tolist())),
+        )
+    )
     copies = made.sample(int(len(made) * 0.3 / 0.7), with_replacement=True, seed=seed)
     number = pl.int_range(pl.len()).cast(pl.String)
     return pl.concat([made, copies.with_columns(id=pl.format("{}-copy-{}", "id", number))])

@@ -27,6 +27,7 @@ from trainer.cvfp.model import Network
 from trainer.cvfp.settings import Shape
 from trainer.experiment.training import Data, Training
 from trainer.prepare.streams import Stream
+from trainer.prepare.template import TEXT
 from trainer.presets import PRESETS, Preset
 
 Precision = Literal["float32", "bfloat16"]
@@ -72,7 +73,8 @@ def text(tokens: int, vocabulary: int, seed: int) -> Stream:
     ids = np.minimum(generator.zipf(1.2, tokens), vocabulary - 1).astype(np.int32)
     ids[1::2] = (ids[::2][: len(ids[1::2])] * 7 + 1) % vocabulary
     starts = np.arange(0, tokens, 500)
-    return Stream(ids, starts, np.zeros(len(starts), np.int64), np.ones(vocabulary, np.int32), 0, separated=False)
+    said, widths = np.full(len(ids), TEXT, np.uint8), np.ones(vocabulary, np.int32)
+    return Stream(ids, starts, np.zeros(len(starts), np.int64), widths, said, 0, separated=False)
 
 
 def bound(shape: Shape, rates: list[tuple[float, float]]) -> list[float]:

@@ -36,6 +36,7 @@ from trainer.prepare import prepared as preparing
 from trainer.prepare.choices import Choices
 from trainer.prepare.ppmi import ppmi_svd
 from trainer.prepare.streams import Stream
+from trainer.prepare.template import TEXT
 from trainer.presets import PRESETS, Preset
 
 HELD = 20_000
@@ -53,7 +54,8 @@ def stream(ids: NDArray[Any], starts: NDArray[Any], a: int, b: int) -> Stream:
     """Ids a to b; a sample cut at a starts there."""
     inside = np.unique(np.append(starts[(starts >= a) & (starts < b)] - a, 0)).astype(np.int64)
     widths = np.ones(SIZE, np.int32)
-    return Stream(ids[a:b].astype(np.int32), inside, np.zeros(len(inside), np.int64), widths, 0, separated=False)
+    said = np.full(b - a, TEXT, np.uint8)
+    return Stream(ids[a:b].astype(np.int32), inside, np.zeros(len(inside), np.int64), widths, said, 0, separated=False)
 
 
 def given(arrays: Arrays, budget: int) -> Data:

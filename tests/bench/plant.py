@@ -48,11 +48,10 @@ def variants(kinds: list[str], share: float, folder: Path) -> tuple[Union, dict[
             sys.stdout.write(f"{kind}: {error}\n")
             continue
         made = pl.read_parquet(damage.path).filter(planted_kind=kind)
-        content = pl.col("messages").list.eval(pl.element().struct.field("content"))
         origin = made.select(id=pl.coalesce("planted_of", "id"))
         rows_of = clean.with_row_index("row").select("row", "id")
         of = origin.join(rows_of, on="id", how="left", maintain_order="left")["row"].to_numpy()
-        edits = made.select("id", first=content.list.first(), text=content.list.join("\n"), source="source")
+        edits = corpora.conversations(made)
         start = sum(map(len, frames))
         frames.append(edits)
         copies = made["planted_of"].is_not_null().all()
@@ -74,7 +73,7 @@ def table(kinds: list[str], share: float, workers: int) -> None:
     sys.stdout.write("| kind | conversations | tokens | PPL, damaged against clean, per token |\n")
     sys.stdout.write("| --- | --- | --- | --- |\n")
     for kind in list(masks)[1:]:
-        test = arms.tests["clean"] & arms.tests[kind]
+        test = np.stack([arms.tests["clean"] & arms.tests[kind]] * 2)
         law = difference(learned.points("clean", test), learned.points(kind, test))
         low, high = (f"{math.expm1(end):+.1%}" for end in law.ln_ratio_interval or (math.nan, math.nan))
         sys.stdout.write(

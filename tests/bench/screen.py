@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.experiments import corpus as corpora
+from tests.bench.edits import edited
 from trainer.experiment import screen as screening
-from trainer.experiment.screen import Placebos, Screen
+from trainer.experiment.screen import Choice, Placebos, Screen
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, Mask, Union, distinct
 from trainer.prepare.choices import Choices
@@ -47,13 +49,14 @@ LADDER = tuple(3125 * 2**i for i in range(9))
 KINDS: tuple[Kind, ...] = ("power", "saturating")
 CHARACTERS = 5_500_000
 """Characters of each variant, 1.2 million tokens; halves have half of it."""
+Edit = Callable[[str], str]
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
 
 
 def variants(seed: int = 0) -> tuple[Union, dict[str, Mask]]:
     """The union of all variants, whose edited texts keep key and group of their originals, and the variants' masks."""
     rng = np.random.default_rng(seed)
-    frame = corpora.read(None).frame.select("id", "first", "text", "source")
+    frame = corpora.read(None).frame.filter(pl.col("text").str.contains(r"\S"))
     keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
     lengths = frame["text"].str.len_chars().to_numpy().astype(np.int64)
     order = rng.permutation(len(frame))
@@ -63,29 +66,29 @@ def variants(seed: int = 0) -> tuple[Union, dict[str, Mask]]:
     rows: dict[str, NDArray[np.int64]] = {"clean": clean, "raw": _until(order, lengths, CHARACTERS)}
     origin = [np.arange(len(frame))]
 
-    def add(name: str, kept: NDArray[np.int64], edited: NDArray[np.int64], texts: list[str]) -> None:
+    def add(
+        name: str, kept: NDArray[np.int64], chosen: NDArray[np.int64], edit: Edit = _same, last: Edit = _same
+    ) -> None:
         start = sum(map(len, parts))
-        made = frame[edited.tolist()].with_columns(text=pl.Series(texts), first=pl.Series(texts))
+        made = edited(frame[chosen.tolist()], edit, last)
         parts.append(made.with_columns(id=pl.format(f"{{}}-{name.replace(' ', '-')}", "id")))
-        origin.append(edited)
-        rows[name] = np.concatenate([kept, np.arange(start, start + len(edited))])
+        origin.append(chosen)
+        rows[name] = np.concatenate([kept, np.arange(start, start + len(chosen))])
 
-    texts = frame["text"].to_list()
     core = _until(clean, lengths, int(0.7 * CHARACTERS))
     copied = rng.choice(core, int(0.43 * len(core)), replace=False)
-    add("copies 30 %", core, copied, [texts[i] for i in copied])
+    add("copies 30 %", core, copied)
     core = _until(clean, lengths, int(0.69 * CHARACTERS))
     copied = np.repeat(rng.choice(core, len(core) // 20, replace=False), 9)
-    add("5 % copied 10 times", core, copied, [texts[i] for i in copied])
+    add("5 % copied 10 times", core, copied)
     for share in (0.2, 0.5):
-        edited = rng.permutation(clean)[: int(share * len(clean))]
-        words = [" ".join(rng.permutation(texts[i].split())) for i in edited]
-        add(f"shuffled {share:.0%}", np.setdiff1d(clean, edited), edited, words)
+        chosen = rng.permutation(clean)[: int(share * len(clean))]
+        add(f"shuffled {share:.0%}", np.setdiff1d(clean, chosen), chosen, _shuffled(rng))
     none = np.empty(0, np.int64)
-    add("boilerplate", none, clean, [f"{texts[i]}\n{BOILERPLATE}" for i in clean])
+    add("boilerplate", none, clean, last=lambda text: f"{text}\n{BOILERPLATE}")
     for share in (0.02, 0.1):
-        add(f"noise {share:.0%}", none, clean, [_noisy(texts[i], share, rng) for i in clean])
-    add("cut to half", none, clean, [texts[i][: len(texts[i]) // 2] for i in clean])
+        add(f"noise {share:.0%}", none, clean, partial(_noisy, share=share, rng=rng))
+    add("cut to half", none, clean, lambda text: text[: len(text) // 2])
     rows["short half"] = clean[np.argsort(lengths[clean], kind="stable")[: len(clean) // 2]]
     rows["random half"] = _until(clean, lengths, CHARACTERS // 2)
     whole, source = pl.concat(parts), np.concatenate(origin)
@@ -94,6 +97,14 @@ def variants(seed: int = 0) -> tuple[Union, dict[str, Mask]]:
     copies = np.isin(np.arange(len(whole)), np.concatenate([rows[name] for name in rows if "cop" in name]))
     every[copies] = distinct(every[copies])
     return Union(whole, every, groups[source], {"clean": masks["clean"]}), masks
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _shuffled(rng: np.random.Generator) -> Edit:
+    return lambda text: " ".join(rng.permutation(text.split()))
 
 
 def _until(order: NDArray[np.int64], lengths: NDArray[np.int64], characters: int) -> NDArray[np.int64]:
@@ -127,7 +138,7 @@ def decisions(workers: int) -> None:
         short = screening.screen(arms, union, names, BUDGETS, seeds=12, workers=workers)
         enough = [name for name in names if short.tokens[name] > TRUTH]
         long = screening.screen(arms, union, enough, (TRUTH,), seeds=3, workers=workers)
-    mask = arms.tests["clean"]
+    mask = np.stack([arms.tests["clean"]] * 2)
     size = short.targets[mask].sum()
     truth = {name: long.nats[name][:, -1][:, mask].sum(axis=1).mean() / size for name in enough}
     whole = {name: short.whole[name][mask].sum() / size for name in names}
@@ -193,7 +204,7 @@ def placebos(times: int, workers: int) -> None:
             pools = {str(i): _without_some(lengths, 2 * start + i) for i in range(2 * count)}
             names = list(pools)
             found = screening.screen(replace(arms, pools=pools), union, names, TOP_BUDGETS, workers=workers)
-            every = np.ones(len(found.targets), np.bool_)
+            every = np.ones(found.targets.shape, np.bool_)
             laws = [
                 difference(found.points(a, every), found.points(b, every))
                 for a, b in zip(names[::2], names[1::2], strict=True)
@@ -201,7 +212,7 @@ def placebos(times: int, workers: int) -> None:
             effects = np.array([law.ln_ratio for law in laws])
             for i, law in enumerate(laws):  # the other pairs are placebo rules to this one
                 others = Placebos(0.0, np.delete(effects, i))
-                levels.append(_holds_zero(screening.widened(law.ln_ratio_interval, {"random": others})))
+                levels.append(_holds_zero(Choice.of(law.ln_ratio, law.ln_ratio_interval, {"random": others}).interval))
                 exponents.append(_holds_zero(law.delta_alpha_interval))
             sys.stdout.write(f"{len(levels)} pairs: level {_rate(levels)}; exponent {_rate(exponents)}\n")
             sys.stdout.flush()
@@ -215,7 +226,7 @@ def laws(workers: int) -> None:
     with tempfile.TemporaryDirectory(prefix="refine-laws-") as scratch:
         arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
         found = screening.screen(arms, union, ["raw"], LADDER, workers=workers)
-    y = found.nats["raw"].sum(axis=-1) / found.targets.sum()
+    y = found.nats["raw"].sum(axis=(-2, -1)) / found.targets.sum()
     slopes = np.diff(y.mean(axis=0)) / np.log(2)
     for budget, ln_ppl, slope in zip(LADDER[1:], y.mean(axis=0)[1:], slopes, strict=True):
         sys.stdout.write(f"{budget:,} tokens: PPL {np.exp(ln_ppl):.1f}, {slope:.3f} per doubling\n")

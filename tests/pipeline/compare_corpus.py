@@ -63,7 +63,8 @@ def simulated(
 ) -> Scored:
     """Two arms on a test set: the laws of `points`, and their paired difference without a control."""
     found = points(delta, shift, seeds=seeds, budgets=budgets, noise=noise, seed=seed)
-    test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), np.full(100, 1000), np.arange(100))
+    targets = np.stack([np.full(100, 1000), np.zeros(100, np.int64)])
+    test = TestSet(f"set{seed}-test", "simulated", np.ones(100, np.bool_), targets, np.arange(100))
     laws, strict, count = compared_laws(found), None, seeds * budgets
     control = Control(np.zeros(count), np.zeros(count), np.full(count, 2 * noise**2))
     differences: dict[Key, Difference] = {}

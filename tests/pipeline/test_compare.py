@@ -91,8 +91,12 @@ def test_a_report_holds_every_number(made: Path) -> None:
     assert found["primary_test_set"] == "refined-test"
     assert found["delta_alpha"] == pytest.approx(first["delta_alpha"])
     assert found["level"] == pytest.approx(np.expm1(first["ln_ratio"]))
-    low, high = found["level_interval"]
-    assert low < np.expm1(first["ln_ratio_interval"][0]) < np.expm1(first["ln_ratio_interval"][1]) < high
+    assert found["level_interval"] == pytest.approx(np.expm1(first["ln_ratio_interval"]))
+    low, high = np.log1p(found["choice_interval"])
+    assert high - low > first["ln_ratio_interval"][1] - first["ln_ratio_interval"][0]
+    assert low < np.log1p(found["choice"]) < high
+    assert (found["scored"], found["replies"]) == ("everything", None)  # too few test conversations have a reply
+    assert found["everything"]["level"] == found["level"]
     assert {"placebo", "per_corpus", "ceiling"} <= set(found)
     assert not [one["name"] for one in found["checks"] if one["passed"] is False]
     assert {"train/test leakage 0", "both arms take the same optimiser steps", "refined is a subset of raw"} <= {
@@ -103,7 +107,7 @@ def test_a_report_holds_every_number(made: Path) -> None:
 def test_the_page_says_how_sure_it_is_and_what_would_tell_more(result: Comparison, made: Path) -> None:
     """The interval of the headline, and the smallest difference that four times the seeds would find."""
     sure, more = (text for _, text in answers(result))
-    low, high = report(made)["level_interval"]
+    low, high = report(made)["choice_interval"]
     assert f"is {change(np.log1p(low))} to {change(np.log1p(high))}, from 10 pairs of networks" in sure
     rules = sum(one["rules"] for one in report(made)["placebo"].values())
     assert f" Of {rules} placebo rules, " in sure
@@ -494,7 +498,7 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_
     (path,) = (tmp_path / "work").glob("design-*.json")
     design = read_json(path)
     assert (design["budgets"], design["seeds"]) == ([200, 500, 1200], [2, 2, 2])
-    assert design["primary"].startswith("ln of the PPL ratio on b.jsonl-test")
+    assert design["primary"].startswith("ln of the PPL ratio on everything of b.jsonl-test")
     assert 0 < design["forecast"]["ceiling"] < design["forecast"]["level"]
     path.write_text(path.read_text().replace('"worth_knowing": 0.005', '"worth_knowing": 0.5'))
     with pytest.raises(RunFolderError, match="was changed after it was written"):

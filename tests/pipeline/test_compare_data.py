@@ -21,12 +21,14 @@ from trainer import presets
 from trainer.experiment.jobs import arm_jobs, order_seed
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, ArmsError, Union, distinct
+from trainer.prepare.template import TURNS
 
 
 def frame(*rows: tuple[str, str]) -> pl.DataFrame:
     """Conversations of (id, text)."""
     ids, texts = [row[0] for row in rows], [row[1] for row in rows]
-    return pl.DataFrame({"id": ids, "first": texts, "text": texts, "source": [""] * len(rows)})
+    turns = pl.Series([[{"role": 0, "length": len(text)}] for text in texts], dtype=TURNS)
+    return pl.DataFrame({"id": ids, "first": texts, "text": texts, "turns": turns, "source": [""] * len(rows)})
 
 
 def test_a_shared_conversation_counts_once() -> None:
@@ -38,6 +40,17 @@ def test_a_shared_conversation_counts_once() -> None:
     assert made["text"].to_list() == ["x", "y", "x", "z", "changed"]
     assert in_a.tolist() == [True, True, True, True, False]
     assert in_b.tolist() == [True, False, True, True, True]
+
+
+def test_a_text_whose_messages_are_told_apart_otherwise_is_another_conversation() -> None:
+    """Equal words of other speakers train another model."""
+    a = frame(("1", "Hello\nHi"), ("2", "Bye"))
+    turns = pl.Series([[{"role": 0, "length": 5}, {"role": 1, "length": 2}], [{"role": 1, "length": 3}]], dtype=TURNS)
+    made, (in_a, in_b) = unite(a, a.with_columns(turns=turns))
+    assert made["text"].to_list() == ["Hello\nHi", "Bye"] * 2
+    assert (in_a.tolist(), in_b.tolist()) == ([True, True, False, False], [False, False, True, True])
+    keys = lineage_keys(made, in_a, in_b)
+    assert keys[:2].tolist() == keys[2:].tolist(), "versions of a conversation come in the same place"
 
 
 def test_a_part_of_a_corpus_adds_nothing() -> None:

@@ -108,6 +108,7 @@ def test_a_screen_trains_no_network(tmp_path: Path) -> None:
     """It is refused with another network, as is a network that there is not; before a corpus is read."""
     for options, message in (
         (how(screen=True, network="gru"), "--network is gru, and --screen trains no network"),
+        (how(screen=True, loss="replies"), "--loss is replies, and the n-gram models of --screen learn all tokens"),
         (how(network="lstm"), "--network is 'lstm', expected cvfp, transformer, gru or all"),
     ):
         with pytest.raises(NetworkError, match=message):

@@ -42,23 +42,23 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
     base = ln_ppl[None, :, None] + rng.normal(0, 0.2, TESTED) + rng.normal(0, 0.02, (SEEDS, 6, 1))
     shift = np.repeat(effect, TESTED // 2)
     second = base + shift + rng.normal(0, noise, (SEEDS, 6, 1))
-    targets = np.full(TESTED, 1000)
+    targets = plain(np.full(TESTED, 1000))
     placebo = np.stack(
         [base[:12, -1] + rng.normal(0, spread) * np.array([[0.0], [1.0]])[:, :, None] for _ in range(19)]
     )
     names = ("raw", "refined")
     screen = Screen(
         budgets=BUDGETS,
-        nats={"raw": base * 1000, "refined": second * 1000},
+        nats={"raw": plain(base * 1000), "refined": plain(second * 1000)},
         whole={},
         apart={},
-        placebos={names: {"random": placebo * 1000}},
+        placebos={names: {"random": plain(placebo * 1000)}},
         targets=targets,
-        clusters=np.arange(TESTED),
+        clusters=np.broadcast_to(np.arange(TESTED), targets.shape),
         tokens={name: int(size) for name, size in zip(names, sizes, strict=True)},
         unique={name: int(size) for name, size in zip(names, sizes, strict=True)},
     )
-    stream = SimpleNamespace(bytes=targets * 4)
+    stream = SimpleNamespace(target_bytes=lambda: targets * 4, by_class=lambda values: values)
     record = SimpleNamespace(tokenizer="bpe8192", notes=(), as_dict=lambda: {"identity": ""})
     arms: Any = SimpleNamespace(common=SimpleNamespace(test=stream, record=record), preset=BLINK)
     masks = [np.arange(TESTED) < TESTED // 2, np.arange(TESTED) >= TESTED // 2]
@@ -68,6 +68,11 @@ def simulated(effect: Effect, noise: float = 0.004, spread: float = 0.0005, size
     ]
     whole = TestSet("all test conversations", "of both", np.ones(TESTED, np.bool_), targets, np.arange(TESTED))
     return Screened(arms, screen, Path("x"), names, tests, whole)
+
+
+def plain(values: np.ndarray) -> np.ndarray:
+    """Values [..., K] of text that is no reply, [..., 2, K]."""
+    return np.stack([values, np.zeros_like(values)], axis=-2)
 
 
 def told(effect: Effect, **more: Any) -> Verdict:
@@ -118,7 +123,7 @@ def test_a_failed_check_or_too_few_conversations_forbid_a_conclusion() -> None:
         "Nothing can be concluded"
     )
     few = simulated((-0.02, -0.02))
-    small = TestSet("all", "few", np.arange(TESTED) < 9, few.screen.targets, few.screen.clusters)
+    small = TestSet("all", "few", np.arange(TESTED) < 9, few.screen.targets, few.screen.clusters[0])
     made = Screened(few.arms, few.screen, few.folder, few.names, few.tests, small)
     assert "since a test set needs 20 conversations" in screen_verdict(made, []).sentence
 
@@ -131,16 +136,17 @@ def test_a_page_shows_copies_that_do_not_stay_together() -> None:
 
 
 def test_a_page_counts_the_placebo_rules_that_do_as_much() -> None:
-    """An effect of exactly their size counts as theirs."""
+    """An effect of exactly their size counts as theirs, measured from their mean."""
     made = simulated((-0.02, -0.02))
     one: Any = SimpleNamespace(screened=made, experiment=None, primary=made.primary)
     assert f"from {SEEDS} pairs of n-gram models on {TESTED} test conversations" in how_sure(one)
     assert how_sure(one).endswith(
-        "Of 19 placebo rules, which drop as many tokens at random, none changed the PPL of n-gram models as much."
+        "Of 19 placebo rules, which drop as many tokens at random, none changed the PPL of n-gram models as far "
+        "from their mean."
     )
-    effects = made.primary.placebos["random"].effects
-    for size, many in ((np.abs(effects).max(), "1"), (np.abs(effects).min(), "19")):
-        one.primary = replace(made.primary, placebos={"random": Placebos(float(size), effects)})
+    effects = np.linspace(-0.02, 0.0, 19)
+    for size, many in ((-0.02, "2"), (-0.01, "19")):
+        one.primary = replace(made.primary, placebos={"random": Placebos(size, effects)})
         assert f"at random, {many} changed" in how_sure(one)
 
 
@@ -166,7 +172,10 @@ def test_a_screen_writes_every_number_and_trains_nothing(my_run: Path, tmp_path:
     found = report(tmp_path)
     assert found["answer"] in {"better", "worse", "no difference", "cannot tell"}
     assert found["verdict"] == made.verdict.sentence
-    assert found["level_interval"][0] < found["level"] < found["level_interval"][1]
+    for key in ("level", "choice"):
+        assert found[f"{key}_interval"][0] < found[key] < found[f"{key}_interval"][1]
+    mean = found["placebo"]["random"]["mean"]
+    assert np.log1p(found["level"]) - np.log1p(found["choice"]) == pytest.approx(np.log1p(mean))
     assert found["delta_alpha_interval"][0] < found["delta_alpha"] < found["delta_alpha_interval"][1]
     assert {"random", "of_the_same_lengths"} == set(found["placebo"])
     assert found["placebo"]["random"]["rules"] == 19

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from pipeline.compare.design import Design
-from pipeline.compare.scored import Scored, compared_laws
+from pipeline.compare.scored import Scored, TestSet, compared_laws, primary_test
 from pipeline.compare.verdict import NetworkFinding, Verdict, agreement, decides, verdict
 from tests.pipeline.compare_corpus import points, simulated
 from trainer.experiment.kinds import NETWORKS
-from trainer.experiment.screen import Null, Placebos
+from trainer.experiment.screen import Choice, Null, Placebos
 from trainer.scaling import difference
 from trainer.scaling.paired import regress
 
@@ -146,10 +148,54 @@ def test_a_difference_on_the_other_test_set_alone_is_not_the_answer() -> None:
     assert conclude((0.0, 0.0), (0.0, -0.1), noise=0.001).answer == "better"
 
 
+def test_what_random_rules_do_too_is_not_the_choice_of_the_rules() -> None:
+    """Their mean is taken off; the sentence also gives the difference from the raw corpus itself."""
+    one = simulated(0.0, -0.02, noise=0.001)
+    effects = np.linspace(-0.021, -0.019, 19)
+    none = of(replace(one, placebos={"random": Placebos(-0.02, effects)}))
+    assert none.answer == "no difference"
+    assert " higher than if as much had been dropped at random; against raw it differs by \N{MINUS SIGN}1.9" in (
+        none.sentence
+    )
+    better = of(replace(one, placebos={"random": Placebos(-0.02, effects + 0.01)}))
+    assert better.answer == "better"
+    assert "its perplexity is 0.9" in better.sentence
+    assert "than if as much had been dropped at random; against raw it differs by \N{MINUS SIGN}1.9" in better.sentence
+    assert of(replace(one, placebos={"random": Placebos(-0.02, effects - 0.02)})).answer == "worse"
+
+
+def test_the_sentence_is_about_replies_and_gives_everything_beside() -> None:
+    """Each with its interval; the answer is that of replies."""
+    one, beside = simulated(0.0, -0.02, noise=0.001), simulated(0.0, 0.01, noise=0.001)
+    one = replace(one, test=replace(one.test, targets=one.test.targets[::-1], scope="replies"))
+    found = verdict([one], one, NAMES, beside=beside)
+    assert found.answer == "better"
+    assert "its perplexity on replies is 1.9" in found.sentence
+    assert ". On everything that is said, it differs by +1.0" in found.sentence
+    assert "that is said" not in of(beside).sentence
+
+
+def test_the_verdict_is_about_replies_if_there_are_enough() -> None:
+    """At 20 conversations of equal length; below, and in plain documents, it is about everything."""
+    pair: Any = SimpleNamespace(
+        names=NAMES,
+        subset=True,
+        union=SimpleNamespace(members=dict.fromkeys(NAMES, np.ones(100, np.bool_))),
+    )
+    for count, scope in ((20, "replies"), (19, "everything"), (0, "everything")):
+        targets = np.stack([np.full(100, 50), np.where(np.arange(100) < count, 50, 0)])
+        test = TestSet("refined-test", "", np.ones(100, np.bool_), targets, np.arange(100))
+        arms: Any = None  # they are needed for all test conversations of both corpora
+        found = primary_test(pair, [test], arms)
+        assert found.scope == scope
+        assert found.tokens == (20 * 50 if scope == "replies" else targets.sum())
+        assert found.conversations == (20 if scope == "replies" else 100)
+
+
 def test_a_few_test_conversations_allow_no_conclusion() -> None:
     """A bootstrap over a handful of conversations underestimates their variation."""
     one = simulated(-0.05, -0.1)
-    found = of(replace(one, test=replace(one.test, mask=np.arange(100) < 7)))
+    found = of(replace(one, test=replace(one.test, which=np.arange(100) < 7)))
     assert found.sentence.startswith(
         "Nothing can be concluded, since a test set needs 20 conversations: set0-test has 7"
     )
@@ -241,7 +287,7 @@ def test_equal_arms_seldom_differ() -> None:
 def finding(kind: str, low: float | None, high: float = 0.0) -> NetworkFinding:
     """A network with this interval of ln PPL, or without a difference."""
     power = simulated(0.0).differences["power"]
-    return NetworkFinding(kind, None if low is None else replace(power, ln_ratio_interval=(low, high)))
+    return NetworkFinding(kind, power, Choice(0.0, None if low is None else (low, high)))
 
 
 @pytest.mark.parametrize(

@@ -257,10 +257,10 @@ def test_resamples_are_of_whole_clusters(tmp_path: Path) -> None:
     found = resample([tmp_path], clusters)
     assert found is not None
     assert found[0].std() == pytest.approx(each.std() / 50 / np.sqrt(40), rel=0.1)
-    part = resample([tmp_path], clusters, rows=clusters < 20)
+    part = resample([tmp_path], clusters, mask=clusters < 20)
     assert part is not None
     assert part[0].mean() == pytest.approx(each[:20].mean() / 50, rel=0.01)
-    assert resample([tmp_path], clusters, rows=clusters == 3) is None
+    assert resample([tmp_path], clusters, mask=clusters == 3) is None
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "house"])

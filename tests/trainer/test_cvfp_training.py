@@ -22,11 +22,13 @@ from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint, CheckpointError
 from trainer.experiment.training import Data, Training, tape
 from trainer.prepare.streams import Stream
-from trainer.presets import PRESETS, Preset
+from trainer.prepare.template import TEXT
+from trainer.presets import PRESETS, Preset, Text
 
 SIZE = 60
 SMALL_PRESET = replace(
     PRESETS["house"],
+    text=Text(),
     shape=Shape(SIZE, 16, 24, 2, 2),
     phase1=replace(PRESETS["house"].phase1, passes=5, chunk=200, share=1.1),
     phase2=replace(PRESETS["house"].phase2, epochs=4, batch=64, dropout=0.1, decay_tokens=0),
@@ -48,7 +50,8 @@ def stream(conversations: int, seed: int = 0, length: int = 40) -> Stream:
     widths[0] = 0
     made = np.array(ids, np.int32)
     sizes = np.diff(np.array([*starts, len(ids) - 1])) - 1
-    return Stream(made, np.array(starts), sizes.astype(np.int64), widths, 0, separated=True)
+    said = np.full(len(made), TEXT, np.uint8)
+    return Stream(made, np.array(starts), sizes.astype(np.int64), widths, said, 0, separated=True)
 
 
 def data() -> Data:

@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 
 from pipeline.experiments import corpus as corpora
+from tests.bench.edits import edited
 from trainer.experiment import screen as screening
-from trainer.experiment.screen import Screen
+from trainer.experiment.screen import Choice, Placebos, Screen
 from trainer.prepare import arms as arming
-from trainer.prepare.arms import Arms, ArmsError, Union, distinct
+from trainer.prepare.arms import Arms, ArmsError, Mask, Union, distinct
 from trainer.prepare.choices import Choices
 from trainer.presets import HOUSE
 from trainer.scaling import Difference, difference
@@ -37,8 +38,7 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         rows = np.sort(rng.permutation(len(clean))[: int({"copies": 0.43, "shuffled": 0.2}[damage] * len(clean))])
         more = clean[rows.tolist()].with_columns(id=pl.format("{}-again", "id"))
         if damage == "shuffled":
-            words = [" ".join(rng.permutation(text.split())) for text in more["text"]]
-            more = more.with_columns(text=pl.Series(words))
+            more = edited(more, lambda text: " ".join(rng.permutation(text.split())))
         frame = pl.concat([clean, more])
         second = np.ones(len(frame), np.bool_)
         second[rows] = damage == "copies"
@@ -59,10 +59,15 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     return of
 
 
+def _tested(arms: Arms) -> Mask:
+    """Everything that is said in clean test conversations."""
+    return np.stack([arms.tests["clean"]] * 2)
+
+
 def law(made: Made, *, apart: bool = False) -> Difference:
     """Spoiled against clean on clean test conversations."""
     arms, _, found = made
-    clean, spoiled = (found.points(name, arms.tests["clean"], apart=apart) for name in NAMES)
+    clean, spoiled = (found.points(name, _tested(arms), apart=apart) for name in NAMES)
     return difference(clean, spoiled)
 
 
@@ -85,23 +90,37 @@ def test_copies_count_as_in_the_corpus(screened: Callable[[str], Made]) -> None:
 def test_shuffled_words_are_found_and_random_rules_are_not(screened: Callable[[str], Made]) -> None:
     """The interval of the damage excludes 0 with the spread of the placebo rules; theirs is around 0."""
     arms, _, found = screened("shuffled")
-    mask = arms.tests["clean"]
-    ends = law(screened("shuffled")).ln_ratio_interval
-    for null, one in found.placebo(NAMES, mask).items():
-        wide = screening.widened(ends, {null: one})
-        assert wide is not None
-        assert ends is not None
-        assert wide[0] < ends[0]
-        assert wide[0] > 0
+    damage, rules = law(screened("shuffled")), found.placebo(NAMES, _tested(arms))
+    ends, choice = damage.ln_ratio_interval, Choice.of(damage.ln_ratio, damage.ln_ratio_interval, rules)
+    assert ends is not None
+    assert choice.interval is not None
+    assert choice.ln_ratio == damage.ln_ratio - rules["random"].mean
+    assert choice.interval[1] - choice.interval[0] > ends[1] - ends[0]
+    assert choice.interval[0] > 0
+    for one in rules.values():
         assert one.p == 1 / 6
         assert abs(one.mean) < one.effect / 2
     assert not found.apart
 
 
+def test_a_random_rule_is_found_in_5_percent_of_the_cases() -> None:
+    """By the interval and by the rank, whatever random rules do on the mean."""
+    rng, found, ranks = np.random.default_rng(0), 0, 0
+    for _ in range(4000):
+        real, *effects = rng.normal(-0.015, 0.001, 20)
+        one = Placebos(real, np.array(effects))
+        ends = Choice.of(real, (real, real), {"random": one}).interval
+        assert ends is not None
+        found += ends[0] > 0 or ends[1] < 0
+        ranks += one.p <= 0.05
+    assert 0.04 < found / 4000 < 0.06
+    assert 0.04 < ranks / 4000 < 0.06
+
+
 def test_the_larger_of_two_clean_corpora_is_better_if_read_to_its_end(screened: Callable[[str], Made]) -> None:
     """Per token copies hurt; used up, both corpora hold the same, and the forecast says so within a few per cent."""
     arms, _, found = screened("copies")
-    used = found.used_up(NAMES, arms.tests["clean"])
+    used = found.used_up(NAMES, _tested(arms))
     assert used.measured is not None
     assert used.best == (used.measured, used.measured_interval)
     assert abs(used.ln_ratio) < level(screened("copies")) / 2
@@ -150,7 +169,7 @@ def test_pools_too_large_to_be_read_to_the_end_are_learned_in_part(
     assert len({total for _, total in told}) == 1
     assert told[-1][0] == told[-1][1]
     assert np.allclose(again.nats["clean"], found.nats["clean"][:2])
-    assert again.used_up(NAMES, arms.tests["clean"]).measured is None
+    assert again.used_up(NAMES, _tested(arms)).measured is None
 
 
 def test_too_small_a_pool_is_refused(screened: Callable[[str], Made]) -> None:

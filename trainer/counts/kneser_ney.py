@@ -21,7 +21,7 @@ LOOPS = Kernels(
     "trainer.counts.kneser_ney_kernel",
     {
         "learn": "i4** i8* i8* i8* i4* i4** i8**",
-        "score": "i4** i8* i8* i4* i4** f8** f8 f8*",
+        "score": "i4** i8* i8* u1* i4* i4** f8** f8 f8**",
     },
 )
 
@@ -34,6 +34,7 @@ class Grams:
     order that ends at a position, `size` the number of n-grams, and `tested` that of those in the test, which come
     first. `types` is the number of ids V. `first` [P] and `test_first` [K] are the positions of the first tokens of the
     pieces and of the test conversations; `events` [P] and `test_events` [K] are their tokens, the last one included.
+    `classes` are those of the test's tokens, one conversation after the other (`trainer.prepare.template`).
     """
 
     ids: NDArray[np.int32]
@@ -44,6 +45,7 @@ class Grams:
     events: Rows
     test_first: Rows
     test_events: Rows
+    classes: NDArray[np.uint8]
 
     @classmethod
     def of(cls, pool: Stream, pieces: Pieces, test: Stream, order: int = ORDER) -> Grams:
@@ -64,6 +66,7 @@ class Grams:
         return cls(
             *(ids, size, known, types),
             *(first[:count], lengths[:count] + 1, first[count:], lengths[count:] + 1),
+            np.ascontiguousarray(test.classes[1:]),
         )
 
 
@@ -99,13 +102,13 @@ class KneserNey:
         LOOPS.call("learn", self.grams.ids, first, events, skipped, self._counts, self._contexts, self._classes)
 
     def nats(self) -> NDArray[np.float64]:
-        """Sum of the nats of each test conversation, its end-of-text token included, float64 [K]."""
+        """Sums of the nats of each test conversation, of other text and of replies, float64 [2, K]."""
         discounts = np.zeros((len(self._classes), 4))
         discounts[:, 1:] = [closed_form(np.append(row, 0)).values for row in self._classes]
-        grams, made = self.grams, np.empty(len(self.grams.test_first))
+        grams, made = self.grams, np.zeros((3, len(self.grams.test_first)))
         state = self._counts, self._contexts, discounts, 1.0 / grams.types
-        LOOPS.call("score", grams.ids, grams.test_first, grams.test_events, *state, made)
-        return made
+        LOOPS.call("score", grams.ids, grams.test_first, grams.test_events, grams.classes, *state, made)
+        return made[1:]
 
 
 def _fill(words: NDArray[np.int32], stream: Stream, pieces: Pieces) -> None:

@@ -59,29 +59,33 @@ def score(  # noqa: PLR0917  compiled: arguments by position
     ids: NDArray[np.int32],
     first: NDArray[np.int64],
     events: NDArray[np.int64],
+    classes: NDArray[np.uint8],
     counts: NDArray[np.int32],
     contexts: NDArray[np.int32],
     discounts: NDArray[np.float64],
     uniform: float,
     nats: NDArray[np.float64],
 ) -> int:
-    """Write the sum of the nats of each sentence.
+    """Add the nats of each sentence's tokens of a class other than 0, which are the scored ones.
 
     Args:
         ids: [orders, positions]; the n-gram of each order that ends at a position.
         first: [sentences]; the position of a sentence's first token, which the beginning of the sentence precedes.
         events: [sentences]; its number of tokens.
+        classes: [tokens of all sentences]; the class of each.
         counts: [n-grams]; see `learn`.
         contexts: [tested n-grams + 1, 4]; see `learn`.
         discounts: [orders, 4]; the discount of an adjusted count of 0, 1, 2, and 3 or more.
         uniform: probability of each token under the distribution that the lowest order is interpolated with.
-        nats: [sentences], filled.
+        nats: [classes, sentences], added to.
     """
-    orders, empty = len(ids), len(contexts) - 1
+    orders, empty, token = len(ids), len(contexts) - 1, 0
     for i in range(len(first)):
-        total = 0.0
         for k in range(events[i]):
-            position = first[i] + k
+            position, of = first[i] + k, classes[token]
+            token += 1
+            if of == 0:
+                continue
             probability = uniform
             for n in range(min(orders, k + 2)):
                 context = ids[n - 1, position - 1] if n > 0 else empty
@@ -95,6 +99,5 @@ def score(  # noqa: PLR0917  compiled: arguments by position
                     + discounts[n, 3] * contexts[context, 3]
                 )
                 probability = (count - discounts[n, min(count, 3)] + left * probability) / whole
-            total -= math.log(probability)
-        nats[i] = total
+            nats[of, i] -= math.log(probability)
     return 0

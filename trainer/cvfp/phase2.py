@@ -37,6 +37,12 @@ class Scores:
     nats: Tensor
     right: Tensor
 
+    def trained(self, tape: Tape) -> "Scores":
+        """The scores of the targets that are trained on."""
+        if tape.learned is None:
+            return self
+        return Scores(self.nats[tape.learned[1:]], self.right[tape.learned[1:]])
+
     @property
     def loss(self) -> float:
         """Mean nats per token."""
@@ -142,7 +148,7 @@ def run(  # noqa: PLR0917  a network, its data, how far it is
         batches = _batches_with_contexts(network, tape, settings, state, contexts[0])
 
     def validate() -> Scores:
-        return evaluate(network, validation, contexts and contexts[1])
+        return evaluate(network, validation, contexts and contexts[1]).trained(validation)
 
     optimise("phase 2", network.output, batches, validate, settings, state, len(tape) - 1, tell)
     network.load_state_dict(state.weights, strict=False)
@@ -188,6 +194,10 @@ def _train(  # noqa: PLR0917  the same
     summed, seen = torch.zeros((), dtype=torch.float64, device=chosen[0].device), 0
     finite, good = torch.ones_like(summed, dtype=torch.bool), torch.zeros_like(summed, dtype=torch.int64)
     for z, targets in batches:
+        if not len(targets):  # no token of the batch is trained on
+            good += finite
+            state.step += 1
+            continue
         loss = cross_entropy(
             _drop(z, settings.dropout, state.generator), *head, targets, getattr(torch, settings.precision)
         )
@@ -204,7 +214,7 @@ def _train(  # noqa: PLR0917  the same
         state.step += 1
     if not finite:
         raise NotFiniteError(f"{name}, step {start + int(good) + 1}: the loss is not a finite number")
-    return float(summed) / seen, seen
+    return float(summed) / max(seen, 1), seen
 
 
 def _drop(z: Tensor, share: float, generator: torch.Generator) -> Tensor:
@@ -225,8 +235,8 @@ def _batches_with_contexts(
             order = torch.randperm(rows, generator=generator).to(tape.ids.device)
         for a in range(done * settings.batch, rows, settings.batch):
             b = min(a + settings.batch, rows)
-            at = tape.span(a, b) if order is None else order[a:b]
-            states = contexts.at(slice(a, b) if order is None else at)
+            at = tape.trained(tape.span(a, b) if order is None else order[a:b])
+            states = contexts.at(slice(a, b) if order is None and tape.learned is None else at)
             with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 z = network.token(states, inputs(network, tape, at, network.token_embedding))
             yield z.float(), tape.ids[at + 1]

@@ -66,12 +66,14 @@ class ScanReport:
 class Tape:
     """A stream of token ids [N] on a device, and the ascending positions where contexts restart; the first is 0.
 
-    If it `wraps`, phase 1 gives position 0 the last context of the pass before, as the original code does.
+    `learned`, bool [N], are the ids that are trained on when they are targets; None for all. If the tape `wraps`, phase
+    1 gives position 0 the last context of the pass before, as the original code does.
     """
 
     ids: Tensor
     starts: Tensor
     wraps: bool = False
+    learned: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -86,6 +88,10 @@ class Tape:
     def span(self, a: int, b: int) -> Tensor:
         """The positions a to b, int64 [b - a]."""
         return torch.arange(a, b, device=self.ids.device)
+
+    def trained(self, positions: Tensor) -> Tensor:
+        """Those of some positions, int64 [rows], whose targets are trained on."""
+        return positions if self.learned is None else positions[self.learned[positions + 1]]
 
     def age(self, positions: Tensor) -> Tensor:
         """Distance of each position from the last start, int64 [rows]."""

@@ -96,6 +96,8 @@ class Phase2:
             softmax, loss and evaluation are always float32.
         restore: whether the network ends with the weights of the best evaluation; otherwise with the last ones, as the
             original did, although it reports the best epoch.
+        loss: targets that are trained on and that choose the best evaluation: "all", or those of "replies". A batch
+            has as many tokens in either case, so that equal budgets take equally many steps.
     """
 
     live: bool = False
@@ -115,10 +117,13 @@ class Phase2:
     clip: float = 1.0  # L2 norm of the gradient
     precision: Literal["float32", "bfloat16"] = "float32"
     restore: bool = False
+    loss: Literal["all", "replies"] = "all"
 
     def __post_init__(self) -> None:
-        if self.live and (self.steps or self.evaluations or self.shuffle):
-            raise TrainerError("live contexts need whole epochs in order: omit steps, evaluations and shuffle")
+        if self.loss not in {"all", "replies"}:
+            raise TrainerError(f"the loss is {self.loss!r}, expected all or replies")
+        if self.live and (self.steps or self.evaluations or self.shuffle or self.loss != "all"):
+            raise TrainerError("live contexts need whole epochs in order: omit steps, evaluations, shuffle and loss")
 
     def sized(self, tokens: int) -> Phase2:
         """These settings with the weight decay for this number of training tokens."""

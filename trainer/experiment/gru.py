@@ -65,16 +65,18 @@ class Recurrent(nn.Module):
 
 
 def lanes(ids: Tensor, batch: int) -> Tensor:
-    """A stream cut into lanes [lanes, N] that are read in parallel, fewer of a short stream."""
+    """A stream [N] cut into lanes [lanes, N] that are read in parallel, fewer of a short stream."""
     count = max(min(LANES, batch, len(ids) // 64), 1)
     return ids[: len(ids) // count * count].view(count, -1)
 
 
-def batches(model: Recurrent, text: Tensor, settings: Phase2, state: State) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    model: Recurrent, text: Tensor, settings: Phase2, state: State, learned: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The model's output [rows, E] and targets [rows] of the batches of all lanes [lanes, N], endlessly.
 
-    The state is carried along each lane, and gradients are truncated at a step. The end-of-text token marks the borders
-    of conversations.
+    `learned`, bool [lanes, N], are the ids that are trained on when they are targets. The state is carried along each
+    lane, and gradients are truncated at a step. The end-of-text token marks the borders of conversations.
     """
     last, window = text.shape[1] - 1, max(settings.batch // len(text), 1)
     while True:
@@ -83,7 +85,9 @@ def batches(model: Recurrent, text: Tensor, settings: Phase2, state: State) -> I
             b = min(a + window, last)
             z, after = model(text[:, a:b], model.carried if a else None)
             model.carried = after.detach()
-            yield z.flatten(0, 1), text[:, a + 1 : b + 1].reshape(-1)
+            out, targets = z.flatten(0, 1), text[:, a + 1 : b + 1].reshape(-1)
+            chosen = slice(None) if learned is None else learned[:, a + 1 : b + 1].reshape(-1)
+            yield out[chosen], targets[chosen]
 
 
 @torch.no_grad()

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
 from trainer.experiment.kinds import GRU, KINDS, KNESER_NEY, RANDOM_BLOCK, TRANSFORMER
 from trainer.experiment.records import read, summarise, write
 from trainer.prepare import prepared as preparing
@@ -19,7 +17,7 @@ from trainer.prepare.prepared import ExperimentData
 from trainer.presets import Preset
 
 T = TypeVar("T")
-VERSION = 3
+VERSION = 4
 """Version of the training code; increase it when the same settings would train another network."""
 
 
@@ -166,8 +164,8 @@ def _count(job: Job, data: ExperimentData, where: Path) -> dict[str, Any]:
     where.mkdir(parents=True, exist_ok=True)
     model = baselines.kneser_ney if job.kind == KNESER_NEY.name else baselines.unigram
     nats = model(given.train, given.test, size)
-    record: dict[str, Any] = {**summarise(nats, np.zeros(len(nats)), given.test)}
-    record |= {"accuracy": None}  # count models give the probability of a target, not the most probable id
+    # Count models give the probability of a target, not the most probable id.
+    record: dict[str, Any] = {**summarise(nats, None, given.test)}
     record |= {"kind": job.kind, "tokens": given.train.tokens, "seed": job.seed, "identity": job.identity}
     record |= {"seconds": {"baseline": time.perf_counter() - began}, **about(job, data)}
     write(where, record, [], nats, given.test)

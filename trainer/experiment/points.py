@@ -19,10 +19,17 @@ RESAMPLES = 1000
 
 
 def points(folders: Sequence[Path], clusters: NDArray[np.int64]) -> tuple[pl.DataFrame, NDArray[np.float64] | None]:
-    """Results of finished training runs, one row each, and what `resample` computes from them."""
+    """Results of finished training runs, one row each, and what `resample` computes from them.
+
+    `replies_ppl` is that of replies alone, null without any.
+    """
     records = [read(folder) for folder in folders]
     columns = ("kind", "tokens", "seed", "ppl", "nats", "bits_per_byte", "accuracy", "test_tokens")
-    frame = pl.DataFrame([{key: record.get(key) for key in columns} for record in records], infer_schema_length=None)
+    rows = [
+        {**{key: record.get(key) for key in columns}, "replies_ppl": (record.get("replies") or {}).get("ppl")}
+        for record in records
+    ]
+    frame = pl.DataFrame(rows, infer_schema_length=None, schema_overrides={"replies_ppl": pl.Float64})
     return frame.with_columns(folder=pl.Series([folder.name for folder in folders])), resample(folders, clusters)
 
 
@@ -30,21 +37,27 @@ def resample(
     folders: Sequence[Path],
     clusters: NDArray[np.int64],
     seed: int = 0,
-    rows: NDArray[np.bool_] | slice = slice(None),
+    mask: Mask | None = None,
 ) -> NDArray[np.float64] | None:
-    """`resample_scores` of finished training runs, on the test conversations `rows`."""
+    """`resample_scores` of finished training runs, on the `mask` [2, K] of classes and test conversations.
+
+    `clusters` are [K]; by default everything is scored.
+    """
     each_run = [scores(folder) for folder in folders]
-    return resample_scores(np.stack([one[rows] for one, _ in each_run]), each_run[0][1][rows], clusters[rows], seed)
+    targets = each_run[0][1]
+    mask = np.ones(targets.shape, np.bool_) if mask is None else mask
+    of = np.broadcast_to(clusters, targets.shape)[mask]
+    return resample_scores(np.stack([one[mask] for one, _ in each_run]), targets[mask], of, seed)
 
 
 def resample_scores(
     nats: NDArray[np.float64], targets: NDArray[np.int64], clusters: NDArray[np.int64], seed: int = 0
 ) -> NDArray[np.float64] | None:
-    """Ln PPL of n models on bootstrap resamples of K test conversations, float64 [n, `RESAMPLES`].
+    """Ln PPL of n models on bootstrap resamples of K parts of test conversations, float64 [n, `RESAMPLES`].
 
     Clusters of near-duplicates are drawn with replacement, the same ones for every model, because neither the tokens of
     a conversation nor its copies are independent. None if fewer than two clusters have a target. `nats` [n, K] and
-    `targets` [K] are sums by conversation; `clusters` [K] are equal for near-duplicates.
+    `targets` [K] are sums by part; `clusters` [K] are equal for near-duplicates.
     """
     _, clusters = np.unique(clusters, return_inverse=True)
     nats = np.stack([np.bincount(clusters, one) for one in nats])
@@ -61,8 +74,8 @@ def resample_scores(
 
 
 def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFrame:
-    """Results of training runs on some of the test conversations, one row each."""
-    size = int(test.bytes[mask].sum())
+    """Results of training runs on the `mask` [2, K] of classes and test conversations, one row each."""
+    size = max(int(test.by_class(test.target_bytes())[mask].sum()), 1)
     rows: list[dict[str, Any]] = []
     for folder in folders:
         record, (each, counts) = read(folder), scores(folder)
@@ -76,7 +89,7 @@ def arm_scores(folders: Sequence[Path], test: Stream, mask: Mask) -> pl.DataFram
 
 
 def arm_points(folders: Sequence[Path], common: ExperimentData, mask: Mask) -> Points:
-    """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
+    """Points of an arm's law on the `mask` [2, K] of classes and test conversations, with the same resamples."""
     frame = arm_scores(folders, common.test, mask)
-    moved = resample(folders, common.clusters, rows=mask)
+    moved = resample(folders, common.clusters, mask=mask)
     return Points(frame["tokens"].to_numpy(), frame["ppl"].to_numpy(), None, moved)

@@ -13,39 +13,44 @@ from numpy.typing import NDArray
 from stages.files import save
 from trainer import TrainerError
 from trainer.prepare.streams import Stream
+from trainer.prepare.template import REPLY, UNSCORED
 
 METRICS = "metrics.jsonl"
 
 
-def summarise(nats: np.ndarray, right: np.ndarray, stream: Stream) -> dict[str, float | int]:
-    """Results on a test set, or a TrainerError if a loss is not finite.
+def summarise(nats: np.ndarray, right: np.ndarray | None, stream: Stream) -> dict[str, Any]:
+    """Results on the scored targets of a test set, or a TrainerError if a loss is not finite.
 
-    `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability.
+    `nats` and `right` are [N - 1]; the latter tells whether a target had the highest probability, None if unknown.
+    "replies" are the results on replies alone, None without any.
     """
-    total = float(nats.sum(dtype=np.float64))
-    if not math.isfinite(total):
+    if not math.isfinite(float(nats.sum(dtype=np.float64))):
         raise TrainerError(
             "the loss on the test set is not a finite number: try other embeddings, another seed or another preset"
         )
-    scored = int(stream.target_bytes().sum(dtype=np.int64))
-    return {
-        "nats": total / len(nats),
-        "bits_per_byte": total / math.log(2) / max(scored, 1),
-        "ppl": math.exp(min(total / len(nats), 700.0)),
-        "accuracy": float(right.mean()),
-        "test_tokens": len(nats),
-        "test_conversations": len(stream),
-    }
+    width, of = stream.target_bytes(), stream.classes[1:]
+
+    def on(which: NDArray[np.bool_]) -> dict[str, float | int | None]:
+        total, count = float(nats[which].sum(dtype=np.float64)), max(int(which.sum()), 1)
+        return {
+            "nats": total / count,
+            "bits_per_byte": total / math.log(2) / max(int(width[which].sum(dtype=np.int64)), 1),
+            "ppl": math.exp(min(total / count, 700.0)),
+            "accuracy": None if right is None else float(right[which].mean()),
+            "test_tokens": int(which.sum()),
+        }
+
+    replies = on(of == REPLY) if stream.replies else None
+    return {**on(of != UNSCORED), "test_conversations": len(stream), "replies": replies}
 
 
 def write(folder: Path, record: dict[str, Any], lines: list[dict[str, Any]], nats: np.ndarray, stream: Stream) -> None:
     """Write scores.npz, metrics.jsonl and, last, record.json."""
-    bounds = stream.bounds()
-    sums = np.concatenate([[0.0], np.cumsum(nats, dtype=np.float64)])
+    sums, targets = stream.by_class(nats.astype(np.float64)), stream.target_counts()
 
     def scores(aside: Path) -> None:
         with aside.open("wb") as file:
-            np.savez(file, nats=np.diff(sums[bounds]), targets=np.diff(bounds))
+            np.savez(file, nats=sums, targets=targets)
 
     save(folder / "scores.npz", scores)
     save_metrics(folder, lines)
@@ -81,7 +86,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def scores(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Read nats and number of targets of each test conversation, or raise a DamagedError."""
+    """Read nats and number of targets by class and test conversation, both [2, K], or raise a DamagedError."""
     try:
         with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
             return arrays["nats"], arrays["targets"]

@@ -52,16 +52,25 @@ Null = Literal["random", "of the same lengths"]
 class Placebos:
     """Differences of ln PPL, the second arm minus the first, by pairs of arms that drop as many tokens at random.
 
-    `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders.
+    `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders. Their mean is
+    not 0 in a corpus with copies, since random rules leave fewer of them. `error` is the variance of that mean over
+    orders, if it is compared with models of other orders; in the same orders it cancels.
     """
 
     effect: float
     effects: Floats
+    error: float = 0.0
 
     @property
     def p(self) -> float:
-        """Probability of an effect of this size or larger if the real rules dropped at random: by rank, two-sided."""
-        return float(1 + np.sum(np.abs(self.effects) >= abs(self.effect))) / (len(self.effects) + 1)
+        """Probability of an effect this far from the mean if the real rules dropped at random: by rank, two-sided."""
+        return float(1 + self.as_far) / (len(self.effects) + 1)
+
+    @property
+    def as_far(self) -> int:
+        """Number of placebo rules as far as the real ones from the mean of all, the real ones included."""
+        mean = np.append(self.effects, self.effect).mean()
+        return int(np.sum(np.abs(self.effects - mean) >= abs(self.effect - mean)))
 
     @property
     def mean(self) -> float:
@@ -74,21 +83,43 @@ class Placebos:
         return float(self.effects.std(ddof=1))
 
 
-def widened(ends: Interval | None, placebos: Mapping[Null, Placebos], level: float = 0.95) -> Interval | None:
-    """An interval over orders and test conversations, with the spread of placebo rules added in quadrature.
+@dataclass(frozen=True)
+class Choice:
+    """What the choice of a rule did to ln PPL, beyond dropping as much: a difference less the mean of placebo rules.
 
-    The spread is that of the kind that spreads more.
-
-    An interval over orders alone is about these two corpora, and any two corpora differ. Only the spread is added: the
-    mean effect of random rules is not 0 in a corpus with copies, since they leave fewer of them (`Placebos.mean`).
+    Its interval contains that of the difference, over orders and test conversations, and in quadrature the spread of
+    placebo rules and the error of their mean.
     """
-    if ends is None or not placebos:
-        return ends
-    widest = max(placebos.values(), key=lambda one: one.sd)
-    middle = (ends[0] + ends[1]) / 2
-    spread = stats.t.ppf((1 + level) / 2, len(widest.effects) - 1) * widest.sd
-    half = float(np.hypot((ends[1] - ends[0]) / 2, spread))
-    return middle - half, middle + half
+
+    ln_ratio: float
+    interval: Interval | None
+
+    @classmethod
+    def of(
+        cls, ln_ratio: float, ends: Interval | None, placebos: Mapping[Null, Placebos], level: float = 0.95
+    ) -> Choice:
+        """The choice behind a difference with an interval of a level; without placebo rules, the difference itself.
+
+        The mean is that of random conversations; the spread is that of the kind that spreads more. Of P rules with
+        standard deviation s it is t s sqrt(1 + 1/P), within which another random rule lies at the level.
+        """
+        if not placebos:
+            return cls(ln_ratio, ends)
+        taken_off, widest = placebos["random"], max(placebos.values(), key=lambda one: one.sd)
+        value = ln_ratio - taken_off.mean
+        if ends is None:
+            return cls(value, None)
+        rules = len(widest.effects)
+        spread, error = (
+            stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(variance))
+            for left, variance in (
+                (rules - 1, widest.sd**2 * (1 + 1 / rules)),
+                (PLACEBO_SEEDS - 1, taken_off.error),
+            )
+        )
+        half = float(np.linalg.norm([(ends[1] - ends[0]) / 2, spread, error]))
+        middle = (ends[0] + ends[1]) / 2 - taken_off.mean
+        return cls(value, (middle - half, middle + half))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +154,13 @@ class UsedUp:
 
 @dataclass(frozen=True, eq=False)
 class Screen:
-    """The scores of all models: sums of nats of K test conversations.
+    """The scores of all models: sums of nats by class (other text, replies) and test conversation, [2, K].
 
-    `nats` [seeds, budgets, K] and `whole` [K] are by arm; `whole` is empty if the pools are too large. `apart` are as
-    `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2, seeds, K],
-    the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are the tokens of
-    each pool, with and without copies. `own` [n, K] are by arm, the scores of models of the streams of n training runs.
+    `nats` [seeds, budgets, 2, K] and `whole` [2, K] are by arm; `whole` is empty if the pools are too large. `apart`
+    are as `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2,
+    seeds, 2, K], the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are
+    the tokens of each pool, with and without copies. `own` [n, 2, K] are by arm, the scores of models of the streams of
+    n training runs. A mask of targets is [2, K], as are `targets` and `clusters`.
     """
 
     budgets: tuple[int, ...]
@@ -158,22 +190,26 @@ class Screen:
         return Control(off, variance / len(every), np.maximum(variance, 1e-12))
 
     def points(self, arm: str, mask: Mask, *, apart: bool = False) -> Points:
-        """Points of an arm's law on some of the test conversations, with the same resamples for all arms."""
+        """Points of an arm's law on some of the targets, with the same resamples for all arms."""
         nats = (self.apart if apart else self.nats)[arm][..., mask]
-        seeds, rungs, _ = nats.shape
+        seeds, rungs = nats.shape[:2]
         flat = nats.reshape(seeds * rungs, -1)
         ppl = np.exp(flat.sum(axis=1) / self.targets[mask].sum())
         moved = resample_scores(flat, self.targets[mask], self.clusters[mask])
         return Points(np.tile(self.budgets, seeds).astype(float), ppl, np.repeat(np.arange(seeds), rungs), moved)
 
     def placebo(self, names: tuple[str, str], mask: Mask) -> dict[Null, Placebos]:
-        """The real effect at the largest budget beside those of the placebo rules, by kind of placebo."""
+        """The real effect at the largest budget beside those of the placebo rules, by kind of placebo.
+
+        With models of training runs (`own`), it is their difference that the rules are compared with.
+        """
         size, found = self.targets[mask].sum(), {}
         for null, nats in self.placebos.get(names, {}).items():
             first, second = (self.nats[name][: nats.shape[2], -1][:, mask].sum(axis=1) for name in names)
             both = nats[..., mask].sum(axis=-1) / size
-            effects = (both[:, 1] - both[:, 0]).mean(axis=1)
-            found[null] = Placebos(float((second - first).mean() / size), effects)
+            effects = both[:, 1] - both[:, 0]
+            error = float(effects.mean(axis=0).var(ddof=1)) / effects.shape[1] if self.own else 0.0
+            found[null] = Placebos(float((second - first).mean() / size), effects.mean(axis=1), error)
         return found
 
     def used_up(self, names: tuple[str, str], mask: Mask) -> UsedUp:
@@ -284,6 +320,7 @@ def screen(
     chosen = [order for each in [*of_arms, *of_placebos] for order in each]
     if pool.tokens > MAX_WHOLE:
         used, wholes = np.unique(np.concatenate(chosen)), {}
+    targets = common.test.target_counts()
     total = sum(map(len, (*chosen, *wholes.values())))
     learner = _Learner(Grams.of(pool, pieces.take(used), common.test), used, workers, lambda done: tell(done, total))
     return Screen(
@@ -293,13 +330,13 @@ def screen(
         {name: learner.learn(each, rungs) for name, each in scattered.items()},
         {
             pair: {
-                null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, len(common.test))
+                null: learner.learn(each, rungs[-1:])[:, -1].reshape(placebos, 2, -1, 2, len(common.test))
                 for null, each in of_pair.items()
             }
             for pair, of_pair in dropped.items()
         },
-        np.diff(common.test.bounds()),
-        common.clusters,
+        targets,
+        np.broadcast_to(common.clusters, targets.shape),
         tokens,
         unique,
         {
@@ -318,7 +355,7 @@ class _Learner:
         self.learned: list[int] = []  # pieces of each order; threads append to it
 
     def learn(self, orders: Sequence[Rows], budgets: tuple[int, ...] | None) -> Floats:
-        """Nats of the test conversations at each budget, float64 [orders, budgets, K]; None for the whole order.
+        """Nats of the test conversations at each budget, float64 [orders, budgets, 2, K]; None for the whole order.
 
         An order that was learned up to the same last budget may have more budgets.
         """

@@ -61,7 +61,7 @@ class SinglePhase(ResumableRun):
             KINDS[self.kind].label,
             head,
             batches,
-            lambda: self.evaluate(self.tapes[1]),
+            lambda: self.evaluate(self.tapes[1]).trained(self.tapes[1]),
             settings,
             state,
             self.rows,
@@ -122,7 +122,9 @@ class GruRun(SinglePhase):
 
     def batches(self, settings: Phase2, state: State) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of consecutive tokens of all lanes."""
-        return gru.batches(self.network, self.lanes, settings, state)
+        learned = self.tapes[0].learned
+        chosen = None if learned is None else gru.lanes(learned, self.preset.phase2.batch)
+        return gru.batches(self.network, self.lanes, settings, state, chosen)
 
     def evaluate(self, text: Tape) -> Scores:
         """The scores of a stream."""

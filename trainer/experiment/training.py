@@ -30,6 +30,7 @@ from trainer.experiment.gru import Recurrent
 from trainer.experiment.kinds import CVFP, RANDOM_BLOCK
 from trainer.experiment.records import add_metrics, save_metrics, summarise, write
 from trainer.prepare.streams import Stream
+from trainer.prepare.template import REPLY
 from trainer.presets import Preset
 from trainer.transformer.model import Transformer
 
@@ -41,11 +42,12 @@ INTERVAL = 30.0
 """Seconds between checkpoints."""
 
 
-def tape(stream: Stream, device: str, *, reset: bool) -> Tape:
-    """A stream on a device; with `reset`, contexts restart at each conversation."""
+def tape(stream: Stream, device: str, *, reset: bool, loss: str = "all") -> Tape:
+    """A stream on a device; with `reset`, contexts restart at each conversation. The loss is that of `Phase2`."""
+    learned = torch.from_numpy(stream.classes == REPLY).to(device) if loss == "replies" else None
     starts = stream.starts[stream.starts < stream.tokens - 1] if reset else np.zeros(1, np.int64)
     ids, first = (torch.from_numpy(each.astype(np.int64)).to(device) for each in (stream.ids, starts))
-    return Tape(ids, first, wraps=not reset)
+    return Tape(ids, first, wraps=not reset, learned=learned)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class ResumableRun(ABC):
         self.preset, self.data, self.seed, self.folder = preset, data, seed, folder
         self.identity, self.device, self.tell, self.interval, self.about = identity, device, tell, interval, about
         folder.mkdir(parents=True, exist_ok=True)
-        self.tapes = [tape(each, device, reset=preset.reset) for each in (data.train, data.validation, data.test)]
+        layout: dict[str, Any] = {"reset": preset.reset, "loss": preset.phase2.loss}
+        self.tapes = [tape(each, device, **layout) for each in (data.train, data.validation, data.test)]
         self.network = self.build().to(device)
         self.lines: list[dict[str, Any]] = []
         self.checkpoint = folder / "checkpoint.safetensors"

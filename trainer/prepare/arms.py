@@ -32,7 +32,7 @@ class ArmsError(TrainerError):
 
 @dataclass(frozen=True, eq=False)
 class Union:
-    """The conversations of all arms, each once: K rows with at least the columns "first" and "text".
+    """The conversations of all arms, each once: K rows with at least the columns of `streams.encode`.
 
     `keys` [K] are unique, `groups` [K] are near-duplicate clusters, `members` are masks [K] by arm.
     """
@@ -114,6 +114,7 @@ def prepare(
     choices = choices if networks else replace(choices, embeddings=SCRATCH)
     sides = split(union, union.frame[preset.text.column], choices)
     common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, sides)
+    preparing.check_loss(common, preset)
     size = common.record.vocabulary
     arms = Arms(
         common,

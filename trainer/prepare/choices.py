@@ -10,8 +10,8 @@ from trainer.prepare.streams import Stream
 from trainer.prepare.vocabulary import Vocabulary
 from trainer.presets import Preset
 
-MIN_VOCABULARY, MAX_VOCABULARY = 257, 1 << 20
-"""Limits on the number of ids of a trained vocabulary."""
+MAX_VOCABULARY = 1 << 20
+"""Maximum number of ids of a trained vocabulary."""
 SCRATCH = "ppmi-budget"
 """The kind of embeddings that each training run makes from its own budget."""
 
@@ -35,7 +35,7 @@ def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
     """The vocabulary of GPT-2 or of a file, or a VocabularyError; None if it is to be trained on the pool."""
     name = choices.tokenizer or preset.tokenizer
     if name == "gpt2":
-        return vocabulary.gpt2()
+        return vocabulary.gpt2().for_chats() if preset.text.chat else vocabulary.gpt2()
     if name.partition(":")[0] == "bpe":
         size_of_bpe(preset, choices)
         return None
@@ -44,7 +44,8 @@ def load_vocabulary(preset: Preset, choices: Choices) -> Vocabulary | None:
         raise vocabulary.VocabularyError(
             f"there is no tokenizer {name!r}: take bpe, bpe:N, gpt2, or the path of a tokenizer.json"
         )
-    return vocabulary.load(path)
+    loaded = vocabulary.load(path)
+    return loaded.for_chats() if preset.text.chat else loaded
 
 
 def size_of_bpe(preset: Preset, choices: Choices) -> int:
@@ -53,10 +54,11 @@ def size_of_bpe(preset: Preset, choices: Choices) -> int:
     size = name.partition(":")[2]
     if not size:
         return preset.vocabulary
-    if not size.isascii() or not size.isdecimal() or not MIN_VOCABULARY <= int(size[:12]) <= MAX_VOCABULARY:
+    least = vocabulary.least(chats=preset.text.chat)
+    if not size.isascii() or not size.isdecimal() or not least <= int(size[:12]) <= MAX_VOCABULARY:
         raise vocabulary.VocabularyError(
-            f"the tokenizer is {name!r}, expected bpe:N with a number from {MIN_VOCABULARY} (256 bytes and the end of "
-            f"text) to {MAX_VOCABULARY:,}, such as bpe:8192"
+            f"the tokenizer is {name!r}, expected bpe:N with a number from {least} (256 bytes and the special "
+            f"tokens) to {MAX_VOCABULARY:,}, such as bpe:8192"
         )
     return int(size)
 

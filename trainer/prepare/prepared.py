@@ -164,14 +164,15 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
 ) -> ExperimentData:
     """Make the data of an experiment in a folder, or load them if the folder holds the same data.
 
-    `conversations` are K rows with the columns "first" and "text", with `keys` [K] and near-duplicate clusters `groups`
-    [K], which may be None if the preset splits by position. `given` is what `choices.outside` returns. Without a
-    `split`, one is made from the groups. A TrainerError if the corpus or an option cannot be used.
+    `conversations` are K rows with the columns of `streams.encode`, with `keys` [K] and near-duplicate clusters
+    `groups` [K], which may be None if the preset splits by position. `given` is what `choices.outside` returns. Without
+    a `split`, one is made from the groups. A TrainerError if the corpus or an option cannot be used.
     """
     words = load_vocabulary(preset, choices)
     identity = _identity(keys, groups, preset, choices, words, given, split)
     texts = conversations[preset.text.column]
-    trained_on = np.ascontiguousarray(texts.hash(0).to_numpy())  # keys ignore case and punctuation
+    columns = [texts, conversations["turns"]] if preset.text.chat else [texts]
+    trained_on = np.stack([column.hash(0).to_numpy() for column in columns])  # keys ignore case and punctuation
     identity += hashlib.blake2b(trained_on.tobytes(), digest_size=4).hexdigest()
     with suppress(PreparedError):
         earlier = load(folder)
@@ -179,7 +180,9 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
             return earlier
     shutil.rmtree(folder, ignore_errors=True)  # other data, or an interrupted attempt
     sides = split or _split(texts, keys, groups, preset, choices)
-    words = words or vocabulary.train(texts.gather(sides.pool), size_of_bpe(preset, choices))
+    if words is None:
+        size = size_of_bpe(preset, choices)
+        words = vocabulary.train(texts.gather(sides.pool), size, chats=preset.text.chat)
     pool, validation, test = (
         streams.encode(conversations[rows.tolist()], words, preset.text)
         for rows in (sides.pool, sides.validation, sides.reported)
@@ -212,6 +215,15 @@ def prepare(  # noqa: PLR0917  a corpus, a preset, a place
     text = json.dumps(record.as_dict(), indent=2) + "\n"
     save(folder / "prepared.json", lambda aside: aside.write_text(text, encoding="utf-8"))
     return load(folder)
+
+
+def check_loss(data: ExperimentData, preset: Preset) -> None:
+    """Refuse to train on replies if the training pool or the validation set has none, with a PreparedError."""
+    if preset.phase2.loss == "replies" and not (data.pool.replies and data.validation.replies):
+        raise PreparedError(
+            f"the loss is that of replies, and the {'validation set' if data.pool.replies else 'training pool'} has "
+            "none: take a corpus of conversations, a preset with the chat template, or --loss all"
+        )
 
 
 def load(folder: Path, arm: str = "") -> ExperimentData:

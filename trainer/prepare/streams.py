@@ -8,12 +8,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from trainer import TrainerError
+from trainer.prepare import template
+from trainer.prepare.template import REPLY, TEXT
 from trainer.prepare.vocabulary import Vocabulary
 from trainer.presets import Text
 
@@ -23,7 +26,7 @@ STEP = 1 << 22
 """Tokens moved at a time."""
 MAX_TOGETHER = 8
 """Maximum number of near-duplicates that stay together in an order."""
-ARRAYS = ("ids", "starts", "bytes", "widths")
+ARRAYS = ("ids", "starts", "bytes", "widths", "classes")
 
 
 class StreamError(TrainerError):
@@ -61,13 +64,16 @@ class Stream:
 
     The separated layout is `EOT conv1 EOT conv2 ... EOT convK EOT`; `starts` [K] are the EOTs before the conversations,
     whose targets are their own tokens and the EOT after them. The joined layout has no EOT, and the very first token is
-    no target. `bytes` [K] are the UTF-8 bytes of each conversation's targets, `widths` [V] those of each id.
+    no target. `bytes` [K] are the UTF-8 bytes of each conversation's targets, `widths` [V] those of each id. `classes`
+    [N], uint8, tell which ids are not scored, text, or of a reply (`trainer.prepare.template`); in the plain template
+    all are text.
     """
 
     ids: NDArray[np.int32]
     starts: Rows
     bytes: Rows
     widths: NDArray[np.int32]
+    classes: NDArray[np.uint8]
     end: int
     separated: bool
 
@@ -94,6 +100,24 @@ class Stream:
         """Bounds of each conversation's targets, int64 [K + 1]: targets `bounds[k]` to `bounds[k + 1]` belong to k."""
         starts = self.starts if self.separated else np.maximum(self.starts - 1, 0)
         return np.append(starts, max(self.tokens - 1, 0))
+
+    @property
+    def replies(self) -> int:
+        """Number of targets that are of a reply."""
+        return int((self.classes[1:] == REPLY).sum())
+
+    def by_class(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Sums of a value of each target [N - 1] by class and conversation, [2, K]: of other text, and of replies."""
+        bounds, sums = self.bounds(), []
+        for one in (TEXT, REPLY):
+            total = np.concatenate([[0], np.cumsum(np.where(self.classes[1:] == one, values, 0))])
+            sums.append(np.diff(total[bounds]))
+        return np.stack(sums)
+
+    def target_counts(self) -> Rows:
+        """Scored targets by class and conversation, int64 [2, K]."""
+        counts: Rows = self.by_class(np.ones(max(self.tokens - 1, 0), np.int64))
+        return counts
 
     def target_bytes(self) -> NDArray[np.int32]:
         """UTF-8 bytes of each target, int32 [N - 1]."""
@@ -122,7 +146,7 @@ class Stream:
         return self._cut(end, count)
 
     def _cut(self, tokens: int, count: int) -> Stream:
-        cut = replace(self, ids=self.ids[:tokens], starts=self.starts[:count])
+        cut = replace(self, ids=self.ids[:tokens], classes=self.classes[:tokens], starts=self.starts[:count])
         counted = self.bytes[:count].copy()
         if count:
             counted[-1] = self.widths[cut.ids[cut.bounds()[-2] + 1 :]].sum()
@@ -174,15 +198,17 @@ class Stream:
         """Spans of ids as conversations; in the separated layout their first id becomes the end-of-text token."""
         ends = np.cumsum(sizes)
         ids = np.empty((int(ends[-1]) if len(ends) else 0) + int(self.separated), np.int32)
+        classes = np.empty(len(ids), np.uint8)
         for here in _steps(ends):
             begin, size = ends[here] - sizes[here], sizes[here]
             shift = np.repeat(starts[here] - begin, size)
             at = np.arange(begin[0], begin[0] + len(shift))
-            ids[begin[0] : begin[0] + len(at)] = self.ids[at + shift]
+            there = slice(begin[0], begin[0] + len(at))
+            ids[there], classes[there] = self.ids[at + shift], self.classes[at + shift]
         if self.separated:
-            ids[ends - sizes] = self.end
-            ids[-1] = self.end
-        return _of(ids, ends - sizes, self.widths, self.end, separated=self.separated)
+            borders = np.append(ends - sizes, len(ids) - 1)
+            ids[borders], classes[borders] = self.end, self.classes[0]  # all end-of-text tokens are of one class
+        return _of(ids, ends - sizes, self.widths, classes, self.end, separated=self.separated)
 
     def save(self, folder: Path) -> None:
         """Write the stream as a folder, replacing an existing one."""
@@ -207,7 +233,13 @@ def load(folder: Path) -> Stream:
 
 
 def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> Stream:
-    """The stream of a corpus in its order, in 8 bytes of memory per token; an empty conversation is a row too."""
+    """The stream of a corpus in its order, in 9 bytes of memory per token; an empty conversation is a row too.
+
+    The columns of `conversations` are "first" and "text", and for the template "chat" also "turns".
+    """
+    if text.chat:
+        ids, classes, starts = template.lay_out(conversations["text"], conversations["turns"], vocabulary)
+        return _of(ids, starts, vocabulary.widths, classes, vocabulary.end, separated=True)
     parts, lengths = [], [np.empty(0, np.int64)]
     for ids, sizes in vocabulary.encode(conversations[text.column], text.truncate):
         opened = np.insert(ids, np.cumsum(sizes) - sizes, np.int32(vocabulary.end)) if text.separated else ids
@@ -216,13 +248,15 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
     parts.append(np.full(int(text.separated), vocabulary.end, np.int32))
     sizes = np.concatenate(lengths)
     starts = np.cumsum(sizes) - sizes
-    return _of(np.concatenate(parts), starts, vocabulary.widths, vocabulary.end, separated=text.separated)
+    ids = np.concatenate(parts)
+    classes = np.full(len(ids), TEXT, np.uint8)
+    return _of(ids, starts, vocabulary.widths, classes, vocabulary.end, separated=text.separated)
 
 
 def digest(head: bytes, streams: Iterable[Stream], table: NDArray[np.float32] | None = None) -> str:
-    """16 hex digits of some bytes, the ids and starts of streams, and a table of embeddings."""
+    """16 hex digits of some bytes, the ids, starts and classes of streams, and a table of embeddings."""
     state = hashlib.blake2b(head, digest_size=8)
-    for array in (array for stream in streams for array in (stream.ids, stream.starts)):
+    for array in (array for stream in streams for array in (stream.ids, stream.starts, stream.classes)):
         state.update(np.ascontiguousarray(array).tobytes())
     state.update(b"" if table is None else np.ascontiguousarray(table).tobytes())
     return state.hexdigest()
@@ -269,9 +303,17 @@ def _mix(z: Keys) -> Keys:
     return z ^ (z >> np.uint64(31))
 
 
-def _of(ids: NDArray[np.int32], starts: Rows, widths: NDArray[np.int32], end: int, *, separated: bool) -> Stream:
+def _of(
+    ids: NDArray[np.int32],
+    starts: Rows,
+    widths: NDArray[np.int32],
+    classes: NDArray[np.uint8],
+    end: int,
+    *,
+    separated: bool,
+) -> Stream:
     """A stream with its `bytes` counted."""
-    stream = Stream(ids, starts, np.empty(0, np.int64), widths, end, separated)
+    stream = Stream(ids, starts, np.empty(0, np.int64), widths, classes, end, separated)
     counted = np.zeros(len(starts) + 1, np.int64)
     bounds = stream.bounds()
     for here in _steps(bounds[1:]):

@@ -20,6 +20,13 @@ from trainer import TrainerError
 
 END = "<|endoftext|>"
 """End-of-text token of GPT-2 and of trained vocabularies."""
+ROLES = ("user", "assistant", "system", "tool", "other")
+"""Roles that have a token in a chat; any other role is "other"."""
+ROLE_TOKENS = tuple(f"<|{role}|>" for role in ROLES)
+"""Tokens that begin a message."""
+MESSAGE_END = "<|end|>"
+"""Token that ends a message in a chat."""
+TEMPLATE = (*ROLE_TOKENS, MESSAGE_END)
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
 """End-of-text tokens looked for in a tokenizer.json, in this order."""
 MAX_TOKEN_BYTES = 128
@@ -47,7 +54,10 @@ class Encoding(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """A byte-level BPE, its name in records, and the id of its end-of-text token, to which no text encodes."""
+    """A byte-level BPE, its name in records, and the id of its end-of-text token.
+
+    No text encodes to that token, nor to those of roles and ends of messages, which a vocabulary of chats has.
+    """
 
     tokenizer: Tokenizer
     name: str
@@ -57,6 +67,30 @@ class Vocabulary:
     def size(self) -> int:
         """V, the number of ids."""
         return int(self.tokenizer.get_vocab_size())
+
+    @property
+    def template(self) -> NDArray[np.int32]:
+        """Ids of the tokens of `TEMPLATE`, int32 [6]; a VocabularyError if one is missing."""
+        ids = [self.tokenizer.token_to_id(token) for token in TEMPLATE]
+        if None in ids:
+            raise VocabularyError(f"{self.name} has no token {TEMPLATE[ids.index(None)]}: add them with `for_chats`")
+        return np.array(ids, np.int32)
+
+    def for_chats(self) -> "Vocabulary":
+        """This vocabulary with the tokens of `TEMPLATE`; those that it lacks get the next free ids.
+
+        Raises:
+            VocabularyError: a text encodes to one of these tokens.
+        """
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.add_special_tokens([_special(token) for token in TEMPLATE])
+        made = Vocabulary(tokenizer, self.name, self.end)
+        if np.isin(next(made.encode([" ".join(TEMPLATE), "".join(TEMPLATE)])).ids, made.template).any():
+            raise VocabularyError(
+                f"{self.name} encodes the text {' '.join(TEMPLATE)!r} to tokens of the chat template: take a file in "
+                "which these tokens are special, or that lacks them"
+            )
+        return made
 
     @cached_property
     def widths(self) -> NDArray[np.int32]:
@@ -115,15 +149,23 @@ def gpt2() -> Vocabulary:
     return vocabulary
 
 
-def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocabulary:
+def least(*, chats: bool) -> int:
+    """Minimum number of ids of a trained vocabulary: 256 bytes and the special tokens."""
+    return 257 + (len(TEMPLATE) if chats else 0)
+
+
+def train(texts: pl.Series, size: int = 8192, *, chats: bool = False, sample: int = 1 << 26) -> Vocabulary:
     """Train a byte-level BPE on texts, deterministically.
 
-    A small corpus gives fewer ids than `size`: 256 bytes, the end-of-text token (id 0), and a merge for each pair of
-    tokens that occurs. A larger corpus is reduced to a fixed sample of about `sample` bytes, which bounds time (about
-    30 s at 64 MB on two cores) and memory. A VocabularyError if there is no text.
+    A small corpus gives fewer ids than `size`: 256 bytes, the end-of-text token (id 0), for `chats` the tokens of
+    `TEMPLATE`, and a merge for each pair of tokens that occurs. A larger corpus is reduced to a fixed sample of about
+    `sample` bytes, which bounds time (about 30 s at 64 MB on two cores) and memory. A VocabularyError if there is no
+    text.
     """
-    if size < 257:  # noqa: PLR2004  256 bytes and the end
-        raise VocabularyError(f"the vocabulary has {size} ids, expected at least 257: 256 bytes and the end of text")
+    if size < least(chats=chats):
+        raise VocabularyError(
+            f"the vocabulary has {size} ids, expected at least {least(chats=chats)}: 256 bytes and the special tokens"
+        )
     total = int(texts.str.len_bytes().sum())
     drawn = texts
     if total > sample:
@@ -133,7 +175,7 @@ def train(texts: pl.Series, size: int = 8192, *, sample: int = 1 << 26) -> Vocab
     tokenizer = _byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[END],
+        special_tokens=[END, *(TEMPLATE if chats else ())],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         max_token_length=MAX_TOKEN_BYTES,
         min_frequency=2,
@@ -173,8 +215,12 @@ def _byte_level(model: models.Model) -> Tokenizer:
 
 
 def _with_end(tokenizer: Tokenizer, name: str, end: str) -> Vocabulary:
-    tokenizer.add_special_tokens([AddedToken(end, special=True, normalized=False)])
+    tokenizer.add_special_tokens([_special(end)])
     return Vocabulary(tokenizer, name, tokenizer.get_vocab()[end])
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
 
 
 def _check(vocabulary: Vocabulary, path: Path) -> Vocabulary:

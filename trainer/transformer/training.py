@@ -77,6 +77,8 @@ def batches(model: Transformer, tape: Tape, settings: Phase2, state: State) -> I
         order = torch.randperm(len(every), generator=generator).to(tape.ids.device)
         for which in order.tensor_split(count)[done:]:
             at, own = every.positions(which)
+            if tape.learned is not None:
+                own &= tape.learned[at + 1]
             yield model(tape.ids[at])[own], tape.ids[at[own] + 1]
 
 

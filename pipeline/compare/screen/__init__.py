@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class Screened:
     """A finished screen of the arms of a comparison.
 
     The verdict is about the `primary_test` set: the cleaner one if one corpus contains the other, else all test
-    conversations of both. `names` are the two corpora.
+    conversations of both; replies alone are scored if there are enough of them, on the `tests` too. `names` are the two
+    corpora.
     """
 
     arms: Arms
@@ -53,10 +54,18 @@ class Screened:
         known = (one for one in self.scored if one.test is self.primary_test)
         return next(known, None) or self.scored_on(self.primary_test, self.names)
 
+    @cached_property
+    def beside(self) -> Scored | None:
+        """Both corpora on everything that is said in the primary test set; None if the verdict is about that."""
+        if self.primary_test.scope == "everything":
+            return None
+        return self.scored_on(replace(self.primary_test, scope="everything"), self.names)
+
     def scored_on(self, test: TestSet, names: tuple[str, str]) -> Scored:
         """Two arms on one test set: their laws, and the second against the first."""
         points = {name: self.screen.points(name, test.mask) for name in names}
-        size = int(self.arms.common.test.bytes[test.mask].sum())
+        common = self.arms.common.test
+        size = int(common.by_class(common.target_bytes())[test.mask].sum())
         rows = [
             pl.DataFrame({"arm": name, "kind": KNESER_NEY.name, "tokens": one.tokens, "seed": one.seed, "ppl": one.ppl})
             for name, one in points.items()
@@ -144,5 +153,5 @@ def learn(
 
 def of_arms(pair: Pair, arms: Arms, made: Screen, folder: Path) -> Screened:
     """The screen of the two corpora of a pair."""
-    tests = scoring.test_sets(pair, arms)
-    return Screened(arms, made, folder, pair.names, tests, scoring.primary_test(pair, tests, arms))
+    primary, tests = scoring.test_sets_in_scope(pair, arms)
+    return Screened(arms, made, folder, pair.names, tests, primary)

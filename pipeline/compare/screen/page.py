@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.compare.design import LOOK
 from pipeline.compare.figures import placebos
 from pipeline.compare.numbers import (
+    SCOPES,
     HeadAndRows,
     Rows,
     data_numbers,
@@ -17,12 +18,13 @@ from pipeline.compare.numbers import (
     difference_rows,
     law_rows,
     level_numbers,
+    scored_numbers,
     test_numbers,
 )
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.power import POWER, forecast
 from pipeline.compare.screen.verdict import used_up_sentence
-from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, test_table
+from pipeline.compare.sections import EFFECTIVE_SIZE, differences, joined, law_figure, scored_sentence, test_table
 from pipeline.compare.verdict import too_few
 from pipeline.experiments.formats import change, coverage, finite, interval, share, token_worth_parts, with_interval
 from pipeline.report.parts import Figure, Panel, Section, Table, Tile
@@ -48,8 +50,11 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
     first, second = (visible(name, 30) for name in screened.names)
     power, test = primary.differences["power"], visible(primary.test.name, 30)
     worth, brackets = token_worth_parts(power)
+    label = f"PPL of {SCOPES[primary.test.scope]} at {power.budget:,.0f} tokens, {second}"
+    chosen = [primary.choice] if primary.placebos else []
     made = [
-        _tile(power.ln_ratio, primary.level_interval, f"PPL with {second} at {power.budget:,.0f} tokens, on {test}"),
+        *(_tile(choice.ln_ratio, choice.interval, f"{label} beyond random rules, on {test}") for choice in chosen),
+        _tile(power.ln_ratio, primary.level_interval, f"{label} against {first}, on {test}"),
         Tile(worth, f"tokens of {first} that one of {second} is worth{f': {brackets}' if brackets else ''}"),
     ]
     if "power" in screened.primary.differences:
@@ -77,7 +82,7 @@ def how_sure(comparison: Comparison) -> str:
     screened, primary = comparison.screened, comparison.primary
     if screened is None:
         return "No model was trained: only sizes and mixes are compared."
-    if primary is None or (ends := primary.level_interval) is None:
+    if primary is None or (ends := primary.choice.interval) is None:
         return "There is no interval; the headline says why."
     pairs = f"{len(screened.screen.nats[screened.names[0]])} pairs of n-gram models"
     if comparison.experiment is not None:
@@ -85,14 +90,14 @@ def how_sure(comparison: Comparison) -> str:
     test, placebos = primary.test, primary.placebos.values()
     level = primary.differences["power"].level
     early = "The experiment stopped early, because it was decided. " if level == 1 - LOOK else ""
-    found = f"{early}The {coverage(level)} interval of the change of PPL is {interval(ends, change)}, from {pairs} on "
+    found = f"{early}The {coverage(level)} interval of the headline is {interval(ends, change)}, from {pairs} on "
     found += f"{test.conversations:,} test conversations, which weigh as much as {test.effective:,.0f} of equal length."
     rules = sum(len(one.effects) for one in placebos)
     if not rules:
         return found
-    as_much = sum(int((abs(one.effects) >= abs(one.effect)).sum()) for one in placebos)
-    found += f" Of {rules} placebo rules, which drop as many tokens at random, {as_much or 'none'}"
-    return f"{found} changed the PPL of n-gram models as much."
+    as_far = sum(one.as_far for one in placebos)
+    found += f" Of {rules} placebo rules, which drop as many tokens at random, {as_far or 'none'}"
+    return f"{found} changed the PPL of n-gram models as far from their mean."
 
 
 def _to_know_more(comparison: Comparison) -> str:
@@ -135,7 +140,7 @@ def sections(screened: Screened) -> list[Section]:
             "difference",
             "The difference per token",
             f"{second} compared with {first} after equally many tokens, with 95 % intervals over orders and test "
-            "conversations; that of the headline also has the spread of placebo rules. "
+            f"conversations; the headline takes off the mean of placebo rules. {scored_sentence(scored[0].test)} "
             f"A token's worth is the number of tokens of {first} that lower PPL as much as one of "
             f"{second}.",
             tuple(filter(None, [differences(scored)])),
@@ -207,7 +212,8 @@ def _placebo_section(screened: Screened) -> list[Section]:
             "placebo",
             "Beside random rules",
             "By n-gram models. Placebo rules drop as many tokens as the real ones, of random conversations or of "
-            "random conversations of the same lengths. A real effect lies outside their range.",
+            "random conversations of the same lengths. A real effect lies outside their range. In a corpus with copies "
+            "their mean is not 0, because they leave fewer of them; it is taken off the difference.",
             (
                 Figure(
                     "placebo",
@@ -267,8 +273,9 @@ def findings(comparison: Comparison) -> dict[str, Any]:
         return {}
     power = primary.differences.get("power")
     made: dict[str, Any] = {"primary_test_set": primary.test.name, "worth_knowing": comparison.worth_knowing}
+    made |= {"scored": primary.test.scope}
     if power is not None:
-        made |= {"budget": power.budget, **level_numbers("level", power.ln_ratio, primary.level_interval)}
+        made |= {"budget": power.budget, **scored_numbers(primary), **_by_scope(comparison)}
         made |= {key: value for key, value in difference_dict(power).items() if "ln_A" not in key}
     if "power" in screened.primary.differences:
         made |= screen_numbers(screened)
@@ -285,6 +292,16 @@ def findings(comparison: Comparison) -> dict[str, Any]:
     return cast("dict[str, Any]", finite(made))
 
 
+def _by_scope(comparison: Comparison) -> dict[str, Any]:
+    """The difference on replies (null if they are too few) and on everything that is said, in the primary test set."""
+    made: dict[str, Any] = {"replies": None, "everything": None}
+    for one in (comparison.primary, comparison.beside):
+        if one is not None and (power := one.differences.get("power")) is not None:
+            alpha = {key: getattr(power, key) for key in ("delta_alpha", "delta_alpha_interval")}
+            made[one.test.scope] = {**scored_numbers(one), **alpha}
+    return made
+
+
 def _by_network(comparison: Comparison) -> dict[str, Any]:
     """What each network finds, and whether they agree; empty for a screen."""
     if not comparison.networks:
@@ -292,6 +309,7 @@ def _by_network(comparison: Comparison) -> dict[str, Any]:
     found = {
         one.kind: {
             **level_numbers("level", power.ln_ratio, power.ln_ratio_interval),
+            **level_numbers("choice", one.choice.ln_ratio, one.choice.interval),
             **{key: getattr(power, key) for key in ("delta_alpha", "delta_alpha_interval")},
         }
         for one in comparison.networks

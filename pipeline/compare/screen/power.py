@@ -85,8 +85,12 @@ def register(experiment: Experiment, screened: Screened, *, worth_knowing: float
         "seeds": list(experiment.design.seeds),
         "networks": list(experiment.design.networks),
         "corpora": list(screened.names),
-        "primary": f"ln of the PPL ratio on {screened.primary_test.name}, weighted mean over all pairs",
+        "primary": (
+            f"ln of the PPL ratio on {screened.primary_test.scope} of {screened.primary_test.name}, weighted mean over "
+            "all pairs, less the mean of placebo rules"
+        ),
         "secondary": ["delta alpha", "per corpus"],
+        "loss": experiment.arms.preset.phase2.loss,
         "worth_knowing": worth_knowing,
         "looks": [[sum(look.seeds), look.level] for look in experiment.design.looks()],
         "evaluated": experiment.arms.evaluated,

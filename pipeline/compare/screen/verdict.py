@@ -15,7 +15,11 @@ def screen_verdict(screened: Screened, failed: Sequence[str], worth_knowing: flo
     """Conclude from a screen, whose interval has the spread of placebo rules in it."""
     advice = _advice(screened) if "power" in screened.primary.differences else ""
     found = verdict(
-        *(screened.scored, screened.primary, screened.names), failed=failed, advice=advice, worth_knowing=worth_knowing
+        *(screened.scored, screened.primary, screened.names),
+        failed=failed,
+        advice=advice,
+        worth_knowing=worth_knowing,
+        beside=screened.beside,
     )
     if found.answer == UNCLEAR and not found.sentence.startswith("Nothing can be told yet"):
         return found
