@@ -180,8 +180,10 @@ def _main(judged: pl.DataFrame, by: str) -> pl.DataFrame:
 
 def _signals(messages: pl.DataFrame, height: int, detect: Detect, min_letters: int) -> pl.DataFrame:
     pieces, texts = cut_pieces(messages, min_letters)
-    answers = pl.DataFrame(detect(texts), schema={"language": pl.String, "score": pl.Float64}, orient="row")
-    judged = pl.concat([pieces, answers], how="horizontal").drop_nulls("language")
+    languages, scores = zip(*detect(texts), strict=True) if texts else ((), ())
+    codes = pl.Enum(sorted({language for language in languages if language}))  # in the order of ties
+    answers = [pl.Series("language", languages, codes), pl.Series("score", scores, pl.Float64)]
+    judged = pieces.with_columns(answers).drop_nulls("language")
     whole = _main(judged, "row")
     of_turns = judged.drop_nulls("turn")
     turns = _main(of_turns, "turn").join(of_turns.unique("turn").select("turn", "row"), on="turn")

@@ -1,8 +1,8 @@
 r"""Properties of characters, in tables that compiled loops read: the classes of polars' regular expressions.
 
-The tables are a file of the package, so that signals are the same in every version of Python and of polars. When polars
-moves to a newer Unicode, `python -m stages.text.characters` makes the file again, and the version of each stage that
-reads it is raised.
+They are those of Unicode 16, in a file of the package, and so the same in every version of Python and of polars. When
+polars moves to a newer Unicode, `python -m stages.text.characters` makes the file again, and the version of each stage
+that reads it is raised.
 """
 
 from functools import cache

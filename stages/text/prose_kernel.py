@@ -103,10 +103,21 @@ def _tag(text: Any, at: Any, stop: Any, properties: Any) -> Any:
     return at if _is_word(text, at, stop, properties) else -1
 
 
-def _inside(text: Any, at: Any, end: Any, stop: Any, more: Any, properties: Any) -> Any:
-    """Where code with an arrow, a value, arguments or a tag ends, or -1; the last ">" of the text is at `more`.
+def _named_end(text: Any, at: Any, end: Any, stop: Any, properties: Any) -> Any:
+    """Where a name with a value or with arguments ends, or -1; `at` and `end` as for `_inside`."""
+    name = _name_end(text, at, end, properties, False)  # noqa: FBT003
+    item = _name_end(text, name, end, properties, True)  # noqa: FBT003
+    value = _value(text, item, stop) if at < item < end else -1
+    if value >= 0:
+        return _line_end(text, value + 1, stop)
+    return end if at < name < end - 1 and text[name] == _OPEN and text[end - 1] == _CLOSE else -1
 
-    `at` is the first character of a line that is not blank, and `end` is after the last one.
+
+def _inside(text: Any, at: Any, end: Any, stop: Any, more: Any, equals: Any, properties: Any) -> Any:
+    """Where code with an arrow, a value, arguments or a tag ends, or -1.
+
+    `at` is the first character of a line that is not blank, and `end` is after the last one. The last ">" of the text
+    is at `more`, and `equals` is whether it has an equals sign.
     """
     arrow = np.int64(-1)
     for i in range(at, end if more > at else at):
@@ -114,13 +125,9 @@ def _inside(text: Any, at: Any, end: Any, stop: Any, more: Any, properties: Any)
             arrow = max(arrow, _arrow(text, i + 1, stop, properties))
     if arrow >= 0:
         return _line_end(text, arrow, stop)
-    name = _name_end(text, at, end, properties, False)  # noqa: FBT003
-    item = _name_end(text, name, end, properties, True)  # noqa: FBT003
-    value = _value(text, item, stop) if at < item < end else -1
-    if value >= 0:
-        return _line_end(text, value + 1, stop)
-    if at < name < end - 1 and text[name] == _OPEN and text[end - 1] == _CLOSE:
-        return end
+    named = _named_end(text, at, end, stop, properties) if equals or text[end - 1] == _CLOSE else -1
+    if named >= 0:
+        return named
     tag = _tag(text, at, stop, properties)
     if 0 <= tag < more:
         while text[tag] != _MORE:
@@ -139,7 +146,7 @@ def _name_end(text: Any, at: Any, end: Any, properties: Any, brackets: Any) -> A
     return at
 
 
-def _code_end(text: Any, at: Any, end: Any, stop: Any, more: Any, properties: Any) -> Any:
+def _code_end(text: Any, at: Any, end: Any, stop: Any, more: Any, equals: Any, properties: Any) -> Any:
     """Where the code that begins with a line ends, or -1; the kinds of code are in order.
 
     The line is from `at` to `end`. Code may go on in the next lines: after an arrow, a value, in a tag.
@@ -153,7 +160,7 @@ def _code_end(text: Any, at: Any, end: Any, stop: Any, more: Any, properties: An
         last -= 1
     if text[last] in (_SEMICOLON, _CURLY, _CURLY_END) or _is_statement(text, at, last, stop, properties):
         return end
-    inside = _inside(text, at, last + 1, stop, more, properties)
+    inside = _inside(text, at, last + 1, stop, more, equals, properties)
     if inside >= 0:
         return max(inside, end)
     comment = text[at] == _SLASH and _byte(text, at + 1, stop) == _SLASH
@@ -193,11 +200,12 @@ def _without_fences(data: Any, at: Any, stop: Any, text: Any, filled: Any) -> An
 def _without_code_lines(text: Any, start: Any, stop: Any, properties: Any) -> Any:
     """Remove lines that look like code from a text in place; their newlines stay. Returns where it ends then."""
     more, at, filled = stop - 1 if _count(text, start, stop, _MORE) else start - 1, start, start
+    equals = _count(text, start, stop, _EQUALS) > 0
     while more >= start and text[more] != _MORE:
         more -= 1
     while at < stop:
         end = _line_end(text, at, stop)
-        code = _code_end(text, at, end, stop, more, properties)
+        code = _code_end(text, at, end, stop, more, equals, properties)
         if code < 0:
             for i in range(at, end if filled < at else at):
                 text[filled + i - at] = text[i]

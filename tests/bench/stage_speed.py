@@ -7,8 +7,9 @@ tenth of its words replaced. By default: ultrachat_small*10, chitchat and sgd.
 
 Each measurement is a process of one thread that first measures 20 conversations and then the corpus: fit, open, measure
 and merge, from raw shards on disk to signals on disk. The first is the start (imports, tables, models), the second the
-speed; both are medians of rounds in turn, in CPU seconds of the process and its children. The raw shards are those of
-this checkout. With `--against`, the other checkout's code measures the same shards, with the same Python.
+speed; both are the least of rounds in turn, in CPU seconds of the process and its children, to which other work on the
+machine only adds. The raw shards are those of this checkout. With `--against`, the other checkout's code measures the
+same shards, with the same Python.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import os
 import random
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -149,8 +149,8 @@ def compared(use: str, corpus: str, raw: Sequence[Path], checkouts: Sequence[Pat
 
     costs = [[measured(checkout, use, raw) for checkout in checkouts] for _ in range(rounds)]
     conversations = sum(pq.read_metadata(path).num_rows for path in raw[1:])
-    seconds = [statistics.median(cost.whole for cost in each) for each in zip(*costs, strict=True)]
-    starts = [statistics.median(cost.start for cost in each) for each in zip(*costs, strict=True)]
+    seconds = [min(cost.whole for cost in each) for each in zip(*costs, strict=True)]
+    starts = [min(cost.start for cost in each) for each in zip(*costs, strict=True)]
     yield from (use, corpus, f"{conversations:,}")
     for whole, start in zip(seconds, starts, strict=True):
         yield from (f"{conversations / whole:,.0f}", f"{whole / conversations * 1e3:.3f}", f"{start:.2f}")
