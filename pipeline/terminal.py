@@ -157,7 +157,7 @@ class _Step:
             if done:
                 return  # threads take shards in no particular order
             self.passes += 1
-            self.samples.clear()
+            self.samples = deque([(now, 0, 0.0)])  # never empty: another thread draws the bar
         self.done, self.total = done, total
         self.samples.append((now, done, share if share is not None else done / max(total, 1)))
         while len(self.samples) > 2 and now - self.samples[1][0] >= RATE_WINDOW:  # noqa: PLR2004  the window's two ends

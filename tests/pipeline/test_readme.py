@@ -85,7 +85,8 @@ def quick(words: list[str]) -> list[str] | None:
         source = ["corpus/"] if len(words) == 1 or words[1].startswith("-") else []
         every = not {"--stages", "--plan"} & set(words)  # toxicity loads a network; one plan of the documents has it
         few = ["--stages", "heuristics,language,dedup,ppl"] if every else []
-        return [words[0], *source, *words[1:], *few, "--limit", "40"]
+        enough = ["50%" if word == "1%" else word for word in words[1:]]  # of 40 conversations 1 % may be none
+        return [words[0], *source, *enough, *few, "--limit", "40"]
     trains = words[0] in {"train", "scale", "compare", "ablate"}
     return None if trains and not {"--no-train", "--points"} & set(words) else words
 
