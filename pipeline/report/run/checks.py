@@ -1,8 +1,8 @@
 """Named checks of a run, made on its files: what must hold for the output to be what it claims to be."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
@@ -10,6 +10,7 @@ from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind, both
 from pipeline.rules import KeepBest
+from pipeline.signals import decisions_of
 from stages.files import read_frame
 from stages.files import rows as rows_of
 
@@ -37,8 +38,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     files = _count_files(run)
     refined, rejected, quarantined = files["refined"], files["rejected"], files["quarantined"]
     counts = run.manifest.counts
-    n = run.rows.height
-    twice = n - run.rows["id"].n_unique()
+    n, twice = len(run.keep), files["twice"]
     share = refined / n if n else 0.0
     return [
         Check(
@@ -58,7 +58,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
             f"{files['unreasoned']:,} of {rejected:,} rejected rows have none of the plan's reasons",
         ),
         Check("no text is null", files["null"] == 0, f"{files['null']:,} rows with a null in prompt or messages"),
-        *_duplicates(run, kinds),
+        *_duplicates(run, kinds, files),
         Check(
             SHARE,
             bounds.least <= share <= bounds.most,
@@ -67,34 +67,38 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     ]
 
 
-def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
+def _duplicates(run: FinishedRun, kinds: list[Kind], files: Mapping[str, int]) -> list[Check]:
     """No two kept conversations are duplicates, and every dropped duplicate has a kept one."""
     if not any(isinstance(rule, KeepBest) for rule in run.plan.rules):
         why = "this plan has no keep_best rule; the stage dedup with its rule adds this check"
         return [Check("no two kept duplicates", None, why)]
     checks = []
     for kind in kinds:
-        pairs = both(kind, run.rows["keep"])
+        pairs = both(kind, run.keep)
         finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
-    dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
-    lost = dropped.join(run.rows.filter("keep"), left_on="duplicate_of", right_on="id", how="anti").height
-    finding = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
+    lost, dropped = files["lost"], files["duplicates"]
+    finding = f"{lost:,} of {dropped:,} dropped duplicates name a conversation that is not kept"
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
 def _count_files(run: FinishedRun) -> Counter[str]:
-    """Count the rows of the output folders, one shard at a time.
+    """Count the rows of the output folders, one shard at a time, with 24 bytes of memory per conversation.
 
     Returns:
         Rows that are refined, rejected and quarantined; shards whose ids are misplaced, since they are not those of the
-        decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text.
+        decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text; ids
+        that occur twice; duplicates, and those that are lost, since the conversation that they name is not kept. Ids
+        are compared by 64-bit hashes.
     """
     files: Counter[str] = Counter()
+    ids, others = list[pl.Series](), list[pl.Series]()
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
     for shard in run.store.shards():
-        decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem))
+        decided = decisions_of(run.store, shard)
+        ids.append(decided["id"].hash())
+        others.append(decided["duplicate_of"].drop_nulls().hash())
         refined = read_frame(run.store.refined(shard), ["id", "prompt", "messages"])
         rejected = read_frame(run.store.rejected(shard), ["id", "reason", "prompt", "messages"])
         as_decided = refined["id"].equals(decided.filter("keep")["id"])
@@ -106,4 +110,7 @@ def _count_files(run: FinishedRun) -> Counter[str]:
         files["null"] += sum(frame.select(null.sum()).item() for frame in (refined, rejected))
         if (quarantined := run.store.quarantine(shard)).exists():
             files["quarantined"] += rows_of(quarantined)
+    every, named = pl.concat(ids), pl.concat(others)
+    files["twice"] = len(every) - every.n_unique()
+    files["duplicates"], files["lost"] = len(named), int((~named.is_in(every.filter(run.keep).implode())).sum())
     return files
