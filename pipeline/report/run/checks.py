@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from pipeline.report.folder import ReportError
@@ -92,13 +93,13 @@ def _count_files(run: FinishedRun) -> Counter[str]:
         are compared by 64-bit hashes.
     """
     files: Counter[str] = Counter()
-    ids, others = list[pl.Series](), list[pl.Series]()
+    ids, others = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
     for shard in run.store.shards():
         decided = decisions_of(run.store, shard)
-        ids.append(decided["id"].hash())
-        others.append(decided["duplicate_of"].drop_nulls().hash())
+        ids.append(decided["id"].hash().to_numpy())
+        others.append(decided["duplicate_of"].drop_nulls().hash().to_numpy())
         refined = read_frame(run.store.refined(shard), ["id", "prompt", "messages"])
         rejected = read_frame(run.store.rejected(shard), ["id", "reason", "prompt", "messages"])
         as_decided = refined["id"].equals(decided.filter("keep")["id"])
@@ -110,7 +111,10 @@ def _count_files(run: FinishedRun) -> Counter[str]:
         files["null"] += sum(frame.select(null.sum()).item() for frame in (refined, rejected))
         if (quarantined := run.store.quarantine(shard)).exists():
             files["quarantined"] += rows_of(quarantined)
-    every, named = pl.concat(ids), pl.concat(others)
-    files["twice"] = len(every) - every.n_unique()
-    files["duplicates"], files["lost"] = len(named), int((~named.is_in(every.filter(run.keep).implode())).sum())
+    every, named = np.concatenate(ids), np.concatenate(others)
+    kept = np.append(np.sort(every[run.keep.to_numpy()]), np.uint64(0))  # the last stands for what is beyond all
+    files["duplicates"] = len(named)
+    files["lost"] = int(np.count_nonzero(kept[np.searchsorted(kept[:-1], named)] != named))
+    every.sort()
+    files["twice"] = int(np.count_nonzero(every[1:] == every[:-1]))
     return files
