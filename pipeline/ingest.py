@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain, groupby, islice
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
@@ -190,9 +191,10 @@ def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> I
     """What is left out of the source's folder, and how many of the records' own ids are not unique."""
     if note := source.note(store.folder):
         yield note
-    raw = [read_frame(store.raw(shard["name"]), ["source_id"])["source_id"] for shard in shard_list["shards"]]
-    ids = pl.concat([column.drop_nulls().hash() for column in raw])
-    if repeats := len(ids) - ids.n_unique():
+    raw = (read_frame(store.raw(shard["name"]), ["source_id"])["source_id"] for shard in shard_list["shards"])
+    ids = np.concatenate([np.empty(0, np.uint64), *(column.drop_nulls().hash().to_numpy() for column in raw)])
+    ids.sort()
+    if repeats := np.count_nonzero(ids[1:] == ids[:-1]):
         yield f"{repeats:,} of {len(ids):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
 
 

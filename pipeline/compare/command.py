@@ -74,7 +74,7 @@ def compare(options: CompareOptions) -> Comparison:
     suffix = "-corpora" if not options.train else "-screen" if options.training.screen else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-compare{suffix}"
     notes = pair.notes
-    if run is not None and limit is not None and limit < run.read.rows.height:
+    if run is not None and limit is not None and limit < len(run.read.keep):
         folder = run.read.store.folder
         notes += (f"--limit {limit} compares the first rows of {folder}; the run's own figures are of all rows",)
     announce(place, options.command, notes)

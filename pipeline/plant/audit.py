@@ -85,8 +85,8 @@ def audit(store: Store, clean: Store | None = None) -> Findings | None:
 
 def planted_kinds(store: Store) -> pl.Series:
     """The kind of each conversation of a run in the order of the corpus, `UNTOUCHED` if nothing was planted into it."""
-    kinds = pl.concat([_truth(store, shard)["kind"] for shard in store.shards()])
-    return kinds.cast(pl.Enum([*KINDS, UNTOUCHED])).fill_null(UNTOUCHED)
+    every = pl.Enum([*KINDS, UNTOUCHED])
+    return pl.concat([_truth(store, shard)["kind"].cast(every).fill_null(UNTOUCHED) for shard in store.shards()])
 
 
 def outcomes(store: Store) -> pl.DataFrame:

@@ -19,8 +19,10 @@ from pipeline.compare.figures import laws
 from pipeline.report import folder
 from pipeline.report.folder import ReportError, build
 from pipeline.report.parts import Check, Figure, Page, Panel, Section
+from pipeline.report.run.bands import in_bands
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.frame import kinds, read_run
+from pipeline.report.run.sections import page
 from pipeline.report.text import short
 from stages.files import read_frame, save_frame
 from tests.pipeline.report_corpus import PLAN, records, refine, run
@@ -156,6 +158,21 @@ def test_refined_has_no_duplicates_and_raw_has(made: Made) -> None:
     """The share of duplicates is that of each corpus by itself."""
     assert any(row["dup_raw"] for row in made.rows("duplicates-ppl-tox", 0))
     assert not any(row["dup_refined"] for row in made.rows("duplicates-ppl-tox", 1))
+
+
+def test_figures_of_a_large_run_count_a_sample(made: Made) -> None:
+    """The same each time, and the page says so; checks and what is left are of all conversations, words included."""
+    whole, read = read_run(made.run), read_run(made.run, most=100)
+    assert 70 < read.rows.height < 130
+    assert read.rows.equals(read_run(made.run, most=100).rows)
+    assert read.rows.drop("source", "reason").equals(whole.rows[read.numbers].drop("source", "reason"))
+    duplicates = kinds(read.plan, read.store)
+    pages = [page(in_bands(one, duplicates), check(one, duplicates, Bounds())) for one in (whole, read)]
+    assert pages[0].checks == pages[1].checks
+    left, of_sample = ([panel.numbers for panel in one.sections[0].figures[0].panels] for one in pages)
+    assert all(a.equals(b) for a, b in zip(left, of_sample, strict=True))
+    assert pages[1].sections[0].says.endswith(f"count a random sample of {read.rows.height} of the 240 conversations.")
+    assert pages[1].numbers == {**pages[0].numbers, "sampled": read.rows.height}
 
 
 def checked(run: Path, bounds: Bounds = Bounds()) -> list[Check]:  # noqa: B008  frozen

@@ -1,7 +1,7 @@
 """Conversations sorted into bands: deciles of perplexity, ranges of toxicity and length, sources, languages."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from pipeline.plant.audit import UNTOUCHED, planted_kinds
 from pipeline.plant.kinds import KINDS
 from pipeline.report.charts import AxisKind
-from pipeline.report.run.frame import FinishedRun, Kind, Signal, have_duplicates, thresholds
+from pipeline.report.run.frame import WORDS, FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
 
 UNKNOWN = "unknown"
 MAX_NAMES = 10
 """Maximum number of sources or languages with a band each; the others share one."""
-WORDS = ("n_words", "dedup_words")
-"""Signals that count the words of a conversation; the first that was measured is used."""
 BINS = 24
 """Approximate number of bins of a distribution; whole numbers of at most this range have a bin each."""
 
@@ -146,11 +144,6 @@ class BandedRun(FinishedRun):
     at_least: float | None
     """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
 
-    @property
-    def words(self) -> str | None:
-        """The signal that counts the words of a conversation; None if none was measured."""
-        return next((name for name in WORDS if name in self.rows.columns), None)
-
 
 def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
     """Sort a run's conversations."""
@@ -161,7 +154,7 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
             sort = deciles if band.key == "ppl" else split_at_edges if band.edges else split_by_name
             bands[band.key], index = sort(rows[measured[0]], band)
             columns.append(index)
-    kinds_of = planted_kinds(run.store)
+    kinds_of = planted_kinds(run.store).gather(run.numbers)
     if (kinds_of != UNTOUCHED).any():
         names = (*KINDS, UNTOUCHED)
         bands["planted"] = Band("planted", "planted damage", "planted", labels=names, words=names)
@@ -171,11 +164,12 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
         bins[signal.name] = make_bins(rows[signal.name], signal, marks)
         columns.append(places(rows[signal.name], bins[signal.name].edges).alias(f"s{i}"))
     if kinds:
-        columns.append(have_duplicates(kinds[0], rows["keep"].is_not_null()).alias("dup"))
-        columns.append(have_duplicates(kinds[0], rows["keep"]).alias("dup_kept"))
+        for name, among in (("dup", run.keep.is_not_null()), ("dup_kept", run.keep)):
+            columns.append(have_duplicates(kinds[0], among).gather(run.numbers).alias(name))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
-    return BandedRun(run.store, run.plan, run.manifest, run.signals, rows, bands, bins, at_least)
+    own = {each.name: getattr(run, each.name) for each in fields(run)}
+    return BandedRun(**own | {"rows": rows}, bands=bands, bins=bins, at_least=at_least)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

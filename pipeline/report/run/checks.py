@@ -1,15 +1,17 @@
 """Named checks of a run, made on its files: what must hold for the output to be what it claims to be."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind, both
 from pipeline.rules import KeepBest
+from pipeline.signals import decisions_of
 from stages.files import read_frame
 from stages.files import rows as rows_of
 
@@ -37,8 +39,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     files = _count_files(run)
     refined, rejected, quarantined = files["refined"], files["rejected"], files["quarantined"]
     counts = run.manifest.counts
-    n = run.rows.height
-    twice = n - run.rows["id"].n_unique()
+    n, twice = len(run.keep), files["twice"]
     share = refined / n if n else 0.0
     return [
         Check(
@@ -58,7 +59,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
             f"{files['unreasoned']:,} of {rejected:,} rejected rows have none of the plan's reasons",
         ),
         Check("no text is null", files["null"] == 0, f"{files['null']:,} rows with a null in prompt or messages"),
-        *_duplicates(run, kinds),
+        *_duplicates(run, kinds, files),
         Check(
             SHARE,
             bounds.least <= share <= bounds.most,
@@ -67,34 +68,38 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     ]
 
 
-def _duplicates(run: FinishedRun, kinds: list[Kind]) -> list[Check]:
+def _duplicates(run: FinishedRun, kinds: list[Kind], files: Mapping[str, int]) -> list[Check]:
     """No two kept conversations are duplicates, and every dropped duplicate has a kept one."""
     if not any(isinstance(rule, KeepBest) for rule in run.plan.rules):
         why = "this plan has no keep_best rule; the stage dedup with its rule adds this check"
         return [Check("no two kept duplicates", None, why)]
     checks = []
     for kind in kinds:
-        pairs = both(kind, run.rows["keep"])
+        pairs = both(kind, run.keep)
         finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
-    dropped = run.rows.filter(pl.col("duplicate_of").is_not_null())
-    lost = dropped.join(run.rows.filter("keep"), left_on="duplicate_of", right_on="id", how="anti").height
-    finding = f"{lost:,} of {dropped.height:,} dropped duplicates name a conversation that is not kept"
+    lost, dropped = files["lost"], files["duplicates"]
+    finding = f"{lost:,} of {dropped:,} dropped duplicates name a conversation that is not kept"
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
 def _count_files(run: FinishedRun) -> Counter[str]:
-    """Count the rows of the output folders, one shard at a time.
+    """Count the rows of the output folders, one shard at a time, with 24 bytes of memory per conversation.
 
     Returns:
         Rows that are refined, rejected and quarantined; shards whose ids are misplaced, since they are not those of the
-        decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text.
+        decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text; ids
+        that occur twice; duplicates, and those that are lost, since the conversation that they name is not kept. Ids
+        are compared by 64-bit hashes.
     """
     files: Counter[str] = Counter()
+    ids, others = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
     for shard in run.store.shards():
-        decided = run.rows.filter(pl.col("in_shard") == int(Path(shard).stem))
+        decided = decisions_of(run.store, shard)
+        ids.append(decided["id"].hash().to_numpy())
+        others.append(decided["duplicate_of"].drop_nulls().hash().to_numpy())
         refined = read_frame(run.store.refined(shard), ["id", "prompt", "messages"])
         rejected = read_frame(run.store.rejected(shard), ["id", "reason", "prompt", "messages"])
         as_decided = refined["id"].equals(decided.filter("keep")["id"])
@@ -106,4 +111,10 @@ def _count_files(run: FinishedRun) -> Counter[str]:
         files["null"] += sum(frame.select(null.sum()).item() for frame in (refined, rejected))
         if (quarantined := run.store.quarantine(shard)).exists():
             files["quarantined"] += rows_of(quarantined)
+    every, named = np.concatenate(ids), np.concatenate(others)
+    kept = np.append(np.sort(every[run.keep.to_numpy()]), np.uint64(0))  # the last stands for what is beyond all
+    files["duplicates"] = len(named)
+    files["lost"] = int(np.count_nonzero(kept[np.searchsorted(kept[:-1], named)] != named))
+    every.sort()
+    files["twice"] = int(np.count_nonzero(every[1:] == every[:-1]))
     return files

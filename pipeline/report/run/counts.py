@@ -222,17 +222,11 @@ def retention(run: BandedRun) -> pl.DataFrame:
     schema = {"i": pl.Int16, "step": pl.String, "kind": pl.String, "n": pl.Int64}
     frame = _left(pl.DataFrame(steps, schema=schema, orient="row"), "n", "")
     if run.words is not None:
-        words = words_by_rule(run)
+        words = run.words_dropped
         sizes = {"in": sum(words.values()), "kept": words.get(None, 0)}
         each = [sizes.get(kind, words.get(i, 0)) for i, kind in frame.select("i", "kind").iter_rows()]
         frame = _left(frame.with_columns(words=pl.Series(each, dtype=pl.Int64)), "words", "words_")
     return frame
-
-
-def words_by_rule(run: BandedRun) -> dict[int | None, int]:
-    """The words that each rule dropped, by its number, and those that were kept, by None; empty if not measured."""
-    each = (run.rows.group_by(pl.col("reason").to_physical()).agg(words.sum()) for words in _words(run))
-    return dict(row for frame in each for row in frame.iter_rows())
 
 
 def _left(steps: pl.DataFrame, size: str, prefix: str) -> pl.DataFrame:

@@ -1,9 +1,11 @@
 """A complete run as one narrow frame: decisions and the signals that figures show, without text; its duplicates."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from pipeline.manifest import Manifest
@@ -15,6 +17,10 @@ from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
 from stages.stage import Axis
 
+MAX_ROWS = 200_000
+"""Number of conversations above which figures count a random sample of about so many."""
+WORDS = ("n_words", "dedup_words")
+"""Signals that count the words of a conversation; the first that was measured is used."""
 MAX_SIGNALS = 24
 """Maximum number of signals that a report draws."""
 DEFAULT_JACCARD = 0.75
@@ -60,10 +66,31 @@ class FinishedRun:
     plan: Plan
     manifest: Manifest
     signals: tuple[Signal, ...]
+    keep: pl.Series
+    """Whether each conversation of the run is kept."""
+    words_dropped: dict[int | None, int]
+    """Words of all conversations by the number of the rule that dropped them, those kept by None; empty if no stage
+    counted words."""
+    numbers: pl.Series
+    """Numbers in the corpus, from 0, of the conversations in `rows`: all, or a sample if they are many."""
     rows: pl.DataFrame
     """One row per conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
     `in_rule0` ... (whether each rule fires, in the order of the plan), language if it was measured, and signals as
     Float32. About 200 bytes per conversation; sorting into bands adds 100."""
+
+    @property
+    def words(self) -> str | None:
+        """The signal that counts the words of a conversation; None if none was measured."""
+        return next((name for name in WORDS if name in self.rows.columns), None)
+
+    @property
+    def sample_note(self) -> str:
+        """A sentence on what the figures count, except that of what is left; empty if it is every conversation."""
+        if self.rows.height == len(self.keep):
+            return ""
+        return (
+            f"The other figures count a random sample of {self.rows.height:,} of the {len(self.keep):,} conversations."
+        )
 
     @property
     def reasons(self) -> list[str]:
@@ -71,13 +98,34 @@ class FinishedRun:
         return [rule.reason for rule in self.plan.rules]
 
 
-def read_run(folder: Path) -> FinishedRun:
-    """Read a run; raises `RunFolderError` if it is not complete or in use, `CorruptInputError` if a file is damaged."""
+def read_run(folder: Path, most: int = MAX_ROWS) -> FinishedRun:
+    """Read a run, and of more than `most` conversations about so many for figures, the same each time.
+
+    Raises `RunFolderError` if it is not complete or in use, `CorruptInputError` if a file is damaged.
+    """
     store = run_at(folder)
     plan = measured_plan(store)
     signals = select_signals(plan)
-    rows = pl.concat([_shard(store, plan, signals, shard) for shard in store.shards()])
-    return FinishedRun(store, plan, Manifest.load(store), signals, rows)
+    manifest, draw, words = Manifest.load(store), np.random.default_rng(0), Counter[int | None]()
+    share = most / max(manifest.counts.refined + manifest.counts.rejected, 1)
+    keeps, parts, numbers, begin = list[pl.Series](), list[pl.DataFrame](), [np.empty(0, np.uint32)], 0
+    for shard in store.shards():
+        whole = _shard(store, plan, signals, shard)
+        words.update(_words_dropped(whole))
+        here = np.flatnonzero(draw.random(whole.height) < share)
+        keeps.append(whole["keep"])
+        parts.append(whole[here])
+        numbers.append((begin + here).astype(np.uint32))
+        begin += whole.height
+    sample = pl.Series(np.concatenate(numbers))
+    return FinishedRun(store, plan, manifest, signals, pl.concat(keeps), dict(words), sample, pl.concat(parts))
+
+
+def _words_dropped(rows: pl.DataFrame) -> dict[int | None, int]:
+    """The words of some rows as in `FinishedRun.words_dropped`."""
+    counted = [name for name in WORDS if name in rows.columns][:1]
+    sums = (rows.group_by(pl.col("reason").to_physical()).agg(pl.col(name).cast(pl.Int64).sum()) for name in counted)
+    return dict(row for frame in sums for row in frame.iter_rows())
 
 
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:

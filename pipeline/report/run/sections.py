@@ -62,6 +62,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
             "run": str(run.store.folder),
             "counts": asdict(counts),
             "by_rule": run.manifest.by_rule,
+            **({"sampled": run.rows.height} if run.sample_note else {}),
             "kept_share": kept / total if total else None,
             **({"sample": asdict(run.manifest.sample)} if run.manifest.sample else {}),
             "kept_token_share": counts.refined_tokens / tokens if tokens else None,
@@ -102,7 +103,7 @@ def of_run(run: BandedRun) -> list[Section]:
     along = next(run.bands[key] for key in ("ppl", "length", "source") if key in run.bands)
     by = [run.bands[key] for key in ("source", "prompt") if key in run.bands and len(run.bands[key].labels) > 1]
     return [
-        Section("kept", "Kept and dropped", "From what came in to what is left.", (figures.retention(run),)),
+        Section("kept", "Kept and dropped", _says(run), (figures.retention(run),)),
         *_planted(run),
         _heatmaps(run),
         Section(
@@ -135,9 +136,14 @@ def of_run(run: BandedRun) -> list[Section]:
     ]
 
 
+def _says(run: BandedRun) -> str:
+    """What the first section shows, and whether the figures of the others count a sample."""
+    return " ".join(["From what came in to what is left.", *filter(None, [run.sample_note])])
+
+
 def _planted(run: BandedRun) -> list[Section]:
     """What was found of the damage that `refine plant` planted; nothing for another corpus."""
-    if (findings := audit(run.store)) is None:
+    if "planted" not in run.bands or (findings := audit(run.store)) is None:
         return []
     rows = [
         (name, one.total, one.dropped, f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}")

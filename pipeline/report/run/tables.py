@@ -20,7 +20,7 @@ QUANTILES = {
 
 def rules(run: BandedRun) -> Table:
     """Each rule and what it did, with the words that it dropped if they were measured."""
-    words = counts.words_by_rule(run)
+    words = run.words_dropped
     counted = run.words is not None
     head = ("reason", "drops where", "dropped", *["words dropped"] * counted, "fires on", "unknown for", "because")
     rows: list[tuple[str | int, ...]] = []

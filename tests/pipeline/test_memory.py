@@ -1,0 +1,115 @@
+"""The memory of deciding and reporting grows with the corpus as pipeline/README.md says."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.conftest import ROOT, start
+
+PEAK = """
+import sys, threading
+from pathlib import Path
+from pipeline.report.run.checks import Bounds, check
+from pipeline.report.run.frame import kinds, read_run
+from pipeline.signals import RuleInputs, measured_plan
+from pipeline.store import Store
+from pipeline.write import save_decisions
+
+def decide(folder):
+    store = Store(folder)
+    plan = measured_plan(store)
+    decisions = RuleInputs.read(plan, store).decide(plan.rules)
+    save_decisions(store, plan.rules, zip(store.shards(), decisions, strict=True))
+
+def report(folder):
+    run = read_run(folder, most=5_000)
+    check(run, kinds(run.plan, run.store), Bounds())
+
+def peak(step, folder):
+    most, done = [0], threading.Event()
+    def watch():
+        while not done.wait(0.002):
+            status = Path("/proc/self/status").read_text()
+            most[0] = max(most[0], int(status.split("RssAnon:")[1].split()[0]) * 1024)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    step(Path(folder))
+    done.set()
+    thread.join()
+    return most[0]
+
+step = {"decide": decide, "report": report}[sys.argv[1]]
+step(Path(sys.argv[2]))
+print(peak(step, sys.argv[3]) - peak(step, sys.argv[2]))
+"""
+ROWS, SMALL, LARGE = 4_000, 10, 50
+"""Rows of a shard, and shards of the two corpora."""
+IDS = ("id", "other", "duplicate_of", "dedup_copy_of", "prompt_copy_of", "cluster")
+PLAN = """
+[[stage]]
+use = "dedup"
+[[drop]]
+reason = "short"
+where = "dedup_words < 5"
+[[keep_best]]
+reason = "near"
+pairs = "dedup"
+at_least = 0.75
+"""
+
+
+def multiply(run: Path, out: Path, times: int) -> Path:
+    """A run whose shards are the one of another run, each under ids of its own."""
+    names = [f"{at:05}.parquet" for at in range(times)]
+    for path in run.rglob("*.parquet"):
+        frame = pl.read_parquet(path)
+        named = [name for name in IDS if name in frame.columns]
+        copies = [frame.with_columns(pl.col(named).str.replace("-00000", f"-{at:05}")) for at in range(times)]
+        folder = out / path.parent.relative_to(run)
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.stem.isdigit():
+            for name, copy in zip(names, copies, strict=True):
+                copy.write_parquet(folder / name)
+        else:
+            pl.concat(copies).write_parquet(folder / path.name)
+    shards = json.loads((run / "raw" / "shards.json").read_text())
+    shards["shards"] = [{**shards["shards"][0], "name": name} for name in names]
+    (out / "raw" / "shards.json").write_text(json.dumps(shards))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["counts"] = {name: count * times for name, count in manifest["counts"].items()}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("plan.toml", "source.json"):
+        (out / name).write_bytes((run / name).read_bytes())
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small run and a large one, in which a tenth of the conversations have a copy."""
+    here = tmp_path_factory.mktemp("memory")
+    draw = random.Random(0)
+    texts = [" ".join(str(draw.randrange(1 << 30)) for _ in range(12)) for _ in range(ROWS)]
+    for i in range(0, ROWS, 10):
+        texts[i + 5] = texts[i]
+    (here / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (here / "plan.toml").write_text(PLAN)
+    how = ("--plan", "plan.toml", "--out", "run", "--shard-rows", ROWS, "--workers", 1)
+    done = start("run", "corpus.jsonl", *how, cwd=here)
+    assert done.returncode == 0, done.stderr
+    return multiply(here / "run", here / "small", SMALL), multiply(here / "run", here / "large", LARGE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+@pytest.mark.parametrize(("step", "bytes_each"), [("decide", 400 * 0.2), ("report", 24 + 400 * 0.2)])
+def test_memory_grows_as_documented(runs: tuple[Path, Path], step: str, bytes_each: float) -> None:
+    """Five times the shards; a fifth of the conversations have a copy or are one."""
+    command = [sys.executable, "-c", PEAK, step, *map(str, runs)]
+    more = int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+    assert more < bytes_each * ROWS * (LARGE - SMALL)
