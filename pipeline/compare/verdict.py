@@ -23,8 +23,8 @@ from trainer.scaling import Difference
 Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
 """Answers; "mixed" if each corpus is better on another test set."""
-RANDOM = "than if as much had been dropped at random"
-FROM_RANDOM = "from such random drops"
+RANDOM = "than with a random choice of as many tokens"
+FROM_RANDOM = "from such a choice"
 WORTH_KNOWING = 0.005
 """Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 

@@ -82,6 +82,11 @@ class Placebos:
         """Standard deviation of the effects of the placebo rules."""
         return float(self.effects.std(ddof=1))
 
+    @property
+    def variance(self) -> float:
+        """Variance of another random rule around the mean of these."""
+        return self.sd**2 * (1 + 1 / len(self.effects))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -100,8 +105,7 @@ class Choice:
     ) -> Choice:
         """The choice behind a difference with an interval of a level; without placebo rules, the difference itself.
 
-        The mean is that of random conversations; the spread is that of the kind that spreads more. Of P rules with
-        standard deviation s it is t s sqrt(1 + 1/P), within which another random rule lies at the level.
+        The mean is that of random conversations; the spread is that of the kind that spreads more.
         """
         if not placebos:
             return cls(ln_ratio, ends)
@@ -109,14 +113,8 @@ class Choice:
         value = ln_ratio - taken_off.mean
         if ends is None:
             return cls(value, None)
-        rules = len(widest.effects)
-        spread, error = (
-            stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(variance))
-            for left, variance in (
-                (rules - 1, widest.sd**2 * (1 + 1 / rules)),
-                (PLACEBO_SEEDS - 1, taken_off.error),
-            )
-        )
+        parts = (widest.variance, len(widest.effects) - 1), (taken_off.error, PLACEBO_SEEDS - 1)
+        spread, error = (stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(part)) for part, left in parts)
         half = float(np.linalg.norm([(ends[1] - ends[0]) / 2, spread, error]))
         middle = (ends[0] + ends[1]) / 2 - taken_off.mean
         return cls(value, (middle - half, middle + half))
