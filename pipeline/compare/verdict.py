@@ -25,6 +25,7 @@ BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed
 """Answers; "mixed" if each corpus is better on another test set."""
 RANDOM = "than with a random choice of as many tokens"
 FROM_RANDOM = "from such a choice"
+"""What the level beyond random rules is compared with, for a reader."""
 WORTH_KNOWING = 0.005
 """Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
