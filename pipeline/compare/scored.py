@@ -133,8 +133,13 @@ class Scored:
         return self.differences[POWER].ln_ratio_interval if self.differences else None
 
     @property
+    def of_rules(self) -> bool:
+        """Whether rules chose the corpora, so that the mean of placebo rules is taken off in `choice`."""
+        return any(one.of_rules for one in self.placebos.values())
+
+    @property
     def choice(self) -> Choice:
-        """The ln of the PPL ratio less the mean of placebo rules; without laws, NaN without an interval."""
+        """The ln of the PPL ratio beyond random rules; without laws, NaN without an interval."""
         if not self.differences:
             return Choice(math.nan, None)
         power = self.differences[POWER]

@@ -23,8 +23,9 @@ from trainer.scaling import Difference
 Interval = tuple[float, float]
 BETTER, WORSE, NONE, MIXED, UNCLEAR = "better", "worse", "no difference", "mixed", "cannot tell"
 """Answers; "mixed" if each corpus is better on another test set."""
-RANDOM = "than if as much had been dropped at random"
-FROM_RANDOM = "from such random drops"
+RANDOM = "than with a random choice of as many tokens"
+FROM_RANDOM = "from such a choice"
+"""What the level beyond random rules is compared with, for a reader."""
 WORTH_KNOWING = 0.005
 """Default of the smallest relative difference of perplexity that matters: a smaller one counts as none."""
 
@@ -67,8 +68,8 @@ def verdict(
 ) -> Verdict:
     """Conclude from the level on the primary test set, which bounds the effect in any case.
 
-    The level is `Scored.choice`: less the mean of placebo rules, if there are some. The second corpus is better if its
-    interval is below 0, and worse if it is above. There is no difference if it is inside plus or minus
+    The level is `Scored.choice`: less the mean of placebo rules, if rules chose the corpora. The second corpus is
+    better if its interval is below 0, and worse if it is above. There is no difference if it is inside plus or minus
     `worth_knowing`. The answer is mixed if the intervals on the test sets exclude 0 on different sides. `lacks` is why
     the design allows no conclusion, `failed` are the checks that failed, and `advice` says what would narrow the
     interval. The sentence also gives the difference from the first corpus itself, and that on everything that is said,
@@ -92,7 +93,7 @@ def verdict(
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
     sides = {one.test.name: side(one.choice.interval) for one in scored if one.differences}
     what = "perplexity on replies" if primary.test.scope == "replies" else "perplexity"
-    than = RANDOM if primary.placebos else f"than with {first}"
+    than = RANDOM if primary.of_rules else f"than with {first}"
     bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher {than}"
     if set(sides.values()) == {-1, 1}:
         answer = MIXED
@@ -102,7 +103,7 @@ def verdict(
         answer = BETTER if high < 0 else WORSE
         found = relative_change(math.expm1(primary.choice.ln_ratio), (low, high))
         text = f"{second} is {answer} per token: {at} its {what} is {found}"
-        text += f" {RANDOM}" if primary.placebos else ""
+        text += f" {RANDOM}" if primary.of_rules else ""
     elif max(-low, high) < worth_knowing:
         answer = NONE
         text = f"There is no difference above {worth_knowing:.1%}: {at} the {what} with {second} is at most {bounds}"
@@ -120,7 +121,7 @@ def verdict(
 
 def _against(primary: Scored, first: str) -> str:
     """The difference from the first corpus itself, if the level is another one."""
-    if not primary.placebos:
+    if not primary.of_rules:
         return ""
     return f"; against {first} it differs by {ppl_change(primary.differences['power'])}"
 
@@ -130,7 +131,7 @@ def _on_everything(beside: Scored | None) -> str:
     if beside is None or not beside.differences:
         return ""
     level = with_interval(beside.choice.ln_ratio, beside.choice.interval, change)
-    return f". On everything that is said, it differs by {level}{f' {FROM_RANDOM}' if beside.placebos else ''}"
+    return f". On everything that is said, it differs by {level}{f' {FROM_RANDOM}' if beside.of_rules else ''}"
 
 
 def decides(ends: Interval | None, worth_knowing: float) -> bool:

@@ -154,14 +154,18 @@ def test_what_random_rules_do_too_is_not_the_choice_of_the_rules() -> None:
     effects = np.linspace(-0.021, -0.019, 19)
     none = of(replace(one, placebos={"random": Placebos(-0.02, effects)}))
     assert none.answer == "no difference"
-    assert " higher than if as much had been dropped at random; against raw it differs by \N{MINUS SIGN}1.9" in (
+    assert " higher than with a random choice of as many tokens; against raw it differs by \N{MINUS SIGN}1.9" in (
         none.sentence
     )
     better = of(replace(one, placebos={"random": Placebos(-0.02, effects + 0.01)}))
     assert better.answer == "better"
     assert "its perplexity is 0.9" in better.sentence
-    assert "than if as much had been dropped at random; against raw it differs by \N{MINUS SIGN}1.9" in better.sentence
+    assert "than with a random choice of as many tokens; against raw it differs by \N{MINUS SIGN}1.9" in better.sentence
     assert of(replace(one, placebos={"random": Placebos(-0.02, effects - 0.02)})).answer == "worse"
+    other = of(replace(one, placebos={"random": Placebos(-0.02, effects, of_rules=False)}))
+    assert other.answer == "better", "between two other corpora no rule chose"
+    assert "its perplexity is 1.9" in other.sentence
+    assert "random" not in other.sentence
 
 
 def test_the_sentence_is_about_replies_and_gives_everything_beside() -> None:

@@ -54,12 +54,14 @@ class Placebos:
 
     `effects` [P] are those of the placebo rules, `effect` is that of the real arms in the same orders. Their mean is
     not 0 in a corpus with copies, since random rules leave fewer of them. `error` is the variance of that mean over
-    orders, if it is compared with models of other orders; in the same orders it cancels.
+    orders, if it is compared with models of other orders; in the same orders it cancels. `of_rules` is whether both
+    arms are parts of one corpus, so that rules chose them.
     """
 
     effect: float
     effects: Floats
     error: float = 0.0
+    of_rules: bool = True
 
     @property
     def p(self) -> float:
@@ -82,10 +84,18 @@ class Placebos:
         """Standard deviation of the effects of the placebo rules."""
         return float(self.effects.std(ddof=1))
 
+    @property
+    def variance(self) -> float:
+        """Variance of another random rule around the mean of these."""
+        return self.sd**2 * (1 + 1 / len(self.effects))
+
 
 @dataclass(frozen=True)
 class Choice:
     """What the choice of a rule did to ln PPL, beyond dropping as much: a difference less the mean of placebo rules.
+
+    Between two corpora of which neither holds the other no rule chose, and random parts of both tell nothing of their
+    mean: versions of one conversation are copies of each other in the union. Then no mean is taken off.
 
     Its interval contains that of the difference, over orders and test conversations, and in quadrature the spread of
     placebo rules and the error of their mean.
@@ -100,25 +110,19 @@ class Choice:
     ) -> Choice:
         """The choice behind a difference with an interval of a level; without placebo rules, the difference itself.
 
-        The mean is that of random conversations; the spread is that of the kind that spreads more. Of P rules with
-        standard deviation s it is t s sqrt(1 + 1/P), within which another random rule lies at the level.
+        The mean is that of random conversations; the spread is that of the kind that spreads more.
         """
         if not placebos:
             return cls(ln_ratio, ends)
         taken_off, widest = placebos["random"], max(placebos.values(), key=lambda one: one.sd)
-        value = ln_ratio - taken_off.mean
+        mean, its_error = (taken_off.mean, taken_off.error) if taken_off.of_rules else (0.0, 0.0)
+        value = ln_ratio - mean
         if ends is None:
             return cls(value, None)
-        rules = len(widest.effects)
-        spread, error = (
-            stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(variance))
-            for left, variance in (
-                (rules - 1, widest.sd**2 * (1 + 1 / rules)),
-                (PLACEBO_SEEDS - 1, taken_off.error),
-            )
-        )
+        parts = (widest.variance, len(widest.effects) - 1), (its_error, PLACEBO_SEEDS - 1)
+        spread, error = (stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(part)) for part, left in parts)
         half = float(np.linalg.norm([(ends[1] - ends[0]) / 2, spread, error]))
-        middle = (ends[0] + ends[1]) / 2 - taken_off.mean
+        middle = (ends[0] + ends[1]) / 2 - mean
         return cls(value, (middle - half, middle + half))
 
 
@@ -160,7 +164,8 @@ class Screen:
     are as `nats`, in orders that do not keep near-duplicates together; empty without copies. `placebos` are [P, 2,
     seeds, 2, K], the two arms at the largest budget, by the pair of arms that they imitate; `tokens` and `unique` are
     the tokens of each pool, with and without copies. `own` [n, 2, K] are by arm, the scores of models of the streams of
-    n training runs. A mask of targets is [2, K], as are `targets` and `clusters`.
+    n training runs. A mask of targets is [2, K], as are `targets` and `clusters`. `of_rules` is whether all arms are
+    parts of one of them.
     """
 
     budgets: tuple[int, ...]
@@ -173,6 +178,7 @@ class Screen:
     tokens: Mapping[str, int]
     unique: Mapping[str, int]
     own: Mapping[str, Floats] = field(default_factory=dict)
+    of_rules: bool = True
 
     def differences(self, names: tuple[str, str], mask: Mask) -> Floats:
         """Differences of ln PPL, the second arm minus the first, by order and budget, float64 [seeds, budgets]."""
@@ -209,7 +215,8 @@ class Screen:
             both = nats[..., mask].sum(axis=-1) / size
             effects = both[:, 1] - both[:, 0]
             error = float(effects.mean(axis=0).var(ddof=1)) / effects.shape[1] if self.own else 0.0
-            found[null] = Placebos(float((second - first).mean() / size), effects.mean(axis=1), error)
+            effect = float((second - first).mean() / size)
+            found[null] = Placebos(effect, effects.mean(axis=1), error, self.of_rules)
         return found
 
     def used_up(self, names: tuple[str, str], mask: Mask) -> UsedUp:
@@ -343,6 +350,7 @@ def screen(
             name: np.stack([learner.learn([order], (size,))[0, -1] for order, (size, _) in zip(each, own, strict=True)])
             for name, each in streams.items()
         },
+        any(mask.all() for mask in union.members.values()),
     )
 
 

@@ -20,7 +20,7 @@ from trainer import TrainerError
 from trainer.prepare.vocabulary import ROLES, Vocabulary
 
 UNSCORED, TEXT, REPLY = 0, 1, 2
-"""Classes of ids: of the template; of replies, which are messages of the assistant with their ends; of other text."""
+"""Classes of ids: of the template, of text that is no reply, and of replies, which are messages of the assistant."""
 DOCUMENT = len(ROLES)
 """Code of the role "text"; the codes of `ROLES` are their positions."""
 ROLE_CODES = {**{role: code for code, role in enumerate(ROLES)}, "text": DOCUMENT}

@@ -51,7 +51,7 @@ def tiles(comparison: Comparison) -> tuple[Tile, ...]:
     power, test = primary.differences["power"], visible(primary.test.name, 30)
     worth, brackets = token_worth_parts(power)
     label = f"PPL of {SCOPES[primary.test.scope]} at {power.budget:,.0f} tokens, {second}"
-    chosen = [primary.choice] if primary.placebos else []
+    chosen = [primary.choice] if primary.of_rules else []
     made = [
         *(_tile(choice.ln_ratio, choice.interval, f"{label} beyond random rules, on {test}") for choice in chosen),
         _tile(power.ln_ratio, primary.level_interval, f"{label} against {first}, on {test}"),

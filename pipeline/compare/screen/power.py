@@ -58,7 +58,7 @@ def forecast(experiment: Experiment, screened: Screened, times: int = 1) -> Fore
     of_test = 0.0
     if moved[0] is not None and moved[1] is not None:
         of_test = float((moved[1] - moved[0]).mean(axis=0).var(ddof=1))
-    spread = max((one.sd for one in screened.primary.placebos.values()), default=0.0) ** 2
+    spread = max((one.variance + one.error for one in screened.primary.placebos.values()), default=0.0)
     x, variance = np.log(budgets.astype(float)), control.variance + TRAINING_VARIANCE
     found = np.tile(x, times), np.tile(variance, times), of_test + spread
     level, alpha = smallest_found(*found, design.looks()[-1].level, POWER)
