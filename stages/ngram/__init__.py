@@ -9,33 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from stages.files import scratch
-from stages.ngram.counts import NONE, Column, slices
+from stages.ngram import arpa, binary
+from stages.ngram.counts import Columns
 from stages.ngram.kneser_ney import Estimation
+from stages.ngram.sentences import NgramError, NoLineError, Sentences
 
-SPECIAL = ("<unk>", "<s>", "</s>")
-"""Tokens that a model reserves."""
-
-
-class NgramError(ValueError):
-    """No model can be trained on these lines with these parameters."""
-
-
-class NoLineError(NgramError):
-    """There is no line to train on."""
-
-    def __init__(self) -> None:
-        super().__init__("there is no line to train a language model on: it needs at least one")
+__all__ = ["Model", "NgramError", "NoLineError", "Sentences", "estimate", "thresholds", "train"]
 
 
 @dataclass(frozen=True)
 class Model:
     """A trained model; on a corpus of very short sentences it has fewer orders than requested."""
 
-    path: Path  # the ARPA file
+    path: Path  # ARPA, or KenLM's binary format
     sizes: tuple[int, ...]  # number of n-grams of each order
     fallback: tuple[int, ...]  # orders with lmplz's fallback discounts, because counts of counts were degenerate
     tokens: int  # number of words and sentence ends in the training corpus
@@ -47,18 +36,16 @@ def train(
     *,
     order: int = 5,
     prune: Sequence[int] = (0, 0, 1),
-    partition: int = 1 << 23,
     types: int | None = None,
 ) -> Model:
-    """Train a model and write it to `out` as ARPA: the same bytes for the same lines in the same order.
+    """Train a model and write it to `out`: the same bytes for the same lines in the same order.
 
     Args:
         lines: batches of sentences (String): tokens, any text without spaces, joined by single spaces.
-        out: the ARPA file. Temporary columns are in a folder beside it.
+        out: a file ending in .arpa, or in .bin for KenLM's binary format. Temporary columns are in a folder beside it.
         order: number of words in the longest n-gram, at least 2.
         prune: n-grams that occur at most this often are omitted, as with lmplz's `--prune`: one value per order,
             starting with 0, none lower than the one before; the last one holds for all orders that follow.
-        partition: number of tokens that are sorted at a time, with about 60 bytes of memory each.
         types: number of words that can occur, </s> included. The uniform distribution is over these words, and each
             unseen one has the probability of <unk>, so that all sum to one. By default it is over the words seen and
             <unk>, as with lmplz, which has no such option.
@@ -66,14 +53,32 @@ def train(
     Raises:
         NgramError: a line has a token of `SPECIAL`, or a parameter is out of range; `NoLineError`: there is no line.
     """
-    limits = thresholds(order, prune)
+    thresholds(order, prune)
     with scratch(out.parent, out.name) as folder:
-        words, vocabulary, sentences = _number(lines, folder / "words")
-        seen = len(vocabulary) - 2  # with </s>, without <unk> and <s>
-        if types is not None and types < seen:
-            raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
-        sizes, fallback = Estimation(words, vocabulary, limits, folder, partition, types).run(out)
-        return Model(out, sizes, fallback, len(words) - sentences)
+        sentences = Sentences(folder / "words")
+        for batch in lines:
+            sentences.add(batch)
+        return estimate(sentences, folder, out, order=order, prune=prune, types=types)
+
+
+def estimate(
+    sentences: Sentences, folder: Path, out: Path, *, order: int, prune: Sequence[int], types: int | None = None
+) -> Model:
+    """Train a model on sentences that are numbered already, with temporary columns in `folder`; see `train`.
+
+    A column of more than `counts.IN_MEMORY` bytes is a file: up to 200 bytes per token, of which the system keeps in
+    memory what fits.
+    """
+    limits, words, vocabulary = thresholds(order, prune), sentences.ids(), sentences.vocabulary()
+    seen = len(vocabulary) - 2  # with </s>, without <unk> and <s>
+    if types is not None and types < seen:
+        raise NgramError(f"types is {types:,}, expected at least {seen:,}, the number of words seen, </s> included")
+    sections, fallback = Estimation(words, len(vocabulary), limits, Columns(folder), types).run()
+    if out.suffix == ".arpa":
+        arpa.write(sections, words, vocabulary, out)
+    else:
+        binary.write(sections, vocabulary, sentences.hashes(), out)
+    return Model(out, tuple(map(len, sections)), fallback, len(words) - sentences.count)
 
 
 def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
@@ -86,35 +91,3 @@ def thresholds(order: int, prune: Sequence[int]) -> tuple[int, ...]:
             f"per order, the first 0 and none lower than the one before it, such as (0, 0, 1)"
         )
     return full
-
-
-def _number(lines: Iterable[pl.Series], path: Path) -> tuple[Column, pl.Series, int]:
-    """The corpus as word ids, in a file, the words by id, and the number of sentences."""
-    known = pl.DataFrame({"word": SPECIAL, "id": np.arange(len(SPECIAL), dtype=np.uint32)})
-    sentences = 0
-    with path.open("wb") as file:
-        for batch in lines:
-            framed = pl.select(word=pl.concat_str(pl.lit("<s> "), batch, pl.lit(" </s>"))).to_series()
-            tokens = framed.str.split(" ").explode().to_frame("word").filter(pl.col("word") != "")
-            fresh = tokens.unique(maintain_order=True).join(known, on="word", how="anti", maintain_order="left")
-            ids = pl.Series("id", np.arange(len(known), len(known) + len(fresh), dtype=np.uint32))
-            known = pl.concat([known, fresh.with_columns(ids)])
-            numbered = tokens.join(known, on="word", how="left", maintain_order="left")["id"]
-            sentences += len(batch)
-            file.write(numbered.to_numpy().data)
-    if not sentences:
-        raise NoLineError
-    words = np.memmap(path, np.uint32, "r")
-    _check(words, sentences)
-    return words, known["word"], sentences
-
-
-def _check(words: Column, sentences: int) -> None:
-    counts = np.zeros(len(SPECIAL), np.int64)
-    for part in slices(len(words)):
-        counts += np.bincount(words[part], minlength=len(SPECIAL))[: len(SPECIAL)]
-    for token, count, expected in zip(SPECIAL, counts, (0, sentences, sentences), strict=True):
-        if count != expected:
-            raise NgramError(f"{count - expected} tokens are {token}, which a model reserves: replace them")
-    if len(words) >= int(NONE):
-        raise NgramError(f"{len(words):,} tokens, expected fewer than {int(NONE):,}: train on a part of the corpus")

@@ -1,9 +1,11 @@
 """Distinct n-grams and their counts as sorted columns; each order is made from the order below it.
 
 An n-gram is identified by its rank in suffix order (last word first, as lmplz sorts). Ranks of an order are dense, so
-the n-grams of the next order are a sorted column of 64-bit keys: the rank of the last n-1 words, then the first word.
-For every position of the corpus the rank of the n-gram that ends there is stored, so a context needs no join.
+the n-grams of the next order are sorted by two small numbers: the rank of the last n-1 words, then the first word.
+For every position of the corpus the rank of the n-gram that ends there is stored, so a context needs no look-up.
 """
+
+from __future__ import annotations
 
 import os
 from collections.abc import Iterator
@@ -12,31 +14,40 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from stages.files import zeros
+from stages.files import Number, zeros
+from stages.text.compiled import Kernels
 
 Column = np.ndarray[Any, np.dtype[np.uint32]]
 
-UNK, BOS, EOS = 0, 1, 2
-"""Ids of <unk>, <s> and </s>; the words follow in order of first appearance, as in lmplz."""
+LOOPS = Kernels(
+    "stages.ngram.ngram_kernel",
+    {
+        "hash_words": "u1* i8* u8*",
+        "fill": "u8* i8 u8* u4*",
+        "number": "u1* i8* u8* u4* u8* i8* i8** u4*",
+        "tally": "u4* i8*",
+        "extend": "u4* i8 i8 u4* u4* u4* u8* u8* i8* u4* u4* u4* u4* u4*",
+        "contexts": "u4* u4* u4* u4* u4 f4* u4* u4* u4* f8* f8* u1* u1*",
+        "interpolate": "u4* i8 u4* u4* u4* u4* u4 f4* u4* u4* f4* f4* f4* u8* u4* u4* f4* u8*",
+        "insert": "u8* u4** u4**",
+    },
+)
 
-NONE = np.uint32(0xFFFFFFFF)
-"""The rank or index of an n-gram that does not exist."""
+IN_MEMORY = 1 << 24
+"""Size in bytes up to which a column is in memory; a larger one is in a file, which the system can write out."""
 
-_LARGE = 1 << 24  # n-grams
-
-CHUNK = 1 << 22
-"""Number of positions or n-grams in memory at a time."""
+CHUNK = 1 << 20
+"""Number of positions or n-grams that an array expression works on at a time."""
 
 
 @dataclass(frozen=True)
 class Ngrams:
-    """The distinct n-grams of one order, in suffix order; the columns are on disk."""
+    """The distinct n-grams of one order, in suffix order."""
 
     order: int
     parent: Column  # rank of the last n-1 words in the order below; empty for words
-    at: Column  # a position of the corpus where the n-gram ends
+    at: Column  # a position of the corpus where the n-gram ends; empty for words
     count: Column  # number of occurrences
     ending: Column  # for each position of the corpus, the rank of the n-gram that ends there, or NONE
 
@@ -44,83 +55,59 @@ class Ngrams:
         return len(self.count)
 
 
-def slices(size: int, step: int | None = None) -> Iterator[slice]:
-    """Slices of `size` positions or n-grams, by default CHUNK at a time."""
-    step = step or CHUNK
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))
+@dataclass(frozen=True)
+class Columns:
+    """Columns in memory or, if they are large, in files of a folder, of which the system keeps in memory what fits."""
+
+    folder: Path
+
+    def new(self, name: str, kind: type[Number], size: int) -> np.ndarray[Any, np.dtype[Number]]:
+        """A column of zeros. It takes the file of an earlier one with its name, which must not be used any more."""
+        small = size * np.dtype(kind).itemsize <= IN_MEMORY
+        return np.zeros(size, kind) if small else zeros(self.folder / name, kind, size)
+
+    def cut(self, name: str, column: Column, size: int) -> Column:
+        """The first part of a column; the disk space of the rest is freed."""
+        if (file := self.folder / name).exists():
+            os.truncate(file, size * column.itemsize)
+        return column[:size]
+
+
+def longer(below: Ngrams, words: Column, columns: Columns) -> tuple[Ngrams, Column]:
+    """The n-grams one word longer than `below`, and the adjusted counts of `below`.
+
+    An adjusted count is the number of distinct words to the left; for n-grams that begin with <s>, it is the number of
+    occurrences.
+    """
+    order, passes = below.order + 1, (int(words.max()).bit_length() + 7) // 8
+    names = [f"{name}{order}" for name in ("parent", "at", "count", "ending")]
+    parent, at, count, ending = (columns.new(name, np.uint32, len(words)) for name in names)
+    adjusted = columns.new("adjusted", np.uint32, len(below))
+    size = LOOPS.call(
+        *(
+            "extend",
+            words,
+            passes,
+            below.order,
+            below.ending,
+            below.count,
+            columns.new("starts", np.uint32, len(below)),
+        ),
+        *(columns.new("pairs", np.uint64, len(words)), columns.new("spare", np.uint64, len(words))),
+        *(np.empty(257, np.int64), parent, at, count, ending, adjusted),
+    )
+    parent, at, count = (columns.cut(*each, size) for each in zip(names[:3], (parent, at, count), strict=True))
+    return Ngrams(order, parent, at, count, ending), adjusted
+
+
+def slices(size: int) -> Iterator[slice]:
+    """Slices of `size` positions or n-grams, CHUNK at a time."""
+    for start in range(0, size, CHUNK):
+        yield slice(start, min(start + CHUNK, size))
 
 
 def unigrams(words: Column, size: int) -> Ngrams:
     """Unigrams of `words`, a corpus of sentences <s> w ... </s>; `size` is the number of ids."""
-    count = np.zeros(size, np.uint32)
-    for part in slices(len(words)):
-        count += np.bincount(words[part], minlength=size).astype(np.uint32)
-    return Ngrams(1, np.empty(0, np.uint32), np.empty(0, np.uint32), count, words)
-
-
-def longer(below: Ngrams, words: Column, folder: Path, partition: int) -> tuple[Ngrams, Column]:
-    """The n-grams one word longer than `below`, and the number of left extensions of each n-gram of `below`.
-
-    The new columns are in `folder`; `partition` positions are sorted at a time, with about 50 bytes of memory each.
-    """
-    order = below.order + 1
-    ending = zeros(folder / f"ending{order}", np.uint32, len(words))
-    ending[:] = NONE
-    names = ("parent", "at", "count")
-    parent, at, count = (zeros(folder / f"{name}{order}", np.uint32, len(words)) for name in names)
-    extensions = zeros(folder / f"extensions{below.order}", np.uint32, len(below))
-    size = 0
-    for low, high in _partitions(below.count, partition):
-        where = _ending_in(below, words, low, high)
-        if not len(where):
-            continue
-        keys, one, times, rank = _distinct(below.ending[where], words[where - below.order], where)
-        end = size + len(keys)
-        parents = (keys >> np.uint64(32)).astype(np.uint32)
-        parent[size:end], at[size:end], count[size:end] = parents, one, times
-        ending[where] = rank + np.uint32(size)
-        extensions[low:high] = np.bincount(parents - np.uint32(low), minlength=high - low)
-        size = end
-    for name in names:  # the rest was never written; free its disk space
-        os.truncate(folder / f"{name}{order}", size * ending.itemsize)
-    return Ngrams(order, parent[:size], at[:size], count[:size], ending), extensions
-
-
-def _ending_in(below: Ngrams, words: Column, low: int, high: int) -> npt.NDArray[np.int64]:
-    """Positions whose n-gram has a rank in [low, high) and can be extended: it does not begin with <s>."""
-    positions = []
-    for part in slices(len(words)):
-        ranks = below.ending[part]
-        inside = np.flatnonzero((ranks >= low) & (ranks < high)) + part.start
-        positions.append(inside[words[inside - below.order + 1] != BOS])
-    return np.concatenate(positions) if positions else np.empty(0, np.int64)
-
-
-def _distinct(
-    last: Column, first: Column, where: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], npt.NDArray[np.int64], Column]:
-    """Sorted distinct keys, a position and the count of each, and the index of the key for each of `where`."""
-    keys = (last.astype(np.uint64) << np.uint64(32)) | first
-    by_key = np.argsort(keys)
-    keys = keys[by_key]
-    new = np.empty(len(keys), np.bool_)
-    new[0] = True
-    np.not_equal(keys[1:], keys[:-1], out=new[1:])
-    starts = np.flatnonzero(new)
-    rank = np.empty(len(keys), np.uint32)
-    rank[by_key] = np.cumsum(new, dtype=np.uint32) - np.uint32(1)
-    return keys[starts], where[by_key[starts]], np.diff(starts, append=len(keys)), rank
-
-
-def _partitions(count: Column, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ranks with about `size` positions each; an n-gram is never divided."""
-    step = 1 if len(count) < _LARGE else 64  # an 8-byte sum per n-gram of a large corpus would not fit in memory
-    at = np.arange(0, len(count), step)
-    sums = np.cumsum(np.add.reduceat(count, at, dtype=np.int64)) if len(count) else np.empty(0, np.int64)
-    low = before = 0
-    while low < len(count):
-        reach = max(int(np.searchsorted(sums, before + size, side="right")), low // step + 1)
-        high = min(reach * step, len(count))
-        yield low, high
-        low, before = high, int(sums[reach - 1])
+    count = np.zeros(size, np.int64)
+    LOOPS.call("tally", words, count)
+    return Ngrams(1, np.empty(0, np.uint32), np.empty(0, np.uint32), count.astype(np.uint32), words)

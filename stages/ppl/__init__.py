@@ -1,21 +1,24 @@
 """Perplexity of conversations under a KenLM language model, by default one trained on the other half of the corpus."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from stages import ngram
-from stages.files import check_fitted, read_frame, read_json, save_frame, save_json, seal
+from stages.files import check_fitted, read_frame, read_json, save_frame, save_json, scratch, seal
+from stages.ngram import Sentences
 from stages.ppl import score
-from stages.ppl.score import halves, tokenise
+from stages.ppl.tokens import halves, tokenise
 from stages.readers import RECORDS, TEXT
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError, require
 from stages.text.corpus import Corpus
-from stages.text.messages import PROSE, check_reading, prose_messages
+from stages.text.messages import PROSE, check_reading, messages, prose_messages
 
 HEAD, TAIL = 30, 60
 """Percentiles between head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
@@ -65,7 +68,7 @@ class Perplexity(FittedStage, GlobalStage):
     """
 
     summary: ClassVar[str] = "perplexity under a KenLM 5-gram model of the other half of the corpus"
-    reads: ClassVar[tuple[str, ...]] = ("text", "messages", "details")
+    reads: ClassVar[tuple[str, ...]] = ("messages", "details")
     writes: ClassVar[pl.Schema] = score.SIGNALS
     merges: ClassVar[pl.Schema] = pl.Schema(
         {"ppl_percentile": pl.Float64(), "ppl_bucket": pl.String(), "ppl_z": pl.Float64()}
@@ -116,22 +119,41 @@ class Perplexity(FittedStage, GlobalStage):
         return not (self.model or self.reference)
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Train a model on the reference, or on each half; `models.json` lists their sizes."""
+        """Train a model on the reference, or on each half, in KenLM's binary format; `models.json` lists their sizes.
+
+        Memory: one shard, what `Sentences` holds of both halves, and what `ngram.estimate` needs.
+        """
         if self.model:
             return
-        sources = {"reference": lambda: _reference(self.reference)}
-        if not self.reference:
-            sources = {f"half{half}": partial(self._half, raw, half) for half in (0, 1)}
-        trained = {name: self._train(lines, folder / f"{name}.arpa") for name, lines in sources.items()}
+        with scratch(folder, "training") as aside:
+            corpora = self._reference(aside) if self.reference else self._halves(raw, aside)
+            trained = {name: self._train(corpus, aside, folder / f"{name}.bin") for name, corpus in corpora.items()}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
         save_json(folder / "models.json", trained, indent=1, end="")
-        seal(folder, ["models.json", *(f"{name}.arpa" for name, model in trained.items() if model)])
+        seal(folder, ["models.json", *(f"{name}.bin" for name, model in trained.items() if model)])
 
-    def _train(self, lines: Callable[[], Iterator[pl.Series]], out: Path) -> dict[str, Any] | None:
+    def _reference(self, folder: Path) -> dict[str, Sentences]:
+        sentences = Sentences(folder / "reference")
+        for batch in _corpus(self.reference).batches():
+            sentences.add(tokenise(batch["text"])["line"])
+        return {"reference": sentences}
+
+    def _halves(self, raw: Sequence[Path], folder: Path) -> dict[str, Sentences]:
+        sentences = [Sentences(folder / f"half{half}") for half in (0, 1)]
+        for path in raw:
+            shard = read_frame(path, self.reads)
+            turns = self._messages(shard)
+            lines = tokenise(turns["content"])
+            sides = _sides(shard["messages"])[turns["row"].to_numpy()][lines["at"].to_numpy()]
+            for half in (0, 1):
+                sentences[half].add(lines["line"].filter(sides == half))
+        return {f"half{half}": sentences[half] for half in (0, 1)}
+
+    def _train(self, sentences: Sentences, folder: Path, out: Path) -> dict[str, Any] | None:
         """The entry of a model in `models.json`, or None if there is no line to train it on."""
         try:
-            model = ngram.train(lines(), out, order=self.order, prune=self.prune)
+            model = ngram.estimate(sentences, folder, out, order=self.order, prune=self.prune)
         except ngram.NoLineError:
             return None
         return {**asdict(model), "path": out.name}
@@ -141,22 +163,16 @@ class Perplexity(FittedStage, GlobalStage):
             model = score.load(Path(self.model).expanduser())
             return partial(self._score, scorers=(model, model))
         check_fitted(folder)
-        names = [name for name, model in read_json(folder / "models.json").items() if model]
-        loaded = {name: score.load(folder / f"{name}.arpa") for name in names}
+        trained = read_json(folder / "models.json")
+        loaded = {name: score.load(folder / model["path"]) for name, model in trained.items() if model}
         scorers = [loaded.get("reference") or loaded.get(f"half{1 - half}") for half in (0, 1)]
         return partial(self._score, scorers=scorers)
 
     def _score(self, batch: pl.DataFrame, scorers: Sequence[score.Scorer | None]) -> pl.DataFrame:
-        return score.measure(self._messages(batch), batch["text"], scorers, self.turn_tokens)
+        return score.measure(self._messages(batch), _sides(batch["messages"]), scorers, self.turn_tokens)
 
     def _messages(self, batch: pl.DataFrame) -> pl.DataFrame:
         return prose_messages(batch, self.roles, self.read)
-
-    def _half(self, raw: Sequence[Path], half: int) -> Iterator[pl.Series]:
-        for path in raw:
-            shard = read_frame(path, self.reads)
-            mine = shard.filter(halves(shard["text"]) == half)
-            yield tokenise(self._messages(mine)["content"])["line"]
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
         """Rank the corpus, with 40 bytes of memory per conversation."""
@@ -169,9 +185,9 @@ class Perplexity(FittedStage, GlobalStage):
             start += ids.height
 
 
-def _reference(path: str) -> Iterator[pl.Series]:
-    for batch in _corpus(path).batches():
-        yield tokenise(batch["text"])["line"]
+def _sides(conversations: pl.Series) -> NDArray[np.uint8]:
+    """The half of each conversation, by its whole text."""
+    return halves(messages(conversations)["content"], conversations.list.len().fill_null(0).to_numpy())
 
 
 def _corpus(reference: str) -> Corpus:

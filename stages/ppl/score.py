@@ -1,21 +1,15 @@
-"""Text as lines of tokens, and their scores by the `kenlm` library, summed over messages and conversations."""
+"""Scores of lines of tokens by the `kenlm` library, summed over messages and conversations."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from stages.ppl.tokens import tokenise
 from stages.stage import MissingModelError
 from stages.text.messages import by_row
-
-_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts without spaces between words. Each letter is a token; otherwise a sentence would be one unknown word."""
-
-TOKEN = rf"[{_SPACELESS}]|[\w--[{_SPACELESS}]]+|[^\w\s\p{{Cc}}]"
-"""A word, or a punctuation mark. Control characters are neither: kenlm stops at NUL."""
-
-_NOT_LETTERS = r"[^\p{L}\p{M}\p{N}]+"
 
 SIGNALS = pl.Schema(
     {
@@ -29,35 +23,11 @@ SIGNALS = pl.Schema(
 Scorer = Callable[[str], float]
 """Returns the log10 probability of a line of tokens, its end included."""
 
+MAX_READ = 1 << 26
+"""Size in bytes up to which a process reads a binary model into memory of its own, in large pages, where look-ups take
+a quarter less time. A larger one is mapped, and shared by all processes of the machine."""
+
 _UNIT = 1e6  # scores are summed as integer millionths, so that the order of summation does not matter
-
-
-def tokenise(text: pl.Series) -> pl.DataFrame:
-    """Sentences of texts: the lines that have a token, as in CCNet (cc_net/perplexity.py, DocLM).
-
-    Columns, in order: `at`, the row of the text (UInt32); `line`, its tokens in lower case, with 0 for each digit,
-    joined by spaces; `n`, the number of tokens, the end of the sentence included (UInt32).
-    """
-    lines = pl.DataFrame({"at": pl.int_range(len(text), dtype=pl.UInt32, eager=True), "line": text.str.split("\n")})
-    tokens = pl.col("line").str.to_lowercase().str.replace_all(r"\d", "0").str.extract_all(TOKEN)
-    return (
-        lines.explode("line")
-        .with_columns(tokens)
-        .filter(pl.col("line").list.len() > 0)
-        .select("at", pl.col("line").list.join(" "), n=pl.col("line").list.len() + 1)
-    )
-
-
-def halves(text: pl.Series) -> pl.Series:
-    """0 or 1 for each text (UInt8), by a hash of its letters and digits.
-
-    It ignores case, spaces, punctuation and the values of digits, so that copies and trivial variants stay together.
-    """
-    bare = text.str.to_lowercase().str.replace_all(r"\d", "0").str.replace_all(_NOT_LETTERS, "")
-    bare = pl.select(pl.when(bare.str.len_bytes() > 0).then(bare).otherwise(text)).to_series()
-    # A loop, because the hash of polars may change between versions, and the halves must never change.
-    sides = [hashlib.blake2b(one.encode(), digest_size=1).digest()[0] & 1 for one in bare]
-    return pl.Series("half", sides, pl.UInt8)
 
 
 def load(path: Path) -> Scorer:
@@ -68,6 +38,8 @@ def load(path: Path) -> Scorer:
     config.show_progress = False
     config.arpa_complain = kenlm.ARPALoadComplain.NONE
     try:
+        small = path.stat().st_size <= MAX_READ
+        config.load_method = kenlm.LoadMethod.READ if small else kenlm.LoadMethod.LAZY
         model = kenlm.Model(str(path), config)
     except (OSError, RuntimeError) as error:
         last = str(error).strip().splitlines()[-1:]
@@ -76,19 +48,21 @@ def load(path: Path) -> Scorer:
     return score
 
 
-def measure(turns: pl.DataFrame, text: pl.Series, scorers: Sequence[Scorer | None], turn_tokens: int) -> pl.DataFrame:
-    """The signals of conversations: `turns` are their messages (`row`, `role`, `content`), `text` their whole texts.
+def measure(
+    turns: pl.DataFrame, sides: NDArray[np.uint8], scorers: Sequence[Scorer | None], turn_tokens: int
+) -> pl.DataFrame:
+    """The signals of conversations: `turns` are their messages (`row`, `role`, `content`), `sides` their halves.
 
     The scorers are those of the two halves, None if no model could be trained.
     """
     turn = pl.int_range(pl.len(), dtype=pl.UInt32).over("row")
-    turns = turns.with_columns(half=halves(text).gather(turns["row"]), turn=turn)
+    turns = turns.with_columns(half=pl.Series(sides).gather(turns["row"]), turn=turn)
     lines = tokenise(turns["content"])
     lines = lines.with_columns(half=turns["half"].gather(lines["at"]))
     sums = pl.col("score", "n").sum()
     per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
-    return by_row(len(text), _conversations(scored, turn_tokens)).select(SIGNALS.names())
+    return by_row(len(sides), _conversations(scored, turn_tokens)).select(SIGNALS.names())
 
 
 def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:

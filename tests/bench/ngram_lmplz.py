@@ -17,7 +17,8 @@ import polars as pl
 
 from stages.ngram import train
 from stages.ngram.kneser_ney import FALLBACK
-from stages.ppl.score import load, tokenise
+from stages.ppl.score import load
+from stages.ppl.tokens import tokenise
 
 
 def by_lmplz(lmplz: Path, lines: pl.Series, out: Path) -> tuple[int, ...]:

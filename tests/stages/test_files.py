@@ -19,6 +19,7 @@ import stages
 from stages import files, ngram
 from stages.dedup.against import Against
 from stages.files import read_frame, save_frame
+from stages.ngram import counts
 from stages.ppl import Perplexity
 from stages.stage import CorruptInputError, FittedStage, GlobalStage, Stage
 from stages.toxicity import Toxicity
@@ -128,7 +129,7 @@ def fits(folder: Path) -> Iterator[tuple[FittedStage, tuple[str, ...]]]:
     """Stages that fit, and what their fits leave."""
     earlier = folder / "earlier.jsonl"
     earlier.write_text('{"text": "one two three four five six seven"}\n')
-    yield Perplexity(), ("half0.arpa", "half1.arpa", "models.json", "fitted.json")
+    yield Perplexity(), ("half0.bin", "half1.bin", "models.json", "fitted.json")
     yield Toxicity(model="none"), ("words.npz", "fitted.json")
     yield Against(str(earlier)), ("index/sets", "index/names.parquet", "index/order", "fitted.json")
 
@@ -201,15 +202,16 @@ def test_a_disk_that_fills_during_training_is_an_error(
         allocate(file, offset, length)
 
     monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(counts, "IN_MEMORY", 0)
     lines = [pl.Series([f"a b c d e {i} f g {i % 7}" for i in range(400)])]
     with pytest.raises(OSError, match="No space left") as caught:
-        ngram.train(lines, tmp_path / "model.arpa")
+        ngram.train(lines, tmp_path / "model.bin")
     assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_an_error_with_its_number(tmp_path: Path) -> None:
-    """Frames, sections of a model and an index: each write that fails is an OSError whose number says why."""
+    """Frames, models and an index: each write that fails is an OSError whose number says why."""
     code = """
 import sys
 from pathlib import Path
@@ -217,15 +219,16 @@ import numpy as np, polars as pl
 from stages import files
 from stages.dedup import against
 from stages.dedup.bands import Matching
-from stages.ngram.kneser_ney import write_lines
+from stages.ngram import arpa
+from stages.ngram.kneser_ney import Section
 folder = Path(sys.argv[1])
 noise = np.random.default_rng(0).random(50_000)
 texts = pl.DataFrame({"text": [" ".join(map(str, noise[i : i + 50])) for i in range(9_000, 9_900)]})
-grams = pl.Series(noise.astype(str))
+grams, none = pl.Series(noise.astype(str)), np.empty(0)
 bands = Matching(0.5, 128, 0.5, 1)
 works = (
     lambda: files.save_frame(folder / "a", pl.DataFrame({"a": noise})),
-    lambda: write_lines(folder / "b", noise.astype(np.float32), grams, None),
+    lambda: arpa.write([Section(1, none, none, noise.astype(np.float32), None, none, none)], none, grams, folder / "b"),
     lambda: against.build(iter([texts.with_columns(name=pl.col("text"))]), bands, folder / "index"),
 )
 for work in works:
@@ -236,4 +239,4 @@ for work in works:
 print(sorted(path.name for path in folder.iterdir()))
 """
     done = small_disk(tmp_path, code)
-    assert done.stdout.splitlines() == ["27", "27", "27", "['b']"], done.stderr
+    assert done.stdout.splitlines() == ["27", "27", "27", "[]"], done.stderr

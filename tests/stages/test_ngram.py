@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.ngram import NgramError, NoLineError, counts, train
+from stages.ngram import NgramError, NoLineError, binary, counts, train
+from stages.ngram import sentences as numbering
 from tests.stages.ngram_reference import Entry, Gram, counted, lmplz_discounts, mitlm_discounts, model
 
 sentences = st.lists(st.lists(st.sampled_from("abcde"), max_size=7).map(" ".join), min_size=1, max_size=25)
@@ -60,17 +63,60 @@ def test_a_model_is_the_one_that_the_definition_gives(
 
 
 @settings(max_examples=20, deadline=None)
-@given(lines=sentences, partition=st.integers(1, 40), size=st.integers(1, 9))
-def test_partitions_and_batches_make_no_difference(out: Path, lines: list[str], partition: int, size: int) -> None:
-    """The file is the same to the byte however few positions are sorted at a time and however lines are batched."""
+@given(lines=sentences, size=st.integers(1, 9))
+def test_batches_and_columns_on_disk_make_no_difference(out: Path, lines: list[str], size: int) -> None:
+    """The file is the same to the byte however lines are batched, and whether columns are in memory or in files."""
     train(batches(lines), out)
     whole = out.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(counts, "_LARGE", 70)  # ranges of 64 n-grams, as for a large corpus
+        patch.setattr(counts, "IN_MEMORY", 8)
         patch.setattr(counts, "CHUNK", 10)
-        train(batches(lines, size), out, partition=partition)
+        patch.setattr(numbering, "PART_BYTES", 20)
+        patch.setattr(numbering, "_SLOTS", 8)
+        train(batches(lines, size), out)
     assert out.read_bytes() == whole
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+@settings(max_examples=20, deadline=None)
+@given(lines=sentences, order=st.integers(2, 5), prune=st.sampled_from([(0,), (0, 0, 1), (0, 0, 1, 2)]))
+def test_the_binary_file_holds_the_same_model(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], order: int, prune: tuple[int, ...]
+) -> None:
+    """`kenlm` gives each word the same probability, to the bit, and matches the same n-gram, as with the ARPA file."""
+    import kenlm
+
+    config, folder = kenlm.Config(), tmp_path_factory.getbasetemp()
+    config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
+    paths = [folder / "same.arpa", folder / "same.bin"]
+    sizes = [train(batches(lines), path, order=order, prune=prune[:order]).sizes for path in paths]
+    assert sizes[0] == sizes[1]
+    one, other = (kenlm.Model(str(path), config) for path in paths)
+    for line in [*lines, "e d c b a", "a nowhere b b", ""]:
+        assert list(one.full_scores(line)) == list(other.full_scores(line))
+
+
+def test_memory_of_training_is_bounded(tmp_path: Path) -> None:
+    """Four times the text with the same words takes as much memory; the rest is in files, 200 bytes per token."""
+    peaks, disk = [], []
+
+    def note(*_: object) -> None:
+        disk.append(sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(binary, "write", note)
+        patch.setattr(counts, "IN_MEMORY", 1 << 12)
+        patch.setattr(counts, "CHUNK", 1 << 12)
+        patch.setattr(numbering, "PART_BYTES", 1 << 14)
+        for tokens in (20_000, 80_000):
+            words = np.random.default_rng(0).integers(0, 500, (tokens // 10, 10))
+            lines = pl.Series(words).cast(pl.Array(pl.String, 10)).arr.join(" ")
+            tracemalloc.start()
+            train((lines[i : i + 100] for i in range(0, len(lines), 100)), tmp_path / "model.bin")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 20_000
+    assert disk[1] < 200 * 88_000
 
 
 @settings(max_examples=15, deadline=None)

@@ -104,7 +104,7 @@ def test_damaged_files_of_stages_are_named_and_made_again(refine: Refine, source
     assert refine(*words(source, out, 1)).returncode == 0
     before = contents(out)
     (ppl,), (dedup,) = (out / "signals").glob("ppl-*"), (out / "signals").glob("dedup-*")
-    model, measured, merged = ppl / "half1.arpa", ppl / "00002.parquet", dedup / "merged" / "00001.parquet"
+    model, measured, merged = ppl / "half1.bin", ppl / "00002.parquet", dedup / "merged" / "00001.parquet"
     (ppl / "00000.parquet").unlink()  # so that the model is asked again, and ppl merged
     model.write_bytes(model.read_bytes()[:5000])
     for path in (measured, merged):
