@@ -3,6 +3,8 @@
     python -m tests.bench.scale 100000 300000 1000000                    stages heuristics, language, dedup, ppl
     python -m tests.bench.scale 100000 300000 --stages dedup --report    and of the report
 
+The table comes at the end; what a size used is on stderr as soon as it is known.
+
 A conversation is two to eight messages, each drawn at random from real ones (the embedded corpus, and UltraChat-like
 conversations of the test data, without which the bench does not run), with 8 % of its words replaced by others. 2 % are
 copies of an earlier conversation, 8 % differ from one in up to 4 % of the words, and 10 % begin with its prompt.
@@ -209,7 +211,9 @@ def measure(count: int, stages: str, workers: int, *, report: bool) -> dict[str,
     for command in commands:
         words = [sys.executable, "-c", *command]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        steps |= Watch(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)).watch()
+        used = Watch(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)).watch()
+        sys.stderr.writelines(f"{count:,} {step}: {use}\n" for step, use in used.items())
+        steps |= used
     shutil.rmtree(out)
     shutil.rmtree(f"{out}-report", ignore_errors=True)
     return steps
@@ -221,7 +225,7 @@ def table(measured: dict[int, dict[str, Use]]) -> Iterator[str]:
     yield f"| step | {' | '.join(heads)} | bytes a conversation |"
     yield f"| --- |{' --- |' * (5 * len(heads) + 1)}"
     first, last = min(measured), max(measured)
-    for step in measured[last]:
+    for step in [step for step in measured[last] if step != "start"]:
         cells = []
         for count, steps in measured.items():
             use = steps.get(step, Use())

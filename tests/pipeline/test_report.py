@@ -172,7 +172,7 @@ def test_figures_of_a_large_run_count_a_sample(made: Made) -> None:
     left, of_sample = ([panel.numbers for panel in one.sections[0].figures[0].panels] for one in pages)
     assert all(a.equals(b) for a, b in zip(left, of_sample, strict=True))
     assert pages[1].sections[0].says.endswith(f"count a random sample of {read.rows.height} of the 240 conversations.")
-    assert pages[1].numbers == {**pages[0].numbers, "sampled": read.rows.height}
+    assert pages[1].numbers == {**pages[0].numbers, "figure_rows": read.rows.height}
 
 
 def checked(run: Path, bounds: Bounds = Bounds()) -> list[Check]:  # noqa: B008  frozen

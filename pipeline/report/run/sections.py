@@ -62,7 +62,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
             "run": str(run.store.folder),
             "counts": asdict(counts),
             "by_rule": run.manifest.by_rule,
-            **({"sampled": run.rows.height} if run.sample_note else {}),
+            **({"figure_rows": run.rows.height} if run.sample_note else {}),
             "kept_share": kept / total if total else None,
             **({"sample": asdict(run.manifest.sample)} if run.manifest.sample else {}),
             "kept_token_share": counts.refined_tokens / tokens if tokens else None,
