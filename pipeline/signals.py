@@ -169,10 +169,12 @@ def _hashes_of_several(
     no decision.
     """
     found = {kind: [near[kind][side].hash() for side in ("id", "other")] for kind in firsts}
-    for shard in store.shards() if firsts else ():
-        signals = signals_of(plan, store, shard, list(dict.fromkeys(firsts.values())))
-        for kind, column in firsts.items():
-            found[kind].append(signals.filter(pl.col(column) != pl.col("id"))[column].hash())
+    for folder, names in _folders(plan, store, set(firsts.values())):
+        for shard in store.shards():
+            signals = read_frame(folder / shard, ["id", *names])
+            for kind, column in firsts.items():
+                if column in names:
+                    found[kind].append(signals.filter(pl.col(column) != pl.col("id"))[column].hash())
     return {kind: np.unique(pl.concat(hashes).to_numpy()) for kind, hashes in found.items()}
 
 
