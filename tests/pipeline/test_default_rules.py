@@ -20,7 +20,7 @@ FIRES: dict[str, dict[str, Any]] = {
     "looping": {"reply_repetition": 1.0},
     "denies_feelings": {"no_feelings": 1},
     "gibberish": {"ppl_z": 10.0, "ppl": 5000.0, "ppl_tokens": 100},
-    "toxic": {"toxicity": 1.0, "toxicity_share": 1.0},
+    "toxic": {"toxicity": 1.0, "toxicity_mean": 1.0},
 }
 """Signals with which one rule fires, the others being null."""
 THRESHOLDS = [
@@ -34,7 +34,7 @@ THRESHOLDS = [
     ("gibberish", "ppl", 1000, (False, False, True)),
     ("gibberish", "ppl_tokens", 32, (False, True, True)),
     ("toxic", "toxicity", 0.9, (False, False, True)),
-    ("toxic", "toxicity_share", 0.16, (False, True, True)),
+    ("toxic", "toxicity_mean", 0.1, (False, True, True)),
 ]
 """Rule, signal, threshold, and whether a conversation is dropped just under it, at it, and just over it."""
 

@@ -221,13 +221,12 @@ def test_language_toxicity_and_perplexity_do_not_read_tools(tmp_path: Path) -> N
     language = Language().measure(both)
     assert language[0].equals(language[1])
     assert Language(roles=("tool",)).measure(both)["language"].to_list() != language["language"].to_list()
-    toxicity = Toxicity(model="none")
-    toxicity.fit([], tmp_path)
+    toxicity = Toxicity()
     scored = toxicity.open(tmp_path)(both)
     assert scored["toxicity"][0] == scored["toxicity"][1]
     assert scored["toxicity_unread"].to_list() == [0, 0]
     assert scored["toxicity_turns"].list.len().to_list() == [3, 2]
-    read = Toxicity(model="none", roles=("tool",)).open(tmp_path)(both)
+    read = Toxicity(roles=("tool",)).open(tmp_path)(both)
     assert read["toxicity"][0] > 0.9
     (tmp_path / "text.txt").write_text(LONG.replace(". ", ".\n"))
     ppl = Perplexity(reference=str(tmp_path / "text.txt"))

@@ -22,7 +22,6 @@ from stages.files import read_frame, save_frame
 from stages.ngram import counts
 from stages.ppl import Perplexity
 from stages.stage import CorruptInputError, FittedStage, GlobalStage, Stage
-from stages.toxicity import Toxicity
 from tests import strategies
 from tests.conftest import ROOT, chat
 
@@ -130,17 +129,15 @@ def fits(folder: Path) -> Iterator[tuple[FittedStage, tuple[str, ...]]]:
     earlier = folder / "earlier.jsonl"
     earlier.write_text('{"text": "one two three four five six seven"}\n')
     yield Perplexity(), ("half0.bin", "half1.bin", "models.json", "fitted.json")
-    yield Toxicity(model="none"), ("words.npz", "fitted.json")
     yield Against(str(earlier)), ("index/sets", "index/names.parquet", "index/order", "fitted.json")
 
 
 @DAMAGES
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["ppl", "toxicity", "against"])
+@pytest.mark.parametrize("which", [0, 1], ids=["ppl", "against"])
 def test_damage_to_what_a_fit_left_is_named_and_a_new_fit_mends_it(
-    which: int, damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    which: int, damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
     """Nothing is measured by half a model, or by one with other weights."""
-    monkeypatch.setattr("stages.toxicity.encoder.folder", lambda: None)  # seconds to load, and not at stake
     stage, left = list(fits(tmp_path))[which]
     save_frame(tmp_path / "raw" / "00000.parquet", WHOLE)
     folder = tmp_path / "stage"
@@ -153,17 +150,6 @@ def test_damage_to_what_a_fit_left_is_named_and_a_new_fit_mends_it(
             stage.open(folder)
         assert caught.value.path == folder / name
         caught.value.path.unlink(missing_ok=True)
-
-
-def test_damage_in_a_run_leaves_the_cached_word_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file in a run is a copy of the one that all runs take, not the same one."""
-    monkeypatch.setattr("stages.toxicity.encoder.folder", lambda: None)
-    stage = Toxicity(model="none")
-    stage.fit([], tmp_path)
-    cut(tmp_path / "words.npz")
-    (tmp_path / "words.npz").unlink()
-    stage.fit([], tmp_path)
-    stage.open(tmp_path)
 
 
 def small_disk(folder: Path, code: str) -> subprocess.CompletedProcess[str]:

@@ -76,15 +76,13 @@ def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> N
 
 
 def test_it_decides_what_words_leave_uncertain(config: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """With a checkpoint the insult's score is Detoxify's, an inoffensive message's stays the word model's."""
+    """With a checkpoint the insult's score is Detoxify's, an inoffensive message's stays the fast models'."""
     stage = Toxicity(model=str(checkpoint), config=str(config))
-    stage.fit((), tmp_path)
     said = [[{"role": "user", "content": text}] for text in (INSULT, "The weather is nice today and the sea is calm.")]
     found = stage.open(tmp_path)(pl.DataFrame({"messages": pl.Series(said, dtype=MESSAGES)}))
     reader = detoxify.load(checkpoint, str(config))
-    assert found["toxicity_by"].to_list() == ["detoxify", "words"]
+    assert found["toxicity_by"].to_list() == ["detoxify", "fast"]
     assert found["toxicity"][0] == pytest.approx(reader([INSULT.lower()])[0], abs=1e-5)
-    assert not any("no Detoxify" in note for note in stage.notes())
 
 
 def test_a_checkpoint_that_changes_is_another_stage(config: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -106,10 +104,10 @@ def test_a_release_in_the_cache_is_found(checkpoint: Path, tmp_path: Path, monke
     place.parent.mkdir(parents=True)
     monkeypatch.setattr(detoxify, "has_configuration", lambda name: name == "original")
     assert detoxify.checkpoint("auto") is None
-    before = Toxicity().digest()
+    before = Toxicity(model="auto").digest()
     place.write_bytes(checkpoint.read_bytes())
     assert detoxify.checkpoint("auto") == detoxify.checkpoint("original") == place
-    assert Toxicity().digest() != before
+    assert Toxicity(model="auto").digest() != before
     monkeypatch.setattr(detoxify, "has_configuration", lambda _: False)
     assert detoxify.checkpoint("auto") is None
 
@@ -165,5 +163,7 @@ def test_an_empty_tokenizer_is_refused(config: Path, checkpoint: Path, tmp_path:
 
 def test_a_model_that_is_not_there_is_named() -> None:
     """A path that does not exist is refused before any work, with the accepted values."""
-    with pytest.raises(MissingModelError, match=r"'nowhere.ckpt' is neither a file nor one of auto, none, unbiased"):
+    with pytest.raises(
+        MissingModelError, match=r"'nowhere.ckpt' is neither a file nor one of fast, careful, auto, unbiased"
+    ):
         Toxicity(model="nowhere.ckpt").models()
