@@ -14,13 +14,13 @@ from stages.text.messages import PROSE, by_row, check_reading, prose_messages
 from stages.toxicity import detoxify, encoder, words
 from stages.toxicity.words import Model, Windows
 
-TYPICAL, SHORT = -2.5, 6
+TYPICAL, SHORT = -2.5, 3
 """Logit of an empty window; square of the number of words at which a window is halfway from it to its own."""
 UNCERTAIN = -1.5
 """Logit of the fast models above which a window is scored again."""
 MIN_KNOWN_SHARE = 0.5
 """Minimum share of known words in a window that is scored; below it, text is another language, code or noise."""
-FAST_SCALE, CAREFUL_SCALE = (1.28, -2.47), (0.79, -2.72)
+FAST_SCALE, CAREFUL_SCALE = (1.21, -2.66), (0.79, -2.77)
 """Platt scaling of the logits of `mix`, without and with the encoder; from tests/bench/toxicity_calibrate.py."""
 
 MAX_WINDOWS = 32
