@@ -84,7 +84,7 @@ class Toxicity(Stage):
         }
     )
     axes: ClassVar[Mapping[str, Axis]] = {
-        "toxicity": Axis("probability, worst message", rank=20),
+        "toxicity": Axis("probability of abuse, worst message", rank=20),
         "toxicity_share": Axis("share of messages above 0.5", rank=100),
         "toxicity_mean": Axis("mean probability", rank=230),
     }

@@ -50,7 +50,7 @@ class Bins:
 BANDS = (
     Band("ppl", "perplexity", "perplexity decile (D1: most expected), and where it ends", ("ppl",)),
     # 0.5 is the threshold of the stage, 0.9 that of the default rule
-    Band("tox", "toxicity", "toxicity (probability)", ("toxicity",), (0.1, 0.25, 0.5, 0.75, 0.9)),
+    Band("tox", "toxicity", "abusive language (probability)", ("toxicity",), (0.1, 0.25, 0.5, 0.75, 0.9)),
     Band("source", "source", "source", ("source",)),
     Band("prompt", "first prompt", "first prompt (words)", ("prompt_words",), (5, 10, 20, 40, 80, 160)),
     Band("length", "length", "length (words)", WORDS, (10, 30, 100, 300, 1000, 3000)),

@@ -52,7 +52,7 @@ def page(run: BandedRun, checks: list[Check]) -> Page:
                 "origin",
                 "Plan and origin",
                 "On one type of processor the same source, plan, versions and shard size give the same files, byte for "
-                "byte. Elsewhere the scores of neural models (toxicity) may differ in the 7th digit, and figures that "
+                "byte. Elsewhere the scores of Detoxify and of encoders may differ in the 7th digit, and figures that "
                 "rank them too.",
                 texts=origin(run),
             ),
