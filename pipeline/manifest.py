@@ -259,7 +259,7 @@ def record(
         ),
         seconds=dict(seconds),
         remarks=dict(remarks),
-        sample=Sample(**shards["sample"], seconds=round(whole, 1)) if "sample" in shards else None,
+        sample=Sample(**shards["sample"], seconds=round(whole, 3)) if "sample" in shards else None,
     )
 
 
