@@ -169,7 +169,10 @@ class FittedStage(Stage):
 
     @property
     def fits_corpus(self) -> bool:
-        """Whether `fit` reads the raw shards: a run estimates its time on a sample, and does other fits before that."""
+        """Whether most of the time of `fit` goes to the raw shards.
+
+        A run estimates such a fit on a sample of them, and does other fits before the estimate.
+        """
         return True
 
     @abstractmethod

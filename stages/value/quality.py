@@ -89,6 +89,10 @@ class Quality(FittedStage):
         )
         require("quality: unlike", self.unlike, not self.unlike or bool(self.like), "examples `like` beside it")
 
+    @property
+    def fits_corpus(self) -> bool:
+        return False  # the user's corpus may be the larger one
+
     def models(self) -> tuple[Path, ...]:
         if self.model:
             return (_classifier(self.model),)

@@ -54,6 +54,10 @@ class Target(FittedStage):
     def corpus(self) -> Corpus:
         return Corpus(self.target, "target corpus")
 
+    @property
+    def fits_corpus(self) -> bool:
+        return False  # the user's corpus may be the larger one
+
     def models(self) -> tuple[Path, ...]:
         return self.corpus.files()
 

@@ -18,6 +18,7 @@ from stages.text.shingles import text_keys
 from stages.value.quality import Quality, fold_of
 from stages.value.target import Target, features
 from tests import strategies
+from tests.conftest import Refine
 
 COOK = ["stir", "chop", "bake", "flour", "butter", "oven", "salt", "pan", "onion", "garlic", "simmer", "dough"]
 CODE = [
@@ -201,6 +202,32 @@ def test_a_classifier_of_ones_own_is_used_as_it_is(tmp_path: Path) -> None:
         Quality(model=str(tmp_path / "none.bin")).models()
     with pytest.raises(StageParameterError, match="no model beside examples"):
         Quality(model="a", like="b")
+
+
+def test_a_run_selects_towards_a_target(refine: Refine, tmp_path: Path) -> None:
+    """From examples to a selected corpus: the signals are measured by workers, and the rule takes the right subject."""
+    source = corpus(tmp_path / "mixed.jsonl", chats(CODE, range(90)) + chats(COOK, range(90, 120)))
+    liked = corpus(tmp_path / "like.jsonl", chats(COOK, range(200, 260)))
+    (tmp_path / "plan.toml").write_text(
+        f"""
+        [[stage]]
+        use = "quality"
+        like = {liked!r}
+        [[stage]]
+        use = "target"
+        target = {liked!r}
+        [[keep_top]]
+        reason = "not_selected"
+        by = "target_weight_mean DESC"
+        conversations = 30
+        """
+    )
+    done = refine("run", source, "--plan", tmp_path / "plan.toml", "--out", tmp_path / "run", "--shard-rows", 40)
+    assert done.returncode == 0, done.stderr
+    assert "quality: held-out ROC-AUC" in done.stderr
+    kept = pl.read_parquet(tmp_path / "run" / "refined" / "*.parquet")["prompt"]
+    assert all(len(set(prompt.split()) & set(COOK)) > len(set(prompt.split()) & set(CODE)) for prompt in kept)
+    assert len(kept) == 30
 
 
 def test_too_few_examples_are_refused(tmp_path: Path) -> None:
