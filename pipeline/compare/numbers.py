@@ -59,12 +59,12 @@ def difference_rows(one: Scored) -> HeadAndRows:
     return DIFFERENCE_HEAD, [difference_cells(difference) for difference in one.differences.values()]
 
 
-SCOPES = {"replies": "replies", "everything": "everything that is said"}
+SCOPES = {"replies": "replies", "everything": "all messages"}
 """What is scored, for a reader."""
 
 
 def scope_rows(scored: Sequence[Scored]) -> HeadAndRows:
-    """The difference on replies and on everything that is said, on one test set."""
+    """The difference on replies and on all messages, on one test set."""
     rows: Rows = []
     for one in scored:
         power = one.differences["power"]

@@ -42,7 +42,7 @@ class Comparison:
         page: index.html of the report; report.json lies beside it.
         screened: n-gram models of both corpora; without an experiment, the verdict is theirs.
         primary: both arms on the test set that the verdict is about; None without models.
-        beside: both arms on everything that is said there, if the verdict is about replies; else None.
+        beside: both arms on all messages there, if the verdict is about replies; else None.
         worth_knowing: the smallest relative difference of perplexity that matters.
         networks: what each network finds there; the verdict is that of the first.
         agreement: whether they agree, as a sentence; empty for one network, or if nothing can be concluded.

@@ -33,7 +33,7 @@ standard deviation of 0.18 to 0.21 % from 25,000 tokens on.
 
 
 Scope = Literal["replies", "everything"]
-"""What is scored: the replies of the assistant, or everything that is said."""
+"""What is scored: the replies of the assistant, or all messages."""
 
 
 @dataclass(frozen=True, eq=False)

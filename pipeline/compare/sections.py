@@ -98,18 +98,18 @@ def scored_sentence(test: TestSet) -> str:
     """What of a test set is scored."""
     if test.scope == "replies":
         return "PPL is that of replies, the messages of the assistant with their ends."
-    return "PPL is that of everything that is said."
+    return "PPL is that of all messages."
 
 
 def both_scopes(primary: Scored | None, beside: Scored | None) -> list[Section]:
-    """The section on replies and on everything that is said; none if the verdict is about everything."""
+    """The section on replies and on all messages; none if the verdict is about everything."""
     if primary is None or beside is None or not (primary.differences and beside.differences):
         return []
     head, rows = scope_rows([primary, beside])
     return [
         Section(
             "replies",
-            "Replies and everything that is said",
+            "Replies and all messages",
             f"On {visible(primary.test.name)}. Replies are the messages of the assistant, which a chat model is "
             "trained to produce; the verdict is about them. Tokens of roles and ends of conversations are learned but "
             "not scored. Beyond random rules: less the mean of placebo rules, which is what the choice of the rules "

@@ -38,7 +38,7 @@ def print_comparison(result: Comparison, *, as_json: bool) -> None:
         print_rows("\nBeside placebo rules, which drop as much at random", screen_page.placebo_rows(result.screened), 1)
         print_rows("\nBoth corpora read to their ends", screen_page.used_up_rows(result.screened), 1)
     if result.beside is not None and result.primary is not None and "power" in result.beside.differences:
-        title = f"\nReplies and everything that is said, on {result.primary.test.name}"
+        title = f"\nReplies and all messages, on {result.primary.test.name}"
         print_rows(title, scope_rows([result.primary, result.beside]), 1)
     if len(result.networks) > 1 and result.primary is not None:
         print_rows(f"\nBy network, on {result.primary.test.name}", network_rows(result.networks), 1)

@@ -72,7 +72,7 @@ def verdict(
     better if its interval is below 0, and worse if it is above. There is no difference if it is inside plus or minus
     `worth_knowing`. The answer is mixed if the intervals on the test sets exclude 0 on different sides. `lacks` is why
     the design allows no conclusion, `failed` are the checks that failed, and `advice` says what would narrow the
-    interval. The sentence also gives the difference from the first corpus itself, and that on everything that is said,
+    interval. The sentence also gives the difference from the first corpus itself, and that on all messages,
     which is `beside`.
     """
     if lacks:
@@ -127,11 +127,11 @@ def _against(primary: Scored, first: str) -> str:
 
 
 def _on_everything(beside: Scored | None) -> str:
-    """The level on everything that is said, if the verdict is about replies."""
+    """The level on all messages, if the verdict is about replies."""
     if beside is None or not beside.differences:
         return ""
     level = with_interval(beside.choice.ln_ratio, beside.choice.interval, change)
-    return f". On everything that is said, it differs by {level}{f' {FROM_RANDOM}' if beside.of_rules else ''}"
+    return f". On all messages, it differs by {level}{f' {FROM_RANDOM}' if beside.of_rules else ''}"
 
 
 def decides(ends: Interval | None, worth_knowing: float) -> bool:

@@ -175,7 +175,7 @@ def test_the_sentence_is_about_replies_and_gives_everything_beside() -> None:
     found = verdict([one], one, NAMES, beside=beside)
     assert found.answer == "better"
     assert "its perplexity on replies is 1.9" in found.sentence
-    assert ". On everything that is said, it differs by +1.0" in found.sentence
+    assert ". On all messages, it differs by +1.0" in found.sentence
     assert "that is said" not in of(beside).sentence
 
 

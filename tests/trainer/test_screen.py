@@ -60,7 +60,7 @@ def screened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
 
 
 def _tested(arms: Arms) -> Mask:
-    """Everything that is said in clean test conversations."""
+    """All messages in clean test conversations."""
     return np.stack([arms.tests["clean"]] * 2)
 
 

@@ -56,7 +56,7 @@ class Screened:
 
     @cached_property
     def beside(self) -> Scored | None:
-        """Both corpora on everything that is said in the primary test set; None if the verdict is about that."""
+        """Both corpora on all messages in the primary test set; None if the verdict is about that."""
         if self.primary_test.scope == "everything":
             return None
         return self.scored_on(replace(self.primary_test, scope="everything"), self.names)

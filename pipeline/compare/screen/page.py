@@ -293,7 +293,7 @@ def findings(comparison: Comparison) -> dict[str, Any]:
 
 
 def _by_scope(comparison: Comparison) -> dict[str, Any]:
-    """The difference on replies (null if they are too few) and on everything that is said, in the primary test set."""
+    """The difference on replies (null if they are too few) and on all messages, in the primary test set."""
     made: dict[str, Any] = {"replies": None, "everything": None}
     for one in (comparison.primary, comparison.beside):
         if one is not None and (power := one.differences.get("power")) is not None:
