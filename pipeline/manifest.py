@@ -1,6 +1,9 @@
 """The manifest of a complete run: what came in, what was decided and why, and which versions did it."""
 
+import hashlib
 import math
+import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +14,7 @@ from pipeline.plan import Plan
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import RuleFirings, ShardCounts
 from stages.files import save_json
-from stages.stage import parameters
+from stages.stage import Stage, parameters
 
 PACKAGES = (
     *("polars", "pyarrow", "numpy", "numba", "llvmlite", "orjson", "datasets", "chitchat-dataset", "datasketch"),
@@ -261,6 +264,25 @@ def record(
         remarks=dict(remarks),
         sample=Sample(**shards["sample"], seconds=round(whole, 3)) if "sample" in shards else None,
     )
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """What the bytes of a run depend on, as the process that is asked sees it: versions, stages, the run's files."""
+
+    store: Store
+    stages: tuple[Stage, ...]
+
+    def __call__(self) -> dict[str, str]:
+        """Versions of Python, refine and packages; digests of the stages and of the list of shards."""
+        try:
+            corpus = hashlib.blake2b(self.store.shard_list.read_bytes(), digest_size=8).hexdigest()
+            with tempfile.TemporaryFile(dir=self.store.folder):
+                pass
+        except OSError as error:
+            corpus = f"{error.strerror} on {self.store.folder}"
+        stages = {f"stage {type(stage).__name__}": stage.digest() for stage in self.stages}
+        return {"Python": platform.python_version(), "refine": VERSION, **_versions(), **stages, "corpus": corpus}
 
 
 def _versions() -> dict[str, str]:

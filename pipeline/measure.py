@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from pipeline.engine import Engine
+from pipeline.engine import Engine, Needs
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
 from stages.files import read_frame, rows, save_frame, save_json
@@ -91,14 +91,13 @@ class _Task:
     raw: Path
     folder: Path
 
-    def __call__(self, shard: str) -> str:
+    def __call__(self, shard: str) -> None:
         path = self.raw / shard
         batch = read_frame(path, ["id", *self.stage.reads])
         with _name_errors(self.name, path):
             signals = _open(self.stage, self.folder)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
         save_frame(self.folder / shard, batch.select("id").hstack(signals), {})
-        return shard
 
     def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:
         if signals.schema != self.stage.writes:
@@ -201,7 +200,7 @@ class _Step:
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
         task = _Task(self.name, self.stage, self.store.raw(""), self.folder)
-        for shard in engine.map(task, missing, seconds or math.inf):
+        for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
             self.tell(self.name, done, self.total, worked / whole, left)
         return bool(missing)

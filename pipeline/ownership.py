@@ -26,7 +26,7 @@ LOCK = ".lock"
 """File that a process locks while it writes in a folder, and that holds its number."""
 WAITS = (0.0, 0.02, 0.1)
 """Seconds before each attempt to lock a folder."""
-HALF_CLAIM = re.compile(r"\.(source|experiment)\.json\.\d+\.tmp")
+HALF_CLAIM = re.compile(r"\.(source|experiment)\.json\.\w+\.tmp")
 """Temporary file of the first file of a run or an experiment; see `stages.files.save`."""
 
 

@@ -101,6 +101,7 @@ class ActiveRun:
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         early = measure.prepare(self.plan, self.store, self.tell)
+        self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
         expected = self._estimate(shards, limits)
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
         self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}

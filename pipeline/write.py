@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline import VERSION
-from pipeline.engine import Engine
+from pipeline.engine import Engine, Needs
 from pipeline.plan import Plan
 from pipeline.rules import KeepBest, KeepTop, Rule
 from pipeline.signals import TOKEN, decisions_of, signals_of
@@ -58,15 +58,16 @@ def save_decisions(store: Store, rules: Sequence[Rule], decisions: Iterable[tupl
 
 
 def write(plan: Plan, store: Store, engine: Engine, shards: Sequence[str]) -> Iterator[ShardCounts]:
-    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard, in order.
+    """Write the refined and rejected files whose decisions have changed; yields the counts of every shard.
 
     The first one shows whether workers are worth it for the others.
     """
     task, start = _Task(plan, store), time.perf_counter()
-    first = list(engine.map(task, shards[:1]))
-    seconds = time.perf_counter() - start
-    yield from first
-    yield from engine.map(task, shards[1:], seconds * (len(shards) - 1))
+    for _, counts in engine.map(task, shards[:1]):
+        yield counts
+    seconds = (time.perf_counter() - start) * (len(shards) - 1)
+    for _, counts in engine.map(task, shards[1:], Needs(seconds=seconds)):
+        yield counts
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,7 @@ _BLOCK = 1 << 20
 def save(path: Path, write: Callable[[Path], object]) -> None:
     """Write a temporary file beside `path`, sync it and rename it, so that an existing file is always complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # a later run removes files of this pattern
+    aside = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # a later run removes files of this pattern
     try:
         write(aside)
         with aside.open("rb") as file:

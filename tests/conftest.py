@@ -109,10 +109,19 @@ def refine(tmp_path: Path) -> Refine:
     return either
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray cluster of two nodes on this machine."""
+    from tests.pipeline.cluster import two_nodes
+
+    with two_nodes() as made:
+        yield made
+
+
 @pytest.fixture
 def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start workers for any work, however little."""
-    monkeypatch.setattr("pipeline.engine.WORKER_START", 1e-9)
+    monkeypatch.setattr("pipeline.engine.local.WORKER_START", 1e-9)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     # pipeline: a run, one file a verb
     "pipeline": (),
-    "pipeline.engine": ("stages.stage", "stages.files"),
+    "pipeline.engine": (),
     "pipeline.rules": ("stages.stage", "stages.files"),
     "pipeline.store": ("stages.stage", "stages.files"),
     "pipeline.terminal": ("stages.stage", "stages.files"),

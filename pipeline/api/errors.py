@@ -2,7 +2,7 @@
 
 import errno
 
-from pipeline.engine import WorkerKilledError
+from pipeline.engine import EngineError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError
 from pipeline.plant import PlantError
@@ -25,7 +25,7 @@ RefineError = (
     ReportError,
     CorruptInputError,
     StageFailedError,
-    WorkerKilledError,
+    EngineError,
     UnknownStageError,
     MissingModelError,
     StageParameterError,

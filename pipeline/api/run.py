@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,8 @@ from pipeline import plan as planning
 from pipeline import run as running
 from pipeline import sources, terminal
 from pipeline.api.tables import Display, Summary
-from pipeline.engine import Local
+from pipeline.engine import Engine, EngineError
+from pipeline.engine.local import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
 from pipeline.ownership import RUNS, RunState, run_at
@@ -24,6 +25,9 @@ from pipeline.sources.hub import Hub
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
 from pipeline.terminal import ProgressReporter
+
+ENGINES = ("local", "ray")
+"""Engines that a run can use."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,6 +115,15 @@ class PreparedRun:
     limits: Limits
     folder: Path
     as_source: bool = False
+    engine: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an engine that does not exist, and an address that would have no effect."""
+        if self.engine not in ENGINES:
+            raise EngineError(f"--engine is {self.engine!r}, expected {' or '.join(ENGINES)}")
+        if self.address is not None and self.engine != "ray":
+            raise EngineError(f"--address is {self.address!r}, but it applies to --engine ray alone: omit it")
 
     def carry_out(self, workers: int, *, progress: bool) -> Run:
         """Carry out the run; see `run`."""
@@ -119,11 +132,12 @@ class PreparedRun:
         if self.as_source:
             _check_nothing_redacted(self.plan)
             originals.check(self.source)
-        engine = Local(workers or len(os.sched_getaffinity(0)))
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in (*notes(self.plan), *self._notes()):
                 reporter.warn(note)
-            active = running.ActiveRun(Store(self.folder), self.plan, engine, reporter, reporter.warn)
+            engine = self._start(workers or len(os.sched_getaffinity(0)), reporter.warn)
+            store = Store(self.folder.absolute() if self.engine == "ray" else self.folder)
+            active = running.ActiveRun(store, self.plan, engine, reporter, reporter.warn)
             try:
                 manifest = active.carry_out(self.source, self.limits, as_source=self.as_source)
             except (Exception, KeyboardInterrupt):  # the command line ends at once instead, without waiting for workers
@@ -131,6 +145,13 @@ class PreparedRun:
                 raise
             engine.close()
         return Run(self.folder, manifest)
+
+    def _start(self, workers: int, warn: Callable[[str], None]) -> Engine:
+        if self.engine == "local":
+            return Local(workers)
+        from pipeline.engine.ray import Ray
+
+        return Ray(self.address, workers, warn)
 
     def _notes(self) -> Iterator[str]:
         if self.limits.sample is not None and isinstance(self.source, Hub):
@@ -187,6 +208,8 @@ def run(
     drop: str | Sequence[str] = (),
     out: Path | str | None = None,
     workers: int = 0,
+    engine: str = "local",
+    address: str | None = None,
     limit: int | None = None,
     sample: float | str | None = None,
     shape: str | None = None,
@@ -207,7 +230,9 @@ def run(
         plan: a plan in TOML; by default the one that `refine plan` prints.
         drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".
         out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
-        workers: worker processes; 0: one per core.
+        workers: worker processes; 0: one per core. A cluster uses all its cores.
+        engine: "local", or "ray" for a Ray cluster.
+        address: "auto" or "host:port" of a Ray cluster; by default a Ray of this machine.
         limit: number of rows to read; by default all.
         sample: share of the conversations to take, such as 0.01 or "1%", for a first look; by default all.
         shape: shape of the records; by default recognised for each file.
@@ -230,7 +255,7 @@ def run(
         *(shard_rows, Limits.characters, limit, max_unreadable, shape, columns),
         None if sample is None else share(sample),
     )
-    prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_))
+    prepared = PreparedRun(data, chosen, limits, folder_of(data, out), originals.is_asked(as_), engine, address)
     return prepared.carry_out(workers, progress=progress)
 
 

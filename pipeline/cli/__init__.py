@@ -87,6 +87,15 @@ def run(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Worker processes; 0: one per core.")] = 0,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="What does the work: local, this machine, or ray, a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Ray cluster: auto or HOST:PORT of its head. By default a Ray of this machine."
+        ),
+    ] = None,
     limit: o.Limit = None,
     sample: Annotated[
         str | None,
@@ -128,7 +137,8 @@ def run(
     columns = ColumnMap.parse(dict(chosen.map))
     part = None if sample is None else api.share(sample)
     limits = Limits(shard_rows, Limits.characters, limit, max_unreadable, shape, columns, part)
-    prepared = api.PreparedRun(data, chosen, limits, api.folder_of(data, out), originals.is_asked(as_))
+    target = api.folder_of(data, out)
+    prepared = api.PreparedRun(data, chosen, limits, target, originals.is_asked(as_), engine, address)
     if dry_run:
         runs.dry_run(prepared, verbose=verbose, as_json=as_json)
     else:

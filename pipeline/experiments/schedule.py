@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.terminal import repeating, say
 from trainer.experiment.jobs import Job, run
 from trainer.experiment.kinds import KINDS

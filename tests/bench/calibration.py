@@ -37,7 +37,7 @@ from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import CONTROL_SEEDS
 from pipeline.compare.verdict import Verdict
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
@@ -168,7 +168,7 @@ def coverage(times: int, workers: int) -> None:
     """Print the coverage of A/A comparisons as they finish."""
     engine, holds, verdicts = Local(workers), list[bool](), list[bool]()
     try:
-        for done, (held, concludes) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
+        for done, (_, (held, concludes)) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
             holds += [each for each in held if each is not None]
             verdicts.append(concludes)
             if done % 10 == 0 or done == times:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from tests.bench.house import HELD, SIZE, embedded, stream
 from trainer.experiment.jobs import Job, run
 from trainer.experiment.kinds import CVFP

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.experiments.corpus import COLUMNS, groups, keys, read, read_part
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import load

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import estimate as estimating
 from pipeline import sources
-from pipeline.engine import WORKER_START, Local
+from pipeline.engine.local import WORKER_START, Local
 from pipeline.estimate import Estimate, estimate
 from pipeline.ingest import Limits, ingest
 from pipeline.plan import Plan, PlannedStage

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline import plan as planning
 from pipeline import sources
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Manifest
 from pipeline.run import AccountingError, ActiveRun
@@ -34,7 +34,7 @@ from tests.conftest import ROOT, Refine, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
-WITH_WORKERS = "from pipeline import cli, engine; engine.WORKER_START = 1e-9; cli.main()"
+WITH_WORKERS = "from pipeline import cli; from pipeline.engine import local; local.WORKER_START = 1e-9; cli.main()"
 """A program that is `refine`, but starts workers for any work, however little."""
 
 

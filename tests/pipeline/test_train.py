@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents

@@ -22,9 +22,9 @@ VERSION = 4
 
 
 class Each(Protocol):
-    """Applies a task to names, in this process or in workers, and yields the results in order."""
+    """Applies a task to names, in this process or in workers, and yields each name with its result, in any order."""
 
-    def __call__(self, task: Callable[[str], T], names: Sequence[str], /) -> Iterator[T]: ...
+    def __call__(self, task: Callable[[str], T], names: Sequence[str], /) -> Iterator[tuple[str, T]]: ...
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def run(folder: Path, jobs: Sequence[Job], each: Each, tell: Callable[[Job, dict
     for name in done:
         tell(todo[name], read(folder / name))
     left = sorted(todo.keys() - done, key=lambda name: (-todo[name].budget, list(KINDS).index(todo[name].kind), name))
-    for name, record in zip(left, each(partial(carry_out, folder, todo), left), strict=True):
+    for name, record in each(partial(carry_out, folder, todo), left):
         tell(todo[name], record)
     return [folder / job.name for job in jobs]
 
