@@ -200,6 +200,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
         ("Lying", "wrote 39 rows for the 40 of r/raw/00000.parquet"),
         ("Modelled", "the model toy.bin is not there: put it in the folder models/"),
         ("Killed", "a worker process was killed by the system"),
+        ("KilledFit", "a worker process was killed by the system"),
     ],
 )
 @pytest.mark.usefixtures("workers_at_once")
