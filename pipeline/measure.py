@@ -113,6 +113,22 @@ class _Task:
             )
 
 
+@dataclass(frozen=True)
+class _FitPart:
+    """Does a part of a fit; picklable."""
+
+    name: str
+    stage: FittedStage
+    raw: Path
+    shards: Sequence[Path]
+    folder: Path
+
+    def __call__(self, part: str) -> str:
+        with _name_errors(self.name, self.raw, self.shards):
+            self.stage.fit_part(part, self.shards, self.folder)
+        return part
+
+
 @contextlib.contextmanager
 def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
     """Turn an error that a stage does not promise into one that names the stage and what it worked on.
@@ -132,9 +148,9 @@ def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[Non
         raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {why}") from error
 
 
-def prepare(plan: Plan, store: Store, tell: ReportProgress) -> dict[str, float]:
+def prepare(plan: Plan, store: Store, engine: Engine, tell: ReportProgress) -> dict[str, float]:
     """Do the fits that do not read the corpus; returns seconds per stage."""
-    return _timed(plan, lambda each: not _fits_corpus(each.stage) and _Step(each, store, tell).fit(0.0))
+    return _timed(plan, lambda each: not _fits_corpus(each.stage) and _Step(each, store, tell).fit(engine, 0.0))
 
 
 def measure(
@@ -147,7 +163,7 @@ def measure(
 
     def one(planned: PlannedStage) -> bool:
         step = _Step(planned, store, tell)
-        fitted = step.fit(seconds.get(f"{planned.name}: fit", 0.0))
+        fitted = step.fit(engine, seconds.get(f"{planned.name}: fit", 0.0))
         measured = step.measure(engine, seconds.get(planned.name, 0.0))
         return step.merge(anew=measured) or measured or fitted
 
@@ -179,13 +195,20 @@ class _Step:
         self.total = sum(self.size.values())
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def fit(self, seconds: float) -> bool:
+    def fit(self, engine: Engine, seconds: float) -> bool:
         stage, step = self.stage, f"{self.name}: fit"
         if not isinstance(stage, FittedStage) or _marker(self.folder, "fit").exists():
             return False
+        parts, whole = stage.fit_parts, seconds or math.inf
+        seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
+        reading = self._reading(self.raw, step, seconds)
+        task = _FitPart(self.name, stage, self.store.raw(""), reading, self.folder)
+        for done, _ in enumerate(engine.map(task, parts, Needs(seconds=whole)), 1):
+            if done < len(parts):  # `fit` is still to come
+                self.tell(step, self.total * done // len(parts), self.total, None, seconds)
         with _name_errors(self.name, self.store.raw(""), self.raw):
-            stage.fit(self._reading(self.raw, step, seconds), self.folder)
+            stage.fit(reading, self.folder)
         save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
         return True
