@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -90,14 +90,32 @@ class _Task:
     stage: Stage
     raw: Path
     folder: Path
+    earlier: Path | None = None
+    """The folder with signals of the conversations as they were before repairs, if there are any."""
 
     def __call__(self, shard: str) -> None:
         path = self.raw / shard
-        batch = read_frame(path, ["id", *self.stage.reads])
+        if self.earlier and (self.earlier / shard).exists():
+            signals = self._repaired(path, read_frame(self.earlier / shard))
+        else:
+            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path)
+        save_frame(self.folder / shard, signals, {})
+
+    def _repaired(self, path: Path, before: pl.DataFrame) -> pl.DataFrame:
+        """The signals of a shard: those from before its repairs, but for the conversations that they changed."""
+        batch = read_frame(path, ["id", "repairs", *(name for name in self.stage.reads if name != "id")])
+        if not batch["id"].equals(before["id"]):
+            raise CorruptInputError(path.parent / path.name, "its ids are not those of the signals before its repairs")
+        changes = batch["repairs"].is_not_null()
+        anew = self._measure(batch.filter(changes), path)
+        rows = pl.concat([changes.not_().arg_true(), changes.arg_true()])
+        return pl.concat([before.filter(~changes), anew]).with_columns(rows.alias("row")).sort("row").drop("row")
+
+    def _measure(self, batch: pl.DataFrame, path: Path) -> pl.DataFrame:
         with _name_errors(self.name, path):
             signals = _open(self.stage, self.folder)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
-        save_frame(self.folder / shard, batch.select("id").hstack(signals), {})
+        return batch.select("id").hstack(signals)
 
     def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:
         if signals.schema != self.stage.writes:
@@ -189,8 +207,10 @@ class _Step:
 
     def __init__(self, planned: PlannedStage, store: Store, tell: ReportProgress) -> None:
         self.name, self.stage, self.folder = planned.name, planned.stage, store.stage(planned.key)
-        self.store, self.shards, self.tell = store, store.shards(), tell
-        self.raw = [store.raw(shard) for shard in self.shards]
+        self.store, self.shards, self.tell, self.trims = store, store.shards(), tell, planned.trims
+        reuses = planned.trims and not isinstance(self.stage, FittedStage)  # a fit sees the whole corpus
+        self.earlier = store.stage(replace(planned, trims=()).key) if reuses else None
+        self.raw = [store.measured(shard, planned.trims) for shard in self.shards]
         self.size = {shard: rows(path) for shard, path in zip(self.shards, self.raw, strict=True)}
         self.total = sum(self.size.values())
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -203,11 +223,11 @@ class _Step:
         seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
         reading = self._reading(self.raw, step, seconds)
-        task = _FitPart(self.name, stage, self.store.raw(""), reading, self.folder)
+        task = _FitPart(self.name, stage, self.store.measured("", self.trims), reading, self.folder)
         for done, _ in enumerate(engine.map(task, parts, Needs(seconds=whole)), 1):
             if done < len(parts):  # `fit` is still to come
                 self.tell(step, self.total * done // len(parts), self.total, None, seconds)
-        with _name_errors(self.name, self.store.raw(""), self.raw):
+        with _name_errors(self.name, self.store.measured("", self.trims), self.raw):
             stage.fit(reading, self.folder)
         save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
@@ -222,7 +242,7 @@ class _Step:
         left = seconds / engine.processes(len(missing), seconds or math.inf)
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-        task = _Task(self.name, self.stage, self.store.raw(""), self.folder)
+        task = _Task(self.name, self.stage, self.store.measured("", self.trims), self.folder, self.earlier)
         for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
             self.tell(self.name, done, self.total, worked / whole, left)

@@ -216,7 +216,7 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
     names = {shard["name"] for shard in shards}
     quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
     (store.folder / "decisions.parquet").unlink(missing_ok=True)  # of a version that kept all decisions in one file
-    for part in ("raw", "decisions", "refined", "rejected", "quarantine"):
+    for part in ("raw", "repaired", "decisions", "refined", "rejected", "quarantine"):
         for path in (store.folder / part).glob("*.parquet"):
             if path.name not in (quarantined if part == "quarantine" else names):
                 path.unlink()

@@ -19,6 +19,7 @@ from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
 from pipeline.ownership import lock_run, sweep
 from pipeline.plan import Plan, dumps
+from pipeline.repair import repair
 from pipeline.signals import RuleInputs, check_measured, scan
 from pipeline.sources import Source, originals
 from pipeline.store import RunFolderError, Store, read_json
@@ -100,6 +101,7 @@ class ActiveRun:
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
+        repair(self.plan.trims, self.store, self.engine, self.store.shards())
         self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
         early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
@@ -132,6 +134,7 @@ class ActiveRun:
                 self.warn(f"{stage}: {line}")
         if notes := shards.get("notes"):
             remarks = {"ingest": tuple(notes), **remarks}
+        repairs = repair(self.plan.trims, self.store, self.engine, names)
         inputs = RuleInputs.read(self.plan, self.store)
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run
@@ -151,6 +154,7 @@ class ActiveRun:
             shards,
             firings,
             inputs.nulls(),
+            repairs=repairs,
             written=written,
             seconds=self.seconds,
             remarks=remarks,

@@ -83,6 +83,10 @@ class Run(Display):
         n = max(counts.ingested, 1)
         rows: list[tuple[object, ...]] = [("in", counts.ingested, "100.0 %", "")]
         rows += [
+            (f"~ {one.trim}", one.conversations, f"{one.conversations / n:.1%}", f"trims {planning.TRIMS[one.trim]}")
+            for one in self.manifest.repairs
+        ]
+        rows += [
             (f"- {rule.reason}", rule.dropped, f"{rule.dropped / n:.1%}", rule.where) for rule in self.manifest.rules
         ]
         if counts.quarantined:
@@ -130,7 +134,7 @@ class PreparedRun:
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
         if self.as_source:
-            _check_nothing_redacted(self.plan)
+            _check_as_they_came(self.plan)
             originals.check(self.source)
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in (*notes(self.plan), *self._notes()):
@@ -158,9 +162,11 @@ class PreparedRun:
             yield "the whole dataset is streamed to take a sample of it; --limit N reads its first N rows alone"
 
 
-def _check_nothing_redacted(plan: Plan) -> None:
+def _check_as_they_came(plan: Plan) -> None:
     if plan.redact:
         raise PlanError("--as source writes the records as they came, but the plan redacts them: omit one of the two")
+    if plan.repairs:
+        raise PlanError("--as source writes the records as they came, but the plan repairs them: omit one of the two")
 
 
 def chosen_plan(
@@ -298,7 +304,7 @@ def decide(
     chosen = before.with_drops([drop] if isinstance(drop, str) else drop).check()
     removed = [rule.where for rule in before.rules if rule.because == ADDED and rule not in chosen.rules]
     if originals.is_asked(as_):
-        _check_nothing_redacted(chosen)
+        _check_as_they_came(chosen)
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")
