@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.causal": ("trainer", "trainer.prepare"),
+    "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
@@ -110,9 +111,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "trainer.scaling",
     ),
     "pipeline.models": (
-        *("pipeline.compare", "pipeline.experiments", "pipeline.ownership", "pipeline.report", "pipeline.store"),
+        *(
+            "pipeline",
+            "pipeline.compare",
+            "pipeline.experiments",
+            "pipeline.ownership",
+            "pipeline.report",
+            "pipeline.store",
+        ),
         *("pipeline.terminal", "stages.files", "trainer", "trainer.causal", "trainer.experiment", "trainer.prepare"),
         "trainer.presets",
+        "trainer.transfer",
     ),
     "pipeline.api": (
         *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),

@@ -33,6 +33,8 @@ MAX_LOGITS = 1 << 25
 """Maximum number of logits of a batch, 128 MB in float32."""
 ADAPTER = "adapter_config.json"
 """File that makes a folder an adapter of PEFT."""
+TOKENS = "tokens.safetensors"
+"""File of an adapter with the rows that a grown vocabulary adds to the embeddings, by their names."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
 """Files of which a tokenizer has at least one; without any, transformers makes up an empty tokenizer."""
 
@@ -205,9 +207,23 @@ def _adapted(network: Any, adapter: Path) -> Any:  # noqa: ANN401  transformers 
     if not (adapter / ADAPTER).is_file():
         raise ModelError(f"{adapter} is not the folder of an adapter: it holds no {ADAPTER}")
     try:
-        return PeftModel.from_pretrained(network, str(adapter))
+        adapted = PeftModel.from_pretrained(network, str(adapter))
+        return adapted if not (adapter / TOKENS).is_file() else _grown(adapted.merge_and_unload(), adapter / TOKENS)
     except Exception as error:  # the type depends on what is wrong with the files
         raise ModelError(f"{adapter} cannot be loaded as an adapter of this model ({_why(error)})") from error
+
+
+@torch.no_grad()
+def _grown(network: Any, path: Path) -> Any:  # noqa: ANN401  transformers has no types
+    """A model with the rows of new tokens in its embeddings and its head."""
+    from safetensors.torch import load_file
+
+    rows = load_file(path)
+    added = max(len(one) for one in rows.values())
+    network.resize_token_embeddings(network.get_input_embeddings().weight.shape[0] + added, mean_resizing=False)
+    for name, one in rows.items():
+        network.get_parameter(name)[-added:] = one.to(network.dtype)
+    return network
 
 
 def encode(model: CausalModel, conversations: pl.DataFrame) -> list[tuple[NDArray[np.int64], NDArray[np.uint8]]]:

@@ -558,6 +558,7 @@ def ablate(
 
 
 app.command(epilog="Example: refine score my-model --on data/experiments/my-experiment")(models.score)
+app.add_typer(models.transfer, name="transfer")
 
 
 @app.command(epilog="Example: refine stages ppl")

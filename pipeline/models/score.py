@@ -158,7 +158,7 @@ def _table(
     if not every:
         raise ModelError("nothing to score: name a MODEL, or an experiment that has trained one")
     first = next(iter(every))
-    tokens = test.tokens if test.tokens is not None else _as_tokens(test.bytes, own[first])
+    tokens: NDArray[Any] = test.tokens if test.tokens is not None else _as_tokens(test.bytes, own[first])
     moved = _resampled(every, tokens, test.clusters)
     rows = []
     for name, one in every.items():
@@ -186,10 +186,9 @@ def _table(
     )
 
 
-def _as_tokens(size: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+def _as_tokens(size: NDArray[np.int64], count: int) -> NDArray[Any]:
     """Tokens in proportion to bytes, as many as `count` in all."""
-    shares: NDArray[np.float64] = size * (count / max(int(size.sum()), 1))
-    return shares
+    return size * (count / max(int(size.sum()), 1))
 
 
 Resampled = dict[str, dict[str, NDArray[np.float64]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,12 @@ PLAIN.encode_special_tokens = True
 """BPE's tokenizer without a token of the chat template."""
 
 
-def save_tokenizer(folder: Path, tokenizer: Tokenizer = PLAIN, **tokens: str) -> None:
-    from transformers import PreTrainedTokenizerFast
+def save_tokenizer(folder: Path, tokenizer: Tokenizer = PLAIN, **tokens: Any) -> None:
+    fast: Any = import_module("transformers").PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, **tokens).save_pretrained(folder)
 
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **tokens).save_pretrained(folder)
 
-
-def save_gpt2(folder: Path, rows: int = BPE.size, scale: float = 0.3, **tokens: str) -> Any:
+def save_gpt2(folder: Path, rows: int = BPE.size, scale: float = 0.3, **tokens: Any) -> Any:
     """A GPT-2 with random weights; the embeddings of the first ids do not depend on the number of rows."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -70,9 +70,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def slow(folder: Path, text: str, context: int, kinds: Callable[[int], int]) -> dict[int, float]:
     """Nats by class of one conversation, each target predicted by itself; `kinds` gives the class of a character."""
-    from transformers import GPT2LMHeadModel
-
-    model = GPT2LMHeadModel.from_pretrained(folder).double().eval()
+    classes: Any = import_module("transformers").GPT2LMHeadModel
+    model = classes.from_pretrained(folder).double().eval()
     encoded = PLAIN.encode(text, add_special_tokens=False)
     ids, at = [BPE.end, *encoded.ids, BPE.end], [*(begin for begin, _ in encoded.offsets), len(text)]
     sums = {TEXT: 0.0, REPLY: 0.0}
@@ -180,10 +179,11 @@ def test_an_adapter_is_scored_on_its_base(gpt2: Path, tmp_path: Path) -> None:
 def _bad(kind: str, folder: Path) -> str:
     """The name of a model with something wrong."""
     if kind in {"bert", "masked"}:
-        from transformers import BertConfig, BertForMaskedLM, BertModel
-
+        bert: Any = import_module("transformers")
         size = {"vocab_size": BPE.size, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
-        made = (BertModel if kind == "bert" else BertForMaskedLM)(BertConfig(**size, num_attention_heads=1))
+        made = (bert.BertModel if kind == "bert" else bert.BertForMaskedLM)(
+            bert.BertConfig(**size, num_attention_heads=1)
+        )
         made.init_weights()
         made.save_pretrained(folder)
         save_tokenizer(folder)
