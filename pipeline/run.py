@@ -101,8 +101,8 @@ class ActiveRun:
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
-        repair(self.plan.trims, self.store, self.engine, self.store.shards())
         self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
+        repair(self.plan.trims, self.store, self.engine, self.store.shards())
         early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)

@@ -43,6 +43,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.transformer": ("trainer", "trainer.cvfp"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
+    "trainer.causal": ("trainer", "trainer.prepare"),
+    "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
@@ -111,6 +113,19 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pipeline.compare", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.plan"),
         *("pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.terminal", "trainer.prepare"),
         "trainer.scaling",
+    ),
+    "pipeline.models": (
+        *(
+            "pipeline",
+            "pipeline.compare",
+            "pipeline.experiments",
+            "pipeline.ownership",
+            "pipeline.report",
+            "pipeline.store",
+        ),
+        *("pipeline.terminal", "stages.files", "trainer", "trainer.causal", "trainer.experiment", "trainer.prepare"),
+        "trainer.presets",
+        "trainer.transfer",
     ),
     "pipeline.api": (
         *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from pipeline.cli import models
 from pipeline.cli import options as o
 
 app = typer.Typer(
@@ -568,6 +569,10 @@ def ablate(
     ablating.print_ablation(result, as_json=as_json)
     if check and result.failed:
         sys.exit(1)
+
+
+app.command(epilog="Example: refine score my-model --on data/experiments/my-experiment")(models.score)
+app.add_typer(models.transfer, name="transfer")
 
 
 @app.command(epilog="Example: refine stages ppl")

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.api.errors import RefineError
 from pipeline.cli import app
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
@@ -29,6 +30,7 @@ from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, read_json
 from tests.conftest import Refine, chat
 from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report
+from tests.trainer.test_causal import ENDS, save_gpt2
 from trainer import presets
 from trainer.prepare.arms import ArmsError
 from trainer.prepare.ppmi import EmbeddingsError
@@ -550,3 +552,80 @@ def test_options_are_checked_before_corpora_are_read(my_run: Path, tmp_path: Pat
     with pytest.raises(RunFolderError, match="holds no signals of stage"):
         comparing.compare(asked("raw", "refined", tmp_path / "copy", tmp_path, how(work=tmp_path / "work")))
     assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture(scope="module")
+def gpt2s(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A model, the same again, and one that knows less."""
+    import torch
+
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "same", "worse")]
+    for folder in folders:
+        model = save_gpt2(folder, scale=0.02 if folder == folders[2] else 0.1, **ENDS)
+    with torch.no_grad():
+        model.transformer.wte.weight.mul_(30)
+    model.save_pretrained(folders[2])
+    return list(map(str, folders))
+
+
+def test_models_are_scored_beside_those_of_the_comparison(made: Path, gpt2s: list[str]) -> None:
+    """What the comparison trained has the numbers of its report; a copy of a model does not differ from it."""
+    from pipeline.models.score import ScoreOptions, score
+
+    table = score(ScoreOptions(tuple(gpt2s), on=made / "work"))
+    assert table is not None
+    assert table.test == "refined-test"  # that of the verdict
+    beside = {row.name: row.bits_per_byte for row in table.rows if row.trained}
+    runs = report(made)["test_sets"]["refined-test"]["trainings"]
+    (cvfp,) = (run for run in runs if (run["kind"], run["arm"], run["tokens"], run["seed"]) == ("cvfp", "raw", 7000, 0))
+    scope = report(made)["test_sets"]["refined-test"]["scored"]
+    (found,) = (row for row in table.rows if row.name == "CVFP, raw, 7,000 tokens")
+    bits = found.bits_per_byte if scope == "everything" else found.replies_bits_per_byte
+    assert bits == pytest.approx(cvfp["bits_per_byte"], rel=1e-6)
+    assert len([name for name in beside if name.endswith(", refined, 7,000 tokens")]) >= 3
+    same, worse = table.rows[1], table.rows[2]
+    assert same.differences["everything"].ln_ratio == 0
+    assert same.differences["everything"].interval == (0, 0)
+    low, high = worse.differences["everything"].interval or (0, 0)
+    assert 0 < low < worse.differences["everything"].ln_ratio < high
+    if table.effective >= 20:
+        assert "There is no difference above 0.5%" in table.sentences[0]
+        assert " is worse than " in table.sentences[1]
+    else:
+        assert "Nothing can be concluded" in table.sentences[0]
+    raw = score(ScoreOptions(tuple(gpt2s[:1]), on=made / "work", test="raw"))
+    assert raw is not None
+    assert raw.conversations > table.conversations
+
+
+def test_training_texts_hold_no_test_conversation(made: Path, my_run: Path, tmp_path: Path) -> None:
+    """Those of each corpus as it came, and none that its test set holds."""
+    from pipeline.models.score import ScoreOptions, score
+    from pipeline.models.work import open_work
+
+    assert score(ScoreOptions(on=made / "work", training_texts=tmp_path)) is None
+    texts = {}
+    for arm in ("raw", "refined"):
+        lines = (tmp_path / f"{arm}.jsonl").read_text(encoding="utf-8").splitlines()
+        texts[arm] = ["\n".join(one["content"] for one in json.loads(line)["messages"]) for line in lines]
+    frame = pl.concat([pl.read_parquet(path) for path in sorted((my_run / "refined").glob("*.parquet"))])
+    kept = frame["messages"].list.eval(pl.element().struct["content"]).list.join("\n")
+    tested = set(open_work(made / "work").test("both").conversations["text"])
+    assert len(tested) > 10
+    assert not tested & (set(texts["raw"]) | set(texts["refined"]))
+    assert set(texts["refined"]) < set(kept)
+    assert set(texts["refined"]) < set(texts["raw"])
+
+
+def test_a_folder_without_a_test_set_is_refused(made: Path, tmp_path: Path) -> None:
+    """And so is a test set that there is not, and options that contradict each other."""
+    from pipeline.models.score import ScoreOptions, score
+
+    for options, words in (
+        (ScoreOptions(("m",), on=tmp_path), "is not the folder of an experiment"),
+        (ScoreOptions(("m",), on=made / "work", test="best"), "--test is 'best', expected raw, refined or both"),
+        (ScoreOptions(("m",)), "--on, or a corpus with --text"),
+        (ScoreOptions(("m", "n"), (tmp_path,), on=made / "work"), "--adapter needs one MODEL"),
+    ):
+        with pytest.raises(RefineError, match=re.escape(words)):
+            score(options)

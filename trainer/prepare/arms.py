@@ -5,6 +5,7 @@ pool that they draw from, so two arms whose budgets hold the same conversations 
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,17 +14,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.files import save_json
 from trainer import TrainerError
 from trainer.prepare import prepared as preparing
 from trainer.prepare import split as splitting
 from trainer.prepare.choices import SCRATCH, Choices
 from trainer.prepare.ppmi import Embeddings
-from trainer.prepare.prepared import ExperimentData
+from trainer.prepare.prepared import ExperimentData, PreparedError
 from trainer.prepare.split import Split
 from trainer.prepare.streams import Stream, digest, seeded_hashes
 from trainer.presets import Preset
 
 Mask = NDArray[np.bool_]
+MEMBERS = "arms.json"
+"""File of prepared data with the pool's file and the test rows of each arm."""
 
 
 class ArmsError(TrainerError):
@@ -129,7 +133,33 @@ def prepare(
         if not len(rows):
             raise ArmsError(f"{name} has no training conversation left after the split: take a larger corpus")
         np.save(folder / f"{_name(rows)}.npy", rows)
+    save_json(
+        folder / MEMBERS, {name: [arms.file(name), np.flatnonzero(arms.tests[name]).tolist()] for name in arms.pools}
+    )
     return arms
+
+
+def load(folder: Path, preset: Preset) -> Arms | None:
+    """Load the arms of a folder of prepared data, without their split; None if it holds no arms.
+
+    Raises:
+        PreparedError: a file is missing or damaged.
+    """
+    common = preparing.load(folder)
+    if not (folder / MEMBERS).exists():
+        return None
+    pools, tests = {}, {}
+    try:
+        for name, (file, test) in json.loads((folder / MEMBERS).read_text(encoding="utf-8")).items():
+            pools[name], tests[name] = np.zeros(len(common.pool), np.bool_), np.zeros(len(common.test), np.bool_)
+            pools[name][np.load(folder / f"{file}.npy", allow_pickle=False)] = True
+            tests[name][test] = True
+    except (OSError, EOFError, ValueError, IndexError, TypeError) as error:
+        raise PreparedError(f"the data in {folder} are damaged ({error}): remove that folder and start again") from None
+    nothing = np.empty(0, np.int64)
+    size = common.record.vocabulary
+    evaluated = digest(str(size).encode(), (common.validation, common.test), common.table)
+    return Arms(common, Split(nothing, nothing, nothing, ()), pools, tests, preset.sized(size), evaluated)
 
 
 def check(preset: Preset, choices: Choices) -> None:

@@ -253,6 +253,24 @@ def encode(conversations: pl.DataFrame, vocabulary: Vocabulary, text: Text) -> S
     return _of(ids, starts, vocabulary.widths, classes, vocabulary.end, separated=text.separated)
 
 
+def decode(stream: Stream, vocabulary: Vocabulary) -> pl.DataFrame:
+    """Texts and messages of a stream's conversations, the columns text and turns of `encode`: its inverse.
+
+    Exact, because a vocabulary changes no text. Memory: the texts. A loop over conversations, for the tokenizer.
+    """
+    begins = stream.starts + int(stream.separated)
+    messages, contents = [], list[list[int]]()
+    for begin, length in zip(begins.tolist(), stream.lengths().tolist(), strict=True):
+        found = template.messages(stream.ids[begin : begin + length], vocabulary)
+        messages.append([role for role, _ in found])
+        contents += [ids.tolist() for _, ids in found]
+    texts = iter(vocabulary.tokenizer.decode_batch(contents, skip_special_tokens=False))
+    rows = [[(role, next(texts)) for role in roles] for roles in messages]
+    turns = [[{"role": role, "length": len(text)} for role, text in row] for row in rows]
+    joined = ["\n".join(text for _, text in row) for row in rows]
+    return pl.DataFrame({"text": joined, "turns": turns}, schema={"text": pl.String, "turns": template.TURNS})
+
+
 def digest(head: bytes, streams: Iterable[Stream], table: NDArray[np.float32] | None = None) -> str:
     """16 hex digits of some bytes, the ids, starts and classes of streams, and a table of embeddings."""
     state = hashlib.blake2b(head, digest_size=8)

@@ -17,13 +17,15 @@ import polars as pl
 from numpy.typing import NDArray
 
 from trainer import TrainerError
-from trainer.prepare.vocabulary import ROLES, Vocabulary
+from trainer.prepare.vocabulary import MESSAGE_END, ROLES, Vocabulary
 
 UNSCORED, TEXT, REPLY = 0, 1, 2
 """Classes of ids: of the template, of text that is no reply, and of replies, which are messages of the assistant."""
 DOCUMENT = len(ROLES)
 """Code of the role "text"; the codes of `ROLES` are their positions."""
 ROLE_CODES = {**{role: code for code, role in enumerate(ROLES)}, "text": DOCUMENT}
+CLASSES = np.array([REPLY if role == "assistant" else TEXT for role in (*ROLES, "text")], np.uint8)
+"""Class of the contents and ends of messages by the code of their role, uint8 [6]."""
 TURNS = pl.List(pl.Struct({"role": pl.UInt8(), "length": pl.UInt32()}))
 """Type of the messages of a conversation: the code of the role, and the length of the content in characters."""
 
@@ -61,7 +63,7 @@ def lay_out(texts: pl.Series, turns: pl.Series, vocabulary: Vocabulary) -> Chat:
     begins = ends - whole
     count = int(ends[-1]) if len(ends) else 0
     ids, content = np.empty(count + 1, np.int32), np.ones(count + 1, np.bool_)
-    classes = np.append(np.repeat(np.where(role == ROLES.index("assistant"), REPLY, TEXT), whole), UNSCORED)
+    classes = np.append(np.repeat(CLASSES[role], whole), np.uint8(UNSCORED))
     starts, heads, tails = begins[opens], (begins + opens)[framed], ends[framed] - 1
     special = vocabulary.template
     for at, token in ((starts, vocabulary.end), (heads, special[role[framed]]), (tails, special[-1])):
@@ -69,13 +71,27 @@ def lay_out(texts: pl.Series, turns: pl.Series, vocabulary: Vocabulary) -> Chat:
     ids[-1], content[-1] = vocabulary.end, False
     ids[content] = np.concatenate([np.empty(0, np.int32), *(part.ids for part in parts)])
     classes[starts], classes[heads] = UNSCORED, UNSCORED
-    return Chat(ids, classes.astype(np.uint8), starts)
+    return Chat(ids, classes, starts)
 
 
 def contents(texts: pl.Series, turns: pl.Series) -> Iterator[str]:
     """The contents of all messages in order; a conversation without a message has one that is empty."""
     _, length, opens = _messages(texts, turns)
     return _contents(texts, length, opens)
+
+
+def messages(ids: NDArray[np.int32], vocabulary: Vocabulary) -> list[tuple[int, NDArray[np.int32]]]:
+    """Role and content of each message of a conversation, whose ids are given without the end-of-text tokens."""
+    if vocabulary.tokenizer.token_to_id(MESSAGE_END) is None:
+        return [(DOCUMENT, ids)]
+    special = vocabulary.template
+    role, begin, made = DOCUMENT, 0, []
+    for at in np.flatnonzero(np.isin(ids, special)).tolist():
+        ends = ids[at] == special[-1]
+        if ends or at > begin:
+            made.append((role, ids[begin:at]))
+        role, begin = (DOCUMENT, at + 1) if ends else (int(np.flatnonzero(special == ids[at])[0]), at + 1)
+    return [*made, (role, ids[begin:])] if begin < len(ids) else made
 
 
 def _messages(texts: pl.Series, turns: pl.Series) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:

@@ -1,0 +1,127 @@
+"""Commands about models that were trained elsewhere: their scores, what training changed in them."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli import options as o
+
+Base = Annotated[
+    str,
+    typer.Argument(metavar="BASE", help="Folder or hub id of a causal language model (id@commit pins it)."),
+]
+
+
+def score(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folders or hub ids of causal language models (id@commit pins one), or folders of adapters.",
+        ),
+    ] = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(metavar="WORK", help="Folder of an experiment, whose test set and models are used."),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", help="Score this corpus instead: a run, a file, a folder, a hub id."),
+    ] = None,
+    adapter: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="Also score MODEL with this adapter of PEFT. Repeatable.")
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Test set of a comparison: raw, refined, or both. By default that of its verdict."
+        ),
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the model's positions."),
+    ] = None,
+    device: o.Device = "cpu",
+    limit: o.Limit = None,
+    training_texts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the training conversations of each corpus of WORK to DIR, to train a model on elsewhere: none "
+            "is near a test conversation.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result as JSON to FILE.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Score causal language models in bits per byte on a comparison's test sets."""
+    from pipeline.models import score as scoring
+
+    options = scoring.ScoreOptions(
+        *(tuple(models or ()), tuple(adapter or ()), on, text, test, context, device, limit, training_texts)
+    )
+    made = scoring.score(options)
+    if made is not None:
+        scoring.print_scores(made, out, as_json=as_json)
+
+
+transfer = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="The difference of two models as an adapter, and that difference on another model.",
+)
+
+
+@transfer.command(epilog="Example: refine transfer extract base-model tuned-model --out difference")
+def extract(
+    base: Base,
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="Folder or hub id of the model that was trained from it.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the adapter.")] = ...,  # type: ignore[assignment]
+    rank: Annotated[
+        str, typer.Option(metavar="N", help="Rank of linear weights: auto (by --energy), a number, or full.")
+    ] = "auto",
+    energy: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the squared difference that factors keep.")
+    ] = 0.9,
+    max_rank: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum rank if it is chosen.")] = 256,
+    whole: Annotated[
+        str,
+        typer.Option(metavar="WHAT", help="What is no linear weight: auto keeps it as it is, none leaves it out."),
+    ] = "auto",
+    only: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Only tensors whose names hold this regular expression.")
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option("--not", metavar="REGEX", help="No tensors whose names hold this one.")
+    ] = None,
+    svd: Annotated[str, typer.Option(metavar="HOW", help="auto, or lapack.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(metavar="TYPE", help="Of the adapter: same (as the base), float32, bfloat16 or float16.")
+    ] = "same",
+    score: Annotated[
+        Path | None,
+        typer.Option(metavar="WORK", help="Score base, tuned and adapter on the test set of this experiment."),
+    ] = None,
+    report: o.ReportOut = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Extract from models that were not trained from one another.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be kept and how; write nothing.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Write what training changed in a model as an adapter of PEFT."""
+    from pipeline.models import extract as extracting
+    from trainer.transfer.extract import options_of, plan
+
+    options = options_of(rank, energy, max_rank, whole, only, exclude, svd, dtype, force=force)
+    if dry_run:
+        extracting.print_plan(plan(base, tuned, options), as_json=as_json)
+        return
+    command = shlex.join(("refine", *sys.argv[1:]))
+    made = extracting.extract_adapter(base, tuned, out, options, score, report, command)
+    extracting.print_extraction(made, as_json=as_json)

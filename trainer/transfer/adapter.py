@@ -1,0 +1,165 @@
+"""Folders of adapters as PEFT reads them: written a tensor at a time, and read as differences of the base's tensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from stages.files import save_json
+from trainer.causal import ADAPTER, base_of
+from trainer.transfer.roles import Roles
+from trainer.transfer.weights import Checkpoint, TensorFile, WeightsError, Writer, header, read
+
+TENSORS = "adapter_model.safetensors"
+NOTHING = "dummy-target-modules"
+"""Target that PEFT takes for an adapter without factors."""
+ROOT = "base_model.model."
+
+
+@dataclass
+class AdapterWriter:
+    """Writes the folder of an adapter; `close` writes adapter_config.json."""
+
+    folder: Path
+    base: str
+    roles: Roles
+    ranks: dict[str, int] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)
+    biases: int = 0
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        self.tensors = Writer(self.folder / TENSORS)
+
+    def add_factors(self, module: str, b: Tensor, a: Tensor, *, transposed: bool) -> None:
+        """Low-rank factors of a linear weight: its difference [out, in] is b a, whatever way it is stored."""
+        self.tensors.add(f"{ROOT}{module}.lora_A.weight", a)
+        self.tensors.add(f"{ROOT}{module}.lora_B.weight", b)
+        self.ranks[module] = a.shape[0]
+        self.transposed |= transposed
+
+    def add_bias(self, module: str, bias: Tensor) -> None:
+        """The tuned bias of a linear layer that has factors; PEFT loads it by this name alone."""
+        self.tensors.add(f"{ROOT}{module}.base_layer.bias", bias)
+        self.biases += 1
+
+    def add_whole(self, module: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        """All tensors of a module, as they are in the tuned model, by their names within the module."""
+        for name, tensor in tensors:
+            self.tensors.add(f"{ROOT}{module}.{name}", tensor)
+        self.whole.append(module)
+
+    def close(self) -> None:
+        """Write both files."""
+        self.tensors.close()
+        common = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
+        others = {f"^{re.escape(module)}": rank for module, rank in self.ranks.items() if rank != common}
+        tied = self.roles.tied and self.roles.embedding in self.whole
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": self.base,
+            "r": common,
+            "lora_alpha": common,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "target_modules": sorted(self.ranks) or NOTHING,
+            "modules_to_save": sorted(self.whole) or None,
+            "bias": "lora_only" if self.biases else "none",
+            "fan_in_fan_out": self.transposed,
+            "ensure_weight_tying": tied,
+            "lora_dropout": 0.0,
+            "inference_mode": True,
+        }
+        save_json(self.folder / ADAPTER, config)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The difference of one tensor of the base: factors b a times a scale, or a tensor of values in its place."""
+
+    b: TensorFile | None
+    a: TensorFile | None
+    scale: float
+    values: TensorFile | None
+
+    def add_to(self, base: Tensor, times: float, *, transposed: bool) -> Tensor:
+        """The base's tensor, float32, plus `times` the difference."""
+        if self.values is not None:
+            return base + times * (read(self.values).float() - base)
+        assert self.b is not None  # noqa: S101  factors or values
+        assert self.a is not None  # noqa: S101
+        product = (times * self.scale) * (read(self.b).float() @ read(self.a).float())
+        return base + (product.T if transposed else product)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The folder of an adapter: the change of each tensor of its base, by its name in the base's model."""
+
+    folder: Path
+    base: str
+    changes: Mapping[str, Change]
+
+    @classmethod
+    def open(cls, folder: Path) -> Adapter:
+        """Open a LoRA adapter, with biases and whole modules.
+
+        Raises:
+            ModelError, WeightsError: it is no LoRA adapter in safetensors.
+        """
+        base = base_of(folder)
+        config: dict[str, Any] = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        kind = str(config.get("peft_type"))
+        if kind != "LORA" or config.get("use_dora"):
+            raise WeightsError(
+                f"{folder} is an adapter of type {'DoRA' if config.get('use_dora') else kind}, expected LoRA: "
+                "save_as_lora of peft converts some others"
+            )
+        if not (folder / TENSORS).is_file():
+            raise WeightsError(f"{folder} holds no {TENSORS}: name the folder of an adapter in safetensors")
+        return cls(folder, base, dict(_changes(header(folder / TENSORS), config)))
+
+
+def _changes(tensors: Mapping[str, TensorFile], config: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
+    for name, one in tensors.items():
+        short = name.removeprefix(ROOT)
+        if short.endswith(".lora_A.weight"):
+            module = short.removesuffix(".lora_A.weight")
+            other = tensors.get(f"{ROOT}{module}.lora_B.weight")
+            if other is None:
+                raise WeightsError(f"{one.path} has {name} and no lora_B beside it: get it again")
+            yield f"{module}.weight", Change(other, one, _scale(module, one.shape[0], config), None)
+        elif ".lora_" in short:
+            if not short.endswith(".lora_B.weight"):
+                raise WeightsError(f"{one.path} has {name}, which is no factor of a linear weight: merge it first")
+        else:
+            yield short.replace(".base_layer.", "."), Change(None, None, 1.0, one)
+
+
+def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+    """Alpha over rank, or over its root, as PEFT has it; patterns match the end of a module's name."""
+    patterns: dict[str, float] = config.get("alpha_pattern") or {}
+    matching = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
+    alpha = float(next(matching, config.get("lora_alpha") or rank))
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def tensors_of(checkpoint: Checkpoint, roles: Roles, module: str) -> Iterator[tuple[str, TensorFile]]:
+    """The tensors of a module and of those in it, by their names within the module."""
+    for name, one in checkpoint.tensors.items():
+        path = full_name(name, roles)
+        if path.startswith(f"{module}."):
+            yield path.removeprefix(f"{module}."), one
+
+
+def full_name(name: str, roles: Roles) -> str:
+    """The name of a checkpoint's tensor in the model."""
+    return f"{roles.by_name[name].module}.{name.rpartition('.')[2]}"
