@@ -21,6 +21,7 @@ def compare(
     second: Run | Path | str = "refined",
     *,
     run: Run | Path | str | None = None,
+    target: Run | Path | str | None = None,
     budgets: str | Sequence[int] | None = None,
     seeds: int | None = None,
     network: str = "cvfp",
@@ -52,6 +53,7 @@ def compare(
         first: "raw" or "refined" (of the run), or a file, a folder, a run or a hub id.
         second: the corpus to compare with the first.
         run: the run that raw and refined belong to; by default the one that finished last.
+        target: what you train for, a run, a file, a folder or a hub id: a third test set, which the verdict is about.
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
         seeds: training runs per budget and corpus; by default 25 for all budgets together, and 24 of a screen.
         network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
@@ -89,6 +91,7 @@ def compare(
             *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network, loss)
         ),
         *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
+        target=None if target is None else _text(target),
     )
     with terminal.progress(show=progress):
         return command.compare(options)

@@ -476,6 +476,7 @@ def compare(
     ] = "raw",
     refined: Annotated[str, typer.Argument(metavar="REFINED", help="The corpus to compare with RAW.")] = "refined",
     run: o.LatestRun = None,
+    target: o.Target = None,
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     network: o.Network = "cvfp",
@@ -523,7 +524,7 @@ def compare(
     )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
-    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words))
+    result = carry_out(CompareOptions(raw, refined, run, out, limit, train, training, hub, bounds, words, target))
     print_comparison(result, as_json=as_json)
     if check and result.failed:
         sys.exit(1)

@@ -171,6 +171,14 @@ LatestRun = Annotated[
         "finished last.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="What you train for: a run, a file or folder of records, or a hub id. It becomes a third test set, which "
+        "the verdict is about; near-duplicates of either corpus are left out of it.",
+    ),
+]
 ReportOut = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of the report. By default one in reports/.")
 ]

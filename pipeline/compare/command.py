@@ -28,7 +28,7 @@ from pipeline.store import Store
 from pipeline.terminal import say
 from trainer.experiment.jobs import order_seed
 from trainer.experiment.kinds import networks
-from trainer.prepare.arms import Union
+from trainer.prepare.arms import ArmsError, Union
 
 UNTRAINED = Verdict("Nothing was trained (--no-train), so nothing is concluded.", concludes=False)
 
@@ -48,6 +48,7 @@ class CompareOptions:
     bounds: Bounds = field(default_factory=Bounds)
     words: tuple[str, ...] = ()
     """The command as it was typed, for the report; by default the two corpora."""
+    target: str | None = None
 
     @property
     def command(self) -> str:
@@ -68,8 +69,11 @@ def compare(options: CompareOptions) -> Comparison:
     if options.out is not None:
         folders.check(options.out)
     options.training.check()
+    if options.target is not None and not options.train:
+        raise ArmsError("--target is a test set for models, and --no-train trains none: omit one of them")
     limit = options.limit
-    pair = corpora.pair(options.first, options.second, options.run, limit, grouped=options.train, hub=options.hub)
+    both = options.first, options.second, options.run, limit
+    pair = corpora.pair(*both, grouped=options.train, hub=options.hub, target=options.target)
     run = None if pair.run is None else run_findings(pair.run, options.bounds)
     suffix = "-corpora" if not options.train else "-screen" if options.training.screen else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-compare{suffix}"

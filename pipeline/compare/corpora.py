@@ -36,6 +36,22 @@ class HubOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class Target:
+    """What a user trains for; `near` of its conversations have a near-duplicate in a corpus, and are not tested on."""
+
+    corpus: Corpus
+    near: int
+
+    @property
+    def note(self) -> str:
+        """How many of its conversations are left out, as a sentence."""
+        return (
+            f"{self.near:,} of the {len(self.corpus.frame):,} conversations of the target {self.corpus.name} have a "
+            "near-duplicate in one of the corpora, and are left out of its test set"
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Pair:
     """Two corpora by the arm's name; the second is compared with the first."""
 
@@ -47,6 +63,8 @@ class Pair:
     notes: tuple[str, ...]
     grouped: bool = True
     """Whether near-duplicates were searched."""
+    target: Target | None = None
+    """What the user trains for, whose conversations follow those of both corpora in the union; None without one."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -56,8 +74,8 @@ class Pair:
 
     @property
     def digests(self) -> list[str]:
-        """The digests of both corpora."""
-        return [corpus.digest for corpus in self.corpora.values()]
+        """The digests of both corpora, and of the target."""
+        return [corpus.digest for corpus in (*self.corpora.values(), *([self.target.corpus] if self.target else []))]
 
     @property
     def subset(self) -> bool:
@@ -86,7 +104,14 @@ def latest(run: Path | None) -> Store:
 
 
 def pair(
-    first: str, second: str, run: Path | None, limit: int | None, *, grouped: bool, hub: HubOptions = HubOptions()
+    first: str,
+    second: str,
+    run: Path | None,
+    limit: int | None,
+    *,
+    grouped: bool,
+    hub: HubOptions = HubOptions(),
+    target: str | None = None,
 ) -> Pair:
     """Read two corpora and find out what they share.
 
@@ -96,10 +121,12 @@ def pair(
         run: the run; the latest one by default.
         limit: maximum number of rows to read of each; of a run, of its raw rows.
         grouped: whether to search near-duplicates, which a split needs.
-        hub: which part of datasets to read.
+        hub: which part of the datasets that are compared to read.
+        target: a third corpus, for a test set; `grouped` is true.
 
     Raises:
-        SourceError, RunFolderError: a corpus cannot be read or is empty, or the two share no schema.
+        SourceError, RunFolderError: a corpus cannot be read or is empty, the two share no schema, or all conversations
+            of the target have a near-duplicate in one of them.
     """
     if first == second:
         raise SourceError(f"both corpora are {first}: name two, such as raw and refined")
@@ -117,7 +144,10 @@ def pair(
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
     notes = (*(note for one in read.values() for note in one.notes), *_overlap(union))
-    return Pair(read, both, union, notes, grouped)
+    if target is None:
+        return Pair(read, both, union, notes, grouped)
+    union, aim = with_target(union, corpora.read(target))
+    return Pair(read, both, union, (*notes, *aim.corpus.notes, aim.note), grouped, aim)
 
 
 def _arm(name: str, *both: str) -> str:
@@ -164,6 +194,28 @@ def _shape(name: str, store: Store | None, hub: HubOptions) -> str | None:
     source = sources.find(name, split=hub.split, config=hub.config, revision=hub.revision)
     first = next(iter(source.rows()), None)
     return shapes.recognise(first.value) if first and isinstance(first.value, dict) else None
+
+
+def with_target(union: Union, corpus: Corpus) -> tuple[Union, Target]:
+    """A union with the conversations of a target that have no near-duplicate in it; a SourceError if none is left.
+
+    The clusters of the union stay what they are.
+    """
+    size = len(union.frame)
+    found = corpora.groups(pl.concat([union.frame["text"], corpus.frame["text"]]))
+    near = np.isin(found[size:], found[:size])
+    rows = np.flatnonzero(~near)
+    if not corpus.frame["text"].gather(rows).str.contains(r"\S").any():
+        raise SourceError(
+            f"each of the {len(near):,} conversations of the target {corpus.name} has a near-duplicate in the corpora "
+            "that are compared: name a target that nothing is trained on"
+        )
+    frame = corpus.frame[rows.tolist()]
+    members = {name: np.append(mask, np.zeros(len(rows), np.bool_)) for name, mask in union.members.items()}
+    keys = np.append(union.keys, distinct(corpora.keys(frame["text"])))
+    groups = np.append(union.groups, found[size:][rows])
+    made = Union(pl.concat([union.frame, frame]), keys, groups, members, np.arange(size + len(rows)) >= size)
+    return made, Target(corpus, int(near.sum()))
 
 
 def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.compare.corpora import Pair
+from pipeline.compare.corpora import Pair, Target
 from pipeline.compare.mixes import statistics
 from pipeline.compare.scored import Scored
 from pipeline.compare.verdict import NetworkFinding
@@ -173,6 +173,7 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         "subset": comparison.pair.subset,
         "run": str(comparison.pair.run.folder) if comparison.pair.run is not None else None,
         "notes": list(comparison.notes),
+        "target": None if (aim := comparison.pair.target) is None else _target_numbers(aim),
     }
     if comparison.experiment is None:
         return made
@@ -190,6 +191,16 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
         "folder": str(experiment.folder),
         "data": data_numbers(experiment.arms),
         "pools": {name: experiment.arms.tokens(name) for name in experiment.arms.pools},
+    }
+
+
+def _target_numbers(target: Target) -> dict[str, Any]:
+    corpus = target.corpus
+    return {
+        "corpus": corpus.name,
+        "digest": corpus.digest,
+        "conversations": len(corpus.frame),
+        "near_duplicates": target.near,
     }
 
 

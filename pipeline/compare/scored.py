@@ -32,6 +32,8 @@ standard deviation of 0.18 to 0.21 % from 25,000 tokens on.
 """
 
 
+TARGET = "target"
+"""Name of the test set of what the user trains for; those of the corpora end in "-test"."""
 Scope = Literal["replies", "everything"]
 """What is scored: the replies of the assistant, or all messages."""
 
@@ -41,7 +43,7 @@ class TestSet:
     """Test conversations that both arms are scored on; arrays are of all K test conversations of the union.
 
     `which` [K] are its conversations, `targets` [2, K] the scored tokens of other text and of replies, and `clusters`
-    [K] count from 0 and are equal for near-duplicates.
+    [K] count from 0 and are equal for near-duplicates. `of_target` is whether they are what the user trains for.
     """
 
     __test__ = False
@@ -52,6 +54,7 @@ class TestSet:
     targets: NDArray[np.int64]
     clusters: NDArray[np.int64]
     scope: Scope = "everything"
+    of_target: bool = False
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -147,7 +150,7 @@ class Scored:
 
 
 def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
-    """The test set that the verdict is about: the cleaner one if one corpus contains the other, else all of both.
+    """The test set that the verdict is about: the target, the cleaner one if one corpus contains the other, or all.
 
     Replies are scored if they are enough for a conclusion, else everything.
     """
@@ -167,7 +170,7 @@ def _primary_conversations(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> 
     first, second = pair.names
     members = pair.union.members
     small = second if pair.subset else first if not (members[first] & ~members[second]).any() else None
-    known = [test for test in tests if test.name == f"{small}-test"]
+    known = [test for test in tests if test.of_target] or [test for test in tests if test.name == f"{small}-test"]
     if known:
         return known[0]
     which = arms.tests[first] | arms.tests[second]
@@ -175,7 +178,7 @@ def _primary_conversations(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> 
 
 
 def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
-    """The first arm's test conversations, and the second's; everything is scored.
+    """The first arm's test conversations, the second's, and those of the target; everything is scored.
 
     If the second corpus is a subset of the first, its test set is the part of the first's that it contains.
     """
@@ -185,13 +188,15 @@ def test_sets(pair: Pair, arms: Arms) -> list[TestSet]:
         about[second] = f"the same conversations as {first}-test"
     elif pair.subset:
         about[second] = f"the part of {first}-test that is in {second}: a cleaner test set alone looks easier"
+    masks = {f"{name}-test": (about[name], arms.tests[name]) for name in pair.names}
+    if pair.target is not None and arms.target is not None:
+        masks[TARGET] = f"conversations of {pair.target.corpus.name}, with no near-duplicate in a corpus", arms.target
     targets = arms.common.test.target_counts()
     sets = []
-    for name in pair.names:
-        which = arms.tests[name]
+    for name, (what, which) in masks.items():
         longest = int(targets[:, which].sum(axis=0).max(initial=0))
-        text = f"{about[name]}; the longest has {longest:,} tokens"
-        sets.append(TestSet(f"{name}-test", text, which, targets, arms.common.clusters))
+        text = f"{what}; the longest has {longest:,} tokens"
+        sets.append(TestSet(name, text, which, targets, arms.common.clusters, of_target=name == TARGET))
     return [one for one in sets if one.conversations]
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.compare.scored import Scored
-from pipeline.experiments.formats import change, delta_alpha, ppl_change, share, with_interval
+from pipeline.experiments.formats import change, delta_alpha, ppl_change, share, token_worth, with_interval
 from pipeline.report.parts import Chip
 from trainer.experiment.kinds import KINDS
 from trainer.experiment.screen import Choice
@@ -73,7 +73,8 @@ def verdict(
     `worth_knowing`. The answer is mixed if the intervals on the test sets exclude 0 on different sides. `lacks` is why
     the design allows no conclusion, `failed` are the checks that failed, and `advice` says what would narrow the
     interval. The sentence also gives the difference from the first corpus itself, and that on all messages,
-    which is `beside`.
+    which is `beside`. If the primary test set is a target, the answer is about that alone, and a second sentence has
+    the worth of a token there and the differences on the other test sets.
     """
     if lacks:
         return Verdict(f"Nothing is concluded, because {lacks}{_indication(primary)}.", concludes=False)
@@ -93,9 +94,10 @@ def verdict(
     at, (first, second) = f"at {difference.budget:,.0f} tokens", names
     sides = {one.test.name: side(one.choice.interval) for one in scored if one.differences}
     what = "perplexity on replies" if primary.test.scope == "replies" else "perplexity"
+    what += " of the target" if primary.test.of_target else ""
     than = RANDOM if primary.of_rules else f"than with {first}"
     bounds = f"{share(max(-low, 0))} lower and {share(max(high, 0))} higher {than}"
-    if set(sides.values()) == {-1, 1}:
+    if set(sides.values()) == {-1, 1} and not primary.test.of_target:
         answer = MIXED
         each = " and ".join(f"{'lower' if one < 0 else 'higher'} on {test}" for test, one in sides.items())
         text = f"Each corpus is better on other text: {at} the {what} with {second} is {each}"
@@ -116,7 +118,19 @@ def verdict(
     alpha = delta_alpha(difference)
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
-    return Verdict(f"{text}. {about}: delta alpha {alpha}.", concludes, answer, exponent, worth_knowing)
+    text += f". {about}: delta alpha {alpha}.{_for_target(primary, scored, names)}"
+    return Verdict(text, concludes, answer, exponent, worth_knowing)
+
+
+def _for_target(primary: Scored, scored: Sequence[Scored], names: tuple[str, str]) -> str:
+    """The worth of a token for a target, and what it costs on the other test sets, as a sentence; else empty."""
+    if not primary.test.of_target:
+        return ""
+    worth = token_worth(primary.differences["power"])
+    others = [one for one in scored if not one.test.of_target and one.differences]
+    costs = [f"{ppl_change(one.differences['power'])} on {one.test.name}" for one in others]
+    cost = f"; its perplexity differs by {' and by '.join(costs)}" if costs else ""
+    return f" For the target, a token of {names[1]} is worth {worth} of {names[0]}{cost}."
 
 
 def _against(primary: Scored, first: str) -> str:

@@ -280,6 +280,7 @@ def screen(
     placebos: int = PLACEBOS,
     workers: int = 1,
     own: Sequence[tuple[int, int]] = (),
+    scatter: bool = True,
     tell: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Screen:
     """Learn all arms in many orders, and placebo rules in the place of the differences of some pairs of arms.
@@ -295,6 +296,7 @@ def screen(
         placebos: number of placebo rules of each kind for each pair.
         workers: number of threads.
         own: budgets and order seeds of training runs, whose streams are learned too.
+        scatter: whether orders that do not keep near-duplicates together are learned too, if there are copies.
         tell: is called with the number of pieces that are learned, and of all.
     """
     common, pool, rungs = arms.common, arms.common.pool, tuple(budgets)
@@ -303,7 +305,7 @@ def screen(
     tokens = {name: int(lengths[mask].sum()) for name, mask in masks.items()}
     unique = {name: _unique(lengths, union.groups[arms.split.pool], mask) for name, mask in masks.items()}
     orders = [pieces.order(common.keys, seed) for seed in range(seeds)]
-    copies = any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
+    copies = scatter and any(unique[name] < (1 - MIN_COPIES) * tokens[name] for name in names)
     apart = [pieces.order(union.keys[arms.split.pool], seed) for seed in range(seeds if copies else 0)]
     first = partial(_first, pieces, tokens=rungs[-1])
     ladders = {name: [first(order, mask) for order in orders] for name, mask in masks.items()}
@@ -350,7 +352,7 @@ def screen(
             name: np.stack([learner.learn([order], (size,))[0, -1] for order, (size, _) in zip(each, own, strict=True)])
             for name, each in streams.items()
         },
-        any(mask.all() for mask in union.members.values()),
+        any(map(union.holds_all, union.members)),
     )
 
 

@@ -38,13 +38,20 @@ class ArmsError(TrainerError):
 class Union:
     """The conversations of all arms, each once: K rows with at least the columns of `streams.encode`.
 
-    `keys` [K] are unique, `groups` [K] are near-duplicate clusters, `members` are masks [K] by arm.
+    `keys` [K] are unique, `groups` [K] are near-duplicate clusters, `members` are masks [K] by arm. The conversations
+    of `target` [K] are of no arm, and no group of theirs has one of an arm; they are only tested on.
     """
 
     frame: pl.DataFrame
     keys: NDArray[np.uint64]
     groups: NDArray[np.int64]
     members: Mapping[str, Mask]
+    target: Mask | None = None
+
+    def holds_all(self, arm: str) -> bool:
+        """Whether all conversations of all arms are in this one."""
+        others = ~self.members[arm] if self.target is None else ~self.members[arm] & ~self.target
+        return not others.any()
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Arms:
     """The prepared data of all arms; made by `prepare`.
 
     `common` is the data of the union, whose rows `split` divides; `pools` and `tests` are masks of its conversations by
-    arm. `evaluated` are 16 hex digits of validation set, test set, vocabulary and embeddings, which all runs share.
+    arm, and `target` is the mask of the test conversations that are of no arm. `evaluated` are 16 hex digits of
+    validation set, test set, vocabulary and embeddings, which all runs share.
     """
 
     common: ExperimentData
@@ -76,6 +84,7 @@ class Arms:
     preset: Preset
     evaluated: str
     leaks: Leaks | None = None
+    target: Mask | None = None
 
     def tokens(self, arm: str) -> int:
         """Tokens of an arm's pool, which is its largest possible budget."""
@@ -127,6 +136,7 @@ def prepare(
         {name: mask[sides.test] for name, mask in union.members.items()},
         preset.sized(size),
         digest(str(size).encode(), (common.validation, common.test), common.table),
+        target=None if union.target is None else union.target[sides.test],
     )
     for name, mask in arms.pools.items():
         rows = np.flatnonzero(mask)
@@ -180,12 +190,11 @@ def split(union: Union, texts: pl.Series, choices: Choices) -> Split:
     """Pool, validation and test set of the union, by near-duplicate clusters.
 
     If one arm holds all conversations, its split is the union's. Otherwise each arm draws clusters from its own
-    conversations, and a cluster that any arm has drawn is on that side for all; the test set has precedence. A
-    SplitError if a corpus is too small.
+    conversations, and a cluster that any arm has drawn is on that side for all; the test set has precedence. The test
+    set of the target is drawn beside these, and changes nothing of them. A SplitError if a corpus is too small.
     """
     estimated = preparing.estimated_tokens(texts)
-    masks = list(union.members.values())
-    masks = [mask for mask in masks if mask.all()][:1] or masks
+    masks = [mask for arm, mask in union.members.items() if union.holds_all(arm)][:1] or list(union.members.values())
     drawn = [
         splitting.split(
             np.where(mask, estimated, 0),
@@ -199,9 +208,16 @@ def split(union: Union, texts: pl.Series, choices: Choices) -> Split:
     ]
     test = np.isin(union.groups, np.concatenate([union.groups[one.test] for one in drawn]))
     choosing = np.isin(union.groups, np.concatenate([union.groups[one.validation] for one in drawn])) & ~test
-    there = estimated > 0
+    there, notes = estimated > 0, [note for one in drawn for note in one.notes]
+    if union.target is not None:
+        most, seed = choices.test_tokens, choices.split_seed
+        sizes = np.where(union.target, estimated, 0)
+        rows, note = splitting.draw("target", sizes, union.groups, union.keys, most=most, seed=seed)
+        there &= ~union.target
+        there[rows], test[rows] = True, True
+        notes += [note] if note else []
     pool, selecting, tested = (np.flatnonzero(mask & there) for mask in (~test & ~choosing, choosing, test))
-    return Split(pool, selecting, tested, tuple(dict.fromkeys(note for one in drawn for note in one.notes)))
+    return Split(pool, selecting, tested, tuple(dict.fromkeys(notes)))
 
 
 def distinct(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

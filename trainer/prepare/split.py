@@ -100,6 +100,17 @@ def split(
     return Split(rows[0], rows[1], rows[2], tuple(filter(None, (of_test, of_validation))))
 
 
+def draw(name: str, tokens: Rows, groups: Rows, keys: Keys, *, most: int, seed: int = 0) -> tuple[Rows, str]:
+    """The rows of a test set that is drawn from conversations that nothing is trained on, ascending, and a note.
+
+    Whole groups are drawn as in `split`, but all of them may be, up to `most` tokens; rows without `tokens` are none. A
+    SplitError if the smallest group is larger than that.
+    """
+    each = _Groups.of(tokens, groups, keys, seed)
+    chosen, note = each.draw(name, most, 1.0, reserved=0)
+    return np.flatnonzero(chosen[each.of_row] & (np.asarray(tokens) > 0)), note
+
+
 def split_by_position(conversations: int, *, validation: range) -> Split:
     """A split by position without a test set, as in the experiments of November 2025.
 
@@ -174,8 +185,13 @@ class _Groups:
         order = np.argsort(seeded_hashes(least, seed ^ SALT), kind="stable")
         return cls(of_row, sizes, full, order[sizes[order] > 0])
 
-    def draw(self, name: str, tokens: int, share: float, used: Groups | None = None) -> tuple[Groups, str]:
-        """Groups in order until they have `tokens` or the share, and a note; `used` are those of a test set."""
+    def draw(
+        self, name: str, tokens: int, share: float, used: Groups | None = None, *, reserved: int = RESERVED
+    ) -> tuple[Groups, str]:
+        """Groups in order until they have `tokens` or the share, and a note; `used` are those of a test set.
+
+        1 / `reserved` of the eligible groups are left to other sets; 0: none.
+        """
         total, first = int(self.tokens.sum()), used is None
         used = np.zeros(len(self.tokens), np.bool_) if used is None else used
         allowed = int(share * total)
@@ -188,8 +204,8 @@ class _Groups:
         count = int(np.searchsorted(sums, tokens)) + 1
         if count > len(sums) or sums[count - 1] > allowed:
             count = int(np.searchsorted(sums, allowed, side="right"))
-        if first:
-            count = min(count, len(order) - len(order) // RESERVED)
+        if first and reserved:
+            count = min(count, len(order) - len(order) // reserved)
         if count == 0:
             raise SplitError(
                 f"the corpus is too small for a {name} set: it may have {allowed:,} of the {total:,} tokens, and each "

@@ -31,9 +31,9 @@ CONTROL_SEEDS = 60
 class Screened:
     """A finished screen of the arms of a comparison.
 
-    The verdict is about the `primary_test` set: the cleaner one if one corpus contains the other, else all test
-    conversations of both; replies alone are scored if there are enough of them, on the `tests` too. `names` are the two
-    corpora.
+    The verdict is about the `primary_test` set: the target if there is one, else the cleaner one if one corpus contains
+    the other, else all test conversations of both; replies alone are scored if there are enough of them, on the
+    `tests` too. `names` are the two corpora.
     """
 
     arms: Arms
@@ -84,8 +84,12 @@ class Screened:
 
     @cached_property
     def used_up(self) -> UsedUp:
-        """Both corpora read to their ends."""
-        return self.screen.used_up(self.names, self.primary_test.mask)
+        """Both corpora read to their ends, on the primary test set."""
+        return self.used_up_on(self.primary_test)
+
+    def used_up_on(self, test: TestSet) -> UsedUp:
+        """Both corpora read to their ends, on one test set."""
+        return self.screen.used_up(self.names, test.mask)
 
     @cached_property
     def apart(self) -> Difference | None:

@@ -21,6 +21,7 @@ from pipeline.compare.numbers import (
     scored_numbers,
     test_numbers,
 )
+from pipeline.compare.scored import TestSet
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.power import POWER, forecast
 from pipeline.compare.screen.verdict import used_up_sentence
@@ -32,6 +33,7 @@ from pipeline.report.text import visible
 
 if TYPE_CHECKING:
     from pipeline.compare.result import Comparison
+    from trainer.experiment.screen import UsedUp
 
 TERMS = (
     "N-gram models (interpolated modified Kneser-Ney, order 5) learn growing parts of each corpus, cut into pieces of "
@@ -249,21 +251,33 @@ def placebo_rows(screened: Screened) -> HeadAndRows:
 
 
 def used_up_rows(screened: Screened) -> HeadAndRows:
-    """Both corpora at their own sizes."""
-    found, second = screened.used_up, screened.names[1]
-    head = ("corpus", "tokens", "without copies", "PPL differs by (forecast)", "measured on the whole pools")
-    forecast = with_interval(found.ln_ratio, found.interval, change)
-    measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, change)
-    rows: Rows = [
-        (
-            visible(name, 40),
-            f"{tokens:,}",
-            f"{screened.screen.unique[name]:,}",
-            *((forecast, measured) if name == second else ("", "")),
-        )
-        for name, tokens in screened.screen.tokens.items()
-    ]
+    """Both corpora at their own sizes: a row for the first, and one for the second on each test set."""
+    first, second = screened.names
+    head = (
+        "corpus",
+        "tokens",
+        "without copies",
+        "test set",
+        "PPL differs by (forecast)",
+        "measured on the whole pools",
+    )
+    sizes = {
+        name: (visible(name, 40), f"{screened.screen.tokens[name]:,}", f"{screened.screen.unique[name]:,}")
+        for name in screened.names
+    }
+    rows: Rows = [(*sizes[first], "", "", "")]
+    for test in used_up_tests(screened):
+        found = screened.used_up_on(test)
+        measured = "-" if found.measured is None else with_interval(found.measured, found.measured_interval, change)
+        forecast = with_interval(found.ln_ratio, found.interval, change)
+        rows.append((*sizes[second], visible(test.name, 40), forecast, measured))
     return head, rows
+
+
+def used_up_tests(screened: Screened) -> list[TestSet]:
+    """The test sets on which both corpora are read to their ends: the primary one, and beside a target all."""
+    others = [test for test in screened.tests if test is not screened.primary_test]
+    return [screened.primary_test, *(others if screened.primary_test.of_target else [])]
 
 
 def findings(comparison: Comparison) -> dict[str, Any]:
@@ -334,12 +348,17 @@ def screen_numbers(screened: Screened) -> dict[str, Any]:
             for null, one in screened.primary.placebos.items()
         },
         "per_corpus": {
-            **level_numbers("level", found.ln_ratio, found.interval),
-            **level_numbers("measured_level", found.measured, found.measured_interval),
+            **_used_up_levels(found),
             "alpha": found.alpha,
             "tokens": dict(screened.screen.tokens),
             "unique_tokens": dict(screened.screen.unique),
             "crossing_tokens": found.crossing,
+            "test_sets": {test.name: _used_up_levels(screened.used_up_on(test)) for test in used_up_tests(screened)},
         },
         "apart": None if apart is None else level_numbers("level", apart.ln_ratio, apart.ln_ratio_interval),
     }
+
+
+def _used_up_levels(found: UsedUp) -> dict[str, Any]:
+    forecast = level_numbers("level", found.ln_ratio, found.interval)
+    return forecast | level_numbers("measured_level", found.measured, found.measured_interval)
