@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -22,7 +23,9 @@ from stages.stage import RAW, GlobalStage, Stage, StageParameterError, parameter
 if TYPE_CHECKING:
     from stages.pii.redact import Redaction
 
-DEFAULT = Path(__file__).with_name("default.toml")
+PLANS = Path(__file__).with_name("plans")
+"""The folder of the plans that come with refine, each with its name."""
+DEFAULT = PLANS / "default.toml"
 """The default plan, which `refine plan` prints."""
 
 
@@ -218,6 +221,31 @@ RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cut", "repairs"}
 
 _RULES: dict[str, type[Drop | KeepBest | KeepTop]] = {"drop": Drop, "keep_best": KeepBest, "keep_top": KeepTop}
 _TABLES = ("stage", "repair", *_RULES)
+
+
+def named() -> dict[str, str]:
+    """What each plan that comes with refine is for, by name, the default plan first."""
+    paths = sorted(PLANS.glob("*.toml"), key=lambda path: (path != DEFAULT, path.stem))
+    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in paths}
+
+
+def find(plan: Path | str | None) -> Path:
+    """The file of a plan: a path, or a name of `named`; None is the default plan.
+
+    Text with a suffix or a slash is a path, any other is a name; raises `PlanError` if no plan has it.
+    """
+    if plan is None or isinstance(plan, Path):
+        return plan or DEFAULT
+    if Path(plan).suffix or "/" in plan or os.sep in plan:
+        return Path(plan)
+    if plan not in named():
+        close = difflib.get_close_matches(plan, named(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise PlanError(
+            f"there is no plan {plan!r}: {hint}there are {', '.join(named())}; a file is named with its ending or as "
+            f"./{plan}"
+        )
+    return PLANS / f"{plan}.toml"
 
 
 def load(path: Path) -> Plan:

@@ -176,7 +176,7 @@ def chosen_plan(
     map: str | Mapping[str, str] | None = None,  # noqa: A002
 ) -> Plan:
     """Read a plan, restrict it to the stages that were picked, add the rules, name the columns, and check it."""
-    chosen = planning.load(planning.DEFAULT if plan is None else Path(plan))
+    chosen = planning.load(planning.find(plan))
     if map is not None:
         chosen = replace(chosen, map=ColumnMap.parse(map).columns)
     if isinstance(stages, str):
@@ -233,7 +233,7 @@ def run(
     Args:
         source: a file of records, a folder of them, a saved Dataset or a hub id; by default the embedded corpus.
         stages: names of the stages to measure, as a list or comma-separated; by default all of the plan.
-        plan: a plan in TOML; by default the one that `refine plan` prints.
+        plan: a plan in TOML, or the name of one that comes with refine, such as "sft"; by default "default".
         drop: additional rules in SQL, such as "ppl > 800" or "noisy: ppl > 800".
         out: the folder of the run, which is resumed if it was interrupted; by default a new one in data/runs/.
         workers: worker processes; 0: one per core. A cluster uses all its cores.
@@ -285,7 +285,7 @@ def decide(
 
     Args:
         run: a run, or its folder.
-        plan: a plan in TOML; by default the run's own.
+        plan: a plan in TOML, or the name of one that comes with refine; by default the run's own.
         drop: additional rules in SQL; they replace those that an earlier `drop` added.
         as_: "source" also writes the kept records as they came to kept/ of the run; the source must be where it was.
         progress: show progress and notes on stderr.
@@ -300,7 +300,7 @@ def decide(
             f"{folder} has no plan yet: start `refine run` again with its source and --out {folder}, or name a plan "
             "with --plan"
         )
-    before = planning.load(Path(plan) if plan is not None else store.plan)
+    before = planning.load(planning.find(plan) if plan is not None else store.plan)
     chosen = before.with_drops([drop] if isinstance(drop, str) else drop).check()
     removed = [rule.where for rule in before.rules if rule.because == ADDED and rule not in chosen.rules]
     if originals.is_asked(as_):

@@ -589,12 +589,21 @@ def stages(
     runs.stages(name, as_json=as_json)
 
 
-@app.command(epilog="Example: refine plan > plan.toml")
-def plan(as_json: o.AsJson = False) -> None:
-    """Print the default plan, to read it or to edit a copy."""
+@app.command(epilog="Example: refine plan --plan sft > plan.toml")
+def plan(
+    plan: o.PlanFile = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print the names of the plans that come with refine, and what each is for.")
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Print the default plan or another one, to read it or to edit a copy."""
     from pipeline.cli import runs
 
-    runs.print_plan(as_json=as_json)
+    if list_:
+        runs.print_plans(as_json=as_json)
+    else:
+        runs.print_plan(plan, as_json=as_json)
 
 
 @app.command(epilog="Example: refine status my-run")

@@ -8,7 +8,10 @@ import typer
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PlanFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A plan in TOML. `refine plan` prints the default plan.")
+    str | None,
+    typer.Option(
+        metavar="PLAN", help="A plan in TOML, or the name of one that comes with refine: `refine plan --list`."
+    ),
 ]
 Drops = Annotated[
     list[str] | None,

@@ -189,12 +189,22 @@ def stages(name: str | None, *, as_json: bool) -> None:
         out.print(Text("  " + ", ".join(f"{k} ({v})" if name else k for k, v in stage["signals"].items()) + "\n"))
 
 
-def print_plan(*, as_json: bool) -> None:
-    """Print the default plan: the TOML file with its comments, or as JSON with every parameter."""
+def print_plan(plan: str | None, *, as_json: bool) -> None:
+    """Print a plan, if it can be used: the TOML file with its comments, or as JSON with every parameter."""
+    path = planning.find(plan)
+    checked = planning.load(path)
     if as_json:
-        print_json(tomllib.loads(planning.dumps(planning.load(planning.DEFAULT))))
+        print_json(tomllib.loads(planning.dumps(checked)))
     else:
-        sys.stdout.write(planning.DEFAULT.read_text(encoding="utf-8"))
+        sys.stdout.write(path.read_text(encoding="utf-8"))
+
+
+def print_plans(*, as_json: bool) -> None:
+    """Print the names of the plans that come with refine, and what each is for."""
+    if as_json:
+        print_json(planning.named())
+    else:
+        console().print(table("", ("plan", "for"), list(planning.named().items())))
 
 
 def status(folders: Sequence[Path], *, as_json: bool) -> None:

@@ -63,13 +63,30 @@ class Heuristics(Stage):
         empty_last: whether the last message is only white space.
         truncated_last: whether the last message is a reply that stops in mid-sentence or inside a code fence.
         prompt_chars, prompt_words: characters, and white-space separated words, of the first prompt.
+        prompt_item: whether the first prompt is a single item of a list, such as "5. Garnish with a slice of lemon."
+        prompt_passage: whether it is a piece of text and an instruction, in one of UltraChat's templates.
+        thanks_turns: number of later turns of the user that thank or praise, and ask for nothing.
         user_chars, assistant_chars: characters of all messages of the user, and of the assistant.
         max_turn_chars: characters of the longest message.
         bad_chars: number of control characters and U+FFFD.
     Replies (`first_` is the index of a reply, from 0):
-        refusals, first_refusal: number of replies that decline, and the first of them.
+        refusals, first_refusal: number of replies that decline or lack access, and the first of them.
+        no_access: number of replies that begin with what they lack: "I do not have access to", "I'm unable to provide".
+        no_text: number of replies that begin with the claim that the text that they are asked about is missing.
         ai_mentions, first_ai_mention: number of replies that mention being an AI model, and the first of them.
-        no_feelings: number of replies that deny having emotions or opinions (UltraChat 200k's dataset card).
+        no_feelings: number of replies that deny having emotions, opinions, preferences or a body (the first two:
+            UltraChat 200k's dataset card).
+        bare_denials: number of those of at most 40 words: little else is said.
+        own_questions: number of replies that ask a question on a line of its own, and then answer it.
+        labels: number of replies that begin with the label of a role or field, such as "AI:" or "Response:".
+        lowered_names: number of names of the user's that one reply writes in lower case, of the reply with the most.
+            Its sentences begin with capitals, it has none inside them, and it has at least 10 words. A name has a
+            capital inside a sentence of the user, and is never without one.
+        capital_code: number of replies in which code got a capital as if it were prose: "Def f(x):", "Https://".
+        merged_lists: number of replies with a list on a line of its own whose items lost their line breaks.
+        new_links: number of different web addresses with a path in replies, outside code, that only replies contain.
+        stock_openings: number of replies that begin with "Certainly!", "Of course", "I'd be happy to" and the like.
+        stock_endings: number of replies that end with an offer of more help, or with a paragraph like "Overall, ...".
         repeated_replies: number of replies of at least 5 words that repeat an earlier reply, ignoring case and
             punctuation.
         echoes: number of replies of at least 5 words that repeat the user's turn before them.
@@ -89,7 +106,7 @@ class Heuristics(Stage):
     """
 
     summary: ClassVar[str] = "words, lines, repetition (Gopher, C4, FineWeb); turns, roles, refusals, truncation, code"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads: ClassVar[tuple[str, ...]] = ("text", "messages", "prompt", "details")
     writes: ClassVar[pl.Schema] = pl.Schema({**TEXT_SIGNALS, **LINE_SIGNALS, **CHAT_SIGNALS})
     axes: ClassVar[Mapping[str, Axis]] = {

@@ -2,17 +2,27 @@
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from stages.heuristics.words import overlap_statistics, token_counts
+from stages.heuristics.replies import ITEM, PASSAGE, PHRASES, new_links, phrases, plain
+from stages.heuristics.words import overlap_statistics, scratch, token_counts
 from stages.text.characters import SPECIAL_CASED, lower_case, properties
 from stages.text.compiled import Kernels
 from stages.text.messages import by_row, prose, spoken
-from stages.text.shingles import utf8_buffers
+from stages.text.shingles import Part, utf8_buffers
 
-LOOPS = Kernels("stages.heuristics.turns_kernel", {"message_statistics": "u1* i8* u1* i4* u8* i8**"})
+LOOPS = Kernels(
+    "stages.heuristics.turns_kernel",
+    {
+        "message_statistics": "u1* i8* u1* i4* u8* i8**",
+        "lowered_names": "u1* i8* i8* u1* u1* i4* u8* i8** i8*",
+    },
+)
 
 ASSISTANT, USER, SYSTEM = "assistant", "user", "system"
 _KNOWN_ROLES = (ASSISTANT, USER, SYSTEM, "tool", "function", "text")
+_REPLY, _SHORT_REPLY = 2, 3
+_MIN_NAMING_WORDS = 10  # shorter replies hardly name anything twice
 _MIN_REPLY_WORDS = 5  # shorter replies ("You're welcome!") may repeat
 
 CHAT_SIGNALS = pl.Schema(
@@ -23,6 +33,10 @@ CHAT_SIGNALS = pl.Schema(
         **dict.fromkeys(("odd_roles", "empty_turns", "empty_replies"), pl.Int64()),
         **dict.fromkeys(("empty_last", "truncated_last"), pl.Boolean()),
         **dict.fromkeys(("refusals", "first_refusal", "ai_mentions", "first_ai_mention", "no_feelings"), pl.Int64()),
+        **dict.fromkeys(("bare_denials", "no_access", "no_text", "own_questions", "labels"), pl.Int64()),
+        **dict.fromkeys(("capital_code", "merged_lists", "lowered_names", "new_links", "stock_openings"), pl.Int64()),
+        **dict.fromkeys(("stock_endings", "thanks_turns"), pl.Int64()),
+        **dict.fromkeys(("prompt_item", "prompt_passage"), pl.Boolean()),
         **dict.fromkeys(("repeated_replies", "echoes"), pl.Int64()),
         **dict.fromkeys(("self_overlap", "user_overlap", "reply_repetition", "code_share"), pl.Float64()),
         "fenced_share": pl.Float64(),
@@ -33,52 +47,6 @@ CHAT_SIGNALS = pl.Schema(
         **dict.fromkeys(("reasoning_share", "reasoning_repetition"), pl.Float64()),
     }
 )
-
-_CANNOT = (
-    r"(?:can(?:no|')?t|can not|could not|couldn't|won't|will not|refuse to|must decline to"
-    r"|(?: am|'m) (?:unable to|not (?:able|going) to))"
-)
-_HELP = (
-    r"(?:fulfill|assist|help|comply|provide|give|offer|generate|create|write|produce|engage|discuss|answer|respond"
-    r"|support|promote|endorse|encourage|condone|participate|continue|do (?:that|this)|share|recommend)"
-)
-_HELP_WITH_THAT = (
-    r"(?:fulfill|assist|comply|help (?:you )?with (?:that|this)|support|promote|endorse|encourage|condone|engage in)"
-)
-# An apology alone is no refusal ("I'm sorry, I could not find a table"): a verb of helping or telling must follow.
-REFUSALS = (
-    rf"(?i)\b(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\bI ?{_CANNOT} {_HELP}\b",
-    rf"(?i)^\W*(?:unfortunately, |no, |as an? [^.,\n]{{0,40}}, )?I ?{_CANNOT} {_HELP_WITH_THAT}\b",
-    rf"(?i)\bas an? (?:AI|artificial|(?:large )?language)\b[^.!?\n]{{0,80}}\bI ?{_CANNOT} {_HELP}\b",
-    r"(?i)\byour request (?:goes against|violates)\b",
-    r"(?i)\b(?:against|violates?) my (?:programming|guidelines|ethical|principles)\b",
-)
-"""Patterns of a reply that declines: an apology and a verb of helping, "I cannot assist", "As an AI ..., I cannot".
-
-One after the other they are searched for six times as fast as all in one pattern."""
-
-_MODEL = r"(?:AI|artificial intelligence|(?:large )?language model|machine learning model)"
-_KIND = r"(?: (?:language )?(?:model|assistant|system|bot|program|chatbot))?"
-_MAKER = r"(?: (?:developed|created|trained) by \w+)?"
-SELF_REFERENCES = (
-    rf"(?i)\bas (?:an? |your )?(?:\w+ ){{0,2}}?{_MODEL}{_KIND}{_MAKER},? (?:I|my|it|there|we|you)\b",
-    rf"(?i)\bI(?: am|'m) (?:just |only |simply |merely |actually )?an? (?:\w+ ){{0,2}}?{_MODEL}\b",
-    r"(?i)\bmy (?:training data|knowledge cutoff)\b",
-    r"(?i)\b(?:trained|developed|created) by OpenAI\b",
-)
-"""Patterns of a reply that mentions being an AI model."""
-
-NO_FEELINGS = (
-    r"(?i)\bI (?:do not|don't|cannot|can't) (?:actually |really |personally )?(?:have|hold|possess|feel|experience)"
-    r"(?: any)?(?: personal| human| real| physical)?"
-    r"(?: thoughts,?| feelings,?| beliefs,?| experiences,?| preferences,?)?(?: and| or)?(?: personal)?"
-    r" (?:emotions|opinions)\b"
-)
-"""Pattern of a reply that denies having emotions or opinions.
-
-UltraChat 200k drops dialogues with "I do not have emotions" or "I don't have opinions" (dataset card); other wordings
-are included here."""
-
 
 # Words that no finished sentence ends with; most prepositions can end one ("what is it for").
 _DANGLING = (
@@ -106,9 +74,10 @@ def _turns(batch: pl.DataFrame) -> pl.DataFrame:
     """One row per message: `row`, `role`, `content`, and the measurements of the message alone."""
     turns = spoken(batch)
     content, reply = pl.col("content"), pl.col("role") == ASSISTANT
-    chars, unfenced, bare = prose(turns["content"])[1].T
+    part, lengths = prose(turns["content"])
+    chars, unfenced, bare = lengths.T
+    turns = turns.hstack(message_statistics(turns["content"]))
     return turns.with_columns(
-        message_statistics(turns["content"]),
         empty=(content.str.strip_chars() == "") & pl.col("calls").is_null() & (pl.col("media") == 0),
         chars=pl.Series(chars),
         fenced=pl.Series(chars - unfenced),
@@ -116,20 +85,10 @@ def _turns(batch: pl.DataFrame) -> pl.DataFrame:
         reply=reply,
         is_turn=pl.col("role") != SYSTEM,
         nth=reply.cum_sum().cast(pl.Int64),
-        **_phrases(turns),
+        lowered=_lowered_names(turns, part, batch.height),
+        links=new_links(turns),
+        **phrases(turns),
     ).with_columns(**_conditions())
-
-
-def _phrases(turns: pl.DataFrame) -> dict[str, pl.Series]:
-    """Whether each message is a reply with such a phrase: `refusal`, `ai`, `no_feelings`."""
-    reply = turns["role"] == ASSISTANT
-    plain = _plain(turns["content"].filter(reply)).to_frame("plain")
-    patterns = {"refusal": REFUSALS, "ai": SELF_REFERENCES, "no_feelings": (NO_FEELINGS,)}
-    found = {}
-    for name, some in patterns.items():
-        there = plain.select(pl.any_horizontal(*[pl.col("plain").str.contains(each) for each in some])).to_series()
-        found[name] = pl.repeat(value=False, n=len(turns), eager=True).scatter(reply.arg_true(), there)
-    return found
 
 
 def message_statistics(contents: pl.Series) -> pl.DataFrame:
@@ -140,10 +99,6 @@ def message_statistics(contents: pl.Series) -> pl.DataFrame:
     keys, counts = np.empty(len(contents), np.uint64), np.empty((len(contents), 2), np.int64)
     LOOPS.call("message_statistics", *utf8_buffers(contents), properties(), lower_case(), keys, counts)
     return pl.DataFrame({"key": keys, "words": counts[:, 0], "bad": counts[:, 1]})
-
-
-def _plain(texts: pl.Series) -> pl.Series:
-    return texts.str.replace_all("’", "'", literal=True)  # noqa: RUF001 - the typographic apostrophe is meant
 
 
 def _conditions() -> dict[str, pl.Expr]:
@@ -158,9 +113,7 @@ def _conditions() -> dict[str, pl.Expr]:
         "odd_roles": role.is_in(_KNOWN_ROLES).not_(),
         "empty_turns": turn & pl.col("empty"),
         "empty_replies": reply & pl.col("empty"),
-        "refusals": pl.col("refusal"),
-        "ai_mentions": pl.col("ai"),
-        "no_feelings": pl.col("no_feelings"),
+        **{name: pl.col(name) for name in PHRASES},
         "repeated_replies": long & pl.struct("row", "role", "key").is_first_distinct().not_(),
         "echoes": long & (role_before == USER) & (pl.col("key") == pl.col("key").shift(1)),
         "tool_calls": pl.col("calls").is_not_null(),
@@ -180,27 +133,44 @@ def _aggregates() -> list[pl.Expr]:
         role.last().alias("last_role"),
         pl.col("empty").last().alias("empty_last"),
         pl.col("content").last().alias("last"),
-        (nth.filter("refusal").first() - nth.filter("reply").first()).alias("first_refusal"),
-        (nth.filter("ai").first() - nth.filter("reply").first()).alias("first_ai_mention"),
+        (nth.filter("refusals").first() - nth.filter("reply").first()).alias("first_refusal"),
+        (nth.filter("ai_mentions").first() - nth.filter("reply").first()).alias("first_ai_mention"),
         chars.filter("user_turns").sum().alias("user_chars"),
         chars.filter("reply").sum().alias("assistant_chars"),
         chars.max().alias("max_turn_chars"),
         (pl.col("code").sum() / chars.sum()).alias("code_share"),
         (pl.col("fenced").sum() / chars.sum()).alias("fenced_share"),
         pl.col("bad").sum().alias("bad_chars"),
+        pl.col("lowered").max().alias("lowered_names"),
+        pl.col("links").sum().alias("new_links"),
         (reply & pl.col("tool_calls")).last().alias("ends_in_call"),
         pl.col("media").sum().alias("media_parts"),
         pl.col("reasoning").str.len_chars().sum().cast(pl.Int64).alias("reasoning_chars"),
     ]
 
 
+def _bounds(turns: pl.DataFrame, height: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The first message of each conversation, and one past the last; 1 for a message of the user, 2 for a reply."""
+    first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
+    code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(_REPLY).otherwise(0)
+    return first, turns.select(code.cast(pl.UInt8)).to_series().to_numpy(writable=True)
+
+
+def _lowered_names(turns: pl.DataFrame, texts: Part, height: int) -> pl.Series:
+    """Number of names that each long reply writes in lower case; `texts` are the messages without code."""
+    (data, offsets), (first, roles) = texts, _bounds(turns, height)
+    roles[(roles == _REPLY) & (turns["words"].to_numpy() < _MIN_NAMING_WORDS)] = _SHORT_REPLY
+    hashes, numbers = scratch(offsets[first], 3)
+    counts = np.empty(len(turns), np.int64)
+    tables = properties(), lower_case(), hashes[0], numbers
+    LOOPS.call("lowered_names", data, offsets, first, roles, *tables, counts)
+    return pl.Series(counts)
+
+
 def _overlaps(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     """`self_overlap`, `user_overlap`, characters repeated `inside` replies; null if no reply has five words."""
-    first = np.searchsorted(turns["row"].to_numpy(), np.arange(height + 1)).astype(np.int64)
-    code = pl.when(pl.col("role") == USER).then(1).when(pl.col("role") == ASSISTANT).then(2).otherwise(0)
-    roles = turns.select(code.cast(pl.UInt8)).to_series().to_numpy()
     some = pl.when(pl.col("grams") > 0)
-    return overlap_statistics(turns["content"], first, roles).select(
+    return overlap_statistics(turns["content"], *_bounds(turns, height)).select(
         pl.when(pl.col("later") > 0).then(pl.col("repeated") / pl.col("later")).alias("self_overlap"),
         some.then(pl.col("from_user") / pl.col("grams")).alias("user_overlap"),
         some.then(pl.col("inside")).alias("inside"),
@@ -223,7 +193,7 @@ def stops_short(replies: pl.Series) -> pl.Series:
     sentences; a long reply ends in prose without a mark, but at least four other lines of prose, and all of them, end
     with one. Poems, lists and writers who never use marks are therefore not counted.
     """
-    bare = _plain(replies).str.strip_chars()
+    bare = plain(replies).str.strip_chars()
     unmarked = bare.str.contains(_PROSE_END).not_()  # the end of no sentence; none of the conditions holds at one
     short = bare.filter(unmarked).to_frame("bare").select(_is_cut(pl.col("bare"))).to_series()
     return pl.repeat(value=False, n=len(bare), eager=True).scatter(unmarked.arg_true(), short)
@@ -262,6 +232,8 @@ def chat_signals(batch: pl.DataFrame) -> pl.DataFrame:
             truncated.alias("truncated_last"),
             prompt.str.len_chars().alias("prompt_chars"),
             token_counts(prompt).alias("prompt_words"),
+            prompt.str.contains(ITEM).alias("prompt_item"),
+            prompt.str.contains(PASSAGE).alias("prompt_passage"),
             pl.col("code_share", "fenced_share").fill_nan(None),
             (pl.col("inside") / chars).alias("reply_repetition"),
             pl.when(thought > 0).then(thought / (thought + chars)).alias("reasoning_share"),

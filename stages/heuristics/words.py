@@ -40,7 +40,7 @@ def _stop_hashes() -> Hashes:
         return np.array([functools.reduce(add, word.encode(), HASH_SEED) for word in STOP_WORDS], np.uint64)
 
 
-def _scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
+def scratch(offsets: Longs, numbers: int) -> tuple[Hashes, Longs]:
     """Space for the words of the longest text: a word and what separates it from the next take two bytes."""
     size = kernel.slots(int(np.diff(offsets).max(initial=0)) // 2 + 2)
     return np.empty((3, size), np.uint64), np.zeros((numbers, size), np.int64)
@@ -54,7 +54,7 @@ def word_signals(texts: pl.Series) -> pl.DataFrame:
     """
     data, offsets = utf8_buffers(texts)
     statistics = np.empty((len(offsets) - 1, kernel.WIDTH))
-    LOOPS.call("text_statistics", data, offsets, properties(), _stop_hashes(), *_scratch(offsets, 6), statistics)
+    LOOPS.call("text_statistics", data, offsets, properties(), _stop_hashes(), *scratch(offsets, 6), statistics)
     names = ["n_chars", "n_words", "word_chars", "tokens", "alphabetic", *list(TEXT_SIGNALS)[4:]]
     frame = pl.DataFrame(statistics, schema=names, orient="row")
     has_words = pl.when(pl.col("n_words") > 0)
@@ -76,6 +76,6 @@ def overlap_statistics(contents: pl.Series, first: Longs, roles: Bytes) -> pl.Da
     """How much the assistant repeats itself and the user; see `words_kernel.turn_overlap`."""
     data, offsets = utf8_buffers(contents)
     found = np.empty((len(first) - 1, 5))
-    scratch = _scratch(offsets[first], 6)
-    LOOPS.call("turn_overlap", data, offsets, first, roles, properties(), *scratch, found)
+    space = scratch(offsets[first], 6)
+    LOOPS.call("turn_overlap", data, offsets, first, roles, properties(), *space, found)
     return pl.DataFrame(found, schema=["grams", "repeated", "later", "from_user", "inside"], orient="row")

@@ -13,26 +13,34 @@ from pipeline.plan import DEFAULT, Plan, load
 from pipeline.rules import Drop, KeepBest, Pairs, decide
 
 FIRES: dict[str, dict[str, Any]] = {
+    "unanswered_copy": {"assistant_turns": 0, "user_turns": 1, "exact_copies": 2},
     "unanswered": {"assistant_turns": 0, "user_turns": 1},
     "empty_reply": {"empty_replies": 1},
     "too_short": {"n_words": 0},
     "truncated": {"truncated_last": True},
     "looping": {"reply_repetition": 1.0},
-    "denies_feelings": {"no_feelings": 1},
+    "denies_feelings": {"bare_denials": 1},
     "gibberish": {"ppl_z": 10.0, "ppl": 5000.0, "ppl_tokens": 100},
+    "key_presses": {"dup_lines": 1.0, "n_lines": 100, "mean_word_len": 1.0},
     "toxic": {"toxicity": 1.0, "toxicity_mean": 1.0},
 }
 """Signals with which one rule fires, the others being null."""
 THRESHOLDS = [
+    ("unanswered_copy", "assistant_turns", 0, (False, True, False)),
+    ("unanswered_copy", "user_turns", 0, (False, False, True)),
+    ("unanswered_copy", "exact_copies", 1, (False, False, True)),
     ("unanswered", "assistant_turns", 0, (False, True, False)),
     ("unanswered", "user_turns", 0, (False, False, True)),
     ("empty_reply", "empty_replies", 0, (False, False, True)),
     ("too_short", "n_words", 5, (True, False, False)),
     ("looping", "reply_repetition", 0.4, (False, False, True)),
-    ("denies_feelings", "no_feelings", 0, (False, False, True)),
+    ("denies_feelings", "bare_denials", 0, (False, False, True)),
     ("gibberish", "ppl_z", 6, (False, False, True)),
     ("gibberish", "ppl", 1000, (False, False, True)),
     ("gibberish", "ppl_tokens", 32, (False, True, True)),
+    ("key_presses", "dup_lines", 0.5, (False, False, True)),
+    ("key_presses", "n_lines", 20, (False, True, True)),
+    ("key_presses", "mean_word_len", 3.5, (True, False, False)),
     ("toxic", "toxicity", 0.9, (False, False, True)),
     ("toxic", "toxicity_mean", 0.1, (False, True, True)),
 ]
@@ -67,14 +75,14 @@ def test_a_rule_is_exact_at_its_threshold(
     """In the precision of the signal's own type, other conditions of the rule met."""
     values = around(threshold, plan.signals[signal])
     found = reasons(plan, [{**FIRES[reason], signal: value} for value in values])
-    assert found == [reason if drop else None for drop in dropped]
+    assert tuple(one == reason for one in found) == dropped
 
 
 @pytest.mark.parametrize("reason", FIRES)
 def test_each_condition_of_a_rule_is_needed(plan: Plan, reason: str) -> None:
     """With any of its signals unknown the rule does not fire; with all of them it does."""
     assert reasons(plan, [FIRES[reason]]) == [reason]
-    assert reasons(plan, [{**FIRES[reason], signal: None} for signal in FIRES[reason]]) == [None] * len(FIRES[reason])
+    assert reason not in reasons(plan, [{**FIRES[reason], signal: None} for signal in FIRES[reason]])
 
 
 def test_truncated_is_a_flag(plan: Plan) -> None:

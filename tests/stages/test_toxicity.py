@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared test data is not beside the checkout")
 
-DEFAULT_RULE = 0.8  # pipeline/default.toml drops above it
+DEFAULT_RULE = 0.8  # pipeline/plans/default.toml drops above it
 
 TOXIC = (
     "You are a stupid idiot and everybody hates you.",
