@@ -181,8 +181,8 @@ def test_without_models_the_difference_is_null_and_the_weights_are_there(tmp_pat
     one = Target(target=corpus(tmp_path / "one.jsonl", chats(COOK, range(1))))
     one.fit(raw, tmp_path / "one")
     side = halves(strategies.raw(chats(COOK, range(1)))["text"])[0]
-    known = one.open(tmp_path / "one")(batch)["target_entropy_difference"].is_not_null().to_list()
-    assert known == (halves(batch["text"]) != side).tolist()
+    known = one.open(tmp_path / "one")(batch)["target_entropy_difference"].is_not_null().to_numpy()
+    assert not known[halves(batch["text"]) == side].any()
     assert Target(target="x").remarks(tmp_path / "none") == ()
     with pytest.raises(StageParameterError, match="from 2 to 6"):
         Target(order=1)
