@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.ngram": (*STAGE, "stages.text"),
     "stages.dedup": (*STAGE, "stages.text"),
     "stages.overlap": (*STAGE, "stages.text"),
-    "stages.value": (*STAGE, "stages.text", "stages.dedup"),
+    "stages.value": (*STAGE, "stages.text", "stages.dedup", "stages.ngram", "stages.ppl"),
     "stages.ppl": (*STAGE, "stages.text", "stages.ngram"),
     "stages": ("stages.stage",),
     # trainer: laws and network are pure, experiments stand on prepared data

@@ -27,7 +27,8 @@ MAX_READ = 1 << 26
 """Size in bytes up to which a process reads a binary model into memory of its own, in large pages, where look-ups take
 a quarter less time. A larger one is mapped, and shared by all processes of the machine."""
 
-_UNIT = 1e6  # scores are summed as integer millionths, so that the order of summation does not matter
+UNIT = 1e6
+"""Scores are summed as integer millionths, so that the order of summation does not matter."""
 
 
 def load(path: Path) -> Scorer:
@@ -60,13 +61,16 @@ def measure(
     lines = tokenise(turns["content"])
     lines = lines.with_columns(half=turns["half"].gather(lines["at"]))
     sums = pl.col("score", "n").sum()
-    per_turn = _score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
+    per_turn = score_lines(lines, scorers).group_by("at", maintain_order=True).agg(sums)
     scored = turns.drop("content").with_row_index("at").join(per_turn, on="at", how="inner", maintain_order="left")
     return by_row(len(sides), _conversations(scored, turn_tokens)).select(SIGNALS.names())
 
 
-def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
-    """Lines with their `score` in millionths, without lines that have no model."""
+def score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.DataFrame:
+    """Lines (`line`, `half` and more) with their `score`, the log10 probability in millionths.
+
+    `scorers` are those of the halves, None for a half without a model, whose lines are omitted.
+    """
     parts = [pl.DataFrame(schema={"line": pl.String, "score": pl.Int64, "half": pl.UInt8})]
     for half, score in enumerate(scorers):
         distinct = lines.filter(half=half).select("line").unique(maintain_order=True)
@@ -74,13 +78,13 @@ def _score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.Da
             continue
         # A loop, because kenlm takes one line per call; each distinct line is scored once.
         scores = pl.Series("score", [score(line) for line in distinct["line"]], pl.Float64)
-        whole = (scores * _UNIT).round().cast(pl.Int64)
+        whole = (scores * UNIT).round().cast(pl.Int64)
         parts.append(distinct.with_columns(whole, half=pl.lit(half, pl.UInt8)))
     return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
 
 
 def _perplexity(score: pl.Expr, tokens: pl.Expr) -> pl.Expr:
-    return pl.when(tokens > 0).then(10 ** (-score / _UNIT / tokens))
+    return pl.when(tokens > 0).then(10 ** (-score / UNIT / tokens))
 
 
 def _conversations(turns: pl.DataFrame, turn_tokens: int) -> pl.DataFrame:

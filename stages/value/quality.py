@@ -19,6 +19,7 @@ from stages.stage import RAW, Axis, FittedStage, Measure, MissingModelError, Sta
 from stages.text.corpus import Corpus
 from stages.text.messages import by_row, spoken, whole_texts
 from stages.text.shingles import text_keys
+from stages.value.separation import auc
 
 FOLDS = 2
 """Number of models, each of which scores the conversations that it has not seen."""
@@ -129,7 +130,7 @@ class Quality(FittedStage):
         moved = rows.filter(pl.col("fold") != pl.col("key") % FOLDS).select("key", "fold").unique("key").sort("key")
         save_frame(folder / "moved.parquet", moved)
         scale, shift = _platt(logits, labels)
-        found = {"auc": _auc(logits, labels), "like": int(labels.sum()), "other": int((~labels).sum())}
+        found = {"auc": auc(logits, labels), "like": int(labels.sum()), "other": int((~labels).sum())}
         save_json(
             folder / "quality.json", {**found, "scale": scale, "shift": shift, **_words(models)}, indent=1, end=""
         )
@@ -340,13 +341,6 @@ def _platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
 
     best = minimize(loss, np.array([1.0, 0.0]), method="L-BFGS-B")
     return float(best.x[0]), float(best.x[1])
-
-
-def _auc(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """Area under the ROC curve, ties counted half."""
-    ranks = pl.Series(logits).rank("average").to_numpy()
-    likes, others = int(labels.sum()), int((~labels).sum())
-    return float((ranks[labels].sum() - likes * (likes + 1) / 2) / (likes * others))
 
 
 def _words(models: Sequence[Any]) -> dict[str, list[str]]:

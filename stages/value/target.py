@@ -1,4 +1,4 @@
-"""Importance weights towards a target corpus."""
+"""Importance weights and cross-entropy differences towards a target corpus."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,46 +9,70 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import check_fitted, read_frame, save, seal
+from stages.files import check_fitted, read_frame, read_json, save, save_json, seal
 from stages.stage import Axis, FittedStage, Measure, StageParameterError, require
 from stages.text.corpus import Corpus
 from stages.text.shingles import Words, split
+from stages.value import entropy
 
-_FILE = "weights.npy"
+MAX_ORDER = 6
+"""Maximum number of words in an n-gram, that of KenLM."""
+
+_FILE, _SUMMARY = "weights.npy", "target.json"
 _SMOOTHING = 1e-8  # added to each probability, as in the package data-selection 1.0.3
 _PAIR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that the first word of a pair loses no bits
 
 
 @dataclass(frozen=True)
 class Target(FittedStage):
-    """Log importance weight towards a target corpus (DSIR; Xie et al. 2023, arXiv:2302.03169).
+    """How close a conversation is to a target corpus: by importance weights, and by two language models.
 
-    The words of a conversation and the pairs of adjacent words are hashed into buckets. The weight is the sum, over
-    these, of ln p(bucket | target) - ln p(bucket | raw): positive if the conversation is more likely under the target's
-    distribution. It equals that of the authors' package for the same features. Words are those of `dedup`.
+    **Importance weight** (DSIR; Xie et al. 2023, arXiv:2302.03169). The words of a conversation and the pairs of
+    adjacent words are hashed into buckets. The weight is the sum, over these, of ln p(bucket | target) - ln p(bucket |
+    raw): positive if the conversation is more likely under the target's distribution. It equals that of the authors'
+    package for the same features. Words are those of `dedup`.
 
     The sum grows with length: of two conversations of one kind the longer one has the more extreme weight. DSIR samples
     by the sum, from pieces of one length; for whole conversations the mean is the better order.
 
+    **Cross-entropy difference** (Moore and Lewis, ACL 2010). A modified Kneser-Ney model of the target and one of as
+    much of the corpus; the difference is that of the nats per token that a conversation costs under them, positive if
+    the target's model predicts it better. It is cross-fitted as in `ppl`: no conversation is scored by a model that has
+    seen it, in the corpus or in the target. It is a mean, so that it does not grow with length; that of a short text
+    varies more.
+
+    `target.json` in the stage's folder has the held-out ROC-AUC of the difference, target against corpus.
+
     Signals, null if there is no word, or no `target` is given:
         target_weight: log importance weight of the conversation, in nats.
         target_weight_mean: the same per word and pair, in nats.
+        target_entropy_difference: cross-entropy under the corpus less that under the target, in nats per token; null
+            also if `order` is 0. Moore and Lewis rank by its negative.
 
     Attributes:
         target: the target corpus: a run folder of refine (its refined conversations), a file of records or of text, or
             a folder of them, with `messages`, `conversations`, `data` or `text`.
         buckets: number of buckets.
+        order: number of words in the longest n-gram of the models; with 0 none are trained.
     """
 
     target: str = ""
     buckets: int = 10_000
+    order: int = 4
 
-    summary: ClassVar[str] = "log importance weights towards a target corpus, by hashed words and pairs (DSIR)"
-    writes: ClassVar[pl.Schema] = pl.Schema(dict.fromkeys(("target_weight", "target_weight_mean"), pl.Float64()))
-    axes: ClassVar[Mapping[str, Axis]] = {"target_weight_mean": Axis("nats per word towards the target", rank=360)}
+    summary: ClassVar[str] = "closeness to a target corpus: importance weights (DSIR), and two models' cross-entropies"
+    version: ClassVar[int] = 2
+    writes: ClassVar[pl.Schema] = pl.Schema(
+        dict.fromkeys(("target_weight", "target_weight_mean", "target_entropy_difference"), pl.Float64())
+    )
+    axes: ClassVar[Mapping[str, Axis]] = {
+        "target_weight_mean": Axis("nats per word towards the target", rank=360),
+        "target_entropy_difference": Axis("cross-entropy difference, nats per token", rank=365),
+    }
 
     def __post_init__(self) -> None:
         require("target: buckets", self.buckets, self.buckets > 1, "at least 2")
+        require("target: order", self.order, self.order == 0 or 2 <= self.order <= MAX_ORDER, "0, or from 2 to 6")  # noqa: PLR2004
 
     @property
     def corpus(self) -> Corpus:
@@ -65,24 +89,45 @@ class Target(FittedStage):
         missing = () if self.target else ("no `target` is given, so all its signals are null",)
         return (*missing, *self.corpus.notes())
 
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """How well the models tell the target apart."""
+        found = read_json(folder / _SUMMARY) if (folder / _SUMMARY).exists() else {}
+        if found.get("auc") is None:
+            return ()
+        return (f"held-out ROC-AUC {found['auc']:.3f} of the cross-entropy difference, target against corpus",)
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        """Count the features of both corpora; memory is one shard."""
+        """Count the features of both corpora and train the models; memory is a shard and that of `entropy.fit`."""
         if not self.target:
             return
-        wanted = count((batch["text"] for batch in self.corpus.batches()), self.buckets)
+
+        def target() -> Iterator[pl.Series]:
+            return (batch["text"] for batch in self.corpus.batches())
+
+        def here() -> Iterator[pl.Series]:
+            return (read_frame(path, self.reads)["text"] for path in raw)
+
+        wanted = count(target(), self.buckets)
         if not wanted.sum():
             raise StageParameterError(f"target {self.target!r} holds no word")
-        here = count((read_frame(path, self.reads)["text"] for path in raw), self.buckets)
-        weights = log_ratio(wanted, here)
+        weights = log_ratio(wanted, count(here(), self.buckets))
         save(folder / _FILE, lambda aside: _write(aside, weights))
-        seal(folder, [_FILE])
+        models = entropy.fit(target, here, folder, self.order) if self.order else {"files": []}
+        save_json(folder / _SUMMARY, models, indent=1, end="")
+        seal(folder, [_FILE, _SUMMARY, *models["files"]])
 
     def open(self, folder: Path) -> Measure:
         if not self.target:
             return self.measure
         check_fitted(folder)
         weights = np.load(folder / _FILE, allow_pickle=False)
-        return lambda batch: weigh(batch["text"], weights)
+        models = entropy.open_models(folder, read_json(folder / _SUMMARY)["files"])
+
+        def measure(batch: pl.DataFrame) -> pl.DataFrame:
+            difference = entropy.differences(batch["text"], models).alias("target_entropy_difference")
+            return weigh(batch["text"], weights).with_columns(difference)
+
+        return measure
 
     def measure(self, batch: pl.DataFrame) -> pl.DataFrame:
         return pl.DataFrame(schema=self.writes).clear(batch.height)
@@ -121,7 +166,7 @@ def log_ratio(target: NDArray[np.int64], raw: NDArray[np.int64]) -> NDArray[np.f
 
 
 def weigh(texts: pl.Series, weights: NDArray[np.float64]) -> pl.DataFrame:
-    """The signals of texts."""
+    """`target_weight` and `target_weight_mean` of texts."""
     sums, sizes = np.zeros(len(texts)), np.zeros(len(texts))
     for found, rows in features(texts, len(weights)):
         sums += np.bincount(rows, weights[found], minlength=len(texts))

@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 
 from stages.files import read_json, save_frame
+from stages.ngram import train
+from stages.ppl.tokens import halves
 from stages.stage import MissingModelError, StageParameterError
 from stages.text.shingles import text_keys
 from stages.value.quality import Quality, fold_of
@@ -108,11 +110,82 @@ def test_pairs_do_not_cross_conversations_and_order_counts() -> None:
 def test_a_conversation_without_words_and_a_stage_without_target_give_null(tmp_path: Path) -> None:
     """Unknown, not zero."""
     batch = strategies.raw([[{"role": "user", "content": "!?"}], [{"role": "user", "content": "bake"}]])
-    assert Target().measure(batch.select(Target.reads)).null_count().row(0) == (2, 2)
+    assert Target().measure(batch.select(Target.reads)).null_count().row(0) == (2, 2, 2)
     stage = Target(target=corpus(tmp_path / "t.jsonl", chats(COOK, range(5))))
     stage.fit(shards(tmp_path, chats(CODE, range(5))), tmp_path / "stage")
     found = stage.open(tmp_path / "stage")(batch.select(stage.reads))
     assert found["target_weight"].is_null().to_list() == [True, False]
+
+
+@pytest.fixture(scope="module")
+def difference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.Series, list[list[dict[str, str]]]]:
+    """Cross-entropy differences of a corpus of two subjects, one of which is the target's."""
+    folder = tmp_path_factory.mktemp("difference")
+    mixed = chats(CODE, range(120)) + chats(COOK, range(120, 150))
+    stage = Target(target=corpus(folder / "target.jsonl", chats(COOK, range(500, 560))))
+    stage.fit(shards(folder, mixed), folder / "stage")
+    found = stage.open(folder / "stage")(strategies.raw(mixed).select(stage.reads))
+    return folder, found["target_entropy_difference"], mixed
+
+
+def test_the_difference_is_that_of_two_models_of_the_other_halves(
+    difference: tuple[Path, pl.Series, list[list[dict[str, str]]]],
+) -> None:
+    """Of each text: nats per token and line end, by KenLM, corpus less target, none of them trained on the text."""
+    import kenlm
+
+    folder, found, mixed = difference
+    texts = strategies.raw(mixed)["text"]
+    for text, side, value in zip(texts, halves(texts).tolist(), found, strict=True):
+        lines = [" ".join(line.split()) for line in text.split("\n")]
+        models = [kenlm.Model(str(folder / "stage" / f"{name}{1 - side}.bin")) for name in ("target", "raw")]
+        target, raw = (sum(model.score(line) for line in lines) for model in models)
+        assert math.isclose(value, (target - raw) * math.log(10) / (80 + 2), abs_tol=1e-6)
+    texts = strategies.raw([*chats(COOK, range(500, 560))])["text"]
+    own = [line for text, side in zip(texts, halves(texts), strict=True) if side for line in text.split("\n")]
+    summary = read_json(folder / "stage" / "target.json")
+    train([pl.Series(own)], folder / "own.bin", order=4, prune=(0, 0, 1), types=summary["words"])
+    assert (folder / "own.bin").read_bytes() == (folder / "stage" / "target1.bin").read_bytes()
+
+
+def test_what_is_like_the_target_has_the_larger_difference(
+    difference: tuple[Path, pl.Series, list[list[dict[str, str]]]],
+) -> None:
+    """The subject decides; the corpus was sampled down; the summary's AUC counts its own share of the subject."""
+    folder, found, mixed = difference
+    assert found[:120].max() < 0 < found[120:].min()
+    summary = read_json(folder / "stage" / "target.json")
+    sizes = [strategies.raw(some)["text"].str.len_bytes().sum() for some in (chats(COOK, range(500, 560)), mixed)]
+    assert summary["share"] == sizes[0] / sizes[1]
+    assert summary["auc"] == pytest.approx(1 - 30 / 150 / 2, abs=0.05)  # a fifth of the corpus is like the target
+    assert summary["median_raw"] < 0 < summary["median_target"]
+    assert "ROC-AUC" in Target(target="x").remarks(folder / "stage")[0]
+
+
+def test_a_corpus_differs_from_itself_by_nothing(tmp_path: Path) -> None:
+    """The same texts as corpus and target: both models are one, whatever the half."""
+    some = chats(COOK, range(20)) + chats(CODE, range(20))
+    stage = Target(target=corpus(tmp_path / "t.jsonl", some))
+    stage.fit(shards(tmp_path, some), tmp_path / "stage")
+    found = stage.open(tmp_path / "stage")(strategies.raw(some).select(stage.reads))
+    assert found["target_entropy_difference"].to_list() == [0.0] * 40
+
+
+def test_without_models_the_difference_is_null_and_the_weights_are_there(tmp_path: Path) -> None:
+    """`order` 0 trains none; a target of one conversation leaves one of the halves without a model."""
+    raw, some = shards(tmp_path, chats(CODE, range(20))), chats(CODE, range(20))
+    batch = strategies.raw(some).select(Target.reads)
+    none = Target(target=corpus(tmp_path / "t.jsonl", chats(COOK, range(9))), order=0)
+    none.fit(raw, tmp_path / "none")
+    assert none.open(tmp_path / "none")(batch).null_count().row(0) == (0, 0, 20)
+    one = Target(target=corpus(tmp_path / "one.jsonl", chats(COOK, range(1))))
+    one.fit(raw, tmp_path / "one")
+    side = halves(strategies.raw(chats(COOK, range(1)))["text"])[0]
+    known = one.open(tmp_path / "one")(batch)["target_entropy_difference"].is_not_null().to_numpy()
+    assert not known[halves(batch["text"]) == side].any()
+    assert Target(target="x").remarks(tmp_path / "none") == ()
+    with pytest.raises(StageParameterError, match="from 2 to 6"):
+        Target(order=1)
 
 
 def test_a_target_that_is_missing_or_empty_is_refused(tmp_path: Path) -> None:
