@@ -11,6 +11,7 @@ from pipeline.rules import RuleError
 from pipeline.run import AccountingError
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError
+from pipeline.store.bucket import PlaceError
 from pipeline.terminal import safe
 from stages import UnknownStageError
 from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
@@ -22,6 +23,7 @@ RefineError = (
     PlantError,
     RuleError,
     RunFolderError,
+    PlaceError,
     ReportError,
     CorruptInputError,
     StageFailedError,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def finish(run: Run, *, as_json: bool) -> None:
     """Print the summary of a run."""
     if as_json:
-        print_json({"out": str(run.path), **run.manifest.summary()})
+        print_json({"out": run.store.name, **run.manifest.summary()})
     else:
         run.print(console())
 
@@ -69,7 +69,7 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
 def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
-    check_run(Store(folder))
+    check_run(Store.at(folder))
     first = next(iter(source.rows()), None)
     record = first.value if first and isinstance(first.value, dict) else None
     shape = limits.shape or (shapes.recognise(record, limits.map) if record else None)

@@ -1,0 +1,135 @@
+"""A run on a Ray cluster of two nodes against one on this machine: bytes, CPU seconds, and what survives a kill.
+
+    python -m tests.bench.cluster 20000                 the same corpus, by turns, twice each
+    python -m tests.bench.cluster 3000 --kills 10       a node, then the driver, killed at ten random moments each
+
+Both nodes, with one core each, are on this machine; the head has no core. Corpora are those of `tests.bench.scale`.
+
+CPU seconds of a local run are those of the process and its workers. Of a run on Ray they are those of the driver, and
+of all processes of the cluster from the start of the driver to its end, Ray's own included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.bench.scale import STAGES, TICKS, corpus
+from tests.conftest import contents
+from tests.pipeline.cluster import add_node, path, two_nodes
+
+REPEATS = 2
+
+
+def refine(source: Path, out: Path, stages: str, *more: str) -> subprocess.Popen[bytes]:
+    """A run in a process of its own."""
+    words = ["run", source, "--out", out, "--stages", stages, "--shard-rows", "500", *more]
+    command = [sys.executable, "-m", "pipeline.cli", "--quiet", *map(str, words)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path()}, stdout=subprocess.DEVNULL)
+
+
+def ended(process: subprocess.Popen[bytes]) -> float:
+    """CPU seconds of a process and its children, once it has ended well."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if process.wait():
+        sys.exit(f"a run ended with {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def tree() -> float:
+    """CPU seconds of the descendants of this process that live, and of their children that have ended."""
+    parents, spent = dict[int, int](), dict[int, float]()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(stat.parent.name)] = int(fields[1])
+        spent[int(stat.parent.name)] = sum(map(int, fields[11:15])) / TICKS
+    total = 0.0
+    for process, seconds in spent.items():
+        above: int | None = process
+        while above and above != os.getpid():
+            above = parents.get(above)
+        total += seconds if above and process != os.getpid() else 0.0
+    return total
+
+
+def on_ray(cluster: Any, source: Path, out: Path, stages: str) -> float:
+    """CPU seconds of a run on the cluster."""
+    before = tree()
+    driver = ended(refine(source, out, stages, "--engine", "ray", "--address", cluster.address))
+    return driver + tree() - before
+
+
+def overhead(cluster: Any, source: Path, folder: Path, stages: str) -> None:
+    """Print CPU seconds of both, by turns, and whether the bytes are equal."""
+    local, ray = list[float](), list[float]()
+    for turn in range(REPEATS):
+        local.append(ended(refine(source, folder / f"local{turn}", stages, "--workers", "2")))
+        ray.append(on_ray(cluster, source, folder / f"ray{turn}", stages))
+        equal = contents(folder / f"local{turn}") == contents(folder / f"ray{turn}")
+        say(f"local {local[-1]:.1f} CPU s, Ray {ray[-1]:.1f} CPU s, bytes {'equal' if equal else 'DIFFERENT'}")
+    say(f"least: local {min(local):.1f}, Ray {min(ray):.1f}: {min(ray) / min(local) - 1:+.1%}")
+
+
+def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> None:
+    """Kill a node, then the driver, at random moments of a run, so many times each, and compare the bytes."""
+    begun = time.monotonic()
+    ended(refine(source, folder / "whole", stages, "--engine", "ray", "--address", cluster.address))
+    whole, seconds, draw = contents(folder / "whole"), time.monotonic() - begun, random.Random(0)
+    for turn in range(times):
+        for victim in ("node", "driver"):
+            out = folder / f"{victim}{turn}"
+            node = add_node(cluster, folder / "cache")
+            words = ("--engine", "ray", "--address", cluster.address)
+            driver = refine(source, out, stages, *words)
+            moment = draw.uniform(0.1, 0.95) * seconds
+            time.sleep(moment)
+            target = node.all_processes["raylet"][0].process.pid if victim == "node" else driver.pid
+            late = driver.poll() is not None
+            if not late:
+                os.kill(target, signal.SIGKILL)
+            code = driver.wait()
+            cluster.remove_node(node, allow_graceful=False)
+            if code:
+                ended(refine(source, out, stages, *words))
+            equal = contents(out) == whole
+            when = "after its end" if late else f"at {moment:.1f} s of {seconds:.1f}"
+            again = ", started again" if code else ""
+            say(f"{victim} killed {when}{again}: bytes {'equal' if equal else 'DIFFERENT'}")
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Carry out the command line."""
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("count", type=int, help="conversations")
+    asked.add_argument("--stages", default=STAGES)
+    asked.add_argument("--kills", type=int, default=0, help="kill a node and the driver so many times each")
+    given = asked.parse_args()
+    source = corpus(given.count)
+    with tempfile.TemporaryDirectory() as temporary, two_nodes(Path(temporary), {}) as cluster:
+        if given.kills:
+            kills(cluster, source, Path(temporary), given.stages, given.kills)
+        else:
+            overhead(cluster, source, Path(temporary), given.stages)
+
+
+if __name__ == "__main__":
+    main()
