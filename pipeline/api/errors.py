@@ -2,6 +2,7 @@
 
 import errno
 
+from pipeline.api.push import PushError
 from pipeline.engine import EngineError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError
@@ -28,6 +29,7 @@ RefineError = (
     CorruptInputError,
     StageFailedError,
     EngineError,
+    PushError,
     UnknownStageError,
     MissingModelError,
     StageParameterError,

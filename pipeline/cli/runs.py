@@ -25,6 +25,7 @@ from stages.stage import MissingModelError, parameters
 
 if TYPE_CHECKING:
     from pipeline.api.plant import Audit, Damage
+    from pipeline.api.push import Push
     from pipeline.api.report import Report
 
 
@@ -44,6 +45,14 @@ def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
         report.print(console())
     if fail and report.failed:
         sys.exit(1)
+
+
+def print_push(push: Push, *, as_json: bool) -> None:
+    """Print what was pushed, or would be."""
+    if as_json:
+        print_json(asdict(push))
+    else:
+        push.print(console())
 
 
 def print_damage(damage: Damage, *, as_json: bool) -> None:

@@ -5,20 +5,21 @@
 
 Both nodes, with one core each, are on this machine; the head has no core. Corpora are those of `tests.bench.scale`.
 
-CPU seconds of a local run are those of the process and its workers. Of a run on Ray they are those of the driver, and
-of all processes of the cluster from the start of the driver to its end, Ray's own included.
+CPU seconds are those of the run's process and its workers; of a run on Ray also those of all other processes of the
+cluster meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -37,46 +38,61 @@ def refine(source: Path, out: Path, stages: str, *more: str) -> subprocess.Popen
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path()}, stdout=subprocess.DEVNULL)
 
 
-def ended(process: subprocess.Popen[bytes]) -> float:
-    """CPU seconds of a process and its children, once it has ended well."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a run to end well."""
     if process.wait():
         sys.exit(f"a run ended with {process.returncode}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def tree() -> float:
-    """CPU seconds of the descendants of this process that live, and of their children that have ended."""
-    parents, spent = dict[int, int](), dict[int, float]()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(stat.parent.name)] = int(fields[1])
-        spent[int(stat.parent.name)] = sum(map(int, fields[11:15])) / TICKS
-    total = 0.0
-    for process, seconds in spent.items():
-        above: int | None = process
-        while above and above != os.getpid():
-            above = parents.get(above)
-        total += seconds if above and process != os.getpid() else 0.0
-    return total
+class Meter:
+    """CPU seconds of all descendants of this process since it was made, looked at every 100 ms."""
+
+    def __init__(self) -> None:
+        self.spent = dict[tuple[int, int], float]()
+        self._look()
+        self.before, self._done = sum(self.spent.values()), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.1):
+            self._look()
+
+    def _look(self) -> None:
+        processes = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                processes[int(stat.parent.name)] = fields
+        for process, fields in processes.items():
+            above = int(fields[1])
+            while above in processes and above != os.getpid():
+                above = int(processes[above][1])
+            if above == os.getpid():
+                self.spent[process, int(fields[19])] = (int(fields[11]) + int(fields[12])) / TICKS
+
+    def read(self) -> float:
+        """Stop, and return the seconds."""
+        self._done.set()
+        self._thread.join()
+        self._look()
+        return sum(self.spent.values()) - self.before
 
 
 def on_ray(cluster: Any, source: Path, out: Path, stages: str) -> float:
     """CPU seconds of a run on the cluster."""
-    before = tree()
-    driver = ended(refine(source, out, stages, "--engine", "ray", "--address", cluster.address))
-    return driver + tree() - before
+    meter = Meter()
+    ended(refine(source, out, stages, "--engine", "ray", "--address", cluster.address))
+    return meter.read()
 
 
 def overhead(cluster: Any, source: Path, folder: Path, stages: str) -> None:
     """Print CPU seconds of both, by turns, and whether the bytes are equal."""
     local, ray = list[float](), list[float]()
     for turn in range(REPEATS):
-        local.append(ended(refine(source, folder / f"local{turn}", stages, "--workers", "2")))
+        meter = Meter()
+        ended(refine(source, folder / f"local{turn}", stages, "--workers", "2"))
+        local.append(meter.read())
         ray.append(on_ray(cluster, source, folder / f"ray{turn}", stages))
         equal = contents(folder / f"local{turn}") == contents(folder / f"ray{turn}")
         say(f"local {local[-1]:.1f} CPU s, Ray {ray[-1]:.1f} CPU s, bytes {'equal' if equal else 'DIFFERENT'}")
