@@ -48,9 +48,9 @@ class Meter:
     """CPU seconds of all descendants of this process since it was made, looked at every 100 ms."""
 
     def __init__(self) -> None:
-        self.spent = dict[tuple[int, int], float]()
+        self.spent, self.own = dict[tuple[int, int], float](), set[tuple[int, int]]()
         self._look()
-        self.before, self._done = sum(self.spent.values()), threading.Event()
+        self.before, self._done = dict(self.spent), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -69,18 +69,31 @@ class Meter:
             while above in processes and above != os.getpid():
                 above = int(processes[above][1])
             if above == os.getpid():
-                self.spent[process, int(fields[19])] = (int(fields[11]) + int(fields[12])) / TICKS
+                key = process, int(fields[19])
+                if key not in self.spent and _is_rays(process):
+                    self.own.add(key)
+                self.spent[key] = (int(fields[11]) + int(fields[12])) / TICKS
 
-    def read(self) -> float:
-        """Stop, and return the seconds."""
+    def read(self) -> tuple[float, float]:
+        """Stop, and return the seconds, and those of Ray's own processes."""
         self._done.set()
         self._thread.join()
         self._look()
-        return sum(self.spent.values()) - self.before
+        used = {key: seconds - self.before.get(key, 0.0) for key, seconds in self.spent.items()}
+        return sum(used.values()), sum(used[key] for key in self.own)
 
 
-def on_ray(cluster: Any, source: Path, out: Path, stages: str) -> float:
-    """CPU seconds of a run on the cluster."""
+def _is_rays(process: int) -> bool:
+    """Whether a process belongs to Ray itself; its workers do not."""
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"/ray/" in words and b"default_worker" not in words
+
+
+def on_ray(cluster: Any, source: Path, out: Path, stages: str) -> tuple[float, float]:
+    """CPU seconds of a run on the cluster, and of Ray's own processes among them."""
     meter = Meter()
     ended(refine(source, out, stages, "--engine", "ray", "--address", cluster.address))
     return meter.read()
@@ -92,10 +105,14 @@ def overhead(cluster: Any, source: Path, folder: Path, stages: str) -> None:
     for turn in range(REPEATS):
         meter = Meter()
         ended(refine(source, folder / f"local{turn}", stages, "--workers", "2"))
-        local.append(meter.read())
-        ray.append(on_ray(cluster, source, folder / f"ray{turn}", stages))
+        local.append(meter.read()[0])
+        begun = time.monotonic()
+        total, own = on_ray(cluster, source, folder / f"ray{turn}", stages)
+        ray.append(total)
+        seconds = time.monotonic() - begun
         equal = contents(folder / f"local{turn}") == contents(folder / f"ray{turn}")
-        say(f"local {local[-1]:.1f} CPU s, Ray {ray[-1]:.1f} CPU s, bytes {'equal' if equal else 'DIFFERENT'}")
+        same = "equal" if equal else "DIFFERENT"
+        say(f"local {local[-1]:.1f}, Ray {total:.1f}, of which its own {own:.1f} in {seconds:.0f} s; bytes {same}")
     say(f"least: local {min(local):.1f}, Ray {min(ray):.1f}: {min(ray) / min(local) - 1:+.1%}")
 
 
