@@ -65,24 +65,30 @@ class Bucket:
         return path.relative_to(self.folder).as_posix()
 
     def fetch(self, path: Path) -> None:
-        """Make a file equal to its object, which is read only if it has changed; no object is FileNotFoundError."""
+        """Make a file equal to its object; no object is FileNotFoundError.
+
+        The server is asked once between two listings, and the object is read only if it has changed.
+        """
         import obstore
 
-        known = _etag(path)
+        if path in _CURRENT.get(self.url, ()) and path.exists():
+            return
+        known = self._etag(path)
         try:
             with _explained(self.url):
                 options: Any = {"if_none_match": known} if known else {}
                 found = obstore.get(_connect(self.url), self.name(path), options=options)
         except obstore.exceptions.NotModifiedError:
-            return
+            found = None
         except FileNotFoundError:
             path.unlink(missing_ok=True)
             raise FileNotFoundError(2, "there is no such object", f"{self.url}/{self.name(path)}") from None
-        if found.meta["e_tag"] != known or known is None:  # a server may ignore the condition
+        if found is not None and (known is None or found.meta["e_tag"] != known):  # a server may ignore the condition
             self._download(found, path)
         else:
-            for used in (path, _mark(path)):
+            for used in (path, self._mark(path)):
                 os.utime(used)
+            _CURRENT.setdefault(self.url, set()).add(path)
 
     def _download(self, found: Any, path: Path) -> None:  # noqa: ANN401  obstore's GetResult
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,27 +99,45 @@ class Bucket:
                     file.write(part)
             if aside.stat().st_size != found.meta["size"]:
                 raise PlaceError(f"{self.url}/{self.name(path)} broke off while it was read: start again")
-            _mark(path).unlink(missing_ok=True)
+            self._mark(path).unlink(missing_ok=True)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
-        _mark(path).write_text(found.meta["e_tag"] or "", encoding="utf-8")
+        self._remember(path, found.meta["e_tag"])
         _prune(self.folder, CACHE_BYTES, found.meta["size"])
+
+    def _mark(self, path: Path) -> Path:
+        """The file, outside the folder, that holds the entity tag of the object that a file is equal to."""
+        return self.folder.parent / ".etags" / self.name(path)
+
+    def _etag(self, path: Path) -> str | None:
+        try:
+            return self._mark(path).read_text(encoding="utf-8") or None if path.is_file() else None
+        except OSError:
+            return None
+
+    def _remember(self, path: Path, etag: str | None) -> None:
+        """Say that a file is equal to the object with this entity tag."""
+        mark = self._mark(path)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(etag or "", encoding="utf-8")
+        _CURRENT.setdefault(self.url, set()).add(path)
 
     def forget(self, path: Path) -> None:
         """Say that a file is about to differ from its object."""
-        _mark(path).unlink(missing_ok=True)
+        self._mark(path).unlink(missing_ok=True)
+        _CURRENT.get(self.url, set()).discard(path)
 
     def publish(self, path: Path) -> None:
         """Store a file as its object, unless it is equal to it already."""
         import obstore
 
-        size, mark = path.stat().st_size, _mark(path)
+        size, mark = path.stat().st_size, self._mark(path)
         if mark.exists() and mark.stat().st_mtime_ns >= path.stat().st_mtime_ns:
             return
         with _explained(self.url):
             put = obstore.put(_connect(self.url), self.name(path), path, use_multipart=size > MULTIPART)
-        mark.write_text(put["e_tag"] or "", encoding="utf-8")
+        self._remember(path, put["e_tag"])
         if (sizes := _SIZES.get(self.url)) is not None:
             sizes[self.name(path)] = size
 
@@ -122,7 +146,7 @@ class Bucket:
         import obstore
 
         path.unlink(missing_ok=True)
-        _mark(path).unlink(missing_ok=True)
+        self.forget(path)
         with _explained(self.url), contextlib.suppress(FileNotFoundError):
             obstore.delete(_connect(self.url), self.name(path))
         self.sizes().pop(self.name(path), None)
@@ -172,7 +196,8 @@ class Bucket:
         import obstore
 
         prefix = "" if path is None or path == self.folder else f"{self.name(path)}/"
-        sizes = _SIZES.setdefault(self.url, {})
+        sizes, current = _SIZES.setdefault(self.url, {}), _CURRENT.setdefault(self.url, set())
+        current.difference_update([path for path in current if self.name(path).startswith(prefix)])
         for name in [name for name in sizes if name.startswith(prefix)]:
             del sizes[name]
         with _explained(self.url):
@@ -191,7 +216,7 @@ class Bucket:
         """List the objects, and remove the files of those that are gone."""
         self.refresh()
         for path in self.folder.rglob("*"):
-            if path.is_file() and self.name(path) not in self.sizes() and not path.name.endswith(".etag"):
+            if path.is_file() and self.name(path) not in self.sizes():
                 path.unlink(missing_ok=True)
 
     def check(self) -> None:
@@ -215,6 +240,8 @@ class Bucket:
             )
 
 
+_CURRENT: dict[str, set[Path]] = {}
+"""Files by URL that are equal to their objects, as this process has seen since it last listed them."""
 _SIZES: dict[str, dict[str, int]] = {}
 """Sizes of objects by URL and name, as this process knows them."""
 
@@ -260,18 +287,6 @@ def _sentence(url: str, text: str, error: Exception) -> str:
         return f"{url} cannot be read and written with these credentials: allow listing, reading, writing and deleting"
     why = re.sub(r"\s+", " ", text.split("Debug source", maxsplit=1)[0])[:300].strip()
     return f"{url} cannot be reached ({why}): check the network and AWS_ENDPOINT_URL, and start the same command again"
-
-
-def _mark(path: Path) -> Path:
-    """The file that holds the entity tag of the object that a file is equal to."""
-    return path.with_name(f".{path.name}.etag")
-
-
-def _etag(path: Path) -> str | None:
-    try:
-        return _mark(path).read_text(encoding="utf-8") or None if path.is_file() else None
-    except OSError:
-        return None
 
 
 _FETCHED: dict[Path, int] = {}

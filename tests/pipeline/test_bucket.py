@@ -242,15 +242,17 @@ def test_a_url_is_known_as_one(word: str | Path, url: str | None) -> None:
 
 
 def test_a_changed_object_is_read_again(s3: S3) -> None:
-    """The cache is asked for its entity tag each time, so that no machine reads what another has replaced."""
+    """After a listing a copy is believed only if its entity tag is that of the object."""
     store = Store.at(Path("s3://bucket/changed")).mount()
     save_json(store.plan, {"a": 1})
     path = s3.folder / "bucket" / "changed" / "plan.toml"
     path.write_text("other")
     assert store.bucket
+    store.bucket.refresh()
     store.bucket.fetch(store.plan)
     assert store.plan.read_text() == "other"
     path.unlink()
+    store.bucket.refresh()
     with pytest.raises(FileNotFoundError, match="there is no such object"):
         store.bucket.fetch(store.plan)
     assert not store.plan.exists()
