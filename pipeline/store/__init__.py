@@ -41,8 +41,8 @@ class Store:
         return self.bucket.url if self.bucket else str(self.folder)
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, ...]]:
-        """On another machine, the cache has a folder of its own."""
-        return (Store.at, (Path(self.bucket.url),)) if self.bucket else (Store, (self.folder,))
+        """A worker may be on another machine, where the cache has a folder of its own, and reads and writes at once."""
+        return (_mounted, (self.bucket.url,)) if self.bucket else (Store, (self.folder,))
 
     def here(self, path: Path) -> Path:
         """A file of the run that another machine names, as a file of this one."""
@@ -118,6 +118,10 @@ class Store:
         if strange := [name for name in names if not SHARD.fullmatch(name)]:
             raise RunFolderError(f"{self.shard_list} names a shard {strange[0]!r}: remove it and start the run again")
         return names
+
+
+def _mounted(url: str) -> Store:
+    return Store.at(Path(url)).mount()
 
 
 def read_json(path: Path) -> dict[str, Any]:
