@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.api.compare import compare
     from pipeline.api.errors import RefineError
     from pipeline.api.plant import Audit, Damage, audit, plant
+    from pipeline.api.push import Push, push
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
     from pipeline.compare.result import Comparison
@@ -35,6 +36,7 @@ __all__ = [
     "Damage",
     "FittedStage",
     "GlobalStage",
+    "Push",
     "RefineError",
     "Report",
     "Run",
@@ -45,6 +47,7 @@ __all__ = [
     "decide",
     "open_run",
     "plant",
+    "push",
     "report",
     "run",
 ]
@@ -52,6 +55,7 @@ __all__ = [
 _HOMES = {
     "pipeline.api.run": ("Run", "decide", "open_run", "run"),
     "pipeline.api.plant": ("Audit", "Damage", "audit", "plant"),
+    "pipeline.api.push": ("Push", "push"),
     "pipeline.api.report": ("Report", "report"),
     "pipeline.api.compare": ("compare",),
     "pipeline.compare.result": ("Comparison",),

@@ -10,7 +10,7 @@ from pipeline.engine import Engine
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import Store
 from pipeline.terminal import duration
-from stages.files import read_frame, save_frame, scratch
+from stages.files import read_frame, save_frame, scratch, sizes_in
 from stages.stage import FittedStage, Measure
 
 SIZES = (4, 16, 64, 256)
@@ -65,7 +65,8 @@ def estimate(plan: Plan, store: Store, *, everything: bool) -> Estimate:
 
     What a stage does with the sample is thrown away, and so is its error: it may refuse so few conversations.
     """
-    made, sizes = Estimate(), {shard: store.raw(shard).stat().st_size for shard in store.shards()}
+    made, raw = Estimate(), sizes_in(store.raw(""))
+    sizes = {shard: raw.get(shard, 0) for shard in store.shards()}
     shard = next(iter(sizes))
     first = read_frame(store.raw(shard))
     sample = first.gather_every(max(first.height // SIZES[-1], 1)).head(SIZES[-1])
@@ -73,7 +74,8 @@ def estimate(plan: Plan, store: Store, *, everything: bool) -> Estimate:
     with scratch(store.stage(""), "estimate") as folder:
         for planned in plan.stages if sample.height else ():
             own = store.stage(planned.key)
-            left = sum(size for shard, size in sizes.items() if everything or not (own / shard).exists())
+            there = sizes_in(own)
+            left = sum(size for shard, size in sizes.items() if everything or shard not in there)
             if not left:
                 continue
             try:

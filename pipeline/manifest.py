@@ -14,7 +14,7 @@ from pipeline import VERSION
 from pipeline.plan import Plan
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import RuleFirings, ShardCounts
-from stages.files import save_json
+from stages.files import fetch, save_json
 from stages.stage import Stage, parameters
 
 PACKAGES = (
@@ -301,7 +301,7 @@ class Handshake:
     def __call__(self) -> dict[str, str]:
         """Versions of Python, refine and packages; digests of the stages and of the list of shards."""
         try:
-            corpus = hashlib.blake2b(self.store.shard_list.read_bytes(), digest_size=8).hexdigest()
+            corpus = hashlib.blake2b(fetch(self.store.mount().shard_list).read_bytes(), digest_size=8).hexdigest()
             with tempfile.TemporaryFile(dir=self.store.folder):
                 pass
         except OSError as error:

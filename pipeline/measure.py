@@ -17,8 +17,8 @@ import polars as pl
 
 from pipeline.engine import Engine, Needs
 from pipeline.plan import Plan, PlannedStage
-from pipeline.store import Store
-from stages.files import read_frame, rows, save_frame, save_json
+from pipeline.store import SHARD, Store, read_json
+from stages.files import exists, fetch, publish_new, read_frame, remove, save_frame, save_json, sizes_in
 from stages.stage import (
     CorruptInputError,
     FittedStage,
@@ -78,7 +78,9 @@ class _Reading(list[Path]):
 
 
 @lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
-def _open(stage: Stage, folder: Path) -> Measure:
+def _open(stage: Stage, folder: Path, fitted: tuple[str, ...]) -> Measure:
+    for name in fitted:
+        fetch(folder / name)
     return stage.open(folder)
 
 
@@ -88,32 +90,35 @@ class _Task:
 
     name: str
     stage: Stage
-    raw: Path
-    folder: Path
-    earlier: Path | None = None
-    """The folder with signals of the conversations as they were before repairs, if there are any."""
+    store: Store
+    key: str
+    fitted: tuple[str, ...]
+    """Files in the stage's folder that `open` may read."""
+    trims: tuple[str, ...] = ()
+    earlier: str | None = None
+    """The key of the signals of the conversations as they were before repairs, if there are any."""
 
     def __call__(self, shard: str) -> None:
-        path = self.raw / shard
-        if self.earlier and (self.earlier / shard).exists():
-            signals = self._repaired(path, read_frame(self.earlier / shard))
+        folder, path = self.store.mount().stage(self.key), self.store.measured(shard, self.trims)
+        if self.earlier and exists(before := self.store.stage(self.earlier) / shard):
+            signals = self._repaired(path, read_frame(before), folder)
         else:
-            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path)
-        save_frame(self.folder / shard, signals, {})
+            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path, folder)
+        save_frame(folder / shard, signals, {})
 
-    def _repaired(self, path: Path, before: pl.DataFrame) -> pl.DataFrame:
+    def _repaired(self, path: Path, before: pl.DataFrame, folder: Path) -> pl.DataFrame:
         """The signals of a shard: those from before its repairs, but for the conversations that they changed."""
         batch = read_frame(path, ["id", "repairs", *(name for name in self.stage.reads if name != "id")])
         if not batch["id"].equals(before["id"]):
-            raise CorruptInputError(path.parent / path.name, "its ids are not those of the signals before its repairs")
+            raise CorruptInputError(path, "its ids are not those of the signals before its repairs")
         changes = batch["repairs"].is_not_null()
-        anew = self._measure(batch.filter(changes), path)
+        anew = self._measure(batch.filter(changes), path, folder)
         rows = pl.concat([changes.not_().arg_true(), changes.arg_true()])
         return pl.concat([before.filter(~changes), anew]).with_columns(rows.alias("row")).sort("row").drop("row")
 
-    def _measure(self, batch: pl.DataFrame, path: Path) -> pl.DataFrame:
+    def _measure(self, batch: pl.DataFrame, path: Path, folder: Path) -> pl.DataFrame:
         with _name_errors(self.name, path):
-            signals = _open(self.stage, self.folder)(batch.select(self.stage.reads))
+            signals = _open(self.stage, folder, self.fitted)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
         return batch.select("id").hstack(signals)
 
@@ -137,14 +142,16 @@ class _FitPart:
 
     name: str
     stage: FittedStage
-    raw: Path
+    store: Store
+    key: str
     shards: Sequence[Path]
-    folder: Path
 
-    def __call__(self, part: str) -> str:
-        with _name_errors(self.name, self.raw, self.shards):
-            self.stage.fit_part(part, self.shards, self.folder)
-        return part
+    def __call__(self, part: str) -> None:
+        folder = self.store.mount().stage(self.key)
+        shards = [self.store.here(path) for path in self.shards] if self.store.bucket else self.shards
+        with _name_errors(self.name, shards[0].parent if shards else folder, shards):
+            self.stage.fit_part(part, shards, folder)
+        publish_new(folder)
 
 
 @contextlib.contextmanager
@@ -209,54 +216,62 @@ class _Step:
         self.name, self.stage, self.folder = planned.name, planned.stage, store.stage(planned.key)
         self.store, self.shards, self.tell, self.trims = store, store.shards(), tell, planned.trims
         reuses = planned.trims and not isinstance(self.stage, FittedStage)  # a fit sees the whole corpus
-        self.earlier = store.stage(replace(planned, trims=()).key) if reuses else None
+        self.earlier = replace(planned, trims=()).key if reuses else None
         self.raw = [store.measured(shard, planned.trims) for shard in self.shards]
-        self.size = {shard: rows(path) for shard, path in zip(self.shards, self.raw, strict=True)}
+        self.size = {str(shard["name"]): int(shard["rows"]) for shard in read_json(store.shard_list)["shards"]}
         self.total = sum(self.size.values())
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def fit(self, engine: Engine, seconds: float) -> bool:
         stage, step = self.stage, f"{self.name}: fit"
-        if not isinstance(stage, FittedStage) or _marker(self.folder, "fit").exists():
+        if not isinstance(stage, FittedStage) or exists(_marker(self.folder, "fit")):
             return False
         parts, whole = stage.fit_parts, seconds or math.inf
         seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
         reading = self._reading(self.raw, step, seconds)
-        task = _FitPart(self.name, stage, self.store.measured("", self.trims), reading, self.folder)
+        task = _FitPart(self.name, stage, self.store, self.folder.name, reading)
         for done, _ in enumerate(engine.map(task, parts, Needs(seconds=whole)), 1):
             if done < len(parts):  # `fit` is still to come
                 self.tell(step, self.total * done // len(parts), self.total, None, seconds)
+        for name in sizes_in(self.folder, anew=True):  # the parts of other machines
+            fetch(self.folder / name)
         with _name_errors(self.name, self.store.measured("", self.trims), self.raw):
             stage.fit(reading, self.folder)
+        publish_new(self.folder)
         save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
         return True
 
     def measure(self, engine: Engine, seconds: float) -> bool:
-        missing = [shard for shard in self.shards if not _whole(self.folder / shard, self.size[shard])]
+        there = sizes_in(self.folder, anew=True)
+        missing = [shard for shard in self.shards if shard not in there]
         done = self.total - sum(self.size[shard] for shard in missing)
-        work = {shard: path.stat().st_size for shard, path in zip(self.shards, self.raw, strict=True)}
+        raw = sizes_in(self.store.measured("", self.trims))
+        work = {shard: raw.get(shard, 0) for shard in self.shards}
         whole, worked = sum(work[shard] for shard in missing), 0
         seconds *= whole / max(sum(work.values()), 1)
         left = seconds / engine.processes(len(missing), seconds or math.inf)
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-        task = _Task(self.name, self.stage, self.store.measured("", self.trims), self.folder, self.earlier)
+        fitted = fitted_files(self.folder)
+        task = _Task(self.name, self.stage, self.store, self.folder.name, fitted, self.trims, self.earlier)
         for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
-            self.tell(self.name, done, self.total, worked / whole, left)
+            self.tell(self.name, done, self.total, worked / max(whole, 1), left)
+        sizes_in(self.folder, anew=True)
         return bool(missing)
 
     def merge(self, *, anew: bool) -> bool:
         stage, step = self.stage, f"{self.name}: merge"
-        if not isinstance(stage, GlobalStage) or not (anew or not _is_merged(stage, self.folder, self.size)):
+        if not isinstance(stage, GlobalStage) or not (anew or not _is_merged(stage, self.folder, self.shards)):
             return False
         self.tell(step, 0, self.total, 0.0)
-        _marker(self.folder, "merge").unlink(missing_ok=True)
+        remove(_marker(self.folder, "merge"))
         measured = [self.folder / shard for shard in self.shards]
         with _name_errors(self.name, self.folder, (*self.raw, *measured)):
             stage.merge(self._reading(self.raw, step), self._reading(measured, step), self.folder)
+        publish_new(self.folder)
         save_json(_marker(self.folder, "merge"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
         return True
@@ -270,39 +285,36 @@ def _marker(folder: Path, step: str) -> Path:
     return folder / f"{step}.json"
 
 
-def _whole(path: Path, size: int) -> bool:
-    """Whether a shard's signals exist; raises `CorruptInputError` if they exist, but not for every row."""
-    if not path.exists():
-        return False
-    if (height := rows(path)) != size:
-        raise CorruptInputError(path, f"it has {height} rows, expected {size}")
-    return True
+def fitted_files(folder: Path) -> tuple[str, ...]:
+    """Files in a stage's folder that are not of a shard."""
+    return tuple(name for name in sizes_in(folder) if not SHARD.fullmatch(name.rpartition("/")[2]))
 
 
-def _is_merged(stage: GlobalStage, folder: Path, size: dict[str, int]) -> bool:
-    parts = all(_whole(folder / "merged" / shard, n) for shard, n in size.items())
-    return parts and _marker(folder, "merge").exists() and all((folder / f"{k}.parquet").exists() for k in stage.pairs)
+def _is_merged(stage: GlobalStage, folder: Path, shards: Sequence[str]) -> bool:
+    there = sizes_in(folder)
+    parts = [*(f"merged/{shard}" for shard in shards), *(f"{kind}.parquet" for kind in stage.pairs), "merge.json"]
+    return all(part in there for part in parts)
 
 
 def complete(plan: Plan, store: Store, shards: Sequence[str]) -> None:
     """Check that all signals exist: a missing file is a `CorruptInputError`, and is measured again."""
     for measured in plan.stages:
         folder, stage = store.stage(measured.key), measured.stage
-        paths = [folder / shard for shard in shards]
+        there, paths = sizes_in(folder), list(shards)
         if isinstance(stage, GlobalStage):
-            paths += [folder / "merged" / shard for shard in shards]
-            paths += [folder / f"{kind}.parquet" for kind in stage.pairs]
+            paths += [f"merged/{shard}" for shard in shards]
+            paths += [f"{kind}.parquet" for kind in stage.pairs]
         for path in paths:
-            if not path.exists():
-                raise CorruptInputError(path, "it is not there")
+            if path not in there:
+                raise CorruptInputError(folder / path, "it is not there")
 
 
 def forget(path: Path, store: Store) -> None:
     """Remove a corrupt file of the run and the marker that calls it complete, so that it is made again."""
-    path.unlink(missing_ok=True)
+    remove(path)
     if path.parent == store.raw(""):
-        store.shard_list.unlink(missing_ok=True)
+        remove(store.shard_list)
     for folder in (path.parent, path.parent.parent):
-        _marker(folder, "merge").unlink(missing_ok=True)
+        remove(_marker(folder, "merge"))
         if not re.fullmatch(r"\d+\.parquet", path.name):  # a file that a fit made, such as a model
-            _marker(folder, "fit").unlink(missing_ok=True)
+            remove(_marker(folder, "fit"))

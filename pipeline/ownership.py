@@ -9,13 +9,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from pipeline.store import PARTS, SHARD, RunFolderError, Store, read_json
-from stages.files import save_json
+from stages.files import exists, remove, save_json, sizes_in
 from stages.readers import RUN_KEYS, is_run
 
 RUNS = Path("data/runs")
@@ -70,6 +70,8 @@ def check_is_run(folder: Path) -> RunState:
 
 def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
     """The run in a folder, which must be at least this far, and which no other process may be writing."""
+    if (store := Store.at(folder)).bucket:
+        return _pulled(store, least)
     far = check_is_run(folder)
     if in_use(folder):
         raise RunFolderError(f"{folder} is in use by another refine process{_owner(folder)}: wait for it to end")
@@ -77,6 +79,16 @@ def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
         what = "holds no complete ingest" if far is RunState.BEGUN else "is not a complete run"
         raise RunFolderError(f"{folder} {what}: start `refine run` again with its source and --out {folder}")
     return Store(folder)
+
+
+def _pulled(store: Store, least: RunState) -> Store:
+    """The run in a bucket, whose files are copied to this machine's cache."""
+    assert store.bucket  # noqa: S101  asked by the caller
+    store.bucket.pull()
+    if (far := state(store.folder)) < max(least, RunState.BEGUN):
+        what = "is not a complete run" if far >= RunState.BEGUN else "holds no run"
+        raise RunFolderError(f"{store.name} {what}: start `refine run` with its source and --out {store.name}")
+    return store.mount()
 
 
 def run_folders() -> list[Path]:
@@ -132,8 +144,13 @@ def _owner(folder: Path) -> str:
 
 
 def check_run(store: Store) -> None:
-    """Refuse a folder in which a run must not write."""
+    """Refuse a folder or URL in which a run must not write."""
     folder = store.folder
+    if store.bucket:
+        names = sorted(sizes_in(store.mount().folder))
+        if names and not exists(store.source):
+            raise RunFolderError(f"{store.name} is not a run: it holds {', '.join(names[:3])}; choose another --out")
+        return
     if folder.exists() and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file, expected a folder for the run: choose another --out")
     others = _others(folder)  # before the look at source.json, which another process may be about to write
@@ -150,8 +167,21 @@ def _others(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def lock_run(store: Store) -> Iterator[None]:
-    """Be the only one to write in a run's folder, and remove what an interrupted run left half-written."""
+def lock_run(store: Store) -> Iterator[Callable[[], None]]:
+    """Be the only one to write in a run's folder, and remove what an interrupted run left half-written.
+
+    Gives a function that raises `LeaseLostError` if another process writes there by now.
+    """
+    if store.bucket:
+        from pipeline.store.lease import leased
+
+        store.bucket.check()
+        store.bucket.tidy()
+        check_run(store)
+        with leased(store.bucket) as lease:
+            store.bucket.tidy()  # what another process wrote before it ended
+            yield lease.check
+        return
     check_run(store)
     with locked(store.folder, "--out"):
         for scratch in store.folder.glob("signals/**/.*.scratch"):
@@ -159,12 +189,12 @@ def lock_run(store: Store) -> Iterator[None]:
         for pattern in (".*.tmp", *(f"{part}/**/.*.tmp" for part in PARTS)):
             for leftover in store.folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
-        yield
+        yield lambda: None
 
 
 def read_origin(store: Store) -> dict[str, Any]:
     """The run's source.json; empty in a new folder. Raises `RunFolderError` if it is damaged, or not one of ours."""
-    if not store.source.exists():
+    if not exists(store.source):
         return {}
     origin = read_json(store.source)
     if not (isinstance(origin, dict) and origin.keys() >= RUN_KEYS):
@@ -179,7 +209,7 @@ def read_shard_list(store: Store) -> dict[str, Any] | None:
     try:
         done = read_json(store.shard_list)
         whole = all(
-            SHARD.fullmatch(shard["name"]) and (not shard["quarantined"] or store.quarantine(shard["name"]).is_file())
+            SHARD.fullmatch(shard["name"]) and (not shard["quarantined"] or exists(store.quarantine(shard["name"])))
             for shard in done["shards"]
         )
         total = sum(shard["rows"] + shard["quarantined"] for shard in done["shards"])
@@ -204,9 +234,13 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
         )
     if complete:
         return
+    if store.bucket and before and changed:
+        raise RunFolderError(f"{store.name} was begun with another {changed[0]}: choose another --out, or remove it")
     for path in (store.manifest, *((store.card, store.plan) if changed else ())):
-        path.unlink(missing_ok=True)
+        remove(path)
     for part in PARTS if changed else ("raw", "quarantine"):
+        for name in sizes_in(store.folder / part):
+            remove(store.folder / part / name)
         if (store.folder / part).exists():
             shutil.rmtree(store.folder / part)
 
@@ -215,11 +249,12 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
     """Remove shards that are not in the shard list; another ingest left them."""
     names = {shard["name"] for shard in shards}
     quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
-    (store.folder / "decisions.parquet").unlink(missing_ok=True)  # of a version that kept all decisions in one file
+    if exists(store.folder / "decisions.parquet"):  # of a version that kept all decisions in one file
+        remove(store.folder / "decisions.parquet")
     for part in ("raw", "repaired", "decisions", "refined", "rejected", "quarantine"):
-        for path in (store.folder / part).glob("*.parquet"):
-            if path.name not in (quarantined if part == "quarantine" else names):
-                path.unlink()
+        for name in sizes_in(store.folder / part):
+            if name.endswith(".parquet") and name not in (quarantined if part == "quarantine" else names):
+                remove(store.folder / part / name)
 
 
 def check_experiment(folder: Path, option: str) -> None:

@@ -24,7 +24,7 @@ from pipeline.signals import RuleInputs, check_measured, scan
 from pipeline.sources import Source, originals
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.write import ShardCounts, save_decisions, write
-from stages.files import rows, save
+from stages.files import remove, rows, save, sizes_in
 from stages.stage import CorruptInputError
 
 
@@ -44,6 +44,8 @@ class ActiveRun:
     seconds: dict[str, float] = field(default_factory=dict)
     whole: float = 0.0
     """Of a sample, about the seconds of wall time for the whole source; 0 if unknown."""
+    held: Callable[[], None] = lambda: None
+    """Raises an error if another process writes in this run by now."""
 
     def carry_out(self, source: Source, limits: Limits, *, as_source: bool = False) -> Manifest:
         """Ingest, measure, decide and write whatever is missing or corrupt, and return the manifest.
@@ -51,17 +53,18 @@ class ActiveRun:
         With `as_source` the kept records are also written as they came.
         """
         removed: set[Path] = set()
-        with lock_run(self.store):
+        with lock_run(self.store) as self.held:
             while True:
                 try:
                     done = self._carry_out(source, limits)
                     break
                 except CorruptInputError as error:
-                    if error.path in removed:  # it was made again and is corrupt again: the disk is at fault
+                    path = self.store.here(error.path)
+                    if path in removed:  # it was made again and is corrupt again: the disk is at fault
                         raise
-                    removed.add(error.path)
+                    removed.add(path)
                     self.warn(f"{error}; it is made again")
-                    measure.forget(error.path, self.store)
+                    measure.forget(path, self.store)
             self._write_originals(source if as_source else None, limits)
         return done
 
@@ -69,13 +72,13 @@ class ActiveRun:
         """Apply the plan to signals that were measured; raises `RunFolderError` if some were not, or one is corrupt."""
         before = read_json(self.store.source)
         source = originals.find_again(before) if as_source else None
-        with lock_run(self.store):
+        with lock_run(self.store) as self.held:
             check_measured(self.plan, self.store)
             try:
                 done = self._decide(read_json(self.store.shard_list))
             except CorruptInputError as error:
-                measure.forget(error.path, self.store)
-                raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.folder}") from error
+                measure.forget(self.store.here(error.path), self.store)
+                raise RunFolderError(f"{error}; start `refine run` again with --out {self.store.name}") from error
             self._write_originals(source, Limits.of(before))
         return done
 
@@ -105,6 +108,7 @@ class ActiveRun:
         repair(self.plan.trims, self.store, self.engine, self.store.shards())
         early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
+        self.held()
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
         self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}
         return self._decide(shards)
@@ -141,7 +145,8 @@ class ActiveRun:
             before = Manifest.load(self.store)
             self.seconds = {**before.seconds, **self.seconds}
             self.whole = self.whole or (before.sample.seconds if before.sample else 0.0)
-        self.store.manifest.unlink(missing_ok=True)
+        self.held()
+        remove(self.store.manifest)
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
         firings = save_decisions(self.store, self.plan.rules, zip(names, decisions, strict=True))
@@ -162,6 +167,7 @@ class ActiveRun:
         )
         text = card.text(done)
         save(self.store.card, lambda aside: aside.write_text(text, encoding="utf-8"))
+        self.held()
         done.save(self.store)
         return done
 
@@ -173,12 +179,21 @@ class ActiveRun:
             sums = ShardCounts(*(a + b for a, b in zip(sums, written, strict=True)))
             done += written.refined + written.rejected
             self.tell("write", done, total)
-        # counted as a reader of the output folders would
-        folders = ("refined", "rejected", "quarantine")
-        heights = {folder: sum(map(rows, (self.store.folder / folder).glob("*.parquet"))) for folder in folders}
+        heights = self._heights(sums, shards)
         if sum(heights.values()) != shards["rows"]:
             out = " + ".join(f"{n} {folder}" for folder, n in heights.items())
             raise AccountingError(f"{shards['rows']} conversations came in, and {out} went out")
         if sums.refined == 0:
             self.warn("nothing is kept: every conversation was dropped; `refine show` says why")
         return sums
+
+    def _heights(self, sums: ShardCounts, shards: dict[str, Any]) -> dict[str, int]:
+        """Conversations in the output folders, counted as a reader would; those of a bucket are listed, not read."""
+        folders = ("refined", "rejected", "quarantine")
+        files = {folder: sizes_in(self.store.folder / folder, anew=True) for folder in folders}
+        if not self.store.bucket:
+            return {f: sum(rows(self.store.folder / f / name) for name in names) for f, names in files.items()}
+        both = files["refined"].keys() & files["rejected"].keys()
+        if missing := {shard["name"] for shard in shards["shards"]} - both:
+            raise CorruptInputError(self.store.refined(min(missing)), "it is not there")
+        return {"refined": sums.refined, "rejected": sums.rejected, "quarantine": shards["quarantined"]}

@@ -19,7 +19,7 @@ from pipeline import rules
 from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, KeepTop, Pairs, Rule
 from pipeline.store import RunFolderError, Store
-from stages.files import read_frame
+from stages.files import exists, fetch, read_frame
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
@@ -196,7 +196,7 @@ def decisions_of(store: Store, shard: str) -> pl.DataFrame:
 
 def _check_decided(store: Store) -> None:
     """Refuse a run whose decisions are in one file."""
-    if not store.decisions("").is_dir():
+    if not exists(store.decisions("")):
         raise RunFolderError(
             f"{store.folder} has no folder decisions/, because an earlier version of refine made it: start "
             f"`refine decide {store.folder}`"
@@ -213,7 +213,7 @@ def measured_plan(store: Store) -> Plan:
 def check_measured(plan: Plan, store: Store) -> None:
     """Refuse a plan that names a stage which this run has not measured."""
     for measured in plan.stages:
-        if not store.stage(measured.key).exists():
+        if not exists(store.stage(measured.key)):
             raise RunFolderError(
                 f"{store.folder} holds no signals of stage {measured.name!r} with these parameters, code, models and "
                 f"repairs: start `refine run` again with its source, this plan and --out {store.folder} to measure them"
@@ -225,7 +225,7 @@ def scan_signals(store: Store) -> pl.LazyFrame:
     plan, shards = measured_plan(store), store.shards()
     parts = [scan(store, "raw").select("id")]
     for folder, names in _folders(plan, store, set(plan.signals)):
-        parts.append(pl.scan_parquet([folder / shard for shard in shards], glob=False).select(names))
+        parts.append(pl.scan_parquet([fetch(folder / shard) for shard in shards], glob=False).select(names))
     return pl.concat(parts, how="horizontal").select("id", *plan.signals)  # a signal shard has its raw shard's rows
 
 
@@ -233,4 +233,4 @@ def scan(store: Store, part: Literal["raw", "decisions", "refined", "rejected"])
     """One part of a complete run, in the order of the source."""
     if part == "decisions":
         _check_decided(store)
-    return pl.scan_parquet([store.folder / part / shard for shard in store.shards()], glob=False)
+    return pl.scan_parquet([fetch(store.folder / part / shard) for shard in store.shards()], glob=False)

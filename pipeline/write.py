@@ -18,7 +18,7 @@ from pipeline.rules import KeepBest, KeepTop, Rule
 from pipeline.signals import TOKEN, decisions_of, signals_of
 from pipeline.sources.fields import with_fields
 from pipeline.store import Store, read_json
-from stages.files import footer, read_frame, save_frame
+from stages.files import fetch, footer, read_frame, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
@@ -78,7 +78,7 @@ class _Task:
     store: Store
 
     def __call__(self, shard: str) -> ShardCounts:
-        decisions = decisions_of(self.store, shard)
+        decisions = decisions_of(self.store.mount(), shard)
         digest = self._digest(decisions)
         refined, rejected = self.store.refined(shard), self.store.rejected(shard)
         kept = int(decisions["keep"].sum())
@@ -160,7 +160,10 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
 
 def _written(path: Path, digest: str) -> tuple[int, int] | None:
     """Tokens and redacted items in a file that these decisions have written, else None; raises `CorruptInputError`."""
-    metadata = footer(path) if path.exists() else {}
+    try:
+        metadata = footer(path) if fetch(path).exists() else {}
+    except FileNotFoundError:  # of a bucket
+        return None
     if metadata.get("refine.decisions") != digest:
         return None
     read_frame(path)  # verifies its checksums

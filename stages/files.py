@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -27,6 +27,103 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", bound=np.generic)
 
+
+class Mirror(Protocol):
+    """What keeps the files of a folder elsewhere, such as in a bucket: the folder is a cache of it."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+
+    def fetch(self, path: Path) -> None:
+        """Make a file equal to what is kept, or raise `FileNotFoundError`."""
+
+    def forget(self, path: Path) -> None:
+        """Say that a file is about to differ from what is kept."""
+
+    def publish(self, path: Path) -> None:
+        """Keep what a file holds now, unless that is kept already."""
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, here and there, if it exists."""
+
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of what is kept, by path relative to the folder."""
+
+    def refresh(self, path: Path) -> None:
+        """Look again at what is kept of a folder, since other machines may have written there."""
+
+
+_MIRRORS: dict[Path, Mirror] = {}
+
+
+def attach(mirror: Mirror) -> None:
+    """From now on, let this process read and write the files of a folder through a mirror."""
+    _MIRRORS[mirror.folder] = mirror
+
+
+def detach(folder: Path) -> None:
+    """Read and write the files of a folder as such again."""
+    _MIRRORS.pop(folder, None)
+
+
+def _mirror(path: Path) -> Mirror | None:
+    """The mirror that keeps a file, if there is one; none keeps a hidden file, such as one in a scratch folder."""
+    for folder, mirror in _MIRRORS.items():
+        if path.is_relative_to(folder):
+            return None if _is_hidden(path.relative_to(folder).parts) else mirror
+    return None
+
+
+def _is_hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith(".") for part in parts)
+
+
+def fetch(path: Path) -> Path:
+    """A file, as it is kept; the path itself."""
+    if mirror := _mirror(path):
+        mirror.fetch(path)
+    return path
+
+
+def exists(path: Path) -> bool:
+    """Whether a file, or a folder with a file in it, is there."""
+    if not (mirror := _mirror(path)):
+        return path.exists()
+    name, sizes = path.relative_to(mirror.folder).as_posix(), mirror.sizes()
+    return name in sizes or any(each.startswith(f"{name}/") for each in sizes)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it exists."""
+    if mirror := _mirror(path):
+        mirror.remove(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sizes_in(folder: Path, *, anew: bool = False) -> dict[str, int]:
+    """Bytes of each visible file below a folder, by path relative to it; `anew` also those of other machines."""
+    if not (mirror := _mirror(folder)):
+        files = (path for path in folder.rglob("*") if path.is_file())
+        found = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    else:
+        if anew:
+            mirror.refresh(folder)
+        prefix = "" if folder == mirror.folder else f"{folder.relative_to(mirror.folder).as_posix()}/"
+        sizes = mirror.sizes().items()
+        found = {name.removeprefix(prefix): size for name, size in sizes if name.startswith(prefix)}
+    return {name: size for name, size in found.items() if not _is_hidden(name.split("/"))}
+
+
+def publish_new(folder: Path) -> None:
+    """Keep the files of a folder that were not written by `save`, such as those of a library."""
+    if mirror := _mirror(folder):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not _is_hidden(path.relative_to(mirror.folder).parts):
+                mirror.publish(path)
+
+
 FITTED = "fitted.json"
 """Name of the file with the digests of a fit's files. It is written last."""
 _BLOCK = 1 << 20
@@ -40,6 +137,8 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
         write(aside)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
+        if mirror := _mirror(path):
+            mirror.forget(path)
         aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -49,6 +148,8 @@ def save(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # makes the rename durable
     finally:
         os.close(folder)
+    if mirror:
+        mirror.publish(path)
 
 
 def save_json(path: Path, value: object, *, indent: int = 2, end: str = "\n") -> None:
@@ -104,8 +205,8 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
     import pyarrow.parquet as pq
 
     names = None if columns is None else list(columns)
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:  # pq.read_table would import pandas: 0.4 s
+    try:  # pq.read_table would import pandas: 0.4 s
+        with pq.ParquetFile(fetch(path), page_checksum_verification=True) as file:
             table = file.read(names)
         frame = pl.from_arrow(table.select(names) if names else table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -132,14 +233,14 @@ def _footer(path: Path) -> pq.FileMetaData:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_metadata(path)
+        return pq.read_metadata(fetch(path))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _corrupt(path, error) from error
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401  any JSON
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(fetch(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _corrupt(path, error) from error
 

@@ -110,11 +110,30 @@ def refine(tmp_path: Path) -> Refine:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An S3 server with one bucket, named bucket; see `tests.pipeline.cluster.S3`."""
+    from tests.pipeline.cluster import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as made:
+        yield made
+
+
+@pytest.fixture
+def s3(s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """That server without faults, for clients of this process, which have a new cache."""
+    for name, value in {**s3_server.env, "REFINE_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    s3_server.requests.clear()
+    yield s3_server
+    s3_server.well()
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Ray cluster of two nodes on this machine."""
     from tests.pipeline.cluster import two_nodes
 
-    with two_nodes() as made:
+    with two_nodes(tmp_path_factory.mktemp("nodes"), s3_server.env) as made:
         yield made
 
 

@@ -2,6 +2,7 @@
 
 import errno
 
+from pipeline.api.push import PushError
 from pipeline.engine import EngineError
 from pipeline.measure import StageFailedError
 from pipeline.plan import PlanError
@@ -11,6 +12,7 @@ from pipeline.rules import RuleError
 from pipeline.run import AccountingError
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError
+from pipeline.store.bucket import PlaceError
 from pipeline.terminal import safe
 from stages import UnknownStageError
 from stages.stage import CorruptInputError, MissingModelError, StageParameterError, StageRefusedError
@@ -22,10 +24,12 @@ RefineError = (
     PlantError,
     RuleError,
     RunFolderError,
+    PlaceError,
     ReportError,
     CorruptInputError,
     StageFailedError,
     EngineError,
+    PushError,
     UnknownStageError,
     MissingModelError,
     StageParameterError,

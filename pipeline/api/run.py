@@ -24,7 +24,9 @@ from pipeline.sources import originals
 from pipeline.sources.hub import Hub
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
+from pipeline.store.bucket import url_of
 from pipeline.terminal import ProgressReporter
+from stages.files import exists
 
 ENGINES = ("local", "ray")
 """Engines that a run can use."""
@@ -43,6 +45,11 @@ class Run(Display):
     manifest: Manifest
 
     @property
+    def store(self) -> Store:
+        """The paths of its files."""
+        return Store.at(self.path).mount()
+
+    @property
     def counts(self) -> Counts:
         """Numbers of conversations and tokens."""
         return self.manifest.counts
@@ -55,27 +62,27 @@ class Run(Display):
     @property
     def raw(self) -> pl.LazyFrame:
         """The conversations as ingested: id, messages, text and their origin."""
-        return scan(Store(self.path), "raw")
+        return scan(self.store, "raw")
 
     @property
     def signals(self) -> pl.LazyFrame:
         """All signals in one frame: id and a column per signal, a row per conversation, in the order of `raw`."""
-        return scan_signals(Store(self.path))
+        return scan_signals(self.store)
 
     @property
     def decisions(self) -> pl.LazyFrame:
         """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
-        return scan(Store(self.path), "decisions")
+        return scan(self.store, "decisions")
 
     @property
     def refined(self) -> pl.LazyFrame:
         """The kept conversations, with the signals that the plan writes beside them."""
-        return scan(Store(self.path), "refined")
+        return scan(self.store, "refined")
 
     @property
     def rejected(self) -> pl.LazyFrame:
         """The dropped conversations, with reason, rule and the values of the signals that the rule reads."""
-        return scan(Store(self.path), "rejected")
+        return scan(self.store, "rejected")
 
     def summaries(self) -> Sequence[Summary]:
         """Return the conversations in, dropped by each rule, and out."""
@@ -95,7 +102,7 @@ class Run(Display):
         remarks = "".join(f"\n{line}" for line in (*self.manifest.remarks.get("ingest", ()), *_whole(self.manifest)))
         remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"{remarks}\nseconds: {seconds}\n{self.path}: README.md, refined/, rejected/, decisions/, "
+        note = f"{remarks}\nseconds: {seconds}\n{self.store.name}: README.md, refined/, rejected/, decisions/, "
         note += "manifest.json"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
@@ -135,12 +142,15 @@ class PreparedRun:
             measured.stage.models()  # a missing model is reported before any work
         if self.as_source:
             _check_as_they_came(self.plan)
+            if url_of(self.folder):
+                raise RunFolderError(f"--as source writes files of this machine, and --out is {self.folder}: omit one")
             originals.check(self.source)
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in (*notes(self.plan), *self._notes()):
                 reporter.warn(note)
             engine = self._start(workers or len(os.sched_getaffinity(0)), reporter.warn)
-            store = Store(self.folder.absolute() if self.engine == "ray" else self.folder)
+            everywhere = self.engine == "ray" and not url_of(self.folder)
+            store = Store.at(self.folder.absolute() if everywhere else self.folder)
             active = running.ActiveRun(store, self.plan, engine, reporter, reporter.warn)
             try:
                 manifest = active.carry_out(self.source, self.limits, as_source=self.as_source)
@@ -295,7 +305,7 @@ def decide(
     """
     folder = run.path if isinstance(run, Run) else Path(run)
     store = run_at(folder, RunState.INGESTED)
-    if plan is None and not store.plan.exists():
+    if plan is None and not exists(store.plan):
         raise RunFolderError(
             f"{folder} has no plan yet: start `refine run` again with its source and --out {folder}, or name a plan "
             "with --plan"
@@ -315,5 +325,4 @@ def decide(
 
 def open_run(folder: Path | str) -> Run:
     """Open a complete run; raises `RunFolderError` if the folder does not exist or is no run, or it is not complete."""
-    store = run_at(Path(folder))
-    return Run(store.folder, Manifest.load(store))
+    return Run(Path(folder), Manifest.load(run_at(Path(folder))))

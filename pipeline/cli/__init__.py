@@ -227,6 +227,26 @@ def report(
     runs.print_report(made, fail=check, as_json=as_json)
 
 
+@app.command(epilog="Example: refine push my-run my-org/my-chats --yes")
+def push(
+    folder: o.RunFolder,
+    to: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset on the hub; made if it does not exist.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see the dataset.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload. By default only what would be uploaded is printed.")
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Upload a run as a dataset, private by default: card, refined/, rejected/, plan and manifest.
+
+    The token is that of HF_TOKEN or `hf auth login`. An interrupted push continues with the same command.
+    """
+    from pipeline.api import push as api
+    from pipeline.cli import runs
+
+    runs.print_push(api.push(folder, to, public=public, yes=yes, progress=True), as_json=as_json)
+
+
 @app.command(epilog="Example: refine plant --kinds exact_copy,shuffled_words --share 0.1 --limit 200 --out damaged")
 def plant(
     source: o.Source = None,

@@ -25,13 +25,14 @@ from stages.stage import MissingModelError, parameters
 
 if TYPE_CHECKING:
     from pipeline.api.plant import Audit, Damage
+    from pipeline.api.push import Push
     from pipeline.api.report import Report
 
 
 def finish(run: Run, *, as_json: bool) -> None:
     """Print the summary of a run."""
     if as_json:
-        print_json({"out": str(run.path), **run.manifest.summary()})
+        print_json({"out": run.store.name, **run.manifest.summary()})
     else:
         run.print(console())
 
@@ -44,6 +45,14 @@ def print_report(report: Report, *, fail: bool, as_json: bool) -> None:
         report.print(console())
     if fail and report.failed:
         sys.exit(1)
+
+
+def print_push(push: Push, *, as_json: bool) -> None:
+    """Print what was pushed, or would be."""
+    if as_json:
+        print_json(asdict(push))
+    else:
+        push.print(console())
 
 
 def print_damage(damage: Damage, *, as_json: bool) -> None:
@@ -69,7 +78,7 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
 def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
-    check_run(Store(folder))
+    check_run(Store.at(folder))
     first = next(iter(source.rows()), None)
     record = first.value if first and isinstance(first.value, dict) else None
     shape = limits.shape or (shapes.recognise(record, limits.map) if record else None)

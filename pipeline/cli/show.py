@@ -45,7 +45,7 @@ class ShowOptions:
 def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) -> None:
     """Print conversations of a run; raises `RunFolderError` if the run is not complete, or has no such reason or id."""
     run = open_run(folder)
-    store = Store(folder)
+    store = run.store
     if options.kept and (options.reason or options.id):
         raise RunFolderError("--kept goes with neither --reason nor --id: a kept conversation has no reason")
     if options.repaired and not run.manifest.repairs:

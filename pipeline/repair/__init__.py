@@ -1,7 +1,6 @@
 """Repair: messages at fault are removed before anything is measured, and recorded so that the original comes back."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pipeline.engine import Engine
 from pipeline.plan import REPAIR_VERSION
 from pipeline.repair.edits import repaired, restore
 from pipeline.store import Store
-from stages.files import footer, read_frame, save_frame
+from stages.files import exists, footer, read_frame, remove, save_frame, sizes_in
 
 __all__ = ["repair", "repaired", "restore"]
 
@@ -24,16 +23,17 @@ def repair(trims: Sequence[str], store: Store, engine: Engine, shards: Sequence[
     anything changes, because decisions and output belong to the shards that were there.
     """
     if not trims:
-        if store.repaired("").exists():
-            store.manifest.unlink(missing_ok=True)
-            shutil.rmtree(store.repaired(""))
+        for name in sizes_in(store.repaired("")):
+            remove(store.manifest)
+            remove(store.repaired(name))
         return Counter()
     task = _Task(tuple(trims), store)
     if any(task.counted(shard) is None for shard in shards):
-        store.manifest.unlink(missing_ok=True)
+        remove(store.manifest)
     total = Counter[str]()
     for _, counts in engine.map(task, shards):
         total.update(counts)
+    sizes_in(store.repaired(""), anew=True)
     return total
 
 
@@ -52,11 +52,12 @@ class _Task:
     def counted(self, shard: str) -> Counter[str] | None:
         """What these repairs have done in a shard; None if they were not made."""
         path = self.store.repaired(shard)
-        metadata = footer(path) if path.exists() else {}
+        metadata = footer(path) if exists(path) else {}
         done = metadata.get("refine.repairs") == self.digest
         return Counter(json.loads(metadata["refine.repaired"])) if done else None
 
     def __call__(self, shard: str) -> Counter[str]:
+        self.store.mount()
         if (before := self.counted(shard)) is not None:
             return before
         frame = repaired(read_frame(self.store.raw(shard)), self.trims)

@@ -17,6 +17,7 @@ from pipeline.sources import shapes
 from pipeline.sources.hub import Hub
 from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
+from pipeline.store.bucket import Bucket, url_of
 from stages import readers
 from stages.readers import RECORDS, Listing, is_run
 from stages.stage import RAW, StageParameterError
@@ -158,7 +159,7 @@ def find(
         return PlantedSource()
     if not word.strip():
         raise SourceError("SOURCE is empty, expected a file, a folder or a hub id; omit it for chitchat")
-    name, path = valid_text(word), Path(word).expanduser()
+    name, path = valid_text(word), _copied(word) if url_of(word) else Path(word).expanduser()
     if path.is_dir() and is_saved_dataset(path):
         _refuse({**options, "--split": None}, name, "a saved Dataset")
         return SavedDataset(name, path, split)
@@ -172,6 +173,23 @@ def find(
             f"no such source: {name!r} is neither a file, nor a folder, nor a hub id like HuggingFaceH4/ultrachat_200k"
         )
     return Hub(name, split, config, revision)
+
+
+def _copied(url: str) -> Path:
+    """The file or folder of this machine's cache with the objects at a URL."""
+    whole, last = url_of(url) or url, url.rstrip("/").rpartition("/")[2]
+    if readers.ending(Path(last)) not in RECORDS:
+        bucket = Bucket(whole)
+        bucket.pull()
+        if not bucket.sizes():
+            raise SourceError(f"there is nothing at {whole}: check the name")
+        return bucket.folder
+    bucket = Bucket(whole.rpartition("/")[0])
+    try:
+        bucket.fetch(bucket.folder / last)
+    except FileNotFoundError:
+        raise SourceError(f"there is no object {whole}: check the name") from None
+    return bucket.folder / last
 
 
 def _refuse(options: Mapping[str, str | None], name: str, kind: str) -> None:

@@ -40,6 +40,7 @@ def run(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> refine
         ("run", refine.run, {"dry_run", "verbose", "as_json"}),
         ("decide", refine.decide, {"as_json"}),
         ("report", refine.report, {"check", "as_json"}),
+        ("push", refine.push, {"as_json"}),
         ("plant", refine.plant, {"as_json"}),
         ("audit", refine.audit, {"as_json"}),
         ("compare", refine.compare, {"check", "as_json"}),

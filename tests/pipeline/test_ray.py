@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,21 @@ from pipeline.ingest import Limits
 from pipeline.run import ActiveRun
 from pipeline.store import Store
 from tests.conftest import ROOT, chat, contents
-from tests.pipeline.cluster import STORE
+from tests.pipeline.cluster import S3, add_node, path
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 SHARDS = 12
 
 
-def carry_out(corpus: Path, out: Path, engine: Engine, tell: Any = lambda *_: None) -> dict[str, bytes]:
-    """The files of a run of the toy plan."""
-    active = ActiveRun(Store(out), planning.load(TOY), engine, tell, lambda _: None)
+def contents_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a run but its lease, its lock and its manifest."""
+    return {name: content for name, content in contents(folder).items() if not name.startswith(".")}
+
+
+def carry_out(corpus: Path, out: Path, engine: Engine, tell: Any = lambda *_: None) -> None:
+    """A run of the toy plan."""
+    active = ActiveRun(Store.at(out), planning.load(TOY), engine, tell, lambda _: None)
     active.carry_out(sources.find(str(corpus)), Limits(rows=10))
-    return contents(out)
 
 
 class Made(NamedTuple):
@@ -49,7 +53,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     path = folder / "corpus.jsonl"
     lines = [json.dumps(chat(i // 2 if i % 5 == 0 else i, 2 + i % 4)) for i in range(10 * SHARDS)]
     path.write_text("\n".join(lines), encoding="utf-8")
-    return Made(path, carry_out(path, folder / "r", Local(1)))
+    carry_out(path, folder / "r", Local(1))
+    return Made(path, contents_of(folder / "r"))
+
+
+class Target(NamedTuple):
+    """Where a run goes: its `--out`, and the folder in which its files are."""
+
+    place: Path
+    folder: Path
+
+
+@pytest.fixture
+def target(s3: S3, tmp_path: Path) -> Callable[[str], Target]:
+    """A new folder, or a new place in the bucket."""
+    name = tmp_path.name
+    places = {
+        "folder": Target(tmp_path / "r", tmp_path / "r"),
+        "bucket": Target(Path(f"s3://bucket/{name}"), s3.folder / "bucket" / name),
+    }
+    return places.__getitem__
 
 
 @pytest.fixture
@@ -62,12 +85,15 @@ def engine(cluster: Any) -> Iterator[Engine]:
     made.close()
 
 
-@pytest.mark.parametrize("step", ["Words", "write"])
-def test_a_node_that_dies_changes_no_byte(cluster: Any, engine: Engine, made: Made, tmp_path: Path, step: str) -> None:
+@pytest.mark.parametrize("where", [("Words", "folder"), ("write", "bucket")])
+def test_a_node_that_dies_changes_no_byte(
+    cluster: Any, engine: Engine, made: Made, target: Callable[[str], Target], where: tuple[str, str]
+) -> None:
     """Its raylet is killed while a stage measures, and while shards are written; the other nodes do its work."""
-    node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    (step, place), killed = where, list[int]()
+    out = target(place)
+    node = add_node(cluster, out.folder.parent / "third")
     raylet = node.all_processes["raylet"][0].process
-    killed = list[int]()
 
     def tell(name: str, done: int, *_: object) -> None:
         if name.endswith(step) and done and not killed:
@@ -75,25 +101,29 @@ def test_a_node_that_dies_changes_no_byte(cluster: Any, engine: Engine, made: Ma
             os.kill(raylet.pid, signal.SIGKILL)
 
     try:
-        assert carry_out(made.corpus, tmp_path / "r", engine, tell) == made.files
+        carry_out(made.corpus, out.place, engine, tell)
+        assert contents_of(out.folder) == made.files
     finally:
         cluster.remove_node(node, allow_graceful=False)
     assert killed
 
 
-def test_a_driver_that_is_killed_is_started_again(cluster: Any, made: Made, tmp_path: Path) -> None:
-    """The same command resumes: what was there is not made again, and the files are those of an undisturbed run."""
-    words = ["run", made.corpus, "--plan", TOY, "--out", "r", "--shard-rows", 10, "--engine", "ray"]
+def test_a_driver_that_is_killed_is_started_again(cluster: Any, s3: S3, made: Made, tmp_path: Path) -> None:
+    """The same command resumes: only what was missing is written, and the files are those of an undisturbed run."""
+    words = ["run", made.corpus, "--plan", TOY, "--out", "s3://bucket/killed", "--shard-rows", 10, "--engine", "ray"]
     command = [sys.executable, "-m", "pipeline.cli", *map(str, words), "--address", cluster.address]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env = {**os.environ, "PYTHONPATH": path()}
     driver = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while driver.poll() is None and len(list(tmp_path.glob("r/signals/*Words*/*.parquet"))) < SHARDS // 3:
+    while driver.poll() is None and len(s3.puts("Words")) < SHARDS // 3:
         time.sleep(0.02)
     driver.kill()
     driver.wait()
     time.sleep(1)  # Ray ends the driver's workers
-    before = {path: path.stat().st_ino for path in tmp_path.glob("r/signals/**/*.parquet")}
-    assert not (tmp_path / "r" / "manifest.json").exists()
-    subprocess.run(command, cwd=tmp_path, env=env, check=True, capture_output=True)
-    assert contents(tmp_path / "r") == made.files
-    assert {path: path.stat().st_ino for path in before} == before
+    before = set(s3.puts("/signals/"))
+    assert not (s3.folder / "bucket" / "killed" / "manifest.json").exists()
+    s3.requests.clear()
+    again = subprocess.run(command, cwd=tmp_path, env=env, check=False, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert contents_of(s3.folder / "bucket" / "killed") == made.files
+    assert len(before) >= SHARDS // 3
+    assert not before & set(s3.puts("/signals/"))

@@ -1,11 +1,16 @@
-"""The paths of a run."""
+"""The paths of a run, in a folder or in a bucket."""
+
+from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.store.bucket import Bucket, cache_of, url_of
+from stages.files import attach, fetch
 
 PARTS = ("raw", "repaired", "signals", "decisions", "refined", "rejected", "quarantine", "kept")
 """Subfolders of a run."""
@@ -19,9 +24,39 @@ class RunFolderError(Exception):
 
 @dataclass(frozen=True)
 class Store:
-    """The paths of one run. A file that exists is complete."""
+    """The paths of one run. A file that exists is complete. Of a run in a bucket, the folder is a cache."""
 
     folder: Path
+    bucket: Bucket | None = None
+
+    @classmethod
+    def at(cls, place: Path) -> Store:
+        """The run in a folder, or at a URL such as s3://bucket/run."""
+        url = url_of(place)
+        return cls(place) if url is None else cls(cache_of(url), Bucket(url))
+
+    @property
+    def name(self) -> str:
+        """What a user calls it: its folder or URL."""
+        return self.bucket.url if self.bucket else str(self.folder)
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, ...]]:
+        """A worker may be on another machine, where the cache has a folder of its own, and reads and writes at once."""
+        return (_mounted, (self.bucket.url,)) if self.bucket else (Store, (self.folder,))
+
+    def here(self, path: Path) -> Path:
+        """A file of the run that another machine names, as a file of this one."""
+        if not self.bucket or path.is_relative_to(self.folder):
+            return path
+        parts = path.parts
+        mark = self.folder.parent.name
+        return self.folder.joinpath(*parts[parts.index(mark) + 2 :]) if mark in parts else path
+
+    def mount(self) -> Store:
+        """Let this process read and write its files; returns the store."""
+        if self.bucket:
+            attach(self.bucket)
+        return self
 
     @property
     def source(self) -> Path:
@@ -93,10 +128,14 @@ class Store:
         return names
 
 
+def _mounted(url: str) -> Store:
+    return Store.at(Path(url)).mount()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of the run; raises `RunFolderError` if it is not JSON."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value: dict[str, Any] = json.loads(fetch(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): remove it and start the run again") from error
     return value
