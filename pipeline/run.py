@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from pipeline import card, manifest, measure
+from pipeline.diagnosis import diagnose
 from pipeline.engine import Engine
 from pipeline.estimate import Estimate, estimate
 from pipeline.ingest import Limits, ingest, rows_of
@@ -154,6 +155,9 @@ class ActiveRun:
         start = time.perf_counter()
         written = self._write(names, shards)
         self.seconds["write"] = round(time.perf_counter() - start, 3)
+        share = written.refined / max(written.refined + written.rejected, 1)
+        if lines := diagnose(self.plan, self.store, share):
+            remarks = {**remarks, "rules": lines}
         done = manifest.record(
             self.plan,
             shards,

@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 
 STAGE = ("stages.stage", "stages.files", "stages.readers", "stages.text.compiled")
 LINE = (
-    *("pipeline", "pipeline.card", "pipeline.engine", "pipeline.estimate", "pipeline.ingest", "pipeline.manifest"),
-    "pipeline.measure",
+    *("pipeline", "pipeline.card", "pipeline.diagnosis", "pipeline.engine", "pipeline.estimate", "pipeline.ingest"),
+    *("pipeline.manifest", "pipeline.measure"),
     *("pipeline.ownership", "pipeline.plan", "pipeline.repair", "pipeline.rules", "pipeline.signals", "pipeline.store"),
     *("pipeline.write", "pipeline.sources"),
 )
@@ -70,6 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),
     ),
+    "pipeline.diagnosis": ("pipeline.plan", "pipeline.rules", "pipeline.signals", "pipeline.store", *STAGE),
     "pipeline.measure": ("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "stages", *STAGE),
     "pipeline.estimate": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.terminal", "stages"),

@@ -100,6 +100,7 @@ class Run(Display):
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
         remarks = "".join(f"\n{line}" for line in (*self.manifest.remarks.get("ingest", ()), *_whole(self.manifest)))
+        remarks += "".join(f"\n{line}" for line in self.manifest.remarks.get("rules", ()))
         remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
         note = f"{remarks}\nseconds: {seconds}\n{self.store.name}: README.md, refined/, rejected/, decisions/, "

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.api.run import open_run
 from pipeline.compare import corpora
+from pipeline.compare.checks import corpora_checks
 from pipeline.estimate import Estimate
 from pipeline.plan import TRIMS, PlanError, dumps, load
 from pipeline.repair import repaired, restore
@@ -304,6 +305,8 @@ def test_both_versions_of_a_conversation_are_on_one_side_of_a_split(
     assert len(set(union.groups[rows])) == len(set(union.keys[rows])) == 1
     assert len(set(union.groups)) == 6
     assert "word199" in union.frame["text"][rows[0]]
+    (check,) = corpora_checks(both)
+    assert (check.passed, "0 of 6 conversations of refined are not in raw, 1 are edited" in check.found) == (True, True)
     refused = refine("ablate", "run", "--no-train", "--out", tmp_path / "page")
     assert (refused.returncode, "[[repair]]" in refused.stderr) == (1, True)
 
@@ -337,5 +340,7 @@ def test_a_plan_keeps_its_repairs_and_records_as_they_came_are_refused(
     turned = replace(plan, repairs=plan.repairs[::-1])
     (tmp_path / "turned.toml").write_text(dumps(turned))
     assert [one.key for one in load(tmp_path / "turned.toml").stages] == [one.key for one in plan.stages]
+    shown = refine("run", jsonl([chat(1)]), "--plan", "plan.toml", "--out", "run", "--dry-run")
+    assert all(removes in shown.stdout for removes in TRIMS.values())
     done = refine("run", jsonl([chat(1)]), "--plan", "plan.toml", "--out", "run", "--as", "source")
     assert (done.returncode, "the plan repairs them" in done.stderr) == (1, True)
