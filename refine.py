@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from pipeline.api.plant import Audit, Damage, audit, plant
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
+    from pipeline.api.search import search
     from pipeline.compare.result import Comparison
+    from pipeline.search.result import Search
     from stages.stage import FittedStage, GlobalStage, Stage
 
 __version__: str
@@ -38,6 +40,7 @@ __all__ = [
     "RefineError",
     "Report",
     "Run",
+    "Search",
     "Stage",
     "__version__",
     "audit",
@@ -47,6 +50,7 @@ __all__ = [
     "plant",
     "report",
     "run",
+    "search",
 ]
 
 _HOMES = {
@@ -54,7 +58,9 @@ _HOMES = {
     "pipeline.api.plant": ("Audit", "Damage", "audit", "plant"),
     "pipeline.api.report": ("Report", "report"),
     "pipeline.api.compare": ("compare",),
+    "pipeline.api.search": ("search",),
     "pipeline.compare.result": ("Comparison",),
+    "pipeline.search.result": ("Search",),
     "pipeline.api.errors": ("RefineError",),
     "stages.stage": ("FittedStage", "GlobalStage", "Stage"),
 }

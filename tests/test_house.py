@@ -108,6 +108,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.terminal", "trainer.prepare"),
         "trainer.scaling",
     ),
+    "pipeline.search": (
+        *("pipeline", "pipeline.compare", "pipeline.experiments", "pipeline.report", "pipeline.terminal"),
+        *("pipeline.engine", "pipeline.ingest", "pipeline.ownership", "pipeline.plan", "pipeline.rules"),
+        *("pipeline.run", "pipeline.signals", "pipeline.sources", "pipeline.store"),
+        *("stages.files", "stages.value", "trainer.prepare", "trainer.experiment"),
+    ),
     "pipeline.api": (
         *(*LINE, "pipeline.run", "pipeline.terminal", "pipeline.report", "pipeline.report.run"),
         *(
@@ -115,6 +121,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
             "pipeline.plant.audit",
             "pipeline.experiments",
             "pipeline.compare",
+            "pipeline.search",
             "stages",
             *STAGE,
             "trainer",

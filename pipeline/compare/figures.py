@@ -71,7 +71,7 @@ def intervals(rows: pl.DataFrame, key: str) -> Chart:
     )
     colour = alt.Color(
         "test:N",
-        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT][: len(tests)]),
+        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT, theme.RAW][: len(tests)]),
         legend=alt.Legend(title=None),
     )
     x = alt.X("low:Q", title=VALUES[key], axis=alt.Axis(grid=True, tickCount=5, labelExpr=TICKS[key]))
