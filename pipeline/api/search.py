@@ -10,7 +10,7 @@ from pipeline.api.run import Run
 from pipeline.compare.data import TrainingOptions
 from pipeline.ingest import Limits
 from pipeline.plan import PlanError
-from pipeline.search import SHARES, SearchOptions
+from pipeline.search import SearchOptions
 from pipeline.search import search as carry_out
 from pipeline.search.findings import Goal
 from pipeline.search.result import Search
@@ -24,7 +24,7 @@ def search(
     minutes: float = 10.0,
     candidates: int | None = None,
     plan: Path | str | None = None,
-    shares: str | Sequence[float] = SHARES,
+    shares: str | Sequence[float] = "0.2,0.1,0.4,0.05",
     goal: str = "token",
     screen: bool = False,
     out: Path | str | None = None,

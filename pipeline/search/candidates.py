@@ -40,11 +40,10 @@ class Candidate:
         """The candidate for a reader."""
         if self.top is None:
             return "the rules alone"
+        share = f"{self.top.share:.3g}{f' of each {self.top.per}' if self.top.per else ''}"
         if self.kind == "random":
-            return f"random {self.top.seed}, {self.top.share:.3g}"
-        noise = ", with Gumbel noise" if self.top.gumbel else ""
-        per = f" of each {self.top.per}" if self.top.per else ""
-        return f"{self.top.by}{noise}, {self.top.share:.3g}{per}"
+            return f"{share} at random, seed {self.top.seed}"
+        return f"{share} {'drawn ' if self.top.gumbel else ''}by {self.top.by.removesuffix(' DESC')}"
 
     @property
     def order(self) -> tuple[str, str, float]:

@@ -45,11 +45,11 @@ def headline(found: Search) -> str:
     one, tested, goal = found.picked.finding, found.confirmed.finding, found.goal
     tried = sum(trial.finding is not None for trial in found.trials)
     first = "-" if one is None else one.level(goal).change
-    second = "-" if tested is None else tested.level(goal).change
     text = f"Of {tried} plans, {found.picked.name!r} is best {GOALS[goal]}: its perplexity on the target differs from "
-    text += f"that of raw by {first} on the part that chose it, and by {second} on the test part. {luck(found)}"
+    text += f"that of raw by {first} on the part that chose it"
     if tested is None:
-        return f"{text} {found.confirmed.verdict}"
+        return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
+    text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
     cost = f"on the test conversations of raw, its perplexity differs by {tested.on_raw.change}"
     return f"{text} In the test, a token of it is worth {tested.worth.times} of raw; {cost}."
 

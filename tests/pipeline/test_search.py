@@ -128,6 +128,7 @@ def test_the_selection_of_the_kind_that_the_target_is_of_wins_and_is_confirmed(f
     assert found.confirmed.choice.ends is not None
     assert found.confirmed.choice.ends[1] < 0
     text = found.page.read_text()
+    assert "\x1b" not in text
     for finding in (found.picked.finding, found.confirmed.finding):
         assert finding.per_token.change in text
 
@@ -135,7 +136,7 @@ def test_the_selection_of_the_kind_that_the_target_is_of_wins_and_is_confirmed(f
 def test_nothing_that_was_tried_is_hidden(found: Search) -> None:
     """Every trial is in the table, in search.json and in the comments of the plan, the random ones too."""
     kept = read_json(found.folder / "search.json")
-    assert len(found.trials) == len(kept["trials"]) == TRIED
+    assert len(found.trials) == len(kept["trials"]) == found.frame.height == TRIED
     assert {one["kind"] for one in kept["trials"]} == {"rules", "selection", "random"}
     assert kept["stopped"] == f"{TRIED} plans were asked for (--candidates)"
     comments = [line for line in found.file.read_text().splitlines() if line.startswith("#")]
