@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from pipeline.api.push import Push, push
     from pipeline.api.report import Report, report
     from pipeline.api.run import Run, decide, open_run, run
+    from pipeline.api.search import search
     from pipeline.compare.result import Comparison
+    from pipeline.search.result import Search
     from stages.stage import FittedStage, GlobalStage, Stage
 
 __version__: str
@@ -40,6 +42,7 @@ __all__ = [
     "RefineError",
     "Report",
     "Run",
+    "Search",
     "Stage",
     "__version__",
     "audit",
@@ -50,6 +53,7 @@ __all__ = [
     "push",
     "report",
     "run",
+    "search",
 ]
 
 _HOMES = {
@@ -58,7 +62,9 @@ _HOMES = {
     "pipeline.api.push": ("Push", "push"),
     "pipeline.api.report": ("Report", "report"),
     "pipeline.api.compare": ("compare",),
+    "pipeline.api.search": ("search",),
     "pipeline.compare.result": ("Comparison",),
+    "pipeline.search.result": ("Search",),
     "pipeline.api.errors": ("RefineError",),
     "stages.stage": ("FittedStage", "GlobalStage", "Stage"),
 }

@@ -1,7 +1,7 @@
 """`refine.compare`: two corpora compared from Python."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline import terminal
@@ -82,16 +82,20 @@ def compare(
     Raises:
         RefineError: the corpora cannot be compared; the message says why and what to do.
     """
-    given = dict(locals())
+    typed = words("compare", compare, dict(locals()), ("first", "second"))
     choices = Choices(tokenizer, embeddings, test_tokens)
     counts = token_counts(budgets)
     options = CompareOptions(
-        *(_text(first), _text(second), _path(run), _path(out), limit, train),
+        *(text(first), text(second), _path(run), _path(out), limit, train),
         TrainingOptions(
             *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network, loss)
         ),
-        *(HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept), _words(given)),
-        target=None if target is None else _text(target),
+        *(
+            HubOptions(split, config, revision, shape),
+            Bounds(min_kept, max_kept),
+            typed,
+        ),
+        target=None if target is None else text(target),
     )
     with terminal.progress(show=progress):
         return command.compare(options)
@@ -103,23 +107,26 @@ def token_counts(budgets: str | Sequence[int] | None) -> tuple[int, ...] | None:
     return None if counts is None else tuple(counts)
 
 
-def _words(given: Mapping[str, object]) -> tuple[str, ...]:
-    """The command line that makes the same comparison, for the report."""
-    words = ["compare", _text(given["first"]), _text(given["second"])]
-    for name, parameter in inspect.signature(compare).parameters.items():
+def words(
+    command: str, function: Callable[..., object], given: Mapping[str, object], named: Sequence[str]
+) -> tuple[str, ...]:
+    """The command line that does the same as a call, for a report; the arguments `named` come without an option."""
+    made = [command, *(text(given[name]) for name in named if given[name] is not None)]
+    for name, parameter in inspect.signature(function).parameters.items():
         value, flag = given[name], name.replace("_", "-")
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name == "progress" or value == parameter.default:
             continue
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            made.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list | tuple) else _text(value)]
-    return tuple(words)
+            made += [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list | tuple) else text(value)]
+    return tuple(made)
 
 
-def _text(corpus: object) -> str:
+def text(corpus: object) -> str:
+    """A corpus as it is typed: the path of a run, or the name."""
     return str(corpus.path if isinstance(corpus, Run) else corpus)
 
 
 def _path(folder: Run | Path | str | None) -> Path | None:
-    return None if folder is None else Path(_text(folder))
+    return None if folder is None else Path(text(folder))

@@ -62,15 +62,7 @@ def main_options(
 
 @app.command(epilog="Example: refine run --stages heuristics --limit 200 --out my-run   (the embedded chitchat corpus)")
 def run(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="A file (Parquet, Arrow, JSON, CSV; .gz, .bz2, .xz, .zst), a folder of files at any depth, a saved "
-            "Dataset, or a hub id such as HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; "
-            "`chitchat-planted` is the same with known damage.",
-        ),
-    ] = None,
+    source: o.RunSource = None,
     stages: Annotated[
         str | None,
         typer.Option(
@@ -594,6 +586,81 @@ def ablate(
 
 app.command(epilog="Example: refine score my-model --on data/experiments/my-experiment")(models.score)
 app.add_typer(models.transfer, name="transfer")
+
+
+@app.command(epilog="Example: refine search corpus/ --target good-chats/ --minutes 10 --out my-search")
+def search(
+    source: o.RunSource = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="What you train for, or held-out conversations of it: a run, a file or folder of records, or a hub "
+            "id. It is divided in three: for signals, for the choice, and for its test.",
+        ),
+    ] = ...,  # type: ignore[assignment]
+    minutes: Annotated[
+        float, typer.Option(min=0.0, metavar="N", help="How long plans are tried, beside the run and the test.")
+    ] = 10.0,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of plans to try, whatever the time.")
+    ] = None,
+    plan: o.PlanFile = None,
+    shares: Annotated[
+        str, typer.Option(metavar="SHARES", help="Shares of the conversations to select, in the order of trying.")
+    ] = "0.2,0.1,0.4,0.05",
+    goal: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="token: the best corpus per token; corpus: the best one if each is read to its end."
+        ),
+    ] = "token",
+    screen: Annotated[
+        bool, typer.Option("--screen", "--quick", help="Test the picked plan by n-gram models too, without networks.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the search, with its plan.toml; the same command continues in it. By default one in "
+            "data/experiments/.",
+        ),
+    ] = None,
+    workers: o.Workers = 0,
+    test_tokens: o.TestTokens = 100_000,
+    split: o.Split = None,
+    config: o.Config = None,
+    revision: o.Revision = None,
+    shape: o.RecordShape = None,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Search for the plan that selects the best corpus for what you train for, and test it.
+
+    Plans are tried by n-gram models on one part of the target. The best one is tested once on another part.
+    """
+    from pipeline import search as searching
+    from pipeline import sources
+    from pipeline.api.search import goal_named, numbers
+    from pipeline.compare.data import TrainingOptions
+    from pipeline.ingest import Limits
+    from pipeline.search.page import print_search
+    from trainer.prepare.choices import Choices
+
+    options = searching.SearchOptions(
+        source=sources.find(source, split=split, config=config, revision=revision),
+        target=target,
+        minutes=minutes,
+        candidates=candidates,
+        plan=plan,
+        shares=numbers(shares),
+        goal=goal_named(goal),
+        limits=Limits(limit=limit, shape=shape),
+        out=out,
+        training=TrainingOptions(choices=Choices(test_tokens=test_tokens), screen=screen, workers=workers),
+        words=tuple(sys.argv[1:]),
+    )
+    print_search(searching.search(options), as_json=as_json)
 
 
 @app.command(epilog="Example: refine stages ppl")

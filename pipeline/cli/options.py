@@ -46,6 +46,15 @@ As = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Read only the first N rows.")]
 
+RunSource = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A file (Parquet, Arrow, JSON, CSV; .gz, .bz2, .xz, .zst), a folder of files at any depth, a saved "
+        "Dataset, or a hub id such as HuggingFaceH4/ultrachat_200k. By default the embedded corpus `chitchat`; "
+        "`chitchat-planted` is the same with known damage.",
+    ),
+]
 Source = Annotated[
     str | None,
     typer.Argument(

@@ -65,13 +65,13 @@ def intervals(rows: pl.DataFrame, key: str) -> Chart:
         .otherwise(pl.format("{} on {}: {} ({} to {})", "y", "test", *rounded.values())),
     )
     tests = data["test"].unique(maintain_order=True).to_list()
-    base = alt.Chart(data).encode(
-        y=alt.Y("y:N", sort=list(short.values()), title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150)),
-        yOffset=alt.YOffset("test:N", sort=tests),
-    )
+    axis = alt.Axis(labelOverlap=False, labelLimit=200)
+    base = alt.Chart(data).encode(y=alt.Y("y:N", sort=list(short.values()), title=None, axis=axis))
+    if data.select("y", "test").unique().height > len(names):
+        base = base.encode(yOffset=alt.YOffset("test:N", sort=tests))
     colour = alt.Color(
         "test:N",
-        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT][: len(tests)]),
+        scale=alt.Scale(domain=tests, range=[theme.DROPPED, theme.KEPT, theme.RAW][: len(tests)]),
         legend=alt.Legend(title=None),
     )
     x = alt.X("low:Q", title=VALUES[key], axis=alt.Axis(grid=True, tickCount=5, labelExpr=TICKS[key]))

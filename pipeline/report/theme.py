@@ -30,7 +30,7 @@ NIGHT: dict[str, tuple[str, ...]] = {
         *("#4a3515", "#7d500f", "#b56f14", "#ea9a35", "#fcc680"),
     ),
     INK: (PAPER, INK),
-    DROPPED: ("#f0b23e", "#56a9e8"),  # the two arms of a law, as lines
+    DROPPED: ("#f0b23e", "#56a9e8", RAW),  # the two arms of a law, as lines, and a third test set
 }
 """Colour ranges in dark mode, by the first colour of the range that they replace: dark for low values."""
 

@@ -44,6 +44,7 @@ def run(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> refine
         ("plant", refine.plant, {"as_json"}),
         ("audit", refine.audit, {"as_json"}),
         ("compare", refine.compare, {"check", "as_json"}),
+        ("search", refine.search, {"as_json"}),
     ],
 )
 def test_each_function_has_the_options_of_its_command(

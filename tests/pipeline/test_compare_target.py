@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import sources
 from pipeline.compare import command as comparing
 from pipeline.compare.corpora import with_target
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.experiments import corpus as corpora
+from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
 from pipeline.store import Store
 from tests.pipeline.compare_corpus import BLINK, LIMIT, asked, how, report, run
@@ -45,9 +47,9 @@ def target(my_run: Path) -> Path:
     """Conversations of the embedded corpus after those of the run, and some of the run."""
     folder = my_run.parent / "target"
     folder.mkdir()
-    (folder.parent / "more").mkdir()
-    more = run(folder.parent / "more", 2 * LIMIT)
-    rows = pl.concat([pl.read_parquet(Store(more).raw(shard)) for shard in Store(more).shards()])
+    more = Store(folder.parent / "more")
+    ingest(sources.find(None), more, Limits(limit=2 * LIMIT))
+    rows = pl.concat([pl.read_parquet(more.raw(shard)) for shard in more.shards()])
     rows = pl.concat([rows[:NEAR], rows[LIMIT:]]).select("prompt", "prompt_id", "messages")
     rows.write_parquet(folder / "chats.parquet")
     return folder
@@ -81,8 +83,11 @@ def test_the_target_is_a_test_set_of_its_own(my_run: Path, target: Path, tmp_pat
     assert set(found["per_corpus"]["test_sets"]) == set(found["test_sets"])
 
 
-def test_networks_are_scored_on_the_target_too(my_run: Path, target: Path, tmp_path: Path) -> None:
+def test_networks_are_scored_on_the_target_too(
+    my_run: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The design that is written before any training says that the verdict is about it."""
+    monkeypatch.setattr("pipeline.compare.design.baselines", lambda _networks: ("kneser_ney",))
     wanted = asked("raw", "refined", my_run, tmp_path, options(tmp_path, screen=False, seeds=1, budgets=(300, 900)))
     comparing.compare(replace(wanted, target=str(target)))
     found = report(tmp_path)

@@ -89,3 +89,14 @@ def test_a_text_may_be_learned_in_any_parts_and_forgotten() -> None:
     for begin, stop in pairwise(stops):
         model.learn(order, begin, stop)
     assert np.array_equal(model.nats().sum(axis=0), whole)
+
+
+def test_no_token_is_impossible() -> None:
+    """With counts of counts that make a discount 0, as those of a real selection did, every text has a probability."""
+    pool, test = drawn([40] * 50, 100, 0), drawn([30] * 3, 100, 1)
+    pieces = pool.pieces(16)
+    model = KneserNey(Grams.of(pool, pieces, test))
+    model.learn(np.arange(len(pieces.rows)))
+    model.classes[:] = 0, 2128, 152, 28, 24  # the discount of 3 and more is 3 - 4 * 0.875 * 24 / 28
+    model.contexts[:, 1:] = 0, 0, 5
+    assert np.isfinite(model.nats()).all()

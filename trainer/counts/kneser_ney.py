@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.ngram.kneser_ney import closed_form
+from stages.ngram.kneser_ney import FALLBACK, closed_form
 from stages.text.compiled import Kernels
 from trainer.prepare.streams import Pieces, Rows, Stream
 
@@ -72,21 +72,24 @@ class Grams:
 
 @dataclass(eq=False)
 class KneserNey:
-    """A model of the pieces that it has learned so far; the empty model gives every id the same probability."""
+    """A model of the pieces that it has learned so far; the empty model gives every id the same probability.
+
+    Its counts are those of `trainer.counts.kneser_ney_kernel`.
+    """
 
     grams: Grams
     _counts: NDArray[np.int32] = field(init=False)
-    _contexts: NDArray[np.int32] = field(init=False)
-    _classes: NDArray[np.int64] = field(init=False)
+    contexts: NDArray[np.int32] = field(init=False)
+    classes: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         self._counts = np.zeros(self.grams.size, np.int32)
-        self._contexts = np.zeros((self.grams.tested + 1, 4), np.int32)
-        self._classes = np.zeros((len(self.grams.ids), 5), np.int64)
+        self.contexts = np.zeros((self.grams.tested + 1, 4), np.int32)
+        self.classes = np.zeros((len(self.grams.ids), 5), np.int64)
 
     def forget(self) -> None:
         """Make the model empty again."""
-        for array in (self._counts, self._contexts, self._classes):
+        for array in (self._counts, self.contexts, self.classes):
             array[:] = 0
 
     def learn(self, pieces: Rows, begin: int = 0, stop: int | None = None) -> None:
@@ -99,16 +102,22 @@ class KneserNey:
         skipped = np.maximum(begin - starts, 0)
         events = np.minimum(stop - starts, events) - skipped
         first = self.grams.first[pieces[here]] + skipped
-        LOOPS.call("learn", self.grams.ids, first, events, skipped, self._counts, self._contexts, self._classes)
+        LOOPS.call("learn", self.grams.ids, first, events, skipped, self._counts, self.contexts, self.classes)
 
     def nats(self) -> NDArray[np.float64]:
         """Sums of the nats of each test conversation, of other text and of replies, float64 [2, K]."""
-        discounts = np.zeros((len(self._classes), 4))
-        discounts[:, 1:] = [closed_form(np.append(row, 0)).values for row in self._classes]
+        discounts = np.zeros((len(self.classes), 4))
+        discounts[:, 1:] = [_discounts(row) for row in self.classes]
         grams, made = self.grams, np.zeros((3, len(self.grams.test_first)))
-        state = self._counts, self._contexts, discounts, 1.0 / grams.types
+        state = self._counts, self.contexts, discounts, 1.0 / grams.types
         LOOPS.call("score", grams.ids, grams.test_first, grams.test_events, grams.classes, *state, made)
         return made[1:]
+
+
+def _discounts(classes: NDArray[np.int64]) -> tuple[float, ...]:
+    """The discounts of an order; none is 0, or a token that never follows a context could have the probability 0."""
+    values = closed_form(np.append(classes, 0)).values
+    return values if all(values) else FALLBACK
 
 
 def _fill(words: NDArray[np.int32], stream: Stream, pieces: Pieces) -> None:
