@@ -152,7 +152,8 @@ def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
         out.print(Text(safe(f"signals: {short}")))
     _print_messages(out, row["messages"], cut)
     if row.get("duplicate_of"):
-        out.print(Text(safe(f"kept instead: {row['duplicate_of']} (jaccard {row['jaccard']:.3f})"), style="green"))
+        measure = "cosine" if " at cosine >= " in (row.get("rule") or "") else "jaccard"
+        out.print(Text(safe(f"kept instead: {row['duplicate_of']} ({measure} {row['jaccard']:.3f})"), style="green"))
         if "kept" in row:
             _print_messages(out, row["kept"]["messages"], cut)
             out.print(_difference(_words(row), _words(row["kept"])))

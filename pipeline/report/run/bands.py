@@ -13,6 +13,7 @@ from pipeline.plant.kinds import KINDS
 from pipeline.report.charts import AxisKind
 from pipeline.report.run.frame import WORDS, FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
+from pipeline.rules import measure_of
 
 UNKNOWN = "unknown"
 MAX_NAMES = 10
@@ -142,7 +143,9 @@ class BandedRun(FinishedRun):
     bands: dict[str, Band]
     bins: dict[str, Bins]
     at_least: float | None
-    """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
+    """Minimum Jaccard, or cosine, of two duplicates; None if no stage measured pairs."""
+    measure: str
+    """Which of the two it is."""
 
 
 def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
@@ -168,8 +171,9 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
             columns.append(have_duplicates(kinds[0], among).gather(run.numbers).alias(name))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
+    measure = measure_of(kinds[0].name if kinds else "")
     own = {each.name: getattr(run, each.name) for each in fields(run)}
-    return BandedRun(**own | {"rows": rows}, bands=bands, bins=bins, at_least=at_least)
+    return BandedRun(**own | {"rows": rows}, bands=bands, bins=bins, at_least=at_least, measure=measure)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

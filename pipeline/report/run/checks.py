@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind, both
-from pipeline.rules import KeepBest
+from pipeline.rules import KeepBest, measure_of
 from pipeline.signals import decisions_of
 from stages.files import read_frame
 from stages.files import rows as rows_of
@@ -76,7 +76,7 @@ def _duplicates(run: FinishedRun, kinds: list[Kind], files: Mapping[str, int]) -
     checks = []
     for kind in kinds:
         pairs = both(kind, run.keep)
-        finding = f"{pairs:,} of the detected pairs at Jaccard {kind.at_least:g} or above are both kept"
+        finding = f"{pairs:,} of the detected pairs at {measure_of(kind.name)} {kind.at_least:g} or above are both kept"
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     lost, dropped = files["lost"], files["duplicates"]
     finding = f"{lost:,} of {dropped:,} dropped duplicates name a conversation that is not kept"
