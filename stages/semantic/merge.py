@@ -206,7 +206,10 @@ def _map(heads: Vectors) -> NDArray[np.float64]:
 
 
 def _words(shards: Shards, cluster: NDArray[np.uint32], of: str) -> dict[int, list[str]]:
-    """The words that mark each cluster: by class-based TF-IDF (Grootendorst 2022), once per conversation."""
+    """The words that mark each cluster, by what they add to its Kullback-Leibler divergence from all conversations.
+
+    A word counts once a conversation.
+    """
     step = max(1, -(-len(shards) // MAX_READ))
     counts = [pl.DataFrame(schema={"c": pl.UInt32, "w": pl.String, "n": pl.UInt32})]
     for at, path in enumerate(shards.raw):
@@ -217,8 +220,8 @@ def _words(shards: Shards, cluster: NDArray[np.uint32], of: str) -> dict[int, li
         frame = frame.filter(pl.col("c") != NONE).with_columns(words).explode("w").drop_nulls()
         counts.append(frame.group_by("c", "w").agg(n=pl.len()))
     both = pl.concat(counts).group_by("c", "w").agg(pl.col("n").sum())
-    mean = pl.col("n").sum() / pl.col("c").n_unique()
-    weight = pl.col("n") * (1 + mean / pl.col("n").sum().over("w")).log()
+    expected = pl.col("n").sum().over("w") / pl.col("n").sum() * pl.col("n").sum().over("c")
+    weight = pl.col("n") * (pl.col("n") / expected).log()
     ranked = both.with_columns(weight=weight).sort(["c", "weight", "w"], descending=[False, True, False])
     top = ranked.group_by("c", maintain_order=True).agg(pl.col("w").head(WORDS))
     return dict(top.iter_rows())
