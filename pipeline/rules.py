@@ -17,6 +17,11 @@ MAX_LISTED = 20
 """Maximum number of columns that a message lists in full."""
 
 
+def measure_of(kind: str) -> str:
+    """What the column `jaccard` of a kind of pairs holds: a Jaccard, or for `semantic` a cosine."""
+    return "cosine" if kind == "semantic" else "Jaccard"
+
+
 class RuleError(ValueError):
     """A rule cannot be applied; the message names the rule, what was found and what was expected."""
 
@@ -61,7 +66,12 @@ class KeepBest:
     @property
     def where(self) -> str:
         """The rule in words."""
-        return f"{self.pairs} pair with a better one at jaccard >= {self.at_least:g}"
+        return f"{self.pairs} pair with a better one at {self.measure.lower()} >= {self.at_least:g}"
+
+    @property
+    def measure(self) -> str:
+        """What `at_least` and the column `jaccard` are for these pairs."""
+        return measure_of(self.pairs)
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs
         elif rule.pairs not in pairs:
             raise RuleError(f"{here}: no stage finds pairs {rule.pairs!r}; there are {', '.join(pairs) or 'none'}")
         elif not 0 < rule.at_least <= 1:
-            raise RuleError(f"{here}: at_least is {rule.at_least}, expected a Jaccard above 0 and at most 1")
+            raise RuleError(f"{here}: at_least is {rule.at_least}, expected a {rule.measure} above 0 and at most 1")
     for term in order:
         column, _ = _ordered(term)
         if column not in signals:

@@ -17,6 +17,8 @@ BUILTIN = {
     "pii": "stages.pii:Pii",
     "quality": "stages.value.quality:Quality",
     "target": "stages.value.target:Target",
+    "semantic": "stages.semantic:Semantic",
+    "follows": "stages.follows:Follows",
     "turns": "stages.overlap.turns:Turns",
     "substrings": "stages.overlap.substrings:Substrings",
     "contamination": "stages.overlap.contamination:Contamination",

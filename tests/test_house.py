@@ -34,6 +34,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.dedup": (*STAGE, "stages.text"),
     "stages.overlap": (*STAGE, "stages.text"),
     "stages.value": (*STAGE, "stages.text", "stages.dedup", "stages.ngram", "stages.ppl"),
+    "stages.semantic": (*STAGE, "stages.text", "stages.dedup"),
+    "stages.follows": (
+        *(*STAGE, "stages.text", "stages.ppl"),
+        *("trainer.cvfp", "trainer.prepare", "trainer.transformer"),
+    ),
     "stages.ppl": (*STAGE, "stages.text", "stages.ngram"),
     "stages": ("stages.stage",),
     # trainer: laws and network are pure, experiments stand on prepared data

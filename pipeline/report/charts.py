@@ -96,6 +96,23 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
 
 
+def bubbles(spots: pl.DataFrame) -> Chart:
+    """Circles on a plane: their area is a number of conversations, their colour the share of them that was kept.
+
+    `spots` has x, y, raw, share, label (beside the circle, or empty), tip, pick.
+    """
+    plain = alt.Axis(title=None, labels=False, grid=False)
+    base = alt.Chart(spots.select("x", "y", "raw", "share", "label", TIP, "pick")).encode(
+        x=alt.X("x:Q", axis=plain, scale=alt.Scale(padding=30)), y=alt.Y("y:Q", axis=plain, scale=alt.Scale(padding=30))
+    )
+    area = alt.Size("raw:Q", title="conversations", scale=alt.Scale(range=[20, 1600], domainMin=0))
+    shares = alt.Scale(domain=[0, 1], range=list(theme.SEQUENTIAL), interpolate="lab")
+    kept = alt.Color("share:Q", title="share kept", scale=shares, legend=alt.Legend(format=".0%", tickCount=3))
+    circles = base.mark_circle(opacity=0.85, cursor="pointer", stroke=theme.RAW).encode(size=area, color=kept)
+    words = base.mark_text(fontSize=10, dy=-12, color=theme.INK).encode(text="label:N")
+    return alt.layer(circles, words).properties(width=FULL, autosize=FIT, height=420)
+
+
 def decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: powers of ten, with multiples of 2 and 5 if there are fewer than three."""
     steps = [step * 10.0**power for power in range(-3, 13) for step in (1, 2, 5)]

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from pipeline.plant.audit import UNTOUCHED, planted_kinds
 from pipeline.plant.kinds import KINDS
 from pipeline.report.charts import AxisKind
-from pipeline.report.run.frame import WORDS, FinishedRun, Kind, Signal, have_duplicates, thresholds
+from pipeline.report.run.frame import CLUSTER, WORDS, FinishedRun, Kind, Signal, have_duplicates, thresholds
 from pipeline.report.text import labels, short
+from pipeline.rules import measure_of
 
 UNKNOWN = "unknown"
 MAX_NAMES = 10
 """Maximum number of sources or languages with a band each; the others share one."""
+MAX_CLUSTERS = 64
+"""Maximum number of clusters of meaning with a band each, the largest; the others share one."""
 BINS = 24
 """Approximate number of bins of a distribution; whole numbers of at most this range have a bin each."""
 
@@ -92,6 +95,14 @@ def split_by_name(values: pl.Series, band: Band) -> tuple[Band, pl.Series]:
     return replace(band, labels=short_names, words=short_names), index
 
 
+def split_by_cluster(values: pl.Series) -> tuple[Band, pl.Series]:
+    """One band per cluster, numbered as the stage `semantic` does, and one each for the others and for no cluster."""
+    count = min(int(values.max() or 0) + 1, MAX_CLUSTERS)  # type: ignore[arg-type]
+    index = values.clip(upper_bound=count).fill_null(count + 1).cast(pl.Int16).alias("cluster")
+    names = (*map(str, range(count)), "others", UNKNOWN)
+    return Band("cluster", "cluster", "cluster of meaning", (CLUSTER,), labels=names, words=names), index
+
+
 def make_bins(values: pl.Series, signal: Signal, marks: Sequence[float]) -> Bins:
     """The bins of a signal, which include thresholds (`marks`) that are near; none if no value is known."""
     known = values.drop_nulls().to_numpy().astype(np.float64)
@@ -142,7 +153,9 @@ class BandedRun(FinishedRun):
     bands: dict[str, Band]
     bins: dict[str, Bins]
     at_least: float | None
-    """Minimum Jaccard of two duplicates; None if no stage measured pairs."""
+    """Minimum Jaccard, or cosine, of two duplicates; None if no stage measured pairs."""
+    measure: str
+    """Which of the two it is."""
 
 
 def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
@@ -159,6 +172,9 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
         names = (*KINDS, UNTOUCHED)
         bands["planted"] = Band("planted", "planted damage", "planted", labels=names, words=names)
         columns.append(kinds_of.to_physical().cast(pl.Int16).alias("planted"))
+    if CLUSTER in rows.columns:
+        bands["cluster"], index = split_by_cluster(rows[CLUSTER])
+        columns.append(index)
     for i, signal in enumerate(run.signals):
         marks = [threshold.at for threshold in thresholds(run.plan, signal.name)]
         bins[signal.name] = make_bins(rows[signal.name], signal, marks)
@@ -168,8 +184,9 @@ def in_bands(run: FinishedRun, kinds: list[Kind]) -> BandedRun:
             columns.append(have_duplicates(kinds[0], among).gather(run.numbers).alias(name))
     rows = rows.hstack([column.alias(f"in_{column.name}") for column in columns])  # no signal has such a name
     at_least = kinds[0].at_least if kinds else None
+    measure = measure_of(kinds[0].name if kinds else "")
     own = {each.name: getattr(run, each.name) for each in fields(run)}
-    return BandedRun(**own | {"rows": rows}, bands=bands, bins=bins, at_least=at_least)
+    return BandedRun(**own | {"rows": rows}, bands=bands, bins=bins, at_least=at_least, measure=measure)
 
 
 def crossing(run: BandedRun) -> tuple[Band, Band] | None:

@@ -7,6 +7,7 @@ import polars as pl
 
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.text import short, visible
+from pipeline.rules import KeepBest
 from stages.files import read_frame
 
 EACH = 2
@@ -92,7 +93,9 @@ def _one(run: BandedRun, row: dict[str, Any], messages: list[dict[str, str]] | N
         one |= {"reason": row["reason"], "rule": run.plan.rules[number].where}
         one["also"] = [reasons[i] for i in fired if i != number]
     if row["duplicate_of"]:
-        one |= {"duplicate_of": row["duplicate_of"], "jaccard": round(row["jaccard"], 3)}
+        rule = next(rule for rule in run.plan.rules if rule.reason == row["reason"])
+        measure = rule.measure if isinstance(rule, KeepBest) else "Jaccard"
+        one |= {"duplicate_of": row["duplicate_of"], "measure": measure, "jaccard": round(row["jaccard"], 3)}
     picks += ["dup:1"] if row.get("in_dup") else []
     picks.append("kept" if row["keep"] else "dropped")
     return one

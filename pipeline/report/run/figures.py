@@ -181,7 +181,7 @@ def duplicates(run: BandedRun, across: Band, down: Band) -> Figure:
     return Figure(
         f"duplicates-{across.key}-{down.key}",
         f"Duplicates by {across.word} and {down.word}",
-        f"Share of conversations in each cell with another one at Jaccard {run.at_least:g} or above in the same "
+        f"Share of conversations in each cell with another one at {run.measure} {run.at_least:g} or above in the same "
         "corpus, exact copies included. The difference is the share of those in raw that was dropped, and their count.",
         tuple(panels),
     )

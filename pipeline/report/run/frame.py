@@ -21,6 +21,8 @@ MAX_ROWS = 200_000
 """Number of conversations above which figures count a random sample of about so many."""
 WORDS = ("n_words", "dedup_words")
 """Signals that count the words of a conversation; the first that was measured is used."""
+CLUSTER = "semantic_cluster"
+"""The signal with the cluster of meaning of a conversation."""
 MAX_SIGNALS = 24
 """Maximum number of signals that a report draws."""
 DEFAULT_JACCARD = 0.75
@@ -75,8 +77,8 @@ class FinishedRun:
     """Numbers in the corpus, from 0, of the conversations in `rows`: all, or a sample if they are many."""
     rows: pl.DataFrame
     """One row per conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
-    `in_rule0` ... (whether each rule fires, in the order of the plan), language if it was measured, and signals as
-    Float32. About 200 bytes per conversation; sorting into bands adds 100."""
+    `in_rule0` ... (whether each rule fires, in the order of the plan), language and cluster of meaning if they were
+    measured, and signals as Float32. About 200 bytes per conversation; sorting into bands adds 100."""
 
     @property
     def words(self) -> str | None:
@@ -131,7 +133,8 @@ def _words_dropped(rows: pl.DataFrame) -> dict[int | None, int]:
 def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) -> pl.DataFrame:
     names = [signal.name for signal in signals]
     language = ["language"] if plan.signals.get("language") == pl.String else []
-    decided, measured = decisions_of(store, shard), signals_of(plan, store, shard, [*names, *language])
+    cluster = [CLUSTER] if plan.signals.get(CLUSTER) == pl.UInt32 and CLUSTER not in names else []
+    decided, measured = decisions_of(store, shard), signals_of(plan, store, shard, [*names, *language, *cluster])
     if not decided["id"].equals(measured["id"]):
         raise RunFolderError(
             f"{store.decisions(shard)} holds other conversations: start `refine decide {store.folder}`"
@@ -147,7 +150,7 @@ def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) ->
         read_frame(store.raw(shard), ["id", "source"])
         .with_columns(in_shard=pl.lit(int(Path(shard).stem), pl.UInt32), source=pl.col("source").cast(pl.Categorical))
         .hstack(decisions)
-        .hstack(measured.select(*finite, *language))
+        .hstack(measured.select(*finite, *language, *cluster))
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pipeline.manifest import HubSplit, Manifest
 from pipeline.plant.audit import UNTOUCHED, audit
 from pipeline.report.parts import Check, Examples, Figure, Page, Section, Table, Tile
-from pipeline.report.run import figures, tables
+from pipeline.report.run import figures, tables, value
 from pipeline.report.run.bands import BandedRun, crossing
 from pipeline.report.run.examples import examples
 from pipeline.report.text import visible
@@ -133,6 +133,7 @@ def of_run(run: BandedRun) -> list[Section]:
             _some(figures.mix(run)),
             missing=tuple(MISSING[key] for key in ("prompt", "lang") if key not in run.bands),
         ),
+        *value.sections(run),
     ]
 
 
