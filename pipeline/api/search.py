@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from pipeline import plan as planning
 from pipeline import sources, terminal
 from pipeline.api.compare import text, words
 from pipeline.api.run import Run
@@ -69,7 +70,7 @@ def search(
         target=text(target),
         minutes=minutes,
         candidates=candidates,
-        plan=None if plan is None else Path(plan),
+        plan=None if plan is None else planning.find(plan),
         shares=numbers(shares),
         goal=goal_named(goal),
         limits=Limits(limit=limit, shape=shape),

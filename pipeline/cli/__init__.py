@@ -639,6 +639,7 @@ def search(
 
     Plans are tried by n-gram models on one part of the target. The best one is tested once on another part.
     """
+    from pipeline import plan as planning
     from pipeline import search as searching
     from pipeline import sources
     from pipeline.api.search import goal_named, numbers
@@ -652,7 +653,7 @@ def search(
         target=target,
         minutes=minutes,
         candidates=candidates,
-        plan=plan,
+        plan=None if plan is None else planning.find(plan),
         shares=numbers(shares),
         goal=goal_named(goal),
         limits=Limits(limit=limit, shape=shape),

@@ -18,7 +18,7 @@ from pipeline.compare.command import CompareOptions
 from pipeline.compare.corpora import HubOptions, Pair, with_target
 from pipeline.compare.data import TrainingOptions, folder_word
 from pipeline.compare.result import Comparison
-from pipeline.engine import Local
+from pipeline.engine.local import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.train import EXPERIMENTS
 from pipeline.ingest import Limits

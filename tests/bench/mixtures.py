@@ -59,7 +59,7 @@ def run(target: str, folder: Path) -> tuple[Any, Any, Any]:
 
     from pipeline import plan as planning
     from pipeline import sources
-    from pipeline.engine import Local
+    from pipeline.engine.local import Local
     from pipeline.ingest import Limits, ingest
     from pipeline.run import ActiveRun
     from pipeline.search import parts
