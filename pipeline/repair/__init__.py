@@ -1,6 +1,7 @@
 """Repair: messages at fault are removed before anything is measured, and recorded so that the original comes back."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ def repair(trims: Sequence[str], store: Store, engine: Engine, shards: Sequence[
         for name in sizes_in(store.repaired("")):
             remove(store.manifest)
             remove(store.repaired(name))
+        shutil.rmtree(store.repaired(""), ignore_errors=True)  # the empty folder
         return Counter()
     task = _Task(tuple(trims), store)
     if any(task.counted(shard) is None for shard in shards):
