@@ -31,11 +31,13 @@ class Estimate:
         seconds: of one process for the whole corpus, by "stage" and "stage: fit".
         left: share of the corpus that is still to be measured, by stage.
         unknown: stages that could not be estimated.
+        parts: number of parts of a fit that can be done at the same time, by stage; by default 1.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
+    parts: dict[str, int] = field(default_factory=dict)
 
     def wall(self, engine: Engine, shards: int, factor: float = 1.0) -> dict[str, float]:
         """Seconds by stage for a corpus so many times as large, in so many shards; the longest stage first."""
@@ -43,7 +45,8 @@ class Estimate:
         for step, of_one in self.seconds.items():
             stage = step.removesuffix(FIT)
             seconds = factor * of_one * self.left[stage]
-            wall[stage] += seconds / (1 if step != stage else engine.processes(shards, seconds))
+            tasks = shards if step == stage else self.parts.get(stage, 1)
+            wall[stage] += seconds / engine.processes(tasks, seconds)
         return dict(sorted(wall.items(), key=lambda item: -item[1]))
 
     def sentence(self, engine: Engine, shards: int, rows: int) -> str:
@@ -78,6 +81,8 @@ def estimate(plan: Plan, store: Store, *, everything: bool) -> Estimate:
             try:
                 made.seconds.update(_steps(planned, sample, scale, own, folder / planned.key))
                 made.left[planned.name] = left / sum(sizes.values())
+                if isinstance(planned.stage, FittedStage) and planned.stage.fit_parts:
+                    made.parts[planned.name] = len(planned.stage.fit_parts)
             except Exception:  # noqa: BLE001  see above
                 made.unknown.append(planned.name)
     return made

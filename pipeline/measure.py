@@ -5,7 +5,7 @@ import errno
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -79,8 +79,7 @@ class _Reading(list[Path]):
 
 @lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
 def _open(stage: Stage, folder: Path, fitted: tuple[str, ...]) -> Measure:
-    for name in fitted:
-        fetch(folder / name)
+    fetch_fitted(folder, fitted)
     return stage.open(folder)
 
 
@@ -117,6 +116,26 @@ class _Task:
             )
 
 
+@dataclass(frozen=True)
+class _FitPart:
+    """Does a part of a fit; picklable."""
+
+    name: str
+    stage: FittedStage
+    store: Store
+    shards: Sequence[Path]
+    key: str
+
+    def __call__(self, part: str) -> None:
+        folder, shards = self.store.stage(self.key), self.shards
+        if self.store.bucket:  # the paths are those of the machine that asks
+            shards = [self.store.here(path) for path in shards]
+            fetch_fitted(folder, sizes_in(folder, anew=True))  # another machine may have done it
+        with _name_errors(self.name, self.store.raw(""), shards):
+            self.stage.fit_part(part, shards, folder)
+        publish_new(folder)
+
+
 @contextlib.contextmanager
 def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[None]:
     """Turn an error that a stage does not promise into one that names the stage and what it worked on.
@@ -136,9 +155,9 @@ def _name_errors(name: str, on: Path, read: Sequence[Path] = ()) -> Iterator[Non
         raise StageFailedError(f"stage {name!r} failed on {on}: {type(error).__name__}: {why}") from error
 
 
-def prepare(plan: Plan, store: Store, tell: ReportProgress) -> dict[str, float]:
+def prepare(plan: Plan, store: Store, engine: Engine, tell: ReportProgress) -> dict[str, float]:
     """Do the fits that do not read the corpus; returns seconds per stage."""
-    return _timed(plan, lambda each: not _fits_corpus(each.stage) and _Step(each, store, tell).fit(0.0))
+    return _timed(plan, lambda each: not _fits_corpus(each.stage) and _Step(each, store, tell).fit(engine, 0.0))
 
 
 def measure(
@@ -151,7 +170,7 @@ def measure(
 
     def one(planned: PlannedStage) -> bool:
         step = _Step(planned, store, tell)
-        fitted = step.fit(seconds.get(f"{planned.name}: fit", 0.0))
+        fitted = step.fit(engine, seconds.get(f"{planned.name}: fit", 0.0))
         measured = step.measure(engine, seconds.get(planned.name, 0.0))
         return step.merge(anew=measured) or measured or fitted
 
@@ -183,14 +202,25 @@ class _Step:
         self.total = sum(self.size.values())
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def fit(self, seconds: float) -> bool:
+    def fit(self, engine: Engine, seconds: float) -> bool:
         stage, step = self.stage, f"{self.name}: fit"
         if not isinstance(stage, FittedStage) or exists(_marker(self.folder, "fit")):
             return False
+        parts, whole = stage.fit_parts, seconds or math.inf
+        seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
+        reading = self._reading(self.raw, step, seconds)
+        task = _FitPart(self.name, stage, self.store, reading, self.folder.name)
+        for done, _ in enumerate(engine.map(task, parts, Needs(seconds=whole)), 1):
+            if done < len(parts):  # `fit` is still to come
+                self.tell(step, self.total * done // len(parts), self.total, None, seconds)
+        fetch_fitted(self.folder, sizes_in(self.folder, anew=True))
         with _name_errors(self.name, self.store.raw(""), self.raw):
-            stage.fit(self._reading(self.raw, step, seconds), self.folder)
+            stage.fit(reading, self.folder)
         publish_new(self.folder)
+        for name in fitted_files(sizes_in(self.folder)):
+            if not (self.folder / name).exists():  # of a part
+                remove(self.folder / name)
         save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
         return True
@@ -206,7 +236,7 @@ class _Step:
         left = seconds / engine.processes(len(missing), seconds or math.inf)
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-        task = _Task(self.name, self.stage, self.store, self.folder.name, fitted_files(self.folder))
+        task = _Task(self.name, self.stage, self.store, self.folder.name, fitted_files(there))
         for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
             self.tell(self.name, done, self.total, worked / max(whole, 1), left)
@@ -236,9 +266,15 @@ def _marker(folder: Path, step: str) -> Path:
     return folder / f"{step}.json"
 
 
-def fitted_files(folder: Path) -> tuple[str, ...]:
-    """Files in a stage's folder that are not of a shard."""
-    return tuple(name for name in sizes_in(folder) if not SHARD.fullmatch(name.rpartition("/")[2]))
+def fitted_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Files of a stage's folder that are not of a shard."""
+    return tuple(name for name in names if not SHARD.fullmatch(name.rpartition("/")[2]))
+
+
+def fetch_fitted(folder: Path, names: Iterable[str]) -> None:
+    """Have the files that a fit wrote, on whatever machine, on this one."""
+    for name in fitted_files(names):
+        fetch(folder / name)
 
 
 def _is_merged(stage: GlobalStage, folder: Path, shards: Sequence[str]) -> bool:

@@ -103,8 +103,8 @@ class ActiveRun:
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
-        early = measure.prepare(self.plan, self.store, self.tell)
         self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
+        early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
         self.held()
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)

@@ -175,9 +175,20 @@ class FittedStage(Stage):
         """
         return True
 
+    @property
+    def fit_parts(self) -> tuple[str, ...]:
+        """Names of independent parts of the fit, which a run gives to its workers before `fit`; by default none."""
+        return ()
+
+    def fit_part(self, part: str, raw: Sequence[Path], folder: Path) -> None:
+        """Do a part of the fit, unless it has been done: leave files in the stage's folder from which `fit` goes on."""
+        raise NotImplementedError(f"{type(self).__name__} has the parts {self.fit_parts} and no fit_part")
+
     @abstractmethod
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Write the files that `open` needs to the stage's folder in the run: the same for the same corpus.
+
+        It does those of its `fit_parts` that have not been done.
 
         The raw shards (Parquet of `RAW`) are in order. Read one at a time, so that memory is bounded, and write with
         `stages.files.save`, so that no file is incomplete.

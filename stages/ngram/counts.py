@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.files import Number, zeros
 from stages.text.compiled import Kernels
@@ -27,8 +28,11 @@ LOOPS = Kernels(
         "fill": "u8* i8 u8* u4*",
         "number": "u1* i8* u8* u4* u8* i8* i8** u4*",
         "tally": "u4* i8*",
-        "extend": "u4* i8 i8 u4* u4* u4* u8* u8* i8* u4* u4* u4* u4* u4*",
-        "contexts": "u4* u4* u4* u4* u4 f4* u4* u4* u4* f8* f8* u1* u1*",
+        "partition": "u4* i8 i8* i8* i8 u4*",
+        "distribute": "u4* i8 u4* i8* i8* i8 u4* u8*",
+        "extend": "u4* i8 i8 u4* u4* i8* i8* i8* u8* u4* u4* u8* u8* i8* u4* u4* u4* u4* u4* i8",
+        "place": "u8* i8* i8* i8 u4*",
+        "contexts": "u4* u4* u4* u4 f4* u4* u4* f8* f8* u1* u1*",
         "interpolate": "u4* i8 u4* u4* u4* u4* u4 f4* u4* u4* f4* f4* f4* u8* u4* u4* f4* u8*",
         "insert": "u8* u4** u4**",
     },
@@ -36,6 +40,12 @@ LOOPS = Kernels(
 
 IN_MEMORY = 1 << 24
 """Size in bytes up to which a column is in memory; a larger one is in a file, which the system can write out."""
+
+PARTITION = 1 << 21
+"""Number of positions that are sorted at a time, unless one n-gram has more."""
+
+TABLE_BITS = 14
+"""Logarithm of the size of the table that finds the run of an n-gram."""
 
 CHUNK = 1 << 20
 """Number of positions or n-grams that an array expression works on at a time."""
@@ -48,8 +58,9 @@ class Ngrams:
     order: int
     parent: Column  # rank of the last n-1 words in the order below; empty for words
     at: Column  # a position of the corpus where the n-gram ends; empty for words
+    context: Column  # rank of the first n-1 words in the order below; empty for words
     count: Column  # number of occurrences
-    ending: Column  # for each position of the corpus, the rank of the n-gram that ends there, or NONE
+    ending: Column  # for each position of the corpus, the rank of the n-gram that ends there, or NONE; empty if unused
 
     def __len__(self) -> int:
         return len(self.count)
@@ -73,31 +84,47 @@ class Columns:
         return column[:size]
 
 
-def longer(below: Ngrams, words: Column, columns: Columns) -> tuple[Ngrams, Column]:
+def longer(below: Ngrams, words: Column, columns: Columns, *, last: bool) -> tuple[Ngrams, Column]:
     """The n-grams one word longer than `below`, and the adjusted counts of `below`.
 
     An adjusted count is the number of distinct words to the left; for n-grams that begin with <s>, it is the number of
-    occurrences.
+    occurrences. The `last` order has no column `ending`.
+
+    Columns of the corpus are written and read in order, or in as many places at a time as there are runs of
+    `PARTITION` positions, and only columns of a run at random; so those in files need little memory.
     """
     order, passes = below.order + 1, (int(words.max()).bit_length() + 7) // 8
-    names = [f"{name}{order}" for name in ("parent", "at", "count", "ending")]
-    parent, at, count, ending = (columns.new(name, np.uint32, len(words)) for name in names)
+    names = [f"{name}{order}" for name in ("parent", "at", "context", "count")]
+    parent, at, context, count = (columns.new(name, np.uint32, len(words)) for name in names)
     adjusted = columns.new("adjusted", np.uint32, len(below))
+    firsts, begins, filled, entries = _distribute(below, words, columns)
+    ranks, most = int(np.diff(firsts).max()), int(np.diff(begins).max())
     size = LOOPS.call(
-        *(
-            "extend",
-            words,
-            passes,
-            below.order,
-            below.ending,
-            below.count,
-            columns.new("starts", np.uint32, len(below)),
-        ),
-        *(columns.new("pairs", np.uint64, len(words)), columns.new("spare", np.uint64, len(words))),
-        *(np.empty(257, np.int64), parent, at, count, ending, adjusted),
+        *("extend", words, passes, below.order, below.ending, below.count, firsts, begins, filled, entries),
+        *(columns.new("starts", np.uint32, ranks), columns.new("befores", np.uint32, most)),
+        *(columns.new("pairs", np.uint64, most), columns.new("spare", np.uint64, most), np.empty(257, np.int64)),
+        *(parent, at, context, count, adjusted, int(last)),
     )
-    parent, at, count = (columns.cut(*each, size) for each in zip(names[:3], (parent, at, count), strict=True))
-    return Ngrams(order, parent, at, count, ending), adjusted
+    ending = columns.new(f"ending{order}", np.uint32, 0 if last else len(words))
+    if not last:
+        LOOPS.call("place", entries, begins, filled, PARTITION, ending)
+    cut = (columns.cut(*each, size) for each in zip(names, (parent, at, context, count), strict=True))
+    return Ngrams(order, *cut, ending), adjusted
+
+
+def _distribute(
+    below: Ngrams, words: Column, columns: Columns
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Positions by runs of n-grams: each run's first rank, where it begins and ends among the entries, the entries."""
+    most = 2 * len(words) // PARTITION + 3
+    firsts, begins = np.zeros(most, np.int64), np.zeros(most, np.int64)
+    shift = max(len(below).bit_length() - TABLE_BITS, 0)
+    table = np.zeros((len(below) >> shift) + 1, np.uint32)
+    runs = LOOPS.call("partition", below.count, PARTITION, firsts, begins, shift, table)
+    firsts, begins = firsts[: runs + 1], begins[: runs + 1]
+    filled, entries = begins.copy(), columns.new("entries", np.uint64, len(words))
+    LOOPS.call("distribute", words, below.order, below.ending, firsts, filled, shift, table, entries)
+    return firsts, begins, filled, entries
 
 
 def slices(size: int) -> Iterator[slice]:
@@ -110,4 +137,5 @@ def unigrams(words: Column, size: int) -> Ngrams:
     """Unigrams of `words`, a corpus of sentences <s> w ... </s>; `size` is the number of ids."""
     count = np.zeros(size, np.int64)
     LOOPS.call("tally", words, count)
-    return Ngrams(1, np.empty(0, np.uint32), np.empty(0, np.uint32), count.astype(np.uint32), words)
+    none = np.empty(0, np.uint32)
+    return Ngrams(1, none, none, none, count.astype(np.uint32), words)

@@ -88,7 +88,8 @@ class Estimation:
         """The next order, or None, and the adjusted counts of this one; of the highest, the numbers of occurrences."""
         if grams.order == len(self.prune):
             return None, grams.count
-        above, counts = longer(grams, self.words, self.columns)
+        last = grams.order + 1 == len(self.prune)
+        above, counts = longer(grams, self.words, self.columns, last=last)
         return (above, counts) if len(above) else (None, grams.count)
 
     def _unigrams(self, grams: Ngrams, counts: Column, discounts: Discounts, *, holds_last: bool) -> _Order:
@@ -102,15 +103,11 @@ class Estimation:
         """The section of the order below, whose backoffs are now known, and this order's probabilities."""
         limit, order, size, kept = self.prune[grams.order - 1], grams.order, len(grams), len(below.ends)
         new, taken = self.columns.new, np.array((0.0, *discounts.values), np.float32)
-        context, totals, left = (
-            new("context", np.uint32, size),
-            new("totals", np.float64, kept),
-            new("left", np.float64, kept),
-        )
+        totals, left = new("totals", np.float64, kept), new("left", np.float64, kept)
         flags = new(f"contexts{order}", np.uint8, kept), new(f"suffixes{order}", np.uint8, kept)
         LOOPS.call(
-            *("contexts", grams.parent, grams.at, grams.count, counts, limit, taken, below.grams.ending, below.slot),
-            *(context, totals, left, *flags),
+            *("contexts", grams.parent, grams.count, counts, limit, taken, below.slot, grams.context, totals, left),
+            *flags,
         )
         sums, backoffs = new("sums", np.float32, kept), new(f"backoffs{order}", np.float32, kept)
         for part in slices(kept):
@@ -121,7 +118,7 @@ class Estimation:
         probs, keys = new(f"probs{order}", np.float32, size), new(f"keys{order}", np.uint64, size)
         kept = LOOPS.call(
             *("interpolate", self.words, order, grams.parent, grams.at, grams.count, counts, limit, taken),
-            *(below.slot, context, sums, backoffs, below.probs, below.keys, slot, ends, probs, keys),
+            *(below.slot, grams.context, sums, backoffs, below.probs, below.keys, slot, ends, probs, keys),
         )
         section = Section(below.grams.order, below.ends, below.keys, _log_probs(below.probs), _log10(backoffs), *flags)
         return section, _Order(grams, slot, ends[:kept], keys[:kept], probs[:kept], holds_last)

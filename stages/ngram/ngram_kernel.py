@@ -133,63 +133,131 @@ def _sort(pairs: Any, begin: Any, end: Any, spare: Any, tallies: Any, passes: An
             pairs[i] = spare[i - begin]
 
 
+def partition(occurrences: Any, most: Any, firsts: Any, begins: Any, shift: Any, table: Any) -> Any:
+    """Cut the n-grams of an order into runs of at most `most` occurrences, or of one n-gram; return how many runs.
+
+    Written are the first rank of each run, the number of occurrences before it, and these of what follows the last run;
+    and to `table`, for each rank that is a multiple of 2^shift, its run.
+    """
+    runs, total = 0, np.int64(0)
+    firsts[0], begins[0] = 0, 0
+    for rank in range(len(occurrences)):
+        after = total + np.int64(occurrences[rank])
+        if rank > firsts[runs] and after - begins[runs] > most:
+            runs += 1
+            firsts[runs], begins[runs] = rank, total
+        if (rank >> shift) << shift == rank:
+            table[rank >> shift] = U32(runs)
+        total = after
+    firsts[runs + 1], begins[runs + 1] = len(occurrences), total
+    return runs + 1
+
+
+def distribute(
+    words: Any, order: Any, ranks: Any, firsts: Any, filled: Any, shift: Any, table: Any, entries: Any
+) -> Any:
+    """Write (rank, position) of the n-grams that a word precedes to the run of their rank, in order of position.
+
+    `filled` is where the next entry of each run goes.
+    """
+    for i in range(order, len(words)):
+        rank = ranks[i]
+        if rank != NONE and words[i - order + 1] != BOS:
+            run = table[rank >> U32(shift)]
+            while firsts[run + 1] <= rank:
+                run += U32(1)
+            entries[filled[run]] = (U64(rank) << S32) | U64(i)
+            filled[run] += 1
+    return len(words)
+
+
 def extend(
     words: Any,
     passes: Any,
     order: Any,
     ranks: Any,
     occurrences: Any,
+    firsts: Any,
+    begins: Any,
+    filled: Any,
+    entries: Any,
     starts: Any,
+    befores: Any,
     pairs: Any,
     spare: Any,
     tallies: Any,
     parent: Any,
     at: Any,
+    context: Any,
     count: Any,
-    ending: Any,
     extensions: Any,
+    last: Any,
 ) -> Any:
     """Write the n-grams one word longer than those of an order, in suffix order; return how many.
 
-    Positions are distributed to the n-grams of `order` that end there, by rank, then sorted by the word before. `ranks`
-    and `occurrences` are `ending` and `count` of these; `passes` is the number of bytes of the largest word id. Scratch
-    space: `starts` (one per n-gram), `pairs` and `spare` (one per position), `tallies` [257]. Written are the columns
-    of the longer n-grams (`parent`, `at`, `count`, `ending`), and `extensions`: the adjusted counts of the given ones.
+    A run of `distribute` is scattered to the n-grams that end at its positions, then sorted by the word before. `ranks`
+    and `occurrences` are `ending` and `count` of the order; `passes` is the number of bytes of the largest word id.
+    Scratch space for a run: `starts` (one per n-gram), `befores`, `pairs`, `spare` (one per entry); `tallies` [257].
+
+    Written are the columns of the longer n-grams (`parent`, `at`, `context`, `count`), and `extensions`: the adjusted
+    counts of the given ones. Unless it is the `last` order, the ranks in `entries` become those of the longer n-grams.
     """
-    total: Any = 0
-    for rank in range(len(occurrences)):
-        starts[rank] = U32(total)
-        total += np.int64(occurrences[rank])
-    for i in range(len(words)):
-        ending[i], rank = NONE, ranks[i]
-        if i >= order and rank != NONE and words[i - order + 1] != BOS:
-            pairs[starts[rank]] = (U64(words[i - order]) << S32) | U64(i)
-            starts[rank] += U32(1)
-    size, total = 0, 0
-    for rank in range(len(occurrences)):
-        before, seen, end = size, NONE, np.int64(starts[rank])
-        _sort(pairs, total, end, spare, tallies, passes)
-        for i in range(total, end):
-            word, last = U32(pairs[i] >> S32), np.int64(pairs[i] & LOWER)
-            if word != seen:
-                parent[size], at[size], count[size] = U32(rank), U32(last), U32(0)
-                size, seen = size + 1, word
-            count[size - 1] += U32(1)
-            ending[last] = U32(size - 1)
-        total += np.int64(occurrences[rank])
-        begins_sentence = size == before and order > 1  # nothing is to the left of <s>
-        extensions[rank] = occurrences[rank] if begins_sentence else U32(size - before)
+    size = 0
+    for run in range(len(begins) - 1):
+        first, begin, total = firsts[run], begins[run], np.int64(0)
+        for rank in range(first, firsts[run + 1]):
+            starts[rank - first] = U32(total)
+            total += np.int64(occurrences[rank])
+        for j in range(filled[run] - begin):
+            entry = entries[begin + j]
+            place, i = np.int64(entry >> S32) - first, np.int64(entry & LOWER)
+            pairs[starts[place]] = (U64(words[i - order]) << S32) | U64(j)
+            starts[place] += U32(1)
+            befores[j] = ranks[i - 1]
+        total = np.int64(0)
+        for rank in range(first, firsts[run + 1]):
+            before, seen, end = size, NONE, np.int64(starts[rank - first])
+            _sort(pairs, total, end, spare, tallies, passes)
+            for k in range(total, end):
+                word, j = U32(pairs[k] >> S32), np.int64(pairs[k] & LOWER)
+                if word != seen:
+                    parent[size], at[size] = U32(rank), U32(entries[begin + j] & LOWER)
+                    context[size], count[size] = befores[j], U32(0)
+                    size, seen = size + 1, word
+                count[size - 1] += U32(1)
+                befores[j] = U32(size - 1)
+            total += np.int64(occurrences[rank])
+            begins_sentence = size == before and order > 1  # nothing is to the left of <s>
+            extensions[rank] = occurrences[rank] if begins_sentence else U32(size - before)
+        for j in range(0 if last else filled[run] - begin):
+            entries[begin + j] = (U64(befores[j]) << S32) | (entries[begin + j] & LOWER)
     return size
+
+
+def place(entries: Any, begins: Any, filled: Any, block: Any, ending: Any) -> Any:
+    """Write for each position the rank of the n-gram that ends there, or `NONE`, `block` positions at a time.
+
+    `entries` are in order of position in each run, of which `begins` is changed.
+    """
+    for start in range(0, len(ending), block):
+        stop = min(start + block, len(ending))
+        for i in range(start, stop):
+            ending[i] = NONE
+        for run in range(len(begins) - 1):
+            k = begins[run]
+            while k < filled[run] and np.int64(entries[k] & LOWER) < stop:
+                ending[np.int64(entries[k] & LOWER)] = U32(entries[k] >> S32)
+                k += 1
+            begins[run] = k
+    return len(ending)
 
 
 def contexts(
     parent: Any,
-    at: Any,
     occurrences: Any,
     counts: Any,
     limit: Any,
     discounts: Any,
-    ranks: Any,
     slots: Any,
     context: Any,
     totals: Any,
@@ -197,14 +265,14 @@ def contexts(
     is_context: Any,
     is_suffix: Any,
 ) -> Any:
-    """Write the slot of each n-gram's context, and add up what is known of each context.
+    """Replace the rank of each n-gram's `context` by its slot, and add up what is known of each context.
 
-    `ranks` and `slots` are `ending` and `slot` of the order below; `limit` and `discounts` [4] are those of this order.
+    `slots` is `slot` of the order below; `limit` and `discounts` [4] are those of this order.
     Of each kept n-gram below: `totals`, the sum of the counts of its continuations; `left`, the part of it that goes to
     the backoff; whether it is the context, or the suffix, of a kept n-gram.
     """
     for i in range(len(parent)):
-        slot = slots[ranks[np.int64(at[i]) - 1]]
+        slot = slots[context[i]]
         context[i] = slot
         kept = occurrences[i] > limit
         if slot != NONE:

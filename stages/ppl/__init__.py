@@ -1,6 +1,6 @@
 """Perplexity of conversations under a KenLM language model, by default one trained on the other half of the corpus."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,9 @@ from stages.readers import RECORDS, TEXT
 from stages.stage import Axis, FittedStage, GlobalStage, Measure, MissingModelError, StageParameterError, require
 from stages.text.corpus import Corpus
 from stages.text.messages import PROSE, check_reading, messages, prose_messages
+
+HALVES = ("half0", "half1")
+"""Names of the halves' models."""
 
 HEAD, TAIL = 30, 60
 """Percentiles between head, middle and tail, as in CCNet (cc_net/perplexity.py:258)."""
@@ -118,45 +121,55 @@ class Perplexity(FittedStage, GlobalStage):
     def fits_corpus(self) -> bool:
         return not (self.model or self.reference)
 
+    @property
+    def fit_parts(self) -> tuple[str, ...]:
+        return HALVES if self.fits_corpus else ()
+
+    def fit_part(self, part: str, raw: Sequence[Path], folder: Path) -> None:
+        """Train the model of a half; `<part>.json`, written last, is its entry in `models.json`.
+
+        Memory: one shard, what `Sentences` holds of the half, and what `ngram.estimate` needs.
+        """
+        if not (folder / f"{part}.json").exists():
+            self._train(part, self._half(HALVES.index(part), raw), folder)
+
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
         """Train a model on the reference, or on each half, in KenLM's binary format; `models.json` lists their sizes.
 
-        Memory: one shard, what `Sentences` holds of both halves, and what `ngram.estimate` needs.
+        Memory: as for a part.
         """
         if self.model:
             return
-        with scratch(folder, "training") as aside:
-            corpora = self._reference(aside) if self.reference else self._halves(raw, aside)
-            trained = {name: self._train(corpus, aside, folder / f"{name}.bin") for name, corpus in corpora.items()}
+        for part in self.fit_parts:
+            self.fit_part(part, raw, folder)
+        if self.reference:
+            self._train("reference", (batch["text"] for batch in _corpus(self.reference).batches()), folder)
+        names = self.fit_parts or ("reference",)
+        trained = {name: read_json(folder / f"{name}.json") for name in names}
         if self.reference and not trained["reference"]:
             raise StageParameterError(f"reference {self.reference!r} holds no text to train a language model on")
         save_json(folder / "models.json", trained, indent=1, end="")
         seal(folder, ["models.json", *(f"{name}.bin" for name, model in trained.items() if model)])
+        for name in names:
+            (folder / f"{name}.json").unlink()
 
-    def _reference(self, folder: Path) -> dict[str, Sentences]:
-        sentences = Sentences(folder / "reference")
-        for batch in _corpus(self.reference).batches():
-            sentences.add(tokenise(batch["text"])["line"])
-        return {"reference": sentences}
-
-    def _halves(self, raw: Sequence[Path], folder: Path) -> dict[str, Sentences]:
-        sentences = [Sentences(folder / f"half{half}") for half in (0, 1)]
+    def _half(self, half: int, raw: Sequence[Path]) -> Iterator[pl.Series]:
         for path in raw:
             shard = read_frame(path, self.reads)
-            turns = self._messages(shard)
-            lines = tokenise(turns["content"])
-            sides = _sides(shard["messages"])[turns["row"].to_numpy()][lines["at"].to_numpy()]
-            for half in (0, 1):
-                sentences[half].add(lines["line"].filter(sides == half))
-        return {f"half{half}": sentences[half] for half in (0, 1)}
+            yield self._messages(shard.filter(pl.Series(_sides(shard["messages"]) == half)))["content"]
 
-    def _train(self, sentences: Sentences, folder: Path, out: Path) -> dict[str, Any] | None:
-        """The entry of a model in `models.json`, or None if there is no line to train it on."""
-        try:
-            model = ngram.estimate(sentences, folder, out, order=self.order, prune=self.prune)
-        except ngram.NoLineError:
-            return None
-        return {**asdict(model), "path": out.name}
+    def _train(self, name: str, texts: Iterable[pl.Series], folder: Path) -> None:
+        """Write a model and its entry in `models.json`, which is null if there is no line to train on."""
+        with scratch(folder, name) as aside:
+            sentences = Sentences(aside / "words")
+            for some in texts:
+                sentences.add(tokenise(some)["line"])
+            try:
+                model = ngram.estimate(sentences, aside, folder / f"{name}.bin", order=self.order, prune=self.prune)
+                entry: dict[str, Any] | None = {**asdict(model), "path": model.path.name}
+            except ngram.NoLineError:
+                entry = None
+        save_json(folder / f"{name}.json", entry, indent=1, end="")
 
     def open(self, folder: Path) -> Measure:
         if self.model:

@@ -97,10 +97,12 @@ def test_a_stage_that_refuses_a_sample_is_not_counted(store: Store) -> None:
 
 
 def test_an_estimate_counts_the_workers_that_a_stage_will_have() -> None:
-    """A fit is the work of one process, and little work is as well; a short run needs no estimate."""
+    """A fit without parts is the work of one process, and little work is as well; a short run needs no estimate."""
     made = Estimate({"a": 60.0, "b: fit": 40.0, "b": 1.9 * WORKER_START}, {"a": 1.0, "b": 1.0})
     assert made.wall(Local(4), 100) == pytest.approx({"b": 40 + 1.9 * WORKER_START, "a": 15})
     assert made.wall(Local(4), 1) == pytest.approx({"a": 60, "b": 40 + 1.9 * WORKER_START})
     assert made.wall(Local(4), 100, factor=10.0)["b"] == pytest.approx(400 + 19 * WORKER_START / 4)
+    halves = Estimate({"b: fit": 40.0}, {"b": 1.0}, parts={"b": 2})
+    assert halves.wall(Local(4), 100) == {"b": 20}
     short = Estimate({"a": estimating.WORTH_SAYING - 0.1}, {"a": 1.0})
     assert short.sentence(Local(1), 9, 600) == ""

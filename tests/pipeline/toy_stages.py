@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -32,16 +33,23 @@ class Words(Stage):
 class Longest(FittedStage):
     """share_of_longest: length of the text as a share of the corpus's longest."""
 
-    summary = "needs the corpus first"
+    summary = "needs the corpus first, in two parts"
     writes = pl.Schema({"share_of_longest": pl.Float64()})
+    fit_parts = ("even", "odd")
+
+    def fit_part(self, part: str, raw: Sequence[Path], folder: Path) -> None:
+        some = raw[self.fit_parts.index(part) :: 2]
+        lengths = [read_frame(path, ["text"])["text"].str.len_chars().max() or 0 for path in some]
+        save_json(folder / f"{part}.json", {"characters": max(lengths, default=0)})
 
     def fit(self, raw: Sequence[Path], folder: Path) -> None:
-        longest = max((read_frame(path, ["text"])["text"].str.len_chars().max() or 0) for path in raw)
+        for part in self.fit_parts:
+            if not (folder / f"{part}.json").exists():
+                self.fit_part(part, raw, folder)
+        longest = max(json.loads((folder / f"{part}.json").read_text())["characters"] for part in self.fit_parts)
         save_json(folder / "longest.json", {"characters": longest})
 
     def open(self, folder: Path) -> Measure:
-        import json
-
         longest = json.loads((folder / "longest.json").read_text())["characters"]
         return lambda batch: batch.select(share_of_longest=pl.col("text").str.len_chars() / max(longest, 1))
 
@@ -79,6 +87,16 @@ class Killed(Words):
         if multiprocessing.parent_process() is not None:
             os.kill(os.getpid(), signal.SIGKILL)
         return Words.measure(self, batch)
+
+
+@dataclass(frozen=True)
+class KilledFit(Longest):
+    """The worker of a part of its fit is killed by the system."""
+
+    def fit_part(self, part: str, raw: Sequence[Path], folder: Path) -> None:
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        Longest.fit_part(self, part, raw, folder)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def test_batches_and_columns_on_disk_make_no_difference(out: Path, lines: list[s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(counts, "IN_MEMORY", 8)
         patch.setattr(counts, "CHUNK", 10)
+        patch.setattr(counts, "PARTITION", 4)
+        patch.setattr(counts, "TABLE_BITS", 1)
         patch.setattr(numbering, "PART_BYTES", 20)
         patch.setattr(numbering, "_SLOTS", 8)
         train(batches(lines, size), out)

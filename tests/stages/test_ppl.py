@@ -185,12 +185,15 @@ def test_tokens_and_halves_of_texts_are_those_of_the_patterns(texts: list[str], 
 def test_the_fit_is_the_same_whatever_the_shards(tmp_path: Path) -> None:
     """Models are the same to the byte for the same conversations in the same order, cut into any shards.
 
-    The leftovers of a killed training run are removed.
+    So they are if the halves were trained before, in any order. The leftovers of a killed training run are removed.
     """
     made = chats(60)
-    for name, rows in (("a", 7), ("b", 60)):
-        (tmp_path / name / ".training.1.scratch").mkdir(parents=True)
-        Perplexity().fit(shards(tmp_path / f"raw-{name}", made, rows), tmp_path / name)
+    for name, rows, before in (("a", 7, ()), ("b", 60, ("half1", "half0"))):
+        (tmp_path / name / ".half0.1.scratch").mkdir(parents=True)
+        raw = shards(tmp_path / f"raw-{name}", made, rows)
+        for part in before:
+            Perplexity().fit_part(part, raw, tmp_path / name)
+        Perplexity().fit([] if before else raw, tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["fitted.json", "half0.bin", "half1.bin", "models.json"]
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
