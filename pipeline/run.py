@@ -93,7 +93,7 @@ class ActiveRun:
     def _carry_out(self, source: Source, limits: Limits) -> Manifest:
         start = time.perf_counter()
         self.tell("ingest", 0, 0)
-        shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
+        shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0), self.engine)
         self.tell("ingest", shards["rows"], shards["rows"])
         of = f" of {shards['sample']['rows']:,}" if "sample" in shards else ""
         self.warn(f"{shards['source']}: {shards['rows']:,}{of} records of shape {shards['shape']}")
