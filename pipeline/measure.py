@@ -5,7 +5,7 @@ import errno
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -79,8 +79,7 @@ class _Reading(list[Path]):
 
 @lru_cache(maxsize=1)  # models are loaded once per process, and freed when the next stage begins
 def _open(stage: Stage, folder: Path, fitted: tuple[str, ...]) -> Measure:
-    for name in fitted:
-        fetch(folder / name)
+    fetch_fitted(folder, fitted)
     return stage.open(folder)
 
 
@@ -143,12 +142,14 @@ class _FitPart:
     name: str
     stage: FittedStage
     store: Store
-    key: str
     shards: Sequence[Path]
+    key: str
 
     def __call__(self, part: str) -> None:
-        folder = self.store.mount().stage(self.key)
-        shards = [self.store.here(path) for path in self.shards] if self.store.bucket else self.shards
+        folder, shards = self.store.stage(self.key), self.shards
+        if self.store.bucket:  # the paths are those of the machine that asks
+            shards = [self.store.here(path) for path in shards]
+            fetch_fitted(folder, sizes_in(folder, anew=True))  # another machine may have done it
         with _name_errors(self.name, shards[0].parent if shards else folder, shards):
             self.stage.fit_part(part, shards, folder)
         publish_new(folder)
@@ -230,15 +231,17 @@ class _Step:
         seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
         reading = self._reading(self.raw, step, seconds)
-        task = _FitPart(self.name, stage, self.store, self.folder.name, reading)
+        task = _FitPart(self.name, stage, self.store, reading, self.folder.name)
         for done, _ in enumerate(engine.map(task, parts, Needs(seconds=whole)), 1):
             if done < len(parts):  # `fit` is still to come
                 self.tell(step, self.total * done // len(parts), self.total, None, seconds)
-        for name in sizes_in(self.folder, anew=True):  # the parts of other machines
-            fetch(self.folder / name)
+        fetch_fitted(self.folder, sizes_in(self.folder, anew=True))
         with _name_errors(self.name, self.store.measured("", self.trims), self.raw):
             stage.fit(reading, self.folder)
         publish_new(self.folder)
+        for name in fitted_files(sizes_in(self.folder)):
+            if not (self.folder / name).exists():  # of a part
+                remove(self.folder / name)
         save_json(_marker(self.folder, "fit"), {"shards": len(self.shards)})
         self.tell(step, self.total, self.total)
         return True
@@ -254,7 +257,7 @@ class _Step:
         left = seconds / engine.processes(len(missing), seconds or math.inf)
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-        fitted = fitted_files(self.folder)
+        fitted = fitted_files(there)
         task = _Task(self.name, self.stage, self.store, self.folder.name, fitted, self.trims, self.earlier)
         for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
@@ -285,9 +288,15 @@ def _marker(folder: Path, step: str) -> Path:
     return folder / f"{step}.json"
 
 
-def fitted_files(folder: Path) -> tuple[str, ...]:
-    """Files in a stage's folder that are not of a shard."""
-    return tuple(name for name in sizes_in(folder) if not SHARD.fullmatch(name.rpartition("/")[2]))
+def fitted_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Files of a stage's folder that are not of a shard."""
+    return tuple(name for name in names if not SHARD.fullmatch(name.rpartition("/")[2]))
+
+
+def fetch_fitted(folder: Path, names: Iterable[str]) -> None:
+    """Have the files that a fit wrote, on whatever machine, on this one."""
+    for name in fitted_files(names):
+        fetch(folder / name)
 
 
 def _is_merged(stage: GlobalStage, folder: Path, shards: Sequence[str]) -> bool:

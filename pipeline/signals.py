@@ -196,7 +196,7 @@ def decisions_of(store: Store, shard: str) -> pl.DataFrame:
 
 def _check_decided(store: Store) -> None:
     """Refuse a run whose decisions are in one file."""
-    if not exists(store.decisions("")):
+    if not (store.bucket or store.decisions("").is_dir()):
         raise RunFolderError(
             f"{store.folder} has no folder decisions/, because an earlier version of refine made it: start "
             f"`refine decide {store.folder}`"

@@ -219,7 +219,7 @@ def report(
     runs.print_report(made, fail=check, as_json=as_json)
 
 
-@app.command(epilog="Example: refine push my-run my-org/my-chats --yes")
+@app.command(epilog="Example: refine push my-run my-org/my-chats   (says what it would do; --yes does it)")
 def push(
     folder: o.RunFolder,
     to: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Dataset on the hub; made if it does not exist.")],

@@ -40,7 +40,7 @@ class Store:
         """What a user calls it: its folder or URL."""
         return self.bucket.url if self.bucket else str(self.folder)
 
-    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Path | str]]:
         """A worker may be on another machine, where the cache has a folder of its own, and reads and writes at once."""
         return (_mounted, (self.bucket.url,)) if self.bucket else (Store, (self.folder,))
 

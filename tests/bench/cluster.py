@@ -29,11 +29,14 @@ from tests.conftest import contents
 from tests.pipeline.cluster import add_node, path, two_nodes
 
 REPEATS = 2
+"""Runs of each kind."""
+SHARD_ROWS = "100"
+"""Rows of a shard: few, so that a short run has many."""
 
 
 def refine(source: Path, out: Path, stages: str, *more: str) -> subprocess.Popen[bytes]:
     """A run in a process of its own."""
-    words = ["run", source, "--out", out, "--stages", stages, "--shard-rows", "500", *more]
+    words = ["run", source, "--out", out, "--stages", stages, "--shard-rows", SHARD_ROWS, *more]
     command = [sys.executable, "-m", "pipeline.cli", "--quiet", *map(str, words)]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path()}, stdout=subprocess.DEVNULL)
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "reports/README.md", "pipeline/README.md"),
+    "pipeline/deploy.md",
     *("stages/README.md", "trainer/README.md", "trainer/examples/README.md", "tests/bench/README.md"),
 )
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
