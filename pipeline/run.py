@@ -102,12 +102,20 @@ class ActiveRun:
         for note in shards.get("notes", ()):
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
-        repair(self.plan.trims, self.store, self.engine, self.store.shards())
+        self._repair(shards)
         early = measure.prepare(self.plan, self.store, self.tell)
         expected = self._estimate(shards, limits)
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
         self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}
         return self._decide(shards)
+
+    def _repair(self, shards: dict[str, Any]) -> None:
+        """Repair what is not repaired yet, with its progress."""
+        start, total = time.perf_counter(), shards["rows"] - shards["quarantined"]
+        names = [shard["name"] for shard in shards["shards"]]
+        repair(self.plan.trims, self.store, self.engine, names, lambda done: self.tell("repair", done, total))
+        if self.plan.trims:
+            self.seconds["repair"] = round(time.perf_counter() - start, 3)
 
     def _estimate(self, shards: dict[str, Any], limits: Limits) -> Estimate:
         """About how long the stages will take, which is reported if it is long; unknown for a single shard."""

@@ -2,8 +2,9 @@
 
 import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,16 +13,23 @@ from pipeline.engine import Engine
 from pipeline.plan import REPAIR_VERSION
 from pipeline.repair.edits import repaired, restore
 from pipeline.store import Store
-from stages.files import footer, read_frame, save_frame
+from stages.files import footer, read_frame, rows, save_frame
 
 __all__ = ["repair", "repaired", "restore"]
 
 
-def repair(trims: Sequence[str], store: Store, engine: Engine, shards: Sequence[str]) -> Counter[str]:
+def repair(
+    trims: Sequence[str],
+    store: Store,
+    engine: Engine,
+    shards: Sequence[str],
+    tell: Callable[[int], None] = lambda _rows: None,
+) -> Counter[str]:
     """Write the repaired shards that are missing or of other repairs; without repairs, remove those that are there.
 
     Returns the numbers of repaired conversations by repair, and under "" of all. The manifest is removed before
-    anything changes, because decisions and output belong to the shards that were there.
+    anything changes, because decisions and output belong to the shards that were there. `tell` is called with the
+    number of conversations done so far.
     """
     if not trims:
         if store.repaired("").exists():
@@ -29,17 +37,30 @@ def repair(trims: Sequence[str], store: Store, engine: Engine, shards: Sequence[
             shutil.rmtree(store.repaired(""))
         return Counter()
     task = _Task(tuple(trims), store)
-    if any(task.counted(shard) is None for shard in shards):
+    before = {shard: task.counted(shard) for shard in shards}
+    missing = [shard for shard, counts in before.items() if counts is None]
+    total = sum((counts for counts in before.values() if counts is not None), Counter[str]())
+    done = sum(rows(store.raw(shard)) for shard in shards) - sum(rows(store.raw(shard)) for shard in missing)
+    tell(done)
+    if missing:
         store.manifest.unlink(missing_ok=True)
-    total = Counter[str]()
-    for counts in engine.map(task, shards):
-        total.update(counts)
+    for shard, counts in zip(missing, _each(task, engine, missing), strict=True):
+        total += counts
+        done += rows(store.raw(shard))
+        tell(done)
     return total
+
+
+def _each(task: "_Task", engine: Engine, shards: Sequence[str]) -> Iterator[Counter[str]]:
+    """Apply the task to shards; the first one shows whether workers are worth it for the others."""
+    start = time.perf_counter()
+    yield from map(task, shards[:1])
+    yield from engine.map(task, shards[1:], (time.perf_counter() - start) * (len(shards) - 1))
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Repairs one shard, unless that is done; picklable."""
+    """Repairs one shard; picklable."""
 
     trims: tuple[str, ...]
     store: Store
@@ -57,8 +78,6 @@ class _Task:
         return Counter(json.loads(metadata["refine.repaired"])) if done else None
 
     def __call__(self, shard: str) -> Counter[str]:
-        if (before := self.counted(shard)) is not None:
-            return before
         frame = repaired(read_frame(self.store.raw(shard)), self.trims)
         changes = frame["repairs"].drop_nulls()
         kinds = changes.list.eval(pl.element().struct.field("trim").unique()).explode()
