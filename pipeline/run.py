@@ -108,7 +108,7 @@ class ActiveRun:
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
-        repair(self.plan.trims, self.store, self.engine, self.store.shards())
+        self._repair(shards)
         early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
         self.held()
@@ -124,6 +124,13 @@ class ActiveRun:
         finally:
             if reader is not self.engine:
                 reader.close()
+    def _repair(self, shards: dict[str, Any]) -> None:
+        """Repair what is not repaired yet, with its progress."""
+        start, total = time.perf_counter(), shards["rows"] - shards["quarantined"]
+        names = [shard["name"] for shard in shards["shards"]]
+        repair(self.plan.trims, self.store, self.engine, names, lambda done: self.tell("repair", done, total))
+        if self.plan.trims:
+            self.seconds["repair"] = round(time.perf_counter() - start, 3)
 
     def _estimate(self, shards: dict[str, Any], limits: Limits) -> Estimate:
         """About how long the stages will take, which is reported if it is long; unknown for a single shard."""
