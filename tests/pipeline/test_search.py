@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline import plan as planning
 from pipeline import search as searching
 from pipeline import sources
+from pipeline.api.run import open_run
 from pipeline.compare.data import TrainingOptions
 from pipeline.plan import PlanError
 from pipeline.rules import KeepTop
@@ -156,6 +158,9 @@ def test_the_plan_selects_the_same_corpus_again(found: Search, here: Path) -> No
     ]
     assert ids[0] == ids[1]
     assert len(ids[0]) == found.picked.conversations
+    (threshold,) = re.findall(r"# As a threshold, the selection is: where = '(.*)'\.", found.file.read_text())
+    below = open_run(found.folder / "run").signals.collect().select(pl.sql_expr(threshold)).to_series()
+    assert (~below).sum() == found.picked.conversations
 
 
 def test_the_test_part_was_not_seen(found: Search) -> None:
