@@ -52,7 +52,7 @@ def headline(found: Search) -> str:
         return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
     text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
     cost = f"on the test conversations of raw, its perplexity differs by {tested.on_raw.change}"
-    return f"{text} In the test, a token of it is worth {tested.worth.times} of raw; {cost}."
+    return f"{text} In the test, a token of it is worth {tested.value} of raw; {cost}."
 
 
 def luck(found: Search) -> str:
