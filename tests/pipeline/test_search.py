@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import refine
 from pipeline import plan as planning
 from pipeline import search as searching
 from pipeline import sources
@@ -24,7 +25,7 @@ from pipeline.rules import KeepTop
 from pipeline.search import SearchOptions, parts
 from pipeline.search import candidates as proposing
 from pipeline.search.candidates import Candidate
-from pipeline.search.findings import Confirmation, Estimate
+from pipeline.search.findings import Confirmation, Estimate, Finding
 from pipeline.search.result import Search
 from pipeline.search.trials import Development
 from pipeline.sources import SourceError
@@ -249,3 +250,25 @@ def test_a_small_target_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "few.jsonl", chats(0, 40, 0))
     with pytest.raises(SourceError, match=r"part of the target .*few.jsonl has \d+ conversations without near-dup"):
         parts.divide(str(path), tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shares": "0.1,many"}, r"--shares is '0\.1,many', expected numbers such as 0\.1,0\.3"),
+        ({"goal": "speed"}, "--goal is 'speed', expected token or corpus"),
+        ({"shares": []}, "--shares is empty"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    """Before anything is read."""
+    with pytest.raises(PlanError, match=message):
+        refine.search(target="nowhere", **wrong)
+
+
+def test_the_worth_of_a_token_says_that_it_is_extrapolated() -> None:
+    """Raw was not trained on so many tokens; without an interval there is nothing to mark."""
+    level, worth = Estimate(-0.7, (-0.8, -0.6)), Estimate(12.134, (9.8, 15.0))
+    assert Finding(level, worth, level, level, extrapolates=True).value == "12.13 (9.80 to 15.00, extrapolated)"
+    assert Finding(level, worth, level, level).cells[1] == "12.13 (9.80 to 15.00)"
+    assert Finding(level, Estimate(None), level, level, extrapolates=True).value == "-"
