@@ -46,6 +46,8 @@ BATCH = 6
 """Candidates whose models are learned together; between batches the time is looked at."""
 REFINEMENTS = 2
 """Rounds in which shares around the best one are tried."""
+SEED = 1
+"""Seed of the split of raw in the trials; that of the confirmation is 0."""
 LUCK = 3
 """Random plans of each share."""
 SHARES = (0.2, 0.1, 0.4, 0.05)
@@ -109,7 +111,7 @@ def search(options: SearchOptions) -> Search:
         plan = proposing.with_top(base, made.candidates[picked.name], own)
         _decide(store, plan)
         compared = confirm(options, store, divided, folder, place)
-    return _finish(options, made, divided, picked, plan, compared, folder, place)
+        return _finish(options, made, divided, picked, plan, compared, folder, place)
 
 
 def _measure(options: SearchOptions, base: Plan, folder: Path) -> Store:
@@ -158,7 +160,8 @@ class Trials:
     def carry_out(self) -> None:
         """Try candidates; those that are known from an earlier call are not measured again."""
         masks = self._masks(self.grid)  # of all, so that the budgets do not depend on how many are tried
-        training = replace(self.options.training, work=None)
+        training = self.options.training  # the test conversations of raw are others than those of the confirmation
+        training = replace(training, work=None, choices=replace(training.choices, split_seed=SEED))
         made = trying.development(self.pair, training, self.folder, list(masks.values()))
         self.budget = made.budgets[-1]
         known, begun, rounds = made.known(), time.monotonic(), 0
@@ -214,14 +217,16 @@ class Trials:
 
     def _masks(self, candidates: Sequence[Candidate]) -> dict[str, Mask]:
         """Which conversations of the union each candidate keeps."""
-        tops = {one.name: replace(one.top, reason=f"candidate {i}") for i, one in enumerate(candidates) if one.top}
-        plan = replace(self.base, rules=(*self.base.rules, *tops.values())).check()
-        inputs, size = RuleInputs.read(plan, self.store), len(self.pair.union.frame)
-        masks = {}
-        for one in candidates:
-            rules = [*self.base.rules, *([tops[one.name]] if one.name in tops else [])]
-            keep = pl.concat(decided["keep"] for decided in inputs.decide(rules)).to_numpy()
-            masks[one.name] = np.append(keep, np.zeros(size - len(keep), np.bool_))
+        masks, size = {}, len(self.pair.union.frame)
+        for start in range(0, len(candidates), BATCH):  # a ranking takes 20 bytes per conversation
+            batch = candidates[start : start + BATCH]
+            tops = {one.name: replace(one.top, reason=f"candidate {i}") for i, one in enumerate(batch) if one.top}
+            plan = replace(self.base, rules=(*self.base.rules, *tops.values())).check()
+            inputs = RuleInputs.read(plan, self.store)
+            for one in batch:
+                rules = [*self.base.rules, *([tops[one.name]] if one.name in tops else [])]
+                keep = pl.concat(decided["keep"] for decided in inputs.decide(rules)).to_numpy()
+                masks[one.name] = np.append(keep, np.zeros(size - len(keep), np.bool_))
         return masks
 
 
@@ -275,6 +280,7 @@ def _finish(  # noqa: PLR0917  what a search is made of
         before=remember(confirmed, folder / "confirmations.json"),
         comparison=compared,
         plan=plan,
+        cut=_cut(made.store),
         folder=folder,
         page=place / "index.html",
         command=options.command,
@@ -285,6 +291,15 @@ def _finish(  # noqa: PLR0917  what a search is made of
     save_json(folder / "search.json", page.numbers(result))
     build(page.page(result), place)
     return result
+
+
+def _cut(store: Store) -> float | None:
+    """The value of the last conversation that a selection takes; None without one, or if each group has its own."""
+    cuts: set[float] = set()
+    for shard in store.shards():
+        decisions = read_frame(store.decisions(shard))
+        cuts |= set(decisions["cut"].drop_nulls().to_list() if "cut" in decisions.columns else [])
+    return cuts.pop() if len(cuts) == 1 else None
 
 
 def confirmation(picked: Trial, compared: Comparison) -> Confirmation:

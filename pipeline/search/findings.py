@@ -48,12 +48,14 @@ class Finding:
         worth: tokens of raw that one token of the plan is worth for the target.
         used_up: ln of the PPL ratio on the target if both corpora are read to their ends.
         on_raw: ln of the PPL ratio on the test conversations of raw after equally many tokens.
+        extrapolates: whether raw was never trained on as many tokens as `worth` says.
     """
 
     per_token: Estimate
     worth: Estimate
     used_up: Estimate
     on_raw: Estimate
+    extrapolates: bool = False
 
     @classmethod
     def of(cls, target: Scored, raw: Scored | None, screened: Screened) -> Self | None:
@@ -66,12 +68,14 @@ class Finding:
             Estimate(power.efficiency, power.efficiency_interval),
             Estimate(*screened.used_up.best),
             Estimate(None) if cost is None else Estimate(cost.ln_ratio, cost.ln_ratio_interval),
+            power.extrapolates,
         )
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """A finding from JSON."""
-        return cls(*(Estimate.parse(row[name]) for name in ("per_token", "worth", "used_up", "on_raw")))
+        estimates = (Estimate.parse(row[name]) for name in ("per_token", "worth", "used_up", "on_raw"))
+        return cls(*estimates, row["extrapolates"])
 
     def level(self, goal: Goal) -> Estimate:
         """What a goal minimises."""
@@ -80,7 +84,14 @@ class Finding:
     @property
     def cells(self) -> tuple[str, str, str, str]:
         """The finding as cells of a table; see `HEAD`."""
-        return self.per_token.change, self.worth.times, self.used_up.change, self.on_raw.change
+        return self.per_token.change, self.value, self.used_up.change, self.on_raw.change
+
+    @property
+    def value(self) -> str:
+        """The worth of a token with its interval, and a mark if it is extrapolated."""
+        if not self.extrapolates or self.worth.ends is None:
+            return self.worth.times
+        return f"{self.worth.times.removesuffix(')')}, extrapolated)"
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -89,6 +100,7 @@ class Finding:
             **level_numbers("level", self.per_token.value, self.per_token.ends),
             "worth": self.worth.value,
             "worth_interval": self.worth.ends,
+            "extrapolates": self.extrapolates,
             **level_numbers("used_up", self.used_up.value, self.used_up.ends),
             **level_numbers("raw_test", self.on_raw.value, self.on_raw.ends),
         }

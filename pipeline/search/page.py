@@ -15,6 +15,7 @@ from pipeline.compare.show import print_json, print_rows, print_verdict
 from pipeline.experiments.formats import change, finite, interval
 from pipeline.report.parts import Chip, Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.text import visible
+from pipeline.rules import KeepTop
 from pipeline.search.findings import HEAD, Confirmation, Estimate, Trial
 from pipeline.search.result import Search
 from pipeline.search.trials import ORDERS
@@ -51,7 +52,7 @@ def headline(found: Search) -> str:
         return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
     text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
     cost = f"on the test conversations of raw, its perplexity differs by {tested.on_raw.change}"
-    return f"{text} In the test, a token of it is worth {tested.worth.times} of raw; {cost}."
+    return f"{text} In the test, a token of it is worth {tested.value} of raw; {cost}."
 
 
 def luck(found: Search) -> str:
@@ -198,6 +199,7 @@ def numbers(found: Search) -> dict[str, Any]:
         "stopped": found.stopped,
         "left": found.left,
         "picked": found.picked.name,
+        "cut": found.cut,
         "plan": str(found.file),
         "folder": str(found.folder),
         "development": found.picked.numbers,
@@ -225,6 +227,7 @@ def commented(found: Search) -> str:
         *(_evidence("test part", tested.finding.cells) if tested.finding else ()),
         f"- test part, beyond random rules that drop as much: {tested.choice.change}",
         luck(found),
+        *_threshold(found),
         *(f"Tested before on the same part: {each.name}, {each.choice.change}" for each in found.before),
         "",
         "All plans on the development part, per token and used up:",
@@ -238,6 +241,14 @@ def _evidence(part: str, cells: tuple[str, ...]) -> list[str]:
     per_token, worth, used_up, on_raw = cells
     costs = f"used up {used_up}; on raw-test {on_raw}"
     return [f"- {part}: {per_token} per token; a token is worth {worth} of raw; {costs}"]
+
+
+def _threshold(found: Search) -> list[str]:
+    """The selection as a threshold, for a corpus that is not ranked as a whole; not if noise is in it."""
+    tops = [rule for rule in found.plan.rules if isinstance(rule, KeepTop)]
+    if found.cut is None or not tops or tops[-1].gumbel or not tops[-1].by.upper().endswith(" DESC"):
+        return []
+    return [f"As a threshold, the selection is: where = '{tops[-1].by[:-5]} < {found.cut!r}'."]
 
 
 def print_search(found: Search, *, as_json: bool) -> None:

@@ -32,6 +32,7 @@ class Search:
         before: earlier confirmations of other plans on the same part.
         comparison: that of raw with the corpus that the plan selects.
         plan: the plan.
+        cut: what its selection ranks by, of the last conversation that it takes; None if there is no such value.
         folder: of the search: plan.toml, the plan with the evidence in comments; search.json; run/, the run.
         page: index.html of the report; report.json lies beside it.
         command: that makes this search again.
@@ -50,6 +51,7 @@ class Search:
     before: Sequence[Confirmation]
     comparison: Comparison
     plan: Plan
+    cut: float | None
     folder: Path
     page: Path
     command: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import refine
 from pipeline import plan as planning
 from pipeline import search as searching
 from pipeline import sources
+from pipeline.api.run import open_run
 from pipeline.compare.data import TrainingOptions
 from pipeline.plan import PlanError
 from pipeline.rules import KeepTop
 from pipeline.search import SearchOptions, parts
 from pipeline.search import candidates as proposing
 from pipeline.search.candidates import Candidate
-from pipeline.search.findings import Confirmation, Estimate
+from pipeline.search.findings import Confirmation, Estimate, Finding
 from pipeline.search.result import Search
 from pipeline.search.trials import Development
 from pipeline.sources import SourceError
@@ -156,6 +159,9 @@ def test_the_plan_selects_the_same_corpus_again(found: Search, here: Path) -> No
     ]
     assert ids[0] == ids[1]
     assert len(ids[0]) == found.picked.conversations
+    (threshold,) = re.findall(r"# As a threshold, the selection is: where = '(.*)'\.", found.file.read_text())
+    below = open_run(found.folder / "run").signals.collect().select(pl.sql_expr(threshold)).to_series()
+    assert (~below).sum() == found.picked.conversations
 
 
 def test_the_test_part_was_not_seen(found: Search) -> None:
@@ -244,3 +250,25 @@ def test_a_small_target_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "few.jsonl", chats(0, 40, 0))
     with pytest.raises(SourceError, match=r"part of the target .*few.jsonl has \d+ conversations without near-dup"):
         parts.divide(str(path), tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shares": "0.1,many"}, r"--shares is '0\.1,many', expected numbers such as 0\.1,0\.3"),
+        ({"goal": "speed"}, "--goal is 'speed', expected token or corpus"),
+        ({"shares": []}, "--shares is empty"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(wrong: dict[str, Any], message: str) -> None:
+    """Before anything is read."""
+    with pytest.raises(PlanError, match=message):
+        refine.search(target="nowhere", **wrong)
+
+
+def test_the_worth_of_a_token_says_that_it_is_extrapolated() -> None:
+    """Raw was not trained on so many tokens; without an interval there is nothing to mark."""
+    level, worth = Estimate(-0.7, (-0.8, -0.6)), Estimate(12.134, (9.8, 15.0))
+    assert Finding(level, worth, level, level, extrapolates=True).value == "12.13 (9.80 to 15.00, extrapolated)"
+    assert Finding(level, worth, level, level).cells[1] == "12.13 (9.80 to 15.00)"
+    assert Finding(level, Estimate(None), level, level, extrapolates=True).value == "-"
