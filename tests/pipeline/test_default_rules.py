@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.plan import DEFAULT, Plan, load
+from pipeline.plan import DEFAULT, Plan, find, load
 from pipeline.rules import Drop, KeepBest, Pairs, decide
 
 FIRES: dict[str, dict[str, Any]] = {
@@ -83,6 +83,13 @@ def test_each_condition_of_a_rule_is_needed(plan: Plan, reason: str) -> None:
     """With any of its signals unknown the rule does not fire; with all of them it does."""
     assert reasons(plan, [FIRES[reason]]) == [reason]
     assert reason not in reasons(plan, [{**FIRES[reason], signal: None} for signal in FIRES[reason]])
+
+
+@pytest.mark.parametrize("name", ["sft", "strict", "ultrachat"])
+def test_the_other_plans_for_chat_drop_it_too(name: str) -> None:
+    """Whatever a rule of the default plan drops; a bare denial is also one of `no_feelings`."""
+    rows = [{**row, "no_feelings": row.get("bare_denials")} for row in FIRES.values()]
+    assert None not in reasons(load(find(name)), rows)
 
 
 def test_truncated_is_a_flag(plan: Plan) -> None:
