@@ -77,8 +77,8 @@ NO_FEELINGS = (
 UltraChat 200k drops dialogues with "I do not have emotions" or "I don't have opinions" (dataset card); other wordings
 are included here."""
 
-_QUESTION_WORD = r"(?:what|who|whom|whose|when|where|which|how|why|can|could|is|are|was|were|does|did|do|has|have|will)"
-OWN_QUESTION = rf"(?i)^\s*{_QUESTION_WORD}\b[^\n?]{{12,300}}\?[ \t]*\n\s*(?:\n|answer)"
+_QUESTION_WORD = r"(?:what|who|whom|whose|when|where|which|how|why|is|was|were|does|did|has)"
+OWN_QUESTION = rf"(?i)^\s*{_QUESTION_WORD}\b[^\n?]{{20,300}}\?[ \t]*\n\s*(?:\n|answer)"
 """Pattern of a reply that asks a question on a line of its own, and then answers it."""
 
 LABEL = r"^\s*(?:AI|Response|Assistant|Answer|Bot|Chatbot|ChatGPT|User|Human|System) ?: "

@@ -14,6 +14,14 @@ _REPLACEMENT = 0xFFFD
 _CONTROL = np.array([code < ord(" ") and chr(code) not in "\t\n\r" for code in range(0x80)])
 _START = np.uint64(32)  # a bit above all code points, at the first character of a word
 
+Place = tuple[int, int]
+"""Stamp and mask of a hash table."""
+U64 = np.uint64
+_SHORTEST = 3  # characters of a name
+_COMMA, _BLANK, _NEWLINE, _A = (U64(ord(sign)) for sign in ", \nA")
+_LETTERS, _HALF, _LOW, _SEVEN, _NO_ASCII = U64(26), U64(32), U64(63), U64(127), U64(128)
+_FIRST_LONG = U64(0xC3)  # first byte of the first letter beyond ASCII that has a lower case
+
 
 def message_statistics(  # noqa: PLR0917  compiled: arguments by position
     data: Bytes, offsets: Longs, properties: Bytes, lower: NDArray[np.int32], keys: Hashes, counts: Longs
@@ -52,14 +60,6 @@ class Word(NamedTuple):
     capital: bool
 
 
-_HALF = np.uint64(32)
-_SHORTEST = 3  # characters of a name
-Place = tuple[int, int]
-"""Stamp and mask of a hash table."""
-_COMMA, _BLANK, _NEWLINE, _A, _Z = map(ord, ", \nAZ")
-_FIRST_LONG = 0xC3  # first byte of the first letter beyond ASCII that has a lower case
-
-
 def _next_word(data: Bytes, at: int, stop: int, properties: Bytes, lower: NDArray[np.int32]) -> Word:
     hashed, length, before, initial, capital = HASH_SEED, 0, at, False, False
     while at < stop:
@@ -86,13 +86,17 @@ def _is_part(data: Bytes, at: int, properties: Bytes) -> bool:
     return bool(properties[character(data, at)[0]] & (LETTER | NUMBER) > 0)
 
 
-def _follows(data: Bytes, start: int, at: int, properties: Bytes) -> bool:
-    """Whether a word that begins here follows another in one sentence: only a blank or ", " is between them."""
-    at -= 1 + (at - 2 >= start and data[at - 2] == _COMMA)
+def _is_after_part(data: Bytes, start: int, at: int, properties: Bytes) -> bool:
+    """Whether there is a letter or a number just before; the text begins at `start`."""
     before = at - 1
     while before > start and data[before] & 0xC0 == 0x80:  # noqa: PLR2004  a byte inside a character
         before -= 1
     return before >= start and _is_part(data, before, properties)
+
+
+def _follows(data: Bytes, start: int, at: int, properties: Bytes) -> bool:
+    """Whether a word that begins here follows another in one sentence: only a blank or ", " is between them."""
+    return _is_after_part(data, start, at - 1 - (at - 2 >= start and data[at - 2] == _COMMA), properties)
 
 
 def _next_name(  # noqa: PLR0917  the same
@@ -100,18 +104,20 @@ def _next_name(  # noqa: PLR0917  the same
 ) -> int:
     """Where the next word of two characters begins that has a capital and follows another in one sentence, or `stop`.
 
-    The text begins at `start`; the word is after `at`. Most bytes are only compared with a blank.
+    The text begins at `start`; the word is after `at`. Of most bytes, one condition is tested: masks take the place of
+    several, since a mispredicted branch per word would take longer than all the rest.
     """
-    for i in range(at + 1, stop - 1):
-        if data[i - 1] == _BLANK and (_A <= data[i] <= _Z or data[i] >= _FIRST_LONG):
-            code, after = character(data, i)
-            if (
-                _is_capital(code, lower)
-                and after < stop
-                and _is_part(data, after, properties)
-                and _follows(data, start, i, properties)
-            ):
-                return i
+    before = U64(0)
+    for i in range(U64(at), U64(max(at, stop - 1))):
+        byte = U64(data[i])
+        capital = U64(byte - _A < _LETTERS) | U64(byte >= _FIRST_LONG)
+        if capital & U64(before == _BLANK):
+            here = int(np.int64(i))
+            code, after = character(data, here)
+            part = _is_capital(code, lower) and after < stop and _is_part(data, after, properties)
+            if part and _follows(data, start, here, properties):
+                return here
+        before = byte
     return stop
 
 
@@ -127,46 +133,46 @@ def _is_lowered(data: Bytes, bounds: tuple[int, int], properties: Bytes, lower: 
     return False
 
 
-def _line_end(data: Bytes, at: int, stop: int) -> int:
-    while at < stop and data[at] != _NEWLINE:
-        at += 1
-    return at
-
-
-def _is_title(data: Bytes, bounds: tuple[int, int], properties: Bytes, lower: NDArray[np.int32]) -> bool:
-    """Whether more than half of the words begin with a capital."""
-    at, stop = bounds
+def _title_end(  # noqa: PLR0917  the same
+    data: Bytes, start: int, at: int, stop: int, properties: Bytes, lower: NDArray[np.int32]
+) -> int:
+    """The end of the line that is here; minus it if at most half of the words begin with a capital: it is no title."""
     words = capitals = 0
     outside = True
-    while at < stop:
+    while at > start and data[at - 1] != _NEWLINE:
+        at -= 1
+    while at < stop and data[at] != _NEWLINE:
         code, at = character(data, at)
         inside = properties[code] & (LETTER | NUMBER) > 0
         if inside and outside:
             words += 1
             capitals += _is_capital(code, lower)
         outside = not inside
-    return capitals * 2 > words
+    return at if capitals * 2 > words else -at
+
+
+def _letter(code: int, lower: NDArray[np.int32]) -> np.uint64:
+    """A bit that stands for the lower case of a character, and for others with it."""
+    return np.uint64(1) << np.uint64((lower[code] if code < len(lower) else code) & 63)
 
 
 def _note_names(  # noqa: PLR0917  the same
     data: Bytes, bounds: tuple[int, int], properties: Bytes, lower: NDArray[np.int32], table: HashTable, place: Place
-) -> int:
-    """Put the words that a text writes with a capital inside a sentence into the table; return their number."""
-    at, stop = bounds
-    count = 0
+) -> np.uint64:
+    """Put the words that a text writes with a capital inside a sentence into the table; return their first letters."""
+    start, stop = bounds
+    letters, line, title = np.uint64(0), start, False
+    at = _next_name(data, start, start, stop, properties, lower)
     while at < stop:
-        start, line = at, _line_end(data, at, stop)
-        at = _next_name(data, start, start, line, properties, lower)
-        if at < line and _is_title(data, (start, line), properties, lower):
-            at = line
-        while at < line:
-            word = _next_word(data, at, line, properties, lower)
-            if word.length >= _SHORTEST:
-                slot_of(table, place[0], place[1], word.hashed)
-                count += 1
-            at = _next_name(data, start, at, line, properties, lower)
-        at = line + 1
-    return count
+        if at >= line:
+            end = _title_end(data, start, at, stop, properties, lower)
+            line, title = abs(end), end > 0
+        word = _next_word(data, at, stop, properties, lower)
+        if not title and word.length >= _SHORTEST:
+            slot_of(table, place[0], place[1], word.hashed)
+            letters |= _letter(character(data, at)[0], lower)
+        at = _next_name(data, start, line - 1 if title else at, stop, properties, lower)
+    return letters
 
 
 def _find(table: HashTable, place: Place, key: np.uint64) -> int:
@@ -179,6 +185,26 @@ def _find(table: HashTable, place: Place, key: np.uint64) -> int:
     return -1
 
 
+def _next_of(  # noqa: PLR0917  the same
+    data: Bytes, start: int, at: int, stop: int, properties: Bytes, lower: NDArray[np.int32], letters: np.uint64
+) -> int:
+    """Where the next word with one of these first letters begins, at or after `at`, or `stop`.
+
+    The text begins at `start`. See `_next_name` for the masks.
+    """
+    before = U64(0)
+    for i in range(U64(at), U64(max(at, stop))):
+        byte = U64(data[i])
+        ascii_letter = (letters >> ((byte | _BLANK) & _LOW)) & U64(byte < _NO_ASCII)
+        if (ascii_letter | U64(byte >= _FIRST_LONG)) & (before ^ U64(1)):
+            here = int(np.int64(i))
+            known = letters & _letter(character(data, here)[0], lower) > 0
+            if known and _is_part(data, here, properties) and not _is_after_part(data, start, here, properties):
+                return here
+        before = U64(byte < _NO_ASCII) & U64(properties[byte & _SEVEN] & (LETTER | NUMBER) > 0)
+    return stop
+
+
 def _count_names(  # noqa: PLR0917  the same
     data: Bytes,
     bounds: tuple[int, int],
@@ -186,35 +212,42 @@ def _count_names(  # noqa: PLR0917  the same
     lower: NDArray[np.int32],
     table: HashTable,
     place: Place,
+    letters: np.uint64,
     mark: int,
 ) -> int:
     """Number of different names of the table that a text writes without a capital; the count has a mark of its own."""
-    at, stop = bounds
     count = 0
-    while at < stop:
-        word = _next_word(data, at, stop, properties, lower)
+    at = _next_of(data, bounds[0], bounds[0], bounds[1], properties, lower, letters)
+    while at < bounds[1]:
+        word = _next_word(data, at, bounds[1], properties, lower)
         if word.length >= _SHORTEST and not word.capital:
             slot = _find(table, place, word.hashed)
             if slot >= 0 and table.values[slot] == 0 and table.firsts[slot] != mark:
                 table.firsts[slot] = mark
                 count += 1
-        at = word.after
+        at = _next_of(data, bounds[0], word.after, bounds[1], properties, lower, letters)
     return count
 
 
 def _strike_common(  # noqa: PLR0917  the same
-    data: Bytes, bounds: tuple[int, int], properties: Bytes, lower: NDArray[np.int32], table: HashTable, place: Place
+    data: Bytes,
+    bounds: tuple[int, int],
+    properties: Bytes,
+    lower: NDArray[np.int32],
+    table: HashTable,
+    place: Place,
+    letters: np.uint64,
 ) -> int:
     """Mark the words of the table that a text also writes without a first capital: they are no names."""
-    at, stop = bounds
-    while at < stop:
-        word = _next_word(data, at, stop, properties, lower)
+    at = _next_of(data, bounds[0], bounds[0], bounds[1], properties, lower, letters)
+    while at < bounds[1]:
+        word = _next_word(data, at, bounds[1], properties, lower)
         if word.length >= _SHORTEST and not word.initial:
             slot = _find(table, place, word.hashed)
             if slot >= 0:
                 table.values[slot] = 1
-        at = word.after
-    return stop
+        at = _next_of(data, bounds[0], word.after, bounds[1], properties, lower, letters)
+    return at
 
 
 def lowered_names(  # noqa: PLR0917  the same
@@ -238,26 +271,26 @@ def lowered_names(  # noqa: PLR0917  the same
     table = HashTable(hashes, numbers[0], numbers[1], numbers[2])
     for conversation in range(len(first) - 1):
         begin, end = first[conversation], first[conversation + 1]
-        names, struck = -1, False  # not yet looked for
+        letters, noted, struck = np.uint64(0), False, False
         place = (conversation + 1, slots((offsets[end] - offsets[begin]) // 2 + 1) - 1)
         for message in range(begin, end):
             counts[message] = 0
             bounds = (offsets[message], offsets[message + 1])
-            if names == 0 or roles[message] != ASSISTANT or not _is_lowered(data, bounds, properties, lower):
+            nameless = noted and letters == 0
+            if nameless or roles[message] != ASSISTANT or not _is_lowered(data, bounds, properties, lower):
                 continue
-            if names < 0:
-                names = 0
-                for other in range(begin, end):
-                    if roles[other] < ASSISTANT:
-                        span = (offsets[other], offsets[other + 1])
-                        names += _note_names(data, span, properties, lower, table, place)
-            found = _count_names(data, bounds, properties, lower, table, place, message) if names else 0
+            for other in range(begin, begin if noted else end):
+                if roles[other] < ASSISTANT:
+                    span = (offsets[other], offsets[other + 1])
+                    letters |= _note_names(data, span, properties, lower, table, place)
+            noted = True
+            found = _count_names(data, bounds, properties, lower, table, place, letters, message) if letters else 0
             if found and not struck:
                 for other in range(begin, end):
                     if roles[other] < ASSISTANT:
                         span = (offsets[other], offsets[other + 1])
-                        _strike_common(data, span, properties, lower, table, place)
+                        _strike_common(data, span, properties, lower, table, place, letters)
                 struck = True
-                found = _count_names(data, bounds, properties, lower, table, place, -2 - message)
+                found = _count_names(data, bounds, properties, lower, table, place, letters, -2 - message)
             counts[message] = found
     return len(first) - 1

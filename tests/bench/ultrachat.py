@@ -69,13 +69,17 @@ def main() -> None:
         sys.stdout.write(labelled.filter(pl.col("agree").is_null()).write_csv())
         return
     sys.stdout.write("| reason | half | drops | labelled | agreed | share | 95 % interval |\n|" + " --- |" * 7 + "\n")
-    every = labelled.with_columns(reason=pl.lit("all"))
-    for (reason, held_out), rows in pl.concat([labelled, every]).group_by("reason", "held_out", maintain_order=True):
-        marks = rows["agree"].drop_nulls()
-        low, high = interval(int(marks.sum()), len(marks)) if len(marks) else (0.0, 1.0)
-        share = f"{marks.mean() or 0.0:.0%} | {low:.0%} to {high:.0%}"
-        half = "held out" if held_out else "read"
-        sys.stdout.write(f"| {reason} | {half} | {rows.height} | {len(marks)} | {marks.sum()} | {share} |\n")
+    for reason in [*sorted(set(labelled["reason"])), "all"]:
+        for held_out in (False, True):
+            rows = labelled.filter(
+                (pl.col("held_out") == held_out) & ((pl.col("reason") == reason) | (reason == "all"))
+            )
+            marks = rows["agree"].drop_nulls().to_list()
+            if marks:
+                low, high = interval(sum(marks), len(marks))
+                share = f"{sum(marks) / len(marks):.0%} | {low:.0%} to {high:.0%}"
+                half = "held out" if held_out else "read"
+                sys.stdout.write(f"| `{reason}` | {half} | {rows.height} | {len(marks)} | {sum(marks)} | {share} |\n")
 
 
 if __name__ == "__main__":

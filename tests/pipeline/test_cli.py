@@ -256,6 +256,22 @@ def test_plan_as_json_is_the_plan(refine: Refine) -> None:
     assert {stage["use"] for stage in tables["stage"]} == {each.name for each in planning.load(planning.DEFAULT).stages}
 
 
+def test_plans_have_names(refine: Refine, jsonl: Jsonl) -> None:
+    """They are listed, printed as they are, used in a run and a decision, and a wrong name is one sentence."""
+    from pipeline import plan as planning
+
+    listed = refine("plan", "--list").stdout
+    assert [line.split()[0] for line in listed.splitlines()[-5:]] == list(planning.named())
+    assert json.loads(refine("plan", "--list", "--json").stdout) == planning.named()
+    assert refine("plan", "--plan", "strict").stdout == planning.find("strict").read_text()
+    tables = json.loads(refine("plan", "--plan", "sft", "--json").stdout)
+    assert planning.read(tables, "JSON") == planning.load(planning.find("sft"))
+    done = refine("run", jsonl([chat(i) for i in range(3)]), "--plan", "sft", "--stages", "heuristics", "--out", "r")
+    assert (done.returncode, "- no_user " in done.stdout) == (0, True)
+    wrong = refine("decide", "r", "--plan", "utrachat")
+    assert (wrong.returncode, "did you mean 'ultrachat'?" in wrong.stderr) == (1, True)
+
+
 def test_decide_says_which_rules_it_replaces(refine: Refine, jsonl: Jsonl) -> None:
     """A rule of an earlier --drop no longer applies, and a sentence reports it; rules of the plan stay."""
     assert refine("run", jsonl([chat(i) for i in range(20)]), "--plan", TOY, "--out", "r").returncode == 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.plan import DEFAULT, Plan, load
+from pipeline.plan import DEFAULT, Plan, find, load
 from pipeline.rules import Drop, KeepBest, Pairs, decide
+from tests.bench import ultrachat as bench
 
 FIRES: dict[str, dict[str, Any]] = {
     "unanswered_copy": {"assistant_turns": 0, "user_turns": 1, "exact_copies": 2},
@@ -83,6 +85,28 @@ def test_each_condition_of_a_rule_is_needed(plan: Plan, reason: str) -> None:
     """With any of its signals unknown the rule does not fire; with all of them it does."""
     assert reasons(plan, [FIRES[reason]]) == [reason]
     assert reason not in reasons(plan, [{**FIRES[reason], signal: None} for signal in FIRES[reason]])
+
+
+@pytest.mark.parametrize("name", ["sft", "strict", "ultrachat"])
+def test_the_other_plans_for_chat_drop_it_too(name: str) -> None:
+    """Whatever a rule of the default plan drops; a bare denial is also one of `no_feelings`."""
+    rows = [{**row, "no_feelings": row.get("bare_denials")} for row in FIRES.values()]
+    assert None not in reasons(load(find(name)), rows)
+
+
+def test_a_reader_agrees_with_what_the_plan_ultrachat_drops(shared: Path) -> None:
+    """With nine in ten of the drops of each reason in each half of the dialogues, all of which were read."""
+    dropped = bench.drops(bench.batch(shared / "chat" / "ultrachat_small.parquet"))
+    labelled = dropped.join(pl.read_csv(bench.LABELS), on=["prompt_id", "reason"], how="left")
+    assert labelled["agree"].null_count() == 0
+    agreed = labelled.group_by("reason", "held_out").agg(pl.col("agree").mean())
+    assert len(agreed) == 14
+    assert cast("float", agreed["agree"].min()) >= 0.9
+
+
+def test_the_intervals_of_the_bench_are_those_of_wilson() -> None:
+    """9 of 10: 0.5958 to 0.9821 (method 3 of Newcombe 1998, by hand)."""
+    assert bench.interval(9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)
 
 
 def test_truncated_is_a_flag(plan: Plan) -> None:

@@ -24,6 +24,38 @@ def test_the_default_plan_gives_each_rule_a_source() -> None:
     assert len(planning.DEFAULT.read_text().split()) < 700
 
 
+NAMES = ["default", "pretrain", "sft", "strict", "ultrachat"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_plan_by_name_can_be_read_in_two_minutes(name: str) -> None:
+    """It loads, says in its first line what it is for, and gives each rule a reason of its own and a source."""
+    path = planning.find(name)
+    plan = planning.load(path)
+    assert path.read_text().startswith(f"# {planning.named()[name]}\n")
+    assert len(path.read_text().split()) < 700
+    assert len({rule.reason for rule in plan.rules}) == len(plan.rules)
+    assert all(rule.because for rule in plan.rules)
+
+
+def test_a_plan_is_a_name_or_a_path() -> None:
+    """Text with an ending or a slash is a path, even that of a file that is called like a plan."""
+    assert list(planning.named()) == NAMES
+    assert planning.find(None) == planning.find("default") == planning.DEFAULT
+    for path in ("sft.toml", "./sft", "plans/sft", "/sft"):
+        assert planning.find(path) == planning.find(Path(path)) == Path(path)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("stict", "did you mean 'strict'? "), ("mine", ""), ("", "")])
+def test_a_wrong_name_of_a_plan_is_one_sentence(name: str, hint: str) -> None:
+    """With the names that there are, and how a file is named."""
+    with pytest.raises(PlanError) as error:
+        planning.find(name)
+    assert str(error.value) == (
+        f"there is no plan {name!r}: {hint}there are {', '.join(NAMES)}; a file is named with its ending or as ./{name}"
+    )
+
+
 def test_a_plan_survives_being_written(tmp_path: Path) -> None:
     """The plan.toml of a run is read as the plan that made it, --drop rules and parameters included."""
     plan = planning.load(TOY).with_drops(["words > 99", "long: words > 77"]).check()

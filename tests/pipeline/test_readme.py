@@ -195,11 +195,20 @@ def merges(kind: type) -> pl.Schema:
     return kind.merges if issubclass(kind, GlobalStage) else pl.Schema()
 
 
-def test_the_default_plan_is_explained() -> None:
-    """Each rule of it stands in the table, word for word."""
-    for rule in planning.load(planning.DEFAULT).rules:
+@pytest.mark.parametrize("name", ["default", "ultrachat"])
+def test_the_plan_is_explained(name: str) -> None:
+    """Each rule of it stands in a table, word for word."""
+    for rule in planning.load(planning.find(name)).rules:
         row = next(line for line in TEXTS["pipeline/README.md"].splitlines() if line.startswith(f"| `{rule.reason}` |"))
         assert not isinstance(rule, Drop) or f"`{rule.where}`" in row
+
+
+def test_each_plan_is_named() -> None:
+    """In the table of plans, in their order."""
+    rows = re.findall(
+        r"^\| `(\w+)` \|", TEXTS["pipeline/README.md"].split("| plan | for |")[1].split("\n\n")[0], re.MULTILINE
+    )
+    assert sorted(rows) == sorted(planning.named())
 
 
 @pytest.mark.parametrize("name", stages.BUILTIN)

@@ -211,6 +211,193 @@ def test_self_reference_is_seen(content: str, mentions: int, feelings: int) -> N
     assert (reply(content)["ai_mentions"], reply(content)["no_feelings"]) == (mentions, feelings)
 
 
+@pytest.mark.parametrize(
+    ("signal", "content"),
+    [
+        ("no_access", "I do not have access to real-time information. However, you can ask the shop."),
+        ("no_access", "I'm sorry, but I don't have specific details about the price."),
+        ("no_access", "As an AI language model, I am unable to provide recommendations."),
+        ("no_text", "I don't have access to the specific text you are referring to."),
+        ("no_text", "I would need the text material to summarize it."),
+        ("no_feelings", "As an AI, I do not have personal preferences."),
+        ("no_feelings", "I don't have a physical body, but here is how to ride a bike."),
+        ("bare_denials", "I'm sorry, I don't have personal opinions."),
+        ("own_questions", "What is the pogo ball and how is it used?\n\nThe pogo ball is a toy."),
+        ("own_questions", "Who played the spokesman of the White House?\nAnswer: It was Sean."),
+        ("labels", "AI: Yes, it was directed by Matthew."),
+        ("labels", "Response: The event will be in May."),
+        ("capital_code", "Def find(array):\n    return max(array)"),
+        ("capital_code", "Package main\n\nfunc main() {}"),
+        ("capital_code", "Here it is:\n```\nfor I in range(3):\n    print(i)\n```"),
+        ("capital_code", "You find it here: Https://example.org/shoes"),
+        ("merged_lists", "Here is how:\n\n1. Rinse it. 2. Cut it. 3. Fry it."),
+        ("merged_lists", "Step 1: Rinse it. Step 2: Cut it. Step 3: Fry it."),
+        ("merged_lists", "For fish:\n- Use dill. - Use lemon. - Use salt."),
+        ("new_links", "Look here: https://www.example.org/watch?v=9iX9. It is fun."),
+        ("stock_openings", "Certainly! Here are three."),
+        ("stock_openings", "I'd be happy to help."),
+        ("stock_endings", "It is blue. I hope this helps! Let me know if you have any more questions."),
+        ("stock_endings", "It is blue.\n\nOverall, the sky is blue, and the sea is blue because of it."),
+        ("stock_endings", "It is blue. If you have any more questions, ask me."),
+    ],
+)
+def test_a_fault_of_a_reply_is_counted(signal: str, content: str) -> None:
+    """Once per reply, and with a typographic apostrophe as with a straight one."""
+    assert (reply(content)[signal], reply(content.replace("'", "’"))[signal]) == (1, 1)  # noqa: RUF001 - it is meant
+    assert measure([("user", content), ("assistant", "Fine.")])[0][signal] == 0
+
+
+@pytest.mark.parametrize(
+    ("signal", "content"),
+    [
+        ("no_access", "The text does not say it, and I do not have the time to look."),
+        ("no_access", "I don't have enough money to have access."),
+        ("no_access", "Sorry, I am unable to make an appointment at that time."),
+        ("no_access", "I can't find a mocha, would you like something else?"),
+        ("no_text", "You need the text to do that."),
+        ("no_feelings", "I don't have strong feelings about that."),
+        ("no_feelings", "I don't have an opinion on that."),
+        ("bare_denials", "I do not have personal preferences. However, " + "this one is liked by many people. " * 8),
+        ("own_questions", "Are you tired of old shoes?\n\nBuy ours!"),
+        ("own_questions", "What a day! Who would have thought that it rains?"),
+        ("own_questions", "How about this one?\n\nRoses are red."),
+        ("labels", "Response times are short: two seconds."),
+        ("labels", "Answers: see below."),
+        ("capital_code", "Function words are short (as a rule)."),
+        ("capital_code", "Import duties rose. From here on, we import less."),
+        ("capital_code", "def find(array):\n    for i in array:\n        print(i)  # https://example.org"),
+        ("merged_lists", "Three ideas: 1. Rinse it. 2. Cut it. 3. Fry it."),
+        ("merged_lists", "1. Rinse it.\n2. Cut it.\n3. Fry it."),
+        ("merged_lists", "1. Rinse 2. Cut"),
+        ("new_links", "See www.example.org or https://example.org for it."),
+        ("new_links", "Call it:\n```\nget('https://api.example.org/data')\n```"),
+        ("new_links", "Call https://api.example.org/users/{name} for it."),
+        ("stock_openings", "Surely not."),
+        ("stock_endings", "I hope that you come. The door is open."),
+        ("stock_endings", "Overall, it is blue.\n\nAnd wide."),
+    ],
+)
+def test_what_only_looks_like_a_fault_is_not_counted(signal: str, content: str) -> None:
+    """Service, lists within a sentence, code in fences, advertisements."""
+    assert reply(content)[signal] == 0
+
+
+def test_lacking_access_is_a_refusal() -> None:
+    """A rule on `refusals` also sees replies that only say what they lack."""
+    measured = measure([("user", "Hi"), ("assistant", "Hello!"), ("assistant", "I do not have access to that.")])[0]
+    assert (measured["refusals"], measured["first_refusal"], measured["no_access"]) == (1, 1, 1)
+
+
+def test_a_denial_is_bare_up_to_forty_words() -> None:
+    """At 40 words nothing else is said; with one more there may be an answer."""
+    denial = "I do not have personal opinions."  # 6 words
+    assert [reply(denial + " so" * more)["bare_denials"] for more in (34, 35)] == [1, 0]
+
+
+def test_an_address_that_a_user_gave_is_not_new() -> None:
+    """Nor is one of the system; the same one twice in a reply is one."""
+    link = "https://example.org/a/b"
+    given = [("user", f"What is {link}?"), ("assistant", f"{link.upper()} is a page.")]
+    system = [("system", f"Use {link}"), ("user", "Where?"), ("assistant", f"At {link}.")]
+    twice = [("user", "Where?"), ("assistant", f"At {link}, yes, {link}."), ("user", link)]
+    again = [("user", "Where?"), ("assistant", f"At {link} or {link}/c."), ("assistant", link)]
+    assert [row["new_links"] for row in measure(given, system, twice, again)] == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "item", "passage"),
+    [
+        ("5. Garnish with a slice of lemon.", True, False),
+        ("- 1/4 cup red wine vinegar", True, False),
+        ("-4 cloves of garlic", True, False),
+        ("1. What do I need?", False, False),
+        ("1. Rinse it.\n2. Cut it.\nWhat is next?", False, False),
+        ("--- what is this", False, False),
+        ("1984 is a novel.", False, False),
+        ("What is it? Answer according to: The shop sells hats.", False, True),
+        ("Given the text: The shop sells hats.\nWhat is it?", False, True),
+        ("The shop sells hats. Based on the passage above, what is it?", False, True),
+        ("Is it given the text of a poem?", False, False),
+    ],
+)
+def test_prompts_that_no_user_writes(prompt: str, item: bool, passage: bool) -> None:
+    """An item of a list; a piece of text and an instruction."""
+    measured = measure([("user", prompt), ("assistant", "Fine.")])[0]
+    assert (measured["prompt_item"], measured["prompt_passage"]) == (item, passage)
+
+
+def test_turns_that_only_thank_are_counted() -> None:
+    """Not the first turn, not with a question or a wish, and not those of the assistant."""
+    said = ["Thanks!", "Wow, that is great.", "Great, now add salt.", "Thanks, what next?", "I'll try it.", "Add salt."]
+    turns = [turn for content in said for turn in (("user", content), ("assistant", "Thank you."))]
+    assert measure(turns)[0]["thanks_turns"] == 2
+
+
+def names_in_lower_case(messages: list[Message]) -> int:
+    """`lowered_names` by the words of a regular expression."""
+
+    def words(text: str) -> list[tuple[str, bool]]:
+        found = list(re.finditer(r"[^\W_]+", text))
+        ends = [None, *(word.end() for word in found)]
+        return [
+            (w[0], end is not None and text[end : w.start()] in {" ", ", "})
+            for w, end in zip(found, ends, strict=False)
+        ]
+
+    capital: set[str] = set()
+    small: set[str] = set()
+    for line in (line for role, content in messages if role != "assistant" for line in content.split("\n")):
+        initials = [word[0] != word[0].lower() for word, _ in words(line)]
+        for (word, inside), initial in zip(words(line), initials, strict=True):
+            if len(word) >= 3 and (not initial or (inside and 2 * sum(initials) <= len(initials))):
+                (capital if initial else small).add(word.lower())
+    counts = [0]
+    for content in (content for role, content in messages if role == "assistant"):
+        said = words(content)
+        within = any(inside and len(word) > 1 and word[0] != word[0].lower() for word, inside in said)
+        if len(said) >= 10 and not within and content != content.lower():
+            counts.append(len({word for word, _ in said if word == word.lower()} & (capital - small)))
+    return max(counts)
+
+
+WORDS = (
+    "Anna",
+    "anna",
+    "Ulm",
+    "ulm",
+    "Él",
+    "él",
+    "the",
+    "The",
+    "in",
+    "I",
+    "ß",
+    "x",
+    "中文",
+    "7up",
+    "é",
+    "The Old House",
+)
+NAMING = st.lists(st.sampled_from([*WORDS, ",", ".", "\n"]), min_size=1, max_size=40).map(" ".join)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), NAMING), max_size=5), max_size=3))
+def test_names_in_lower_case_equal_those_of_a_plain_loop(conversations: list[list[Message]]) -> None:
+    """Letters beyond ASCII, titles, lines, and names that the user also writes without a capital included."""
+    found = [row["lowered_names"] for row in measure(*conversations)]
+    assert found == [names_in_lower_case(messages) for messages in conversations]
+
+
+def test_names_in_lower_case_are_seen() -> None:
+    """As UltraChat has them; not where the reply has a capital inside a sentence, or is all in lower case."""
+    asked = "How many tickets for the Botafogo match does Maria Prestes sell in Rio?"
+    lost = "I do not have access to it. However, botafogo and maria prestes sell them."
+    prose = [lost, lost.replace("maria", "Maria"), lost.lower(), "Botafogo sells."]
+    found = [row["lowered_names"] for row in measure(*([("user", asked), ("assistant", said)] for said in prose))]
+    assert found == [3, 0, 0, 0]
+
+
 PARAGRAPH = "This is a line of prose that is well over eight words long and ends well.\n"
 
 
