@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_what_the_rules_would_drop_is_gone_if_a_reply_remains(made: list[list[di
         if empty or truncated or last == "user":
             first = roles.index("user") if "user" in roles else len(roles)
             assert "assistant" not in roles[first:], before
+
+
+def test_many_turns_are_repaired_in_linear_time() -> None:
+    """30,000 cut replies, or empty turns, one after the other take well under a second; records do not grow either."""
+    cut = [{"role": ("user", "assistant")[i % 2], "content": CUT} for i in range(30_000)]
+    holes = [{"role": ("user", "assistant")[i % 2], "content": WHOLE * (i % 2 == 0)} for i in range(30_000)]
+    holes.append({"role": "assistant", "content": WHOLE})
+    start = time.process_time()
+    rows = repaired(strategies.raw([cut, holes]), sorted(TRIMS)).to_dicts()
+    assert time.process_time() - start < 10  # in quadratic time minutes
+    assert [len(row["messages"]) for row in rows] == [2, 2]
+    assert sum(len(one["removed"]) for row in rows for one in row["repairs"]) < 10_000_000
 
 
 def conversation(*said: str) -> list[dict[str, str]]:
