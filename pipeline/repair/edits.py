@@ -128,7 +128,7 @@ def _trim(row: Row, turns: Row, trims: Sequence[str]) -> Row | None:
             break
         if to <= answered:
             break
-        changes.append(_change(trim, to, list(zip(row["messages"], details, strict=True))[to:end], 0))
+        changes.append(_change(trim, to, zip(row["messages"][to:end], details[to:end], strict=True), 0))
         end = to
     return _with(row, row["messages"][:end], details[:end], changes) if changes else None
 
