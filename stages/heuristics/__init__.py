@@ -80,8 +80,8 @@ class Heuristics(Stage):
         own_questions: number of replies that ask a question on a line of its own, and then answer it.
         labels: number of replies that begin with the label of a role or field, such as "AI:" or "Response:".
         lowered_names: number of names of the user's that one reply writes in lower case, of the reply with the most.
-            Its sentences begin with capitals, it has none inside them, and it has at least 10 words. A name has a
-            capital inside a sentence of the user, and is never without one.
+            Its sentences begin with capitals, it has none inside them, it has at least 10 words and ends with a mark.
+            A name has a capital inside a sentence of the user, and is never without one.
         capital_code: number of replies in which code got a capital as if it were prose: "Def f(x):", "Https://".
         merged_lists: number of replies with a list on a line of its own whose items lost their line breaks.
         new_links: number of different web addresses with a path in replies, outside code, that only replies contain.

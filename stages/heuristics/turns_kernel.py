@@ -122,8 +122,13 @@ def _next_name(  # noqa: PLR0917  the same
 
 
 def _is_lowered(data: Bytes, bounds: tuple[int, int], properties: Bytes, lower: NDArray[np.int32]) -> bool:
-    """Whether a text has capitals, but none inside a sentence other than those of words of one letter."""
+    """Whether a text ends with a mark and has capitals, but none inside a sentence except in words of one letter."""
     at, stop = bounds
+    end = stop
+    while end > at and data[end - 1] <= _BLANK:
+        end -= 1
+    if end == at or _is_after_part(data, at, end, properties):
+        return False
     if _next_name(data, at, at, stop, properties, lower) < stop:
         return False
     while at < stop:
@@ -263,10 +268,10 @@ def lowered_names(  # noqa: PLR0917  the same
 ) -> int:
     """Number of names of other messages that each reply writes in lower case, though its sentences begin with capitals.
 
-    `first` is the first message of each conversation, and one past the last; `counts`, int64 [messages], 0 if the reply
-    has a capital inside a sentence. A name has at least three characters, has a capital inside a sentence of a line
-    that is no title, and is never without one. Scratch space: `hashes`, [`slots` of the words of the longest
-    conversation], and `numbers`, [3, the same], the first row zeros.
+    `first` is the first message of each conversation, and one past the last; `counts`, int64 [messages], is 0 if the
+    reply has a capital inside a sentence or ends without a mark. A name has at least three characters, has a capital
+    inside a sentence of a line that is no title, and is never without one. Scratch space: `hashes`, [`slots` of the
+    words of the longest conversation], and `numbers`, [3, the same], the first row zeros.
     """
     table = HashTable(hashes, numbers[0], numbers[1], numbers[2])
     for conversation in range(len(first) - 1):

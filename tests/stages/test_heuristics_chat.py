@@ -355,7 +355,8 @@ def names_in_lower_case(messages: list[Message]) -> int:
     for content in (content for role, content in messages if role == "assistant"):
         said = words(content)
         within = any(inside and len(word) > 1 and word[0] != word[0].lower() for word, inside in said)
-        if len(said) >= 10 and not within and content != content.lower():
+        marked = not content.rstrip()[-1:].isalnum()
+        if len(said) >= 10 and marked and not within and content != content.lower():
             counts.append(len({word for word, _ in said if word == word.lower()} & (capital - small)))
     return max(counts)
 
@@ -390,12 +391,12 @@ def test_names_in_lower_case_equal_those_of_a_plain_loop(conversations: list[lis
 
 
 def test_names_in_lower_case_are_seen() -> None:
-    """As UltraChat has them; not where the reply has a capital inside a sentence, or is all in lower case."""
+    """As UltraChat has them; not with a capital inside a sentence, without any, without a last mark, in few words."""
     asked = "How many tickets for the Botafogo match does Maria Prestes sell in Rio?"
     lost = "I do not have access to it. However, botafogo and maria prestes sell them."
-    prose = [lost, lost.replace("maria", "Maria"), lost.lower(), "Botafogo sells."]
+    prose = [lost, lost.replace("maria", "Maria"), lost.lower(), lost.rstrip("."), "Botafogo sells."]
     found = [row["lowered_names"] for row in measure(*([("user", asked), ("assistant", said)] for said in prose))]
-    assert found == [3, 0, 0, 0]
+    assert found == [3, 0, 0, 0, 0]
 
 
 PARAGRAPH = "This is a line of prose that is well over eight words long and ends well.\n"
