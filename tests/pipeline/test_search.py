@@ -19,6 +19,7 @@ from pipeline import plan as planning
 from pipeline import search as searching
 from pipeline import sources
 from pipeline.api.run import open_run
+from pipeline.compare.checks import UNSEEN
 from pipeline.compare.data import TrainingOptions
 from pipeline.plan import PlanError
 from pipeline.rules import KeepTop
@@ -175,6 +176,8 @@ def test_the_test_part_was_not_seen(found: Search) -> None:
     assert fitted <= {str(found.target.file("fit"))}
     assert fitted
     assert not [one for one in found.comparison.checks if one.passed is False]
+    (check,) = (one for one in found.comparison.checks if one.name == UNSEEN)
+    assert check.passed
 
 
 def test_a_search_goes_on_where_it_stopped(found: Search, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
