@@ -111,8 +111,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline.compare": (
         *("pipeline", "pipeline.experiments", "pipeline.report", "pipeline.report.run", "pipeline.sources"),
-        *("pipeline.ownership", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
-        *("stages.language", "stages.stage", "stages.files", "stages.readers"),
+        *("pipeline.ownership", "pipeline.plan", "pipeline.store", "pipeline.terminal", "pipeline.manifest"),
+        *("stages.language", "stages.text", "stages.value", "stages.stage", "stages.files", "stages.readers"),
         *("trainer", "trainer.presets", "trainer.prepare", "trainer.experiment", "trainer.scaling"),
     ),
     "pipeline.ablate": (

@@ -1,17 +1,28 @@
 """Checks of a comparison: what must hold before anything is concluded from it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from pipeline import plan as planning
 from pipeline.compare.corpora import Pair
 from pipeline.compare.design import Experiment
+from pipeline.experiments import corpus as corpora
 from pipeline.report.parts import Check
+from pipeline.store import Store
+from stages.readers import RECORDS, TEXT
+from stages.stage import MissingModelError, StageParameterError
+from stages.text.corpus import Corpus as Examples
+from stages.value.quality import Quality
+from stages.value.target import Target
 from trainer.experiment.kinds import KINDS
 from trainer.experiment.records import read, scores
 from trainer.prepare.arms import Arms
 
+UNSEEN = "the target was not seen by the selection"
+"""Name of the check that the stages of a run were not fitted on what its refined corpus is tested on."""
 MIN_PAIRED = 0.5
 """Minimum share of the smaller training pool whose place in the order is the same in both arms."""
 Records = Mapping[tuple[str, str, int, int], Mapping[str, Any]]
@@ -23,6 +34,7 @@ def comparison_checks(pair: Pair, experiment: Experiment) -> list[Check]:
     records = _records(experiment)
     return [
         _leakage(experiment.arms),
+        *unseen(pair),
         *corpora_checks(pair),
         _steps(records, experiment),
         _budgets_reached(records),
@@ -33,7 +45,7 @@ def comparison_checks(pair: Pair, experiment: Experiment) -> list[Check]:
 
 def screen_checks(pair: Pair, arms: Arms) -> list[Check]:
     """All checks of a finished screen."""
-    return [_leakage(arms), *corpora_checks(pair), paired(arms, pair)]
+    return [_leakage(arms), *unseen(pair), *corpora_checks(pair), paired(arms, pair)]
 
 
 def _records(experiment: Experiment) -> Records:
@@ -74,6 +86,34 @@ def _leakage(arms: Arms) -> Check:
         f"{leaks.trained:,} of the training pool and the validation set (word 5-gram Jaccard {leaks.jaccard:g})"
     )
     return Check("train/test leakage 0", leaks.leaks == 0, text)
+
+
+def unseen(pair: Pair) -> list[Check]:
+    """Whether the signals that chose the refined corpus have not seen the target; none without a target or a run."""
+    if pair.target is None or pair.run is None:
+        return []
+    target, found = pair.target.corpus.frame["text"], []
+    for name, examples in _examples(pair.run):
+        try:
+            texts = pl.concat([target, *(batch["text"] for batch in examples.batches())])
+        except (MissingModelError, StageParameterError) as error:
+            return [Check(UNSEEN, None, f"the examples of the stage {name} cannot be read: {error}")]
+        groups = corpora.groups(texts)
+        alike = int(np.isin(groups[: len(target)], groups[len(target) :]).sum())
+        found.append((alike, f"{alike:,} of {len(target):,} have a near-duplicate among the examples of {name}"))
+    seen = any(alike for alike, _ in found)
+    advice = ": hold out other conversations for --target, as refine search does" if seen else ""
+    text = "; ".join(text for _, text in found) or "no stage of the run is fitted on examples"
+    return [Check(UNSEEN, not seen, f"{text}{advice}")]
+
+
+def _examples(store: Store) -> Iterator[tuple[str, Examples]]:
+    """The examples that stages of a run were fitted on, with the names of the stages."""
+    for measured in planning.load(store.plan).stages:
+        stage = measured.stage
+        path = stage.target if isinstance(stage, Target) else stage.like if isinstance(stage, Quality) else ""
+        if path:
+            yield measured.name, Examples(path, "corpus of examples", (*TEXT, *RECORDS))
 
 
 def corpora_checks(pair: Pair) -> list[Check]:

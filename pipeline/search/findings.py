@@ -74,8 +74,9 @@ class Finding:
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """A finding from JSON."""
-        estimates = (Estimate.parse(row[name]) for name in ("per_token", "worth", "used_up", "on_raw"))
-        return cls(*estimates, row["extrapolates"])
+        names = ("per_token", "worth", "used_up", "on_raw")
+        per_token, worth, used_up, on_raw = (Estimate.parse(row[name]) for name in names)
+        return cls(per_token, worth, used_up, on_raw, row["extrapolates"])
 
     def level(self, goal: Goal) -> Estimate:
         """What a goal minimises."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,8 @@ import pytest
 
 from pipeline import sources
 from pipeline.compare import command as comparing
-from pipeline.compare.corpora import with_target
+from pipeline.compare.checks import UNSEEN, unseen
+from pipeline.compare.corpora import Target, with_target
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.experiments import corpus as corpora
 from pipeline.ingest import Limits, ingest
@@ -139,3 +142,31 @@ def test_the_answer_is_about_the_target_alone() -> None:
     worth, cost = found.sentence.split("For the target, a token of refined is worth ")[1].split(" of raw; ")
     assert worth.startswith("1.0")
     assert cost.startswith("its perplexity differs by +2.1")
+
+
+@pytest.mark.parametrize(
+    ("examples", "passed", "says"),
+    [
+        (
+            "target",
+            False,
+            "412 of 412 have a near-duplicate among the examples of target: hold out other conversations",
+        ),
+        ("target/others.jsonl", True, "0 of 412 have a near-duplicate among the examples of target"),
+        ("nowhere", None, "the examples of the stage target cannot be read: no corpus of examples at"),
+        ("", True, "no stage of the run is fitted on examples"),
+    ],
+)
+def test_a_selection_that_saw_the_target_fails_a_check(
+    target: Path, tmp_path: Path, examples: str, passed: bool | None, says: str
+) -> None:
+    """Its models would be scored on what chose their text."""
+    others = [{"text": f"nothing like it in number {i} of these lines"} for i in range(3)]
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
+    path = target.parent / "target" if examples == "target" else examples and tmp_path / examples
+    (tmp_path / "plan.toml").write_text(f'[[stage]]\nuse = "target"\ntarget = "{path}"\n')
+    pair: Any = SimpleNamespace(target=Target(corpora.read(str(target)), 0), run=Store(tmp_path))
+    (check,) = unseen(pair)
+    assert (check.name, check.passed) == (UNSEEN, passed)
+    assert check.found.startswith(says)

@@ -19,13 +19,14 @@ from pipeline import plan as planning
 from pipeline import search as searching
 from pipeline import sources
 from pipeline.api.run import open_run
+from pipeline.compare.checks import UNSEEN
 from pipeline.compare.data import TrainingOptions
 from pipeline.plan import PlanError
 from pipeline.rules import KeepTop
 from pipeline.search import SearchOptions, parts
 from pipeline.search import candidates as proposing
 from pipeline.search.candidates import Candidate
-from pipeline.search.findings import Confirmation, Estimate, Finding
+from pipeline.search.findings import Confirmation, Estimate, Finding, Goal, Trial, best
 from pipeline.search.result import Search
 from pipeline.search.trials import Development
 from pipeline.sources import SourceError
@@ -175,6 +176,8 @@ def test_the_test_part_was_not_seen(found: Search) -> None:
     assert fitted <= {str(found.target.file("fit"))}
     assert fitted
     assert not [one for one in found.comparison.checks if one.passed is False]
+    (check,) = (one for one in found.comparison.checks if one.name == UNSEEN)
+    assert check.passed
 
 
 def test_a_search_goes_on_where_it_stopped(found: Search, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,3 +275,22 @@ def test_the_worth_of_a_token_says_that_it_is_extrapolated() -> None:
     assert Finding(level, worth, level, level, extrapolates=True).value == "12.13 (9.80 to 15.00, extrapolated)"
     assert Finding(level, worth, level, level).cells[1] == "12.13 (9.80 to 15.00)"
     assert Finding(level, Estimate(None), level, level, extrapolates=True).value == "-"
+
+
+def test_the_goal_decides_which_plan_is_best() -> None:
+    """A small selection may be the best per token and not if read to its end; what was not measured is not picked."""
+    small, large = (
+        Trial(
+            name,
+            "selection",
+            name,
+            9,
+            9,
+            Finding(Estimate(per_token), Estimate(None), Estimate(used_up), Estimate(0.0)),
+        )
+        for name, per_token, used_up in (("small", -0.5, 0.2), ("large", -0.3, -0.1))
+    )
+    trials = [Trial("too small", "selection", "none", 1, 1, note="too small"), small, large]
+    goals: tuple[Goal, ...] = ("token", "corpus")
+    assert [best(trials, goal) for goal in goals] == [small, large]
+    assert best(trials[:1], "token") is None
