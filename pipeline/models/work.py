@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -100,6 +101,11 @@ class Work:
             stream.target_counts()[:, rows],
             {label: nats[:, rows] for label, nats in self._trained()},
         )
+
+    def conversations(self, part: Literal["pool", "validation"]) -> pl.DataFrame:
+        """The texts and turns of the training pool or the validation set."""
+        words = vocabulary.load(self.data.folder / "tokenizer.json")
+        return streams.decode(getattr(self.data, part), words)
 
     def _cleaner(self) -> str:
         """The corpus whose test set the verdict is about: the one that another contains, else both."""
