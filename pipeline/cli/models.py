@@ -70,7 +70,7 @@ def score(
 
 transfer = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="The difference of two models as an adapter, and that difference on another model.",
 )
 

@@ -8,13 +8,18 @@ import re
 import runpy
 import shlex
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT, Refine
 from tests.pipeline.test_train import TINY, Jsonl, chats
+from tests.trainer.test_causal import ENDS, save_gpt2
+from tests.trainer.test_template import frame
 from tests.trainer.test_transfer import RANK, pair
+from trainer import causal
 
 TEXT = (ROOT / "trainer" / "README.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -41,6 +46,23 @@ def test_the_export_has_the_scores_of_its_record(refine: Refine, jsonl: Jsonl, t
     chat = [{"role": "user", "content": "ban"}, {"role": "wizard", "content": "dol"}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == "<|endoftext|><|user|>ban<|end|><|other|>dol<|end|><|assistant|>"
+
+
+def test_any_text_is_scored_in_bits_per_byte(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Nats of the model over the bytes of the contents, of everything and of replies, and no other tokenizer's PPL."""
+    save_gpt2(tmp_path / "model", **ENDS)
+    messages = [{"role": "system", "content": "ä"}, {"role": "user", "content": "the river"}]
+    records = [{"messages": [*messages, {"role": "assistant", "content": f"a stone bridge {i}"}]} for i in range(30)]
+    done = refine("score", "model", "--text", jsonl(records), "--out", "scores.json", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert json.loads((tmp_path / "scores.json").read_text()) == json.loads(done.stdout)
+    said = [[(one["role"], one["content"]) for one in record["messages"]] for record in records]
+    nats = causal.score(causal.load(str(tmp_path / "model")), frame(said)).nats.sum(axis=1)
+    sizes = [sum(len(text.encode()) for role, text in chain(*said) if (role == "assistant") == of) for of in (0, 1)]
+    assert row["bits_per_byte"] == pytest.approx(nats.sum() / np.log(2) / sum(sizes))
+    assert row["replies_bits_per_byte"] == pytest.approx(nats[1] / np.log(2) / sizes[1])
+    assert row["ppl_per_token"] is None
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_another_architecture_takes_the_function(family: Path, tmp_path: Path) -
 
     here = str(family / "domain.jsonl")
     made = applying.apply_adapter(
-        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "made", on=here, steps=150)
+        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "made", on=here, steps=90)
     )
     found = bits(made)
     assert made.space == "function"
