@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
-        *("trainer", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
+        *("trainer", "trainer.causal", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
         *("trainer.scaling", "trainer.counts", "stages.files", "stages.ngram"),
     ),
     # pipeline: a run, one file a verb

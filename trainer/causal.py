@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -94,17 +95,17 @@ class Scores:
     tokens: NDArray[np.int64]
 
 
-def load(name: str, adapter: Path | None = None, device: str = "cpu") -> CausalModel:
+def load(name: str, adapter: Path | None = None, device: str = "cpu", source: str | None = None) -> CausalModel:
     """Load a model and its tokenizer, in float32, from a folder or the hub; `name@commit` pins a model of the hub.
 
-    A folder of an adapter is loaded on the model that it names as its base.
+    A folder of an adapter is loaded on the model that it names as its base, or on `source`.
 
     Raises:
         ModelError: there is no such model, it is no causal language model, or its tokenizer changes text.
     """
     folder, label = Path(name), name
     if adapter is None and (folder / ADAPTER).is_file():
-        adapter, name = folder, base_of(folder)
+        adapter, name = folder, source or base_of(folder)
     elif adapter is not None:
         label = f"{name} + {adapter}"
     with quiet():
@@ -345,13 +346,15 @@ def _score(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from printing its own notes and bars."""
+    """Keep transformers and PEFT from printing their own notes, warnings and bars."""
     logging: Any = import_module("transformers.utils.logging")
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(before)
         if bars:

@@ -393,6 +393,10 @@ def train(
     embeddings: o.EmbeddingsFrom = None,
     test_tokens: o.TestTokens = 100_000,
     baselines: Annotated[bool, typer.Option(help="Train and score the baselines on the same split.")] = True,
+    export: Annotated[
+        str | None,
+        typer.Option(metavar="hf", help="With --network transformer: also write the network as transformers opens it."),
+    ] = None,
     out: o.ExperimentOut = None,
     split: o.Split = None,
     config: o.Config = None,
@@ -409,7 +413,9 @@ def train(
     options = train.TrainOptions(
         *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss)
     )
-    train.print_training(train.train(options, budget, seed, threads, baselines=baselines), as_json=as_json)
+    train.print_training(
+        train.train(options, budget, seed, threads, baselines=baselines, export=export), as_json=as_json
+    )
 
 
 @app.command(epilog="Example: refine scale --points points.csv --predict 100000")

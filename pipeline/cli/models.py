@@ -70,7 +70,7 @@ def score(
 
 transfer = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="The difference of two models as an adapter, and that difference on another model.",
 )
 
@@ -125,3 +125,47 @@ def extract(
     command = shlex.join(("refine", *sys.argv[1:]))
     made = extracting.extract_adapter(base, tuned, out, options, score, report, command)
     extracting.print_extraction(made, as_json=as_json)
+
+
+@transfer.command(epilog="Example: refine transfer apply difference other-model --out moved --on chats.jsonl")
+def apply(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, such as extract's.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder or hub id of the other model.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the result.")] = ...,  # type: ignore[assignment]
+    space: Annotated[
+        str,
+        typer.Option(metavar="SPACE", help="weights, function, or auto: weights if the models are related."),
+    ] = "auto",
+    scale: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Scale of the difference. By default the best on validation, 0 included."),
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Texts: to train on, to choose the scale by, and to test on.")
+    ] = None,
+    score: Annotated[
+        Path | None, typer.Option(metavar="WORK", help="Test on the test set of this experiment; its texts by default.")
+    ] = None,
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of a LoRA, in the space of functions.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of its training.")] = 300,
+    as_: Annotated[
+        str, typer.Option("--as", metavar="WHAT", help="adapter, or model: the target with it.")
+    ] = "adapter",
+    source: Annotated[
+        str | None, typer.Option(metavar="BASE", help="The model that the adapter is of. By default the one it names.")
+    ] = None,
+    seed: o.Seed = 0,
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Apply the difference of an adapter to another model, beside the baselines that it must beat."""
+    from pipeline.models import apply as applying
+    from trainer.transfer.weights import WeightsError
+
+    if as_ not in {"adapter", "model"}:
+        raise WeightsError(f"--as is {as_!r}, expected adapter or model")
+    options = applying.ApplyOptions(
+        *(adapter, target, out, space, scale, on, rank, steps, as_ == "model", source, score, seed, limit)
+    )
+    made = applying.apply_adapter(options, shlex.join(("refine", *sys.argv[1:])))
+    applying.print_applied(made, as_json=as_json)

@@ -23,7 +23,7 @@ from stages.stage import reason
 from trainer import presets
 from trainer.experiment import jobs, kinds
 from trainer.experiment.jobs import Job
-from trainer.experiment.kinds import CVFP, KINDS, RANDOM_BLOCK
+from trainer.experiment.kinds import CVFP, KINDS, RANDOM_BLOCK, TRANSFORMER
 from trainer.experiment.records import read
 from trainer.prepare import arms
 from trainer.prepare import prepared as preparing
@@ -159,12 +159,19 @@ def preparation(*, networks: bool = True) -> Iterator[None]:
 
 
 def train(
-    options: TrainOptions, budget: int | None = None, seed: int = 0, threads: int = 0, *, baselines: bool = True
+    options: TrainOptions,
+    budget: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+    *,
+    baselines: bool = True,
+    export: str | None = None,
 ) -> TrainingResult:
     """Train one network or all, and baselines on the same split; runs that are already there are not repeated.
 
     The budget is in training tokens, by default the preset's or 100,000. The seed is that of the order of
-    conversations, the weights and the noise. 0 `threads` are OMP_NUM_THREADS, or one per core.
+    conversations, the weights and the noise. 0 `threads` are OMP_NUM_THREADS, or one per core. The `export` "hf" writes
+    the transformer into the folder hf/ of its run, which transformers opens.
 
     Raises:
         SourceError, RunFolderError: the corpus or the folder does not serve.
@@ -173,6 +180,10 @@ def train(
     import torch
 
     networks = kinds.networks(options.network)
+    if export is not None and (export != "hf" or TRANSFORMER.name not in networks):
+        raise kinds.NetworkError(
+            f"--export is {export} with --network {options.network}, expected --export hf with --network transformer"
+        )
     configured = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number per level
     default = int(configured) if configured.isascii() and configured.isdecimal() else 0
     threads = threads or default or len(os.sched_getaffinity(0))
@@ -194,6 +205,11 @@ def train(
             else:
                 say(f"{KINDS[kind].label} ...")
                 records[kind] = jobs.carry_out(folder / "trainings", {job.name: job}, job.name)
+            if export is not None and kind == TRANSFORMER.name:
+                from trainer.experiment import export as exporting
+
+                exporting.export(place, folder / "data" / "tokenizer.json", place / "hf")
+                say(f"{place / 'hf'}: the transformer and its tokenizer, for transformers")
     return TrainingResult(folder / "trainings" / network.name, data.record.as_dict(), records, preset)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -144,16 +145,17 @@ def tabulate(
     if names:
         known = "is not known" if len(nats) == 1 else "is not known of any of these models"
         notes.append(f"what it was trained on {known}: a model that has seen the test conversations looks better")
-    return _table(test, nats, own, notes, revisions)
+    return table_of(test, nats, own, notes, revisions)
 
 
-def _table(
+def table_of(
     test: TextSet,
-    nats: dict[str, NDArray[np.float64]],
-    own: dict[str, int],
-    notes: Sequence[str],
-    revisions: dict[str, str],
+    nats: Mapping[str, NDArray[np.float64]],
+    own: Mapping[str, int],
+    notes: Sequence[str] = (),
+    revisions: Mapping[str, str] = MappingProxyType({}),
 ) -> ScoreTable:
+    """The table of models by name, from their nats by class and conversation [2, K] and their numbers of tokens."""
     every = {**nats, **test.trained}
     if not every:
         raise ModelError("nothing to score: name a MODEL, or an experiment that has trained one")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -101,6 +102,11 @@ class Work:
             {label: nats[:, rows] for label, nats in self._trained()},
         )
 
+    def conversations(self, part: Literal["pool", "validation"]) -> pl.DataFrame:
+        """The texts and turns of the training pool or the validation set."""
+        words = vocabulary.load(self.data.folder / "tokenizer.json")
+        return streams.decode(getattr(self.data, part), words)
+
     def _cleaner(self) -> str:
         """The corpus whose test set the verdict is about: the one that another contains, else both."""
         assert self.arms is not None  # noqa: S101  its caller has looked
@@ -114,10 +120,15 @@ class Work:
         """Label and nats by class and test conversation of finished models: of a comparison, the largest budgets."""
         runs = self.folder / "trainings"
         if self.arms is None:
+            labels = set[str]()
             for record in sorted(runs.glob("*/record.json")):
                 found = read(record.parent)
                 if found.get("data") == self.data.digest:
-                    yield f"{_label(found['kind'])}, {found['tokens']:,} tokens", scores(record.parent)[0]
+                    label = f"{_label(found['kind'])}, {found['tokens']:,} tokens"
+                    label += f", seed {found['seed']}" if found["seed"] else ""
+                    label += f" ({record.parent.name[-6:]})" if label in labels else ""  # other settings
+                    labels.add(label)
+                    yield label, scores(record.parent)[0]
             return
         for (kind, arm), jobs in self._jobs().items():
             done = [job for job in jobs if job.seed == 0 and (runs / job.name / "record.json").exists()]
@@ -173,7 +184,13 @@ def open_work(folder: Path) -> Work:
     places = [folder / name for name in ("data", "screen") if (folder / name / "prepared.json").is_file()]
     if not places:
         raise RunFolderError(f"{folder} holds no prepared data yet: let its experiment prepare them first")
-    return Work(folder, preparing.load(places[0]), arming.load(places[0], presets.HOUSE))
+    arms = arming.load(places[0], presets.HOUSE)
+    if arms is None and (places[0].name == "screen" or any(folder.glob("design-*.json"))):
+        raise RunFolderError(
+            f"{places[0]} does not say which conversations are whose, as of an earlier version: start the same command "
+            "again, which repeats no training run"
+        )
+    return Work(folder, preparing.load(places[0]), arms)
 
 
 def read_texts(source: str, limit: int | None = None) -> TextSet:

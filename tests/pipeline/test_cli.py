@@ -64,8 +64,8 @@ def test_version_and_the_options_of_every_command_are_in_the_help(refine: Refine
 
 def test_no_help_shows_a_type_instead_of_a_name(refine: Refine) -> None:
     """`--workers N`, never `--workers <int range>`; `<path>` and `<str>` say no more."""
-    for command in COMMANDS:
-        lines = [line for line in refine(command, "--help").stdout.splitlines() if line.startswith("  -")]
+    for command in (*COMMANDS, "transfer extract", "transfer apply"):
+        lines = [line for line in refine(*command.split(), "--help").stdout.splitlines() if line.startswith("  -")]
         assert not [line for line in lines if re.search(r"<\w+( \w+)?>", line)]
 
 
@@ -76,6 +76,9 @@ def test_no_help_shows_a_type_instead_of_a_name(refine: Refine) -> None:
         (["run", "--wrokers", "3"], "no such option --wrokers; did you mean --workers?"),
         (["status", "--frobnicate"], "no such option: --frobnicate (refine status --help lists what there is)"),
         (["show"], "missing argument 'RUN'"),
+        (["transfer"], "missing command (refine transfer --help lists what there is)"),
+        (["transfer", "extrat"], "no such command 'extrat'; did you mean 'extract'?"),
+        (["transfer", "extract", "a"], "missing argument 'TUNED'"),
         (["run", "--workers", "many"], "invalid value for '--workers'"),
         (["plan", "--log-file"], "option '--log-file' requires an argument"),
     ],

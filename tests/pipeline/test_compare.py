@@ -617,6 +617,17 @@ def test_training_texts_hold_no_test_conversation(made: Path, my_run: Path, tmp_
     assert set(texts["refined"]) < set(texts["raw"])
 
 
+def test_a_comparison_of_an_earlier_version_is_refused(made: Path, tmp_path: Path) -> None:
+    """Without the file that says which conversations are whose, arms could not be told apart."""
+    from pipeline.models.work import open_work
+
+    old = tmp_path / "old"
+    shutil.copytree(made / "work", old, ignore=shutil.ignore_patterns("trainings"))
+    (old / "data" / "arms.json").unlink()
+    with pytest.raises(RunFolderError, match="start the same command again, which repeats no training run"):
+        open_work(old)
+
+
 def test_a_folder_without_a_test_set_is_refused(made: Path, tmp_path: Path) -> None:
     """And so is a test set that there is not, and options that contradict each other."""
     from pipeline.models.score import ScoreOptions, score

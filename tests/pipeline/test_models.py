@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import runpy
+import shlex
+from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.conftest import Refine
+from tests.conftest import ROOT, Refine
+from tests.pipeline.test_train import TINY, Jsonl, chats
+from tests.trainer.test_causal import ENDS, save_gpt2
+from tests.trainer.test_template import frame
 from tests.trainer.test_transfer import RANK, pair
+from trainer import causal
 
+TEXT = (ROOT / "trainer" / "README.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def test_the_export_has_the_scores_of_its_record(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Of all messages and of replies: the same function, read by the same template in the same windows."""
+    source = jsonl(chats())
+    words = ("train", source, "--budget", "1500", *TINY, "--threads", 1, "--no-baselines", "--out", "t")
+    refused = refine(*words, "--export", "hf")
+    assert "expected --export hf with --network transformer" in refused.stderr
+    done = refine(*words, "--network", "transformer", "--export", "hf")
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "t" / "trainings").iterdir()
+    record = json.loads((run / "record.json").read_text())
+    scored = refine("score", run / "hf", "--on", "t", "--json")
+    assert scored.returncode == 0, scored.stderr
+    export, trained = json.loads(scored.stdout)["rows"]
+    assert export["bits_per_byte"] == pytest.approx(record["bits_per_byte"], rel=1e-5)
+    assert export["replies_bits_per_byte"] == pytest.approx(record["replies"]["bits_per_byte"], rel=1e-5)
+    assert export["own_ppl"] == pytest.approx(record["ppl"], rel=1e-4)
+    assert trained["bits_per_byte"] == pytest.approx(record["bits_per_byte"], rel=1e-6)
+    tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(run / "hf")
+    chat = [{"role": "user", "content": "ban"}, {"role": "wizard", "content": "dol"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text == "<|endoftext|><|user|>ban<|end|><|other|>dol<|end|><|assistant|>"
+
+
+def test_any_text_is_scored_in_bits_per_byte(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Nats of the model over the bytes of the contents, of everything and of replies, and no other tokenizer's PPL."""
+    save_gpt2(tmp_path / "model", **ENDS)
+    messages = [{"role": "system", "content": "ä"}, {"role": "user", "content": "the river"}]
+    records = [{"messages": [*messages, {"role": "assistant", "content": f"a stone bridge {i}"}]} for i in range(30)]
+    done = refine("score", "model", "--text", jsonl(records), "--out", "scores.json", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert json.loads((tmp_path / "scores.json").read_text()) == json.loads(done.stdout)
+    said = [[(one["role"], one["content"]) for one in record["messages"]] for record in records]
+    nats = causal.score(causal.load(str(tmp_path / "model")), frame(said)).nats.sum(axis=1)
+    sizes = [sum(len(text.encode()) for role, text in chain(*said) if (role == "assistant") == of) for of in (0, 1)]
+    assert row["bits_per_byte"] == pytest.approx(nats.sum() / np.log(2) / sum(sizes))
+    assert row["replies_bits_per_byte"] == pytest.approx(nats[1] / np.log(2) / sizes[1])
+    assert row["ppl_per_token"] is None
 
 
 @pytest.fixture
@@ -66,3 +118,35 @@ def test_an_error_leaves_nothing_behind(refine: Refine, models: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "tuned/model.safetensors ends within " in done.stderr
     assert sorted(path.name for path in models.iterdir()) == ["base", "tuned"]
+
+
+def _tour() -> list[list[str]]:
+    """The words of the commands of the tour in the trainer's README."""
+    (block,) = re.findall(r"```console\n(\$ refine run --stages heuristics --limit 1500.*?)```", TEXT, re.DOTALL)
+    return [shlex.split(line.removeprefix("$ ")) for line in block.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path) -> None:
+    """Each command as it stands: training, fine-tuning, score, extract, apply to a sibling and to another model."""
+    script = runpy.run_path(str(ROOT / "trainer" / "examples" / "fine_tune.py"))["main"]
+    shown = ""
+    with contextlib.chdir(tmp_path):
+        for words in _tour():
+            if words[0] == "python":
+                script(words[2:])
+            elif words[0] == "mv":
+                (found,) = tmp_path.glob(words[1])
+                found.rename(words[2])
+            else:
+                done = refine(*words[1:])
+                assert done.returncode == 0, f"{words}: {done.stderr[-2000:]}"
+                shown += done.stdout
+    shown = " ".join(shown.split())
+    assert "tuned is better than base: its perplexity" in shown
+    related, other = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("moved", "learned"))
+    assert (related["space"], other["space"]) == ("weights", "function")
+    assert related["carried"][1] > 0.5
+    assert other["carried"][1] > 0
+    assert shown.count("of the source's gain carries over") == 2

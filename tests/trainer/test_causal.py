@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -234,6 +235,13 @@ def test_a_model_that_cannot_be_scored_is_one_sentence(kind: str, words: str, tm
         causal.score(causal.load(_bad(kind, tmp_path)), frame(CHATS))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_adapter_without_peft_names_the_package(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModelError, match=r"pip install 'refine\[models\]'"):
+        causal.load(str(gpt2), tmp_path)
 
 
 def test_a_window_beyond_the_positions_is_refused(gpt2: Path) -> None:

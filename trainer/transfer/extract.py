@@ -33,7 +33,7 @@ SHARE = 0.95
 """Share of the energy whose rank the record names."""
 ROWS = 4096
 """Rows of a tensor that is kept whole that are compared at a time."""
-MAX_SPECTRUM = 2048
+MAX_SPECTRUM = 1024
 """Width up to which the singular values of a tensor that is kept whole are computed."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 How = Literal["low rank", "whole", "bias", "left out", "unchanged", "tied"]

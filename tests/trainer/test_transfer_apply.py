@@ -1,0 +1,296 @@
+"""Differences on other models: exact where they must be, chosen on validation, and beside what they must beat."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from pipeline.api.errors import RefineError
+from pipeline.models import apply as applying
+from pipeline.models.apply import ApplyOptions
+from pipeline.models.work import bits as bits_of
+from tests.trainer.test_causal import ENDS, save_tokenizer
+from tests.trainer.test_transfer import MODELS, RANK, base, extracted, logits, make, pair, tune
+from trainer.transfer import function
+from trainer.transfer.adapter import Adapter
+from trainer.transfer.apply import open_transfer, relation, write_adapter, write_model
+from trainer.transfer.weights import Checkpoint
+
+WORDS = [f"{letter}{vowel}" for letter in "bdfgklmnp" for vowel in ("an", "ol")]
+
+
+def test_kl_has_golden_values() -> None:
+    """KL([0, 1, 2] || [2, 1, 0]) * T^2, by numpy in float64; mean over tokens."""
+    teacher, student = torch.tensor([[0.0, 1, 2]]).double(), torch.tensor([[2.0, 1, 0]]).double()
+    assert float(function.kl(teacher, student)) == pytest.approx(1.150420765208883)
+    assert float(function.kl(teacher, student, 2.0)) == pytest.approx(1.2806266713192258)
+    assert float(function.kl(teacher, torch.zeros(1, 3).double(), 2.0)) == pytest.approx(0.3136838077651134)
+    rows = torch.cat((teacher, teacher)), torch.cat((student, teacher))
+    assert float(function.kl(*rows)) == pytest.approx(1.150420765208883 / 2)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2", "gpt_neox", "mamba"])
+def test_apply_to_the_base_is_the_tuned_model(kind: str, tmp_path: Path) -> None:
+    """As a model and as an adapter; at scale 0 the target byte for byte."""
+    pytest.importorskip("peft")
+    _, after = pair(kind, tmp_path)
+    extracted(tmp_path, rank=RANK)
+    checkpoint = Checkpoint.open(str(tmp_path / "base"))
+    transfer = open_transfer(Adapter.open(tmp_path / "adapter"), checkpoint, checkpoint)
+    for name, scale in (("one", 1.0), ("none", 0.0), ("lora", 1.0)):
+        (tmp_path / name).mkdir()
+        (write_adapter if name == "lora" else write_model)(transfer, scale, tmp_path / name)
+    torch.testing.assert_close(logits(base(tmp_path / "one")), after, rtol=1e-4, atol=1e-5)
+    same = (tmp_path / "none" / "model.safetensors", tmp_path / "base" / "model.safetensors")
+    found = [{name: Checkpoint.open(str(path.parent)).read(name) for name in checkpoint.tensors} for path in same]
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    peft = import_module("peft")
+    torch.testing.assert_close(
+        logits(peft.PeftModel.from_pretrained(base(tmp_path / "base"), tmp_path / "lora")), after, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_related_model_gets_the_difference_and_not_the_values(tmp_path: Path) -> None:
+    """The target's own weights plus half of the difference, norms and embeddings too, as a model and as an adapter."""
+    pytest.importorskip("peft")
+    pair("gpt2", tmp_path)
+    extracted(tmp_path, rank=RANK)
+    target = make("gpt2")
+    with torch.no_grad():
+        for i, p in enumerate(target.parameters()):
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(50 + i)))
+    target.save_pretrained(tmp_path / "target")
+    names = [Checkpoint.open(str(tmp_path / name)) for name in ("base", "target")]
+    assert relation(*names).related
+    transfer = open_transfer(Adapter.open(tmp_path / "adapter"), *names)
+    tuned, first = base(tmp_path / "tuned").state_dict(), base(tmp_path / "base").state_dict()
+    expected = base(tmp_path / "target")
+    with torch.no_grad():
+        for name, p in expected.named_parameters():
+            p.add_(0.5 * (tuned[name] - first[name]))
+    for name in ("model", "lora"):
+        (tmp_path / name).mkdir()
+    write_model(transfer, 0.5, tmp_path / "model")
+    write_adapter(transfer, 0.5, tmp_path / "lora")
+    torch.testing.assert_close(logits(base(tmp_path / "model")), logits(expected), rtol=1e-4, atol=1e-5)
+    adapted = import_module("peft").PeftModel.from_pretrained(base(tmp_path / "target"), tmp_path / "lora")
+    torch.testing.assert_close(logits(adapted), logits(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_relations(tmp_path: Path) -> None:
+    """A fine-tuned model is related, another drawing is not, another architecture has no distance."""
+    pair("llama", tmp_path)
+    other = make("llama")
+    with torch.no_grad():
+        for i, p in enumerate(other.parameters()):
+            p.copy_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i + 7)))
+    other.save_pretrained(tmp_path / "other")
+    make("qwen2").save_pretrained(tmp_path / "qwen2")
+    first, tuned, drawn, kind = (Checkpoint.open(str(tmp_path / name)) for name in ("base", "tuned", "other", "qwen2"))
+    assert relation(first, first).distance == 0
+    assert relation(first, tuned).related
+    far = relation(first, drawn)
+    assert far.distance is not None
+    assert far.distance == pytest.approx(2**0.5, rel=0.05)
+    assert not far.related
+    assert relation(first, kind).distance is None
+    assert "is of type llama and" in relation(first, kind).why
+
+
+@torch.no_grad()
+def test_the_difference_at_decoding_is_that_of_logits() -> None:
+    """Golden: T (.5 .25 .25), S (.2 .4 .4), S' (.4 .3 .3), alpha 1."""
+    from types import SimpleNamespace
+
+    def fixed(*p: float) -> Any:
+        z = torch.tensor(p).log()[None, None]
+        network = lambda input_ids, attention_mask, use_cache: SimpleNamespace(logits=z)  # noqa: ARG005, E731
+        return SimpleNamespace(network=network, ids=3)
+
+    made = function.Proxy(fixed(0.5, 0.25, 0.25), fixed(0.4, 0.3, 0.3), fixed(0.2, 0.4, 0.4), 1.0)
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    found = torch.softmax(made(ids, ids).logits, -1).flatten()
+    assert found.tolist() == pytest.approx([0.7272727273, 0.1363636364, 0.1363636364], rel=1e-6)
+
+
+def chats(step: int, shift: int, count: int, seed: int) -> list[dict[str, Any]]:
+    """Conversations in which a word mostly determines the next one: i -> step * i + shift."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        at, said = int(generator.integers(len(WORDS))), []
+        for _ in range(40):
+            known = generator.random() < 0.85
+            at = (at * step + shift) % len(WORDS) if known else int(generator.integers(len(WORDS)))
+            said.append(WORDS[at])
+        text = [" ".join(said[:20]), " ".join(said[20:])]
+        messages = [{"role": ("user", "assistant")[j], "content": one} for j, one in enumerate(text)]
+        made.append({"prompt": text[0], "prompt_id": f"{seed}-{i}", "messages": messages})
+    return made
+
+
+def words_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    return tokenizer
+
+
+def learn(model: Any, tokenizer: Tokenizer, texts: list[dict[str, Any]], steps: int, rate: float) -> None:
+    """Train a model on conversations, as its user would."""
+    joined = ["\n".join(one["content"] for one in chat["messages"]) for chat in texts]
+    ids = [torch.tensor([0, *tokenizer.encode(text).ids[:62], 0]) for text in joined]
+    optimiser, generator = torch.optim.AdamW(model.parameters(), lr=rate), np.random.default_rng(0)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * (1 - step / steps)
+        batch = torch.nn.utils.rnn.pad_sequence(
+            [ids[i] for i in generator.integers(0, len(ids), 16)], batch_first=True, padding_value=-100
+        )
+        loss = model(input_ids=batch.clamp(min=0), labels=batch).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, the base tuned on another domain, the base trained on, and a model of another architecture."""
+    here = tmp_path_factory.mktemp("family")
+    tokenizer = words_tokenizer()
+    size = tokenizer.get_vocab_size()
+    library = import_module("transformers")
+    first, second = chats(5, 1, 300, 1), chats(7, 4, 300, 2)
+    torch.manual_seed(0)
+    small = {"vocab_size": size, "bos_token_id": 0, "eos_token_id": 0}
+    source = library.GPT2LMHeadModel(library.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **small))
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    other = library.LlamaForCausalLM(library.LlamaConfig(**shape, **small, max_position_embeddings=128))
+    learn(source, tokenizer, first, 250, 5e-3)
+    learn(other, tokenizer, first, 250, 5e-3)
+    for name, model in (("base", source), ("other", other)):
+        model.save_pretrained(here / name)
+    learn(source, tokenizer, second, 120, 2e-3)
+    source.save_pretrained(here / "tuned")
+    related = base(here / "base").train()
+    learn(related, tokenizer, chats(5, 1, 300, 3), 60, 1e-3)
+    related.save_pretrained(here / "related")
+    for name in ("base", "other", "tuned", "related"):
+        save_tokenizer(here / name, tokenizer, **ENDS)
+    extracted(here, force=False)
+    lines = "".join(json.dumps(one) + "\n" for one in chats(7, 4, 120, 5))
+    (here / "domain.jsonl").write_text(lines)
+    return here
+
+
+def bits(made: applying.Applied) -> dict[str, float]:
+    assert made.ladder is not None
+    return {row.name: row.bits_per_byte for row in made.ladder.rows}
+
+
+@pytest.mark.slow
+def test_a_related_model_takes_most_of_the_gain(family: Path, tmp_path: Path) -> None:
+    """In the space of weights: far more than noise of the same norm, and the scale is the best on validation."""
+    options = ApplyOptions(
+        family / "adapter", str(family / "related"), tmp_path / "made", on=str(family / "domain.jsonl")
+    )
+    made = applying.apply_adapter(options)
+    found = bits(made)
+    assert made.space == "weights"
+    assert made.carried is not None
+    assert made.carried[0] > 0.8
+    assert made.carried[1] < made.carried[0] < made.carried[2]
+    assert found[f"the adapter at {made.scale:g}"] < found["target alone"] - 0.2
+    assert found["random adapter of the same norm"] > found[f"the adapter at {made.scale:g}"] + 0.2
+    assert made.validation[str(made.scale)] == min(made.validation.values())
+    assert "of the source's gain carries over (" in made.sentence
+    assert json.loads((tmp_path / "made" / "record.json").read_text())["scale"] == made.scale
+
+
+@pytest.mark.slow
+def test_another_architecture_takes_the_function(family: Path, tmp_path: Path) -> None:
+    """At decoding and as a LoRA; what is written has the scores of the ladder; without texts it works too."""
+    from trainer import causal
+
+    here = str(family / "domain.jsonl")
+    made = applying.apply_adapter(
+        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "made", on=here, steps=90)
+    )
+    found = bits(made)
+    assert made.space == "function"
+    assert made.carried is not None
+    assert made.carried[1] > 0.2
+    assert found["the difference at decoding"] < found["target alone"] - 0.2
+    assert found["random adapter of the same norm"] > found[f"the adapter at {made.scale:g}"] + 0.1
+    assert "a LoRA trained on the texts themselves" in found
+    texts = applying.split_texts(ApplyOptions(family / "adapter", "", tmp_path, on=here))
+    assert texts is not None
+    scores = causal.score(causal.load(str(tmp_path / "made")), texts.test.conversations)
+    assert bits_of(float(scores.nats.sum()), int(texts.test.bytes.sum())) == pytest.approx(
+        found[f"the adapter at {made.scale:g}"], rel=1e-5
+    )
+    alone = applying.apply_adapter(
+        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "alone", steps=5, whole_model=True)
+    )
+    assert "Nothing was measured" in alone.sentence
+    assert (tmp_path / "alone" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_nothing_is_written_where_nothing_carries_over(family: Path, tmp_path: Path) -> None:
+    """On text that the source was not tuned on, scale 0 wins on validation."""
+    path = tmp_path / "old.jsonl"
+    path.write_text("".join(json.dumps(one) + "\n" for one in chats(5, 1, 120, 6)))
+    made = applying.apply_adapter(
+        ApplyOptions(family / "adapter", str(family / "related"), tmp_path / "made", on=str(path))
+    )
+    assert made.scale == 0
+    assert made.sentence.startswith("Nothing carries over")
+    assert made.folder is None
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["old.jsonl"]
+
+
+def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
+    """No LoRA, another vocabulary, another shape in the space of weights, an option that there is not."""
+    pair("llama", tmp_path)
+    extracted(tmp_path, rank=RANK)
+    make("qwen2").save_pretrained(tmp_path / "qwen2")
+    dora = tmp_path / "dora"
+    dora.mkdir()
+    (dora / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "use_dora": True, "base_model_name_or_path": "b"})
+    )
+    here: dict[str, Any] = {
+        "adapter": tmp_path / "adapter",
+        "target": str(tmp_path / "qwen2"),
+        "out": tmp_path / "made",
+    }
+    for changes, words in (
+        ({"adapter": dora}, "is an adapter of type DoRA, expected LoRA"),
+        ({"adapter": tmp_path}, "adapter_config.json cannot be read"),
+        ({"space": "weights"}, "so weights have no difference in common: take --space function"),
+        ({"space": "dreams"}, "--space is 'dreams', expected auto, weights, function"),
+        ({"out": tmp_path / "base"}, "holds something else than an adapter of refine"),
+    ):
+        with pytest.raises(RefineError) as error:
+            applying.apply_adapter(ApplyOptions(**{**here, **changes}))
+        assert words in str(error.value)
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_tiny_models_cover_the_forms() -> None:
+    """Conv1D and tied, untied, biases, fused, and parameters of modules."""
+    assert {"gpt2", "llama", "qwen2", "gpt_neox", "mamba"} <= MODELS.keys()
+    assert callable(tune)
