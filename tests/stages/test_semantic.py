@@ -265,7 +265,7 @@ def test_an_encoder_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -
         load(str(tmp_path))
     for wrong in ({"of": "title"}, {"floor": 0.0}, {"neighbours": 0}, {"clusters": -1}):
         with pytest.raises(StageParameterError, match=f"semantic: {next(iter(wrong))} is"):
-            Semantic(**wrong)  # type: ignore[arg-type]
+            Semantic(**wrong)
 
 
 def test_the_encoder_of_the_package_gives_vectors_of_its_own() -> None:
