@@ -93,7 +93,8 @@ def _load(model: str) -> tuple[Any, Any]:
     folder = str(_folder(model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        network = AutoModelForCausalLM.from_pretrained(folder).eval()
+        network: Any = AutoModelForCausalLM.from_pretrained(folder)
+        network.eval()
     except Exception as error:  # a folder of the user's own may hold anything
         raise MissingModelError(f"follows: {model!r} is not a causal language model ({reason(error)})") from error
     if not tokenizer.chat_template and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

@@ -8,6 +8,7 @@ An exchange is a window of the template of `refine train`, and its reply alone i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,9 +42,7 @@ BYTES = 4
 """About how many bytes of text a token has."""
 MAX_CHARACTERS = 16
 """Characters of a text that are encoded, per token that is read of it."""
-SETTINGS = Phase2(
-    epochs=2, evaluations=1, patience=0, batch=1024, rate=0.003, warmup=0.05, decay=True, weight_decay=0.1
-)
+SETTINGS = Phase2(epochs=2, evaluations=1, patience=0, batch=256, rate=0.003, warmup=0.05, decay=True, weight_decay=0.1)
 _FILES = ("vocabulary.json", "half0.safetensors", "half1.safetensors")
 _END, _USER, _REPLY = len(ROLES), ROLES.index("user"), ROLES.index("assistant")  # places in `Vocabulary.template`
 
@@ -82,7 +81,7 @@ def fit(shards: Iterable[pl.DataFrame], folder: Path, tokens: int) -> dict[str, 
     words.save(folder / _FILES[0])
     for side, frame in enumerate(frames):
         model = _train(_encode(words, frame), words)
-        save(folder / _FILES[1 + side], lambda aside, model=model: save_file(model.state_dict(), aside))
+        save(folder / _FILES[1 + side], partial(save_file, model.state_dict()))
     score = load(folder)
     preferred = np.concatenate(
         [_preference(score, frame.head(MAX_JUDGED // 2), side) for side, frame in enumerate(frames)]

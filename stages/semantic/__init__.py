@@ -45,7 +45,7 @@ class Semantic(GlobalStage):
         semantic_cluster: number of its cluster, 0 for the largest; null without a vector.
         semantic_typical: cosine to the centre of its cluster.
 
-    Memory of the merge: 60 bytes per conversation, 20 per near-duplicate of each, and a cell; on disk, a byte per
+    Memory of the merge: 60 bytes per conversation, 40 per near-duplicate of each, and a cell; on disk, a byte per
     component and conversation.
 
     Attributes:
@@ -60,7 +60,7 @@ class Semantic(GlobalStage):
     of: str = "prompt"
     model: str = ""
     floor: float = 0.8
-    neighbours: int = 64
+    neighbours: int = 256
     clusters: int = 0
 
     summary: ClassVar[str] = "near-duplicates by meaning, as pairs with their cosine, and clusters of meaning"

@@ -23,7 +23,8 @@ Floats = NDArray[np.float32]
 def unit_scales(vectors: Vectors) -> Floats:
     """One over the length of each vector, float32 [n]; 0 for one without length."""
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.int64)
-    return np.divide(1, np.sqrt(squares), out=np.zeros(len(vectors)), where=squares > 0).astype(np.float32)
+    scales: Floats = np.divide(1, np.sqrt(squares), out=np.zeros(len(vectors)), where=squares > 0).astype(np.float32)
+    return scales
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:

@@ -81,7 +81,7 @@ class _Corpus:
         for here, frame in shards.signals("semantic_vector"):
             chosen = numbers[slice(*np.searchsorted(numbers, (here.start, here.stop)))] - here.start
             part = frame["semantic_vector"].gather(chosen).explode(empty_as_null=False, keep_nulls=False)
-            vectors[begin : begin + len(chosen)] = part.to_numpy().reshape(-1, width)
+            vectors[begin : begin + len(chosen)] = part.to_numpy().reshape(len(chosen), width)
             begin += len(chosen)
         return cls(first, numbers, vectors, order)
 
@@ -153,10 +153,10 @@ def _summary(corpus: _Corpus, near: pairs.Pairs, columns: dict[str, Any], search
     without = int((columns["semantic_cluster"] == NONE).sum())
     notes = []
     if without:
-        notes.append(f"semantic: {without:,} of {total:,} conversations have no vector, because no word is known")
+        notes.append(f"{without:,} of {total:,} conversations have no vector, because no word is known")
     if crowded:
         notes.append(
-            f"semantic: {crowded:,} of {total:,} conversations have more than {search.neighbours} near-duplicates at "
+            f"{crowded:,} of {total:,} conversations have more than {search.neighbours} near-duplicates at "
             f"a cosine of {search.floor:g}; the nearest are recorded (the column semantic_crowded marks them; more "
             f"neighbours, or a higher floor, find all)"
         )
@@ -197,11 +197,13 @@ def _described(shards: Shards, columns: dict[str, Any], heads: Vectors, of: str)
 
 def _map(heads: Vectors) -> NDArray[np.float64]:
     """Places of centres on a plane, [clusters, 2]: two principal components, the largest number of each above 0."""
+    if not len(heads):
+        return np.empty((0, 2))
     units = heads.astype(np.float64) * unit_scales(heads)[:, None]
-    units -= units.mean(0) if len(units) else 0
+    units -= units.mean(0)
     axes = np.linalg.eigh(units.T @ units)[1][:, :-3:-1]
     places = units @ axes
-    signs = np.sign(np.take_along_axis(places, np.abs(places).argmax(0)[None], 0)) if len(places) else 1
+    signs = np.sign(np.take_along_axis(places, np.abs(places).argmax(0)[None], 0))
     return np.asarray(places * signs)
 
 

@@ -82,7 +82,8 @@ def _cells(of: Rows, count: int) -> Iterator[tuple[Rows, Rows]]:
     ends = np.searchsorted(of.ravel()[order], np.arange(count + 1))
     for cell in range(count):
         entries = order[ends[cell] : ends[cell + 1]]
-        yield entries[entries % probes == 0] // probes, entries // probes
+        if len(members := entries[entries % probes == 0] // probes):
+            yield members, entries // probes
 
 
 def _search(vectors: Vectors, members: Rows, rows: Rows, floor: float, most: int) -> pl.DataFrame:

@@ -48,14 +48,15 @@ def files(model: str) -> tuple[Path, ...]:
 
 def load(model: str) -> Encode:
     """The encoder of a name as in the parameter `model` of the stage."""
-    return Static.load().encode if not model else functools.partial(_encode, _encoder(model))
+    return functools.partial(_encode, _encoder(model)) if model else Static.load().encode
 
 
 def whole_numbers(vectors: NDArray[np.floating]) -> Vectors:
     """Vectors [n, components] scaled so that the largest component of each is 127 or -127, and rounded."""
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
     scaled = np.divide(127.0 * vectors, largest, out=np.zeros(vectors.shape), where=largest > 0)
-    return np.rint(scaled).astype(np.int8)
+    whole: Vectors = np.rint(scaled).astype(np.int8)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _encoder(model: str) -> Any:  # noqa: ANN401
 
     folder = _folder(model)
     try:
-        encoder = SentenceTransformer(str(folder), device="cpu")
+        encoder: Any = SentenceTransformer(str(folder), device="cpu")
     except Exception as error:  # a folder of the user's own may hold anything
         raise MissingModelError(f"semantic: {model!r} is not a sentence encoder ({reason(error)})") from error
     if encoder.get_embedding_dimension() > MAX_COMPONENTS:

@@ -71,7 +71,7 @@ def _drawn(texts: set[str], count: int) -> list[str]:
 def teach(encoder: Encoder, texts: list[str], pieces: int, cache: Path | None) -> Floats:
     """The teacher's vectors of texts, of length 1."""
     if cache and cache.exists():
-        return np.load(cache)
+        return np.asarray(np.load(cache), np.float32)
     encoder.tokenizer.enable_truncation(pieces)
     vectors = encoder.means(texts)[:, encoder.network.config.hidden_size :]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -83,11 +83,11 @@ def teach(encoder: Encoder, texts: list[str], pieces: int, cache: Path | None) -
 def piece_vectors(encoder: Encoder, cache: Path | None) -> Floats:
     """The teacher's vector of each word piece as a text of its own."""
     if cache and cache.exists():
-        return np.load(cache)
+        return np.asarray(np.load(cache), np.float32)
     first, last = (encoder.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     parts = []
     with torch.inference_mode():
-        for ids in torch.arange(encoder.tokenizer.get_vocab_size()).split(512):
+        for ids in torch.split(torch.arange(encoder.tokenizer.get_vocab_size()), 512):
             three = torch.stack([torch.full_like(ids, first), ids, torch.full_like(ids, last)], 1)
             parts.append(encoder.network(input_ids=three).last_hidden_state.mean(1).numpy())
     vectors = np.concatenate(parts)

@@ -165,7 +165,8 @@ def causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = {word: i for i, word in enumerate(["<s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106  a token of a vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)  # noqa: S106
+    kind: Any = PreTrainedTokenizerFast
+    kind(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>").save_pretrained(folder)  # noqa: S106
     config = GPT2Config(vocab_size=len(words), n_positions=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
@@ -184,7 +185,9 @@ def test_a_model_of_ones_own_scores_the_reply_after_the_prompt(causal: Path) -> 
     assert {path.name for path in stage.models()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     found = stage.open(causal)(frame.select(stage.reads))
     assert found["follows_tokens"].to_list() == [3, 16, 2]
-    network, at = AutoModelForCausalLM.from_pretrained(causal).eval(), [2, 3, 4, 5, 6]  # of the words, in order
+    network: Any = AutoModelForCausalLM.from_pretrained(causal)
+    network.eval()
+    at = [2, 3, 4, 5, 6]  # of the words, in order
     with torch.no_grad():
         logits = network(input_ids=torch.tensor([[0, *at]])).logits[0].log_softmax(-1)
         alone = network(input_ids=torch.tensor([[0, *at[2:]]])).logits[0].log_softmax(-1)

@@ -203,6 +203,28 @@ def test_clusters_are_described(merged: tuple[Path, pl.DataFrame, pl.DataFrame])
     assert "5 of 20 conversations have no vector" in found["notes"][0]
 
 
+@pytest.mark.parametrize("prompts", [["!", "?", ""], ["bread"], []])
+def test_a_corpus_without_vectors_or_with_one_is_merged_too(prompts: list[str], tmp_path: Path) -> None:
+    """No pair, no cluster or one, and a row for each conversation."""
+    stage, frame = Semantic(), strategies.raw([[{"role": "user", "content": text}] for text in prompts])
+    save_frame(tmp_path / "raw" / "0.parquet", frame)
+    signals = stage.open(tmp_path)(frame.select(stage.reads))
+    save_frame(tmp_path / "0.parquet", frame.select("id").hstack(signals))
+    stage.merge([tmp_path / "raw" / "0.parquet"], [tmp_path / "0.parquet"], tmp_path)
+    merged = read_frame(tmp_path / "merged" / "0.parquet")
+    assert merged["semantic_cluster"].drop_nulls().to_list() == [0] * prompts.count("bread")
+    assert merged["semantic_copy_of"].equals(frame["id"], check_names=False)
+    assert read_frame(tmp_path / "semantic.parquet").is_empty()
+
+
+def test_empty_cells_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal vectors leave the centres of other cells without members."""
+    monkeypatch.setattr(pairs, "EXACT", 10)
+    vectors = np.repeat(blobs(3), 20, axis=0)
+    found = pairs.find(vectors, np.arange(60), 0.99, 60)
+    assert len(found.rows) >= 3 * 20 * 19 // 2
+
+
 def test_a_run_keeps_one_wording_and_balances_the_clusters(refine: Refine, tmp_path: Path) -> None:
     """The rule says that it decides by a cosine, and what is shown of a dropped one too."""
     rows = [{"messages": [{"role": "user", "content": text}]} for both in ASKED for text in both]
@@ -243,7 +265,7 @@ def test_an_encoder_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -
         load(str(tmp_path))
     for wrong in ({"of": "title"}, {"floor": 0.0}, {"neighbours": 0}, {"clusters": -1}):
         with pytest.raises(StageParameterError, match=f"semantic: {next(iter(wrong))} is"):
-            Semantic(**wrong)  # type: ignore[arg-type]
+            Semantic(**wrong)
 
 
 def test_the_encoder_of_the_package_gives_vectors_of_its_own() -> None:

@@ -153,9 +153,10 @@ def test_what_is_like_the_target_has_the_larger_difference(
 ) -> None:
     """The subject decides; the corpus was sampled down; the summary's AUC counts its own share of the subject."""
     folder, found, mixed = difference
-    assert found[:120].max() < 0 < found[120:].min()
+    values = found.to_numpy()
+    assert values[:120].max() < 0 < values[120:].min()
     summary = read_json(folder / "stage" / "target.json")
-    sizes = [strategies.raw(some)["text"].str.len_bytes().sum() for some in (chats(COOK, range(500, 560)), mixed)]
+    sizes = [int(strategies.raw(some)["text"].str.len_bytes().sum()) for some in (chats(COOK, range(500, 560)), mixed)]
     assert summary["share"] == sizes[0] / sizes[1]
     assert summary["auc"] == pytest.approx(1 - 30 / 150 / 2, abs=0.05)  # a fifth of the corpus is like the target
     assert summary["median_raw"] < 0 < summary["median_target"]
