@@ -18,7 +18,7 @@ import polars as pl
 from pipeline.engine import Engine, Needs
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import SHARD, Store, read_json
-from stages.files import exists, fetch, publish_new, read_frame, remove, save_frame, save_json, sizes_in
+from stages.files import exists, fetch, present, publish_new, read_frame, remove, save_frame, save_json, sizes_in
 from stages.stage import (
     CorruptInputError,
     FittedStage,
@@ -94,28 +94,30 @@ class _Task:
     fitted: tuple[str, ...]
     """Files in the stage's folder that `open` may read."""
     trims: tuple[str, ...] = ()
-    earlier: str | None = None
+    earlier: str = ""
     """The key of the signals of the conversations as they were before repairs, if there are any."""
 
     def __call__(self, shard: str) -> None:
-        folder, path = self.store.mount().stage(self.key), self.store.measured(shard, self.trims)
-        if self.earlier and exists(before := self.store.stage(self.earlier) / shard):
-            signals = self._repaired(path, read_frame(before), folder)
+        path = self.store.mount().measured(shard, self.trims)
+        before = self.earlier and present(self.store.stage(self.earlier) / shard)
+        if before:
+            signals = self._repaired(path, read_frame(before))
         else:
-            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path, folder)
-        save_frame(folder / shard, signals, {})
+            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path)
+        save_frame(self.store.stage(self.key) / shard, signals, {})
 
-    def _repaired(self, path: Path, before: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    def _repaired(self, path: Path, before: pl.DataFrame) -> pl.DataFrame:
         """The signals of a shard: those from before its repairs, but for the conversations that they changed."""
         batch = read_frame(path, ["id", "repairs", *(name for name in self.stage.reads if name != "id")])
         if not batch["id"].equals(before["id"]):
             raise CorruptInputError(path, "its ids are not those of the signals before its repairs")
         changes = batch["repairs"].is_not_null()
-        anew = self._measure(batch.filter(changes), path, folder)
+        anew = self._measure(batch.filter(changes), path)
         rows = pl.concat([changes.not_().arg_true(), changes.arg_true()])
         return pl.concat([before.filter(~changes), anew]).with_columns(rows.alias("row")).sort("row").drop("row")
 
-    def _measure(self, batch: pl.DataFrame, path: Path, folder: Path) -> pl.DataFrame:
+    def _measure(self, batch: pl.DataFrame, path: Path) -> pl.DataFrame:
+        folder = self.store.stage(self.key)
         with _name_errors(self.name, path):
             signals = _open(self.stage, folder, self.fitted)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
@@ -217,7 +219,7 @@ class _Step:
         self.name, self.stage, self.folder = planned.name, planned.stage, store.stage(planned.key)
         self.store, self.shards, self.tell, self.trims = store, store.shards(), tell, planned.trims
         reuses = planned.trims and not isinstance(self.stage, FittedStage)  # a fit sees the whole corpus
-        self.earlier = replace(planned, trims=()).key if reuses else None
+        self.earlier = replace(planned, trims=()).key if reuses else ""
         self.raw = [store.measured(shard, planned.trims) for shard in self.shards]
         self.size = {str(shard["name"]): int(shard["rows"]) for shard in read_json(store.shard_list)["shards"]}
         self.total = sum(self.size.values())

@@ -124,6 +124,7 @@ class ActiveRun:
         finally:
             if reader is not self.engine:
                 reader.close()
+
     def _repair(self, shards: dict[str, Any]) -> None:
         """Repair what is not repaired yet, with its progress."""
         start, total = time.perf_counter(), shards["rows"] - shards["quarantined"]

@@ -18,7 +18,7 @@ from pipeline.rules import KeepBest, KeepTop, Rule
 from pipeline.signals import TOKEN, decisions_of, signals_of
 from pipeline.sources.fields import with_fields
 from pipeline.store import Store, read_json
-from stages.files import fetch, footer, read_frame, save_frame
+from stages.files import footer, present, read_frame, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
@@ -160,10 +160,7 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
 
 def _written(path: Path, digest: str) -> tuple[int, int] | None:
     """Tokens and redacted items in a file that these decisions have written, else None; raises `CorruptInputError`."""
-    try:
-        metadata = footer(path) if fetch(path).exists() else {}
-    except FileNotFoundError:  # of a bucket
-        return None
+    metadata = footer(path) if present(path) else {}
     if metadata.get("refine.decisions") != digest:
         return None
     read_frame(path)  # verifies its checksums

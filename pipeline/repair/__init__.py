@@ -13,7 +13,7 @@ from pipeline.engine import Engine, Needs
 from pipeline.plan import REPAIR_VERSION
 from pipeline.repair.edits import repaired, restore
 from pipeline.store import Store, read_json
-from stages.files import exists, footer, read_frame, remove, save_frame, sizes_in
+from stages.files import exists, footer, present, read_frame, remove, save_frame, sizes_in
 
 __all__ = ["repair", "repaired", "restore"]
 
@@ -32,10 +32,11 @@ def repair(
     number of conversations done so far.
     """
     if not trims:
-        for name in sizes_in(store.repaired("")):
+        if exists(store.repaired("")):
             remove(store.manifest)
-            remove(store.repaired(name))
-        shutil.rmtree(store.repaired(""), ignore_errors=True)  # the empty folder
+            for name in sizes_in(store.repaired("")):
+                remove(store.repaired(name))
+            shutil.rmtree(store.repaired(""), ignore_errors=True)
         return Counter()
     task = _Task(tuple(trims), store)
     before = {shard: task.counted(shard) for shard in shards}
@@ -77,7 +78,7 @@ class _Task:
     def counted(self, shard: str) -> Counter[str] | None:
         """What these repairs have done in a shard; None if they were not made."""
         path = self.store.repaired(shard)
-        metadata = footer(path) if exists(path) else {}
+        metadata = footer(path) if present(path) else {}
         done = metadata.get("refine.repairs") == self.digest
         return Counter(json.loads(metadata["refine.repaired"])) if done else None
 

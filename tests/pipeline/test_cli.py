@@ -129,7 +129,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", [*(c for c in COMMANDS if c not in {"score", "search", "train"}), ""])  # tried elsewhere
+@pytest.mark.parametrize(
+    "command", [*(c for c in COMMANDS if c not in {"score", "search", "train"}), ""]
+)  # tried elsewhere
 def test_every_help_text_has_an_example_that_runs(refine: Refine, made: Path, command: str) -> None:
     """The line after "Example:" is run as it stands."""
     text = " ".join(refine(*filter(None, [command]), "--help").stdout.split())
