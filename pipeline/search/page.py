@@ -51,8 +51,10 @@ def headline(found: Search) -> str:
     if tested is None:
         return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
     text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
-    cost = f"on the test conversations of raw, its perplexity differs by {tested.on_raw.change}"
-    return f"{text} In the test, a token of it is worth {tested.value} of raw; {cost}."
+    text += f" In the test, a token of it is worth {tested.value} of raw. Its perplexity differs by "
+    text += f"{tested.used_up.change} if each corpus is read to its end, " if goal == "token" else ""
+    text += f"{tested.per_token.change} per token, " if goal == "corpus" else ""
+    return f"{text}and by {tested.on_raw.change} on the test conversations of raw."
 
 
 def luck(found: Search) -> str:
