@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.report.folder import ReportError
 from pipeline.report.parts import Check
 from pipeline.report.run.frame import FinishedRun, Kind, both
-from pipeline.rules import KeepBest
+from pipeline.rules import KeepBest, KeepTop
 from pipeline.signals import decisions_of
 from stages.files import read_frame
 from stages.files import rows as rows_of
@@ -80,6 +80,7 @@ def _duplicates(run: FinishedRun, kinds: list[Kind], files: Mapping[str, int]) -
         checks.append(Check(f"no two kept duplicates ({kind.name})", pairs == 0, finding))
     lost, dropped = files["lost"], files["duplicates"]
     finding = f"{lost:,} of {dropped:,} dropped duplicates name a conversation that is not kept"
+    finding += ", nor dropped by a selection" if any(isinstance(rule, KeepTop) for rule in run.plan.rules) else ""
     return [*checks, Check("every dropped duplicate has a kept one", lost == 0, finding)]
 
 
@@ -89,17 +90,20 @@ def _count_files(run: FinishedRun) -> Counter[str]:
     Returns:
         Rows that are refined, rejected and quarantined; shards whose ids are misplaced, since they are not those of the
         decisions; rejected rows that are unreasoned, without a reason of the plan; rows with a null in their text; ids
-        that occur twice; duplicates, and those that are lost, since the conversation that they name is not kept. Ids
-        are compared by 64-bit hashes.
+        that occur twice; duplicates, and those that are lost, since the conversation that they name is not kept, and
+        not dropped by a selection either, which comes after the rules of duplicates. Ids are compared by 64-bit hashes.
     """
     files: Counter[str] = Counter()
-    ids, others = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    ids, others, survivors = ([np.empty(0, np.uint64)] for _ in range(3))
+    tops = [rule.reason for rule in run.plan.rules if isinstance(rule, KeepTop)]
     content = pl.col("messages").list.eval(pl.element().struct.field("content").is_null()).list.any()
     null = pl.col("prompt").is_null() | pl.col("messages").is_null() | content.fill_null(value=False)
     for shard in run.store.shards():
         decided = decisions_of(run.store, shard)
         ids.append(decided["id"].hash().to_numpy())
         others.append(decided["duplicate_of"].drop_nulls().hash().to_numpy())
+        survived = decided.filter(pl.col("keep") | pl.col("reason").is_in(tops).fill_null(value=False))
+        survivors.append(survived["id"].hash().to_numpy())
         refined = read_frame(run.store.refined(shard), ["id", "prompt", "messages"])
         rejected = read_frame(run.store.rejected(shard), ["id", "reason", "prompt", "messages"])
         as_decided = refined["id"].equals(decided.filter("keep")["id"])
@@ -112,7 +116,7 @@ def _count_files(run: FinishedRun) -> Counter[str]:
         if (quarantined := run.store.quarantine(shard)).exists():
             files["quarantined"] += rows_of(quarantined)
     every, named = np.concatenate(ids), np.concatenate(others)
-    kept = np.append(np.sort(every[run.keep.to_numpy()]), np.uint64(0))  # the last stands for what is beyond all
+    kept = np.append(np.sort(np.concatenate(survivors)), np.uint64(0))  # the last stands for what is beyond all
     files["duplicates"] = len(named)
     files["lost"] = int(np.count_nonzero(kept[np.searchsorted(kept[:-1], named)] != named))
     every.sort()
