@@ -16,7 +16,7 @@ from pipeline.experiments.formats import change, finite, interval
 from pipeline.report.parts import Chip, Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 from pipeline.rules import KeepTop
-from pipeline.search.findings import HEAD, Confirmation, Estimate, Trial
+from pipeline.search.findings import HEAD, Estimate, Trial
 from pipeline.search.result import Search
 from pipeline.search.trials import ORDERS
 from trainer.experiment.kinds import KINDS
@@ -44,15 +44,20 @@ def line(trial: Trial) -> str:
 def headline(found: Search) -> str:
     """What was picked, and what both parts of the target say of it, in sentences."""
     one, tested, goal = found.picked.finding, found.confirmed.finding, found.goal
+    failed = f"Nothing can be concluded, because a check failed: {', '.join(found.failed)}. " if found.failed else ""
     tried = sum(trial.finding is not None for trial in found.trials)
     first = "-" if one is None else one.level(goal).change
-    text = f"Of {tried} plans, {found.picked.name!r} is best {GOALS[goal]}: its perplexity on the target differs from "
-    text += f"that of raw by {first} on the part that chose it"
+    text = (
+        f"{failed}Of {tried} plans, {found.picked.name!r} is best {GOALS[goal]}: its perplexity on the target differs "
+    )
+    text += f"from that of raw by {first} on the part that chose it"
     if tested is None:
         return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
     text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
-    cost = f"on the test conversations of raw, its perplexity differs by {tested.on_raw.change}"
-    return f"{text} In the test, a token of it is worth {tested.value} of raw; {cost}."
+    text += f" In the test, a token of it is worth {tested.value} of raw. Its perplexity differs by "
+    text += f"{tested.used_up.change} if each corpus is read to its end, " if goal == "token" else ""
+    text += f"{tested.per_token.change} per token, " if goal == "corpus" else ""
+    return f"{text}and by {tested.on_raw.change} on the test conversations of raw."
 
 
 def luck(found: Search) -> str:
@@ -119,7 +124,7 @@ def page(found: Search) -> Page:
         title=f"A plan for {visible(found.target.source, 60)}",
         kicker=f"refine search · {visible(found.source, 60)}",
         headline=visible(headline(found)),
-        chip=_chip(found.confirmed),
+        chip=_chip(found),
         tiles=_tiles(found),
         warnings=tuple(visible(note) for note in notes),
         checks=tuple(found.comparison.checks),
@@ -159,9 +164,9 @@ def _sections(found: Search) -> tuple[Section, ...]:
     )
 
 
-def _chip(one: Confirmation) -> Chip:
-    ends = one.choice.ends
-    if ends is None or ends[0] <= 0 <= ends[1]:
+def _chip(found: Search) -> Chip:
+    ends = found.confirmed.choice.ends
+    if found.failed or ends is None or ends[0] <= 0 <= ends[1]:
         return Chip("not confirmed", "open")
     return Chip("confirmed", "good") if ends[1] < 0 else Chip("worse than random", "bad")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline.compare.command import failures
 from pipeline.compare.result import Comparison
 from pipeline.plan import Plan
 from pipeline.search.findings import Confirmation, Goal, Trial
@@ -56,6 +57,11 @@ class Search:
     page: Path
     command: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> list[str]:
+        """The checks that failed and forbid a conclusion from the test."""
+        return failures(self.comparison.checks)
 
     @property
     def file(self) -> Path:

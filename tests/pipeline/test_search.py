@@ -42,9 +42,17 @@ PLAN = """
 [[stage]]
 use = "heuristics"
 
+[[stage]]
+use = "dedup"
+
 [[drop]]
 reason = "too_short"
 where = "n_words < 5"
+
+[[keep_best]]
+reason = "near_duplicate"
+pairs = "dedup"
+at_least = 0.75
 """
 SHARES = (0.16, 0.4)
 TRIED = 8
@@ -78,7 +86,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of two kinds of text, of which the target is one; the name of the target attacks comments of TOML."""
     folder = tmp_path_factory.mktemp("search")
-    write(folder / "corpus.jsonl", [*chats(0, 130, 1), *chats(1, 650, 2)])
+    write(folder / "corpus.jsonl", [*chats(0, 130, 1), *chats(1, 650, 2), *chats(1, 30, 2)])
     write(folder / "good\n[[drop]]\x1b[31m" / "chats.jsonl", chats(0, 240, 3))
     (folder / "my-plan.toml").write_text(PLAN)
     return folder
@@ -166,7 +174,10 @@ def test_the_plan_selects_the_same_corpus_again(found: Search, here: Path) -> No
 
 
 def test_the_test_part_was_not_seen(found: Search) -> None:
-    """The parts share no conversation, the signals are fitted on the first, and the check of leaks passes."""
+    """The parts share no conversation, the signals are fitted on the first, and all checks pass.
+
+    The corpus has copies, of which a selection does not take even the one that is kept.
+    """
     texts = {
         part: set(map(str, pl.read_parquet(found.target.file(part))["messages"].to_list())) for part in parts.SHARES
     }
