@@ -30,8 +30,10 @@ from trainer.prepare.vocabulary import END, PROBE, TEMPLATE, Vocabulary, Vocabul
 
 CONTEXT = 512
 """Default maximum tokens of a window."""
-MAX_LOGITS = 1 << 25
-"""Maximum number of logits of a batch, 128 MB in float32."""
+MAX_LOGITS = 1 << 22
+"""Maximum number of logits of a batch on a processor, 16 MB in float32; larger batches take more of its time."""
+MAX_LOGITS_DEVICE = 1 << 27
+"""Maximum number of logits of a batch on an accelerator."""
 ADAPTER = "adapter_config.json"
 """File that makes a folder an adapter of PEFT."""
 TOKENS = "tokens.safetensors"
@@ -296,7 +298,8 @@ def score(model: CausalModel, conversations: pl.DataFrame, context: int | None =
     each = [np.zeros(len(ids)) for ids, _ in texts]
     lengths = [len(ids) for ids, _ in texts]
     every = windows(lengths, model.context(context), opened=model.start is not None)
-    for batch in _batches(sorted(every, key=lambda one: len(one.at)), model.ids):
+    most = MAX_LOGITS if model.network.device.type == "cpu" else MAX_LOGITS_DEVICE
+    for batch in _batches(sorted(every, key=lambda one: len(one.at)), most // model.ids):
         _score(model, texts, batch, each)
     if model.start is None:
         counts = np.bincount(np.concatenate([ids for ids, _ in texts]), minlength=model.ids)
@@ -310,13 +313,13 @@ def score(model: CausalModel, conversations: pl.DataFrame, context: int | None =
     return Scores(nats, tokens)
 
 
-def _batches(every: Sequence[Window], ids: int) -> Iterator[Sequence[Window]]:
-    """Consecutive windows whose logits fit `MAX_LOGITS`, at least one; they are sorted by length."""
+def _batches(every: Sequence[Window], most: int) -> Iterator[Sequence[Window]]:
+    """Consecutive windows of at most so many tokens, padded, but at least one; they are sorted by length."""
     begin = 0
     while begin < len(every):
         count = 1
         while begin + count < len(every):
-            if (count + 1) * len(every[begin + count].at) * ids > MAX_LOGITS:
+            if (count + 1) * len(every[begin + count].at) > most:
                 break
             count += 1
         yield every[begin : begin + count]

@@ -31,7 +31,7 @@ SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 """Scales that are tried on validation; 0 is the target alone."""
 SHARES = (0.6, 0.8)
 """Ends of the shares of a corpus that is trained on, and that chooses the scale; the rest is the test set."""
-MAX_VALIDATION = 128
+MAX_VALIDATION = 64
 """Maximum number of conversations that choose the scale."""
 SPACES = ("auto", "weights", "function")
 

@@ -133,7 +133,7 @@ def tensors() -> None:
         spent, errors = [], []
         for options in ({"rank": RANK}, {"rank": None}, {"rank": RANK, "method": "lapack"}):
             began = time.process_time()
-            found = lowrank.factor(d, name="d", **options)  # type: ignore[arg-type]
+            found = lowrank.factor(d, name="d", **options)
             spent.append(time.process_time() - began)
             errors.append(float((d - found.b @ found.a).norm()))
         say(

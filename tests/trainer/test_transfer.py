@@ -25,7 +25,7 @@ from trainer.causal import ModelError
 from trainer.transfer import lowrank
 from trainer.transfer.extract import Extraction, ExtractOptions, extract, plan
 from trainer.transfer.lowrank import RankError
-from trainer.transfer.weights import WeightsError, Writer, header, read
+from trainer.transfer.weights import Checkpoint, WeightsError, Writer, header, read
 
 SIZE = {"vocab_size": 48, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 COMMON = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, **SIZE}
@@ -282,6 +282,36 @@ def test_models_that_do_not_suit_are_one_sentence(kind: str, words: str, tmp_pat
         extracted(tmp_path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_named() -> None:
+    """And that a local folder works."""
+    with pytest.raises(WeightsError, match=r"nobody/no-such-model is no folder, .*: name the folder of a model"):
+        Checkpoint.open("nobody/no-such-model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("F8_E4M3", "of type F8_E4M3, and differences of quantised"), ("I32", "differs and holds whole numbers")],
+)
+def test_quantised_tensors_are_refused(kind: str, words: str, tmp_path: Path) -> None:
+    """By their type, whatever the configuration says."""
+    pair("llama", tmp_path)
+    for name in ("base", "tuned"):
+        path = tmp_path / name / "model.safetensors"
+        head = json.loads(path.read_bytes()[8:].split(b"}}", 1)[0] + b"}}")
+        first = head["model.norm.weight"]
+        wide = b'"model.norm.weight":' + json.dumps(first, separators=(",", ":")).encode()
+        size = first["data_offsets"][1] - first["data_offsets"][0]
+        changed = {**first, "dtype": kind, "shape": [size // (4 if kind == "I32" else 1)]}
+        other = b'"model.norm.weight":' + json.dumps(changed, separators=(",", ":")).encode()
+        data = path.read_bytes()
+        assert wide in data
+        length = int.from_bytes(data[:8], "little")
+        text = data[8 : 8 + length].rstrip().replace(wide, other).ljust(length + 16)
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(WeightsError, match=words):
+        extracted(tmp_path)
 
 
 def test_unrelated_models_need_force(tmp_path: Path) -> None:

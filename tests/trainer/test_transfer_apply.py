@@ -18,6 +18,7 @@ from pipeline.models.apply import ApplyOptions
 from pipeline.models.work import bits as bits_of
 from tests.trainer.test_causal import ENDS, save_tokenizer
 from tests.trainer.test_transfer import MODELS, RANK, base, extracted, logits, make, pair, tune
+from trainer.causal import ModelError
 from trainer.transfer import function
 from trainer.transfer.adapter import Adapter
 from trainer.transfer.apply import open_transfer, relation, write_adapter, write_model
@@ -118,6 +119,18 @@ def test_the_difference_at_decoding_is_that_of_logits() -> None:
     ids = torch.zeros(1, 1, dtype=torch.int64)
     found = torch.softmax(made(ids, ids).logits, -1).flatten()
     assert found.tolist() == pytest.approx([0.7272727273, 0.1363636364, 0.1363636364], rel=1e-6)
+
+
+def test_models_of_other_vocabularies_have_no_difference_of_functions() -> None:
+    """A token that is another id in one of them is named."""
+    from types import SimpleNamespace
+
+    def named(name: str, tokens: dict[str, int]) -> Any:
+        return SimpleNamespace(name=name, tokenizer=SimpleNamespace(get_vocab=lambda: tokens))
+
+    function.check_vocabularies([named("a", {"x": 0, "y": 1}), named("b", {"y": 1, "x": 0})])
+    with pytest.raises(ModelError, match=r"a and b have other vocabularies \('y' is 1 and 2\)"):
+        function.check_vocabularies([named("a", {"x": 0, "y": 1}), named("b", {"x": 0, "y": 2})])
 
 
 def chats(step: int, shift: int, count: int, seed: int) -> list[dict[str, Any]]:
