@@ -67,6 +67,8 @@ WANTED = Choices(test_tokens=24_000, validation_tokens=1_500)
 SIZE = 1_500
 """Number of conversations that are split into halves."""
 SEEDS = 3
+PLACEBOS = 9
+"""Number of random rules that a screen is compared with."""
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
 
 
@@ -95,7 +97,7 @@ def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choi
         *(arms, pair.union, pair.names, design.budgets),
         seeds=CONTROL_SEEDS,
         imitated=[pair.names],
-        placebos=9,
+        placebos=PLACEBOS,
         own=own,
     )
     return Experiment(arms, design, design.jobs(arms, pair.names, "cpu"), folder, made)

@@ -19,7 +19,7 @@ from pipeline.compare import corpora
 from pipeline.compare.corpora import Pair
 from pipeline.report.run.checks import SHARE, Bounds
 from pipeline.store import RunFolderError, read_json
-from tests.pipeline.compare_corpus import BLINK, asked, how, run, simulated
+from tests.pipeline.compare_corpus import BLINK, asked, how, simulated
 from tests.pipeline.report_corpus import refine
 from trainer import presets
 from trainer.experiment.screen import Null, Placebos
@@ -33,11 +33,6 @@ BUDGETS = (200, 500, 1200)
 def blink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the preset of the tests available."""
     monkeypatch.setitem(presets.PRESETS, "blink", BLINK)
-
-
-@pytest.fixture(scope="module")
-def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("ablate"))
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +91,12 @@ def test_an_ablation_shares_the_runs_of_a_comparison(my_run: Path, tmp_path: Pat
     assert {"rules-delta-alpha", "rules-ln-ratio"} <= set(found["figures"])
 
 
-def test_without_training_it_counts_what_each_rule_drops(my_run: Path) -> None:
+def test_without_training_it_counts_what_each_rule_drops(my_run: Path, tmp_path: Path) -> None:
     """The last line is the file of the page."""
-    done = refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation")
+    done = refine(tmp_path, "ablate", my_run, "--no-train", "--out", "ablation")
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().splitlines()[-1] == "ablation/index.html"
-    output = json.loads(refine(my_run.parent, "ablate", "my-run", "--no-train", "--out", "ablation", "--json").stdout)
+    output = json.loads(refine(tmp_path, "ablate", my_run, "--no-train", "--out", "ablation", "--json").stdout)
     assert {one["reason"] for one in output["contrasts"]} <= set(read_json(my_run / "manifest.json")["by_rule"])
     assert all(one["test_sets"] == {} for one in output["contrasts"])
 

@@ -28,7 +28,7 @@ from pipeline.report.run.checks import SHARE
 from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, read_json
 from tests.conftest import Refine, chat
-from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report, run
+from tests.pipeline.compare_corpus import BLINK, LIMIT, WANTED, asked, how, report
 from trainer import presets
 from trainer.prepare.arms import ArmsError
 from trainer.prepare.ppmi import EmbeddingsError
@@ -46,14 +46,9 @@ def blink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("compare"))
-
-
-@pytest.fixture(scope="module")
-def result(my_run: Path) -> Comparison:
+def result(my_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """A comparison of the run's two corpora, trained once for the tests of this module."""
-    here = my_run.parent
+    here = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
         return comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work", seeds=2)))

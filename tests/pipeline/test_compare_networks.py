@@ -10,7 +10,7 @@ import pytest
 from pipeline.compare import command as comparing
 from pipeline.compare.result import Comparison
 from pipeline.compare.show import print_comparison
-from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
+from tests.pipeline.compare_corpus import BLINK, asked, how, report
 from trainer import presets
 from trainer.experiment.kinds import NETWORKS, NetworkError
 
@@ -22,10 +22,9 @@ def blink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(few_orders: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comparison]:  # noqa: ARG001
+def both(few_orders: None, my_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Comparison]:  # noqa: ARG001
     """A comparison by all networks, then by the transformer alone in the same folder of training runs."""
     here = tmp_path_factory.mktemp("networks")
-    my_run = run(here)
     found = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)

@@ -18,7 +18,7 @@ from pipeline.compare.screen.page import how_sure, screen_numbers, sections
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict
 from pipeline.report.run.checks import SHARE, Bounds
-from tests.pipeline.compare_corpus import BLINK, asked, how, report, run
+from tests.pipeline.compare_corpus import BLINK, asked, how, report
 from trainer import presets
 from trainer.experiment.screen import Placebos, Screen
 from trainer.prepare.choices import Choices
@@ -148,11 +148,6 @@ def test_a_page_counts_the_placebo_rules_that_do_as_much() -> None:
     for size, many in ((-0.02, "2"), (-0.01, "19")):
         one.primary = replace(made.primary, placebos={"random": Placebos(size, effects)})
         assert f"at random, {many} changed" in how_sure(one)
-
-
-@pytest.fixture(scope="module")
-def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("screen"))
 
 
 @pytest.fixture(autouse=True)
