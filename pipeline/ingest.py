@@ -2,25 +2,28 @@
 
 import difflib
 import hashlib
+import json
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, groupby, islice
+from itertools import accumulate, chain, groupby, islice
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.engine import Engine
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
 from pipeline.plan import PlanError
-from pipeline.sources import Source, shapes, trees
+from pipeline.sources import Source, pieces, shapes, trees
 from pipeline.sources.fields import Fields
 from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
-from pipeline.sources.rows import Row, SourceError, Unreadable, valid_text
+from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, valid_text
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store
-from stages.files import read_frame, save_frame, save_json
+from stages.files import read_frame, save_frame, save_json, sizes_in
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -35,6 +38,10 @@ REASON_LIMIT = 1_000
 """Maximum length of a reason in quarantine in characters."""
 TOLD = 10_000
 """Rows after which the progress of reading is reported, besides after each shard."""
+BYTES_PER_SECOND = 40_000_000
+"""About the bytes of JSON Lines that one process reads in a second, by which workers are worth their start."""
+MIN_SHARDS = 2
+"""Minimum number of shards that are worth several processes."""
 MIN_ROWS = 1_000
 """Minimum number of rows before the share of unreadable ones can end an ingest early."""
 
@@ -105,6 +112,19 @@ class _Count:
     """Messages by role, of the roles that no stage knows."""
     fields: Fields = field(default_factory=Fields)
     tools: bool = False
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    """As the shard list names them."""
+
+    def add(self, later: "_Count") -> None:
+        """Count in the rows that follow."""
+        self.seen, self.tools = later.seen, self.tools or later.tools
+        self.rows += later.rows
+        self.quarantined += later.quarantined
+        self.replaced += later.replaced
+        self.first = self.first or later.first
+        self.roles.update(later.roles)
+        self.fields.add_kinds(later.fields.kinds)
+        self.shards += later.shards
 
     def check(self, share: float, source: str) -> None:
         if self.quarantined > share * self.rows:
@@ -116,12 +136,16 @@ class _Count:
 
 
 def ingest(
-    source: Source, store: Store, limits: Limits, tell: Callable[[int], None] = lambda _rows: None
+    source: Source,
+    store: Store,
+    limits: Limits,
+    tell: Callable[[int], None] = lambda _rows: None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
     Returns the shard list: source, shape, rows, quarantined, replaced, shards, notes. `tell` is called with the number
-    of rows read so far.
+    of rows read so far. The engine, if any, reads large files of JSON Lines and Parquet; the shards are the same.
 
     Raises:
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
@@ -145,26 +169,64 @@ def ingest(
     claim(store, identity, before, complete=shard_list is not None)
     if shard_list is None:
         save_json(store.source, identity)
-        shard_list = _read_all(source, store, limits, identity["digest"], tell)
+        shard_list = _read_all(source, _Task(store, limits, identity["digest"]), tell, engine)
+        sizes_in(store.folder, anew=True)
         shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
         save_json(store.shard_list, shard_list)
     sweep(store, shard_list["shards"])
     return shard_list
 
 
-def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: Callable[[int], None]) -> dict[str, Any]:
-    start = time.perf_counter()
-    count, shards = _Count(), []
-    rows = _shaped(source, limits, count.shapes)
-    for number, shard in enumerate(_shards(rows, digest, limits, count, tell)):
+@dataclass(frozen=True)
+class _Task:
+    """Reads the rows of a shard and writes it; picklable."""
+
+    store: Store
+    limits: Limits
+    digest: str
+
+    def __call__(self, key: str) -> tuple[int, "_Count | None"]:
+        """The number of the shard, and what it counts; None if the rows make more than one shard.
+
+        `key` is JSON: the number, that of the first row in the source, and the pieces with their shapes.
+        """
+        number, seen, pieces = json.loads(key)
+        count = _Count(seen=seen, fields=Fields(sys.maxsize))
+        shards = _shards(_piece_rows(pieces), self.digest, self.limits, count)
+        shard = next(shards)
+        if next(shards, None) is not None:
+            return number, None
+        self.save(number, shard, count)
+        return number, count
+
+    def save(self, number: int, shard: _Shard, count: _Count) -> None:
+        """Write a shard and its quarantine."""
         name = f"{number:05d}.parquet"
         if shard.quarantined:
-            save_frame(store.quarantine(name), pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row"), {})
-        save_frame(store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
-        shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
+            frame = pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row")
+            save_frame(self.store.quarantine(name), frame, {})
+        save_frame(self.store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
+        count.shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
+
+
+def _read_all(source: Source, task: _Task, tell: Callable[[int], None], engine: Engine | None) -> dict[str, Any]:
+    start, limits, count = time.perf_counter(), task.limits, _Count()
+
+    def check() -> None:
         tell(count.seen)
         if count.rows >= MIN_ROWS:
             count.check(limits.unreadable, source.name)
+
+    keys = _keys(source, limits, engine, count.shapes) if engine else []
+    rows: Iterator[tuple[str, Row]]
+    if engine and keys:
+        _read_apart(task, keys, engine, count, check)
+        rows = chain.from_iterable(_piece_rows(json.loads(key)[-1]) for key in keys[len(count.shards) :])
+    else:
+        rows = _shaped(source, limits, count.shapes)
+    for shard in _shards(rows, task.digest, limits, count, tell):
+        task.save(len(count.shards), shard, count)
+        check()
     count.check(limits.unreadable, source.name)
     if limits.sample is not None and not count.rows:
         raise SourceError(
@@ -172,7 +234,7 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
         )
     return {
         "source": source.name,
-        "digest": digest,
+        "digest": task.digest,
         "shape": ", ".join(count.shapes),
         "files": source.files(),
         "rows": count.rows,
@@ -183,8 +245,61 @@ def _read_all(source: Source, store: Store, limits: Limits, digest: str, tell: C
         "notes": _notes(count),
         "fields": count.fields.kinds,
         "tools": count.tools,
-        "shards": shards,
+        "shards": count.shards,
     }
+
+
+def _keys(source: Source, limits: Limits, engine: Engine, files: dict[str, list[str]]) -> list[str]:
+    """The keys of `_Task` for a source that is worth several processes; none if it must be read in order.
+
+    `files` collects files by shape.
+    """
+    seconds = sum(path.stat().st_size for path in source.paths()) / BYTES_PER_SECOND
+    if engine.processes(MIN_SHARDS, seconds) == 1 or limits.sample is not None:  # where a sample is cut is not known
+        return []
+    cut = source.pieces(limits.rows) or []
+    cut = cut if limits.limit is None else _first(cut, limits.limit)
+    default = limits.shape or (_shape(_rows(cut), limits.map, source.name)[0] if cut else "")
+    shape_of = {}
+    for file, some in groupby(cut, key=lambda piece: piece.file):
+        shape_of[file] = limits.shape or _shape(_rows(some), limits.map, source.name, default)[0]
+    if any(shape.startswith("oasst") for shape in shape_of.values()):
+        return []  # a conversation is made of many rows
+    for file, shape in shape_of.items():
+        files.setdefault(shape, []).append(file)
+    seen = accumulate((piece.rows for piece in cut), initial=0)
+    shards = groupby(zip(seen, cut, strict=False), key=lambda each: each[0] // limits.rows)
+    return [json.dumps([n, n * limits.rows, [(shape_of[p.file], p) for _, p in some]]) for n, some in shards]
+
+
+def _first(some: Sequence[Piece], limit: int) -> list[Piece]:
+    """The pieces up to a number of rows."""
+    seen = accumulate((piece.rows for piece in some), initial=0)
+    cut = (piece._replace(rows=min(piece.rows, limit - n)) for n, piece in zip(seen, some, strict=False))
+    return [piece for piece in cut if piece.rows > 0]
+
+
+def _rows(some: Iterable[Piece]) -> Iterator[Row]:
+    return chain.from_iterable(map(pieces.rows_of, some))
+
+
+def _piece_rows(some: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[tuple[str, Row]]:
+    """Rows with the shapes of their pieces, as in a key of `_Task`."""
+    return ((shape, row) for shape, piece in some for row in pieces.rows_of(Piece(*piece)))
+
+
+def _read_apart(task: _Task, keys: list[str], engine: Engine, count: _Count, check: Callable[[], None]) -> None:
+    """Read shards by an engine, and count them in order.
+
+    If one reaches `Limits.characters` before it has all its rows, neither it nor the shards after it count: they are
+    cut elsewhere.
+    """
+    parts: dict[int, _Count | None] = {}
+    for _, (number, part) in engine.map(task, keys):
+        parts[number] = part
+        while (counted := parts.pop(len(count.shards), None)) is not None:
+            count.add(counted)
+            check()
 
 
 def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
@@ -283,7 +398,11 @@ def _fields(record: dict[Any, Any]) -> str:
 
 
 def _shards(
-    rows: Iterator[tuple[str, Row]], digest: str, limits: Limits, count: _Count, tell: Callable[[int], None]
+    rows: Iterator[tuple[str, Row]],
+    digest: str,
+    limits: Limits,
+    count: _Count,
+    tell: Callable[[int], None] = lambda _rows: None,
 ) -> Iterator[_Shard]:
     """Rows in shards. Loops over rows, because each may be malformed in its own way and must not end the others."""
     shard = _Shard()

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import polars as pl
 
 from pipeline import card, manifest, measure
 from pipeline.engine import Engine
+from pipeline.engine.local import Local
 from pipeline.estimate import Estimate, estimate
 from pipeline.ingest import Limits, ingest, rows_of
 from pipeline.manifest import Manifest
@@ -96,7 +98,7 @@ class ActiveRun:
     def _carry_out(self, source: Source, limits: Limits) -> Manifest:
         start = time.perf_counter()
         self.tell("ingest", 0, 0)
-        shards = ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0))
+        shards = self._ingest(source, limits)
         self.tell("ingest", shards["rows"], shards["rows"])
         of = f" of {shards['sample']['rows']:,}" if "sample" in shards else ""
         self.warn(f"{shards['source']}: {shards['rows']:,}{of} records of shape {shards['shape']}")
@@ -110,6 +112,15 @@ class ActiveRun:
         late = measure.measure(self.plan, self.store, self.engine, self.tell, expected.seconds)
         self.seconds |= {name: early.get(name, 0.0) + late.get(name, 0.0) for name in (*early, *late)}
         return self._decide(shards)
+
+    def _ingest(self, source: Source, limits: Limits) -> dict[str, Any]:
+        """Read a source where it is: nodes of a cluster may not see it."""
+        reader = self.engine if self.engine.here else Local(len(os.sched_getaffinity(0)))
+        try:
+            return ingest(source, self.store, limits, lambda rows: self.tell("ingest", rows, 0), reader)
+        finally:
+            if reader is not self.engine:
+                reader.close()
 
     def _estimate(self, shards: dict[str, Any], limits: Limits) -> Estimate:
         """About how long the stages will take, which is reported if it is long; unknown for a single shard."""

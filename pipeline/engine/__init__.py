@@ -44,6 +44,9 @@ ANY = Needs()
 class Engine(Protocol):
     """Applies a task to keys."""
 
+    here: bool
+    """Whether its workers are processes of this machine, which see its files."""
+
     def processes(self, keys: int, seconds: float = math.inf) -> int:
         """How many processes would work on some keys, for which one process needs so many seconds."""
 

@@ -28,6 +28,8 @@ class Local:
     The pool is started when it is first needed, and kept until `close`.
     """
 
+    here = True
+
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None

@@ -127,6 +127,8 @@ class _Chunk:
 class Ray:
     """A Ray cluster, or a Ray of this machine. `warn` is called with a sentence that must be read."""
 
+    here = False
+
     def __init__(self, address: str | None, cores: int = 1, warn: Callable[[str], None] = lambda _: None) -> None:
         connect(address, cores)
         self.warn = warn

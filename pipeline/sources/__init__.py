@@ -3,7 +3,6 @@
 What cannot be found or read is a `SourceError`.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ import orjson
 import polars as pl
 
 from pipeline.ownership import run_at
-from pipeline.sources import shapes
+from pipeline.sources import lines, pieces, shapes
 from pipeline.sources.hub import Hub
-from pipeline.sources.rows import Hashes, Row, Source, SourceError, Unreadable, valid_text
+from pipeline.sources.rows import Hashes, Piece, Row, Source, SourceError, Unreadable, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from pipeline.store.bucket import Bucket, url_of
 from stages import readers
@@ -61,41 +60,12 @@ class Files(Source):
     def rows(self) -> Iterator[Row]:
         from pipeline.sources import tables
 
-        readers_of = {**dict.fromkeys(readers.JSON, _json_rows), **dict.fromkeys(readers.CSV, tables.text_rows)}
+        readers_of = {**dict.fromkeys(readers.JSON, lines.rows), **dict.fromkeys(readers.CSV, tables.text_rows)}
         for path in self.members:
             yield from readers_of.get(readers.ending(path), tables.rows)(path, self.label(path))
 
-
-def _json_rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of JSON Lines, plain or compressed, or of a JSON array. A line that is not JSON is an `Unreadable` row."""
-    try:
-        for first, lines in readers.lines(path, 1 << 20):
-            for number, line in enumerate(lines, first):
-                if not line.isspace():
-                    yield _json_row(label, number, line)
-    except readers.UnreadableFileError as error:
-        raise SourceError(f"{label} {error}: convert, repair or remove the file") from error
-
-
-def _json_row(label: str, number: int, line: bytes) -> Row:
-    try:
-        return Row(label, number, orjson.loads(line))
-    except (
-        orjson.JSONDecodeError
-    ):  # not UTF-8, a lone surrogate, the mark of a file that was appended, or not JSON at all
-        text = line.decode("utf-8", "replace").removeprefix("\ufeff")
-    try:
-        value, replaced = _valid(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        return Row(label, number, Unreadable(f"the line is not JSON ({readers.json_fault(error)})", text))
-    return Row(label, number, value, replaced or "\ufffd" in text)
-
-
-def _valid(record: Any) -> tuple[Any, bool]:  # noqa: ANN401  any JSON
-    """The record with U+FFFD for lone surrogates, and whether there were any."""
-    text = json.dumps(record, ensure_ascii=False)
-    valid = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return (record, False) if valid == text else (json.loads(valid), True)
+    def pieces(self, rows: int) -> list[Piece] | None:
+        return pieces.cut([(path, self.label(path)) for path in self.members], rows)
 
 
 class EmbeddedSource(Files):
@@ -106,6 +76,9 @@ class EmbeddedSource(Files):
 
         path = Path(chitchat_dataset.__file__).with_name("dataset.json")
         super().__init__(name, (path, *more), path.parent)
+
+    def pieces(self, rows: int) -> None:
+        del rows
 
     def rows(self) -> Iterator[Row]:
         path = self.members[0]

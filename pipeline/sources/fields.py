@@ -31,14 +31,19 @@ TYPES: dict[str, pl.DataType] = {
 class Fields:
     """The fields of a corpus's messages, and the kind of their values, in the order in which they occur."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_FIELDS) -> None:
         self.kinds: dict[str, str] = {}
+        self.most = most
 
     def add(self, fields: str) -> None:
         """Count in the fields of a message, which are a JSON object."""
-        for name, value in loads(fields).items():
-            kind, before = _kind(name, value), self.kinds.get(name)
-            if before is None and len(self.kinds) < MAX_FIELDS:
+        self.add_kinds({name: _kind(name, value) for name, value in loads(fields).items()})
+
+    def add_kinds(self, kinds: Mapping[str, str]) -> None:
+        """Count in fields, in order, by the kind of their values."""
+        for name, kind in kinds.items():
+            before = self.kinds.get(name)
+            if before is None and len(self.kinds) < self.most:
                 self.kinds[name] = kind
             elif before is not None and before != kind:
                 self.kinds[name] = "number" if {before, kind} == {"integer", "number"} else "json"

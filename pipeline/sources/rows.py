@@ -35,6 +35,19 @@ class Row(NamedTuple):
     """Numbers of the rows that it was made of; none if it is a row itself."""
 
 
+class Piece(NamedTuple):
+    """Consecutive rows of a file, which any process can read without those before."""
+
+    path: str
+    file: str
+    """What the file is called in messages."""
+    first: int
+    """Number of the first line of JSON Lines, or of the first row."""
+    begin: int
+    """Where the first line begins in the file in bytes; 0 in a table."""
+    rows: int
+
+
 class Source(ABC):
     """A source of records, always in the same order."""
 
@@ -70,6 +83,11 @@ class Source(ABC):
     @abstractmethod
     def rows(self) -> Iterator[Row]:
         """Its rows."""
+
+    def pieces(self, rows: int) -> list[Piece] | None:
+        """All rows, cut where a file begins and after each `rows` rows; None if they can only be read in order."""
+        del rows
+        return None
 
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")

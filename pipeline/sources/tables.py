@@ -1,5 +1,6 @@
 """Rows of tables: Parquet, Arrow, text; in batches of bounded bytes. One that cannot be read is a `SourceError`."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,16 @@ BATCH_BYTES = 1 << 26
 """Target size of a batch in bytes, as the footer of its row group counts them. A batch has at least one row."""
 
 
-def rows(path: Path, label: str) -> Iterator[Row]:
-    """Rows of a Parquet or Arrow file. All columns are read: those that a shape does not name are kept in `extra`."""
-    number = 0
+def rows(path: Path, label: str, begin: int = 0, most: int = sys.maxsize) -> Iterator[Row]:
+    """Rows of a Parquet or Arrow file. All columns are read: those that a shape does not name are kept in `extra`.
+
+    Of Parquet, at most so many rows are read, from row `begin` on, which counts from 0.
+    """
+    number = begin
     try:
         parquet = readers.ending(path) == ".parquet"
-        for batch in _parquet(path) if parquet else readers.arrow_batches(path, BATCH_BYTES, BATCH_ROWS):
+        batches = _parquet(path, begin, most) if parquet else readers.arrow_batches(path, BATCH_BYTES, BATCH_ROWS)
+        for batch in batches:
             for value in _records(batch):
                 number += 1
                 yield Row(label, number, value)
@@ -50,11 +55,34 @@ def text_rows(path: Path, label: str) -> Iterator[Row]:
         raise SourceError(f"{label} {error}: convert, repair or remove the file") from error
 
 
-def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
+def parquet_sizes(path: Path) -> tuple[int, int]:
+    """Number of rows of a Parquet file, and of its largest row group."""
+    readers.check_parquet(path)
+    try:
+        with path.open("rb") as binary, pq.ParquetFile(binary) as file:
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    except pa.ArrowException as error:
+        raise readers.UnreadableFileError(f"cannot be read ({why(error)})") from error
+    return sum(sizes), max(sizes, default=0)
+
+
+def _parquet(path: Path, begin: int, most: int) -> Iterator[pa.RecordBatch]:
+    """Batches of the rows from `begin` on, at most so many."""
     readers.check_parquet(path)
     with path.open("rb") as binary, pq.ParquetFile(binary) as file:  # it accepts only paths in UTF-8
-        for group in range(file.num_row_groups):
-            yield from file.iter_batches(_size(file.metadata.row_group(group)), row_groups=[group])
+        at, end = 0, begin + most
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            if at + group.num_rows <= begin or at >= end:
+                at += group.num_rows
+                continue
+            for batch in file.iter_batches(_size(group), row_groups=[number]):
+                first = max(begin - at, 0)
+                if (part := batch.slice(first, max(end - at - first, 0))).num_rows:
+                    yield part
+                at += batch.num_rows
+                if at >= end:
+                    return
 
 
 def _size(group: pq.RowGroupMetaData) -> int:

@@ -108,8 +108,9 @@ def longer(below: Ngrams, words: Column, columns: Columns, *, last: bool) -> tup
     ending = columns.new(f"ending{order}", np.uint32, 0 if last else len(words))
     if not last:
         LOOPS.call("place", entries, begins, filled, PARTITION, ending)
-    cut = (columns.cut(*each, size) for each in zip(names, (parent, at, context, count), strict=True))
-    return Ngrams(order, *cut, ending), adjusted
+    whole = zip(names, (parent, at, context, count), strict=True)
+    parent, at, context, count = (columns.cut(*each, size) for each in whole)
+    return Ngrams(order, parent, at, context, count, ending), adjusted
 
 
 def _distribute(

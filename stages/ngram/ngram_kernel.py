@@ -204,7 +204,8 @@ def extend(
     """
     size = 0
     for run in range(len(begins) - 1):
-        first, begin, total = firsts[run], begins[run], np.int64(0)
+        first, begin = firsts[run], begins[run]
+        total: Any = np.int64(0)
         for rank in range(first, firsts[run + 1]):
             starts[rank - first] = U32(total)
             total += np.int64(occurrences[rank])
@@ -219,13 +220,13 @@ def extend(
             before, seen, end = size, NONE, np.int64(starts[rank - first])
             _sort(pairs, total, end, spare, tallies, passes)
             for k in range(total, end):
-                word, j = U32(pairs[k] >> S32), np.int64(pairs[k] & LOWER)
+                word, own = U32(pairs[k] >> S32), np.int64(pairs[k] & LOWER)
                 if word != seen:
-                    parent[size], at[size] = U32(rank), U32(entries[begin + j] & LOWER)
-                    context[size], count[size] = befores[j], U32(0)
+                    parent[size], at[size] = U32(rank), U32(entries[begin + own] & LOWER)
+                    context[size], count[size] = befores[own], U32(0)
                     size, seen = size + 1, word
                 count[size - 1] += U32(1)
-                befores[j] = U32(size - 1)
+                befores[own] = U32(size - 1)
             total += np.int64(occurrences[rank])
             begins_sentence = size == before and order > 1  # nothing is to the left of <s>
             extensions[rank] = occurrences[rank] if begins_sentence else U32(size - before)

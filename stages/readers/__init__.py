@@ -3,7 +3,7 @@
 What reads a file raises `UnreadableFileError` if it cannot be read to its end, or is not what it should be.
 """
 
-from stages.readers.json_lines import envelope, fields, json_fault, lines, parse, text_lines
+from stages.readers.json_lines import block_lines, envelope, fields, json_fault, line_blocks, lines, parse, text_lines
 from stages.readers.listing import CSV, JSON, RECORDS, RUN_KEYS, TEXT, Listing, ending, is_run, list_files
 from stages.readers.opening import PACKINGS, UnreadableFileError, open_text, read_text
 from stages.readers.tables import arrow_batches, check_parquet, csv_rows, frames, open_arrow, open_csv, schema
@@ -18,6 +18,7 @@ __all__ = [
     "Listing",
     "UnreadableFileError",
     "arrow_batches",
+    "block_lines",
     "check_parquet",
     "csv_rows",
     "ending",
@@ -26,6 +27,7 @@ __all__ = [
     "frames",
     "is_run",
     "json_fault",
+    "line_blocks",
     "lines",
     "list_files",
     "open_arrow",

@@ -63,6 +63,53 @@ def envelope(path: Path) -> tuple[bytes, bytes] | None:
     return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
 
 
+def line_blocks(path: Path, room: int, rows: int) -> list[tuple[int, int, int]] | None:
+    """Blocks of `rows` lines of a plain file of JSON Lines, the first one of `room`: (first line, begin, lines).
+
+    Lines are numbered from 1; `begin` is in bytes. Blank lines do not count as lines of a block. None if the file is
+    compressed, or if `lines` gives anything else than its lines.
+    """
+    with open_text(path) as file:
+        begin, (_, _, spread) = file.tell(), _start(file)
+        if spread or not isinstance(file.raw, io.FileIO):
+            return None
+        file.seek(begin)
+        blocks, count, only = list[tuple[int, int, int]](), 0, b""
+        first, start = 1, begin
+        # A loop over lines, because a blank one is not a record.
+        for number, line in enumerate(file, 1):
+            begin += len(line)
+            if line.isspace():
+                continue
+            only = b"" if count or blocks else line
+            count += 1
+            if count == room:
+                blocks.append((first, start, count))
+                first, start, count, room = number + 1, begin, 0, rows
+    blocks += [(first, start, count)] if count else []
+    return None if only and _records(only) else blocks
+
+
+def block_lines(path: Path, first: int, begin: int, count: int, size: int) -> Iterator[tuple[int, list[bytes]]]:
+    """The lines of a block of `line_blocks`, in batches of about `size` bytes as `lines` gives them."""
+    batch, room = list[bytes](), size
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            while count:
+                line = file.readline()
+                if not line:
+                    raise UnreadableFileError(f"has changed while it was read: it ends in line {first + len(batch)}")
+                batch.append(line)
+                count, room = count - (not line.isspace()), room - len(line)
+                if room <= 0 or not count:
+                    yield first, batch
+                    first, batch, room = first + len(batch), [], size
+    except OSError as error:
+        place = f"cannot be read after line {first + len(batch) - 1} ({reason(error)})"
+        raise UnreadableFileError(place) from error
+
+
 def text_lines(path: Path, size: int = BATCH_BYTES) -> Iterator[list[bytes]]:
     """Lines of a text file in batches of about `size` bytes."""
     yield from (batch for _, batch in _batches(path, size, iter))
@@ -91,12 +138,19 @@ def _batches(
 
 def _values(file: io.BufferedReader) -> Iterator[bytes]:
     """The lines of a file, or its values, if the first line is an array or no whole value."""
+    ahead, array, spread = _start(file)
+    if spread:
+        return _parse(file, ahead, array=array)
+    return chain(io.BytesIO(ahead + file.readline()), file)
+
+
+def _start(file: io.BufferedReader) -> tuple[bytes, bool, bool]:
+    """What is read of a file to recognise its form; whether it is an array; whether its values are not its lines."""
     ahead, first = _line(file)
     more, second = _line(file) if first.startswith(b"[") and first.endswith(b"]") else (b"", b"")
     array = first.startswith(b"[") and not second
-    if array or b"}\r" in first or (ahead.endswith(b"\n") and first.endswith((b"{", b"[", b","))):
-        return _parse(file, ahead + more, array=array)
-    return chain(io.BytesIO(ahead + more + file.readline()), file)
+    spread = array or b"}\r" in first or (ahead.endswith(b"\n") and first.endswith((b"{", b"[", b",")))
+    return ahead + more, array, spread
 
 
 def _line(file: io.BufferedReader) -> tuple[bytes, bytes]:
