@@ -22,8 +22,8 @@ from pipeline.sources.fields import Fields
 from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
 from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, valid_text
 from pipeline.sources.shapes import ColumnMap
-from pipeline.store import RunFolderError, Store
-from stages.files import read_frame, save_frame, save_json, sizes_in
+from pipeline.store import RunFolderError, Store, read_json
+from stages.files import exists, read_frame, remove, save_frame, save_json, sizes_in
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -126,6 +126,24 @@ class _Count:
         self.fields.add_kinds(later.fields.kinds)
         self.shards += later.shards
 
+    def save(self, store: Store) -> None:
+        """Save the counts, so that a stream that breaks off need not be read from its beginning."""
+        save_json(store.progress, {**vars(self), "fields": self.fields.kinds})
+
+    @classmethod
+    def load(cls, store: Store) -> "_Count":
+        """The counts of an interrupted ingest; those of none if there was none, or a shard of it is gone."""
+        if not exists(store.progress):
+            return cls()
+        try:
+            values = read_json(store.progress)
+            count = cls(**{**values, "roles": Counter(values["roles"]), "fields": Fields()})
+            count.fields.add_kinds(values["fields"])
+            shards = {str(shard["name"]) for shard in count.shards}
+        except (RunFolderError, KeyError, TypeError, AttributeError):
+            return cls()
+        return count if shards <= sizes_in(store.raw("")).keys() else cls()
+
     def check(self, share: float, source: str) -> None:
         if self.quarantined > share * self.rows:
             raise SourceError(
@@ -166,13 +184,16 @@ def ingest(
     if limits.sample is None:
         del identity["sample"]
     shard_list = read_shard_list(store)
-    claim(store, identity, before, complete=shard_list is not None)
+    goes_on = source.rows_after(0) is not None
+    claim(store, identity, before, complete=shard_list is not None, goes_on=goes_on)
     if shard_list is None:
         save_json(store.source, identity)
         shard_list = _read_all(source, _Task(store, limits, identity["digest"]), tell, engine)
         sizes_in(store.folder, anew=True)
         shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
         save_json(store.shard_list, shard_list)
+    if exists(store.progress):
+        remove(store.progress)
     sweep(store, shard_list["shards"])
     return shard_list
 
@@ -210,22 +231,25 @@ class _Task:
 
 
 def _read_all(source: Source, task: _Task, tell: Callable[[int], None], engine: Engine | None) -> dict[str, Any]:
-    start, limits, count = time.perf_counter(), task.limits, _Count()
+    start, limits, count = time.perf_counter(), task.limits, _Count.load(task.store)
 
     def check() -> None:
         tell(count.seen)
         if count.rows >= MIN_ROWS:
             count.check(limits.unreadable, source.name)
 
+    goes_on = source.rows_after(0) is not None
     keys = _keys(source, limits, engine, count.shapes) if engine else []
     rows: Iterator[tuple[str, Row]]
     if engine and keys:
         _read_apart(task, keys, engine, count, check)
         rows = chain.from_iterable(_piece_rows(json.loads(key)[-1]) for key in keys[len(count.shards) :])
     else:
-        rows = _shaped(source, limits, count.shapes)
+        rows = _rows_left(source, limits, count)
     for shard in _shards(rows, task.digest, limits, count, tell):
         task.save(len(count.shards), shard, count)
+        if goes_on and not any(shape.startswith("oasst") for shape in count.shapes):
+            count.save(task.store)
         check()
     count.check(limits.unreadable, source.name)
     if limits.sample is not None and not count.rows:
@@ -247,6 +271,15 @@ def _read_all(source: Source, task: _Task, tell: Callable[[int], None], engine: 
         "tools": count.tools,
         "shards": count.shards,
     }
+
+
+def _rows_left(source: Source, limits: Limits, count: _Count) -> Iterator[tuple[str, Row]]:
+    """Rows with their shapes: all, or those of a stream that an interrupted ingest has not read."""
+    left = source.rows_after(count.seen) if count.seen else None
+    if left is None:
+        return _shaped(source, limits, count.shapes)
+    shape = next(iter(count.shapes))  # a stream is one file
+    return ((shape, row) for row in islice(left, None if limits.limit is None else limits.limit - count.seen))
 
 
 def _keys(source: Source, limits: Limits, engine: Engine, files: dict[str, list[str]]) -> list[str]:

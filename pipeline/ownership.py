@@ -219,10 +219,13 @@ def read_shard_list(store: Store) -> dict[str, Any] | None:
         return None
 
 
-def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool) -> None:
+def claim(
+    store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool, goes_on: bool = False
+) -> None:
     """Make a folder ready for a source: incomplete raw shards are removed, and everything made from another source.
 
-    `origin` is the new source.json, and `before` that in the folder, which is empty in a new one.
+    `origin` is the new source.json, and `before` that in the folder, which is empty in a new one. An ingest that
+    `goes_on` keeps its raw shards.
     """
     keys = sorted({*RUN_KEYS, "map", "sample"} - {"source"})  # its path may change
     changed = [key for key in keys if before.get(key) != origin.get(key)]
@@ -238,7 +241,7 @@ def claim(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *,
         raise RunFolderError(f"{store.name} was begun with another {changed[0]}: choose another --out, or remove it")
     for path in (store.manifest, *((store.card, store.plan) if changed else ())):
         remove(path)
-    for part in PARTS if changed else ("raw", "quarantine"):
+    for part in PARTS if changed else () if goes_on else ("raw", "quarantine"):
         for name in sizes_in(store.folder / part):
             remove(store.folder / part / name)
         if (store.folder / part).exists():

@@ -63,8 +63,11 @@ class Hub(Source):
         return [{"hub": self.name, "revision": self.pinned(), "config": self.config, "split": self.split}]
 
     def rows(self) -> Iterator[Row]:
+        return self.rows_after(0)
+
+    def rows_after(self, count: int) -> Iterator[Row]:
         """Its rows. A stream that breaks off is resumed at the row that it had reached."""
-        number = lost = 0
+        number, lost, first = count, 0, count
         while True:
             try:
                 for record in self._stream(number):
@@ -74,7 +77,7 @@ class Hub(Source):
                 raise
             except Exception as error:
                 lost += 1
-                if lost == TRIES or (number == 0 and isinstance(error, _PERMANENT)):
+                if lost == TRIES or (number == first and isinstance(error, _PERMANENT)):
                     raise SourceError(
                         f"{self.name}: the hub's data cannot be streamed past row {number:,} "
                         f"({type(error).__name__}: {why(error)}): check the network and start again with the same --out"

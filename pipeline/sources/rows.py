@@ -84,6 +84,11 @@ class Source(ABC):
     def rows(self) -> Iterator[Row]:
         """Its rows."""
 
+    def rows_after(self, count: int) -> Iterator[Row] | None:
+        """Its rows but the first ones; None if an interrupted ingest should read them all again."""
+        del count
+        return None
+
     def pieces(self, rows: int) -> list[Piece] | None:
         """All rows, cut where a file begins and after each `rows` rows; None if they can only be read in order."""
         del rows

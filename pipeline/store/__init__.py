@@ -69,6 +69,11 @@ class Store:
         return self.folder / "raw" / "shards.json"
 
     @property
+    def progress(self) -> Path:
+        """What an ingest of a stream has counted up to its last shard; removed when it is complete."""
+        return self.folder / "raw" / "progress.json"
+
+    @property
     def plan(self) -> Path:
         """The plan that made the decisions."""
         return self.folder / "plan.toml"

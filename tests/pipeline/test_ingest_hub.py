@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError, hub
 from pipeline.store import RunFolderError, Store
-from tests.conftest import chat
+from tests.conftest import chat, contents
 
 Jsonl = Callable[..., Path]
 
@@ -115,3 +116,49 @@ def test_a_run_of_the_hub_is_resumed_at_its_commit(tmp_path: Path, online: Calla
         take(sources.find("a/b", revision="v2"), tmp_path / "r")
     (tmp_path / "r" / "raw" / "shards.json").unlink()
     assert take(sources.find("a/b"), tmp_path / "r")["id"].equals(first["id"])
+
+
+def test_an_ingest_that_was_stopped_goes_on_after_its_last_shard(
+    tmp_path: Path, online: Callable[..., list[float]]
+) -> None:
+    """The rows of finished shards are not streamed again; the files are those of an ingest that was not stopped."""
+    online(lambda _: None)
+    take(sources.find("a/b"), tmp_path / "whole", rows=3)
+    asked = list[int]()
+
+    def stop(i: int) -> None:
+        if i == 7:
+            raise KeyboardInterrupt
+
+    online(stop)
+    with pytest.raises(KeyboardInterrupt):
+        take(sources.find("a/b"), tmp_path / "r", rows=3)
+    before = {path: path.stat().st_ino for path in (tmp_path / "r" / "raw").glob("*.parquet")}
+    assert len(before) == 2
+    online(asked.append)
+    take(sources.find("a/b"), tmp_path / "r", rows=3)
+    assert asked == [6, 7, 8, 9]
+    assert {path: path.stat().st_ino for path in before} == before
+    assert contents(tmp_path / "r") == contents(tmp_path / "whole")
+    kept, whole = (json.loads((tmp_path / name / "raw" / "shards.json").read_text()) for name in ("r", "whole"))
+    assert {**kept, "seconds": 0} == {**whole, "seconds": 0}
+
+
+@pytest.mark.parametrize("damage", ["progress", "shard"])
+def test_an_ingest_that_cannot_go_on_begins_again(
+    tmp_path: Path, online: Callable[..., list[float]], damage: str
+) -> None:
+    """Its progress is damaged, or one of its shards is gone."""
+    online(lambda i: (_ for _ in ()).throw(KeyboardInterrupt) if i == 7 else None)
+    with pytest.raises(KeyboardInterrupt):
+        take(sources.find("a/b"), tmp_path / "r", rows=3)
+    raw = tmp_path / "r" / "raw"
+    if damage == "progress":
+        (raw / "progress.json").write_text("{")
+    else:
+        (raw / "00000.parquet").unlink()
+    asked = list[int]()
+    online(asked.append)
+    assert take(sources.find("a/b"), tmp_path / "r", rows=3).height == 10
+    assert asked == list(range(10))
+    assert not (raw / "progress.json").exists()
