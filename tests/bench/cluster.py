@@ -2,6 +2,7 @@
 
     python -m tests.bench.cluster 20000                 the same corpus, by turns, twice each
     python -m tests.bench.cluster 3000 --kills 10       a node, then the driver, killed at ten random moments each
+    python -m tests.bench.cluster 0 --driver            what the driver uses for tasks that do nothing
 
 Both nodes, with one core each, are on this machine; the head has no core. Corpora are those of `tests.bench.scale`.
 
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine import ray
 from tests.bench.scale import STAGES, TICKS, corpus
 from tests.conftest import contents
 from tests.pipeline.cluster import add_node, path, two_nodes
@@ -32,6 +34,8 @@ REPEATS = 2
 """Runs of each kind."""
 SHARD_ROWS = "100"
 """Rows of a shard: few, so that a short run has many."""
+KEYS = 100_000
+"""Keys of an empty task."""
 
 
 def refine(source: Path, out: Path, stages: str, *more: str) -> subprocess.Popen[bytes]:
@@ -104,19 +108,19 @@ def on_ray(cluster: Any, source: Path, out: Path, stages: str) -> tuple[float, f
 
 def overhead(cluster: Any, source: Path, folder: Path, stages: str) -> None:
     """Print CPU seconds of both, by turns, and whether the bytes are equal."""
-    local, ray = list[float](), list[float]()
+    local, on_two = list[float](), list[float]()
     for turn in range(REPEATS):
         meter = Meter()
         ended(refine(source, folder / f"local{turn}", stages, "--workers", "2"))
         local.append(meter.read()[0])
         begun = time.monotonic()
         total, own = on_ray(cluster, source, folder / f"ray{turn}", stages)
-        ray.append(total)
+        on_two.append(total)
         seconds = time.monotonic() - begun
         equal = contents(folder / f"local{turn}") == contents(folder / f"ray{turn}")
         same = "equal" if equal else "DIFFERENT"
         say(f"local {local[-1]:.1f}, Ray {total:.1f}, of which its own {own:.1f} in {seconds:.0f} s; bytes {same}")
-    say(f"least: local {min(local):.1f}, Ray {min(ray):.1f}: {min(ray) / min(local) - 1:+.1%}")
+    say(f"least: local {min(local):.1f}, Ray {min(on_two):.1f}: {min(on_two) / min(local) - 1:+.1%}")
 
 
 def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> None:
@@ -146,6 +150,27 @@ def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> 
             say(f"{victim} killed {when}{again}: bytes {'equal' if equal else 'DIFFERENT'}")
 
 
+def driver(cluster: Any) -> None:
+    """Print CPU seconds and memory of a driver: for many keys, and for Ray tasks of one key each."""
+    engine = ray.Ray(cluster.address)
+    list(engine.map(len, map(str, range(500))))
+    for count, seconds in ((KEYS, ray.TASK_SECONDS), (KEYS // 50, 0.0)):
+        ray.TASK_SECONDS = seconds
+        begun, held = time.process_time(), _held()
+        ended = sum(1 for _ in engine.map(len, (str(i) for i in range(count))))
+        used = time.process_time() - begun
+        chunk = "up to 32" if seconds else "one"
+        say(
+            f"{ended:,} keys, {chunk} a task: {used:.1f} CPU s, {1000 * used / ended:.3f} ms a key, +{_held() - held} MB"
+        )
+    engine.close()
+
+
+def _held() -> int:
+    """The own memory of this process in MB."""
+    return int(Path("/proc/self/status").read_text(encoding="ascii").split("RssAnon:")[1].split()[0]) // 1024
+
+
 def say(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{line}\n")
@@ -158,10 +183,13 @@ def main() -> None:
     asked.add_argument("count", type=int, help="conversations")
     asked.add_argument("--stages", default=STAGES)
     asked.add_argument("--kills", type=int, default=0, help="kill a node and the driver so many times each")
+    asked.add_argument("--driver", action="store_true", help="measure the driver")
     given = asked.parse_args()
-    source = corpus(given.count)
+    source = Path() if given.driver else corpus(given.count)
     with tempfile.TemporaryDirectory() as temporary, two_nodes(Path(temporary), {}) as cluster:
-        if given.kills:
+        if given.driver:
+            driver(cluster)
+        elif given.kills:
             kills(cluster, source, Path(temporary), given.stages, given.kills)
         else:
             overhead(cluster, source, Path(temporary), given.stages)
