@@ -159,10 +159,8 @@ def driver(cluster: Any) -> None:
         begun, held = time.process_time(), _held()
         ended = sum(1 for _ in engine.map(len, (str(i) for i in range(count))))
         used = time.process_time() - begun
-        chunk = "up to 32" if seconds else "one"
-        say(
-            f"{ended:,} keys, {chunk} a task: {used:.1f} CPU s, {1000 * used / ended:.3f} ms a key, +{_held() - held} MB"
-        )
+        chunk, more = "up to 32" if seconds else "one", _held() - held
+        say(f"{ended:,} keys, {chunk} a task: {used:.1f} CPU s, {1000 * used / ended:.3f} ms a key, +{more} MB")
     engine.close()
 
 
