@@ -3,6 +3,7 @@
 import json
 
 from pipeline.manifest import HubSplit, Input, Manifest
+from pipeline.plan import TRIMS
 
 _HEAD = """---
 configs:
@@ -32,6 +33,7 @@ def text(manifest: Manifest) -> str:
         ),
         *([f"{counts.redacted:,} items of personal data were replaced by placeholders.\n"] if counts.redacted else []),
         *([f"The source is {manifest.sample}, taken by a hash of their text.\n"] if manifest.sample else []),
+        *_repairs(manifest),
         "## What was dropped\n",
         _table(
             ("reason", "rule", "dropped", "fired", "unknown", "because"),
@@ -55,6 +57,23 @@ def text(manifest: Manifest) -> str:
         _table(("input", "content"), [_input(one) for one in manifest.inputs]),
     ]
     return "\n".join(parts)
+
+
+def _repairs(manifest: Manifest) -> list[str]:
+    """What was repaired; nothing if the plan has no repairs."""
+    if not manifest.repairs:
+        return []
+    rows: list[tuple[object, ...]] = [
+        (_code(one.trim), TRIMS[one.trim], one.conversations, _plain(one.because)) for one in manifest.repairs
+    ]
+    return [
+        "## What was repaired\n",
+        (
+            f"{manifest.counts.repaired:,} conversations were repaired, before anything was measured. Their column "
+            "`repairs` has what was removed, and where.\n"
+        ),
+        _table(("trim", "removes", "conversations", "because"), rows),
+    ]
 
 
 def _input(one: Input) -> tuple[str, str]:

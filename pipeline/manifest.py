@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 from typing import Any, Self, TypeVar, get_type_hints
 
 from pipeline import VERSION
@@ -37,6 +38,8 @@ class Counts:
     """Conversations in which invalid text was replaced."""
     refined_tokens: int
     rejected_tokens: int
+    repaired: int = 0
+    """Conversations that repairs have changed, kept or not."""
     redacted: int = 0
     """Items of personal data that were replaced by placeholders."""
 
@@ -54,6 +57,15 @@ class RuleCount:
     """Conversations for which it was the first."""
     nulls: int
     """Conversations kept because a signal that the rule reads is unknown."""
+
+
+@dataclass(frozen=True)
+class RepairCount:
+    """A repair of the plan and what it did."""
+
+    trim: str
+    because: str
+    conversations: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,8 @@ class Manifest:
     """Seconds per step."""
     remarks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Remarks on this corpus, by stage, or of "ingest"."""
+    repairs: tuple[RepairCount, ...] = ()
+    """In the order in which they are made."""
     sample: Sample | None = None
     """None if the whole source was taken."""
 
@@ -156,6 +170,7 @@ class Manifest:
         values["inputs"] = tuple(_input(one) for one in source["files"])
         values["stages"] = tuple(_record(StageRecord, stage) for stage in plan["stages"])
         values["rules"] = tuple(_record(RuleCount, rule) for rule in plan["rules"])
+        values["repairs"] = tuple(_record(RepairCount, one) for one in plan.get("repairs", ()))
         values["counts"] = _record(Counts, table["counts"])
         values["packages"], values["seconds"] = dict(table["packages"]), dict(table["seconds"])
         values["remarks"] = {stage: tuple(lines) for stage, lines in table.get("remarks", {}).items()}
@@ -170,7 +185,11 @@ class Manifest:
             "refine": self.refine,
             "packages": self.packages,
             "source": {**source, "files": values["inputs"]},
-            "plan": {key: values[key] for key in ("stages", "rules", "order", "left_out")},
+            "plan": {
+                "stages": values["stages"],
+                **({"repairs": values["repairs"]} if self.repairs else {}),
+                **{key: values[key] for key in ("rules", "order", "left_out")},
+            },
             "counts": values["counts"],
             "by_rule": self.by_rule,
             "seconds": self.seconds,
@@ -221,6 +240,7 @@ def record(
     firings: RuleFirings,
     nulls: Mapping[str, int],
     *,
+    repairs: Mapping[str, int] = MappingProxyType({}),
     written: ShardCounts,
     seconds: Mapping[str, float],
     remarks: Mapping[str, tuple[str, ...]],
@@ -229,8 +249,8 @@ def record(
     """The manifest of a run that has just been written.
 
     `shards` is the shard list; `firings` is what the rules did; `nulls` has the conversations in which a rule is
-    unknown, by reason; `written` sums the output shards; seconds of wall time are by step, remarks by stage; of a
-    sample, `whole` are those of all rows.
+    unknown, by reason; `repairs` those that each repair has changed, and under "" all of them; `written` sums the
+    output shards; seconds of wall time are by step, remarks by stage; of a sample, `whole` are those of all rows.
     """
     return Manifest(
         refine=VERSION,
@@ -258,10 +278,15 @@ def record(
             ingested=shards["rows"],
             quarantined=shards["quarantined"],
             replaced=shards["replaced"],
+            repaired=repairs.get("", 0),
             **written._asdict(),
         ),
         seconds=dict(seconds),
         remarks=dict(remarks),
+        repairs=tuple(
+            RepairCount(one.trim, one.because, repairs.get(one.trim, 0))
+            for one in sorted(plan.repairs, key=lambda one: one.trim)
+        ),
         sample=Sample(**shards["sample"], seconds=round(whole, 3)) if "sample" in shards else None,
     )
 

@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +18,7 @@ import polars as pl
 from pipeline.engine import Engine, Needs
 from pipeline.plan import Plan, PlannedStage
 from pipeline.store import SHARD, Store, read_json
-from stages.files import exists, fetch, publish_new, read_frame, remove, save_frame, save_json, sizes_in
+from stages.files import exists, fetch, present, publish_new, read_frame, remove, save_frame, save_json, sizes_in
 from stages.stage import (
     CorruptInputError,
     FittedStage,
@@ -93,14 +93,35 @@ class _Task:
     key: str
     fitted: tuple[str, ...]
     """Files in the stage's folder that `open` may read."""
+    trims: tuple[str, ...] = ()
+    earlier: str = ""
+    """The key of the signals of the conversations as they were before repairs, if there are any."""
 
     def __call__(self, shard: str) -> None:
-        folder, path = self.store.mount().stage(self.key), self.store.raw(shard)
-        batch = read_frame(path, ["id", *self.stage.reads])
+        path = self.store.mount().measured(shard, self.trims)
+        before = self.earlier and present(self.store.stage(self.earlier) / shard)
+        if before:
+            signals = self._repaired(path, read_frame(before))
+        else:
+            signals = self._measure(read_frame(path, ["id", *self.stage.reads]), path)
+        save_frame(self.store.stage(self.key) / shard, signals, {})
+
+    def _repaired(self, path: Path, before: pl.DataFrame) -> pl.DataFrame:
+        """The signals of a shard: those from before its repairs, but for the conversations that they changed."""
+        batch = read_frame(path, ["id", "repairs", *(name for name in self.stage.reads if name != "id")])
+        if not batch["id"].equals(before["id"]):
+            raise CorruptInputError(path.parent / path.name, "its ids are not those of the signals before its repairs")
+        changes = batch["repairs"].is_not_null()
+        anew = self._measure(batch.filter(changes), path)
+        rows = pl.concat([changes.not_().arg_true(), changes.arg_true()])
+        return pl.concat([before.filter(~changes), anew]).with_columns(rows.alias("row")).sort("row").drop("row")
+
+    def _measure(self, batch: pl.DataFrame, path: Path) -> pl.DataFrame:
+        folder = self.store.stage(self.key)
         with _name_errors(self.name, path):
             signals = _open(self.stage, folder, self.fitted)(batch.select(self.stage.reads))
             self._check(batch, signals, path)
-        save_frame(folder / shard, batch.select("id").hstack(signals), {})
+        return batch.select("id").hstack(signals)
 
     def _check(self, batch: pl.DataFrame, signals: pl.DataFrame, path: Path) -> None:
         if signals.schema != self.stage.writes:
@@ -196,8 +217,10 @@ class _Step:
 
     def __init__(self, planned: PlannedStage, store: Store, tell: ReportProgress) -> None:
         self.name, self.stage, self.folder = planned.name, planned.stage, store.stage(planned.key)
-        self.store, self.shards, self.tell = store, store.shards(), tell
-        self.raw = [store.raw(shard) for shard in self.shards]
+        self.store, self.shards, self.tell, self.trims = store, store.shards(), tell, planned.trims
+        reuses = planned.trims and not isinstance(self.stage, FittedStage)  # a fit sees the whole corpus
+        self.earlier = replace(planned, trims=()).key if reuses else ""
+        self.raw = [store.measured(shard, planned.trims) for shard in self.shards]
         self.size = {str(shard["name"]): int(shard["rows"]) for shard in read_json(store.shard_list)["shards"]}
         self.total = sum(self.size.values())
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +238,7 @@ class _Step:
             if done < len(parts):  # `fit` is still to come
                 self.tell(step, self.total * done // len(parts), self.total, None, seconds)
         fetch_fitted(self.folder, sizes_in(self.folder, anew=True))
-        with _name_errors(self.name, self.store.raw(""), self.raw):
+        with _name_errors(self.name, self.store.measured("", self.trims), self.raw):
             stage.fit(reading, self.folder)
         publish_new(self.folder)
         for name in fitted_files(sizes_in(self.folder)):
@@ -229,14 +252,15 @@ class _Step:
         there = sizes_in(self.folder, anew=True)
         missing = [shard for shard in self.shards if shard not in there]
         done = self.total - sum(self.size[shard] for shard in missing)
-        raw = sizes_in(self.store.raw(""))
+        raw = sizes_in(self.store.measured("", self.trims))
         work = {shard: raw.get(shard, 0) for shard in self.shards}
         whole, worked = sum(work[shard] for shard in missing), 0
         seconds *= whole / max(sum(work.values()), 1)
         left = seconds / engine.processes(len(missing), seconds or math.inf)
         self.tell(self.name, done, self.total, 0.0 if missing else 1.0, left)
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
-        task = _Task(self.name, self.stage, self.store, self.folder.name, fitted_files(there))
+        fitted = fitted_files(there)
+        task = _Task(self.name, self.stage, self.store, self.folder.name, fitted, self.trims, self.earlier)
         for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
             done, worked = done + self.size[shard], worked + work[shard]
             self.tell(self.name, done, self.total, worked / max(whole, 1), left)

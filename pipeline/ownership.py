@@ -254,7 +254,7 @@ def sweep(store: Store, shards: Sequence[Mapping[str, Any]]) -> None:
     quarantined = {shard["name"] for shard in shards if shard["quarantined"]}
     if exists(store.folder / "decisions.parquet"):  # of a version that kept all decisions in one file
         remove(store.folder / "decisions.parquet")
-    for part in ("raw", "decisions", "refined", "rejected", "quarantine"):
+    for part in ("raw", "repaired", "decisions", "refined", "rejected", "quarantine"):
         for name in sizes_in(store.folder / part):
             if name.endswith(".parquet") and name not in (quarantined if part == "quarantine" else names):
                 remove(store.folder / part / name)

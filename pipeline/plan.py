@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -29,17 +30,40 @@ class PlanError(ValueError):
     """A plan cannot be used; the message names the file or option, and the key."""
 
 
+TRIMS = {
+    "empty": "turns without text, calls or media",
+    "truncated": "a last reply that stops short, and what it answers",
+    "unanswered": "what follows the last reply, a user's turn among it",
+}
+"""Repairs, and what each of them removes."""
+REPAIR_VERSION = 1
+"""Increase it when the same repairs give other conversations than before; signals are then measured again."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repair that is made before anything is measured; see `pipeline.repair`."""
+
+    trim: str
+    because: str = ""
+
+
 @dataclass(frozen=True)
 class PlannedStage:
-    """A stage of a plan, and the name that the plan uses for it."""
+    """A stage of a plan, the name that the plan uses for it, and the repairs that are made before it measures."""
 
     name: str
     stage: Stage
+    trims: tuple[str, ...] = ()
 
     @cached_property  # a digest may read models of many megabytes
     def key(self) -> str:
         """Name of its folder in a run."""
-        return f"{self.name.replace(':', '.')}-{self.stage.digest()}"
+        digest = self.stage.digest()
+        if self.trims:
+            measured = repr((digest, self.trims, REPAIR_VERSION))
+            digest = hashlib.blake2b(measured.encode(), digest_size=8).hexdigest()
+        return f"{self.name.replace(':', '.')}-{digest}"
 
     @property
     def signals(self) -> pl.Schema:
@@ -62,8 +86,15 @@ class Plan:
     """Which columns of a record hold what: meaning, column."""
     redact: tuple[str, ...] = ()
     """Kinds of personal data that are replaced by placeholders in everything that is written."""
+    repairs: tuple[Repair, ...] = ()
+    """What is removed from conversations before they are measured."""
     left_out: tuple[str, ...] = ()
     """Reasons of the rules that were omitted because a stage that they need was not picked."""
+
+    @property
+    def trims(self) -> tuple[str, ...]:
+        """The repairs in the order in which they are made, which is not that of the plan."""
+        return tuple(sorted(one.trim for one in self.repairs))
 
     @property
     def signals(self) -> pl.Schema:
@@ -131,7 +162,7 @@ class Plan:
         by_name = {measured.name: measured for measured in self.stages}
         if doubled := next((name for name in names if list(names).count(name) > 1), None):
             raise PlanError(f"--stages names {doubled!r} twice")
-        chosen = tuple(by_name.get(name) or PlannedStage(name, stages.find(name)()) for name in names)
+        chosen = tuple(by_name.get(name) or PlannedStage(name, stages.find(name)(), self.trims) for name in names)
         small = replace(self, stages=chosen)
         signals, pairs = small.signals, small.pairs
         fits = [
@@ -160,6 +191,7 @@ class Plan:
 
 def dumps(plan: Plan) -> str:
     """The plan as TOML, with every parameter, from which `load` reads the same plan."""
+    repaired = {"repair": [_table(one) for one in plan.repairs]} if plan.repairs else {}
     ruled = {name: [_table(rule) for rule in plan.rules if isinstance(rule, kind)] for name, kind in _RULES.items()}
     measured = [
         {"use": each.name, **{key: value for key, value in parameters(each.stage).items() if value is not None}}
@@ -170,10 +202,10 @@ def dumps(plan: Plan) -> str:
     first |= {"write": {"redact": list(plan.redact)}} if plan.redact else {}
     if not ruled["keep_top"]:
         del ruled["keep_top"]
-    return tomli_w.dumps({**first, "stage": measured, **ruled})
+    return tomli_w.dumps({**first, "stage": measured, **repaired, **ruled})
 
 
-def _table(rule: Rule) -> dict[str, Any]:
+def _table(rule: Rule | Repair) -> dict[str, Any]:
     """A rule's keys without those that have their default."""
     return {each.name: value for each in fields(rule) if (value := getattr(rule, each.name)) != each.default}
 
@@ -181,11 +213,11 @@ def _table(rule: Rule) -> dict[str, Any]:
 ADDED = "--drop"
 """The `because` of a rule that --drop added; the next `refine decide` starts without it."""
 
-RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cut"}
-"""Columns of the decisions, which no signal or rule may be named after."""
+RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cut", "repairs"}
+"""Columns of the decisions and of repaired rows, which no signal or rule may be named after."""
 
 _RULES: dict[str, type[Drop | KeepBest | KeepTop]] = {"drop": Drop, "keep_best": KeepBest, "keep_top": KeepTop}
-_TABLES = ("stage", *_RULES)
+_TABLES = ("stage", "repair", *_RULES)
 
 
 def load(path: Path) -> Plan:
@@ -205,7 +237,11 @@ def read(tables: Mapping[str, Any], where: str) -> Plan:
     for table in _TABLES:
         if not isinstance(tables.get(table, []), list) or not all(isinstance(x, dict) for x in tables.get(table, [])):
             raise PlanError(f"{where}: {table} should be written as [[{table}]]")
-    measured = tuple(_stage(table, where) for table in tables.get("stage", []))
+    repairs = tuple(_repair(table, where) for table in tables.get("repair", []))
+    if doubled := [one.trim for i, one in enumerate(repairs) if one.trim in {other.trim for other in repairs[:i]}]:
+        raise PlanError(f"{where}: two [[repair]] trim {doubled[0]!r}: omit one")
+    trims = tuple(sorted(one.trim for one in repairs))
+    measured = tuple(replace(_stage(table, where), trims=trims) for table in tables.get("stage", []))
     ruled = tuple(_rule(kind, name, table, where) for name, kind in _RULES.items() for table in tables.get(name, []))
     named = tables.get("map", {})
     if not isinstance(named, dict) or not all(isinstance(column, str) for column in named.values()):
@@ -216,7 +252,7 @@ def read(tables: Mapping[str, Any], where: str) -> Plan:
         raise PlanError(f'{where}: write is {written!r}, expected a table such as redact = ["email"] under [write]')
     _known(written, {"redact"}, f"{where}: [write]")
     redact = _texts(written, "redact", f"{where}: [write]")
-    return Plan(measured, ruled, order, columns, tuple(named.items()), redact)
+    return Plan(measured, ruled, order, columns, tuple(named.items()), redact, repairs)
 
 
 def _known(table: Mapping[str, Any], keys: set[str], where: str) -> None:
@@ -266,6 +302,13 @@ def _value(value: object, kind: Any, where: str) -> Any:  # noqa: ANN401  a fiel
         names = " or ".join(k.__name__ for k in plain if k is not type(None))
         raise PlanError(f"{where} is {value!r}, expected {names}")
     return value
+
+
+def _repair(table: Mapping[str, Any], where: str) -> Repair:
+    given = _parameters(Repair, table, f"{where}: [[repair]]")
+    if given.get("trim") not in TRIMS:
+        raise PlanError(f"{where}: [[repair]] trim is {given.get('trim')!r}, expected {', '.join(TRIMS)}")
+    return Repair(**given)
 
 
 def _rule(kind: type[Drop | KeepBest | KeepTop], name: str, table: Mapping[str, Any], where: str) -> Rule:

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from pipeline import card, manifest, measure
+from pipeline.diagnosis import diagnose
 from pipeline.engine import Engine
 from pipeline.engine.local import Local
 from pipeline.estimate import Estimate, estimate
@@ -21,6 +22,7 @@ from pipeline.manifest import Manifest
 from pipeline.measure import ReportProgress
 from pipeline.ownership import lock_run, sweep
 from pipeline.plan import Plan, dumps
+from pipeline.repair import repair
 from pipeline.signals import RuleInputs, check_measured, scan
 from pipeline.sources import Source, originals
 from pipeline.store import RunFolderError, Store, read_json
@@ -106,6 +108,7 @@ class ActiveRun:
             self.warn(note)
         self.seconds["ingest"] = round(time.perf_counter() - start, 3)
         self.engine.agree(manifest.Handshake(self.store, tuple(each.stage for each in self.plan.stages)))
+        self._repair(shards)
         early = measure.prepare(self.plan, self.store, self.engine, self.tell)
         expected = self._estimate(shards, limits)
         self.held()
@@ -121,6 +124,14 @@ class ActiveRun:
         finally:
             if reader is not self.engine:
                 reader.close()
+
+    def _repair(self, shards: dict[str, Any]) -> None:
+        """Repair what is not repaired yet, with its progress."""
+        start, total = time.perf_counter(), shards["rows"] - shards["quarantined"]
+        names = [shard["name"] for shard in shards["shards"]]
+        repair(self.plan.trims, self.store, self.engine, names, lambda done: self.tell("repair", done, total))
+        if self.plan.trims:
+            self.seconds["repair"] = round(time.perf_counter() - start, 3)
 
     def _estimate(self, shards: dict[str, Any], limits: Limits) -> Estimate:
         """About how long the stages will take, which is reported if it is long; unknown for a single shard."""
@@ -147,6 +158,7 @@ class ActiveRun:
                 self.warn(f"{stage}: {line}")
         if notes := shards.get("notes"):
             remarks = {"ingest": tuple(notes), **remarks}
+        repairs = repair(self.plan.trims, self.store, self.engine, names)
         inputs = RuleInputs.read(self.plan, self.store)
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run
@@ -162,11 +174,15 @@ class ActiveRun:
         start = time.perf_counter()
         written = self._write(names, shards)
         self.seconds["write"] = round(time.perf_counter() - start, 3)
+        share = written.refined / max(written.refined + written.rejected, 1)
+        if lines := diagnose(self.plan, self.store, share):
+            remarks = {**remarks, "rules": lines}
         done = manifest.record(
             self.plan,
             shards,
             firings,
             inputs.nulls(),
+            repairs=repairs,
             written=written,
             seconds=self.seconds,
             remarks=remarks,

@@ -133,7 +133,7 @@ def _ranking(plan: Plan, store: Store, shard: str, top: KeepTop) -> pl.DataFrame
     per = [top.per] if top.per not in {"", "source"} else []
     signals = signals_of(plan, store, shard, list(dict.fromkeys((*top.columns(), *per))))
     if more := [*(["text"] if top.tokens else []), *(["source"] if top.per == "source" else [])]:
-        raw = read_frame(store.raw(shard), more)
+        raw = read_frame(store.measured(shard, plan.trims), more)
         if top.tokens:
             raw = raw.with_columns(tokens=pl.col("text").str.count_matches(TOKEN)).drop("text")
         signals = signals.hstack(raw)
@@ -215,8 +215,8 @@ def check_measured(plan: Plan, store: Store) -> None:
     for measured in plan.stages:
         if not exists(store.stage(measured.key)):
             raise RunFolderError(
-                f"{store.folder} holds no signals of stage {measured.name!r} with these parameters, code and models: "
-                f"start `refine run` again with its source, this plan and --out {store.folder} to measure them"
+                f"{store.folder} holds no signals of stage {measured.name!r} with these parameters, code, models and "
+                f"repairs: start `refine run` again with its source, this plan and --out {store.folder} to measure them"
             )
 
 

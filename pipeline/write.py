@@ -13,19 +13,19 @@ import polars as pl
 
 from pipeline import VERSION
 from pipeline.engine import Engine, Needs
-from pipeline.plan import Plan
+from pipeline.plan import REPAIR_VERSION, Plan
 from pipeline.rules import KeepBest, KeepTop, Rule
 from pipeline.signals import TOKEN, decisions_of, signals_of
 from pipeline.sources.fields import with_fields
 from pipeline.store import Store, read_json
-from stages.files import fetch, footer, read_frame, save_frame
+from stages.files import footer, present, read_frame, save_frame
 from stages.stage import CorruptInputError
 
 CHAT = ("prompt", "prompt_id", "messages")
 """UltraChat's columns, which come first."""
 ORIGIN = ("id", "source_id", "source", "extra")
 """Columns that say where a conversation comes from."""
-REDACTED = ("prompt", "messages", "extra")
+REDACTED = ("prompt", "messages", "extra", "repairs")
 """Columns in which personal data is redacted."""
 
 
@@ -85,13 +85,14 @@ class _Task:
         dropped = decisions.height - kept
         if (ours := _written(refined, digest)) is not None and (others := _written(rejected, digest)) is not None:
             return ShardCounts(kept, dropped, ours[0], others[0], ours[1] + others[1])
-        raw = read_frame(self.store.raw(shard))
+        path = self.store.measured(shard, self.plan.trims)
+        raw = read_frame(path)
         if not raw["id"].equals(decisions["id"]):
-            raise CorruptInputError(self.store.raw(shard), "its ids are not those of the decisions")
+            raise CorruptInputError(path, "its ids are not those of the decisions")
         raw = self._with_fields(raw).with_columns(tokens=pl.col("text").str.count_matches(TOKEN).cast(pl.Int64))
         items = pl.zeros(raw.height, pl.UInt32, eager=True)
         if redaction := self.plan.redaction:
-            raw, items = redaction.frame(raw, REDACTED)
+            raw, items = redaction.frame(raw, [name for name in REDACTED if name in raw.columns])
         frames = self._refined(raw, decisions, shard), self._rejected(raw, decisions, shard)
         masks = (decisions["keep"], ~decisions["keep"])
         tokens, redacted = ([int(of.filter(mask).sum()) for mask in masks] for of in (raw["tokens"], items))
@@ -114,17 +115,18 @@ class _Task:
         rules = [(rule.reason, rule.where) for rule in self.plan.rules]
         written: tuple[object, ...] = (VERSION, rules, self.plan.columns, [each.key for each in self.plan.stages])
         written += (self.plan.redact,) if self.plan.redact else ()
+        written += ((self.plan.trims, REPAIR_VERSION),) if self.plan.trims else ()
         return hashlib.blake2b(text.getvalue() + repr(written).encode(), digest_size=8).hexdigest()
 
     def _refined(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         signals = signals_of(self.plan, self.store, shard, self.plan.columns).drop("id")
-        return raw.select(*_first(raw), *ORIGIN).hstack(signals).filter(decisions["keep"])
+        return raw.select(*_first(raw), *_origin(raw)).hstack(signals).filter(decisions["keep"])
 
     def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         read = sorted({c for rule in self.plan.rules if not isinstance(rule, KeepBest) for c in rule.columns()})
         seen = signals_of(self.plan, self.store, shard, read).drop("id")
         frame = (
-            raw.select(*_first(raw), *ORIGIN)
+            raw.select(*_first(raw), *_origin(raw))
             .hstack(decisions.select("reason", "duplicate_of", "jaccard", *({"cut"} & set(decisions.columns))))
             .hstack(seen)
         )
@@ -138,12 +140,16 @@ class _Task:
             rule=_by_reason({rule.reason: pl.lit(rule.where) for rule in self.plan.rules}),
             values=_by_reason({reason: pl.struct(names).struct.json_encode() for reason, names in values.items()}),
         )
-        columns = (*_first(raw), "reason", "rule", "values", "duplicate_of", "jaccard", *ORIGIN)
+        columns = (*_first(raw), "reason", "rule", "values", "duplicate_of", "jaccard", *_origin(raw))
         return frame.select(columns).filter(~decisions["keep"])
 
 
 def _first(raw: pl.DataFrame) -> tuple[str, ...]:
     return (*CHAT, "tools") if "tools" in raw.columns else CHAT
+
+
+def _origin(raw: pl.DataFrame) -> tuple[str, ...]:
+    return (*ORIGIN, "repairs") if "repairs" in raw.columns else ORIGIN
 
 
 def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
@@ -154,10 +160,7 @@ def _by_reason(values: dict[str, pl.Expr]) -> pl.Expr:
 
 def _written(path: Path, digest: str) -> tuple[int, int] | None:
     """Tokens and redacted items in a file that these decisions have written, else None; raises `CorruptInputError`."""
-    try:
-        metadata = footer(path) if fetch(path).exists() else {}
-    except FileNotFoundError:  # of a bucket
-        return None
+    metadata = footer(path) if present(path) else {}
     if metadata.get("refine.decisions") != digest:
         return None
     read_frame(path)  # verifies its checksums

@@ -94,6 +94,14 @@ def exists(path: Path) -> bool:
     return name in sizes or any(each.startswith(f"{name}/") for each in sizes)
 
 
+def present(path: Path) -> Path | None:
+    """A file as it is kept; None if it is not, whatever was listed before."""
+    try:
+        return path if fetch(path).exists() else None
+    except FileNotFoundError:
+        return None
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it exists."""
     if mirror := _mirror(path):

@@ -13,10 +13,10 @@ from tests.conftest import ROOT
 
 STAGE = ("stages.stage", "stages.files", "stages.readers", "stages.text.compiled")
 LINE = (
-    *("pipeline", "pipeline.card", "pipeline.engine", "pipeline.estimate", "pipeline.ingest", "pipeline.manifest"),
-    "pipeline.measure",
-    *("pipeline.ownership", "pipeline.plan", "pipeline.rules", "pipeline.signals", "pipeline.store", "pipeline.write"),
-    "pipeline.sources",
+    *("pipeline", "pipeline.card", "pipeline.diagnosis", "pipeline.engine", "pipeline.estimate", "pipeline.ingest"),
+    *("pipeline.manifest", "pipeline.measure"),
+    *("pipeline.ownership", "pipeline.plan", "pipeline.repair", "pipeline.rules", "pipeline.signals", "pipeline.store"),
+    *("pipeline.write", "pipeline.sources"),
 )
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -60,10 +60,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),
     "pipeline.plant.audit": ("pipeline.plant", "pipeline.signals", "pipeline.store", *STAGE),
     "pipeline.sources": ("pipeline.ownership", "pipeline.store", "pipeline.plant", "stages.toxicity", *STAGE),
+    "pipeline.repair": (
+        *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.sources"),
+        *("stages.heuristics", "stages.text", *STAGE),
+    ),
     "pipeline.signals": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),
     ),
+    "pipeline.diagnosis": ("pipeline.plan", "pipeline.rules", "pipeline.signals", "pipeline.store", *STAGE),
     "pipeline.measure": ("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "stages", *STAGE),
     "pipeline.estimate": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.terminal", "stages"),

@@ -91,6 +91,11 @@ def arms_of(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
     store = pair.run
     assert store is not None  # noqa: S101  raw and refined are parts of a run
     plan = planning.load(store.plan)
+    if plan.repairs:
+        raise RunFolderError(
+            f"the plan of {store.folder} repairs conversations, so that refined is no subset of raw, and an ablation "
+            "needs one: run the plan without its [[repair]] tables into another folder, and ablate that"
+        )
     inputs, ids = RuleInputs.read(plan, store), pair.union.frame["id"]
     raw, refined = (pair.union.members[name] for name in pair.names)
     if not np.array_equal(_keep_mask(inputs, plan.rules, ids), refined):

@@ -90,12 +90,17 @@ class Run(Display):
         n = max(counts.ingested, 1)
         rows: list[tuple[object, ...]] = [("in", counts.ingested, "100.0 %", "")]
         rows += [
+            (f"~ {one.trim}", one.conversations, f"{one.conversations / n:.1%}", f"trims {planning.TRIMS[one.trim]}")
+            for one in self.manifest.repairs
+        ]
+        rows += [
             (f"- {rule.reason}", rule.dropped, f"{rule.dropped / n:.1%}", rule.where) for rule in self.manifest.rules
         ]
         if counts.quarantined:
             rows.append(("- quarantined", counts.quarantined, f"{counts.quarantined / n:.1%}", "unreadable"))
         rows.append(("out", counts.refined, f"{counts.refined / n:.1%}", f"{counts.refined_tokens:,} tokens"))
         remarks = "".join(f"\n{line}" for line in (*self.manifest.remarks.get("ingest", ()), *_whole(self.manifest)))
+        remarks += "".join(f"\n{line}" for line in self.manifest.remarks.get("rules", ()))
         remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
         note = f"{remarks}\nseconds: {seconds}\n{self.store.name}: README.md, refined/, rejected/, decisions/, "
@@ -137,7 +142,7 @@ class PreparedRun:
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
         if self.as_source:
-            _check_nothing_redacted(self.plan)
+            _check_as_they_came(self.plan)
             if url_of(self.folder):
                 raise RunFolderError(f"--as source writes files of this machine, and --out is {self.folder}: omit one")
             originals.check(self.source)
@@ -168,9 +173,11 @@ class PreparedRun:
             yield "the whole dataset is streamed to take a sample of it; --limit N reads its first N rows alone"
 
 
-def _check_nothing_redacted(plan: Plan) -> None:
+def _check_as_they_came(plan: Plan) -> None:
     if plan.redact:
         raise PlanError("--as source writes the records as they came, but the plan redacts them: omit one of the two")
+    if plan.repairs:
+        raise PlanError("--as source writes the records as they came, but the plan repairs them: omit one of the two")
 
 
 def chosen_plan(
@@ -308,7 +315,7 @@ def decide(
     chosen = before.with_drops([drop] if isinstance(drop, str) else drop).check()
     removed = [rule.where for rule in before.rules if rule.because == ADDED and rule not in chosen.rules]
     if originals.is_asked(as_):
-        _check_nothing_redacted(chosen)
+        _check_as_they_came(chosen)
     with terminal.progress(show=progress), ProgressReporter() as reporter:
         if removed:
             reporter.warn(f"rules of an earlier --drop no longer apply: {', '.join(removed)}")

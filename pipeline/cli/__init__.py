@@ -174,6 +174,9 @@ def show(
         str | None, typer.Option(metavar="ID", help="One conversation with all its signals.")
     ] = None,
     kept: Annotated[bool, typer.Option("--kept", help="Kept conversations instead of dropped ones.")] = False,
+    repaired: Annotated[
+        bool, typer.Option("--repaired", help="Only conversations that were repaired, with what was removed.")
+    ] = False,
     n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of conversations.")] = 5,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random sample of conversations.")] = 0,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long messages.")] = False,
@@ -185,7 +188,8 @@ def show(
     """
     from pipeline.cli.show import ShowOptions, print_conversations
 
-    print_conversations(folder, ShowOptions(reason, id, kept=kept, n=n, seed=seed, full=full), as_json=as_json)
+    options = ShowOptions(reason, id, kept=kept, repaired=repaired, n=n, seed=seed, full=full)
+    print_conversations(folder, options, as_json=as_json)
 
 
 @app.command(epilog="Example: refine signals my-run --out signals.parquet")

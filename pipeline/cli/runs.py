@@ -93,6 +93,7 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
                 "shape": shape,
                 "out": str(folder),
                 "stages": [{"use": name, "state": state} for name, (_, state) in states.items()],
+                "repairs": list(plan.trims),
                 "rules": [{"reason": rule.reason, "where": rule.where} for rule in plan.rules],
                 "left_out": list(plan.left_out),
                 "can_run": not missing,
@@ -130,6 +131,9 @@ def _print_plan(plan: planning.Plan, states: dict[str, tuple[bool, str]], *, ver
         for each in plan.stages
     ]
     out.print(table("\nStages", ("stage", "signals", "note"), rows, frozenset() if verbose else frozenset({1})))
+    repairs: list[tuple[object, ...]] = [(one.trim, planning.TRIMS[one.trim], one.because) for one in plan.repairs]
+    if repairs:
+        out.print(table("\nRepairs", ("repair", "trims", "because"), repairs))
     rules: list[tuple[object, ...]] = [(rule.reason, rule.where, rule.because) for rule in plan.rules]
     out.print(table("\nRules", ("reason", "drops where", "because"), rules))
     for note in notes(replace(plan, stages=())):

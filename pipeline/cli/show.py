@@ -36,6 +36,7 @@ class ShowOptions:
     reason: str | None
     id: str | None
     kept: bool
+    repaired: bool
     n: int
     seed: int
     full: bool
@@ -47,6 +48,8 @@ def print_conversations(folder: Path, options: ShowOptions, *, as_json: bool) ->
     store = run.store
     if options.kept and (options.reason or options.id):
         raise RunFolderError("--kept goes with neither --reason nor --id: a kept conversation has no reason")
+    if options.repaired and not run.manifest.repairs:
+        raise RunFolderError(f"{folder} has no repairs: add [[repair]] to its plan, and start `refine run` again")
     rows = [_whole(store, options.id)] if options.id else list(_sample(store, options, list(run.manifest.by_rule)))
     _add_partners(store, rows)
     if as_json:
@@ -68,26 +71,27 @@ def _sample(store: Store, options: ShowOptions, reasons: list[str]) -> Iterator[
     """Draw conversations by the seed."""
     if options.reason is not None and options.reason not in reasons:
         raise RunFolderError(f"no rule of this run gives the reason {options.reason!r}; there are {', '.join(reasons)}")
-    path = store.refined if options.kept else store.rejected
-    ids = pl.concat(
-        read_frame(path(shard), ["id"] if options.kept else ["id", "reason"]).with_columns(shard=pl.lit(shard))
-        for shard in store.shards()
-    )
-    if options.reason is not None:
-        ids = ids.filter(pl.col("reason") == options.reason)
+    dropped = options.reason is not None or not options.repaired
+    paths = [store.refined] if options.kept else [store.rejected] if dropped else [store.refined, store.rejected]
+    which = "kept" if options.kept else f"dropped as {options.reason}" if options.reason else "dropped" * dropped
+    files = [path(shard) for shard in store.shards() for path in paths]
+    condition = pl.lit(value=True) if options.reason is None else pl.col("reason") == options.reason
+    if options.repaired:
+        condition, which = condition & pl.col("repairs").is_not_null(), f"{which} and repaired".removeprefix(" and ")
+    columns = ["id", *["reason"] * (options.reason is not None), *["repairs"] * options.repaired]
+    ids = pl.concat(read_frame(path, columns).filter(condition).select("id", file=pl.lit(str(path))) for path in files)
     if ids.is_empty():
-        which = "kept" if options.kept else f"dropped as {options.reason}" if options.reason else "dropped"
         raise RunFolderError(f"{store.folder}: no conversation was {which}")
     drawn = ids.sample(min(options.n, ids.height), seed=options.seed, shuffle=True).sort("id")
-    for (shard,), some in drawn.group_by(["shard"], maintain_order=True):
-        yield from read_frame(path(str(shard))).filter(pl.col("id").is_in(some["id"].to_list())).to_dicts()
+    for (file,), some in drawn.group_by(["file"], maintain_order=True):
+        yield from read_frame(Path(str(file))).filter(pl.col("id").is_in(some["id"].to_list())).to_dicts()
 
 
 def _whole(store: Store, identity: str) -> dict[str, Any]:
     """One conversation with its decision and all its signals."""
     plan = planning.load(store.plan)
     for shard in store.shards():
-        raw = read_frame(store.raw(shard)).filter(pl.col("id") == identity)
+        raw = read_frame(store.measured(shard, plan.trims)).filter(pl.col("id") == identity)
         if raw.is_empty():
             continue
         decision = decisions_of(store, shard).filter(pl.col("id") == identity).to_dicts()[0]
@@ -151,6 +155,9 @@ def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
         short = ", ".join(f"{k}={v}" for k, v in values.items() if not isinstance(v, list))  # --json has all
         out.print(Text(safe(f"signals: {short}")))
     _print_messages(out, row["messages"], cut)
+    for change in row.get("repairs") or ():
+        out.print(Text(safe(f"repaired: {change['trim']}, at turn {change['turn']} were:"), style="green"))
+        _print_messages(out, json.loads(change["removed"]), cut)
     if row.get("duplicate_of"):
         out.print(Text(safe(f"kept instead: {row['duplicate_of']} (jaccard {row['jaccard']:.3f})"), style="green"))
         if "kept" in row:

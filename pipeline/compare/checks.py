@@ -77,11 +77,17 @@ def _leakage(arms: Arms) -> Check:
 
 
 def corpora_checks(pair: Pair) -> list[Check]:
-    """Whether the refined corpus is a subset of the raw one; it does not apply to two other corpora."""
+    """Whether the refined corpus is a subset of the raw one, apart from edits; it does not apply to two other corpora.
+
+    An edited conversation, such as a repaired or a redacted one, has the id of a raw one.
+    """
     first, second = pair.names if pair.run is None else ("raw", "refined")
-    members = pair.union.members
-    alone = int((members[second] & ~members[first]).sum())
+    members, ids = pair.union.members, pair.union.frame["id"]
+    new = members[second] & ~members[first]
+    edited = int(ids.filter(new).is_in(ids.filter(members[first]).implode()).sum()) if pair.run is not None else 0
+    alone = int(new.sum()) - edited
     text = f"{alone:,} of {int(members[second].sum()):,} conversations of {second} are not in {first}"
+    text += f", {edited:,} are edited" if edited else ""
     passed = alone == 0 if pair.run is not None else None if alone else True
     return [Check(f"{second} is a subset of {first}", passed, text)]
 

@@ -113,7 +113,7 @@ def pair(
     read = {_arm(name, first, second): _read(name, store, limit, hub) for name in (first, second)}
     frame, members = unite(*(one.frame for one in read.values()))
     keys = lineage_keys(frame, *members)
-    groups = corpora.groups(frame["text"]) if grouped else np.arange(len(frame))
+    groups = _with_versions(corpora.groups(frame["text"]), frame, *members) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
     notes = (*(note for one in read.values() for note in one.notes), *_overlap(union))
@@ -197,11 +197,45 @@ def lineage_keys(frame: pl.DataFrame, in_a: NDArray[np.bool_], in_b: NDArray[np.
     Two versions of a conversation, with one id and different texts in the two corpora, have the same key.
     """
     keys = distinct(corpora.keys(frame["text"]))
+    new, old = _versions(frame, in_a, in_b)
+    keys[new] = keys[old]
+    return keys
+
+
+def _versions(
+    frame: pl.DataFrame, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of `b` that are another version of a row of `a`, with its id but another text, and those rows of `a`."""
     rows = frame.select("id").with_row_index("row")
     old, new = (rows.filter(pl.Series(alone)).unique("id", keep="first") for alone in (in_a & ~in_b, in_b & ~in_a))
     versions = new.join(old, on="id", how="inner")
-    keys[versions["row"].to_numpy()] = keys[versions["row_right"].to_numpy()]
-    return keys
+    return versions["row"].cast(pl.Int64).to_numpy(), versions["row_right"].cast(pl.Int64).to_numpy()
+
+
+def _with_versions(
+    groups: NDArray[np.int64], frame: pl.DataFrame, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Clusters of near-duplicates in which the two versions of a conversation are together, however much differs.
+
+    Otherwise one arm could be trained on what the other one is tested on. A loop over the versions that are apart.
+    """
+    parent = dict[int, int]()
+
+    def root(group: int) -> int:
+        while (above := parent.get(group, group)) != group:
+            parent[group] = group = parent.get(above, above)
+        return group
+
+    for one, other in zip(*(groups[rows].tolist() for rows in _versions(frame, in_a, in_b)), strict=True):
+        low, high = sorted((root(one), root(other)))
+        if low != high:
+            parent[high] = low
+    apart = np.array(sorted(parent), np.int64)
+    at = np.searchsorted(apart, groups)
+    there = np.append(apart, -1)[at] == groups
+    joined = groups.copy()
+    joined[there] = np.array([root(group) for group in apart.tolist()], np.int64)[at[there]]
+    return joined
 
 
 def _overlap(union: Union) -> tuple[str, ...]:

@@ -293,6 +293,11 @@ def _name(record: Record, *keys: str) -> str | None:
     return None
 
 
+def prompt_id(prompt: str) -> str:
+    """The id of a prompt whose record has none, by which equal prompts have equal ids."""
+    return hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
+
+
 def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation:
     """Read a record of a shape; raises `UnreadableRecordError` if the record is not a conversation of this shape."""
     if isinstance(record, Unreadable):
@@ -314,11 +319,11 @@ def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation
     tools = _tools(view) if shape != "text" and not _TOOL_NAMES.isdisjoint(view) else None
     if tools:
         used = (*used, tools)
-    prompt_id = _name(view, "prompt_id") or hashlib.sha256(prompt.encode("utf-8", "replace")).hexdigest()
+    identity = _name(view, "prompt_id") or prompt_id(prompt)
     extra = _extra(record, [columns.of_record.get(name, name) for name in used])
     names = _name(view, "id", "source_id"), _name(view, "source")
     described = None if tools is None else view[tools] if isinstance(view[tools], str) else as_json(view[tools])
-    return Conversation(names[0], prompt, prompt_id, messages, names[1], extra, details, described)
+    return Conversation(names[0], prompt, identity, messages, names[1], extra, details, described)
 
 
 def _extra(record: Record, used: Sequence[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.store.bucket import Bucket, cache_of, url_of
 from stages.files import attach, fetch
 
-PARTS = ("raw", "signals", "decisions", "refined", "rejected", "quarantine", "kept")
+PARTS = ("raw", "repaired", "signals", "decisions", "refined", "rejected", "quarantine", "kept")
 """Subfolders of a run."""
 SHARD = re.compile(r"\d{5,}\.parquet")
 """File name of a shard."""
@@ -91,6 +91,14 @@ class Store:
     def raw(self, shard: str) -> Path:
         """The conversations of a shard as ingested."""
         return self.folder / "raw" / shard
+
+    def repaired(self, shard: str) -> Path:
+        """The conversations of a shard as repaired, with the column `repairs`."""
+        return self.folder / "repaired" / shard
+
+    def measured(self, shard: str, trims: Sequence[str]) -> Path:
+        """The conversations of a shard as stages measure them: raw, unless there are repairs."""
+        return self.repaired(shard) if trims else self.raw(shard)
 
     def decisions(self, shard: str) -> Path:
         """One row per conversation of a shard: id, keep, reason, duplicate_of, jaccard, one boolean per rule."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
@@ -48,12 +49,17 @@ class Dedup(GlobalStage):
         dedup_crowded: the conversation shares a band key with more than `bucket` others and was compared with the
             leaders among those only, so that near-duplicates of it may have been missed.
 
+    A pair at or above `floor` is written, unless one of several turns is another, such as a question about something
+    else. It is another if the Jaccard of its words is below `turn_jaccard` and the words that only one of the two has
+    are more than 2 % of the longer conversation. So the question counts in a short text, whose 5-grams it hardly
+    changes, and scattered edits of a long one do not. Clusters and `nearest_jaccard` are of all pairs.
+
     The merge writes `dedup.parquet` (pairs) and `dedup.json`: counts, the S-curve of the bands, the largest clusters
     with an example of each, and notes.
 
     Memory of the merge: 2 bytes per conversation, 60 per candidate (a conversation that shares a band key), 60 per
-    conversation with a copy or a near-duplicate, 100 per pair, and at most 130 MB to sort keys. Temporary disk space:
-    104 bytes per conversation, 100 per candidate and 8 per word of candidates.
+    conversation with a copy or a near-duplicate, 100 per pair, 24 per turn of those in pairs, and at most 130 MB to
+    sort keys. Temporary disk space: 104 bytes per conversation, 100 per candidate and 8 per word of candidates.
 
     Time grows linearly with the corpus: a row is compared with at most `bucket` rows per band. In a larger bucket the
     longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps the longest; in another order it keeps
@@ -70,6 +76,7 @@ class Dedup(GlobalStage):
         bucket: maximum number of rows that a row is compared with in one bucket.
         max_cluster: largest share of all conversations that a cluster of 1,000 or more may have; above it the run
             stops.
+        turn_jaccard: smallest Jaccard of the words of two turns that say the same; 0 to compare whole texts only.
     """
 
     floor: float = 0.5
@@ -79,9 +86,10 @@ class Dedup(GlobalStage):
     seed: int = 1
     bucket: int = 1024
     max_cluster: float = 0.05
+    turn_jaccard: float = 0.75
 
     summary: ClassVar[str] = "exact and near-duplicates: MinHash, then the exact Jaccard of every candidate pair"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("text", "prompt", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {
@@ -115,6 +123,7 @@ class Dedup(GlobalStage):
         self.matching.check("dedup")
         require("dedup: cluster", self.cluster, self.floor <= self.cluster <= 1, "a Jaccard from floor to 1")
         require("dedup: max_cluster", self.max_cluster, 0 <= self.max_cluster <= 1, "a share from 0 to 1")
+        require("dedup: turn_jaccard", self.turn_jaccard, 0 <= self.turn_jaccard <= 1, "a Jaccard from 0 to 1")
         if (bands := self.matching.bands()[0]) > 64:  # noqa: PLR2004
             raise StageParameterError(
                 f"dedup: permutations and recall give {bands} bands, expected 64 or fewer: lower them"
@@ -142,4 +151,5 @@ class Dedup(GlobalStage):
         return pl.DataFrame(columns).cast(self.writes)
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        merge(raw, measured, folder, self.matching, cluster=self.cluster, max_cluster=self.max_cluster)
+        how = partial(merge, cluster=self.cluster, max_cluster=self.max_cluster, turn_jaccard=self.turn_jaccard)
+        how(raw, measured, folder, self.matching)

@@ -110,6 +110,51 @@ def pairs_loop(
     return found
 
 
+def _is_another(values: Any, ends: Any, first: Any, second: Any, least: Any, slack: Any) -> Any:
+    """Whether two turns, -1 for an empty one, differ in more than `slack` words, and their Jaccard is below `least`."""
+    a = ends[first] if first >= 0 else 0
+    b = ends[second] if second >= 0 else 0
+    a_end = ends[first + 1] if first >= 0 else 0
+    b_end = ends[second + 1] if second >= 0 else 0
+    sizes, longer, shared = a_end - a + b_end - b, max(a_end - a, b_end - b), 0
+    while a < a_end and b < b_end:
+        x, y = values[a], values[b]
+        shared += x == y
+        a += x <= y
+        b += y <= x
+    return longer - shared > slack and shared < least * (sizes - shared)
+
+
+def turns_loop(
+    pairs: Any, firsts: Any, keys: Any, values: Any, ends: Any, words: Any, least: Any, slack: Any, same: Any
+) -> Any:
+    """For each pair of rows whether no turn is another, 0 or 1; see `stages.dedup.turns`. Returns how many are 1.
+
+    Row r has the turns `firsts[r]` to `firsts[r + 1]`, and `words[r]` words. Turn t has the key `keys[t]` and the
+    sorted set of words `values[ends[t]:ends[t + 1]]`.
+    """
+    alike = 0
+    for k in range(len(pairs)):
+        i, j = pairs[k, 0], pairs[k, 1]
+        a, b, a_end, b_end = firsts[i], firsts[j], firsts[i + 1], firsts[j + 1]
+        one = True
+        several = a_end - a > 1 or b_end - b > 1
+        while a < a_end and b < b_end and keys[a] == keys[b]:
+            a += 1
+            b += 1
+        while a < a_end and b < b_end and keys[a_end - 1] == keys[b_end - 1]:
+            a_end -= 1
+            b_end -= 1
+        while several and one and (a < a_end or b < b_end):
+            first, second = a if a < a_end else -1, b if b < b_end else -1
+            one = not _is_another(values, ends, first, second, least, slack * max(words[i], words[j]))
+            a += 1
+            b += 1
+        same[k] = one
+        alike += one
+    return alike
+
+
 def first_alike(keys: Any, slots: Any, first: Any) -> Any:
     """For each row the first row of the same key, through an open hash table (`slots`: -1, a power of two of them)."""
     mask = U64(len(slots) - 1)

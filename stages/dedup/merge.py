@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups, copies
 from stages.dedup.pairs import AT_ONCE, Near, near_pairs
+from stages.dedup.turns import say_the_same
 from stages.files import save_frame, save_json, scratch, zeros
 from stages.stage import PAIRS, StageRefusedError
 from stages.text.shards import Ids, Rows, Shards
@@ -32,6 +33,7 @@ def merge(
     *,
     cluster: float,
     max_cluster: float,
+    turn_jaccard: float,
     at_once: int = AT_ONCE,
 ) -> None:
     """Write `merged/`, `dedup.parquet` and `dedup.json`, the same for any `at_once`; see `stages.dedup`."""
@@ -48,10 +50,14 @@ def merge(
         signals = duplicates.signals(shards.ids(at), int(shards.starts[at]))
         crowded += int(signals["dedup_crowded"].sum())
         save_frame(folder / "merged" / path.name, signals)
-    pairs = {"id": ids.of(near.rows[:, 0]), "other": ids.of(near.rows[:, 1]), "jaccard": near.jaccard}
+    alike = np.ones(len(near.rows), np.bool_)
+    if turn_jaccard:
+        alike = say_the_same(shards, near.rows, turn_jaccard, folder)
+    rows = near.rows[alike]
+    pairs = {"id": ids.of(rows[:, 0]), "other": ids.of(rows[:, 1]), "jaccard": near.jaccard[alike]}
     save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
     distinct = len(shards) - int(np.count_nonzero(texts.rows > texts.first))
-    summary = _summary(matching, near, (len(shards), distinct, crowded), largest)
+    summary = _summary(matching, near, (len(shards), distinct, crowded), len(rows), largest)
     save_json(folder / "dedup.json", summary, indent=1, end="")
 
 
@@ -143,7 +149,7 @@ def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]]
 
 
 def _summary(
-    matching: Matching, near: Near, counts: tuple[int, int, int], largest: Sequence[dict[str, Any]]
+    matching: Matching, near: Near, counts: tuple[int, int, int], alike: int, largest: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     (bands, rows), (total, distinct, crowded) = matching.bands(), counts
     note = (
@@ -156,6 +162,7 @@ def _summary(
         "exact_copies": total - distinct,
         "pairs_compared": near.compared,
         "pairs_at_floor": len(near.rows),
+        "pairs_with_another_turn": len(near.rows) - alike,
         "crowded": crowded,
         "bands": bands,
         "rows": rows,

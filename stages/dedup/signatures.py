@@ -27,6 +27,7 @@ LOOPS = Kernels(
         "unite": "i8** i8*",
         "pairs_loop": "u8* i8* u4** i8 u8* i8* u8* u8* i8* f8 f8 i8* i8** f4*",
         "keep_best_loop": "i8* i8 u4** i8* u4* u4* u8* i8* f8 i8 u4* i8* f4* u1*",
+        "turns_loop": "i8** i8* u8* u8* i8* i8* f8 f8 u1*",
         "nearest_loop": "u4** i8** u8* i8* u8** u8* i8* f8 i8 u4* f4* i8* u1*",
     },
 )

@@ -215,7 +215,7 @@ def _reasoning(turns: pl.DataFrame, height: int) -> pl.DataFrame:
     return overlap_statistics(thoughts["reasoning"], first, replies).select(thought_again="inside")
 
 
-def _stops_short(replies: pl.Series) -> pl.Series:
+def stops_short(replies: pl.Series) -> pl.Series:
     """Whether each reply stops in mid-sentence or inside a code fence.
 
     Any of three conditions is enough: a fence is open and code is at the end; the last line is prose (no list item,
@@ -253,7 +253,7 @@ def chat_signals(batch: pl.DataFrame) -> pl.DataFrame:
         (pl.col("last_role") == ASSISTANT) & pl.col("empty_last").not_() & pl.col("ends_in_call").not_()
     ).to_series()
     truncated = pl.repeat(None, height, dtype=pl.Boolean, eager=True)
-    truncated = truncated.scatter(replied.arg_true(), _stops_short(whole["last"].filter(replied)))
+    truncated = truncated.scatter(replied.arg_true(), stops_short(whole["last"].filter(replied)))
     prompt = batch["prompt"].fill_null("")
     thought, chars = pl.col("reasoning_chars"), pl.col("assistant_chars")
     return (

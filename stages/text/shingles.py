@@ -168,15 +168,15 @@ def shingle_hash(shingle: bytes) -> int:
     return int(sets[0] >> np.uint64(32))
 
 
-def shingle_sets(words: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def shingle_sets(words: Words, width: int = WIDTH) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Sorted 64-bit hashes of each text's distinct shingles, one text after the other, and where each text's end.
 
-    A text of fewer than `WIDTH` words, or without any, is one shingle.
+    A text of fewer than `width` words, or without any, is one shingle.
     """
-    most = np.maximum(np.diff(words.ends) - (WIDTH - 1), 1).sum()
+    most = np.maximum(np.diff(words.ends) - (width - 1), 1).sum()
     sets, ends = np.empty(most, np.uint64), np.empty(len(words.keys), np.int64)
     spare, starts = np.empty(words.longest(), np.uint64), np.empty(2 * words.longest() + 3, np.int64)
-    LOOPS.call("distinct", words.hashes, words.ends, words.keys, WIDTH, spare, starts, sets, ends)
+    LOOPS.call("distinct", words.hashes, words.ends, words.keys, width, spare, starts, sets, ends)
     return sets[: ends[-1] if len(ends) else 0], ends
 
 

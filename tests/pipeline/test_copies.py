@@ -61,7 +61,7 @@ where = "dedup_words < 20"
 reason = "near"
 pairs = "dedup"
 at_least = 0.6
-{PLAN}"""
+{PLAN.replace('use = "dedup"', 'use = "dedup"' + chr(10) + "turn_jaccard = 0.0")}"""
 
 
 @pytest.mark.parametrize("shard_rows", [1, 7, 1000])

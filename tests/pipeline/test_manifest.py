@@ -43,6 +43,7 @@ TABLE: dict[str, Any] = {
         "replaced": 0,
         "refined_tokens": 70,
         "rejected_tokens": 4,
+        "repaired": 0,
         "redacted": 0,
     },
     "by_rule": {"short": 2, "copy": 0},

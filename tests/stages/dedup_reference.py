@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from stages.dedup import Dedup
-from stages.stage import DETAILS
+from stages.stage import DETAILS, MESSAGES
 from stages.text.shingles import SPACELESS
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -71,13 +71,21 @@ class Run:
         return self.merged[column].cast(pl.Int64).to_list()
 
 
-def run(folder: Path, texts: list[str], stage: Dedup | None = None, shards: int = 1) -> Run:
-    """Measure texts in shards, and merge."""
+def run(
+    folder: Path,
+    texts: list[str],
+    stage: Dedup | None = None,
+    shards: int = 1,
+    conversations: list[list[dict[str, str]]] | None = None,
+) -> Run:
+    """Measure texts in shards, and merge; by default each text is a plain document."""
     stage = stage or Dedup()
     ids = [f"{row:06}" for row in range(len(texts))]
     prompts = [text.split("\n")[0] for text in texts]
     schema: dict[str, Any] = {"id": pl.String, "text": pl.String, "prompt": pl.String, "details": DETAILS}
     frame = pl.DataFrame({"id": ids, "text": texts, "prompt": prompts, "details": [None] * len(ids)}, schema=schema)
+    document = pl.concat_list(pl.struct(role=pl.lit("text"), content="text"))
+    frame = frame.with_columns(messages=pl.Series(conversations, dtype=MESSAGES) if conversations else document)
     (folder / "raw").mkdir(parents=True)
     raw, measured = [], []
     for at in range(shards):

@@ -328,7 +328,7 @@ def test_keys_sorted_in_parts_give_the_same_files(seed: int, size: int, at_once:
         run(whole, corpus(seed, size), shards=3)
         raw, measured = (sorted(folder.glob("*.parquet")) for folder in (whole / "raw", whole))
         measured = [path for path in measured if path.stem.isdigit()]
-        merge(raw, measured, parts, stage.matching, cluster=0.75, max_cluster=0.05, at_once=at_once)
+        merge(raw, measured, parts, stage.matching, cluster=0.75, max_cluster=0.05, turn_jaccard=0.75, at_once=at_once)
         for path in (*parts.glob("merged/*"), parts / "dedup.parquet", parts / "dedup.json"):
             assert path.read_bytes() == (whole / path.relative_to(parts)).read_bytes()
         assert len(list(parts.glob("merged/*"))) == 3

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from stages.dedup import Dedup
-from stages.stage import DETAILS
+from stages.stage import DETAILS, MESSAGES
 
 PEAK = """
 import sys, threading, time
@@ -55,6 +55,8 @@ def corpus(folder: Path, shards: int, rows: int = 25_000) -> Path:
         ids = [f"{at:05}-{row:09}" for row in range(rows)]
         texts = [" ".join(map(str, text)) for text in words.tolist()]
         batch = pl.DataFrame({"id": ids, "text": texts, "prompt": ids}).with_columns(details=pl.lit(None, DETAILS))
+        messages = [[{"role": "text", "content": text}] for text in texts]
+        batch = batch.with_columns(pl.Series("messages", messages, MESSAGES))
         batch.write_parquet(folder / f"raw/{at:05}.parquet")
         signals = batch.select("id").hstack(stage.measure(batch.select(stage.reads)))
         signals.write_parquet(folder / f"measured/{at:05}.parquet")

@@ -106,7 +106,7 @@ def test_the_same_parameters_are_the_same_identity(name: str) -> None:
 
 DIGESTS = {
     "heuristics": "83644e4acac99cff",
-    "dedup": "f04c91415bd47dc3",
+    "dedup": "d8758aabcd4a951a",
     "ppl": "272e2eab58e74170",
     "turns": "6f69b4d1fa01e5f7",
     "substrings": "6f56eca383ccbf97",

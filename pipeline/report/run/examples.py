@@ -55,7 +55,7 @@ def examples(run: BandedRun) -> list[dict[str, Any]]:
     """The examples for the page, in the order of the corpus; the last ranked beyond `MAX_BYTES` are omitted."""
     ranked: dict[int, dict[str, Any]] = {}
     for (shard,), some in _draw(run).group_by("in_shard", maintain_order=True):
-        path = run.store.raw(f"{shard:05}.parquet")
+        path = run.store.measured(f"{shard:05}.parquet", run.plan.trims)
         texts = read_frame(path, ["id", "messages"]).filter(pl.col("id").is_in(some["id"].implode()))
         if redaction := run.plan.redaction:
             texts, _ = redaction.frame(texts, ["messages"])

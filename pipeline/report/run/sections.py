@@ -109,9 +109,9 @@ def of_run(run: BandedRun) -> list[Section]:
         Section(
             "rules",
             "What the rules do",
-            "Which rule removes what, and which rules agree.",
+            "Which rule removes what, and which rules agree." + _repaired(run),
             _some(figures.removals(run, along), figures.together(run)),
-            (tables.rules(run),),
+            (tables.rules(run), *tables.repairs(run)),
         ),
         Section(
             "distributions",
@@ -134,6 +134,16 @@ def of_run(run: BandedRun) -> list[Section]:
             missing=tuple(MISSING[key] for key in ("prompt", "lang") if key not in run.bands),
         ),
     ]
+
+
+def _repaired(run: BandedRun) -> str:
+    """That the rules look at repaired conversations; empty if the plan has no repairs."""
+    if not run.manifest.repairs:
+        return ""
+    return (
+        f" {run.manifest.counts.repaired:,} conversations were repaired before: signals, words and figures on this "
+        "page are of the repaired ones, also where they say raw."
+    )
 
 
 def _says(run: BandedRun) -> str:

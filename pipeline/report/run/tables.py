@@ -1,5 +1,6 @@
 """The tables of a run: what its rules did, and where the perplexity of each of its sources lies."""
 
+from pipeline.plan import TRIMS
 from pipeline.report.parts import Table
 from pipeline.report.run import counts
 from pipeline.report.run.bands import BandedRun
@@ -28,6 +29,12 @@ def rules(run: BandedRun) -> Table:
         dropped = (rule.dropped, *[words.get(i, 0)] * counted, rule.fired, rule.nulls)
         rows.append((visible(rule.reason, 200), visible(rule.where, 200), *dropped, visible(rule.because, 300)))
     return Table(head, tuple(rows))
+
+
+def repairs(run: BandedRun) -> tuple[Table, ...]:
+    """Each repair and what it did; no table if the plan has none."""
+    rows = [(one.trim, TRIMS[one.trim], one.conversations, visible(one.because, 300)) for one in run.manifest.repairs]
+    return (Table(("repair", "removes", "conversations", "because"), tuple(rows)),) if rows else ()
 
 
 def perplexities(run: BandedRun) -> tuple[Table, ...]:
