@@ -133,7 +133,7 @@ def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> 
             out = folder / f"{victim}{turn}"
             node = add_node(cluster, folder / "cache")
             words = ("--engine", "ray", "--address", cluster.address)
-            driver = refine(source, out, stages, *words)
+            driver, begun = refine(source, out, stages, *words), time.monotonic()
             moment = draw.uniform(0.1, 0.95) * seconds
             time.sleep(moment)
             target = node.all_processes["raylet"][0].process.pid if victim == "node" else driver.pid
@@ -141,6 +141,7 @@ def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> 
             if not late:
                 os.kill(target, signal.SIGKILL)
             code = driver.wait()
+            seconds = min(seconds, time.monotonic() - begun) if late else seconds
             cluster.remove_node(node, allow_graceful=False)
             if code:
                 ended(refine(source, out, stages, *words))
