@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from pipeline.sources.shapes import prompt_id
 from pipeline.store import Store
 from stages.heuristics.turns import chat_signals
 from tests import strategies
-from tests.conftest import Refine, chat, contents
+from tests.conftest import Refine, call, chat, contents
 
 Jsonl = Callable[..., Path]
 
@@ -186,22 +187,32 @@ def conversations(n: int = 60) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def ran(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> Callable[..., Path]:
-    """Run a plan over a corpus with shards of 20 rows; returns its folder."""
-
-    def run(out: str, plan: str, source: Path | None = None, workers: int = 1) -> Path:
-        (tmp_path / "plan.toml").write_text(plan)
-        corpus = source or jsonl(conversations())
-        words = ("run", corpus, "--plan", tmp_path / "plan.toml", "--out", tmp_path / out, "--shard-rows", 20)
-        done = refine(*words, "--workers", workers)
-        assert done.returncode == 0, done.stderr
-        return tmp_path / out
-
-    return run
-
-
 UNREPAIRED = PLAN[PLAN.index("[[stage]]") :]
+
+
+def run(folder: Path, plan: str, records: list[dict[str, Any]], *, workers: int = 1) -> Path:
+    """Run a plan over records, in shards of 20 rows, into a folder."""
+    place = folder.parent
+    (place / "plan.toml").write_text(plan)
+    (place / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    words = ("run", "corpus.jsonl", "--plan", "plan.toml", "--out", folder, "--shard-rows", 20, "--workers", workers)
+    done = call(*words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repaired_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all repairs, which no test changes."""
+    return run(tmp_path_factory.mktemp("repaired") / "run", PLAN, conversations())
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same corpus and stages without repairs, which no test changes."""
+    return run(tmp_path_factory.mktemp("plain") / "run", UNREPAIRED, conversations())
+
+
 FILES = ("raw", "repaired", "signals", "decisions", "refined", "rejected")
 
 
@@ -210,27 +221,27 @@ def files(run: Path) -> dict[str, dict[str, bytes]]:
 
 
 @pytest.mark.usefixtures("workers_at_once")
-def test_signals_are_those_of_the_repaired_text(ran: Callable[..., Path], jsonl: Jsonl) -> None:
+def test_signals_are_those_of_the_repaired_text(repaired_run: Path, plain_run: Path, tmp_path: Path) -> None:
     """Of every stage, as in a run of the repaired corpus; raw stays raw; the same for two workers."""
-    run = ran("run", PLAN)
-    assert files(ran("two", PLAN, workers=2)) == files(run)
-    assert contents(run / "raw") == contents(ran("plain", UNREPAIRED) / "raw")
-    rows = pl.read_parquet(run / "repaired" / "*.parquet")
-    repaired_corpus = jsonl(rows.select("prompt", "prompt_id", "messages").to_dicts(), "repaired.jsonl")
-    again = ran("again", UNREPAIRED, repaired_corpus)
+    assert files(run(tmp_path / "two", PLAN, conversations(), workers=2)) == files(repaired_run)
+    assert contents(repaired_run / "raw") == contents(plain_run / "raw")
+    rows = pl.read_parquet(repaired_run / "repaired" / "*.parquet")
+    again = run(tmp_path / "again", UNREPAIRED, rows.select("prompt", "prompt_id", "messages").to_dicts())
     ids = ["id", "dedup_copy_of", "prompt_copy_of", "cluster"]
-    ours, theirs = (scan_signals(Store(one)).with_columns(pl.col(ids).str.tail(9)).collect() for one in (run, again))
+    ours, theirs = (
+        scan_signals(Store(one)).with_columns(pl.col(ids).str.tail(9)).collect() for one in (repaired_run, again)
+    )
     assert ours.equals(theirs)
-    decided = [open_run(one).decisions.select("keep", "reason").collect() for one in (run, again)]
+    decided = [open_run(one).decisions.select("keep", "reason").collect() for one in (repaired_run, again)]
     assert decided[0].equals(decided[1])
     assert (decided[0]["reason"] == "near_duplicate").sum() >= 4  # copies but for the line that was trimmed
 
 
 def test_a_run_may_change_its_repairs(
-    ran: Callable[..., Path], refine: Refine, monkeypatch: pytest.MonkeyPatch
+    repaired_run: Path, plain_run: Path, refine: Refine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the bytes of a new run, there and back; stages that fit no model measure the changed conversations only."""
-    fresh, plain = ran("fresh", PLAN), ran("run", UNREPAIRED)
+    plain = Path(shutil.copytree(plain_run, tmp_path / "run"))
     measured: list[int] = []
 
     def counted(batch: pl.DataFrame) -> pl.DataFrame:
@@ -240,11 +251,11 @@ def test_a_run_may_change_its_repairs(
     monkeypatch.setattr("stages.heuristics.chat_signals", counted)
     monkeypatch.setattr("pipeline.run.estimate", lambda *_, **__: Estimate())
     before = files(plain)
-    ran("run", PLAN)
+    run(plain, PLAN, conversations())
     now = files(plain)
     assert sum(measured) == open_run(plain).counts.repaired < 66
-    assert {**now, "signals": {}} == {**files(fresh), "signals": {}}
-    assert now["signals"].items() >= files(fresh)["signals"].items()
+    assert {**now, "signals": {}} == {**files(repaired_run), "signals": {}}
+    assert now["signals"].items() >= files(repaired_run)["signals"].items()
     assert refine("decide", plain, "--plan", plain.parent / "other.toml").returncode == 1  # there is no such plan
     (plain.parent / "other.toml").write_text(UNREPAIRED)
     done = refine("decide", plain, "--plan", plain.parent / "other.toml")
@@ -257,20 +268,21 @@ def test_a_run_may_change_its_repairs(
     assert (refused.returncode, "models and repairs" in refused.stderr) == (1, True)
 
 
-def test_a_damaged_repaired_shard_is_made_again(ran: Callable[..., Path]) -> None:
+def test_a_damaged_repaired_shard_is_made_again(repaired_run: Path, tmp_path: Path) -> None:
     """As any file of a run, to the same bytes."""
-    run = ran("run", PLAN)
-    before, shard = files(run), run / "repaired" / "00001.parquet"
+    copy = Path(shutil.copytree(repaired_run, tmp_path / "run"))
+    shard = copy / "repaired" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-200])
-    (run / "refined" / "00001.parquet").unlink()
-    ran("run", PLAN)
-    assert files(run) == before
+    (copy / "refined" / "00001.parquet").unlink()
+    assert files(run(copy, PLAN, conversations())) == files(repaired_run)
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_what_was_repaired_is_counted_and_shown(ran: Callable[..., Path], refine: Refine, tmp_path: Path) -> None:
+def test_what_was_repaired_is_counted_and_shown(
+    repaired_run: Path, plain_run: Path, refine: Refine, tmp_path: Path
+) -> None:
     """In summary, manifest, card and page, as the column `repairs` has it; `show` prints what was removed."""
-    run = open_run(ran("run", PLAN))
+    run = open_run(repaired_run)
     rows = pl.concat([run.refined.select("repairs").collect(), run.rejected.select("repairs").collect()])
     kinds = {
         trim: sum(any(c["trim"] == trim for c in one or ()) for one in rows["repairs"].to_list()) for trim in TRIMS
@@ -289,7 +301,7 @@ def test_what_was_repaired_is_counted_and_shown(ran: Callable[..., Path], refine
     page = refine("report", run.path, "--out", tmp_path / "page")
     assert page.returncode == 0, page.stderr
     assert f"{run.counts.repaired} conversations were repaired before" in (tmp_path / "page" / "index.html").read_text()
-    assert refine("show", ran("plain", UNREPAIRED), "--repaired").returncode == 1
+    assert refine("show", plain_run, "--repaired").returncode == 1
 
 
 def test_what_was_removed_is_redacted(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
