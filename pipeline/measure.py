@@ -229,7 +229,8 @@ class _Step:
         stage, step = self.stage, f"{self.name}: fit"
         if not isinstance(stage, FittedStage) or exists(_marker(self.folder, "fit")):
             return False
-        parts, whole = stage.fit_parts, seconds or math.inf
+        parts = stage.fit_parts
+        whole = (seconds or math.inf) if len(self.shards) > 1 else 0.0  # the time of a single shard is not estimated
         seconds /= engine.processes(len(parts), whole)
         self.tell(step, 0, self.total, 0.0, seconds)
         reading = self._reading(self.raw, step, seconds)

@@ -5,9 +5,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -30,7 +31,7 @@ SPEAKERS = frozenset({"role", "from", "author", "speaker", "sender", "user", "na
 """Keys by which an object is a message."""
 MAX_LITERAL = 16
 """Maximum length in characters of what JSON is read in at once, besides strings: "-Infinity", an escape."""
-_BETWEEN = re.compile(r"[\s,]*")
+_BETWEEN, _SPACE = re.compile(r"[\s,]*"), re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
@@ -38,10 +39,11 @@ def lines(path: Path, size: int = BATCH_BYTES) -> Iterator[tuple[int, list[bytes
     """Batches of about `size` bytes of the lines of a JSON file, each with the number of its first line, from 1.
 
     The file may also be one array, one object that holds its records under one key, or values on several lines each;
-    then its records are given one per line and numbered. An array is parsed record by record, the only object of a
-    file whole. An error names the last complete line.
+    then its records are given one per line and numbered. Arrays and objects are parsed record by record. An error names
+    the last complete line.
     """
-    yield from _batches(path, size, lambda file: _unwrap(_values(file)))
+    holder = _holder(path)
+    yield from _batches(path, size, _values if holder is None else holder.records)
 
 
 def envelope(path: Path) -> tuple[bytes, bytes] | None:
@@ -49,18 +51,14 @@ def envelope(path: Path) -> tuple[bytes, bytes] | None:
 
     These are the brackets of an array, or the rest of the only object, which holds the records under one key.
     """
+    if holder := _holder(path):
+        around = json.dumps({**holder.members, holder.key: ["\0"]}, ensure_ascii=False)
+        before, _, after = around.partition(json.dumps("\0"))
+        return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
     with open_text(path) as file:
-        start = file.peek(HEAD)[:HEAD].lstrip()
-        values = [value for value in islice(_values(file), 2) if not value.isspace()]
-    if start.startswith(b"[") and not (values and values[0].lstrip().startswith(b"[")):
-        return b"[\n", b"\n]\n"
-    if len(values) != 1 or not start.startswith(b"{"):
-        return None
-    value = json.loads(values[0].decode("utf-8", "replace"))
-    if (key := wrapper(value)) is None:
-        return None
-    before, _, after = json.dumps({**value, key: ["\0"]}, ensure_ascii=False).partition(json.dumps("\0"))
-    return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
+        array = file.peek(HEAD)[:HEAD].lstrip().startswith(b"[")
+        values = islice((value for value in _values(file) if not value.isspace()), 1) if array else ()
+        return (b"[\n", b"\n]\n") if array and not any(value.lstrip().startswith(b"[") for value in values) else None
 
 
 def line_blocks(path: Path, room: int, rows: int) -> list[tuple[int, int, int]] | None:
@@ -69,25 +67,25 @@ def line_blocks(path: Path, room: int, rows: int) -> list[tuple[int, int, int]] 
     Lines are numbered from 1; `begin` is in bytes. Blank lines do not count as lines of a block. None if the file is
     compressed, or if `lines` gives anything else than its lines.
     """
+    if _holder(path):
+        return None
     with open_text(path) as file:
         begin, (_, _, spread) = file.tell(), _start(file)
         if spread or not isinstance(file.raw, io.FileIO):
             return None
         file.seek(begin)
-        blocks, count, only = list[tuple[int, int, int]](), 0, b""
+        blocks, count = list[tuple[int, int, int]](), 0
         first, start = 1, begin
         # A loop over lines, because a blank one is not a record.
         for number, line in enumerate(file, 1):
             begin += len(line)
             if line.isspace():
                 continue
-            only = b"" if count or blocks else line
             count += 1
             if count == room:
                 blocks.append((first, start, count))
                 first, start, count, room = number + 1, begin, 0, rows
-    blocks += [(first, start, count)] if count else []
-    return None if only and _records(only) else blocks
+    return [*blocks, (first, start, count)] if count else blocks
 
 
 def block_lines(path: Path, first: int, begin: int, count: int, size: int) -> Iterator[tuple[int, list[bytes]]]:
@@ -172,7 +170,7 @@ def _parse(file: io.BufferedReader, ahead: bytes, *, array: bool) -> Iterator[by
         if array and text.startswith("]", at):
             break
         try:
-            end = _end(text, at, whole=whole) if at < len(text) else 0
+            end = _decoded(text, at, whole=whole)[1] if at < len(text) else 0
         except (ValueError, RecursionError) as error:
             raise _malformed(number, error, array=array) from error
         if end:
@@ -195,38 +193,135 @@ def _malformed(number: int, why: str | Exception, *, array: bool) -> UnreadableF
     return UnreadableFileError(f"{what} (record {number}: {fault})")
 
 
-def _end(text: str, at: int, *, whole: bool) -> int:
-    """Where a value ends; 0 if it may go on after the text, which is then not the `whole` rest of the file."""
+def _decoded(text: str, at: int, *, whole: bool) -> tuple[Any, int]:
+    """A value and where it ends; 0 if it may go on after the text, which is then not the `whole` rest of the file."""
     try:
-        end = _DECODER.raw_decode(text, at)[1]
+        value, end = _DECODER.raw_decode(text, at)
     except json.JSONDecodeError as error:
         if whole or (error.pos < len(text) - MAX_LITERAL and not error.msg.startswith("Unterminated string")):
             raise
-        return 0
-    return end if whole or end < len(text) or text[end - 1] in '"]}' else 0
+        return None, 0
+    return value, end if whole or end < len(text) or text[end - 1] in '"]}' else 0
 
 
-def _unwrap(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The lines, or, if there is only one, an object with its records under one key, these."""
-    start, values = list[bytes](), list[bytes]()
-    for line in lines:
-        start.append(line)
-        values += [] if line.isspace() else [line]
-        if len(values) > 1:
-            break
-    yield from _records(values[0]) or start if len(values) == 1 else start
-    yield from lines
+class _Window:
+    """A window on the text of a file, from which JSON is taken piece by piece."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._text, self._at, self._whole = "", 0, False
+
+    def next(self, between: re.Pattern[str] = _SPACE) -> str:
+        """The next character that is not between values; empty at the end of the file."""
+        while True:
+            self._at = between.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if self._whole:
+                return ""
+            self._read()
+
+    def take(self, mark: str) -> bool:
+        """Whether the next character is the mark, which is then passed."""
+        passed = self.next() == mark
+        self._at += passed
+        return passed
+
+    def expect(self, mark: str) -> None:
+        """Pass a mark; `ValueError` if another character is next."""
+        if not self.take(mark):
+            raise ValueError(mark)
+
+    def value(self) -> Any:  # noqa: ANN401  any JSON
+        """The next value; `ValueError` if there is none."""
+        self.next()
+        while True:
+            value, end = _decoded(self._text, self._at, whole=self._whole)
+            if end:
+                self._at = end
+                return value
+            self._read()
+
+    def _read(self) -> None:
+        piece = self._file.read(max(HEAD, len(self._text) - self._at))
+        self._text, self._whole = self._text[self._at :] + self._decode(piece, final=not piece), not piece
+        self._at = 0
 
 
-def _records(line: bytes) -> list[bytes]:
-    """The records that an object holds under one key; none if it is a record itself."""
+class _Member(NamedTuple):
+    """A member of an object, or an item of one that is a list of objects."""
+
+    number: int
+    key: str
+    value: Any
+    is_item: bool = False
+
+
+def _members(file: io.BufferedReader) -> Iterator[_Member]:
+    """The members of the only value of a file, an object; `ValueError` if it is anything else."""
+    window, number = _Window(file), 0
+    window.expect("{")
+    more = not window.take("}")
+    while more:
+        key = window.value()
+        if not isinstance(key, str):
+            raise ValueError(key)  # noqa: TRY004  it is no JSON
+        window.expect(":")
+        if window.take("["):
+            items = _items(window)
+            start = list(islice(items, 1))
+            if start and isinstance(start[0], dict):
+                yield from (_Member(number, key, item, is_item=True) for item in chain(start, items))
+            else:
+                yield _Member(number, key, [*start, *items])
+        else:
+            yield _Member(number, key, window.value())
+        number, more = number + 1, window.take(",")
+        if not more:
+            window.expect("}")
+    if window.next(_BETWEEN):
+        raise ValueError("more")
+
+
+def _items(window: _Window) -> Iterator[Any]:
+    """The items of a list whose first bracket has been passed."""
+    if window.take("]"):
+        return
+    yield window.value()
+    while window.take(","):
+        yield window.value()
+    window.expect("]")
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """An object that holds the records of a file under one key, `key`, by its member of this number."""
+
+    members: dict[str, Any]
+    """Of a list of objects, the first one alone."""
+    key: str
+    number: int
+
+    def records(self, file: io.BufferedReader) -> Iterator[bytes]:
+        """The records, each on a line."""
+        for member in _members(file):
+            if member.number == self.number:
+                text = json.dumps(member.value, ensure_ascii=False)
+                yield text.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _holder(path: Path) -> _Holder | None:
+    """The only value of a file, if it is an object that holds records; it is read to its end, one record at a time."""
+    members, numbers = dict[str, Any](), dict[str, int]()
     try:
-        value = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return []
-    key = wrapper(value)
-    records = value[key] if key is not None else []
-    return [json.dumps(one, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n" for one in records]
+        with open_text(path) as file:
+            for number, key, value, is_item in _members(file):
+                if not is_item or numbers.get(key) != number:  # the last one of a name counts
+                    members[key], numbers[key] = [value] if is_item else value, number
+    except (ValueError, RecursionError, UnreadableFileError):
+        return None  # other JSON, or none; who reads it on says what is wrong
+    held = wrapper(members)
+    return None if held is None else _Holder(members, held, numbers[held])
 
 
 def wrapper(value: object) -> str | None:

@@ -70,6 +70,22 @@ def train(lines):
 train(2_000)
 print(peak(train, 80_000) - peak(train, 16_000))
 """
+READ = f"""{WATCH}
+import json
+from stages import readers
+
+def read(records):
+    path = Path(sys.argv[1])
+    held = ({{"id": i, "text": "some words " * 100}} for i in range(records))
+    with path.open("w") as file:
+        file.write('{{"about": "this corpus", "data": [')
+        file.writelines((", " if i else "") + json.dumps(one) for i, one in enumerate(held))
+        file.write("]}}")
+    assert sum(len(batch) for _, batch in readers.lines(path, 1 << 20)) == records
+
+read(100)
+print(peak(read, 25_000) - peak(read, 5_000))
+"""
 ROWS, SMALL, LARGE = 4_000, 10, 50
 """Rows of a shard, and shards of the two corpora."""
 IDS = ("id", "other", "duplicate_of", "dedup_copy_of", "prompt_copy_of", "cluster")
@@ -139,6 +155,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_memory_grows_as_documented(runs: tuple[Path, Path], step: str, bytes_each: float) -> None:
     """Five times the shards; a fifth of the conversations have a copy or are one."""
     assert growth(PEAK, step, *map(str, runs)) < bytes_each * ROWS * (LARGE - SMALL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_a_json_object_is_read_record_by_record(tmp_path: Path) -> None:
+    """Of 22 MB more of it, on one line, a tenth at most is in memory."""
+    assert growth(READ, str(tmp_path / "a.json")) < 0.1 * 20_000 * 1_100
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")

@@ -89,6 +89,14 @@ def toy(jsonl: Jsonl, tmp_path: Path) -> Callable[[], Manifest]:
     return carry_out
 
 
+def test_a_single_shard_starts_no_worker(jsonl: Jsonl, tmp_path: Path) -> None:
+    """No step of it is worth one, not even a fit in parts."""
+    engine, source = Local(2), sources.find(str(jsonl(corpus(30))))
+    quiet = ActiveRun(Store(tmp_path / "r"), planning.load(TOY), engine, lambda *_: None, lambda _: None)
+    assert quiet.carry_out(source, Limits()).counts.ingested == 30
+    assert engine._pool is None  # noqa: SLF001
+
+
 def test_tokens_are_counted_in_what_is_kept_and_in_what_is_dropped(toy: Callable[[], Manifest], tmp_path: Path) -> None:
     """Words and punctuation marks of all messages, counted again by `re` in the files; the second time by footers."""
     for counts in (toy().counts, toy().counts):

@@ -16,13 +16,15 @@ from typing import Any
 import polars as pl
 import pytest
 import zstandard
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline import sources
 from pipeline.dedup.texts import Columns, TextColumn, Texts
 from pipeline.experiments import points_csv
 from stages import readers
 from stages.overlap import evals
-from stages.readers import TEXT, UnreadableFileError
+from stages.readers import TEXT, UnreadableFileError, json_lines
 from stages.text.corpus import Corpus
 from tests.conftest import Refine
 from trainer.scaling import ScalingError
@@ -280,6 +282,63 @@ def test_a_batch_never_divides_a_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"1\n22\n\n333\n4")
     assert list(readers.lines(tmp_path / "a.jsonl", 4)) == [(1, [b"1\n", b"22\n"]), (3, [b"\n", b"333\n"]), (5, [b"4"])]
     assert list(readers.lines(tmp_path / "a.jsonl", 1))[2] == (3, [b"\n"])
+
+
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=9))
+VALUES = st.recursive(LEAVES, lambda some: st.lists(some, max_size=3) | st.dictionaries(st.text(max_size=3), some))
+HELD = st.lists(st.dictionaries(st.sampled_from(["id", "text", "prompt", "role", "x\n"]), VALUES), max_size=4)
+OBJECTS = st.dictionaries(
+    st.sampled_from(["data", "messages", "text", "meta", ""]), st.one_of(HELD, VALUES), max_size=4
+)
+
+
+@settings(max_examples=50)
+@given(
+    value=OBJECTS,
+    indent=st.sampled_from([None, 0, 1]),
+    around=st.sampled_from([("", ""), ("\n ", "\n"), ("", " ,\n")]),
+    head=st.sampled_from([5, 64, json_lines.HEAD]),
+)
+@example(value={"data": [{"a": 1}], "meta": [{}]}, indent=None, around=("", ""), head=64)
+@example(value={"data": [{"a": 1}, 3], "meta": [3, {}]}, indent=1, around=("", ""), head=5)
+def test_an_object_gives_its_records_as_if_it_were_parsed_whole(
+    tmp_path_factory: pytest.TempPathFactory,
+    value: dict[str, Any],
+    indent: int | None,
+    around: tuple[str, str],
+    head: int,
+) -> None:
+    """However it is laid out, and wherever the pieces in which it is read end."""
+    path = tmp_path_factory.mktemp("object") / "a.json"
+    path.write_text(json.dumps(value, indent=indent, ensure_ascii=False).join(around), encoding="utf-8")
+    key = json_lines.wrapper(value)
+    with pytest.MonkeyPatch.context() as patch:
+        if key is not None:  # the form of other files is recognised by their beginning
+            patch.setattr(json_lines, "HEAD", head)
+        lines = [line for _, batch in readers.lines(path) for line in batch if not line.isspace()]
+        held = readers.envelope(path)
+    if key is not None:
+        assert list(map(json.loads, lines)) == value[key]
+        assert held is not None
+        assert json.loads(b",".join(lines).join(held)) == value
+    else:
+        assert list(map(json.loads, lines)) == [value]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"data": [{"a": 1}',
+        '{"data": [{"a": 1} {"a": 2}]}',
+        '{"data": [{"a": 1}],}',
+        '{"data": [{"a": 1}]} {',
+        "{3: [{}]}",
+    ],
+)
+def test_an_object_that_is_no_json_is_not_taken_apart(tmp_path: Path, text: str) -> None:
+    """Nothing of it passes for a record; the one line is what it is."""
+    (tmp_path / "a.json").write_text(text)
+    assert list(readers.lines(tmp_path / "a.json")) == [(1, [text.encode()])]
 
 
 def test_fields_that_later_records_have_are_found(tmp_path: Path) -> None:
