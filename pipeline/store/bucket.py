@@ -69,7 +69,7 @@ class Bucket:
 
         The server is asked once between two listings, and the object is read only if it has changed.
         """
-        import obstore
+        obstore = _library()
 
         if path in _CURRENT.get(self.url, ()) and path.exists():
             return
@@ -130,7 +130,7 @@ class Bucket:
 
     def publish(self, path: Path) -> None:
         """Store a file as its object, unless it is equal to it already."""
-        import obstore
+        obstore = _library()
 
         size, mark = path.stat().st_size, self._mark(path)
         if mark.exists() and mark.stat().st_mtime_ns >= path.stat().st_mtime_ns:
@@ -143,7 +143,7 @@ class Bucket:
 
     def remove(self, path: Path) -> None:
         """Remove a file and its object, if there are any."""
-        import obstore
+        obstore = _library()
 
         path.unlink(missing_ok=True)
         self.forget(path)
@@ -153,7 +153,7 @@ class Bucket:
 
     def create(self, name: str, content: bytes) -> bool:
         """Store an object unless there is one of that name; returns whether it was stored."""
-        import obstore
+        obstore = _library()
 
         try:
             with _explained(self.url):
@@ -164,14 +164,14 @@ class Bucket:
 
     def put(self, name: str, content: bytes) -> None:
         """Store a small object."""
-        import obstore
+        obstore = _library()
 
         with _explained(self.url):
             obstore.put(_connect(self.url), name, content)
 
     def get(self, name: str) -> bytes | None:
         """Content of a small object; None if there is none."""
-        import obstore
+        obstore = _library()
 
         with contextlib.suppress(FileNotFoundError), _explained(self.url):
             return bytes(obstore.get(_connect(self.url), name).bytes())
@@ -179,10 +179,11 @@ class Bucket:
 
     def changed(self, name: str) -> datetime | None:
         """When an object was stored, by the server's clock; None if there is none."""
-        import obstore
+        obstore = _library()
 
         with contextlib.suppress(FileNotFoundError), _explained(self.url):
-            return obstore.head(_connect(self.url), name)["last_modified"]
+            found: datetime = obstore.head(_connect(self.url), name)["last_modified"]
+            return found
         return None
 
     def sizes(self) -> dict[str, int]:
@@ -193,7 +194,7 @@ class Bucket:
 
     def refresh(self, path: Path | None = None) -> None:
         """List the objects again, by default all, else those in a folder: other machines may have written some."""
-        import obstore
+        obstore = _library()
 
         prefix = "" if path is None or path == self.folder else f"{self.name(path)}/"
         sizes, current = _SIZES.setdefault(self.url, {}), _CURRENT.setdefault(self.url, set())
@@ -221,7 +222,7 @@ class Bucket:
 
     def check(self) -> None:
         """Refuse a bucket that is missing or cannot be written, or a server that ignores If-None-Match."""
-        import obstore
+        obstore = _library()
 
         probe = f".probe/{uuid4().hex}"
         with _explained(self.url):
@@ -246,12 +247,19 @@ _SIZES: dict[str, dict[str, int]] = {}
 """Sizes of objects by URL and name, as this process knows them."""
 
 
+def _library() -> Any:  # noqa: ANN401  a module
+    """The module obstore, which comes with an extra."""
+    try:
+        import obstore
+    except ImportError as error:
+        raise PlaceError("a bucket needs the package obstore: start `pip install 'refine[s3]'`") from error
+    return obstore
+
+
 @lru_cache(maxsize=64)
 def _connect(url: str, patience: timedelta = PATIENCE) -> Any:  # noqa: ANN401  one of obstore's stores
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise PlaceError(f"{url} needs the package obstore: start `pip install 'refine[s3]'`") from error
+    from obstore.store import from_url
+
     insecure = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
     retry: Any = {"retry_timeout": patience, "max_retries": max(int(patience.total_seconds()) // 10, 2)}
     more: Any = {"disable_bulk_delete": True} if url.startswith("s3:") else {}  # not every server has it
@@ -262,8 +270,7 @@ def _connect(url: str, patience: timedelta = PATIENCE) -> Any:  # noqa: ANN401  
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Turn an error of the server or the network into one sentence."""
-    from obstore import exceptions
-
+    exceptions = _library().exceptions
     try:
         yield
     except (exceptions.AlreadyExistsError, exceptions.NotModifiedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -211,6 +212,12 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(s3: S3, jsonl: Jsonl, monk
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.")
     assert refused("s3://bucket/no", jsonl).startswith("no credentials for s3://bucket/no: set AWS_ACCESS_KEY_ID")
+
+
+def test_a_bucket_without_its_package_is_one_sentence(jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the extra to install."""
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    assert refused("s3://bucket/no", jsonl) == ("a bucket needs the package obstore: start `pip install 'refine[s3]'`")
 
 
 def uncached() -> Callable[..., object]:
