@@ -222,6 +222,10 @@ def _in_function(options: ApplyOptions, source: str, relation: Relation, texts: 
     at_decoding = function.proxy(target, tuned, base, shown)
     say(f"training a LoRA of rank {lora.rank} on the difference, {lora.steps} steps ...")
     student = function.train_lora(target, pieces, lora, at_decoding, say)
+    if texts is not None and options.scale is None and scale:
+        some = texts.validation.head(MAX_VALIDATION)
+        if causal.score(student, some).nats.sum() >= causal.score(target, some).nats.sum():
+            scale = 0.0  # the difference helps at decoding, and the LoRA has not learned it
     ladder, carried = None, None
     if texts is not None:
         say("and one on the texts themselves ...")
