@@ -210,7 +210,7 @@ def _saved(path: str, name: str, aside: Path) -> list[Path]:
 
 def _clustered(shards: Sequence[Path], folder: Path) -> pl.DataFrame:
     """Each row's `shard` and `row` in it, the `key` of its text, and the `fold` of its cluster of near-duplicates."""
-    dedup, measured = Dedup(max_cluster=1), []
+    dedup, measured = Dedup(max_cluster=1, turn_jaccard=0.0), []  # clusters are of all pairs
     for number, path in enumerate(shards):
         batch = read_frame(path, ["id", *dedup.reads])
         measured.append(folder / f"{number:05}.parquet")

@@ -50,7 +50,10 @@ def test_a_training_run_leaves_its_record_and_is_not_repeated(
     refine: Refine, jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Network and baselines are scored on one test set, in a table and as JSON; the second time nothing is trained."""
-    monkeypatch.setitem(PRESETS, "blink", BLINK)
+    longer = replace(
+        BLINK, shape=replace(BLINK.shape, embedding=32), phase2=replace(BLINK.phase2, steps=300, rate=0.01)
+    )
+    monkeypatch.setitem(PRESETS, "blink", longer)
     words = ["train", jsonl(chats()), "--budget", "3000", *TINY, "--out", "t", "--threads", "1", "--preset", "blink"]
     first = refine(*words)
     assert first.returncode == 0, first.stderr

@@ -54,9 +54,10 @@ def corpus(folder: Path, shards: int, rows: int = 25_000) -> Path:
         words[: rows // 10, 1:] = words[rows // 2 : rows // 2 + rows // 10, 1:]
         ids = [f"{at:05}-{row:09}" for row in range(rows)]
         texts = [" ".join(map(str, text)) for text in words.tolist()]
-        batch = pl.DataFrame({"id": ids, "text": texts, "prompt": ids}).with_columns(details=pl.lit(None, DETAILS))
-        messages = [[{"role": "text", "content": text}] for text in texts]
-        batch = batch.with_columns(pl.Series("messages", messages, MESSAGES))
+        message = pl.struct(role=pl.lit("text"), content="text")
+        batch = pl.DataFrame({"id": ids, "text": texts, "prompt": ids}).with_columns(
+            messages=pl.concat_list(message).cast(MESSAGES), details=pl.lit(None, DETAILS)
+        )
         batch.write_parquet(folder / f"raw/{at:05}.parquet")
         signals = batch.select("id").hstack(stage.measure(batch.select(stage.reads)))
         signals.write_parquet(folder / f"measured/{at:05}.parquet")

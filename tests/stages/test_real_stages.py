@@ -86,7 +86,7 @@ def test_killed_in_a_fit_a_merge_or_anywhere_a_run_ends_like_another(
     seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr
     out = tmp_path / "killed"
-    for inside in ("dedup-*/merged", "ppl-*/.training.*.scratch/*"):  # of a merge, of a fit
+    for inside in ("dedup-*/merged", "ppl-*/.half*.scratch/*"):  # of a merge, of a fit
         assert killed_when(lambda: any((out / "signals").glob(inside)), source, out), inside  # noqa: B023  asked at once
     late = time.monotonic() + random.Random().uniform(0.1, 1) * seconds
     killed_when(lambda: time.monotonic() > late, source, out)
