@@ -25,7 +25,7 @@ browser:
 		chromium chromium-driver; } >/dev/null 2>&1; } || echo "no chromium: the tests of a report's page are skipped"
 
 test: lint browser
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 demo: setup
 	$(BIN)/refine run chitchat-planted --out data/runs/planted
