@@ -122,7 +122,7 @@ def test_an_error_leaves_nothing_behind(refine: Refine, models: Path) -> None:
 
 def _tour() -> list[list[str]]:
     """The words of the commands of the tour in the trainer's README."""
-    (block,) = re.findall(r"```console\n(\$ refine run --stages heuristics --limit 1500.*?)```", TEXT, re.DOTALL)
+    (block,) = re.findall(r"```console\n(\$ refine run --stages heuristics --limit 1000.*?)```", TEXT, re.DOTALL)
     return [shlex.split(line.removeprefix("$ ")) for line in block.splitlines()]
 
 
