@@ -188,7 +188,7 @@ class Perplexity(FittedStage, GlobalStage):
         return prose_messages(batch, self.roles, self.read)
 
     def merge(self, raw: Sequence[Path], measured: Sequence[Path], folder: Path) -> None:
-        """Rank the corpus, with 40 bytes of memory per conversation."""
+        """Rank the corpus, with about 220 bytes of memory per conversation."""
         sources = pl.concat([read_frame(path, ["source"]) for path in raw], rechunk=True)
         signals = pl.concat([read_frame(path, ["ppl", "ppl_tokens"]) for path in measured])
         placed, start = place(signals.hstack(sources.cast(pl.Categorical))), 0
