@@ -159,7 +159,7 @@ def page(found: Extraction, out: Path, command: str) -> Page:
         _figure(found, "change", "How much changed", "relative change", lambda one: one.relative, ".2f"),
         _figure(found, "rank", "In how many directions", "rank at 95 %", lambda one: one.rank95, "~s"),
     )
-    rows = tuple(_tensor_row(one) for one in found.changed)
+    rows = tuple(tensor_row(one) for one in found.changed)
     return Page(
         title=f"{visible(found.tuned, 60)} against {visible(found.base, 60)}",
         kicker=f"refine transfer extract \u00b7 {visible(out.name, 60)}",
@@ -190,11 +190,13 @@ def page(found: Extraction, out: Path, command: str) -> Page:
 TENSOR_HEAD = ("tensor", "kept as", "relative change", "rank", "kept", "stable rank", "rank at 95 %", "noise")
 
 
-def _tensor_row(one: TensorRecord) -> tuple[str | int | float | None, ...]:
+def tensor_row(one: TensorRecord) -> tuple[str | int | float | None, ...]:
+    """A tensor that changed, as a row of the page's table."""
     stable = None if one.stable_rank is None else round(one.stable_rank, 1)
     rank = one.rank if one.how == "low rank" else None
     shares = f"{one.kept:.1%}", f"{one.noise:.0%}"
-    return visible(one.name, 90), one.how, round(one.relative, 4), rank, shares[0], stable, one.rank95, shares[1]
+    relative = "from zero" if one.relative is None else f"{one.relative:.4f}"
+    return visible(one.name, 90), one.how, relative, rank, shares[0], stable, one.rank95, shares[1]
 
 
 def _figure(found: Extraction, name: str, title: str, unit: str, value: Any, form: str) -> Figure:  # noqa: ANN401, PLR0917

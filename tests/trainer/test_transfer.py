@@ -15,9 +15,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
+from pipeline.models.extract import tensor_row
 from tests.trainer.test_causal import ENDS, PLAIN, save_tokenizer
 from tests.trainer.test_template import BPE, frame
 from trainer import causal
@@ -200,6 +202,25 @@ def test_auto_keeps_the_energy_and_full_keeps_all(tmp_path: Path) -> None:
     made = extracted(tmp_path, rank=0)
     assert {one.how for one in made.tensors} == {"whole"}
     torch.testing.assert_close(logits(adapted(tmp_path)), after, rtol=1e-5, atol=1e-6)
+
+
+def test_a_bias_that_was_zero_has_no_relative_change(tmp_path: Path) -> None:
+    """There is no size to compare its difference with, and the page says "from zero"."""
+    name = "model.layers.0.mlp.fc1.bias"
+
+    def change(model: Any) -> None:
+        tune(model)
+        with torch.no_grad():
+            model.get_parameter(name).add_(1.0)
+
+    pair("phi", tmp_path, change)
+    weights = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({**tensors, name: torch.zeros_like(tensors[name])}, weights, {"format": "pt"})
+    found = next(one for one in extracted(tmp_path).tensors if one.name == name)
+    assert found.difference > 0
+    assert found.relative is None
+    assert tensor_row(found)[2] == "from zero"
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

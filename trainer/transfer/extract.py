@@ -102,7 +102,7 @@ class TensorRecord:
         shape: of the tensor.
         how: it is kept.
         difference: |D|_F.
-        relative: |D|_F / |W|_F.
+        relative: |D|_F / |W|_F; None if the base has only zeros there.
         rank: of the factors; None if there are none.
         kept: share of |D|_F^2 that is kept.
         stable_rank: |D|_F^2 / s_1^2; None for a vector, or if it was not computed.
@@ -119,7 +119,7 @@ class TensorRecord:
     shape: tuple[int, ...]
     how: How
     difference: float = 0.0
-    relative: float = 0.0
+    relative: float | None = 0.0
     rank: int | None = None
     kept: float = 1.0
     stable_rank: float | None = None
@@ -259,7 +259,9 @@ def _tensor(job: Job, name: str, writer: AdapterWriter) -> TensorRecord:
         noise = min(_noise(b, norm) / energy, 1.0) if energy else 0.0
         found = _factor(d, name, options, energy * noise)
         record = _with_factors(
-            replace(record, difference=math.sqrt(energy), relative=math.sqrt(energy) / max(norm, 1e-30), noise=noise),
+            replace(
+                record, difference=math.sqrt(energy), relative=math.sqrt(energy) / norm if norm else None, noise=noise
+            ),
             found,
         )
         if options.whole and (options.rank == 0 or found.rank * sum(d.shape) >= d.numel()):
@@ -318,7 +320,7 @@ def _measured(record: TensorRecord, a: TensorFile, b: TensorFile) -> TensorRecor
             gram += d @ d.T if short_side else d.T @ d
     if not math.isfinite(energy + total):
         raise WeightsError(f"{record.name} holds NaN or infinity in one of the models: nothing is written")
-    record = replace(record, difference=math.sqrt(energy), relative=math.sqrt(energy / max(total, 1e-60)))
+    record = replace(record, difference=math.sqrt(energy), relative=math.sqrt(energy / total) if total else None)
     if gram is None or not energy:
         return record
     values = lowrank.spectrum(gram)
