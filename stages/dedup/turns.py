@@ -1,4 +1,4 @@
-"""Turns of near-duplicates: whether the same is said in each, or one turn is another, such as another question.
+"""Turns of near-duplicates: pairs whose turns differ, such as by another question, are told from true ones.
 
 A short text may reach a Jaccard of 0.75 although its only question is another one: a shingle covers five words, and the
 first and the last words of a text are in few shingles.

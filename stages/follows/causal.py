@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.follows.exchanges import Score
+from stages.models import MODEL_FILES, model_folder
 from stages.stage import MissingModelError, reason
 
 MAX_CONTEXT = 1024
@@ -19,12 +20,11 @@ MAX_CONTEXT = 1024
 MAX_CHARACTERS = 16
 """Characters of a text that are encoded, per token that is read of it."""
 BATCH = 8
-_ENDINGS = {".json", ".txt", ".model", ".safetensors", ".jinja"}
 
 
 def files(model: str) -> tuple[Path, ...]:
     """The files of a model, or `MissingModelError`; one of the hub is downloaded once."""
-    return tuple(sorted(path for path in _folder(model).rglob("*") if path.is_file() and path.suffix in _ENDINGS))
+    return tuple(sorted(path for path in _folder(model).rglob("*") if path.is_file() and path.suffix in MODEL_FILES))
 
 
 def load(model: str) -> Score:
@@ -106,17 +106,4 @@ def _load(model: str) -> tuple[Any, Any]:
 
 
 def _folder(model: str) -> Path:
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
-        return folder
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in sorted(_ENDINGS)]))
-        except Exception as error:  # the hub's client raises errors of many kinds
-            raise MissingModelError(f"follows: {model!r} cannot be downloaded ({reason(error)})") from error
-    raise MissingModelError(
-        f"follows: no language model at {model!r}: expected the folder of a causal language model, or "
-        f"organisation/name on the hub"
-    )
+    return model_folder("follows", model, "language model", "the folder of a causal language model")

@@ -76,7 +76,7 @@ class Heuristics(Stage):
         ai_mentions, first_ai_mention: number of replies that mention being an AI model, and the first of them.
         no_feelings: number of replies that deny having emotions, opinions, preferences or a body (the first two:
             UltraChat 200k's dataset card).
-        bare_denials: number of those of at most 40 words: little else is said.
+        bare_denials: number of those replies that have at most 40 words.
         own_questions: number of replies that ask a question on a line of its own, and then answer it.
         labels: number of replies that begin with the label of a role or field, such as "AI:" or "Response:".
         lowered_names: number of names of the user's that one reply writes in lower case, of the reply with the most.

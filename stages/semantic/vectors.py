@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.models import model_folder
 from stages.stage import MissingModelError, reason
 from stages.text.shingles import utf8_buffers
 
@@ -33,7 +34,6 @@ MAX_COMPONENTS = 1024
 PART_BYTES = 1 << 22
 """Bytes of text whose words are looked up at once; a longer text is one part."""
 _WORD = r"[\p{L}\p{M}\p{N}]+"
-_ENDINGS = {".json", ".txt", ".model", ".safetensors"}
 
 
 def files(model: str) -> tuple[Path, ...]:
@@ -150,20 +150,7 @@ def _folder(model: str) -> Path:
     """The folder of a sentence encoder: the package's, a path, or a repository of the hub, downloaded once."""
     if model == MINILM:
         return _packaged()
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
-        return folder
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-
-        try:
-            return Path(snapshot_download(model, allow_patterns=[f"*{ending}" for ending in sorted(_ENDINGS)]))
-        except Exception as error:  # the hub's client raises errors of many kinds
-            raise MissingModelError(f"semantic: {model!r} cannot be downloaded ({reason(error)})") from error
-    raise MissingModelError(
-        f"semantic: no sentence encoder at {model!r}: expected {MINILM!r}, the folder of an encoder, or "
-        f"organisation/name on the hub"
-    )
+    return model_folder("semantic", model, "sentence encoder", f"{MINILM!r}, the folder of an encoder")
 
 
 def _packaged() -> Path:

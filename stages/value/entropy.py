@@ -24,7 +24,7 @@ from stages.ppl.score import UNIT, Scorer, load, score_lines
 from stages.ppl.tokens import halves, tokenise
 from stages.text.messages import by_row
 from stages.text.shingles import text_keys
-from stages.value.separation import auc
+from stages.value import auc
 
 CORPORA = ("target", "raw")
 HALVES = (0, 1)

@@ -19,7 +19,7 @@ from stages.stage import RAW, Axis, FittedStage, Measure, MissingModelError, Sta
 from stages.text.corpus import Corpus
 from stages.text.messages import by_row, spoken, whole_texts
 from stages.text.shingles import text_keys
-from stages.value.separation import auc
+from stages.value import auc
 
 FOLDS = 2
 """Number of models, each of which scores the conversations that it has not seen."""

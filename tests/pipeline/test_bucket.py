@@ -120,7 +120,7 @@ def test_nothing_is_stored_if_the_writer_fails(s3: S3) -> None:
 
 
 def test_of_sixteen_rivals_one_gets_the_lease(s3: S3) -> None:
-    """The others are told who holds it and since when; when it has ended, the next one gets it."""
+    """The errors of the others name the holder and its start; once it has ended, the next one gets the lease."""
     bucket, winners, losers = Bucket("s3://bucket/race"), list[int](), list[str]()
 
     def rival(number: int) -> None:
