@@ -29,8 +29,6 @@ class Needs:
     """What a task needs, and for how long."""
 
     cores: int = 1
-    gpus: float = 0.0
-    """Taken only where there are any."""
     memory: int = 1 << 30
     """Bytes."""
     seconds: float = math.inf

@@ -221,8 +221,7 @@ class _Step:
                 f"memory, which a task needs; it has {_free()}: add a larger node"
             )
         self.last = self.noticed = time.monotonic()
-        gpus = {"num_gpus": self.needs.gpus} if self.needs.gpus and ray.cluster_resources().get("GPU") else {}
-        options = {"num_cpus": self.needs.cores, "max_retries": 0, "scheduling_strategy": "SPREAD", **gpus}
+        options = {"num_cpus": self.needs.cores, "max_retries": 0, "scheduling_strategy": "SPREAD"}
         self.remote = ray.remote(**options)(_work)
         self.shared = ray.put(self.task), ray.put(self.engine._expected)  # noqa: SLF001  of the same module
 
@@ -349,4 +348,4 @@ def _free() -> str:
     import ray
 
     free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} cores, {free.get('memory', 0) / 1e9:.1f} GB, {free.get('GPU', 0):g} GPUs"
+    return f"{free.get('CPU', 0):g} cores, {free.get('memory', 0) / 1e9:.1f} GB"
