@@ -51,6 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.causal": ("trainer", "trainer.prepare"),
     "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
+    "trainer.distill": ("trainer", "trainer.causal", "trainer.prepare", "trainer.transfer", "stages.files"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
         *("trainer", "trainer.causal", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),

@@ -1,0 +1,1 @@
+"""Students with state-space mixers, distilled from a transformer."""
