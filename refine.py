@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.api.compare import compare
     from pipeline.api.errors import RefineError
+    from pipeline.api.models import Adapter, Scores, Transfer, score, transfer_apply, transfer_extract
     from pipeline.api.plant import Audit, Damage, audit, plant
     from pipeline.api.push import Push, push
     from pipeline.api.report import Report, report
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__: str
 
 __all__ = [
+    "Adapter",
     "Audit",
     "Comparison",
     "Damage",
@@ -42,8 +44,10 @@ __all__ = [
     "RefineError",
     "Report",
     "Run",
+    "Scores",
     "Search",
     "Stage",
+    "Transfer",
     "__version__",
     "audit",
     "compare",
@@ -53,7 +57,10 @@ __all__ = [
     "push",
     "report",
     "run",
+    "score",
     "search",
+    "transfer_apply",
+    "transfer_extract",
 ]
 
 _HOMES = {
@@ -63,6 +70,7 @@ _HOMES = {
     "pipeline.api.report": ("Report", "report"),
     "pipeline.api.compare": ("compare",),
     "pipeline.api.search": ("search",),
+    "pipeline.api.models": ("Adapter", "Scores", "Transfer", "score", "transfer_apply", "transfer_extract"),
     "pipeline.compare.result": ("Comparison",),
     "pipeline.search.result": ("Search",),
     "pipeline.api.errors": ("RefineError",),

@@ -15,6 +15,9 @@ from pipeline.experiments.train import numbers
 from pipeline.report.run.checks import Bounds
 from trainer.prepare.choices import Choices
 
+FLAGS = {"exclude": "not", "as_": "as", "map_": "map"}
+"""Options whose names are words or functions of Python, by the names of their arguments."""
+
 
 def compare(
     first: Run | Path | str = "raw",
@@ -113,7 +116,7 @@ def words(
     """The command line that does the same as a call, for a report; the arguments `named` come without an option."""
     made = [command, *(text(given[name]) for name in named if given[name] is not None)]
     for name, parameter in inspect.signature(function).parameters.items():
-        value, flag = given[name], name.replace("_", "-")
+        value, flag = given[name], FLAGS.get(name, name.replace("_", "-"))
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or name == "progress" or value == parameter.default:
             continue
         if isinstance(value, bool):

@@ -91,8 +91,15 @@ def extract(
     max_rank: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum rank if it is chosen.")] = 256,
     whole: Annotated[
         str,
-        typer.Option(metavar="WHAT", help="What is no linear weight: auto keeps it as it is, none leaves it out."),
+        typer.Option(
+            metavar="WHAT",
+            help="What is no linear weight: auto keeps it as it is, none leaves it out, NAME,... keeps only modules "
+            "whose names end so.",
+        ),
     ] = "auto",
+    embeddings: Annotated[
+        str, typer.Option(metavar="HOW", help="Input embedding: whole, or lora, at the same rank or energy.")
+    ] = "whole",
     only: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Only tensors whose names hold this regular expression.")
     ] = None,
@@ -118,7 +125,7 @@ def extract(
     from pipeline.models import extract as extracting
     from trainer.transfer.extract import options_of, plan
 
-    options = options_of(rank, energy, max_rank, whole, only, exclude, svd, dtype, force=force)
+    options = options_of(rank, energy, max_rank, whole, embeddings, only, exclude, svd, dtype, force=force)
     if dry_run:
         extracting.print_plan(plan(base, tuned, options), as_json=as_json)
         return
@@ -134,7 +141,11 @@ def apply(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the result.")] = ...,  # type: ignore[assignment]
     space: Annotated[
         str,
-        typer.Option(metavar="SPACE", help="weights, function, or auto: weights if the models are related."),
+        typer.Option(
+            metavar="SPACE",
+            help="weights, function, representation (experimental), or auto: weights if the models are related, else "
+            "function.",
+        ),
     ] = "auto",
     scale: Annotated[
         float | None,
@@ -146,26 +157,27 @@ def apply(
     score: Annotated[
         Path | None, typer.Option(metavar="WORK", help="Test on the test set of this experiment; its texts by default.")
     ] = None,
-    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of a LoRA, in the space of functions.")] = 8,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of its training.")] = 300,
+    rank: Annotated[int, typer.Option(min=1, metavar="N", help="Rank of the factors, in the other spaces.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps of training, in that of functions.")] = 300,
     as_: Annotated[
         str, typer.Option("--as", metavar="WHAT", help="adapter, or model: the target with it.")
     ] = "adapter",
     source: Annotated[
         str | None, typer.Option(metavar="BASE", help="The model that the adapter is of. By default the one it names.")
     ] = None,
+    map_: Annotated[
+        str,
+        typer.Option("--map", metavar="HOW", help="Between streams of states: orthogonal, or least-squares."),
+    ] = "orthogonal",
     seed: o.Seed = 0,
     limit: o.Limit = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Apply the difference of an adapter to another model, beside the baselines that it must beat."""
     from pipeline.models import apply as applying
-    from trainer.transfer.weights import WeightsError
 
-    if as_ not in {"adapter", "model"}:
-        raise WeightsError(f"--as is {as_!r}, expected adapter or model")
     options = applying.ApplyOptions(
-        *(adapter, target, out, space, scale, on, rank, steps, as_ == "model", source, score, seed, limit)
+        *(adapter, target, out, space, scale, on, rank, steps, as_, source, score, map_, seed, limit)
     )
     made = applying.apply_adapter(options, shlex.join(("refine", *sys.argv[1:])))
     applying.print_applied(made, as_json=as_json)

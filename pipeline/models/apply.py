@@ -33,7 +33,8 @@ SHARES = (0.6, 0.8)
 """Ends of the shares of a corpus that is trained on, and that chooses the scale; the rest is the test set."""
 MAX_VALIDATION = 64
 """Maximum number of conversations that choose the scale."""
-SPACES = ("auto", "weights", "function")
+SPACES = ("auto", "weights", "function", "representation")
+MAPS = ("orthogonal", "least-squares")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ class ApplyOptions:
     on: str | None = None
     rank: int = 8
     steps: int = 300
-    whole_model: bool = False
+    as_: str = "adapter"
     source: str | None = None
     score: Path | None = None
+    map_: str = "orthogonal"
     seed: int = 0
     limit: int | None = None
 
@@ -97,9 +99,9 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
         RunFolderError, SourceError: a folder or the texts cannot be read.
     """
     from trainer.transfer import apply as applying
+    from trainer.transfer import representation
 
-    if options.space not in SPACES:
-        raise WeightsError(f"--space is {options.space!r}, expected {', '.join(SPACES)}")
+    check_options(options)
     check_out(options.out)
     adapter = Adapter.open(options.adapter)
     applying.check_adapter(adapter)
@@ -111,7 +113,10 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
         space = "weights" if relation.related else "function"
     if space == "weights" and relation.distance is None:
         raise WeightsError(f"{relation.why}, so weights have no difference in common: take --space function")
-    say(f"in the space of {'weights' if space == 'weights' else 'functions'}: {relation.why}")
+    if space == "representation":
+        for one in (base, target):
+            representation.check_type(str(one.config.get("model_type")), one.name)
+    say(f"in the space of {space}: {relation.why}")
     texts = split_texts(options)
     aside = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -120,6 +125,8 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
         if space == "weights":
             transfer = applying.open_transfer(adapter, base, target)
             made = _in_weights(options, source, transfer, relation, texts, aside)
+        elif space == "representation":
+            made = _in_representation(options, source, relation, texts, aside)
         else:
             made = _in_function(options, source, relation, texts, aside)
         if made.folder is not None:
@@ -130,6 +137,21 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return made
+
+
+def check_options(options: ApplyOptions) -> None:
+    """Refuse an option that cannot be."""
+    for name, value, known in (
+        ("--space", options.space, SPACES),
+        ("--as", options.as_, ("adapter", "model")),
+        ("--map", options.map_, MAPS),
+    ):
+        if value not in known:
+            raise WeightsError(f"{name} is {value!r}, expected {', '.join(known)}")
+    if options.space == "representation" and options.on is None and options.score is None:
+        raise WeightsError(
+            "--space representation compares states on texts: name them with --on, or an experiment with --score"
+        )
 
 
 def split_texts(options: ApplyOptions) -> Texts | None:
@@ -199,7 +221,7 @@ def _in_weights(  # noqa: PLR0917  what `apply_adapter` knows
     folder = None
     if scale or options.scale is not None:
         folder = str(options.out)
-        (applying.write_model if options.whole_model else applying.write_adapter)(transfer, scale, place)
+        (applying.write_model if options.as_ == "model" else applying.write_adapter)(transfer, scale, place)
     sentence = _sentence(carried, scale, given=options.scale is not None)
     return Applied("weights", relation.why, scale, validation, ladder, carried, sentence, folder)
 
@@ -240,13 +262,59 @@ def _in_function(options: ApplyOptions, source: str, relation: Relation, texts: 
     folder = None
     if scale or options.scale is not None:
         folder = str(options.out)
-        if options.whole_model:
+        if options.as_ == "model":
             student.network.merge_and_unload().save_pretrained(str(place))
             causal.load_tokenizer(options.target).save_pretrained(str(place))
         else:
             function.save_lora(student, options.target, place)
     sentence = _sentence(carried, scale, given=options.scale is not None)
     return Applied("function", relation.why, scale, validation, ladder, carried, sentence, folder)
+
+
+def _in_representation(
+    options: ApplyOptions, source: str, relation: Relation, texts: Texts | None, place: Path
+) -> Applied:
+    """Change the target's last matrices so that its states move as the source's did (experimental)."""
+    from trainer import causal
+    from trainer.transfer import function, representation
+
+    assert texts is not None  # noqa: S101  the options are checked
+    target = causal.load(options.target)
+    pieces = representation.first(function.pieces(target, texts.train))
+    say(f"states of three models at {sum(map(len, pieces)):,} tokens ...")
+    streams = []
+    for name in (source, str(options.adapter)):  # one model at a time beside the target
+        one = causal.load(name, source=source)
+        function.check_vocabularies([target, one])
+        streams.append(representation.states(one, pieces))
+    before, after = streams
+    additions = representation.mapped(before, after, representation.states(target, pieces), options.map_)
+    del streams, before, after
+
+    def fit(scale: float) -> representation.Fit:
+        return representation.fit(target, pieces, additions, scale, options.rank)
+
+    scale, validation = _choose(options, texts, lambda scale: fit(scale).model if scale else target)
+    shown = scale or 1.0
+    fitted = fit(shown)
+    tuned, base = causal.load(str(options.adapter), source=source), causal.load(source)
+    models = {
+        "target alone": target,
+        "random adapter of the same norm": representation.randomised(target, fitted),
+        f"the adapter at {shown:g}": fitted.model,
+        "the difference at decoding": function.proxy(target, tuned, base, shown),
+    }
+    ladder, carried = _ladder(texts.test, models, base, tuned, f"the adapter at {shown:g}")
+    folder = None
+    if scale or options.scale is not None:
+        folder = str(options.out)
+        if options.as_ == "model":
+            (fitted if scale else fit(0.0)).model.network.save_pretrained(str(place))
+            causal.load_tokenizer(options.target).save_pretrained(str(place))
+        else:
+            representation.save(fitted if scale else fit(0.0), Checkpoint.open(options.target), place)
+    sentence = _sentence(carried, scale, given=options.scale is not None)
+    return Applied("representation", relation.why, scale, validation, ladder, carried, sentence, folder)
 
 
 def _ladder(

@@ -135,7 +135,8 @@ HEAD = ("part", "tensors", "changed", "relative change", "share of the change", 
 """Heads of `by_part`; the change is the squared norm of differences, a relative one the norm over that of weights."""
 
 
-def _cells(row: tuple[str, int, int, float, float, str, float]) -> tuple[str | int, ...]:
+def cells(row: tuple[str, int, int, float, float, str, float]) -> tuple[str | int, ...]:
+    """A row of `by_part` as it is shown."""
     part, every, changed, relative, share, ranks, kept = row
     return part, every, changed, f"{relative:.3f}", f"{share:.1%}", ranks, f"{kept:.1%}"
 
@@ -151,6 +152,11 @@ def headline(found: Extraction) -> str:
         f"({share:.0%} of the squared difference). The adapter keeps {kept:.1%} of the squared difference in "
         f"{short(found.size / 1e6)} MB."
     )
+
+
+def nothing(found: Extraction) -> str:
+    """That two models are equal."""
+    return f"nothing differs between {found.base} and {found.tuned}; nothing is written"
 
 
 def page(found: Extraction, out: Path, command: str) -> Page:
@@ -178,7 +184,7 @@ def page(found: Extraction, out: Path, command: str) -> Page:
                 "smallest that keeps 95 % of the squared difference.",
                 figures,
             ),
-            Section("parts", "By part", "", tables=(Table(HEAD, tuple(map(_cells, by_part(found)))),)),
+            Section("parts", "By part", "", tables=(Table(HEAD, tuple(map(cells, by_part(found)))),)),
             Section("tensors", "Every tensor that changed", "", tables=(Table(TENSOR_HEAD, rows),)),
             Section("origin", "How to repeat it", "", texts=(("Command", visible(command)),)),
         ),
@@ -235,7 +241,7 @@ def _figure(found: Extraction, name: str, title: str, unit: str, value: Any, for
 
 def card(found: Extraction, out: Path, scores: ScoreTable | None) -> str:
     """The model card of an adapter."""
-    lines = [f"| {' | '.join(map(str, _cells(row)))} |" for row in by_part(found)]
+    lines = [f"| {' | '.join(map(str, cells(row)))} |" for row in by_part(found)]
     scored = [] if scores is None else [f"- {row.name}: {row.bits_per_byte:.4f} bits per byte" for row in scores.rows]
     biased = any(one.how == "bias" for one in found.changed)
     return "\n".join(
@@ -283,9 +289,9 @@ def print_extraction(made: Extracted, *, as_json: bool) -> None:
         return
     shown = console()
     if made.folder is None:
-        shown.print(Text(safe(f"nothing differs between {made.found.base} and {made.found.tuned}; nothing is written")))
+        shown.print(Text(safe(nothing(made.found))))
         return
-    rows: Sequence[tuple[object, ...]] = [_cells(row) for row in by_part(made.found)]
+    rows: Sequence[tuple[object, ...]] = [cells(row) for row in by_part(made.found)]
     shown.print(table("\nWhat training changed", HEAD, list(rows), frozenset(range(1, len(HEAD)))))
     for line in (*made.found.notes, headline(made.found)):
         shown.print(Text(safe(line)))

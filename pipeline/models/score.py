@@ -265,6 +265,15 @@ def print_scores(made: ScoreTable, out: Path | None, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(made.as_dict(), indent=2) + "\n")
         return
+    title, head, rows = cells(made)
+    shown = console()
+    shown.print(table(title, head, rows, frozenset(range(1, len(head)))))
+    for line in (*made.notes, *made.sentences):
+        shown.print(Text(safe(line)))
+
+
+def cells(made: ScoreTable) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+    """Title, head and rows of the table of scores; all columns but the first are numbers."""
     of = "replies" if made.scope == "replies" else "everything"
     head = ("", "bits per byte", "of replies", f"PPL of {of} differs by", "PPL per token", "per own token")
     rows: list[tuple[object, ...]] = [
@@ -276,10 +285,7 @@ def print_scores(made: ScoreTable, out: Path | None, *, as_json: bool) -> None:
         for row in made.rows
     ]
     title = f"\n{made.test}: {made.conversations:,} conversations; differences are from the first model, 95 % intervals"
-    shown = console()
-    shown.print(table(title, head, rows, frozenset(range(1, len(head)))))
-    for line in (*made.notes, *made.sentences):
-        shown.print(Text(safe(line)))
+    return title, head, rows
 
 
 def _difference(row: Row, scope: str) -> str:

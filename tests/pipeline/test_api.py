@@ -45,13 +45,19 @@ def run(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> refine
         ("audit", refine.audit, {"as_json"}),
         ("compare", refine.compare, {"check", "as_json"}),
         ("search", refine.search, {"as_json"}),
+        ("score", refine.score, {"as_json"}),
+        ("transfer extract", refine.transfer_extract, {"dry_run", "as_json"}),
+        ("transfer apply", refine.transfer_apply, {"as_json"}),
     ],
 )
 def test_each_function_has_the_options_of_its_command(
     command: str, function: Callable[..., object], without: set[str]
 ) -> None:
     """The same names and defaults; what only prints or sets the exit code is left to the command line."""
-    options = {option.name: option for option in get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    found: Any = get_command(app)
+    for word in command.split():
+        found = found.commands[word]
+    options = {option.name: option for option in found.params}
     renamed = {"folder": "run", "raw": "first", "refined": "second"}
     theirs = {renamed.get(name, name): option for name, option in options.items() if name not in {"help", *without}}
     ours = {name: each for name, each in inspect.signature(function).parameters.items() if name != "progress"}
@@ -145,6 +151,9 @@ def test_a_run_is_opened_and_decided_again(run: refine.Run) -> None:
         lambda: refine.report("nowhere"),
         lambda: refine.compare(train=False),
         lambda: refine.compare("raw", "raw"),
+        lambda: refine.score("nowhere", text="nowhere.jsonl"),
+        lambda: refine.transfer_extract("nowhere", "nowhere", out="made", rank=0),
+        lambda: refine.transfer_apply("nowhere", "nowhere", out="made"),
     ],
 )
 def test_an_error_of_the_user_is_one_of_the_public_classes(

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import refine as api
 from tests.conftest import ROOT, Refine
 from tests.pipeline.test_train import TINY, Jsonl, chats
 from tests.trainer.test_causal import ENDS, save_gpt2
 from tests.trainer.test_template import frame
-from tests.trainer.test_transfer import RANK, pair
+from tests.trainer.test_transfer import RANK, pair, tune
 from trainer import causal
 
 TEXT = (ROOT / "trainer" / "README.md").read_text(encoding="utf-8")
@@ -118,6 +119,37 @@ def test_an_error_leaves_nothing_behind(refine: Refine, models: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "tuned/model.safetensors ends within " in done.stderr
     assert sorted(path.name for path in models.iterdir()) == ["base", "tuned"]
+
+
+def test_models_from_python(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three functions give typed results that show as tables, and name the command that does the same."""
+    monkeypatch.chdir(tmp_path)
+    model = save_gpt2(tmp_path / "<b>base", **ENDS)
+    tune(model)
+    model.save_pretrained("tuned")
+    causal.load_tokenizer("<b>base").save_pretrained("tuned")
+    corpus = jsonl(chats()[:40], name="chats.jsonl")
+    made = api.transfer_extract("<b>base", "tuned", out="made", rank=RANK, exclude="wpe", force=True)
+    assert made.folder == Path("made")
+    assert made.frame.filter(rank=RANK).height == 8
+    words = f"refine transfer extract '<b>base' tuned --out made --rank {RANK} --not wpe --force"
+    assert json.loads(Path("made/record.json").read_text())["command"] == words
+    assert api.transfer_extract("tuned", "tuned", out="none").folder is None
+    scores = api.score(["<b>base", "tuned", "made"], text=corpus, out="scores.json")
+    assert scores is not None
+    assert json.loads(Path("scores.json").read_text()) == scores.as_dict()
+    row = scores.frame.row(1, named=True)
+    assert (row["name"], row["bits_per_byte"]) == ("tuned", scores.rows[1].bits_per_byte)
+    assert row["everything_low"] < row["everything_ln_ratio"] < row["everything_high"]
+    moved = api.transfer_apply("made", "tuned", out="moved", scale=0.5, as_="model")
+    assert (moved.space, moved.scale, moved.folder) == ("weights", 0.5, "moved")
+    assert Path("moved/model.safetensors").is_file()
+    for shown in (made, scores, moved):
+        assert "<b>base" not in shown._repr_html_()
+        assert "\x1b" not in repr(shown)
+    assert "of the squared difference" in repr(made)
+    assert "bits per byte" in repr(scores)
+    assert moved.sentence in repr(moved)
 
 
 def _tour() -> list[list[str]]:

@@ -25,6 +25,8 @@ from tests.trainer.test_template import BPE, frame
 from trainer import causal
 from trainer.causal import ModelError
 from trainer.transfer import lowrank
+from trainer.transfer.adapter import Adapter
+from trainer.transfer.apply import open_transfer, write_model
 from trainer.transfer.extract import Extraction, ExtractOptions, extract, plan
 from trainer.transfer.lowrank import RankError
 from trainer.transfer.weights import Checkpoint, WeightsError, Writer, header, read
@@ -117,6 +119,7 @@ def adapted(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*bias.*")  # disabling the adapter would not give the base back
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of a tied head, which PEFT then takes as it is
         return peft.PeftModel.from_pretrained(base(folder / "base"), folder / "adapter").eval()
 
 
@@ -157,10 +160,48 @@ def test_linear_weights_alone_make_a_pure_lora(tmp_path: Path) -> None:
     assert (config["bias"], config["modules_to_save"]) == ("none", None)
     assert not made.notes
     pair("qwen2", tmp_path / "all")
-    made = extracted(tmp_path / "all", rank=RANK, whole=False)
+    made = extracted(tmp_path / "all", rank=RANK, whole=())
     assert {one.how for one in made.tensors} == {"low rank", "left out"}
-    assert "changed tensors are left out (--whole none)" in made.notes[0]
+    assert "changed tensors are left out (by --whole)" in made.notes[0]
     assert all(".lora_" in name for name in header(tmp_path / "all" / "adapter" / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "llama_tied"])
+def test_embeddings_may_be_factors_too(kind: str, tmp_path: Path) -> None:
+    """Exact at their own rank, tied or not, as PEFT loads them, and added to the base."""
+
+    @torch.no_grad()
+    def change(model: Any) -> None:
+        weight = model.get_input_embeddings().weight
+        before = weight.clone()
+        tune(model)
+        left, right = (torch.randn(n, RANK, generator=torch.Generator().manual_seed(3)) for n in weight.shape)
+        weight.copy_(before + 0.1 * left @ right.T)
+
+    _, after = pair(kind, tmp_path, change)
+    made = extracted(tmp_path, rank=RANK, embeddings="lora")
+    (embedding,) = (one for one in made.tensors if one.name.endswith(("wte.weight", "embed_tokens.weight")))
+    assert (embedding.how, embedding.rank) == ("low rank", RANK)
+    model = adapted(tmp_path)
+    torch.testing.assert_close(logits(model), after, rtol=1e-4, atol=1e-5)
+    # if the last of these fails, PEFT merges right, and the note can go
+    assert any("adds factors of an embedding twice" in note for note in made.notes) == (kind != "llama")
+    assert ((logits(model.merge_and_unload()) - after).abs().max() > 0.1) == (kind != "llama")
+    checkpoint = Checkpoint.open(str(tmp_path / "base"))
+    (tmp_path / "sum").mkdir()
+    write_model(open_transfer(Adapter.open(tmp_path / "adapter"), checkpoint, checkpoint), 1.0, tmp_path / "sum")
+    torch.testing.assert_close(logits(base(tmp_path / "sum")), after, rtol=1e-4, atol=1e-5)
+
+
+def test_only_modules_that_are_named_are_whole(tmp_path: Path) -> None:
+    """A linear one too, by the end of its name; a name of none is refused."""
+    pair("llama", tmp_path)
+    made = extracted(tmp_path, rank=RANK, whole=("model.norm", "1.mlp.up_proj"))
+    whole = [one.name for one in made.tensors if one.how == "whole"]
+    assert whole == ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"]
+    assert {one.how for one in made.tensors if one.part in {"norms", "embeddings"}} == {"whole", "left out", "low rank"}
+    with pytest.raises(WeightsError, match="--whole is 'orm', which no module of "):
+        plan(str(tmp_path / "base"), str(tmp_path / "tuned"), ExtractOptions(whole=("orm",)))
 
 
 def test_a_bias_that_changed_alone_is_kept(tmp_path: Path) -> None:
@@ -458,12 +499,13 @@ def test_options_that_cannot_be_are_refused() -> None:
         "energy": 0.9,
         "most": 8,
         "whole": "auto",
+        "embeddings": "whole",
         "only": None,
         "exclude": None,
         "svd": "auto",
     }
     assert options_of(**good, dtype="same", force=False).rank == 8
-    for name, value in (("rank", "0"), ("rank", "many"), ("whole", "some"), ("svd", "fast")):
+    for name, value in (("rank", "0"), ("rank", "many"), ("embeddings", "some"), ("svd", "fast")):
         with pytest.raises((RankError, WeightsError), match=f"--{name} is '{value}', expected"):
             options_of(**{**good, name: value}, dtype="same", force=False)
     with pytest.raises(RankError, match=r"--energy is 1\.5, expected above 0, up to 1"):

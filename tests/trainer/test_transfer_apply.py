@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from pipeline.api.errors import RefineError
 from pipeline.models import apply as applying
 from pipeline.models.apply import ApplyOptions
 from pipeline.models.work import bits as bits_of
-from tests.trainer.test_causal import ENDS, save_tokenizer
+from tests.trainer.test_causal import ENDS, PLAIN, save_tokenizer
 from tests.trainer.test_transfer import MODELS, RANK, base, extracted, logits, make, pair, tune
-from trainer.causal import ModelError
-from trainer.transfer import function
+from trainer.causal import CausalModel, ModelError
+from trainer.transfer import function, representation
 from trainer.transfer.adapter import Adapter
 from trainer.transfer.apply import open_transfer, relation, write_adapter, write_model
 from trainer.transfer.weights import Checkpoint
@@ -255,10 +256,71 @@ def test_another_architecture_takes_the_function(family: Path, tmp_path: Path) -
         found[f"the adapter at {made.scale:g}"], rel=1e-5
     )
     alone = applying.apply_adapter(
-        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "alone", steps=5, whole_model=True)
+        ApplyOptions(family / "adapter", str(family / "other"), tmp_path / "alone", steps=5, as_="model")
     )
     assert "Nothing was measured" in alone.sentence
     assert (tmp_path / "alone" / "model.safetensors").is_file()
+
+
+def test_reduced_rank_regression_has_golden_values() -> None:
+    """By numpy in float64, without a ridge: |Y - X W|, and at rank 1."""
+    x = torch.tensor([[1.0, 0], [0, 1], [1, 1], [2, -1]]).double()
+    y = torch.tensor([[1.0, 2], [0, 1], [1, 3], [3, 1]]).double()
+    for rank, rows, error in (
+        (2, [[1.2941176471, 1.4117647059], [-0.2352941176, 1.4705882353]], 0.9393364366),
+        (1, [[1.2065706462, 1.4829933731], [0.6262055565, 0.7696678958]], 2.2158268534),
+    ):
+        b, a = representation.reduced_rank(x, y, rank, weight=0.0)
+        torch.testing.assert_close((b @ a).T, torch.tensor(rows, dtype=torch.float64), rtol=1e-8, atol=1e-8)
+        assert float((y - x @ (b @ a).T).norm()) == pytest.approx(error)
+
+
+@pytest.mark.parametrize("how", ["orthogonal", "least-squares"])
+def test_a_rotated_stream_is_mapped_back(how: Any) -> None:
+    """Both maps find a rotation and a scale; least squares up to its ridge."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 6, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q
+    found = representation.stream_map(x, 2.5 * x @ rotation + 7, how)
+    torch.testing.assert_close(found, 2.5 * rotation, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "phi", "llama", "qwen2", "qwen3", "mistral"])
+def test_states_move_as_those_of_the_source(kind: str) -> None:
+    """With source and target one model, the target's states become the tuned ones; at scale 0 nothing changes."""
+    models = [make(kind), make(kind)]
+    tune(models[1])
+    target, tuned = (CausalModel(kind, one, PLAIN, 48, None, None, 32) for one in models)
+    pieces = list(torch.randint(2, 48, (3, 30), generator=torch.Generator().manual_seed(0)))
+    before, aim = (representation.states(one, pieces) for one in (target, tuned))
+    additions = representation.mapped(before, aim, before, "least-squares")
+    found = representation.states(representation.fit(target, pieces, additions, 1.0, 24).model, pieces)
+    for a, b, c in zip(before, aim, found, strict=True):
+        assert (c - b).norm() < 0.8 * (a - b).norm()
+    none = representation.fit(target, pieces, additions, 0.0, 24).model
+    torch.testing.assert_close(logits(none.network), logits(target.network))
+
+
+@pytest.mark.slow
+def test_representations_of_another_architecture(family: Path, tmp_path: Path) -> None:
+    """The scale is the best on validation, 0 included; what is written has the score of the ladder."""
+    from trainer import causal
+
+    here = str(family / "domain.jsonl")
+    options = ApplyOptions(
+        family / "adapter", str(family / "other"), tmp_path / "made", space="representation", on=here, rank=4
+    )
+    made = applying.apply_adapter(options)
+    assert made.space == "representation"
+    assert made.validation[str(made.scale)] == min(made.validation.values())
+    assert (made.folder is None) == (made.scale == 0)
+    given = applying.apply_adapter(replace(options, scale=0.5, map_="least-squares"))
+    texts = applying.split_texts(options)
+    assert texts is not None
+    scores = causal.score(causal.load(str(tmp_path / "made")), texts.test.conversations)
+    assert bits_of(float(scores.nats.sum()), int(texts.test.bytes.sum())) == pytest.approx(
+        bits(given)["the adapter at 0.5"], rel=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -273,6 +335,13 @@ def test_nothing_is_written_where_nothing_carries_over(family: Path, tmp_path: P
     assert made.sentence.startswith("Nothing carries over")
     assert made.folder is None
     assert sorted(one.name for one in tmp_path.iterdir()) == ["old.jsonl"]
+
+
+def test_other_types_have_no_known_representation() -> None:
+    """Gemma 2 normalises what a block writes, and Mamba has no such matrix."""
+    representation.check_type("qwen2", "a")
+    with pytest.raises(ModelError, match=r"a is of type gemma2, and the space of representations knows gpt2, .*: take"):
+        representation.check_type("gemma2", "a")
 
 
 def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
@@ -294,7 +363,10 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
         ({"adapter": dora}, "is an adapter of type DoRA, expected LoRA"),
         ({"adapter": tmp_path}, "adapter_config.json cannot be read"),
         ({"space": "weights"}, "so weights have no difference in common: take --space function"),
-        ({"space": "dreams"}, "--space is 'dreams', expected auto, weights, function"),
+        ({"as_": "picture"}, "--as is 'picture', expected adapter, model"),
+        ({"map_": "city"}, "--map is 'city', expected orthogonal, least-squares"),
+        ({"space": "representation"}, "--space representation compares states on texts: name them with --on"),
+        ({"space": "dreams"}, "--space is 'dreams', expected auto, weights, function, representation"),
         ({"out": tmp_path / "base"}, "holds something else than an adapter of refine"),
     ):
         with pytest.raises(RefineError) as error:

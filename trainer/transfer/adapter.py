@@ -14,13 +14,15 @@ from torch import Tensor
 
 from stages.files import save_json
 from trainer.causal import ADAPTER, base_of
-from trainer.transfer.roles import Roles
+from trainer.transfer.roles import Kind, Roles
 from trainer.transfer.weights import Checkpoint, TensorFile, WeightsError, Writer, header, read
 
 TENSORS = "adapter_model.safetensors"
 NOTHING = "dummy-target-modules"
 """Target that PEFT takes for an adapter without factors."""
 ROOT = "base_model.model."
+FACTORS = ".lora_A.weight", ".lora_B.weight"
+EMBEDDING_FACTORS = ".lora_embedding_A", ".lora_embedding_B"
 
 
 @dataclass
@@ -38,12 +40,18 @@ class AdapterWriter:
     def __post_init__(self) -> None:
         self.tensors = Writer(self.folder / TENSORS)
 
-    def add_factors(self, module: str, b: Tensor, a: Tensor, *, transposed: bool) -> None:
-        """Low-rank factors of a linear weight: its difference [out, in] is b a, whatever way it is stored."""
-        self.tensors.add(f"{ROOT}{module}.lora_A.weight", a)
-        self.tensors.add(f"{ROOT}{module}.lora_B.weight", b)
+    def add_factors(self, module: str, b: Tensor, a: Tensor, kind: Kind) -> None:
+        """Low-rank factors of a weight: its difference is b a [out, in], and that of an embedding (b a)^T.
+
+        A head that is tied to the embedding gets them too, as PEFT expects.
+        """
+        first, second = EMBEDDING_FACTORS if kind == "embedding" else FACTORS
+        self.tensors.add(f"{ROOT}{module}{first}", a)
+        self.tensors.add(f"{ROOT}{module}{second}", b)
         self.ranks[module] = a.shape[0]
-        self.transposed |= transposed
+        self.transposed |= kind == "conv1d"
+        if kind == "embedding" and self.roles.tied:
+            self.add_factors(self.roles.head, a.T.contiguous(), b.T.contiguous(), "head")
 
     def add_bias(self, module: str, bias: Tensor) -> None:
         """The tuned bias of a linear layer that has factors; PEFT loads it by this name alone."""
@@ -61,7 +69,7 @@ class AdapterWriter:
         self.tensors.close()
         common = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
         others = {f"^{re.escape(module)}": rank for module, rank in self.ranks.items() if rank != common}
-        tied = self.roles.tied and self.roles.embedding in self.whole
+        tied = self.roles.tied and self.roles.embedding in {*self.whole, *self.ranks}
         config = {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -131,15 +139,16 @@ class Adapter:
 def _changes(tensors: Mapping[str, TensorFile], config: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
     for name, one in tensors.items():
         short = name.removeprefix(ROOT)
-        if short.endswith(".lora_A.weight"):
-            module = short.removesuffix(".lora_A.weight")
-            other = tensors.get(f"{ROOT}{module}.lora_B.weight")
+        pair = next((pair for pair in (FACTORS, EMBEDDING_FACTORS) if short.endswith(pair[0])), None)
+        if pair is not None:
+            module = short.removesuffix(pair[0])
+            other = tensors.get(f"{ROOT}{module}{pair[1]}")
             if other is None:
                 raise WeightsError(f"{one.path} has {name} and no lora_B beside it: get it again")
             yield f"{module}.weight", Change(other, one, _scale(module, one.shape[0], config), None)
         elif ".lora_" in short:
-            if not short.endswith(".lora_B.weight"):
-                raise WeightsError(f"{one.path} has {name}, which is no factor of a linear weight: merge it first")
+            if not short.endswith((FACTORS[1], EMBEDDING_FACTORS[1])):
+                raise WeightsError(f"{one.path} has {name}, which is no factor of a weight: merge it first")
         else:
             yield short.replace(".base_layer.", "."), Change(None, None, 1.0, one)
 

@@ -58,8 +58,8 @@ class Transfer:
     changes: Mapping[str, Change]
 
     def transposed(self, name: str) -> bool:
-        """Whether a linear weight is stored [in, out]."""
-        return self.roles.by_name[name].kind == "conv1d"
+        """Whether a weight is the transpose of the product of its factors."""
+        return self.roles.by_name[name].kind in {"conv1d", "embedding"}
 
     def difference(self, name: str) -> Tensor:
         """The difference of one tensor, float32, in the shape of the target's."""
@@ -161,7 +161,7 @@ def write_adapter(transfer: Transfer, scale: float, folder: Path) -> None:
         if change.a is not None and change.b is not None:
             dtype = own_type(transfer, name)
             b = read(change.b).float() * (scale * change.scale)
-            writer.add_factors(role.module, b.to(dtype), read(change.a).to(dtype), transposed=transfer.transposed(name))
+            writer.add_factors(role.module, b.to(dtype), read(change.a).to(dtype), role.kind)
     for name in transfer.changes:
         role = transfer.roles.by_name[name]
         if role.kind == "bias" and role.module in writer.ranks:

@@ -47,7 +47,9 @@ class ExtractOptions:
         rank: of linear weights; None for the smallest that keeps `energy`; 0 for the full rank, which is kept whole.
         energy: share of |D|_F^2 that factors keep.
         most: maximum rank if it is chosen.
-        whole: whether what is no linear weight is kept, as it is in the tuned model.
+        whole: modules that are kept as they are in the tuned model, by their full names or their ends; None for those
+            of all that is no linear weight.
+        embeddings: "whole", or "lora" to factor the input embedding as a linear weight is.
         only: regular expression of the tensors that are extracted.
         exclude: regular expression of tensors that are not.
         svd: "auto", or "lapack".
@@ -58,7 +60,8 @@ class ExtractOptions:
     rank: int | None = None
     energy: float = 0.9
     most: int = 256
-    whole: bool = True
+    whole: tuple[str, ...] | None = None
+    embeddings: str = "whole"
     only: str | None = None
     exclude: str | None = None
     svd: Method = "auto"
@@ -71,6 +74,7 @@ def options_of(  # noqa: PLR0917  the command's options
     energy: float,
     most: int,
     whole: str,
+    embeddings: str,
     only: str | None,
     exclude: str | None,
     svd: str,
@@ -81,13 +85,14 @@ def options_of(  # noqa: PLR0917  the command's options
     """The options of the command line; a TrainerError if one does not serve."""
     if rank not in {"auto", "full"} and not (rank.isascii() and rank.isdecimal() and int(rank)):
         raise lowrank.RankError(f"--rank is {rank!r}, expected auto, full or a number of at least 1")
-    if whole not in {"auto", "none"}:
-        raise WeightsError(f"--whole is {whole!r}, expected auto or none")
+    if embeddings not in {"whole", "lora"}:
+        raise WeightsError(f"--embeddings is {embeddings!r}, expected whole or lora")
     if svd not in {"auto", "lapack"}:
         raise WeightsError(f"--svd is {svd!r}, expected auto or lapack")
     number = {"auto": None, "full": 0}.get(rank, int(rank) if rank.isdecimal() else None)
     method: Method = "lapack" if svd == "lapack" else "auto"
-    return ExtractOptions(number, energy, most, whole == "auto", only, exclude, method, dtype, force)
+    names = None if whole == "auto" else tuple(name for name in whole.split(",") if name and whole != "none")
+    return ExtractOptions(number, energy, most, names, embeddings, only, exclude, method, dtype, force)
 
 
 @dataclass(frozen=True)
@@ -202,9 +207,29 @@ def plan(base: str, tuned: str, options: ExtractOptions) -> Job:
     job = Job(first, second, roles, tuple(changed), (), added, options)
     if not options.force:
         _check_related(job)
-    whole = {roles.by_name[name].module for name in changed if not _factored(roles.by_name[name])}
-    whole = {module for module in whole if not any(module.startswith(f"{other}.") for other in whole - {module})}
-    return replace(job, whole=tuple(sorted(whole)) if options.whole else ())
+    return replace(job, whole=_whole(job))
+
+
+def _whole(job: Job) -> tuple[str, ...]:
+    """The modules with a changed tensor that are kept whole: those that hold no other, by name."""
+    names, roles = job.options.whole, job.roles
+    modules = {role.module for role in roles.by_name.values()}
+    for name in names or ():
+        if not any(_ends(module, name) for module in modules):
+            raise WeightsError(
+                f"--whole is {name!r}, which no module of {job.base.name} ends with, expected auto, none, or names "
+                f"such as {', '.join(sorted({module.rpartition('.')[2] for module in modules})[:3])}"
+            )
+    changed = [roles.by_name[name] for name in job.changed]
+    if names is None:
+        whole = {role.module for role in changed if not _factored(role, job)}
+    else:
+        whole = {role.module for role in changed if any(_ends(role.module, name) for name in names)}
+    return tuple(sorted(one for one in whole if not any(one.startswith(f"{other}.") for other in whole - {one})))
+
+
+def _ends(module: str, name: str) -> bool:
+    return f".{module}".endswith(f".{name}")
 
 
 def extract(job: Job, folder: Path, tell: Callable[[str], None] = lambda _: None) -> Extraction:
@@ -246,15 +271,15 @@ def _tensor(job: Job, name: str, writer: AdapterWriter) -> TensorRecord:
     began, role, options = time.process_time(), job.roles.by_name[name], job.options
     a, b = job.base.tensors[name], job.tuned.tensors[name]
     record = TensorRecord(name, role.part, role.layer, role.name, a.shape, "left out")
-    if role.kind == "bias" and role.linear and options.whole and not job.within(role.module):
+    if role.kind == "bias" and role.linear and options.whole is None and not job.within(role.module):
         if role.module not in writer.whole:
             if role.module not in writer.ranks:
                 _zero_factors(job, role, writer)
             writer.add_bias(role.module, _cast(read(b), job, a))
         return replace(_measured(record, a, b), how="bias", seconds=time.process_time() - began)
-    if _factored(role) and role.kind != "bias" and not job.within(role.module):
+    if _factored(role, job) and role.kind != "bias" and not job.within(role.module):
         d, norm = _difference(a, b, name)
-        d = d.T.contiguous() if role.kind == "conv1d" else d
+        d = d.T if role.kind == "embedding" else d.T.contiguous() if role.kind == "conv1d" else d
         energy = lowrank.energy_of(d)
         noise = min(_noise(b, norm) / energy, 1.0) if energy else 0.0
         found = _factor(d, name, options, energy * noise)
@@ -264,12 +289,10 @@ def _tensor(job: Job, name: str, writer: AdapterWriter) -> TensorRecord:
             ),
             found,
         )
-        if options.whole and (options.rank == 0 or found.rank * sum(d.shape) >= d.numel()):
+        if options.whole is None and (options.rank == 0 or found.rank * sum(d.shape) >= d.numel()):
             _write_whole(job, role.module, writer)
             return replace(record, how="whole", rank=None, kept=1.0, seconds=time.process_time() - began)
-        writer.add_factors(
-            role.module, _cast(found.b, job, a), _cast(found.a, job, a), transposed=role.kind == "conv1d"
-        )
+        writer.add_factors(role.module, _cast(found.b, job, a), _cast(found.a, job, a), role.kind)
         return replace(record, how="low rank", seconds=time.process_time() - began)
     how: How = "whole" if job.within(role.module) else "left out"
     record = _measured(record, a, b)
@@ -358,9 +381,10 @@ def _cast(tensor: Tensor, job: Job, base: TensorFile) -> Tensor:
 def _zero_factors(job: Job, role: Role, writer: AdapterWriter) -> None:
     """Factors of nothing, so that PEFT has a place for the bias of a layer whose weight did not change."""
     (one,) = (one for name, one in tensors_of(job.base, job.roles, role.module) if name == "weight")
-    kind = "conv1d" if any(r.kind == "conv1d" and r.module == role.module for r in job.roles.by_name.values()) else ""
-    shape = one.shape[::-1] if kind else one.shape
-    writer.add_factors(role.module, torch.zeros(shape[0], 1), torch.zeros(1, shape[1]), transposed=bool(kind))
+    conv1d = any(r.kind == "conv1d" and r.module == role.module for r in job.roles.by_name.values())
+    shape = one.shape[::-1] if conv1d else one.shape
+    factors = torch.zeros(shape[0], 1), torch.zeros(1, shape[1])
+    writer.add_factors(role.module, *factors, "conv1d" if conv1d else "linear")
 
 
 def _write_tokens(job: Job, folder: Path) -> int:
@@ -378,8 +402,10 @@ def _write_tokens(job: Job, folder: Path) -> int:
     return writer.size
 
 
-def _factored(role: Role) -> bool:
+def _factored(role: Role, job: Job) -> bool:
     """Whether the change of a tensor is held by a layer with factors: a linear weight, or the bias of one."""
+    if role.kind == "embedding":
+        return job.options.embeddings == "lora" and role.module == job.roles.embedding and not job.added
     return role.kind in {"linear", "conv1d", "head"} or (role.kind == "bias" and role.linear)
 
 
@@ -456,13 +482,18 @@ def _check_related(job: Job) -> None:
 def _notes(job: Job, records: dict[str, TensorRecord]) -> Iterator[str]:
     out = [name for name, one in records.items() if one.how == "left out"]
     if out:
-        yield f"{len(out)} changed tensors are left out (--whole none), such as {out[0]}"
+        yield f"{len(out)} changed tensors are left out (by --whole), such as {out[0]}"
     most = [one for one in records.values() if one.rank == job.options.most and one.kept < job.options.energy]
     if most and job.options.rank is None:
         yield f"{len(most)} weights keep less than {job.options.energy:.0%} at --max-rank, such as {most[0].name}"
     noisy = [one.name for one in records.values() if one.noise > 0.5]  # noqa: PLR2004  mostly rounding
     if noisy:
         yield f"the difference of {len(noisy)} weights is mostly rounding, such as {noisy[0]}"
+    if job.roles.tied and any(one.part == "embeddings" and one.how == "low rank" for one in records.values()):
+        yield (
+            "PEFT 0.21 adds factors of an embedding twice when it merges them into a tied model: load the adapter as "
+            f"it is, or merge it by refine transfer apply ADAPTER {job.base.name} --as model --out DIR"
+        )
     if job.added:
         yield f"the vocabulary grew by {job.added} tokens, whose rows are in {TOKENS}"
 
