@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
     "trainer.causal": ("trainer", "trainer.prepare"),
     "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
-    "trainer.distill": ("trainer", "trainer.causal", "trainer.prepare", "trainer.transfer", "stages.files"),
+    "trainer.distill": ("trainer", "trainer.causal", "trainer.experiment", "trainer.transfer"),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
         *("trainer", "trainer.causal", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),
@@ -125,7 +125,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.models": (
         *("pipeline", "pipeline.compare", "pipeline.experiments", "pipeline.ownership", "pipeline.report"),
         *("pipeline.store", "pipeline.terminal", "stages.files", "trainer", "trainer.causal", "trainer.experiment"),
-        *("trainer.prepare", "trainer.presets", "trainer.transfer"),
+        *("trainer.distill", "trainer.prepare", "trainer.presets", "trainer.scaling", "trainer.transfer"),
     ),
     "pipeline.search": (
         *("pipeline", "pipeline.compare", "pipeline.experiments", "pipeline.report", "pipeline.terminal"),

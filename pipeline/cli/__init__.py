@@ -592,6 +592,7 @@ def ablate(
 
 app.command(epilog="Example: refine score my-model --on data/experiments/my-experiment")(models.score)
 app.add_typer(models.transfer, name="transfer")
+app.command(epilog="Example: refine distill my-transformer my-run --out student")(models.distill)
 
 
 @app.command(epilog="Example: refine search corpus/ --target good-chats/ --minutes 10 --out my-search")

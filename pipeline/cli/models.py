@@ -181,3 +181,56 @@ def apply(
     )
     made = applying.apply_adapter(options, shlex.join(("refine", *sys.argv[1:])))
     applying.print_applied(made, as_json=as_json)
+
+
+def distill(
+    teacher: Annotated[
+        str, typer.Argument(metavar="TEACHER", help="Folder or hub id of a transformer (id@commit pins it).")
+    ],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A run (its refined corpus), a file or folder of records, a hub id.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the student.")] = ...,  # type: ignore[assignment]
+    student: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help="mamba2, mamba, or hybrid:K with K attention layers of the teacher; auto: mamba2."
+        ),
+    ] = "auto",
+    tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Training tokens, over all stages.")] = 1_000_000,
+    stages: Annotated[
+        str, typer.Option(metavar="LIST", help="3, or 2,3, or 1,2,3: matrices, hidden states, logits. auto: 3.")
+    ] = "auto",
+    alpha: Annotated[
+        float, typer.Option(metavar="SHARE", help="Weight of the teacher's logits; the texts have the rest.")
+    ] = 0.5,
+    temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of both logits.")] = 1.0,
+    hidden: Annotated[float, typer.Option(metavar="X", help="Weight of the states after each layer.")] = 0.5,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the teacher's positions."),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, metavar="TOKENS", help="Tokens of a step.")] = None,
+    rate: Annotated[float | None, typer.Option("--lr", metavar="X", help="Maximum learning rate.")] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Also train controls on the same tokens: from scratch, the teacher itself."),
+    ] = False,
+    score: Annotated[
+        Path | None,
+        typer.Option(metavar="WORK", help="Score on the test set of this experiment, not on a part of SOURCE."),
+    ] = None,
+    seed: o.Seed = 0,
+    device: o.Device = "cpu",
+    limit: o.Limit = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Train a state-space student (Mamba) of a transformer, beside the controls it must beat."""
+    from pipeline.models import distill as distilling
+
+    options = distilling.DistillOptions(
+        *(teacher, source, out, student, tokens, stages, alpha, temperature, hidden, context, batch, rate),
+        *(seed, device, compare, score, limit),
+    )
+    made = distilling.distill(options, shlex.join(("refine", *sys.argv[1:])))
+    distilling.print_distilled(made, as_json=as_json)

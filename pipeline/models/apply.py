@@ -330,10 +330,10 @@ def _ladder(
         nats[name], own[name] = scores.nats, int(scores.tokens.sum())
     source = nats["the adapter's own base"] - nats["the base with the adapter"]
     gain = nats["target alone"] - nats[adapter]
-    return table_of(test, nats, own), _share(gain.sum(axis=0), source.sum(axis=0), test.clusters)
+    return table_of(test, nats, own), gain_share(gain.sum(axis=0), source.sum(axis=0), test.clusters)
 
 
-def _share(gain: Nats, source: Nats, clusters: NDArray[np.int64]) -> tuple[float, float, float]:
+def gain_share(gain: Nats, source: Nats, clusters: NDArray[np.int64]) -> tuple[float, float, float]:
     """The ratio of two gains and its interval over draws of clusters; NaN if the source's own gain may be none."""
     _, of = np.unique(clusters, return_inverse=True)
     sums = np.stack([np.bincount(of, one) for one in (gain, source)])

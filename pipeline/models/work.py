@@ -196,9 +196,13 @@ def open_work(folder: Path) -> Work:
 def read_texts(source: str, limit: int | None = None) -> TextSet:
     """The conversations of a corpus, for models alone; a SourceError if it cannot be read."""
     corpus = corpora.read(source, limit=limit)
-    sizes = np.array([_bytes(*row) for row in corpus.frame.select("text", "turns").iter_rows()], np.int64).T
-    clusters = splitting.renumber(corpora.groups(corpus.frame["text"]))
-    return TextSet(corpus.name, corpus.frame.select("text", "turns"), clusters, sizes.reshape(2, -1), None, {})
+    return text_set(corpus.name, corpus.frame.select("text", "turns"), corpora.groups(corpus.frame["text"]))
+
+
+def text_set(name: str, conversations: pl.DataFrame, groups: NDArray[np.int64]) -> TextSet:
+    """Conversations, K rows with the columns text and turns, and their clusters [K] as a test set for models alone."""
+    sizes = np.array([_bytes(*row) for row in conversations.iter_rows()], np.int64).T
+    return TextSet(name, conversations, splitting.renumber(groups), sizes.reshape(2, -1), None, {})
 
 
 def _bytes(text: str, turns: list[dict[str, int]]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
 COMMANDS = [
     *("run", "decide", "show", "report", "train", "scale", "compare", "ablate"),
-    *("dedup", "signals", "stages", "plan", "status", "plant", "audit", "search", "push", "score"),
+    *("dedup", "signals", "stages", "plan", "status", "plant", "audit", "search", "push", "score", "distill"),
 ]
 
 
@@ -130,7 +130,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [*(c for c in COMMANDS if c not in {"score", "search", "train"}), ""]
+    "command", [*(c for c in COMMANDS if c not in {"distill", "score", "search", "train"}), ""]
 )  # tried elsewhere
 def test_every_help_text_has_an_example_that_runs(refine: Refine, made: Path, command: str) -> None:
     """The line after "Example:" is run as it stands."""

@@ -88,7 +88,7 @@ def quick(words: list[str]) -> list[str] | None:
         few = ["--stages", "heuristics,language,dedup,ppl"] if every else []
         enough = ["50%" if word == "1%" else word for word in words[1:]]  # of 40 conversations 1 % may be none
         return [words[0], *source, *enough, *few, "--limit", "40"]
-    trains = words[0] in {"train", "score", "transfer", "scale", "compare", "ablate", "search"}
+    trains = words[0] in {"distill", "train", "score", "transfer", "scale", "compare", "ablate", "search"}
     return None if trains and not {"--no-train", "--points"} & set(words) else words
 
 

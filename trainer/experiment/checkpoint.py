@@ -78,7 +78,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 def of_state(state: phase1.State | phase2.State) -> Checkpoint:
     """The state of a phase after a pass or an evaluation."""
-    tensors = _of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
+    tensors = of_optimiser(state.optimiser) | {"generator": state.generator.get_state()}
     if isinstance(state, phase1.State):
         phase, tensors["contexts"] = 1, state.contexts
     else:
@@ -89,7 +89,7 @@ def of_state(state: phase1.State | phase2.State) -> Checkpoint:
 
 def to_state(content: Checkpoint, state: phase1.State | phase2.State) -> None:
     """Put the content of `of_state` into a fresh state; contexts are removed from the content."""
-    _to_optimiser(content, state.optimiser)
+    to_optimiser(content, state.optimiser)
     state.generator.set_state(content.tensors["generator"])
     for name in NUMBERS[content.values["phase"]]:
         setattr(state, name, content.values[name])
@@ -100,12 +100,14 @@ def to_state(content: Checkpoint, state: phase1.State | phase2.State) -> None:
         state.scores = phase2.Scores(content.tensors["nats"], content.tensors["right"])
 
 
-def _of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def of_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of an optimiser's state."""
     state = optimiser.state_dict()["state"]
     return {f"optimiser.{i}.{key}": torch.as_tensor(value) for i, each in state.items() for key, value in each.items()}
 
 
-def _to_optimiser(content: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
+def to_optimiser(content: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
+    """Put the tensors of `of_optimiser` into a fresh optimiser of the same parameters."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in content.part("optimiser").items():
         number, key = name.split(".")
