@@ -187,10 +187,19 @@ def distill(
     teacher: Annotated[
         str, typer.Argument(metavar="TEACHER", help="Folder or hub id of a transformer (id@commit pins it).")
     ],
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A run (its refined corpus), a file or folder of records, a hub id.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="A run (its refined corpus), a file or folder of records, a hub id; or two corpora, such as raw and "
+            "refined, to find out which is better to distil on.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the student.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the student or students.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run of raw and refined. By default the latest one.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Students of each of two corpora.")] = 3,
     student: Annotated[
         str,
         typer.Option(
@@ -227,10 +236,18 @@ def distill(
 ) -> None:
     """Train a state-space student (Mamba) of a transformer, beside the controls it must beat."""
     from pipeline.models import distill as distilling
+    from pipeline.models import distill_corpora as both
 
+    if len(sources) > 2 or (len(sources) == 1 and run is not None):  # noqa: PLR2004  one corpus or two
+        raise typer.BadParameter(f"there are {len(sources)} corpora: name one, or two with --run RUN")
+    if len(sources) == 2 and (compare or score is not None):  # noqa: PLR2004
+        raise typer.BadParameter("--compare and --score are for one corpus: omit them")
     options = distilling.DistillOptions(
-        *(teacher, source, out, student, tokens, stages, alpha, temperature, hidden, context, batch, rate),
+        *(teacher, sources[0], out, student, tokens, stages, alpha, temperature, hidden, context, batch, rate),
         *(seed, device, compare, score, limit),
     )
-    made = distilling.distill(options, shlex.join(("refine", *sys.argv[1:])))
-    distilling.print_distilled(made, as_json=as_json)
+    command = shlex.join(("refine", *sys.argv[1:]))
+    if len(sources) == 1:
+        distilling.print_distilled(distilling.distill(options, command), as_json=as_json)
+        return
+    both.print_corpora(both.distill_corpora(options, sources[1], run, seeds, command), as_json=as_json)

@@ -17,9 +17,10 @@ import polars as pl
 from rich.text import Text
 
 from pipeline import VERSION
+from pipeline.compare.data import folder_word
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.formats import change, finite, with_interval
-from pipeline.experiments.train import check_device
+from pipeline.experiments.train import EXPERIMENTS, check_device
 from pipeline.models.apply import Texts, gain_share
 from pipeline.models.extract import KEY, RECORD
 from pipeline.models.score import Difference, Row, ScoreTable, print_scores, table_of
@@ -58,7 +59,7 @@ class DistillOptions:
 
     teacher: str
     source: str
-    out: Path
+    out: Path | None = None
     student: str = "auto"
     tokens: int = 1_000_000
     stages: str = "auto"
@@ -120,22 +121,19 @@ def distill(options: DistillOptions, command: str = "") -> Distilled:
         RunFolderError, SourceError: a folder or the corpus cannot be read.
     """
     from trainer import causal
-    from trainer.distill import student as building
     from trainer.distill import training
 
     stages = training.check_stages(options.stages)
+    out = options.out or EXPERIMENTS / f"{folder_word(Path(options.teacher).name)}-on-{folder_word(options.source)}"
+    check_experiment(out, "--out")
     check_device(options.device)
-    check_experiment(options.out, "--out")
-    with causal.quiet():
-        teacher = causal.load(options.teacher, None, options.device)
-    student = building.build(teacher, options.student, options.seed)
-    building.check_stages(student, teacher, stages)
+    teacher, student = load_pair(options, stages)
     context = teacher.context(options.context)
     texts, digest, notes = read_corpus(options.source, options.score, options.limit)
     settings = settings_of(options, teacher, stages)
-    origin = _origin(options, settings, teacher, digest, context)
-    _check_same(options.out, origin)
-    with experiment_claimed(options.out, origin, "--out") as folder:
+    origin = origin_of(options, settings, teacher, digest, context)
+    check_same(out, origin)
+    with experiment_claimed(out, origin, "--out") as folder:
         if (folder / RECORD).exists():
             say(f"{folder} is complete: nothing is trained")
             return load_distilled(folder)
@@ -147,7 +145,20 @@ def distill(options: DistillOptions, command: str = "") -> Distilled:
             made = course.carry_out(compare=options.compare)
         made = replace(made, notes=(*notes, *made.notes))
         _finish(folder, made, options, digest, command)
+        course.tidy()
     return made
+
+
+def load_pair(options: DistillOptions, stages: tuple[int, ...]) -> tuple[CausalModel, Student]:
+    """The teacher, and a student of it with drawn weights."""
+    from trainer import causal
+    from trainer.distill import student as building
+
+    with causal.quiet():
+        teacher = causal.load(options.teacher, None, options.device)
+    student = building.build(teacher, options.student, options.seed)
+    building.check_stages(student, teacher, stages)
+    return teacher, student
 
 
 def settings_of(options: DistillOptions, teacher: CausalModel, stages: tuple[int, ...]) -> training.Settings:
@@ -208,7 +219,7 @@ def read_corpus(source: str, score: Path | None, limit: int | None) -> tuple[Tex
     return Texts(rows[pool], rows[parts.validation], test), digest, (*notes, *parts.notes)
 
 
-def _origin(
+def origin_of(
     options: DistillOptions, settings: training.Settings, teacher: CausalModel, digest: str, context: int
 ) -> dict[str, Any]:
     """The claim of a folder: everything that determines the student."""
@@ -236,7 +247,7 @@ def _digest(model: CausalModel) -> str:
     return state.hexdigest()
 
 
-def _check_same(folder: Path, origin: Mapping[str, Any]) -> None:
+def check_same(folder: Path, origin: Mapping[str, Any]) -> None:
     """Refuse a folder that was begun with another teacher, corpus or option, and name it."""
     if not (folder / CLAIM).is_file():
         return
@@ -293,15 +304,27 @@ class Course:
                 scores[FROZEN] = self.score(FROZEN, student.network)
         self._set(start)
         scores[SOLVED] = self.score(SOLVED, student.network)
-        states.append(self.train(training.student_lesson(self.teacher, student, self.settings)))
+        states.append(self.learn())
         scores[STUDENT] = self.score(STUDENT, student.network)
-        self._write_model()
         for label, lesson in self._controls() if compare else ():
             states.append(self.train(lesson))
             scores[label] = self.score(label, lesson.network)
         save_metrics(self.folder, [line for state in states for line in state.lines])
         done = next(state for state in states if state.lines[0]["training"] == STUDENT_RUN)
         return self._outcome(scores, done)
+
+    def learn(self) -> training.State:
+        """Give the student its initial weights, train it, and write it for transformers."""
+        from trainer.distill import training
+
+        self._set(self._start())
+        state = self.train(training.student_lesson(self.teacher, self.student, self.settings))
+        self._write_model()
+        return state
+
+    def tidy(self) -> None:
+        """Remove the checkpoints, which serve no more."""
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def _start(self) -> Batch:
         """The first training texts, which the least squares read."""
@@ -360,7 +383,7 @@ class Course:
         with causal.quiet():
             self.student.network.save_pretrained(str(aside))
             causal.load_tokenizer(self.teacher.name).save_pretrained(str(aside))
-        mode = (self.folder / CLAIM).stat().st_mode & 0o777  # the mode that the umask gives; safetensors has 0600
+        mode = (aside / "config.json").stat().st_mode & 0o777  # the mode that the umask gives; safetensors has 0600
         for path in sorted(aside.iterdir()):
             path.chmod(mode)
             path.replace(self.folder / path.name)
@@ -401,11 +424,10 @@ def sentence(closed: tuple[float, float, float] | None, table: ScoreTable) -> st
 
 
 def _finish(folder: Path, made: Distilled, options: DistillOptions, digest: str, command: str) -> None:
-    """Write the card and, last, the record; then the checkpoints serve no more."""
+    """Write the card and, last, the record."""
     text = card(made, options, digest)
     save(folder / "README.md", lambda aside: aside.write_text(text, encoding="utf-8"))
     save_json(folder / RECORD, finite({KEY: VERSION, "command": command, **asdict(made)}))
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def card(made: Distilled, options: DistillOptions, digest: str) -> str:
@@ -431,8 +453,8 @@ def card(made: Distilled, options: DistillOptions, digest: str) -> str:
             "```python",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
-            f'model = AutoModelForCausalLM.from_pretrained("{options.out}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{options.out}")',
+            f'model = AutoModelForCausalLM.from_pretrained("{made.folder}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{made.folder}")',
             "```",
             "",
         )

@@ -161,7 +161,7 @@ def _tour() -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path) -> None:
-    """Each command as it stands: training, fine-tuning, score, extract, apply to a sibling and to another model."""
+    """Each command as it stands: training, fine-tuning, score, extract, apply to two models, distil one of them."""
     script = runpy.run_path(str(ROOT / "trainer" / "examples" / "fine_tune.py"))["main"]
     shown = ""
     with contextlib.chdir(tmp_path):
@@ -183,3 +183,9 @@ def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path) -> None:
     assert "a LoRA trained on the texts themselves" in [row["name"] for row in other["ladder"]["rows"]]
     assert related["sentence"] in shown
     assert other["sentence"] in shown
+    student = json.loads((tmp_path / "student" / "record.json").read_text())
+    bits = {row["name"]: row["bits_per_byte"] for row in student["table"]["rows"]}
+    assert bits["the student by least squares alone"] < bits["mixers that give the mean"]
+    assert "Transformer, 4,000 tokens" in bits
+    assert student["sentence"] in shown
+    assert "conversations of tour-run are near the test set: they are left out" in student["notes"][0]

@@ -39,8 +39,8 @@ CLIP = 1.0
 BETAS = 0.9, 0.95
 EVALUATIONS = 20
 """Evaluations of a run, in equal distances."""
-MAX_VALIDATION = 20_000
-"""Maximum tokens of the validation set that are scored at an evaluation."""
+MIN_VALIDATION, MAX_VALIDATION = 2_000, 20_000
+"""Bounds of the tokens that are scored at an evaluation, else a twentieth of the training tokens."""
 STALLED = 0.01
 """A stage before the last ends if its validation loss falls by less than this share in a tenth of the steps."""
 BUCKET = 16
@@ -228,7 +228,7 @@ class _Run:
         self.device = next(iter(self.parameters.values())).device
         self.steps = plan([len(piece) for piece in texts.train], settings)
         self.interval = max(len(self.steps) // EVALUATIONS, 1)
-        self.validation = _some(texts.validation)
+        self.validation = _some(texts.validation, settings.tokens // EVALUATIONS)
         self.state, self.best = State(), dict[str, Tensor]()
         self.optimiser: torch.optim.Optimizer | None = None
         self.saving, self.saved_at = 0.0, 0.0
@@ -353,10 +353,11 @@ class _Run:
             self.tell({"training": self.lesson.name, "resumed": True, "step": self.state.step})
 
 
-def _some(texts: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The first texts of a validation set, up to `MAX_VALIDATION` tokens, in batches."""
+def _some(texts: Sequence[Tensor], tokens: int) -> list[list[Tensor]]:
+    """The first texts of a validation set, about so many tokens, in batches."""
+    most = min(max(tokens, MIN_VALIDATION), MAX_VALIDATION)
     ends = np.cumsum([len(ids) - 1 for ids in texts])
-    some = sorted(texts[: max(int(np.searchsorted(ends, MAX_VALIDATION, side="right")), 1)], key=len)
+    some = sorted(texts[: max(int(np.searchsorted(ends, most, side="right")), 1)], key=len)
     rows = max(MAX_BATCH // 4 // max(len(some[-1]), 1), 1)
     return [some[i : i + rows] for i in range(0, len(some), rows)]
 

@@ -1,0 +1,140 @@
+"""`refine distill` from the command line: folders, records, controls, resume, errors."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Refine
+from tests.trainer.test_causal import ENDS, save_tokenizer
+from tests.trainer.test_transfer_apply import chats, learn, words_tokenizer
+
+WORDS = ("distill", "teacher", "chats.jsonl", "--out", "student", "--tokens", "6000", "--context", "64")
+
+SHORT = ("--tokens", "9000", "--context", "64", "--batch", "256", "--lr", "0.003")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama that has learned to continue the words of a made-up corpus, and that corpus."""
+    here, tokenizer = tmp_path_factory.mktemp("teacher"), words_tokenizer()
+    library = import_module("transformers")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    config = library.LlamaConfig(**shape, **ends, vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=128)
+    model = library.LlamaForCausalLM(config)
+    learn(model, tokenizer, chats(5, 1, 300, 1), 150, 5e-3)
+    model.save_pretrained(here / "teacher")
+    save_tokenizer(here / "teacher", tokenizer, **ENDS)
+    (here / "chats.jsonl").write_text("".join(json.dumps(one) + "\n" for one in chats(5, 1, 400, 2)))
+    return here
+
+
+def test_a_student_is_better_than_its_floor_and_opens_in_transformers(refine: Refine, made: Path) -> None:
+    """Controls in one table, files, the same folder again, and what another option gets."""
+    done = refine(*WORDS, "--compare", "--json", cwd=made)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    bits = {row["name"]: row["bits_per_byte"] for row in found["table"]["rows"]}
+    assert len(bits) == 7
+    assert bits["the teacher"] < bits["the student by least squares alone"] < bits["mixers that give the mean"]
+    assert bits["the student"] < bits["the student by least squares alone"]
+    assert bits["the student"] < bits["the same network from scratch, on the texts alone"]
+    assert bits["the student"] < bits["mixers frozen at the mean, the rest trained"]
+    assert found["closed"][1] < found["closed"][0] < found["closed"][2]
+    assert "The student closes" in found["sentence"]
+    names = {path.name for path in (made / "student").iterdir()}
+    assert names >= {"model.safetensors", "config.json", "tokenizer.json", "README.md", "metrics.jsonl", "record.json"}
+    assert "checkpoints" not in names
+    lines = [json.loads(line) for line in (made / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["training"] for line in lines} == {"mean", "student", "scratch", "teacher"}
+    scored = refine("score", "student", "--text", "chats.jsonl", "--json", cwd=made)
+    assert scored.returncode == 0, scored.stderr
+    again = refine(*WORDS, "--compare", "--json", cwd=made)
+    assert json.loads(again.stdout) == found
+    other = refine(*WORDS, "--alpha", "1", "--compare", cwd=made)
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert "student was begun with alpha 0.5, and this command has 1.0: choose another --out" in other.stderr
+
+
+def test_a_student_that_was_stopped_goes_on(refine: Refine, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while it trains: the same command ends with the bytes of a run that was not."""
+    from trainer import TrainerError
+    from trainer.distill import training
+
+    words = (*WORDS[:3], "--tokens", "3000", "--context", "64")
+    assert refine(*words, "--out", "whole", cwd=made).returncode == 0
+    evaluate, seen = training._Run._evaluate, 0  # noqa: SLF001  where a signal would stop it
+
+    def stop(self: training._Run, *args: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 4:
+            raise TrainerError("stopped")
+        evaluate(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._Run, "_evaluate", stop)  # noqa: SLF001
+        assert refine(*words, "--out", "parts", cwd=made).returncode == 1
+    assert (made / "parts" / "checkpoints" / "student.safetensors").is_file()
+    assert not (made / "parts" / "record.json").exists()
+    done = refine(*words, "--out", "parts", cwd=made)
+    assert "student: resumed after step" in done.stderr
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (made / "parts" / name).read_bytes() == (made / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--student", "rwkv"), "--student is 'rwkv', expected auto, mamba2, mamba, hybrid:K"),
+        (("--stages", "2"), "--stages is '2', expected auto, 3, 2,3, 1,2,3"),
+        (("--alpha", "2"), "--alpha is 2, expected a weight of the teacher's logits from 0 to 1"),
+        (("--context", "500"), "--context is 500, and teacher has 128 positions: take fewer"),
+        (("--score", "nowhere"), "nowhere is not the folder of an experiment"),
+        (("--out", "teacher"), "teacher is not an experiment's folder: choose another --out"),
+        (("--device", "abacus"), "--device abacus is not available"),
+    ],
+)
+def test_what_does_not_suit_is_one_sentence(refine: Refine, made: Path, words: tuple[str, ...], message: str) -> None:
+    """Exit code 1, and no folder."""
+    done = refine(*WORDS[:3], *(() if "--out" in words else ("--out", "refused")), *words, cwd=made)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert message in done.stderr
+    assert not (made / "refused").exists()
+
+
+def test_a_teacher_that_cannot_be_had_is_named(refine: Refine, made: Path) -> None:
+    """A folder without a model."""
+    done = refine("distill", "./nothing", "chats.jsonl", "--out", "refused", cwd=made)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "there is no folder ./nothing" in done.stderr
+
+
+def test_the_corpus_without_damage_is_better_to_distil_on(refine: Refine, made: Path) -> None:
+    """Half of raw follows another rule. Students of equal tokens, in pairs; finished ones are kept."""
+    good, bad = chats(5, 1, 250, 3), chats(7, 4, 250, 4)
+    for name, lines in (("raw", [*good, *bad]), ("refined", good)):
+        (made / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    words = ("distill", "teacher", "raw.jsonl", "refined.jsonl", "--out", "both", *SHORT)
+    done = refine(*words, "--json", cwd=made)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["test"] == ["refined.jsonl-test", "replies"]
+    assert [len(one) for one in found["nats"].values()] == [3, 3]
+    low, high = found["interval"]
+    assert low < found["ln_ratio"] < high < 0
+    assert found["sentence"].startswith(
+        "refined.jsonl is better to distil on: the perplexity on replies of its students"
+    )
+    again = refine(*words, "--json", cwd=made)
+    assert again.stderr.count("done before") == 6
+    assert json.loads(again.stdout) == found
+    assert (made / "both" / "students" / "raw-jsonl-0" / "model.safetensors").is_file()
+    refused = refine(*words, "--compare", cwd=made)
+    assert (refused.returncode, "--compare and --score are for one corpus" in refused.stderr) == (2, True)
