@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.api.compare import compare
+    from pipeline.api.distill import distill
     from pipeline.api.errors import RefineError
     from pipeline.api.models import Adapter, Scores, Transfer, score, transfer_apply, transfer_extract
     from pipeline.api.plant import Audit, Damage, audit, plant
@@ -52,6 +53,7 @@ __all__ = [
     "audit",
     "compare",
     "decide",
+    "distill",
     "open_run",
     "plant",
     "push",
@@ -65,6 +67,7 @@ __all__ = [
 
 _HOMES = {
     "pipeline.api.run": ("Run", "decide", "open_run", "run"),
+    "pipeline.api.distill": ("distill",),
     "pipeline.api.plant": ("Audit", "Damage", "audit", "plant"),
     "pipeline.api.push": ("Push", "push"),
     "pipeline.api.report": ("Report", "report"),

@@ -220,7 +220,7 @@ def distill(
         typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the teacher's positions."),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, metavar="TOKENS", help="Tokens of a step.")] = None,
-    rate: Annotated[float | None, typer.Option("--lr", metavar="X", help="Maximum learning rate.")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate.")] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Also train controls on the same tokens: from scratch, the teacher itself."),
@@ -238,16 +238,12 @@ def distill(
     from pipeline.models import distill as distilling
     from pipeline.models import distill_corpora as both
 
-    if len(sources) > 2 or (len(sources) == 1 and run is not None):  # noqa: PLR2004  one corpus or two
-        raise typer.BadParameter(f"there are {len(sources)} corpora: name one, or two with --run RUN")
-    if len(sources) == 2 and (compare or score is not None):  # noqa: PLR2004
-        raise typer.BadParameter("--compare and --score are for one corpus: omit them")
     options = distilling.DistillOptions(
-        *(teacher, sources[0], out, student, tokens, stages, alpha, temperature, hidden, context, batch, rate),
+        *(teacher, sources[0], out, student, tokens, stages, alpha, temperature, hidden, context, batch, lr),
         *(seed, device, compare, score, limit),
     )
-    command = shlex.join(("refine", *sys.argv[1:]))
-    if len(sources) == 1:
-        distilling.print_distilled(distilling.distill(options, command), as_json=as_json)
-        return
-    both.print_corpora(both.distill_corpora(options, sources[1], run, seeds, command), as_json=as_json)
+    made = both.distill_on(options, sources, run, seeds, shlex.join(("refine", *sys.argv[1:])))
+    if isinstance(made, distilling.Distilled):
+        distilling.print_distilled(made, as_json=as_json)
+    else:
+        both.print_corpora(made, as_json=as_json)

@@ -485,6 +485,11 @@ def print_distilled(made: Distilled, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(finite(asdict(made)), indent=2) + "\n")
         return
     print_scores(replace(made.table, sentences=(), notes=()), None, as_json=False)
-    size = f"{made.student}: {made.parameters:,} parameters, {made.tokens:,} tokens, {made.passes:.2f} passes"
-    for line in ("", size, made.sentence, f"{made.folder}: for transformers, with {RECORD}"):
+    for line in ("", *lines(made)):
         console().print(Text(safe(line)))
+
+
+def lines(made: Distilled) -> tuple[str, ...]:
+    """The student, what may be concluded, and where it is."""
+    size = f"{made.student}: {made.parameters:,} parameters, {made.tokens:,} tokens, {made.passes:.2f} passes"
+    return size, made.sentence, f"{made.folder}: for transformers, with {RECORD}"

@@ -24,7 +24,7 @@ from pipeline.experiments.formats import finite, share
 from pipeline.experiments.train import EXPERIMENTS, check_device
 from pipeline.models import distill as distilling
 from pipeline.models.apply import Texts
-from pipeline.models.distill import Course, DistillOptions
+from pipeline.models.distill import Course, Distilled, DistillOptions
 from pipeline.models.extract import KEY, RECORD
 from pipeline.models.work import text_set
 from pipeline.ownership import check_experiment, experiment_claimed
@@ -83,6 +83,27 @@ class CorporaDistilled:
     sentence: str
     notes: tuple[str, ...]
     folder: str
+
+
+def distill_on(
+    options: DistillOptions, sources: Sequence[str], run: Path | None, seeds: int, command: str
+) -> Distilled | CorporaDistilled:
+    """Distil on one corpus, or on two to find out which is better.
+
+    Raises:
+        DistillError: there are others than one or two, or an option is for the other case.
+    """
+    from trainer.distill.student import DistillError
+
+    if len(sources) not in {1, 2}:
+        raise DistillError(f"there are {len(sources)} corpora to distil on: name one or two")
+    if len(sources) == 1:
+        if run is not None:
+            raise DistillError("--run names the run of raw and refined, and one corpus is named: name both")
+        return distilling.distill(options, command)
+    if options.compare or options.score is not None:
+        raise DistillError("--compare and --score are for one corpus, and two are named: omit them")
+    return distill_corpora(options, sources[1], run, seeds, command)
 
 
 def distill_corpora(
@@ -238,13 +259,18 @@ def print_corpora(made: CorporaDistilled, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(finite(asdict(made)), indent=2) + "\n")
         return
+    shown, (title, head, rows) = console(), cells(made)
+    shown.print(table(title, head, rows, frozenset(range(1, len(head)))))
+    for line in (made.sentence, *made.notes, f"{made.folder}: {STUDENTS}/, {RECORD}"):
+        shown.print(Text(safe(line)))
+
+
+def cells(made: CorporaDistilled) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+    """Title, head and rows of the table of students; all columns but the first are numbers."""
     head = ("PPL", *(f"seed {seed}" for seed in range(made.seeds)), "passes")
     rows: list[tuple[object, ...]] = [
         (name, *(f"{math.exp(min(one, 700.0)):,.2f}" for one in nats), f"{made.passes[name]:.2f}")
         for name, nats in made.nats.items()
     ]
     title = f"\n{made.test[0]}, {made.test[1]}: {made.conversations:,} conversations; per token of the comparison"
-    shown = console()
-    shown.print(table(title, head, rows, frozenset(range(1, len(head)))))
-    for line in (made.sentence, *made.notes, f"{made.folder}: {STUDENTS}/, {RECORD}"):
-        shown.print(Text(safe(line)))
+    return title, head, rows

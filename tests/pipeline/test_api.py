@@ -48,6 +48,7 @@ def run(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> refine
         ("score", refine.score, {"as_json"}),
         ("transfer extract", refine.transfer_extract, {"dry_run", "as_json"}),
         ("transfer apply", refine.transfer_apply, {"as_json"}),
+        ("distill", refine.distill, {"as_json"}),
     ],
 )
 def test_each_function_has_the_options_of_its_command(
@@ -154,6 +155,7 @@ def test_a_run_is_opened_and_decided_again(run: refine.Run) -> None:
         lambda: refine.score("nowhere", text="nowhere.jsonl"),
         lambda: refine.transfer_extract("nowhere", "nowhere", out="made", rank=0),
         lambda: refine.transfer_apply("nowhere", "nowhere", out="made"),
+        lambda: refine.distill("nowhere", []),
     ],
 )
 def test_an_error_of_the_user_is_one_of_the_public_classes(

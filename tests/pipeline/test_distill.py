@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import refine as python
+from pipeline.models.distill_corpora import CorporaDistilled
 from tests.conftest import Refine
 from tests.trainer.test_causal import ENDS, save_tokenizer
 from tests.trainer.test_transfer_apply import chats, learn, words_tokenizer
@@ -116,7 +118,9 @@ def test_a_teacher_that_cannot_be_had_is_named(refine: Refine, made: Path) -> No
     assert "there is no folder ./nothing" in done.stderr
 
 
-def test_the_corpus_without_damage_is_better_to_distil_on(refine: Refine, made: Path) -> None:
+def test_the_corpus_without_damage_is_better_to_distil_on(
+    refine: Refine, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of raw follows another rule. Students of equal tokens, in pairs; finished ones are kept."""
     good, bad = chats(5, 1, 250, 3), chats(7, 4, 250, 4)
     for name, lines in (("raw", [*good, *bad]), ("refined", good)):
@@ -137,4 +141,11 @@ def test_the_corpus_without_damage_is_better_to_distil_on(refine: Refine, made: 
     assert json.loads(again.stdout) == found
     assert (made / "both" / "students" / "raw-jsonl-0" / "model.safetensors").is_file()
     refused = refine(*words, "--compare", cwd=made)
-    assert (refused.returncode, "--compare and --score are for one corpus" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--compare and --score are for one corpus" in refused.stderr) == (1, True)
+    monkeypatch.chdir(made)
+    students = python.distill(
+        "teacher", ["raw.jsonl", "refined.jsonl"], out="both", tokens=9000, context=64, batch=256, lr=0.003
+    )
+    assert isinstance(students, CorporaDistilled)
+    assert students.sentence == found["sentence"]
+    assert found["sentence"] in repr(students)

@@ -291,3 +291,30 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
         training.train(
             training.student_lesson(of, student, settings), Texts(TEXTS, TEXTS), settings, tmp_path, lambda _: None
         )
+
+
+@pytest.mark.parametrize("limit", [4, 1])
+def test_a_batch_that_does_not_fit_is_halved_once(limit: int, tmp_path: Path) -> None:
+    """As the allocator of a processor refuses it: with the gradients of the whole batch, or one sentence."""
+
+    def run(place: str, most: int) -> list[float]:
+        network = teacher("llama").network
+        lesson = training.text_lesson("teacher", network, V)
+
+        def loss(batch: losses.Batch) -> torch.Tensor:
+            if len(batch.inputs) > most:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.")
+            return losses.cross_entropy(network, batch, V)
+
+        narrow, texts = replace(lesson, losses={3: loss}), Texts([TEXTS[4]] * 16, TEXTS[24:])
+        lines = training.train(narrow, texts, Settings(128, 128, 1e-3), tmp_path / place, lambda _: None).lines
+        return [line["validation"] for line in lines]
+
+    assert len(TEXTS[4]) - 1 == 16
+    if limit == 1:
+        with pytest.raises(
+            DistillError, match="for 4096 bytes more, although each batch was halved: take a --batch below 64"
+        ):
+            run("a", limit)
+    else:
+        assert run("a", limit) == pytest.approx(run("b", 100), rel=1e-5)

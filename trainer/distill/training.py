@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -231,7 +232,7 @@ class _Run:
         self.validation = _some(texts.validation, settings.tokens // EVALUATIONS)
         self.state, self.best = State(), dict[str, Tensor]()
         self.optimiser: torch.optim.Optimizer | None = None
-        self.saving, self.saved_at = 0.0, 0.0
+        self.saving, self.saved_at, self.parts = 0.0, 0.0, 1
         if self.path.exists():
             self._resume()
 
@@ -264,18 +265,35 @@ class _Run:
         return min(self.state.begin + max(round(share * len(self.steps)), 1), len(self.steps) - 1)
 
     def _step(self, number: int, optimiser: torch.optim.Optimizer) -> float:
-        batch = batch_of([self.texts.train[i] for i in self.steps[self.state.step]], self.device)
-        loss = self.lesson.losses[number](batch)
-        value = float(loss.detach())
+        """One step; if memory does not suffice, the batch is halved once, and gradients are added up."""
+        rows = self.steps[self.state.step]
+        try:
+            value = self._descend(number, rows, optimiser)
+        except RuntimeError as error:
+            if not _lacks_memory(error) or self.parts > 1 or len(rows) == 1:
+                raise _too_large(error, self.settings.batch) if _lacks_memory(error) else error from None
+            self.parts = 2
+            return self._step(number, optimiser)
         if not math.isfinite(value):
             raise DistillError(
                 f"the loss of stage {number} is not a finite number at step {self.state.step + 1}: take a lower --lr "
                 f"than {self.settings.rate:g}"
             )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([p for p in self.parameters.values() if p.requires_grad], CLIP)
         optimiser.step()
+        return value
+
+    def _descend(self, number: int, rows: NDArray[np.int64], optimiser: torch.optim.Optimizer) -> float:
+        """The loss of some texts, whose gradients replace the old ones."""
+        optimiser.zero_grad()
+        parts = [
+            batch_of([self.texts.train[i] for i in part], self.device) for part in np.array_split(rows, self.parts)
+        ]
+        total, value = sum(int(part.own.sum()) for part in parts), 0.0
+        for part in parts:
+            loss = self.lesson.losses[number](part) * (int(part.own.sum()) / total)
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
         return value
 
     def _optimiser(self, number: int) -> torch.optim.Optimizer:
@@ -360,6 +378,20 @@ def _some(texts: Sequence[Tensor], tokens: int) -> list[list[Tensor]]:
     some = sorted(texts[: max(int(np.searchsorted(ends, most, side="right")), 1)], key=len)
     rows = max(MAX_BATCH // 4 // max(len(some[-1]), 1), 1)
     return [some[i : i + rows] for i in range(0, len(some), rows)]
+
+
+def _lacks_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate memory, on a processor or an accelerator."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _too_large(error: RuntimeError, batch: int) -> DistillError:
+    """The error of a batch that does not fit, with the bytes that were asked for."""
+    asked = re.search(r"allocate ([\d.]+ ?\w*)", str(error).replace("allocate memory", ""))
+    what = f" for {asked[1]} more" if asked else ""
+    return DistillError(
+        f"memory does not suffice{what}, although each batch was halved: take a --batch below {batch // 2:,}"
+    )
 
 
 def _stalls(history: Sequence[float]) -> bool:
