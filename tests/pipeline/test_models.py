@@ -185,7 +185,7 @@ def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path) -> None:
     assert other["sentence"] in shown
     student = json.loads((tmp_path / "student" / "record.json").read_text())
     bits = {row["name"]: row["bits_per_byte"] for row in student["table"]["rows"]}
-    assert bits["the student by least squares alone"] < bits["mixers that give the mean"]
+    assert bits["the student"] < 1.02 * bits["the teacher"]
     assert "Transformer, 4,000 tokens" in bits
     assert student["sentence"] in shown
     assert "conversations of tour-run are near the test set: they are left out" in student["notes"][0]
