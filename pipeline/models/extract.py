@@ -135,20 +135,21 @@ HEAD = ("part", "tensors", "changed", "relative change", "share of the change", 
 """Heads of `by_part`; the change is the squared norm of differences, a relative one the norm over that of weights."""
 
 
-def cells(row: tuple[str, int, int, float, float, str, float]) -> tuple[str | int, ...]:
+def cells(row: tuple[str, int, int, float, float, str, float]) -> tuple[str, ...]:
     """A row of `by_part` as it is shown."""
     part, every, changed, relative, share, ranks, kept = row
-    return part, every, changed, f"{relative:.3f}", f"{share:.1%}", ranks, f"{kept:.1%}"
+    return part, f"{every:,}", f"{changed:,}", f"{relative:.3f}", f"{share:.1%}", ranks, f"{kept:.1%}"
 
 
 def headline(found: Extraction) -> str:
     """What training changed, in two sentences."""
     rows = by_part(found)
     part, *_, share, _, _ = max(rows, key=lambda row: row[4])
+    where = "other tensors" if part == "other" else f"the {part}"
     kept = sum(one.kept * one.difference**2 for one in found.changed)
     kept /= sum(one.difference**2 for one in found.changed) or 1.0
     return (
-        f"Training changed {len(found.changed):,} of {len(found.tensors):,} tensors, most of it in the {part} "
+        f"Training changed {len(found.changed):,} of {len(found.tensors):,} tensors, most of it in {where} "
         f"({share:.0%} of the squared difference). The adapter keeps {kept:.1%} of the squared difference in "
         f"{short(found.size / 1e6)} MB."
     )
@@ -222,7 +223,8 @@ def _figure(found: Extraction, name: str, title: str, unit: str, value: Any, for
         }
         for one in weights
     ]
-    says = f"{unit} of each weight, by layer (rows) and role (columns); empty cells did not change."
+    empty = "did not change" if name == "change" else "did not change, or are no matrices"
+    says = f"{unit} of each weight, by layer (rows) and role (columns); empty cells {empty}."
     schema = {"x": pl.String, "y": pl.String, "value": pl.Float64, "text": pl.String, "tip": pl.String}
     cells = pl.DataFrame(rows, schema=schema)
     known = cells["value"].drop_nulls()
@@ -241,7 +243,7 @@ def _figure(found: Extraction, name: str, title: str, unit: str, value: Any, for
 
 def card(found: Extraction, out: Path, scores: ScoreTable | None) -> str:
     """The model card of an adapter."""
-    lines = [f"| {' | '.join(map(str, cells(row)))} |" for row in by_part(found)]
+    lines = [f"| {' | '.join(cells(row))} |" for row in by_part(found)]
     scored = [] if scores is None else [f"- {row.name}: {row.bits_per_byte:.4f} bits per byte" for row in scores.rows]
     biased = any(one.how == "bias" for one in found.changed)
     return "\n".join(

@@ -204,6 +204,19 @@ def test_only_modules_that_are_named_are_whole(tmp_path: Path) -> None:
         plan(str(tmp_path / "base"), str(tmp_path / "tuned"), ExtractOptions(whole=("orm",)))
 
 
+def test_linear_weights_of_an_unknown_type_are_found_by_shape_and_name(tmp_path: Path) -> None:
+    """As factors; all else is whole, and the embedding is no linear weight."""
+    pair("llama", tmp_path)
+    for name in ("base", "tuned"):
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "of-my-own"}))
+    made = extracted(tmp_path, rank=RANK)
+    factored = [one.name for one in made.tensors if one.how == "low rank"]
+    assert len(factored) == 14
+    assert all(name.endswith("_proj.weight") for name in factored)
+    assert {one.how for one in made.tensors if one.name not in factored} == {"whole"}
+
+
 def test_a_bias_that_changed_alone_is_kept(tmp_path: Path) -> None:
     """Of a layer whose weight is the same; and an adapter without any factors is one too."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -354,6 +355,11 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
     (dora / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "use_dora": True, "base_model_name_or_path": "b"})
     )
+    ia3, grown = tmp_path / "ia3", tmp_path / "grown"
+    ia3.mkdir()
+    (ia3 / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3", "base_model_name_or_path": "b"}))
+    shutil.copytree(tmp_path / "adapter", grown)
+    (grown / "tokens.safetensors").touch()
     here: dict[str, Any] = {
         "adapter": tmp_path / "adapter",
         "target": str(tmp_path / "qwen2"),
@@ -361,6 +367,9 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
     }
     for changes, words in (
         ({"adapter": dora}, "is an adapter of type DoRA, expected LoRA"),
+        ({"adapter": ia3}, "is an adapter of type IA3, expected LoRA"),
+        ({"adapter": grown}, "adds tokens to its base's vocabulary"),
+        ({"source": "nobody/no-such-model"}, "nobody/no-such-model is no folder, and cannot be had from the hub"),
         ({"adapter": tmp_path}, "adapter_config.json cannot be read"),
         ({"space": "weights"}, "so weights have no difference in common: take --space function"),
         ({"as_": "picture"}, "--as is 'picture', expected adapter, model"),
