@@ -194,12 +194,10 @@ def rate(wrong: list[bool]) -> str:
 
 
 def known(seed: int = 0, size: int = 260, seeds: int = SEEDS) -> Outcome:
-    """A spoiled corpus against its clean original, in conversations of 400 to 4,000 characters.
+    """A spoiled corpus against its clean original, in chats that end with a reply, which the boilerplate then follows.
 
-    Length, size and test tokens were chosen after seeing results: with an earlier split, conversations without a reply
-    (44 % of the default) showed no difference on clean text. With these settings the clean corpus's PPL on clean text
-    is lower by 4.1 % (2.8 % to 5.4 %), with two other seeds of the corpus by 4.5 % (1.7 % to 7.2 %) and 3.5 % (2.1 % to
-    4.8 %), and on spoiled text higher by 12 % to 18 %. The interval of delta alpha always contains 0.
+    Size and test tokens were chosen after seeing results. On replies the clean corpus's PPL is 9.0 % (6.6 % to 11.3 %)
+    lower on clean text, and 11 % (5 % to 18 %) higher on spoiled text.
     """
     frame = chats().drop("group").filter(pl.col("turns").list.last().struct.field("role") == ROLE_CODES["assistant"])
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
