@@ -101,6 +101,12 @@ class Preset:
             raise PresetError(f"--loss replies needs a preset with the chat template, and {self.name} reads plain text")
         return replace(self, phase2=replace(self.phase2, loss="replies"))
 
+    def computed_in(self, precision: str) -> Preset:
+        """This preset with matrix products in float32 or bf16 while it trains; a PresetError for another precision."""
+        if precision not in {"float32", "bf16"}:
+            raise PresetError(f"--precision is {precision!r}, expected float32 or bf16")
+        return replace(self, phase2=replace(self.phase2, precision="float32" if precision == "float32" else "bfloat16"))
+
     def settings(self) -> dict[str, Any]:
         """Everything that determines a training run besides data, seed and budget, as JSON values."""
         settings = asdict(replace(self, name="", about="", flaws=(), budgets=(), samples=()))

@@ -29,6 +29,7 @@ def compare(
     seeds: int | None = None,
     network: str = "cvfp",
     loss: str = "all",
+    precision: str = "float32",
     preset: str = "house",
     screen: bool = False,
     worth_knowing: float = 0.005,
@@ -61,6 +62,7 @@ def compare(
         seeds: training runs per budget and corpus; by default 25 for all budgets together, and 24 of a screen.
         network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
         loss: tokens that networks are trained to predict: all, or replies.
+        precision: of matrix products in training: float32 or bf16.
         preset: name of the preset.
         screen: answer in a minute, with n-gram models in the place of networks.
         worth_knowing: the smallest relative difference of perplexity that matters: a smaller one counts as none.
@@ -71,7 +73,7 @@ def compare(
         workers: parallel training runs of one thread; 0: one per core.
         device: torch device.
         tokenizer: bpe, bpe:N, gpt2, or a tokenizer.json.
-        embeddings: ppmi, gpt2, random, a .npy file, or a file of GPT-2's weights.
+        embeddings: ppmi, ppmi-budget, gpt2, random, a .npy file, or a file of GPT-2's weights.
         test_tokens: tokens of the test set.
         split: split of a hub dataset or a saved DatasetDict.
         config: configuration of a hub dataset.
@@ -91,7 +93,21 @@ def compare(
     options = CompareOptions(
         *(text(first), text(second), _path(run), _path(out), limit, train),
         TrainingOptions(
-            *(preset, choices, counts, seeds, screen, device, workers, _path(work), force, worth_knowing, network, loss)
+            *(
+                preset,
+                choices,
+                counts,
+                seeds,
+                screen,
+                device,
+                workers,
+                _path(work),
+                force,
+                worth_knowing,
+                network,
+                loss,
+                precision,
+            )
         ),
         *(
             HubOptions(split, config, revision, shape),

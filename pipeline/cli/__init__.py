@@ -377,6 +377,7 @@ def train(
     ] = None,
     network: o.Network = "cvfp",
     loss: o.Loss = "all",
+    precision: o.Precision = "float32",
     preset: o.PresetName = "house",
     seed: o.Seed = 0,
     device: o.Device = "cpu",
@@ -411,7 +412,7 @@ def train(
 
     choices = Choices(tokenizer, embeddings, test_tokens)
     options = train.TrainOptions(
-        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss)
+        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss, precision)
     )
     train.print_training(
         train.train(options, budget, seed, threads, baselines=baselines, export=export), as_json=as_json
@@ -438,6 +439,7 @@ def scale(
     ] = None,
     network: o.Network = "cvfp",
     loss: o.Loss = "all",
+    precision: o.Precision = "float32",
     preset: o.PresetName = "house",
     device: o.Device = "cpu",
     workers: o.Workers = 0,
@@ -464,7 +466,7 @@ def scale(
 
     choices = Choices(tokenizer, embeddings, test_tokens)
     options = train.TrainOptions(
-        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss)
+        *(source, split, config, revision, shape, limit, preset, choices, out, device, network, loss, precision)
     )
     result = scale.scale(options, train.numbers(budgets), seeds, workers, predict or [])
     scale.print_scaling(result, as_json=as_json)
@@ -499,6 +501,7 @@ def compare(
     seeds: o.Seeds = None,
     network: o.Network = "cvfp",
     loss: o.Loss = "all",
+    precision: o.Precision = "float32",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
     worth_knowing: o.WorthKnowing = 0.005,
@@ -511,7 +514,7 @@ def compare(
     workers: o.Workers = 0,
     device: o.Device = "cpu",
     tokenizer: o.Tokenizer = None,
-    embeddings: o.SharedEmbeddings = None,
+    embeddings: o.EmbeddingsFrom = None,
     test_tokens: o.TestTokens = 100_000,
     split: o.Split = None,
     config: o.Config = None,
@@ -538,7 +541,7 @@ def compare(
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
     training = TrainingOptions(
-        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network, loss)
+        *(preset, choices, counts, seeds, screen, device, workers, work, force, worth_knowing, network, loss, precision)
     )
     hub, bounds = HubOptions(split, config, revision, shape), Bounds(min_kept, max_kept)
     words = tuple(sys.argv[1:])
@@ -554,6 +557,7 @@ def ablate(
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     loss: o.Loss = "all",
+    precision: o.Precision = "float32",
     preset: o.HousePreset = "house",
     screen: o.Screen = False,
     train: Annotated[
@@ -564,7 +568,7 @@ def ablate(
     workers: o.Workers = 0,
     device: o.Device = "cpu",
     tokenizer: o.Tokenizer = None,
-    embeddings: o.SharedEmbeddings = None,
+    embeddings: o.EmbeddingsFrom = None,
     test_tokens: o.TestTokens = 100_000,
     check: o.CheckFails = False,
     min_kept: o.MinKept = 0.05,
@@ -582,7 +586,9 @@ def ablate(
     from trainer.prepare.choices import Choices
 
     choices, counts = Choices(tokenizer, embeddings, test_tokens), token_counts(budgets)
-    training = TrainingOptions(preset, choices, counts, seeds, screen, device, workers, work, loss=loss)
+    training = TrainingOptions(
+        preset, choices, counts, seeds, screen, device, workers, work, loss=loss, precision=precision
+    )
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
     result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
     ablating.print_ablation(result, as_json=as_json)

@@ -106,11 +106,11 @@ EmbeddingsFrom = Annotated[
         "file, or a file of GPT-2's weights.",
     ),
 ]
-SharedEmbeddings = Annotated[
-    str | None,
+Precision = Annotated[
+    str,
     typer.Option(
         metavar="NAME",
-        help="ppmi (PPMI-SVD of all training pools), gpt2, random, a .npy file, or a file of GPT-2's weights.",
+        help="Of matrix products in training: float32, or bf16, which is faster on a GPU. Scores are float32.",
     ),
 ]
 TestTokens = Annotated[

@@ -44,6 +44,7 @@ class TrainingOptions:
     worth_knowing: float = 0.005
     network: str = CVFP.name
     loss: str = "all"
+    precision: str = "float32"
 
     def check(self) -> Preset:
         """The preset, after checking everything that is known before a corpus is read.
@@ -55,12 +56,14 @@ class TrainingOptions:
         """
         if networks(self.network) != (CVFP.name,) and self.screen:
             raise NetworkError(f"--network is {self.network}, and --screen trains no network: omit one of them")
+        if self.precision != "float32" and self.screen:
+            raise NetworkError(f"--precision is {self.precision}, and --screen trains no network: omit one of them")
         if self.loss != "all" and self.screen:
             raise NetworkError(
                 f"--loss is {self.loss}, and the n-gram models of --screen learn all tokens: omit one of them"
             )
-        preset = presets.find(self.preset).trained_on(self.loss)
-        arming.check(preset, self.choices)
+        preset = presets.find(self.preset).trained_on(self.loss).computed_in(self.precision)
+        arming.check(preset)
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points
             raise ArmsError("--budgets names one size, and a law needs 2 or more, a conclusion 5: name more")
         load_vocabulary(preset, self.choices)

@@ -237,7 +237,7 @@ def plan(names: tuple[str, str], experiment: Experiment, scored: Sequence[Scored
         f"unit: pieces of at most {preset.piece} tokens; near-duplicates stay together",
         "control: n-gram models of the same streams, whose deviation from their mean is taken off the difference",
         f"tokenizer: {data.tokenizer}; {data.embeddings}",
-        "tokenizer and embeddings are shared; if trained here, then on the union of both training pools",
+        f"shared by both corpora: tokenizer{' and embeddings' if data.table else ''}, from the union of their pools",
         "split: by near-duplicate clusters of the union of both corpora, before anything else",
         "validation: shared by both corpora; it only selects the checkpoint",
         f"steps: {last_best(experiment)}",

@@ -53,6 +53,7 @@ class TrainOptions:
     device: str = "cpu"
     network: str = CVFP.name
     loss: str = "all"
+    precision: str = "float32"
 
     def folder(self, name: str) -> Path:
         """The experiment's folder: `out`, or a new one named by the corpus, the preset and the time."""
@@ -114,7 +115,7 @@ def open_experiment(options: TrainOptions) -> Iterator[tuple[Path, Preset, Exper
         RunFolderError: the folder is in use, or belongs to another corpus or to something else.
         SourceError, TrainerError: the corpus, the preset or an option does not serve.
     """
-    preset = presets.find(options.preset).trained_on(options.loss)
+    preset = presets.find(options.preset).trained_on(options.loss).computed_in(options.precision)
     check_device(options.device)
     given = outside(preset, options.choices)
     load_vocabulary(preset, options.choices)

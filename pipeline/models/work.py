@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -142,7 +142,10 @@ class Work:
         records = [read_json(path) for path in sorted(self.folder.glob("trainings/*/record.json"))[:1]]
         for path in sorted(self.folder.glob("design-*.json")) if records else ():
             plan = read_json(path)
-            arms = arming.load(self.data.folder, presets.find(records[0]["preset"]).trained_on(plan["loss"]))
+            preset = presets.find(records[0]["preset"]).trained_on(plan["loss"])
+            precision = plan.get("precision", "float32")  # a design of an earlier version does not name it
+            preset = replace(preset, phase2=replace(preset.phase2, precision=precision))
+            arms = arming.load(self.data.folder, preset)
             if arms is None or arms.evaluated != plan["evaluated"]:
                 continue
             networks = tuple(plan["networks"])

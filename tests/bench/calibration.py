@@ -1,17 +1,15 @@
-"""Calibration of `refine compare`: two halves of a corpus must not differ, and a spoiled corpus must.
+"""Calibration of `refine compare`: a random rule must change nothing, and a spoiled corpus must differ.
 
-    python -m tests.bench.calibration [--times 104] [--workers 2]
-    python -m tests.bench.calibration --house FOLDER        # the known effect alone, at the default size
+    python -m tests.bench.calibration same [--times 104] [--workers 2]
+    python -m tests.bench.calibration known [--house FOLDER]    # tiny networks, or those of a default comparison
 
-A/A: each time 1,500 conversations of the embedded default are drawn and split into two random halves, which are
-compared as `refine compare` does: split by clusters, vocabulary, embeddings, paired training runs, laws,
-verdict. The output is how often the 95 % intervals of delta alpha contain 0, and how often a
-verdict finds a difference.
+Same: each time 600 chats of the embedded default are drawn, and compared with what a rule keeps that drops a fifth of
+them at random, as `refine compare` does: split by clusters, vocabulary, embeddings, paired training runs, control
+variate, placebo rules, verdict. The output is how often the 95 % interval of the level beyond random rules, and that of
+delta alpha, excludes 0 on the primary test set, and how often a verdict finds a difference. A chat has a reply, and 400
+to 4,000 characters, so that the replies of a small test set are an effective 20 conversations or more.
 
-On 2026-11-26: 92.8 % of 208 intervals of 104 comparisons (two test sets each) contain 0, 7.7 % of verdicts find a
-difference.
-
-Known effect: a corpus with 30 % copies, 20 % of its conversations with shuffled words, and boilerplate in all, against
+Known: a corpus with 30 % copies, 20 % of its conversations with shuffled words, and boilerplate in all, against
 its clean original.
 """
 
@@ -27,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from scipy import stats
 
 from pipeline.compare import design as designing
 from pipeline.compare.command import UNTRAINED, conclude
@@ -36,23 +35,25 @@ from pipeline.compare.design import Design, Experiment
 from pipeline.compare.result import Comparison
 from pipeline.compare.scored import Scored
 from pipeline.compare.screen import CONTROL_SEEDS
-from pipeline.compare.verdict import Verdict
+from pipeline.compare.verdict import Verdict, side
 from pipeline.engine.local import Local
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.corpus import Corpus
 from pipeline.experiments.formats import delta_alpha, ppl_change, token_worth
+from tests.bench.edits import edited
 from trainer.experiment import screen as screening
 from trainer.experiment.jobs import order_seed, run
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Union
 from trainer.prepare.choices import Choices
+from trainer.prepare.template import ROLE_CODES
 from trainer.presets import HOUSE, Preset, Text
 
 TINY = replace(
     HOUSE,
     name="tiny",
     about="very small, for calibration",
-    text=Text(),
+    text=Text(template="chat"),
     shape=replace(HOUSE.shape, vocabulary=512, embedding=32, context=32, layers=2),
     phase1=replace(HOUSE.phase1, passes=3, least=2),
     phase2=replace(
@@ -61,12 +62,14 @@ TINY = replace(
     vocabulary=512,
     budgets=(1000, 2400, 5600, 13400, 32000),
 )
-"""A preset over 1.5 decades of tokens that takes half a second per training run; it reads plain text without roles."""
-WANTED = Choices(test_tokens=24_000, validation_tokens=1_500)
-"""Sizes of the sets: so many test tokens of the default have an effective size of 23 to 32; a verdict needs 20."""
-SIZE = 1_500
-"""Number of conversations that are split into halves."""
-SEEDS = 3
+"""A preset over 1.5 decades of tokens that takes half a second per training run; it reads chats by their roles."""
+WANTED = Choices(test_tokens=12_000, validation_tokens=1_500)
+"""Sizes of the sets: the replies of so many test tokens have an effective size above 20, which a verdict needs."""
+SIZE = 600
+"""Number of chats that a random rule drops some of."""
+DROPPED = 0.2
+"""Share of the conversations that a random rule drops."""
+SEEDS = 2
 PLACEBOS = 9
 """Number of random rules that a screen is compared with."""
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
@@ -77,12 +80,13 @@ class Outcome:
     """The result of a comparison of two arms."""
 
     scored: tuple[Scored, ...]
+    primary: Scored
     verdict: Verdict
 
-    def holds(self) -> list[bool | None]:
-        """Whether the interval of delta alpha contains 0 on each test set; None without an interval."""
-        found = [one.differences["power"].delta_alpha_interval for one in self.scored]
-        return [None if both is None else both[0] <= 0 <= both[1] for both in found]
+    def excludes(self) -> tuple[bool, bool]:
+        """Whether the intervals of the level beyond random rules and of delta alpha exclude 0 on the primary set."""
+        alpha = self.primary.differences["power"].delta_alpha_interval
+        return side(self.primary.choice.interval) != 0, side(alpha) != 0
 
 
 def prepared(pair: Pair, folder: Path, preset: Preset, seeds: int, choices: Choices) -> Experiment:
@@ -112,7 +116,8 @@ def outcome(pair: Pair, experiment: Experiment, workers: int = 1) -> Outcome:
         engine.close()
     empty = Comparison(pair, UNTRAINED, [], None, [], None, [], "", experiment.folder)
     found = conclude(empty, experiment)
-    return Outcome(tuple(found.scored), found.verdict)
+    assert found.primary is not None
+    return Outcome(tuple(found.scored), found.primary, found.verdict)
 
 
 def compared(pair: Pair, preset: Preset = TINY, seeds: int = SEEDS, wanted: Choices = WANTED) -> Outcome:
@@ -131,69 +136,73 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, names: tuple[str, str]) ->
 
 
 @lru_cache(maxsize=1)
-def default() -> pl.DataFrame:
-    """The embedded default, with its clusters as the column `group`."""
-    frame = corpora.read(None).frame
+def chats() -> pl.DataFrame:
+    """The chats of the embedded default, with their clusters as the column `group`."""
+    replied = pl.element().struct.field("role") == ROLE_CODES["assistant"]
+    long_enough = pl.col("text").str.len_chars().is_between(400, 4000)
+    frame = corpora.read(None).frame.filter(long_enough, pl.col("turns").list.eval(replied).list.any())
     return frame.with_columns(group=pl.Series(corpora.groups(frame["text"])))
 
 
-def halves(seed: int, size: int = SIZE) -> Pair:
-    """Two random halves of some conversations; near-duplicates may be in both."""
-    frame = default()
-    rows = np.random.default_rng(seed).permutation(len(frame))[:size]
-    return paired(frame[rows[: size // 2].tolist()], frame[rows[size // 2 :].tolist()], ("a", "b"))
+def random_rule(seed: int, size: int = SIZE) -> Pair:
+    """Some chats, and what a rule that drops `DROPPED` of them at random keeps."""
+    frame = chats()
+    rows = np.random.default_rng(seed).permutation(len(frame))[:size].tolist()
+    return paired(frame[rows], frame[rows[int(DROPPED * size) :]], ("raw", "refined"))
 
 
 def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     """A clean corpus with boilerplate in all conversations, 20 % with shuffled words, and 30 % copies."""
     rng = np.random.default_rng(seed)
-    shuffled = set(rng.permutation(len(clean))[: len(clean) // 5].tolist())
-    texts = [
-        " ".join(rng.permutation(text.split()).tolist()) if i in shuffled else text
-        for i, text in enumerate(clean["text"])
-    ]
-    made = clean.with_columns(text=pl.Series(f"{text}\n{BOILERPLATE}" for text in texts))
+    chosen = pl.Series(np.isin(np.arange(len(clean)), rng.permutation(len(clean))[: len(clean) // 5]))
+    shuffled = edited(clean.filter(chosen), lambda text: " ".join(rng.permutation(text.split()).tolist()))
+    made = pl.concat([clean.filter(~chosen), shuffled])
+    made = edited(made, lambda text: text, last=lambda text: f"{text}\n{BOILERPLATE}")
     copies = made.sample(int(len(made) * 0.3 / 0.7), with_replacement=True, seed=seed)
     number = pl.int_range(pl.len()).cast(pl.String)
     return pl.concat([made, copies.with_columns(id=pl.format("{}-copy-{}", "id", number))])
 
 
-def one(name: str) -> tuple[list[bool | None], bool]:
-    """An A/A comparison: `Outcome.holds`, and whether the verdict finds a difference."""
-    found = compared(halves(int(name)))
-    return found.holds(), found.verdict.concludes
+RATES = "level", "delta alpha", "verdict"
+
+
+def one(name: str) -> tuple[bool, bool, bool, bool]:
+    """An A/A comparison: `Outcome.excludes`, whether the verdict finds a difference, whether it is about replies."""
+    found = compared(random_rule(int(name)))
+    return *found.excludes(), found.verdict.concludes, found.primary.test.scope == "replies"
 
 
 def coverage(times: int, workers: int) -> None:
-    """Print the coverage of A/A comparisons as they finish."""
-    engine, holds, verdicts = Local(workers), list[bool](), list[bool]()
+    """Print the errors of A/A comparisons as they finish."""
+    engine, made = Local(workers), list[tuple[bool, bool, bool, bool]]()
     try:
-        for done, (_, (held, concludes)) in enumerate(engine.map(one, [str(i) for i in range(times)]), 1):
-            holds += [each for each in held if each is not None]
-            verdicts.append(concludes)
-            if done % 10 == 0 or done == times:
-                sys.stdout.write(
-                    f"{done} comparisons: {np.mean(holds):.3f} of {len(holds)} intervals of delta alpha contain 0; "
-                    f"{np.mean(verdicts):.3f} of verdicts find a difference\n"
-                )
-                sys.stdout.flush()
+        for _, found in engine.map(one, [str(i) for i in range(times)]):
+            made.append(found)
+            *wrong, of_replies = ([*each] for each in zip(*made, strict=True))
+            text = "; ".join(f"{what} {rate(each)}" for what, each in zip(RATES, wrong, strict=True))
+            sys.stdout.write(f"{len(made)} comparisons, {sum(of_replies)} of replies: {text}\n")
+            sys.stdout.flush()
     finally:
         engine.close()
 
 
-def known(seed: int = 0, size: int = 260, seeds: int = SEEDS) -> Outcome:
-    """A spoiled corpus against its clean original, in conversations of 400 to 4,000 characters.
+def rate(wrong: list[bool]) -> str:
+    """How often something differs that does not, with its Clopper-Pearson interval."""
+    both = stats.binomtest(sum(wrong), len(wrong)).proportion_ci(method="exact")
+    share = sum(wrong) / len(wrong)
+    return f"differs in {sum(wrong)} ({share:.1%}, 95 % interval {both.low:.1%} to {both.high:.1%})"
 
-    Length, size and test tokens were chosen after seeing results: with an earlier split, conversations without a reply
-    (44 % of the default) showed no difference on clean text. With these settings the clean corpus's PPL on clean text
-    is lower by 4.1 % (2.8 % to 5.4 %), with two other seeds of the corpus by 4.5 % (1.7 % to 7.2 %) and 3.5 % (2.1 % to
-    4.8 %), and on spoiled text higher by 12 % to 18 %. The interval of delta alpha always contains 0.
+
+def known(seed: int = 0, size: int = 260, seeds: int = SEEDS) -> Outcome:
+    """A spoiled corpus against its clean original, in chats that end with a reply, which the boilerplate then follows.
+
+    Size and test tokens were chosen after seeing results. On replies the clean corpus's PPL is 9.0 % (6.6 % to 11.3 %)
+    lower on clean text, and 11 % (5 % to 18 %) higher on spoiled text.
     """
-    frame = default().drop("group").filter(pl.col("text").str.len_chars().is_between(400, 4000))
+    frame = chats().drop("group").filter(pl.col("turns").list.last().struct.field("role") == ROLE_CODES["assistant"])
     rows = np.random.default_rng(seed).permutation(len(frame))[:size]
     clean = frame[rows.tolist()]
-    wanted = replace(WANTED, test_tokens=12_000)
-    return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")), seeds=seeds, wanted=wanted)
+    return compared(paired(spoiled(clean, seed), clean, ("spoiled", "clean")), seeds=seeds)
 
 
 def known_house(folder: Path, workers: int) -> Outcome:
@@ -204,11 +213,11 @@ def known_house(folder: Path, workers: int) -> Outcome:
     delta alpha +0.0148 (-0.0591 to +0.0886); on spoiled-test PPL +11.5 % (+5.1 % to +18.4 %), a token worth 0.73 (0.63
     to 0.85), delta alpha +0.0138 (-0.0474 to +0.0750).
     """
-    frame = default().drop("group")
+    frame = corpora.read(None).frame
     clean = frame[np.random.default_rng(0).permutation(len(frame))[:1500].tolist()]
     pair = paired(spoiled(clean), clean, ("spoiled", "clean"))
     preset = replace(HOUSE, budgets=designing.default_budgets(HOUSE))
-    return outcome(pair, prepared(pair, folder, preset, SEEDS, Choices()), workers)
+    return outcome(pair, prepared(pair, folder, preset, 3, Choices()), workers)
 
 
 def lines(outcome: Outcome) -> Sequence[str]:
@@ -222,21 +231,20 @@ def lines(outcome: Outcome) -> Sequence[str]:
 
 
 def main() -> None:
-    """Print both."""
+    """Print one of the two."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("what", choices=["same", "known"])
     asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
-    asked.add_argument(
-        "--house", type=Path, metavar="FOLDER", help="the known effect at the default size, in this folder"
-    )
+    asked.add_argument("--house", type=Path, metavar="FOLDER", help="known: at the default size, in this folder")
     given = asked.parse_args()
-    if given.house:
+    if given.what == "same":
+        coverage(given.times, given.workers)
+    elif given.house:
         sys.stdout.write("\n".join((*lines(known_house(given.house, given.workers)), "")))
-        return
-    for seed in range(3):
-        sys.stdout.write("\n".join((f"Known effect, seed {seed} of the corpus:", *lines(known(seed)), "", "")))
-    sys.stdout.write("A/A:\n")
-    coverage(given.times, given.workers)
+    else:
+        for seed in range(3):
+            sys.stdout.write("\n".join((f"Seed {seed} of the corpus:", *lines(known(seed)), "", "")))
 
 
 if __name__ == "__main__":

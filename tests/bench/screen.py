@@ -1,8 +1,9 @@
 """How often the screen of `refine compare` is right: decisions between planted corpora, and between placebo rules.
 
     python -m tests.bench.screen decisions     twelve variants of a corpus, all pairs; about 4 minutes
-    python -m tests.bench.screen placebos      400 pairs of random rules; nothing differs; about 15 minutes
+    python -m tests.bench.screen placebos      400 random rules, of which none chooses; about 12 CPU minutes
     python -m tests.bench.screen laws          laws of n-gram models beyond the budgets they are fitted to; a minute
+    python -m tests.bench.screen copies        what 30 % copies cost, and why; a minute
 
 The corpus is the embedded default. Truth is a Kneser-Ney model of 500,000 tokens, ten times the largest budget of the
 screen, or of the whole corpus, on clean test conversations. Pairs closer than 0.3 % are no decision.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,10 +29,11 @@ from scipy import stats
 from pipeline.experiments import corpus as corpora
 from tests.bench.edits import edited
 from trainer.experiment import screen as screening
-from trainer.experiment.screen import Choice, Placebos, Screen
+from trainer.experiment.screen import Choice, Null, Placebos, Screen
 from trainer.prepare import arms as arming
 from trainer.prepare.arms import Arms, Mask, Union, distinct
 from trainer.prepare.choices import Choices
+from trainer.prepare.streams import together
 from trainer.presets import HOUSE
 from trainer.scaling import Kind, Points, difference, fit
 from trainer.scaling.spread import Interval
@@ -40,8 +43,10 @@ TRUTH = 500_000
 """Tokens of the models that tell which corpus is better per token."""
 CLOSE = 0.003
 """Difference of ln PPL below which a pair is no decision."""
-PAIRS = 20
-"""Pairs of placebo rules that are learned at a time."""
+RULES = 20
+"""Random rules that are learned at a time: one, and as many placebo rules as a screen has."""
+ORDERS = 12
+"""Orders of each."""
 DROPPED = 0.05
 """Share of the tokens that a placebo rule drops."""
 TOP_BUDGETS = (25_000, 100_000)
@@ -191,30 +196,31 @@ def _accuracy(title: str, cases: list[tuple[float, tuple[float, float] | None, f
 
 
 def placebos(times: int, workers: int) -> None:
-    """Print how often placebo rules are found to differ from one another, with Clopper-Pearson intervals."""
+    """Print how often random rules are found to choose, and to differ from one another, with their intervals.
+
+    Each rule is compared with the raw corpus, as `refine compare` does; the other rules of `RULES` are its placebo
+    rules. The exponent has none, so it is compared between neighbours.
+    """
     frame = corpora.read(None).frame
     keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
-    union = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)})
-    levels, exponents = list[bool](), list[bool]()
+    union, levels, exponents = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)}), [], []
     with tempfile.TemporaryDirectory(prefix="refine-placebos-") as scratch:
         arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
         lengths = arms.common.pool.lengths()
-        for start in range(0, times, PAIRS):
-            count = min(PAIRS, times - start)
-            pools = {str(i): _without_some(lengths, 2 * start + i) for i in range(2 * count)}
-            names = list(pools)
-            found = screening.screen(replace(arms, pools=pools), union, names, TOP_BUDGETS, workers=workers)
-            every = np.ones(found.targets.shape, np.bool_)
-            laws = [
-                difference(found.points(a, every), found.points(b, every))
-                for a, b in zip(names[::2], names[1::2], strict=True)
-            ]
+        for start in range(0, times, RULES):
+            rules = {str(seed): _without_some(lengths, seed) for seed in range(start, min(start + RULES, times))}
+            learned = replace(arms, pools={**arms.pools, **rules})
+            found = screening.screen(learned, union, list(learned.pools), TOP_BUDGETS, seeds=ORDERS, workers=workers)
+            replies = np.stack([np.zeros(len(found.targets[1]), np.bool_), found.targets[1] > 0])
+            points = {name: found.points(name, replies) for name in learned.pools}
+            laws = [difference(points["raw"], points[name]) for name in rules]
             effects = np.array([law.ln_ratio for law in laws])
-            for i, law in enumerate(laws):  # the other pairs are placebo rules to this one
-                others = Placebos(0.0, np.delete(effects, i))
-                levels.append(_holds_zero(Choice.of(law.ln_ratio, law.ln_ratio_interval, {"random": others}).interval))
-                exponents.append(_holds_zero(law.delta_alpha_interval))
-            sys.stdout.write(f"{len(levels)} pairs: level {_rate(levels)}; exponent {_rate(exponents)}\n")
+            for i, law in enumerate(laws):
+                others: dict[Null, Placebos] = {"random": Placebos(law.ln_ratio, np.delete(effects, i))}
+                levels.append(_holds_zero(Choice.of(law.ln_ratio, law.ln_ratio_interval, others).interval))
+            for first, second in zip(list(rules)[::2], list(rules)[1::2], strict=False):
+                exponents.append(_holds_zero(difference(points[first], points[second]).delta_alpha_interval))
+            sys.stdout.write(f"level {_rate(levels)}; exponent {_rate(exponents)}\n")
             sys.stdout.flush()
 
 
@@ -243,6 +249,52 @@ def laws(workers: int) -> None:
             )
 
 
+def copies(workers: int) -> None:
+    """Print what 30 % copies cost at equal tokens, and its two parts: fewer unique tokens, and doubled counts."""
+    clean = corpora.read(None).frame.filter(pl.col("text").str.contains(r"\S"))
+    doubled = np.random.default_rng(0).permutation(len(clean))[: int(0.43 * len(clean))]
+    frame = pl.concat([clean, clean[doubled.tolist()].with_columns(id=pl.format("{}-copy", "id"))])
+    row = np.concatenate([np.arange(len(clean)), doubled])
+    keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(clean["text"])[row]
+    masks = {"copies": np.ones(len(frame), np.bool_), "unique": np.arange(len(frame)) < len(clean)}
+    union = Union(frame, keys, groups, {"copies": masks["copies"]})
+    for piece in (HOUSE.piece, None):
+        with tempfile.TemporaryDirectory(prefix="refine-copies-") as scratch:
+            preset = replace(HOUSE, piece=piece)
+            arms = arming.prepare(union, preset, Choices(), Path(scratch) / "data", None, networks=False)
+            pool = arms.split.pool
+            common = replace(
+                arms.common, keys=together(keys[pool], groups[pool])
+            )  # the prototype's whole conversations
+            arms = replace(arms, common=common, pools={name: mask[pool] for name, mask in masks.items()})
+            share = 1 - arms.tokens("unique") / arms.tokens("copies")
+            budgets = (round((1 - share) * TOP_BUDGETS[-1]), TOP_BUDGETS[-1])
+            found = screening.screen(arms, union, list(masks), budgets, workers=workers)
+        size = found.targets.sum(axis=1)
+        ln_ppl = {name: nats.sum(axis=-1) / size for name, nats in found.nats.items()}  # [orders, budgets, classes]
+        less, doubling = (
+            ln_ppl["unique"][:, 0] - ln_ppl["unique"][:, 1],
+            ln_ppl["copies"][:, 1] - ln_ppl["unique"][:, 0],
+        )
+        apart = (found.apart["copies"] - found.apart["unique"])[:, 1].sum(axis=-1) / size
+        sys.stdout.write(
+            f"{'whole conversations' if piece is None else 'pieces'}, {share:.1%} of the tokens are copies\n"
+        )
+        for what, each in {
+            f"copies against none at {budgets[1]:,} tokens": less + doubling,
+            f"of this, {budgets[0]:,} in place of {budgets[1]:,} unique tokens": less,
+            "of this, the same unique tokens with copies": doubling,
+            "copies against none, copies apart from their originals": apart,
+        }.items():
+            ends = [f"{math.expm1(one.mean()):+.1%} (+- {_half(one):.1%})" for one in each.T[::-1]]
+            sys.stdout.write(f"  {what}: {ends[0]} of PPL on replies, {ends[1]} on other messages\n")
+
+
+def _half(values: NDArray[np.float64]) -> float:
+    """Half of the 95 % t interval of a mean over orders."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
 def _without_some(lengths: NDArray[np.int64], seed: int) -> Mask:
     """A random rule, which drops 5 % of the tokens."""
     order = np.random.default_rng(seed).permutation(len(lengths))
@@ -258,13 +310,13 @@ def _holds_zero(ends: Interval | None) -> bool:
 def _rate(holds: list[bool]) -> str:
     wrong, n = len(holds) - sum(holds), len(holds)
     both = stats.binomtest(wrong, n).proportion_ci(method="exact")
-    return f"differs in {wrong} ({wrong / n:.1%}, 95 % interval {both.low:.1%} to {both.high:.1%})"
+    return f"differs in {wrong} of {n} ({wrong / n:.1%}, 95 % interval {both.low:.1%} to {both.high:.1%})"
 
 
 def main() -> None:
-    """Print one of the three."""
+    """Print one of the four."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("what", choices=["decisions", "placebos", "laws"])
+    asked.add_argument("what", choices=["decisions", "placebos", "laws", "copies"])
     asked.add_argument("--times", type=int, default=400)
     asked.add_argument("--workers", type=int, default=2)
     given = asked.parse_args()
@@ -272,6 +324,8 @@ def main() -> None:
         decisions(given.workers)
     elif given.what == "laws":
         laws(given.workers)
+    elif given.what == "copies":
+        copies(given.workers)
     else:
         placebos(given.times, given.workers)
 

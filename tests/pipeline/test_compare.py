@@ -538,7 +538,6 @@ def test_options_are_checked_before_corpora_are_read(my_run: Path, tmp_path: Pat
     for more, message in (
         ({"preset": "e1"}, "preset e1 reports the set that selects its weights"),
         ({"budgets": (1000,)}, "--budgets names one size"),
-        ({"choices": replace(WANTED, embeddings="ppmi-budget")}, "one table of embeddings for both corpora"),
     ):
         with pytest.raises(ArmsError, match=message):
             comparing.compare(asked("nowhere.jsonl", "refined", my_run, tmp_path, how(**more)))

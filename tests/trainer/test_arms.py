@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.prepare import arms as arming
+from trainer.prepare import prepared
 from trainer.prepare.arms import Union
 from trainer.prepare.choices import Choices
+from trainer.prepare.ppmi import ppmi_svd
+from trainer.presets import HOUSE, Text
 
 CHOICES = Choices(test_tokens=300, validation_tokens=100)
 
@@ -46,6 +52,19 @@ def test_every_conversation_with_text_is_on_exactly_one_side() -> None:
     found = arming.split(both, both.frame["text"], CHOICES)
     rows = np.concatenate([found.pool, found.validation, found.test])
     assert sorted(rows) == np.flatnonzero(both.frame["text"].str.len_bytes().to_numpy() > 0).tolist()
+
+
+def test_each_corpus_by_itself_has_embeddings_of_its_own_budget(tmp_path: Path) -> None:
+    """Both arms share the vocabulary alone: each training run counts its own stream."""
+    both, preset = union(4), replace(HOUSE, text=Text(), vocabulary=300, shape=replace(HOUSE.shape, embedding=8))
+    arms = arming.prepare(both, preset, replace(CHOICES, embeddings="ppmi-budget"), tmp_path)
+    tables = []
+    for arm in ("a", "b"):
+        data = prepared.load(tmp_path, arms.file(arm))
+        stream = data.budget(preset, 1_000, 0)
+        tables.append(data.embeddings_for(preset, stream, 0))
+        assert np.array_equal(tables[-1], ppmi_svd(stream.ids, stream.starts, data.record.vocabulary, 8).table)
+    assert not np.array_equal(tables[0], tables[1])
 
 
 @pytest.mark.parametrize("arm", ["a", "b"])

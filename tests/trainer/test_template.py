@@ -158,6 +158,10 @@ def test_only_whole_separated_conversations_have_a_template() -> None:
         Text(template="chatml")  # type: ignore[arg-type]
     assert HOUSE.trained_on("replies").phase2.loss == "replies"
     assert HOUSE.trained_on("all") == HOUSE
+    assert HOUSE.computed_in("bf16").phase2.precision == "bfloat16"
+    assert HOUSE.computed_in("float32") == HOUSE
+    with pytest.raises(PresetError, match="--precision is 'fp8', expected float32 or bf16"):
+        HOUSE.computed_in("fp8")
     assert HOUSE.trained_on("replies").settings() != HOUSE.settings()
     with pytest.raises(PresetError, match="e1 reads plain text"):
         PRESETS["e1"].trained_on("replies")

@@ -43,9 +43,9 @@ class SinglePhase(ResumableRun):
         """The scores of a stream."""
 
     def learn(self, start: Checkpoint | None) -> State:
-        """The only phase, in float32."""
+        """The only phase."""
         settings = self.preset.phase2.sized(self.data.train.tokens)
-        settings = replace(settings, precision="float32", restore=True)
+        settings = replace(settings, restore=True)
         trained = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         state = phase2.start(trained, settings, self.seed)
         if start is not None:

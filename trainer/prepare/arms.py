@@ -119,11 +119,12 @@ def prepare(
 ) -> Arms:
     """Split the union and make the data of all arms in a folder, or load them if the folder holds the same data.
 
-    Tokenizer and embeddings are made from the union of the arms' training pools; `given` is what `choices.outside`
-    returns. Without `networks` there are no embeddings, and no network can be trained. An ArmsError if an arm has no
-    training conversations; another TrainerError if a corpus or an option cannot be used.
+    Tokenizer and embeddings are made from the union of the arms' training pools; with `ppmi-budget` each training run
+    makes embeddings of its own. `given` is what `choices.outside` returns. Without `networks` there are no embeddings,
+    and no network can be trained. An ArmsError if an arm has no training conversations; another TrainerError if a
+    corpus or an option cannot be used.
     """
-    check(preset, choices)
+    check(preset)
     choices = choices if networks else replace(choices, embeddings=SCRATCH)
     sides = split(union, union.frame[preset.text.column], choices)
     common = preparing.prepare(union.frame, union.keys, union.groups, preset, choices, folder, given, sides)
@@ -172,17 +173,12 @@ def load(folder: Path, preset: Preset) -> Arms | None:
     return Arms(common, Split(nothing, nothing, nothing, ()), pools, tests, preset.sized(size), evaluated)
 
 
-def check(preset: Preset, choices: Choices) -> None:
-    """Refuse options that rule out a comparison, with an ArmsError."""
+def check(preset: Preset) -> None:
+    """Refuse a preset that rules out a comparison, with an ArmsError."""
     if preset.validation is not None or not preset.shuffled:
         raise ArmsError(
             f"preset {preset.name} reports the set that selects its weights, and a comparison needs a separate test "
             "set: take the preset house"
-        )
-    if (choices.embeddings or preset.embeddings) == SCRATCH:
-        raise ArmsError(
-            f"a comparison needs one table of embeddings for both corpora, and {SCRATCH} makes one per training run: "
-            "take ppmi, which is made from both training pools"
         )
 
 

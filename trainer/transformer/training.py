@@ -79,7 +79,9 @@ def batches(model: Transformer, tape: Tape, settings: Phase2, state: State) -> I
             at, own = every.positions(which)
             if tape.learned is not None:
                 own &= tape.learned[at + 1]
-            yield model(tape.ids[at])[own], tape.ids[at[own] + 1]
+            with torch.autocast(tape.ids.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                z = model(tape.ids[at])
+            yield z.float()[own], tape.ids[at[own] + 1]
 
 
 @torch.no_grad()

@@ -91,6 +91,7 @@ def register(experiment: Experiment, screened: Screened, *, worth_knowing: float
         ),
         "secondary": ["delta alpha", "per corpus"],
         "loss": experiment.arms.preset.phase2.loss,
+        "precision": experiment.arms.preset.phase2.precision,
         "worth_knowing": worth_knowing,
         "looks": [[sum(look.seeds), look.level] for look in experiment.design.looks()],
         "evaluated": experiment.arms.evaluated,
