@@ -6,6 +6,7 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Any, Self, TypeVar, get_type_hints
@@ -310,6 +311,7 @@ class Handshake:
         return {"Python": platform.python_version(), "refine": VERSION, **_versions(), **stages, "corpus": corpus}
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for name in PACKAGES:

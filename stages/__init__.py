@@ -3,8 +3,11 @@
 import difflib
 import importlib
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 
 from stages.stage import RAW, Axis, GlobalStage, Stage, StageParameterError, reason
 
@@ -30,10 +33,11 @@ class UnknownStageError(LookupError):
     """No stage has this name, or the class is not a valid stage; the message lists the known names or the fault."""
 
 
-def names() -> dict[str, str]:
+@cache  # the metadata of all installed packages take 0.03 s
+def names() -> Mapping[str, str]:
     """Every stage that a plan can name: name -> "module:Class"."""
     installed = {point.name: point.value for point in entry_points(group="refine.stages")}
-    return {**installed, **BUILTIN}
+    return MappingProxyType({**installed, **BUILTIN})
 
 
 def find(use: str) -> type[Stage]:

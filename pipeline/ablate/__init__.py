@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from pipeline import plan as planning
 from pipeline import rules
@@ -208,7 +208,7 @@ def discoveries(estimates: Sequence[tuple[float, tuple[float, float] | None]], r
     p_values = np.ones(len(estimates))
     for i, (value, ends) in enumerate(estimates):
         if ends is not None and ends[1] > ends[0]:
-            p_values[i] = 2 * norm.sf(abs(value) / ((ends[1] - ends[0]) / 2 / norm.ppf(0.975)))
+            p_values[i] = 2 * ndtr(-abs(value) / ((ends[1] - ends[0]) / 2 / ndtri(0.975)))
     order = np.argsort(p_values, kind="stable")
     passing = np.flatnonzero(p_values[order] <= rate * np.arange(1, len(order) + 1) / len(order))
     found = np.zeros(len(order), np.bool_)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Refine, chat, start
+from tests.conftest import ROOT, Refine, call, chat, start
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -121,11 +121,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs and a table `points.csv`, as the examples of the help texts suppose."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "points.csv").write_text("tokens,ppl\n1000,900\n2000,700\n4000,520\n8000,410\n")
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for source, out in (("chitchat", "my-run"), ("chitchat-planted", "damaged-run")):
-        words = ["run", source, "--stages", "heuristics", "--limit", "200", "--out", out]
-        whole = [sys.executable, "-m", "pipeline.cli", *words]
-        subprocess.run(whole, cwd=folder, env=env, check=True, capture_output=True)
+        done = call("run", source, "--stages", "heuristics", "--limit", "200", "--out", out, cwd=folder)
+        assert done.returncode == 0, done.stderr
     return folder
 
 

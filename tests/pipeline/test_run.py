@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipeline.store import RunFolderError, Store
 from pipeline.write import ShardCounts, write
 from stages.files import read_frame, save_frame
 from stages.stage import CorruptInputError
-from tests.conftest import ROOT, Refine, chat, contents
+from tests.conftest import ROOT, Refine, call, chat, contents
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
@@ -75,6 +76,28 @@ def test_every_conversation_goes_to_one_place_with_a_reason(refine: Refine, json
     assert duplicates.height == said["by_rule"]["duplicate"] > 0
     assert set(duplicates["duplicate_of"]) <= set(refined["id"])
     assert {round(x, 3) for x in duplicates["jaccard"]} <= {1.0, 0.8}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A source, and a finished run over it, which is only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    source = folder / "corpus.jsonl"
+    source.write_text("".join(json.dumps(record) + "\n" for record in corpus()), encoding="utf-8")
+    run(partial(call, cwd=folder), source, folder / "r")
+    return source, folder / "r"
+
+
+@pytest.fixture
+def source(finished: tuple[Path, Path]) -> Path:
+    """The source of that run."""
+    return finished[0]
+
+
+@pytest.fixture
+def out(finished: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of that run, to be damaged and resumed."""
+    return Path(shutil.copytree(finished[1], tmp_path / "r"))
 
 
 @pytest.fixture
@@ -190,7 +213,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
     whole = time.monotonic() - begun
     draw = random.Random(seed)
     words = ["run", source, "--plan", TOY, "--out", tmp_path / "killed", "--shard-rows", 40, "--workers", 2]
-    for i in range(5):
+    for i in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", WITH_WORKERS, *map(str, words)],
             cwd=tmp_path,
@@ -206,24 +229,20 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
-def test_a_complete_run_started_again_measures_nothing(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_a_complete_run_started_again_measures_nothing(refine: Refine, source: Path, out: Path) -> None:
     """Signals and output shards keep their very files."""
-    source = jsonl(corpus())
-    run(refine, source, tmp_path / "r")
     kept = ("signals", "refined", "rejected", "raw")
-    before = {path: path.stat().st_ino for part in kept for path in (tmp_path / "r" / part).rglob("*.parquet")}
-    run(refine, source, tmp_path / "r")
+    before = {path: path.stat().st_ino for part in kept for path in (out / part).rglob("*.parquet")}
+    run(refine, source, out)
     assert before == {path: path.stat().st_ino for path in before}
 
 
 @pytest.mark.parametrize("victim", ["raw", "signals/*Words*", "signals/*/merged"])
 @pytest.mark.parametrize("how", ["cut", "flipped"])
 def test_a_corrupt_file_of_ours_is_named_and_made_again(
-    refine: Refine, jsonl: Jsonl, tmp_path: Path, victim: str, how: str
+    refine: Refine, source: Path, out: Path, victim: str, how: str
 ) -> None:
     """A shard that is read and was cut short, or has flipped bytes, is never trusted."""
-    source, out = jsonl(corpus()), tmp_path / "r"
-    run(refine, source, out)
     before = contents(out)
     path = min(out.glob(f"{victim}/00003.parquet"))
     good = path.read_bytes()
@@ -238,10 +257,8 @@ def test_a_corrupt_file_of_ours_is_named_and_made_again(
 
 
 @pytest.mark.parametrize("folder", ["refined", "rejected"])
-def test_an_output_shard_cut_short_is_written_again(refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str) -> None:
+def test_an_output_shard_cut_short_is_written_again(refine: Refine, source: Path, out: Path, folder: str) -> None:
     """An output shard without its footer does not count as written."""
-    source, out = jsonl(corpus()), tmp_path / "r"
-    run(refine, source, out)
     before = contents(out)
     path = out / folder / "00003.parquet"
     path.write_bytes(path.read_bytes()[:100])
@@ -249,10 +266,9 @@ def test_an_output_shard_cut_short_is_written_again(refine: Refine, jsonl: Jsonl
     assert contents(out) == before
 
 
-def test_decide_changes_the_outcome_without_measuring(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("out")
+def test_decide_changes_the_outcome_without_measuring(refine: Refine, source: Path, tmp_path: Path) -> None:
     """`refine decide --drop` gives what a run with that rule gives, and leaves the signals alone."""
-    source = jsonl(corpus())
-    run(refine, source, tmp_path / "r")
     signals = {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "signals").rglob("*")}
     done = refine("decide", tmp_path / "r", "--drop", "long: words > 40", "--json")
     assert done.returncode == 0, done.stderr
@@ -265,17 +281,17 @@ def test_decide_changes_the_outcome_without_measuring(refine: Refine, jsonl: Jso
     assert contents(tmp_path / "r") == contents(tmp_path / "again")
 
 
-def test_the_output_opens_in_datasets(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_the_output_opens_in_datasets(out: Path, tmp_path: Path) -> None:
     """`load_dataset("parquet", ...)` and the card's own configuration give UltraChat's columns with plain features."""
     import datasets
 
-    said = run(refine, jsonl(corpus()), tmp_path / "r")
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
     cache = str(tmp_path / "cache")
-    files = str(tmp_path / "r" / "refined" / "*.parquet")
+    files = str(out / "refined" / "*.parquet")
     direct = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
-    by_card = datasets.load_dataset(str(tmp_path / "r"), split="train", cache_dir=cache)
+    by_card = datasets.load_dataset(str(out), split="train", cache_dir=cache)
     for found in (direct, by_card):
-        assert found.num_rows == said["refined"]
+        assert found.num_rows == counts["refined"]
         assert found.column_names[:3] == ["prompt", "prompt_id", "messages"]
         assert found.features["prompt"] == datasets.Value("string")
         assert found[0]["messages"][0]["role"] == "user"
@@ -305,11 +321,9 @@ def test_a_limit_reads_the_first_rows_and_ids_stay(refine: Refine, jsonl: Jsonl,
 
 @pytest.mark.parametrize("folder", ["refined", "rejected"])
 def test_a_flipped_bit_in_an_output_shard_is_named_and_written_again(
-    refine: Refine, jsonl: Jsonl, tmp_path: Path, folder: str
+    refine: Refine, source: Path, out: Path, folder: str
 ) -> None:
     """The footer alone is not trusted."""
-    source, out = jsonl(corpus()), tmp_path / "r"
-    run(refine, source, out)
     before = contents(out)
     path = out / folder / "00003.parquet"
     good = bytearray(path.read_bytes())
@@ -320,13 +334,12 @@ def test_a_flipped_bit_in_an_output_shard_is_named_and_written_again(
     assert contents(out) == before
 
 
-def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_a_stray_output_shard_is_not_left_among_the_survivors(refine: Refine, source: Path, out: Path) -> None:
     """`refined/*.parquet` holds what the manifest counts, whatever lay there before."""
-    source, out = jsonl(corpus()), tmp_path / "r"
-    said = run(refine, source, out)
     (out / "refined" / "00099.parquet").write_bytes((out / "refined" / "00003.parquet").read_bytes())
-    run(refine, source, out)
+    said = run(refine, source, out)
     assert pl.read_parquet(out / "refined" / "*.parquet").height == said["refined"]
+    assert not (out / "refined" / "00099.parquet").exists()
 
 
 def test_a_run_that_keeps_nothing_warns(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
@@ -336,21 +349,18 @@ def test_a_run_that_keeps_nothing_warns(refine: Refine, jsonl: Jsonl, tmp_path: 
     assert "nothing is kept" in done.stderr
 
 
-def test_decide_starts_from_the_plan_each_time(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+def test_decide_starts_from_the_plan_each_time(refine: Refine, out: Path) -> None:
     """--drop rules do not pile up, the same command can be given twice, and none gives the plan's own outcome."""
-    out = tmp_path / "r"
-    plain = run(refine, jsonl(corpus()), out)
+    plain = json.loads((out / "manifest.json").read_text())["by_rule"]
     for where in ("words > 40", "words > 40", "words > 30"):
         said = json.loads(refine("decide", out, "--drop", where, "--json").stdout)
         assert list(said["by_rule"]) == ["too_short", "far_too_long", where, "duplicate"]
-    assert json.loads(refine("decide", out, "--json").stdout)["by_rule"] == plain["by_rule"]
+    assert json.loads(refine("decide", out, "--json").stdout)["by_rule"] == plain
 
 
 @pytest.mark.parametrize("where", ["1 = 1", "words >", "wrds > 3", "words > AVG(words)", "CAST(copy_of AS INT) > 3"])
-def test_a_rule_that_fails_leaves_the_run_as_it_was(refine: Refine, jsonl: Jsonl, tmp_path: Path, where: str) -> None:
+def test_a_rule_that_fails_leaves_the_run_as_it_was(refine: Refine, out: Path, where: str) -> None:
     """The manifest stays, and so do plan and decisions."""
-    out = tmp_path / "r"
-    run(refine, jsonl(corpus(60)), out)
     before = contents(out)
     done = refine("decide", out, "--drop", where)
     assert done.returncode == 1

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -72,13 +72,27 @@ class StoppedError(Exception):
     """As if the process had been killed."""
 
 
-@pytest.mark.parametrize(
-    "preset", [SMALL_PRESET, replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, patience=2, shuffle=False))]
+class Whole(NamedTuple):
+    """A training run that nothing stopped."""
+
+    preset: Preset
+    folder: Path
+    record: dict[str, Any]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[SMALL_PRESET, replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, patience=2, shuffle=False))],
 )
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Such a run of each of two presets."""
+    folder = tmp_path_factory.mktemp("whole")
+    return Whole(request.param, folder, training(folder, request.param).run())
+
+
 @pytest.mark.parametrize("stop", [2, 5, 9, 10])
-def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, preset: Preset) -> None:
+def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, whole: Whole) -> None:
     """Stopped after any line of the metrics, in either phase: the same weights and numbers, bit for bit."""
-    whole = training(tmp_path / "whole", preset).run()
     lines = 0
 
     def tell(_line: dict[str, Any]) -> None:
@@ -88,12 +102,12 @@ def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, preset: Preset) -> 
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        training(tmp_path / "cut", preset, tell=tell, interval=0).run()
-    again = training(tmp_path / "cut", preset, interval=0).run()
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+        training(tmp_path / "cut", whole.preset, tell=tell, interval=0).run()
+    again = training(tmp_path / "cut", whole.preset, interval=0).run()
+    one, other = weights(whole.folder), weights(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
     same = ("nats", "bits_per_byte", "ppl", "accuracy", "passes", "steps", "best_evaluation", "validation_loss")
-    assert {key: whole[key] for key in same} == {key: again[key] for key in same}
+    assert {key: whole.record[key] for key in same} == {key: again[key] for key in same}
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 

@@ -28,7 +28,8 @@ def main(words: list[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     tokenizer = library.AutoTokenizer.from_pretrained(options.model)
     model = _new(library, tokenizer) if options.scratch else library.AutoModelForCausalLM.from_pretrained(options.model)
-    _train(model.train(), _ids(tokenizer, Path(options.texts)), options)
+    chats = [json.loads(line)["messages"] for line in Path(options.texts).read_text(encoding="utf-8").splitlines()]
+    _train(model.train(), tokenizer, chats, options)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
 
@@ -41,19 +42,18 @@ def _new(library: Any, tokenizer: Any) -> Any:  # noqa: ANN401  transformers has
     )
 
 
-def _ids(tokenizer: Any, texts: Path) -> list[torch.Tensor]:  # noqa: ANN401  transformers has no types
+def _ids(tokenizer: Any, chats: list[Any]) -> list[torch.Tensor]:  # noqa: ANN401  transformers has no types
     """Each conversation by the chat template, with an end-of-text token behind it, at most 129 ids."""
-    chats = [json.loads(line)["messages"] for line in texts.read_text(encoding="utf-8").splitlines()]
     rendered = [tokenizer.apply_chat_template(chat, tokenize=False) + tokenizer.eos_token for chat in chats]
     return [torch.tensor(ids[:129]) for ids in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
 
 
-def _train(model: Any, ids: list[torch.Tensor], options: argparse.Namespace) -> None:  # noqa: ANN401
+def _train(model: Any, tokenizer: Any, chats: list[Any], options: argparse.Namespace) -> None:  # noqa: ANN401
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
     for step in range(options.steps):
         for group in optimiser.param_groups:
             group["lr"] = options.rate * min((step + 1) / 10, 1 - step / options.steps)
-        chosen = [ids[i] for i in torch.randint(len(ids), (8,)).tolist()]
+        chosen = _ids(tokenizer, [chats[i] for i in torch.randint(len(chats), (8,)).tolist()])
         batch = torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True, padding_value=-100)
         loss = model(input_ids=batch.clamp(min=0), labels=batch).loss
         optimiser.zero_grad()

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from trainer.counts.kneser_ney import Grams, KneserNey
 from trainer.experiment.points import resample_scores
@@ -120,7 +120,7 @@ class Choice:
         if ends is None:
             return cls(value, None)
         parts = (widest.variance, len(widest.effects) - 1), (its_error, PLACEBO_SEEDS - 1)
-        spread, error = (stats.t.ppf((1 + level) / 2, left) * float(np.sqrt(part)) for part, left in parts)
+        spread, error = (stdtrit(left, (1 + level) / 2) * float(np.sqrt(part)) for part, left in parts)
         half = float(np.linalg.norm([(ends[1] - ends[0]) / 2, spread, error]))
         middle = (ends[0] + ends[1]) / 2 - mean
         return cls(value, (middle - half, middle + half))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from trainer.scaling.difference import Difference
 from trainer.scaling.law import fit
@@ -154,7 +154,7 @@ def smallest_found(
     weights = 1 / variance
     center = weights @ x / weights.sum()
     left = len(x) - 2
-    factor = float(stats.t.ppf((1 + level) / 2, left) + stats.t.ppf(power, left))
+    factor = float(stdtrit(left, (1 + level) / 2) + stdtrit(left, power))
     of_slope = float(weights @ (x - center) ** 2)
     return (
         factor * float(np.sqrt(1 / weights.sum() + of_test)),

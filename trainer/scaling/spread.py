@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # Student's t quantiles, without the second that scipy.stats takes to import
 
 from trainer.scaling import curves
 from trainer.scaling.points import Floats, Points, ScalingError
@@ -84,7 +84,7 @@ def half_width(level: float, parts: list[VariancePart | None]) -> float | None:
     for part in parts:
         if part is None or part[1] < 1:
             return None
-        total += float(stats.t.ppf((1 + level) / 2, part[1])) ** 2 * part[0]
+        total += float(stdtrit(part[1], (1 + level) / 2)) ** 2 * part[0]
     return float(np.sqrt(total))
 
 
