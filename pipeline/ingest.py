@@ -23,7 +23,7 @@ from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_js
 from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, valid_text
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store, read_json
-from stages.files import exists, read_frame, remove, save_frame, save_json, sizes_in
+from stages.files import exists, read_frame, remove, save_conversations, save_frame, save_json, sizes_in
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -226,7 +226,7 @@ class _Task:
         if shard.quarantined:
             frame = pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row")
             save_frame(self.store.quarantine(name), frame, {})
-        save_frame(self.store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
+        save_conversations(self.store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
         count.shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
 
 

@@ -17,7 +17,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from stages.stage import RAW
-from tests.conftest import chat
+from tests.conftest import chat, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -28,7 +28,7 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
         source if not isinstance(source, str | Path | None) else sources.find(None if source is None else str(source))
     )
     ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 def quarantined(out: Path) -> list[dict[str, Any]]:
