@@ -119,6 +119,11 @@ class Stage(ABC):
     axes: ClassVar[Mapping[str, Axis]] = {}
     """The numeric signals that a report draws; all of them, on a linear axis, if this is empty."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it measures by a model that runs on a GPU where there is one; on a cluster, each worker gets one."""
+        return False
+
     def models(self) -> tuple[Path, ...]:
         """Files that the signals depend on, or `MissingModelError`; their content is part of the digest."""
         return ()
