@@ -29,7 +29,7 @@ DETAILS: pl.DataType = pl.List(
 
 RAW = pl.Schema(
     {
-        "id": pl.String(),  # "<content digest>-<row>": unique, and stable for the same source
+        "id": pl.String(),  # "<content digest>-<row>": unique, stable for the same source, sorted like the rows
         "source_id": pl.String(),  # the record's own id, or null
         "prompt": pl.String(),
         "prompt_id": pl.String(),  # not unique
