@@ -240,6 +240,7 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(s3: S3, jsonl: Jsonl, monk
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.")
     assert refused("s3://bucket/no", jsonl).startswith("no credentials for s3://bucket/no: set AWS_ACCESS_KEY_ID")
+    assert refused("az://bucket/no", jsonl).startswith("no credentials for az://bucket/no: set AZURE_STORAGE_ACCOUNT")
 
 
 def test_a_bucket_without_its_package_is_one_sentence(jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
