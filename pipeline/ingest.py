@@ -20,10 +20,10 @@ from pipeline.plan import PlanError
 from pipeline.sources import Source, pieces, shapes, trees
 from pipeline.sources.fields import Fields
 from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
-from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, valid_text
+from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, row_id, valid_text
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store, read_json
-from stages.files import exists, read_frame, remove, save_frame, save_json, sizes_in
+from stages.files import exists, read_frame, remove, save_conversations, save_frame, save_json, sizes_in
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -226,7 +226,7 @@ class _Task:
         if shard.quarantined:
             frame = pl.DataFrame(shard.quarantined, schema=QUARANTINE, orient="row")
             save_frame(self.store.quarantine(name), frame, {})
-        save_frame(self.store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
+        save_conversations(self.store.raw(name), pl.DataFrame(shard.conversations, schema=RAW, orient="row"), {})
         count.shards.append({"name": name, "rows": len(shard.conversations), "quarantined": len(shard.quarantined)})
 
 
@@ -440,7 +440,7 @@ def _shards(
     """Rows in shards. Loops over rows, because each may be malformed in its own way and must not end the others."""
     shard = _Shard()
     for shape, row in rows:
-        identity = f"{digest}-{count.seen:09d}"
+        identity = row_id(digest, count.seen)
         count.seen += 1
         if count.seen % TOLD == 0:
             tell(count.seen)

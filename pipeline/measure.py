@@ -262,7 +262,8 @@ class _Step:
         _open.cache_clear()  # in a process that makes several runs, the same path may hold other models by now
         fitted = fitted_files(there)
         task = _Task(self.name, self.stage, self.store, self.folder.name, fitted, self.trims, self.earlier)
-        for shard, _ in engine.map(task, missing, Needs(seconds=seconds or math.inf)):
+        needs = Needs(gpus=int(self.stage.uses_gpu), seconds=seconds or math.inf)
+        for shard, _ in engine.map(task, missing, needs):
             done, worked = done + self.size[shard], worked + work[shard]
             self.tell(self.name, done, self.total, worked / max(whole, 1), left)
         sizes_in(self.folder, anew=True)

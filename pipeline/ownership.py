@@ -68,12 +68,23 @@ def check_is_run(folder: Path) -> RunState:
     return far
 
 
+def any_run_at(place: Path) -> Store:
+    """The run in a folder or a bucket, however far it is, which may be in use."""
+    if (store := Store.at(place)).bucket:
+        store.bucket.refresh()
+        if not exists(store.mount().source):
+            raise RunFolderError(f"{store.name} holds no run: name the URL of one; `refine run --out URL` makes one")
+    else:
+        check_is_run(place)
+    return store
+
+
 def run_at(folder: Path, least: RunState = RunState.COMPLETE) -> Store:
     """The run in a folder, which must be at least this far, and which no other process may be writing."""
     if (store := Store.at(folder)).bucket:
         return _pulled(store, least)
     far = check_is_run(folder)
-    if in_use(folder):
+    if in_use(Store(folder)):
         raise RunFolderError(f"{folder} is in use by another refine process{_owner(folder)}: wait for it to end")
     if far < least:
         what = "holds no complete ingest" if far is RunState.BEGUN else "is not a complete run"
@@ -97,10 +108,14 @@ def run_folders() -> list[Path]:
     return [path.parent for path in places if is_run(path.parent)]
 
 
-def in_use(folder: Path) -> bool:
-    """Whether a process is writing in a folder now."""
+def in_use(store: Store) -> bool:
+    """Whether a process is writing in a run now."""
+    if store.bucket:
+        from pipeline.store.lease import is_held
+
+        return is_held(store.bucket)
     try:
-        with (folder / LOCK).open("r") as file:
+        with (store.folder / LOCK).open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

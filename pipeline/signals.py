@@ -19,7 +19,7 @@ from pipeline import rules
 from pipeline.plan import Plan
 from pipeline.rules import Drop, KeepBest, KeepTop, Pairs, Rule
 from pipeline.store import RunFolderError, Store
-from stages.files import exists, fetch, read_frame
+from stages.files import exists, fetch, read_frame, with_derived
 from stages.stage import PAIRS, CorruptInputError, GlobalStage
 
 TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
@@ -233,4 +233,8 @@ def scan(store: Store, part: Literal["raw", "decisions", "refined", "rejected"])
     """One part of a complete run, in the order of the source."""
     if part == "decisions":
         _check_decided(store)
-    return pl.scan_parquet([fetch(store.folder / part / shard) for shard in store.shards()], glob=False)
+    files = [fetch(store.folder / part / shard) for shard in store.shards()]
+    if part != "raw":
+        return pl.scan_parquet(files, glob=False)
+    # shards of earlier versions hold a column of texts, and a run that was continued has shards of both kinds
+    return with_derived(pl.scan_parquet(files, glob=False, missing_columns="insert", extra_columns="ignore"))

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.stage import CorruptInputError, reason
+from stages.stage import RAW, CorruptInputError, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,6 +132,17 @@ def publish_new(folder: Path) -> None:
                 mirror.publish(path)
 
 
+CONVERSATIONS = "refine.conversations"
+"""Key in the footer of a file that leaves out what its messages hold already; see `save_conversations`."""
+_SPOKEN = pl.element().struct.field("content")
+_FIRST = _SPOKEN.filter(pl.element().struct.field("role") == "user").first()
+_ASKED = pl.col("messages").list.eval(_FIRST).list.first().fill_null("")
+DERIVED = {
+    "text": pl.col("messages").list.eval(_SPOKEN).list.join("\n").alias("text"),
+    "prompt": pl.coalesce("prompt", _ASKED),
+}
+"""The columns of `RAW` that are made from the messages when such a file is read."""
+
 FITTED = "fitted.json"
 """Name of the file with the digests of a fit's files. It is written last."""
 _BLOCK = 1 << 20
@@ -185,6 +196,16 @@ def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | No
     save(path, into)
 
 
+def save_conversations(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
+    """Save a shard of conversations without a second copy of what is said.
+
+    `text` is left out, and a prompt is null if it is the first message of the user, or empty and there is none.
+    `read_frame` gives both back.
+    """
+    prompt = pl.when(pl.col("prompt") != _ASKED).then("prompt").alias("prompt")
+    save_frame(path, frame.with_columns(prompt).drop("text"), {CONVERSATIONS: "2", **metadata})
+
+
 def plain_table(frame: pl.DataFrame) -> pa.Table:
     """A frame as an Arrow table of plain types, because `datasets` shows polars' large types as `LargeList`."""
     import pyarrow as pa
@@ -208,21 +229,43 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read columns of a Parquet file, in the order given, and verify its page checksums."""
+    """Read columns of a Parquet file, in the order given, and verify its page checksums.
+
+    Of a raw or repaired shard, these are columns of `RAW`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = None if columns is None else list(columns)
     try:  # pq.read_table would import pandas: 0.4 s
         with pq.ParquetFile(fetch(path), page_checksum_verification=True) as file:
-            table = file.read(names)
-        frame = pl.from_arrow(table.select(names) if names else table)
+            derived = CONVERSATIONS.encode() in (file.metadata.metadata or {})
+            stored = _stored(names) if names and derived else names
+            table = file.read(stored)
+        frame = pl.from_arrow(table.select(stored) if stored else table)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _corrupt(path, error) from error
     del table
     pa.default_memory_pool().release_unused()  # Arrow would keep the decompressed pages
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
-    return frame
+    return with_derived(frame, names) if derived else frame
+
+
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+
+def with_derived(frame: Frame, names: Sequence[str] | None = None) -> Frame:
+    """Conversations with the columns that `save_conversations` leaves out; by default all columns, as in `RAW`."""
+    if not names:
+        there: dict[str, None] = dict.fromkeys([*frame.collect_schema().names(), *DERIVED])
+        names = [*(name for name in RAW if name in there), *(name for name in there if name not in RAW)]
+    return frame.with_columns(DERIVED[name] for name in DERIVED if name in names).select(names)
+
+
+def _stored(names: Sequence[str]) -> list[str]:
+    """The columns of a file from which some columns are made."""
+    more = ["messages"] if DERIVED.keys() & set(names) else []
+    return [name for name in dict.fromkeys([*names, *more]) if name != "text"]
 
 
 def rows(path: Path) -> int:

@@ -8,6 +8,13 @@ MODEL_FILES = (".jinja", ".json", ".model", ".safetensors", ".txt")
 """Endings of the files of a model: settings, tokenizer, weights. Pickles are not among them."""
 
 
+def device() -> str:
+    """Where a stage runs a model of torch: "cuda" if torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def model_folder(stage: str, model: str, kind: str, expected: str) -> Path:
     """The folder of a model, given as a path or as organisation/name on the hub, from where it is downloaded once.
 

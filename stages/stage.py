@@ -29,7 +29,7 @@ DETAILS: pl.DataType = pl.List(
 
 RAW = pl.Schema(
     {
-        "id": pl.String(),  # "<content digest>-<row>": unique, and stable for the same source
+        "id": pl.String(),  # "<content digest>-<row>": unique, stable for the same source, sorted like the rows
         "source_id": pl.String(),  # the record's own id, or null
         "prompt": pl.String(),
         "prompt_id": pl.String(),  # not unique
@@ -41,7 +41,9 @@ RAW = pl.Schema(
         "tools": pl.String(),  # descriptions of the tools that the assistant can call, as JSON, or null
     }
 )
-"""Columns of a raw shard. No text is null; a list of messages may be empty, and so may a content.
+"""Columns of a raw shard as `stages.files.read_frame` reads it.
+
+No text is null; a list of messages may be empty, and so may a content.
 
 Roles are in lower case: "system", "user", "assistant", "tool", or what the record has. A plain document is one message
 with the role "text"."""
@@ -117,6 +119,11 @@ class Stage(ABC):
     axes: ClassVar[Mapping[str, Axis]] = {}
     """The numeric signals that a report draws; all of them, on a linear axis, if this is empty."""
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it measures by a model that runs on a GPU where there is one; on a cluster, each worker gets one."""
+        return False
+
     def models(self) -> tuple[Path, ...]:
         """Files that the signals depend on, or `MissingModelError`; their content is part of the digest."""
         return ()
@@ -190,8 +197,9 @@ class FittedStage(Stage):
 
         It does those of its `fit_parts` that have not been done.
 
-        The raw shards (Parquet of `RAW`) are in order. Read one at a time, so that memory is bounded, and write with
-        `stages.files.save`, so that no file is incomplete.
+        The raw shards are in order. Read one at a time by `stages.files.read_frame`, which gives the columns of `RAW`
+        (the files have no `text`, since `messages` hold it), so that memory is bounded. Write with `stages.files.save`,
+        so that no file is incomplete.
         """
 
 

@@ -14,9 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import settings
 from typer.main import get_command
+
+from stages.files import read_frame
 
 # One thread for torch in each of pytest's workers and in what they start: two that share two cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -162,6 +165,11 @@ def few_orders() -> Iterator[None]:
         patch.setattr("trainer.experiment.screen.PLACEBOS", 3)
         patch.setattr("trainer.experiment.screen.MIN_PLACEBOS", 2)
         yield
+
+
+def read_shards(folder: Path) -> pl.DataFrame:
+    """The conversations of a run's raw or repaired shards."""
+    return pl.concat(read_frame(path) for path in sorted(folder.glob("*.parquet")))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

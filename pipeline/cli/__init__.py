@@ -711,7 +711,7 @@ def plan(
 def status(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN", help="Folders of runs. By default all in data/runs/ and the current folder."),
+        typer.Argument(metavar="RUN", help="Folders or URLs of runs; by default data/runs/* and the current folder."),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,11 +17,11 @@ from rich.text import Text
 import stages as staging
 from pipeline import plan as planning
 from pipeline.api.run import PreparedRun, Run, notes, open_run
-from pipeline.ownership import RUNS, check_is_run, check_run, in_use, run_folders
+from pipeline.ownership import RUNS, any_run_at, check_run, in_use, run_folders
 from pipeline.sources import shapes
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
-from stages.files import save
+from stages.files import exists, save, sizes_in
 from stages.stage import MissingModelError, parameters
 
 if TYPE_CHECKING:
@@ -222,9 +223,7 @@ def print_plans(*, as_json: bool) -> None:
 
 def status(folders: Sequence[Path], *, as_json: bool) -> None:
     """Print the progress of runs, by default of all in data/runs/ and the current folder."""
-    for folder in folders:
-        check_is_run(folder)
-    states = [_progress(Store(path)) for path in folders or run_folders()]
+    states = [_progress(any_run_at(place)) for place in folders or run_folders()]
     if as_json:
         print_json(states)
         return
@@ -237,18 +236,17 @@ def status(folders: Sequence[Path], *, as_json: bool) -> None:
 
 
 def _progress(store: Store) -> dict[str, Any]:
-    shards = read_json(store.shard_list) if store.shard_list.exists() else None
-    manifest = read_json(store.manifest) if store.manifest.exists() else None
+    shards = read_json(store.shard_list) if exists(store.shard_list) else None
+    manifest = read_json(store.manifest) if exists(store.manifest) else None
     origin = read_json(store.source)
     names = {shard["name"] for shard in shards["shards"]} if shards else set()
-    done = {
-        path.name: sum(file.name in names for file in path.glob("*.parquet"))
-        for path in sorted(store.stage("").glob("*"))
-    }
+    done = Counter[str]()
+    for stage, _, file in (path.partition("/") for path in sorted(sizes_in(store.stage("")))):
+        done[stage] += file in names
     total = len(shards["shards"]) if shards else "?"
-    state = "running" if in_use(store.folder) else "complete" if manifest else "interrupted"
+    state = "running" if in_use(store) else "complete" if manifest else "interrupted"
     return {
-        "run": str(store.folder),
+        "run": store.name,
         "state": state,
         "source": origin["source"] + (f" (sample of {100 * origin['sample']:.3g}%)" if "sample" in origin else ""),
         "sample": origin.get("sample"),

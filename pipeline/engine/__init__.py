@@ -29,6 +29,8 @@ class Needs:
     """What a task needs, and for how long."""
 
     cores: int = 1
+    gpus: int = 0
+    """Asked for only in a cluster that has some."""
     memory: int = 1 << 30
     """Bytes."""
     seconds: float = math.inf

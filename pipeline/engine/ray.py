@@ -183,12 +183,16 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
+def asked(needs: Needs) -> dict[str, int]:
+    """What a task with these needs asks of a node, by Ray's names; GPUs only if a node has some."""
+    gpus = {"GPU": needs.gpus} if needs.gpus and any(node["Resources"].get("GPU") for node in alive()) else {}
+    return {"CPU": needs.cores, "memory": needs.memory, **gpus}
+
+
 def slots(needs: Needs) -> int:
     """How many tasks with these needs the cluster can work on at a time; 0 if no node is large enough."""
-    return sum(
-        int(min(node["Resources"]["CPU"] // needs.cores, node["Resources"].get("memory", 0) // needs.memory))
-        for node in alive()
-    )
+    amounts = asked(needs).items()
+    return sum(int(min(node["Resources"].get(name, 0) // amount for name, amount in amounts)) for node in alive())
 
 
 def _reason(error: BaseException) -> str:
@@ -221,8 +225,8 @@ class _Step:
                 f"memory, which a task needs; it has {_free()}: add a larger node"
             )
         self.last = self.noticed = time.monotonic()
-        options = {"num_cpus": self.needs.cores, "max_retries": 0, "scheduling_strategy": "SPREAD"}
-        self.remote = ray.remote(**options)(_work)
+        options = {"num_cpus": self.needs.cores, "num_gpus": asked(self.needs).get("GPU", 0), "max_retries": 0}
+        self.remote = ray.remote(scheduling_strategy="SPREAD", **options)(_work)
         self.shared = ray.put(self.task), ray.put(self.engine._expected)  # noqa: SLF001  of the same module
 
     def results(self) -> Iterator[tuple[str, Any]]:
@@ -348,4 +352,5 @@ def _free() -> str:
     import ray
 
     free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} cores, {free.get('memory', 0) / 1e9:.1f} GB"
+    gpus = f", {free.get('GPU', 0):g} GPUs" if ray.cluster_resources().get("GPU") else ""
+    return f"{free.get('CPU', 0):g} cores, {free.get('memory', 0) / 1e9:.1f} GB{gpus}"

@@ -13,7 +13,7 @@ from pipeline.engine import Engine, Needs
 from pipeline.plan import REPAIR_VERSION
 from pipeline.repair.edits import repaired, restore
 from pipeline.store import Store, read_json
-from stages.files import exists, footer, present, read_frame, remove, save_frame, sizes_in
+from stages.files import exists, footer, present, read_frame, remove, save_conversations, sizes_in
 
 __all__ = ["repair", "repaired", "restore"]
 
@@ -89,5 +89,7 @@ class _Task:
         kinds = changes.list.eval(pl.element().struct.field("trim").unique()).explode()
         counts = Counter(dict(kinds.value_counts().iter_rows())) + Counter({"": len(changes)})
         numbers = json.dumps(counts, sort_keys=True)
-        save_frame(self.store.repaired(shard), frame, {"refine.repairs": self.digest, "refine.repaired": numbers})
+        save_conversations(
+            self.store.repaired(shard), frame, {"refine.repairs": self.digest, "refine.repaired": numbers}
+        )
         return counts

@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.ownership import run_at
 from pipeline.sources import lines, pieces, shapes
 from pipeline.sources.hub import Hub
-from pipeline.sources.rows import Hashes, Piece, Row, Source, SourceError, Unreadable, valid_text
+from pipeline.sources.rows import Hashes, Piece, Row, Source, SourceError, Unreadable, row_id, valid_text
 from pipeline.sources.saved_dataset import SavedDataset, is_saved_dataset
 from pipeline.store.bucket import Bucket, url_of
 from stages import readers
@@ -113,7 +113,7 @@ class PlantedSource(EmbeddedSource):
         for number, row in enumerate(super().rows()):
             read = shapes.read(row.value, "ultrachat")
             text = "\n".join(message["content"] for message in read.messages)
-            raw.append((f"{digest}-{number:09d}", *read[:4], text, *read[4:]))  # as ingest writes it
+            raw.append((row_id(digest, number), *read[:4], text, *read[4:]))  # as ingest writes it
         damaged = plant.plant(pl.DataFrame(raw, schema=RAW, orient="row"), plant.PlantOptions())
         for number, record in enumerate(damaged.rows.iter_rows(named=True), 1):
             yield Row(name, number, record)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.stage import reason
+
+_LETTERS = ("", *string.ascii_lowercase)
 
 
 class SourceError(Exception):
@@ -46,6 +49,15 @@ class Piece(NamedTuple):
     begin: int
     """Where the first line begins in the file in bytes; 0 in a table."""
     rows: int
+
+
+def row_id(digest: str, number: int) -> str:
+    """The id of a row of a source, from the source's digest. As texts, ids sort like numbers.
+
+    A number has nine digits, or more and before them a letter that says how many: 999999999, a1000000000.
+    """
+    digits = f"{number:09d}"
+    return f"{digest}-{_LETTERS[len(digits) - 9]}{digits}"
 
 
 class Source(ABC):

@@ -89,7 +89,7 @@ class Store:
         return self.folder / "README.md"
 
     def raw(self, shard: str) -> Path:
-        """The conversations of a shard as ingested."""
+        """The conversations of a shard as ingested; `read_frame` adds what the file leaves out."""
         return self.folder / "raw" / shard
 
     def repaired(self, shard: str) -> Path:

@@ -29,6 +29,13 @@ MULTIPART = 256 << 20
 PATIENCE = timedelta(minutes=5)
 """Time in which a request that fails, for example because the server asks to slow down, is repeated."""
 SHARD = re.compile(r"\d{5,}\.parquet")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+"""Environment variables with the credentials, by the scheme of a URL."""
+_NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound")
 
 
 class PlaceError(Exception):
@@ -277,7 +284,7 @@ def _explained(url: str) -> Iterator[None]:
         raise
     except (exceptions.BaseError, FileNotFoundError, OSError, ValueError) as error:
         text = str(error)
-        if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in text:
+        if isinstance(error, FileNotFoundError) and not _NO_BUCKET.search(text):
             raise
         raise PlaceError(_sentence(url, text, error)) from error
 
@@ -286,14 +293,16 @@ def _sentence(url: str, text: str, error: Exception) -> str:
     """What an error of a request means, and what to do."""
     from obstore import exceptions
 
-    if "NoSuchBucket" in text:
-        return f"there is no bucket {url.split('/')[2]!r} at the server of {url}: create it, or check AWS_ENDPOINT_URL"
-    if "169.254." in text or re.search("redential|AccessKey", text):
-        return f"no credentials for {url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    scheme, name = url.split("/", maxsplit=1)[0][:-1], url.split("/")[2]
+    endpoint = "AWS_ENDPOINT_URL" if scheme == "s3" else "its name"
+    if _NO_BUCKET.search(text):
+        return f"there is no bucket {name!r} at the server of {url}: create it, or check {endpoint}"
+    if "169.254." in text or re.search("redential|AccessKey|Account must", text):
+        return f"no credentials for {url}: set {CREDENTIALS[scheme]}, or give the machine a role"
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError) or "403 Forbidden" in text:
         return f"{url} cannot be read and written with these credentials: allow listing, reading, writing and deleting"
     why = re.sub(r"\s+", " ", text.split("Debug source", maxsplit=1)[0])[:300].strip()
-    return f"{url} cannot be reached ({why}): check the network and AWS_ENDPOINT_URL, and start the same command again"
+    return f"{url} cannot be reached ({why}): check the network and {endpoint}, and start the same command again"
 
 
 _FETCHED: dict[Path, int] = {}

@@ -74,6 +74,12 @@ def leased(bucket: Bucket) -> Iterator[Lease]:
             held.beat(FREE)
 
 
+def is_held(bucket: Bucket) -> bool:
+    """Whether a process writes below a URL now."""
+    newest = max(_numbers(bucket), default=0)
+    return newest > 0 and _seconds_left(bucket, newest) > 0
+
+
 def _beat(held: Lease, done: threading.Event) -> None:
     while not done.wait(BEAT):
         with contextlib.suppress(PlaceError):  # the next one may reach the server

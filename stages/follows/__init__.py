@@ -67,6 +67,11 @@ class Follows(FittedStage):
     def fits_corpus(self) -> bool:
         return False  # the training takes most of it, and is as long for any corpus
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the model is one of a folder or of the hub."""
+        return bool(self.model)
+
     def models(self) -> tuple[Path, ...]:
         from stages.follows import causal
 

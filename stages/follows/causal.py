@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.follows.exchanges import Score
-from stages.models import MODEL_FILES, model_folder
+from stages.models import MODEL_FILES, device, model_folder
 from stages.stage import MissingModelError, reason
 
 MAX_CONTEXT = 1024
@@ -72,8 +72,8 @@ def _nats(network: Any, pairs: Sequence[tuple[list[int], list[int]]]) -> NDArray
             rows = order[begin : begin + BATCH]
             width = max(sum(map(len, pairs[i])) for i in rows)
             both = [[*prefix, *reply] for prefix, reply in (pairs[i] for i in rows)]
-            ids = torch.tensor([each + [0] * (width - len(each)) for each in both])
-            mask = torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in both])
+            ids = torch.tensor([each + [0] * (width - len(each)) for each in both], device=network.device)
+            mask = torch.tensor([[1] * len(each) + [0] * (width - len(each)) for each in both], device=network.device)
             with torch.inference_mode():
                 logits = network(input_ids=ids, attention_mask=mask).logits
             for at, i in enumerate(rows):
@@ -94,7 +94,7 @@ def _load(model: str) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         network: Any = AutoModelForCausalLM.from_pretrained(folder)
-        network.eval()
+        network.eval().to(device())
     except Exception as error:  # a folder of the user's own may hold anything
         raise MissingModelError(f"follows: {model!r} is not a causal language model ({reason(error)})") from error
     if not tokenizer.chat_template and tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:

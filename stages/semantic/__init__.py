@@ -89,6 +89,11 @@ class Semantic(GlobalStage):
         require("semantic: neighbours", self.neighbours, self.neighbours > 0, "at least 1")
         require("semantic: clusters", self.clusters, self.clusters >= 0, "0 or more")
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether an encoder makes the vectors."""
+        return bool(self.model)
+
     def models(self) -> tuple[Path, ...]:
         return vectors.files(self.model)
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.models import model_folder
+from stages.models import device, model_folder
 from stages.stage import MissingModelError, reason
 from stages.text.shingles import utf8_buffers
 
@@ -135,7 +135,7 @@ def _encoder(model: str) -> Any:  # noqa: ANN401
 
     folder = _folder(model)
     try:
-        encoder: Any = SentenceTransformer(str(folder), device="cpu")
+        encoder: Any = SentenceTransformer(str(folder), device=device())
     except Exception as error:  # a folder of the user's own may hold anything
         raise MissingModelError(f"semantic: {model!r} is not a sentence encoder ({reason(error)})") from error
     if encoder.get_embedding_dimension() > MAX_COMPONENTS:

@@ -93,6 +93,11 @@ class Toxicity(Stage):
         require("toxicity: threshold", self.threshold, 0 <= self.threshold <= 1, "a number from 0 to 1")
         check_reading("toxicity", self.read)
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether an encoder or Detoxify scores what is uncertain."""
+        return self.model == "careful" or detoxify.checkpoint(self.model) is not None
+
     def models(self) -> tuple[Path, ...]:
         if checkpoint := detoxify.checkpoint(self.model):
             return (words.MODEL, checkpoint, *_files(self.config))

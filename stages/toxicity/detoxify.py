@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.models import device
 from stages.stage import MissingModelError, StageParameterError
 from stages.toxicity.encoder import batches
 
@@ -111,8 +112,8 @@ def load(path: Path, config: str = "") -> Callable[[list[str]], NDArray[np.float
             "expected a folder with a tokenizer.json (a vocabulary file alone is not enough)"
         )
     reader = Detoxify.__new__(Detoxify)  # its constructor would unpickle the file
-    reader.model, reader.tokenizer = network.eval(), tokenizer
-    reader.class_names, reader.device = classes, "cpu"
+    reader.model, reader.tokenizer = network.eval().to(device()), tokenizer
+    reader.class_names, reader.device = classes, device()
 
     def scores(texts: list[str]) -> NDArray[np.float64]:
         out = np.zeros(len(texts))

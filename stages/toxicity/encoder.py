@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.models import device
 from stages.stage import MissingModelError
 
 PROBE = Path(__file__).with_name("probe.npy")
@@ -77,25 +78,26 @@ class Encoder:
         tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.enable_truncation(MAX_WORD_PIECES)
-        network = BertModel(BertConfig.from_json_file(place / "config.json"), add_pooling_layer=False)
+        network: Any = BertModel(BertConfig.from_json_file(place / "config.json"), add_pooling_layer=False)
         network.load_state_dict(load_file(place / "model.safetensors"), strict=False)
         network.train(mode=False)
-        return cls(network, tokenizer)
+        return cls(network.to(device()), tokenizer)
 
     def means(self, texts: list[str]) -> NDArray[np.float32]:
         """Means of the last two layers over the tokens of each text: float32 [n, 768]."""
         import torch
 
         tokens = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        place = self.network.device
         out = np.zeros((len(tokens), 2 * self.network.config.hidden_size), np.float32)
         for rows in batches([len(ids) for ids in tokens]):
             width = len(tokens[rows[-1]])
-            ids = torch.tensor([tokens[i] + [0] * (width - len(tokens[i])) for i in rows])
-            mask = torch.tensor([[1] * len(tokens[i]) + [0] * (width - len(tokens[i])) for i in rows])
+            ids = torch.tensor([tokens[i] + [0] * (width - len(tokens[i])) for i in rows], device=place)
+            mask = torch.tensor([[1] * len(tokens[i]) + [0] * (width - len(tokens[i])) for i in rows], device=place)
             with torch.inference_mode():
                 layers = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
             shares = (mask / mask.sum(1, keepdim=True))[..., None]
-            out[rows] = torch.cat([(layer * shares).sum(1) for layer in layers[-2:]], 1).numpy()
+            out[rows] = torch.cat([(layer * shares).sum(1) for layer in layers[-2:]], 1).cpu().numpy()
         return out
 
     def logits(self, texts: list[str]) -> NDArray[np.float64]:

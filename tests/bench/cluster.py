@@ -1,7 +1,7 @@
 """A run on a Ray cluster of two nodes against one on this machine: bytes, CPU seconds, and what survives a kill.
 
     python -m tests.bench.cluster 20000                 the same corpus, by turns, twice each
-    python -m tests.bench.cluster 3000 --kills 10       a node, then the driver, killed at ten random moments each
+    python -m tests.bench.cluster 3000 --kills 10       a node, then the driver, killed ten times each in mid-run
     python -m tests.bench.cluster 0 --driver            what the driver uses for tasks that do nothing
 
 Both nodes, with one core each, are on this machine; the head has no core. Corpora are those of `tests.bench.scale`.
@@ -34,6 +34,8 @@ REPEATS = 2
 """Runs of each kind."""
 SHARD_ROWS = "100"
 """Rows of a shard: few, so that a short run has many."""
+SPAN = 0.05, 0.95
+"""Range from which the moment of a kill is drawn, as a share of the files that a whole run writes."""
 KEYS = 100_000
 """Keys of an empty task."""
 
@@ -123,32 +125,35 @@ def overhead(cluster: Any, source: Path, folder: Path, stages: str) -> None:
     say(f"least: local {min(local):.1f}, Ray {min(on_two):.1f}: {min(on_two) / min(local) - 1:+.1%}")
 
 
+def written(out: Path) -> int:
+    """How many shards of all kinds a run has written."""
+    return len([*out.rglob("[0-9]*.parquet")])
+
+
 def kills(cluster: Any, source: Path, folder: Path, stages: str, times: int) -> None:
-    """Kill a node, then the driver, at random moments of a run, so many times each, and compare the bytes."""
-    begun = time.monotonic()
-    ended(refine(source, folder / "whole", stages, "--engine", "ray", "--address", cluster.address))
-    whole, seconds, draw = contents(folder / "whole"), time.monotonic() - begun, random.Random(0)
+    """Kill a node, then the driver, in mid-run, so many times each, and compare the bytes."""
+    words = ("--engine", "ray", "--address", cluster.address)
+    ended(refine(source, folder / "whole", stages, *words))
+    whole, draw, caught = contents(folder / "whole"), random.Random(0), 0
     for turn in range(times):
         for victim in ("node", "driver"):
-            out = folder / f"{victim}{turn}"
+            out, share = folder / f"{victim}{turn}", draw.uniform(*SPAN)
             node = add_node(cluster, folder / "cache")
-            words = ("--engine", "ray", "--address", cluster.address)
-            driver, begun = refine(source, out, stages, *words), time.monotonic()
-            moment = draw.uniform(0.1, 0.95) * seconds
-            time.sleep(moment)
-            target = node.all_processes["raylet"][0].process.pid if victim == "node" else driver.pid
-            late = driver.poll() is not None
-            if not late:
-                os.kill(target, signal.SIGKILL)
+            driver = refine(source, out, stages, *words)
+            while driver.poll() is None and written(out) < share * written(folder / "whole"):
+                time.sleep(0.02)
+            os.kill(node.all_processes["raylet"][0].process.pid if victim == "node" else driver.pid, signal.SIGKILL)
+            in_time = not (out / "manifest.json").exists()
+            caught += in_time
             code = driver.wait()
-            seconds = min(seconds, time.monotonic() - begun) if late else seconds
             cluster.remove_node(node, allow_graceful=False)
             if code:
                 ended(refine(source, out, stages, *words))
             equal = contents(out) == whole
-            when = "after its end" if late else f"at {moment:.1f} s of {seconds:.1f}"
+            when = f"at {share:.0%} of the files" if in_time else "after the end"
             again = ", started again" if code else ""
             say(f"{victim} killed {when}{again}: bytes {'equal' if equal else 'DIFFERENT'}")
+    say(f"{caught} of {2 * times} kills came before the end of a run")
 
 
 def driver(cluster: Any) -> None:

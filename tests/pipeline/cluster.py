@@ -132,11 +132,11 @@ def two_nodes(folder: Path, env: dict[str, str]) -> Iterator[Any]:
             made.shutdown()
 
 
-def add_node(cluster: Any, cache: Path) -> Any:
-    """Another node of one core, which keeps its copies of objects in a folder of its own."""
+def add_node(cluster: Any, cache: Path, gpus: int = 0) -> Any:
+    """Another node of one core, which keeps its copies of objects in a folder of its own, and says it has GPUs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REFINE_CACHE", str(cache))
-        return cluster.add_node(num_cpus=1, object_store_memory=STORE)
+        return cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=STORE)
 
 
 def path() -> str:

@@ -101,6 +101,34 @@ def test_the_commands_read_and_decide_a_run_in_a_bucket(s3: S3, refine: Refine, 
         assert refine(*words).returncode == 0
 
 
+def test_the_status_of_a_run_in_a_bucket(s3: S3, refine: Refine, jsonl: Jsonl) -> None:
+    """By a listing and three small objects: complete, in use by another process, interrupted; or no run."""
+    out, root = "s3://bucket/seen", s3.folder / "bucket" / "seen"
+    place = carry_out(corpus(jsonl), out)
+
+    def status() -> tuple[str, str]:
+        (row,) = json.loads(refine("status", out, "--json").stdout)
+        assert (row["run"], row["rows"]) == (out, 60)
+        return row["state"], row["stages"]
+
+    s3.requests.clear()
+    state, stages = status()
+    assert state == "complete"
+    assert [stage.rpartition(".")[2] for stage in stages.split(", ")] == ["Copies 3/3", "Longest 3/3", "Words 3/3"]
+    assert not [path for _, path in s3.requests if ".parquet" in path]
+    assert place.bucket
+    with leased(place.bucket):
+        assert status()[0] == "running"
+    (root / "manifest.json").unlink()
+    min(root.glob("signals/*Words*/00001.parquet")).unlink()
+    state, stages = status()
+    assert state == "interrupted"
+    assert " 2/3" in stages
+    missing = refine("status", "s3://bucket/unseen")
+    assert missing.returncode == 1
+    assert "s3://bucket/unseen holds no run: name the URL of one" in missing.stderr
+
+
 def test_nothing_is_stored_if_the_writer_fails(s3: S3) -> None:
     """Neither a part nor a temporary object; and a file is stored as a whole when it is renamed."""
     store = Store.at(Path("s3://bucket/atomic")).mount()
@@ -212,6 +240,7 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(s3: S3, jsonl: Jsonl, monk
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.")
     assert refused("s3://bucket/no", jsonl).startswith("no credentials for s3://bucket/no: set AWS_ACCESS_KEY_ID")
+    assert refused("az://bucket/no", jsonl).startswith("no credentials for az://bucket/no: set AZURE_STORAGE_ACCOUNT")
 
 
 def test_a_bucket_without_its_package_is_one_sentence(jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from pipeline.experiments import corpus as corpora
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
 from pipeline.store import Store
+from tests.conftest import read_shards
 from tests.pipeline.compare_corpus import BLINK, LIMIT, asked, how, report, run
 from tests.pipeline.test_compare_screen import simulated
 from trainer import presets
@@ -52,7 +53,7 @@ def target(my_run: Path) -> Path:
     folder.mkdir()
     more = Store(folder.parent / "more")
     ingest(sources.find(None), more, Limits(limit=2 * LIMIT))
-    rows = pl.concat([pl.read_parquet(more.raw(shard)) for shard in more.shards()])
+    rows = read_shards(more.raw(""))
     rows = pl.concat([rows[:NEAR], rows[LIMIT:]]).select("prompt", "prompt_id", "messages")
     rows.write_parquet(folder / "chats.parquet")
     return folder

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pipeline import plan as planning
+from pipeline.api.run import open_run
 from pipeline.rules import Pairs, decide
 from pipeline.signals import scan, scan_signals
 from pipeline.store import Store
 from stages.files import save_frame
 from stages.stage import PAIRS
-from tests.conftest import Refine, chat
+from tests.conftest import Refine, chat, contents
 
 PLAN = """
 [[stage]]
@@ -86,16 +88,25 @@ def test_decisions_by_shard_are_those_of_the_whole(refine: Refine, tmp_path: Pat
 
 
 def test_a_run_of_an_earlier_version_is_decided_again(refine: Refine, tmp_path: Path) -> None:
-    """It kept all decisions in one file; the sentence names the command that opens it, which removes that file."""
+    """It kept all decisions in one file; the sentence names the command that opens it, which removes that file.
+
+    Its raw shards hold a column of texts, those of a run that was continued by this version do not.
+    """
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in range(6)))
     (tmp_path / "plan.toml").write_text(PLAN)
-    assert refine("run", "c.jsonl", "--plan", "plan.toml", "--out", "run").returncode == 0
+    assert refine("run", "c.jsonl", "--plan", "plan.toml", "--out", "run", "--shard-rows", 3).returncode == 0
+    raw, refined = open_run(tmp_path / "run").raw.collect(), contents(tmp_path / "run" / "refined")
+    save_frame(tmp_path / "run" / "raw" / "00001.parquet", raw[3:], {})
+    assert open_run(tmp_path / "run").raw.collect().equals(raw)
+    save_frame(tmp_path / "run" / "raw" / "00000.parquet", raw[:3], {})
     folder = tmp_path / "run" / "decisions"
     (folder / "00000.parquet").rename(tmp_path / "run" / "decisions.parquet")
-    folder.rmdir()
-    done = refine("show", "run", "--id", pl.read_parquet(tmp_path / "run" / "raw" / "*.parquet")["id"][0])
+    shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "run" / "refined")
+    done = refine("show", "run", "--id", raw["id"][0])
     assert done.returncode == 1
     assert "an earlier version of refine made it: start `refine decide run`" in done.stderr
     assert refine("decide", "run").returncode == 0
     assert (folder / "00000.parquet").exists()
+    assert contents(tmp_path / "run" / "refined") == refined
     assert not (tmp_path / "run" / "decisions.parquet").exists()

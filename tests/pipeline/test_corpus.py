@@ -21,7 +21,7 @@ from pipeline.sources.rows import SourceError
 from pipeline.store import RunFolderError, Store
 from stages.dedup import Dedup, pairs
 from stages.dedup.bands import Matching
-from tests.conftest import ROOT, chat
+from tests.conftest import ROOT, chat, read_shards
 from tests.stages.dedup_reference import run as deduplicate
 from tests.stages.test_dedup import corpus as made_texts
 
@@ -47,7 +47,7 @@ def test_ids_and_texts_are_those_of_ingest(jsonl: Jsonl, tmp_path: Path) -> None
     path = jsonl([chat(i) for i in range(9)] + HOSTILE)
     made = read(str(path))
     ingest(find(str(path)), Store(tmp_path / "run"), Limits())
-    raw = pl.read_parquet(tmp_path / "run" / "raw" / "*.parquet")
+    raw = read_shards(tmp_path / "run" / "raw")
     assert made.frame.schema == COLUMNS
     assert made.frame.select("id", "text", "source").equals(raw.select("id", "text", "source"))
     assert made.frame["first"].to_list()[-5:] == ["nul \0 inside", "word " * 200_000, "", "", "first\nof two lines"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ import pytest
 from pipeline.engine import RETRIES, Answers, Engine, EngineError, Needs, WorkerKilledError
 from pipeline.engine.local import WORKER_START, Local
 from stages.stage import CorruptInputError
+from tests.pipeline.cluster import add_node
 
 ENGINES = ("this process", "two processes", "ray")
 WORKERS = ("two processes", "ray")
@@ -196,6 +200,125 @@ def test_needs_that_no_node_can_meet_are_refused(ray_engine: Engine) -> None:
     """At once, with what is asked and what is free."""
     with pytest.raises(EngineError, match=r"no node of the Ray cluster has 64 cores and 1\.1 GB of memory"):
         list(ray_engine.map(length, ["a"], Needs(cores=64)))
+
+
+def gpus_here(_key: str) -> tuple[str, str]:
+    """The node that works on a key, and the GPUs that Ray gives the task."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return context.get_node_id(), ",".join(context.get_accelerator_ids()["GPU"])
+
+
+def test_a_gpu_is_asked_for_where_there_is_one(cluster: Any, ray_engine: Engine, tmp_path: Path) -> None:
+    """A cluster without one does the work on its cores; one with a GPU on that node, and only what needs a GPU."""
+    keys = [str(i) for i in range(6)]
+    assert {gpus for _, (_, gpus) in ray_engine.map(gpus_here, keys, Needs(gpus=1))} == {""}
+    node = add_node(cluster, tmp_path, gpus=1)
+    try:
+        assert {at for _, at in ray_engine.map(gpus_here, keys, Needs(gpus=1))} == {(node.node_id, "0")}
+        assert {gpus for _, (_, gpus) in ray_engine.map(gpus_here, keys)} == {""}
+    finally:
+        cluster.remove_node(node)
+
+
+@dataclass(eq=False)
+class Begun:
+    """A task of `Stand`, and the memory that it asks for in bytes."""
+
+    work: Callable[[], Any]
+    memory: int
+
+
+@dataclass
+class Stand:
+    """Stands in for the module ray: two nodes of 3 GB, whose tasks run in this process when they are asked for."""
+
+    exceptions: Any
+    stuck: float = 0.0
+    """Seconds until a task is begun."""
+    free: float = 2.0
+    """Cores that are free meanwhile."""
+    kills: int = 0
+    """How many times the worker of the key 3 is killed because memory runs out."""
+    tasks: list[Begun] = field(default_factory=list)
+    now: float = 0.0
+    """Seconds on its clock."""
+
+    def __post_init__(self) -> None:
+        """What needs no state."""
+        self.init = self.shutdown = self.cancel = lambda *_, **__: None
+        self.put = lambda value: value
+        self.remote = lambda **_: lambda work: SimpleNamespace(options=lambda memory: self.options(work, memory))
+        self.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 1.0, "memory": 3e9}}] * 2
+        self.cluster_resources = lambda: {"CPU": 2.0, "memory": 6e9}
+        self.available_resources = lambda: {"CPU": self.free, "memory": 6e9}
+
+    def options(self, work: Callable[..., Any], memory: int) -> Any:
+        """A task that can be begun."""
+
+        def begin(task: object, expected: bytes, keys: list[str]) -> Begun:
+            self.tasks.append(Begun(partial(work, task, expected, keys), memory))
+            return self.tasks[-1]
+
+        return SimpleNamespace(remote=begin)
+
+    def wait(self, begun: list[Begun], timeout: float, **_: object) -> tuple[list[Begun], list[Begun]]:
+        """A task that has ended, or none after the time."""
+        if self.now < self.stuck:
+            self.now += timeout
+            return [], begun
+        return begun[:1], begun[1:]
+
+    def get(self, begun: Begun) -> Any:
+        """The result of a task."""
+        outcome = begun.work()
+        if self.kills and [key for key, _ in outcome.results] == ["3"]:
+            self.kills -= 1
+            raise self.exceptions.OutOfMemoryError("the node runs low on memory")
+        return outcome
+
+
+@pytest.fixture
+def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
+    """A stand-in, with its clock."""
+    exceptions = pytest.importorskip("ray.exceptions", reason="the package ray is not installed")
+    made = Stand(exceptions)
+    monkeypatch.setitem(sys.modules, "ray", made)
+    monkeypatch.setattr("pipeline.engine.ray.time.monotonic", lambda: made.now)
+    return made
+
+
+def on_stand(keys: Sequence[str], warn: Callable[[str], None] = lambda _: None, memory: int = 1_000_000_000) -> Any:
+    """Lengths of keys, by the engine."""
+    from pipeline.engine.ray import Ray
+
+    return sorted(Ray(None, warn=warn).map(length, keys, Needs(memory=memory)))
+
+
+def test_a_key_that_ran_out_of_memory_is_given_twice_as_much(stand: Stand) -> None:
+    """Each time again, up to what the largest node has; in the end it is named."""
+    keys = [str(i) for i in range(5)]
+    stand.kills = RETRIES
+    assert on_stand(keys) == [(key, 1) for key in keys]
+    usual = [1_000_000_000] * 5
+    assert [task.memory for task in stand.tasks] == [*usual, 2_000_000_000, 3_000_000_000, 3_000_000_000]
+    stand.kills = RETRIES + 1
+    with pytest.raises(WorkerKilledError, match=r"the worker of 3 was lost 4 times, the last time by OutOfMemoryError"):
+        on_stand(keys)
+
+
+def test_nothing_waits_in_silence(stand: Stand) -> None:
+    """Each minute without a result is reported; if nothing runs either, an error says what is asked and free."""
+    warnings = list[str]()
+    stand.stuck, stand.free = 3_600.0, 0.0
+    assert on_stand(["a", "b"], warnings.append) == [("a", 1), ("b", 1)]
+    asked = "2 tasks of 1 cores and 1.0 GB each; free in the cluster: 0 cores, 6.0 GB"
+    assert warnings == [f"no result for {minute} min: {asked}" for minute in range(1, 61)]
+    stand.now, stand.free = 0.0, 2.0
+    why = r"nothing has ended for 16 min and nothing runs \(2 tasks of 1 cores and 1\.0 GB each; free in the cluster: 2"
+    with pytest.raises(EngineError, match=why):
+        on_stand(["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 import zstandard
 
+from pipeline import ingest as ingesting
 from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
+from pipeline.sources.rows import row_id
 from pipeline.store import RunFolderError, Store, read_json
 from stages.stage import RAW
-from tests.conftest import chat
+from tests.conftest import chat, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -28,7 +30,7 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
         source if not isinstance(source, str | Path | None) else sources.find(None if source is None else str(source))
     )
     ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 def quarantined(out: Path) -> list[dict[str, Any]]:
@@ -311,3 +313,15 @@ def test_the_embedded_default_is_chat(tmp_path: Path) -> None:
     assert raw.height == 7168
     roles = raw.select(roles=pl.col("messages").list.eval(pl.element().struct["role"]))["roles"].to_list()
     assert all(role == ("user", "assistant")[i % 2] for turns in roles for i, role in enumerate(turns))
+
+
+def test_ids_sort_like_rows_past_a_billion(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the boundary of a corpus whose first rows are thought of; ids below it stay what they were."""
+    begin = 10**9 - 3
+    monkeypatch.setattr(ingesting._Count, "load", lambda _store: ingesting._Count(seen=begin))  # noqa: SLF001
+    ids = take(jsonl(chat(i) for i in range(6)), tmp_path / "r")["id"]
+    assert ids.is_sorted()
+    assert ids.str.extract(r"(\d+)$").cast(pl.Int64).to_list() == [*range(begin, begin + 6)]
+    assert ids[:3].str.split("-").list.last().to_list() == ["999999997", "999999998", "999999999"]
+    numbers = [0, 9, 10**9 - 1, 10**9, 10**10 - 1, 10**10, 10**12, 10**15]
+    assert sorted(row_id("d", number) for number in reversed(numbers)) == [row_id("d", number) for number in numbers]

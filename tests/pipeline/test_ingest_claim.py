@@ -15,7 +15,7 @@ from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError, Store, read_json
-from tests.conftest import chat
+from tests.conftest import chat, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -24,7 +24,7 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
     """Ingest a source and read its raw shards."""
     found = sources.find(os.fspath(source)) if isinstance(source, str | Path) else source
     ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 def derived(out: Path) -> None:

@@ -15,7 +15,7 @@ from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError, hub
 from pipeline.store import RunFolderError, Store
-from tests.conftest import chat, contents
+from tests.conftest import chat, contents, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -24,7 +24,7 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
     """Ingest a source and read its raw shards."""
     found = sources.find(os.fspath(source)) if isinstance(source, str | Path) else source
     ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 class Stream:

@@ -18,7 +18,7 @@ from pipeline import sources
 from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError, tables
 from pipeline.store import Store, read_json
-from tests.conftest import chat
+from tests.conftest import chat, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -27,7 +27,7 @@ def take(source: object, out: Path, **limits: Any) -> pl.DataFrame:
     """Ingest a source and read its raw shards."""
     found = sources.find(os.fspath(source)) if isinstance(source, str | Path) else source
     ingest(found, Store(out), Limits(**limits))  # type: ignore[arg-type]  # any Source
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 def test_a_file_name_that_is_not_utf8_is_a_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from stages.files import read_frame
 from tests.conftest import ROOT, start
 
 WATCH = """
@@ -113,7 +114,7 @@ def multiply(run: Path, out: Path, times: int) -> Path:
     """A run whose shards are the one of another run, each under ids of its own."""
     names = [f"{at:05}.parquet" for at in range(times)]
     for path in run.rglob("*.parquet"):
-        frame = pl.read_parquet(path)
+        frame = read_frame(path)
         named = [name for name in IDS if name in frame.columns]
         copies = [frame.with_columns(pl.col(named).str.replace("-00000", f"-{at:05}")) for at in range(times)]
         folder = out / path.parent.relative_to(run)

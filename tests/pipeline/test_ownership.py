@@ -68,7 +68,7 @@ def test_a_complete_run_is_opened_unless_a_process_writes_in_it(tmp_path: Path) 
     """The lock counts, not the file of it."""
     folder = run_of(tmp_path / "r", "source.json", "raw/shards.json", "manifest.json")
     with lock_run(Store(folder)):
-        assert in_use(folder)
+        assert in_use(Store(folder))
         with pytest.raises(RunFolderError, match=r"r is in use by another refine process \(\d+\): wait for it to end"):
             run_at(folder)
     assert (folder / ".lock").exists()
@@ -170,5 +170,5 @@ def test_a_question_does_not_stop_a_run(tmp_path: Path) -> None:
         release = threading.Timer(0.05, fcntl.flock, (asked, fcntl.LOCK_UN))
         release.start()
         with lock_run(Store(folder)):
-            assert in_use(folder)
+            assert in_use(Store(folder))
         release.join()

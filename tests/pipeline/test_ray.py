@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -127,3 +128,18 @@ def test_a_driver_that_is_killed_is_started_again(cluster: Any, s3: S3, made: Ma
     assert contents_of(s3.folder / "bucket" / "killed") == made.files
     assert len(before) >= SHARDS // 3
     assert not before & set(s3.puts("/signals/"))
+
+
+def test_the_cluster_file_of_deploy_is_one_that_ray_accepts() -> None:
+    """By the schema that comes with Ray; the file for KubeRay is YAML, and its pods have one image."""
+    scheme = Path(pytest.importorskip("ray").__file__).parent / "autoscaler" / "ray-schema.json"
+    text = (ROOT / "pipeline" / "deploy.md").read_text(encoding="utf-8")
+    launched, job = map(pytest.importorskip("yaml").safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    pytest.importorskip("jsonschema").validate(launched, json.loads(scheme.read_text(encoding="utf-8")))
+    assert launched["available_node_types"][launched["head_node_type"]]["resources"] == {"CPU": 0}
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+    pods = [
+        group["template"]["spec"]["containers"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+    assert {one["image"] for pod in pods for one in pod} == {launched["docker"]["image"]}

@@ -26,7 +26,7 @@ from pipeline.sources.shapes import prompt_id
 from pipeline.store import Store
 from stages.heuristics.turns import chat_signals
 from tests import strategies
-from tests.conftest import Refine, call, chat, contents
+from tests.conftest import Refine, call, chat, contents, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -225,7 +225,7 @@ def test_signals_are_those_of_the_repaired_text(repaired_run: Path, plain_run: P
     """Of every stage, as in a run of the repaired corpus; raw stays raw; the same for two workers."""
     assert files(run(tmp_path / "two", PLAN, conversations(), workers=2)) == files(repaired_run)
     assert contents(repaired_run / "raw") == contents(plain_run / "raw")
-    rows = pl.read_parquet(repaired_run / "repaired" / "*.parquet")
+    rows = read_shards(repaired_run / "repaired")
     again = run(tmp_path / "again", UNREPAIRED, rows.select("prompt", "prompt_id", "messages").to_dicts())
     ids = ["id", "dedup_copy_of", "prompt_copy_of", "cluster"]
     ours, theirs = (

@@ -17,7 +17,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.manifest import Manifest
 from pipeline.sources import SourceError
 from pipeline.store import Store
-from tests.conftest import ROOT, Refine, chat
+from tests.conftest import ROOT, Refine, chat, read_shards
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
@@ -26,7 +26,7 @@ Jsonl = Callable[..., Path]
 def drawn(source: Path, out: Path, sample: float | None) -> pl.DataFrame:
     """The raw conversations of a sample."""
     ingest(sources.find(str(source)), Store(out), Limits(rows=50, sample=sample, unreadable=1.0))
-    return pl.read_parquet(out / "raw" / "*.parquet")
+    return read_shards(out / "raw")
 
 
 def test_a_sample_is_the_same_whatever_holds_the_conversations(jsonl: Jsonl, tmp_path: Path) -> None:

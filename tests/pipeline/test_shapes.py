@@ -25,7 +25,7 @@ from stages.files import read_frame
 from stages.heuristics import Heuristics
 from stages.text.messages import prose_messages
 from tests import strategies
-from tests.conftest import Refine
+from tests.conftest import Refine, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -36,7 +36,7 @@ PLAIN = [("user", ASKED), ("assistant", ANSWERED)]
 def take(source: Path, out: Path, **limits: Any) -> list[dict[str, Any]]:
     """Ingest a source and read its raw rows."""
     ingest(sources.find(str(source)), Store(out), Limits(**limits))
-    return pl.read_parquet(out / "raw" / "*.parquet").to_dicts()
+    return read_shards(out / "raw").to_dicts()
 
 
 def said(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,19 +15,41 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import stages
 from stages import files, ngram
 from stages.dedup.against import Against
-from stages.files import read_frame, save_frame
+from stages.files import CONVERSATIONS, footer, read_frame, save_conversations, save_frame
 from stages.ngram import counts
 from stages.ppl import Perplexity
-from stages.stage import CorruptInputError, FittedStage, GlobalStage, Stage
+from stages.stage import RAW, CorruptInputError, FittedStage, GlobalStage, Stage
 from tests import strategies
 from tests.conftest import ROOT, chat
 
+Messages = list[dict[str, str]]
 WHOLE = strategies.raw([chat(i, 2 + i % 5)["messages"] for i in range(160)])
 GLOBAL = [name for name in stages.BUILTIN if issubclass(stages.find(name), GlobalStage)]
+
+
+@given(made=strategies.corpora, names=st.permutations(RAW.names()), size=st.integers(1, len(RAW)), asked=st.booleans())
+@settings(max_examples=40)
+def test_conversations_are_read_as_they_were_saved(
+    made: list[Messages], names: list[str], size: int, *, asked: bool
+) -> None:
+    """All columns, or some in any order; also a prompt that no message holds. The file has what is said once."""
+    frame = strategies.raw(made)
+    frame = frame if asked else frame.with_columns(prompt=pl.col("prompt") + "?")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "00000.parquet"
+        save_conversations(path, frame, {"more": "1"})
+        assert read_frame(path).equals(frame)
+        assert read_frame(path, names[:size]).equals(frame[names[:size]])
+        assert footer(path) == {CONVERSATIONS: "2", "more": "1"}
+        stored = pq.read_table(path)
+    assert "text" not in stored.column_names
+    assert stored["prompt"].null_count == (len(frame) if asked else 0)
 
 
 def flip(path: Path) -> None:

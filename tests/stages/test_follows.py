@@ -15,6 +15,7 @@ import pytest
 
 from stages.files import read_frame, read_json, save_frame
 from stages.follows import Follows, trained
+from stages.follows import causal as causal_models
 from stages.follows.exchanges import exchanges
 from stages.ppl.tokens import halves
 from stages.stage import MissingModelError, StageParameterError
@@ -207,3 +208,14 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MissingModelError, match="is not a causal language model"):
         Follows(model=str(tmp_path)).open(tmp_path)
+
+
+def test_a_model_of_ones_own_runs_where_torch_has_a_gpu(causal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and texts are moved there: torch's device `meta` takes its place, and refuses to give a score back."""
+    monkeypatch.setattr("stages.follows.causal.device", lambda: "meta")
+    monkeypatch.setattr("stages.follows.causal._load", causal_models._load.__wrapped__)  # noqa: SLF001
+    frame, stage = strategies.raw([echo(0)]), Follows(model=str(causal))
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        stage.open(causal)(frame.select(stage.reads))
+    assert stage.uses_gpu
+    assert not Follows().uses_gpu

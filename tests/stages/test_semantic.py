@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages.files import read_frame, read_json, save_frame
-from stages.semantic import Semantic, pairs
+from stages.semantic import Semantic, pairs, vectors
 from stages.semantic.cells import best, centres, nearest
 from stages.semantic.merge import text_of
 from stages.semantic.vectors import Static, Vectors, load, whole_numbers
@@ -274,3 +274,13 @@ def test_the_encoder_of_the_package_gives_vectors_of_its_own() -> None:
     np.fill_diagonal(near, -1)
     assert near.argmax(1).tolist() == [i ^ 1 for i in range(10)]
     assert load("minilm")(pl.Series(["", "bread"])).shape == (2, 384)
+
+
+def test_the_encoder_runs_where_torch_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and texts are moved there: torch's device `meta` takes its place, and refuses to give a vector back."""
+    monkeypatch.setattr("stages.semantic.vectors.device", lambda: "meta")
+    monkeypatch.setattr("stages.semantic.vectors._encoder", vectors._encoder.__wrapped__)  # noqa: SLF001
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        load("minilm")(pl.Series(["bread", "salt and stone"]))
+    assert Semantic(model="minilm").uses_gpu
+    assert not Semantic().uses_gpu

@@ -277,3 +277,11 @@ def test_real_chat_is_left_alone(measure: Measure) -> None:
     assert threshold is not None
     flagged = bench.chat(measure, "ultrachat_small")["score"].fill_null(0) >= threshold
     assert flagged.to_numpy().mean() < 0.004
+
+
+def test_the_encoder_runs_where_torch_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and texts are moved there: torch's device `meta` takes its place, and refuses to give a score back."""
+    monkeypatch.setattr("stages.toxicity.encoder.device", lambda: "meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        encoder.Encoder.load().logits(["you fool", "a longer text of words"])
+    assert Toxicity(model="careful").uses_gpu

@@ -167,3 +167,12 @@ def test_a_model_that_is_not_there_is_named() -> None:
         MissingModelError, match=r"'nowhere.ckpt' is neither a file nor one of fast, careful, auto, unbiased"
     ):
         Toxicity(model="nowhere.ckpt").models()
+
+
+def test_it_runs_where_torch_has_a_gpu(config: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network and texts are moved there: torch's device `meta` takes its place, and refuses to give a score back."""
+    monkeypatch.setattr("stages.toxicity.detoxify.device", lambda: "meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta tensor"):
+        detoxify.load(checkpoint, str(config))([INSULT])
+    assert Toxicity(model=str(checkpoint)).uses_gpu
+    assert not Toxicity().uses_gpu
