@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
@@ -223,6 +225,50 @@ def read_frame(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
     pa.default_memory_pool().release_unused()  # Arrow would keep the decompressed pages
     assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
     return frame
+
+
+def read_batches(path: Path, size: int = 1 << 16) -> Iterator[pl.DataFrame]:
+    """Read a Parquet file in batches of at most `size` rows, and verify its page checksums."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(fetch(path), page_checksum_verification=True) as file:
+            for batch in file.iter_batches(size):
+                yield pl.DataFrame(batch)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _corrupt(path, error) from error
+
+
+class Frames:
+    """Frames of a schema in a temporary file; together they are one frame, which is mapped and takes no memory."""
+
+    def __init__(self, folder: Path | None, schema: pl.Schema) -> None:
+        import pyarrow as pa
+
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed when all is mapped
+        self._writer = pa.ipc.new_stream(self._file, _views(pl.DataFrame(schema=schema)).schema)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add a frame, before `whole` is read."""
+        self._writer.write_table(_views(frame))
+
+    @cached_property
+    def whole(self) -> pl.DataFrame:
+        """All of them, one after the other."""
+        import pyarrow as pa
+
+        self._writer.close()
+        buffer = pa.py_buffer(mapped(self._file, np.uint8))
+        frame = pl.from_arrow(pa.ipc.open_stream(buffer).read_all(), rechunk=False)
+        self._file.close()  # the mapping stays
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
+        return frame
+
+
+def _views(frame: pl.DataFrame) -> pa.Table:
+    """A frame as an Arrow table with polars' own types, which are mapped without a copy."""
+    return frame.to_arrow(compat_level=pl.CompatLevel.newest())
 
 
 def rows(path: Path) -> int:
