@@ -136,6 +136,8 @@ def publish_new(folder: Path) -> None:
 
 FITTED = "fitted.json"
 """Name of the file with the digests of a fit's files. It is written last."""
+GROUP = 1 << 20
+"""Maximum number of rows of a row group."""
 _BLOCK = 1 << 20
 
 
@@ -173,16 +175,24 @@ def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | No
 
     Empty metadata and None give different bytes.
     """
+    save_parts(path, frame.schema, [frame], metadata)
+
+
+def save_parts(
+    path: Path, schema: pl.Schema, parts: Iterable[pl.DataFrame], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Save frames of a schema as `save_frame` saves them together, if all but the last have `GROUP` rows."""
     import pyarrow.parquet as pq  # takes 0.1 s to import, and `refine --help` must not wait for it
 
-    table = plain_table(frame)
+    kinds = plain_table(pl.DataFrame(schema=schema)).schema
     if metadata is not None:
-        table = table.replace_schema_metadata(dict(metadata))
+        kinds = kinds.with_metadata(dict(metadata))
 
     def into(aside: Path) -> None:
-        with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
-            if table.num_rows:  # `datasets` cannot read a row group without rows
-                file.write_table(table)
+        with pq.ParquetWriter(aside, kinds, compression="zstd", write_page_checksum=True) as file:
+            for part in parts:
+                if part.height:  # `datasets` cannot read a row group without rows
+                    file.write_table(plain_table(part).replace_schema_metadata(kinds.metadata), GROUP)
 
     save(path, into)
 
@@ -353,6 +363,13 @@ def mapped(file: Path | IO[bytes], kind: type[Number]) -> NDArray[Number]:
         return np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)
     file.flush()
     return np.memmap(file, kind, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
+
+
+def in_file(values: NDArray[Number], folder: Path | None) -> NDArray[Number]:
+    """The same numbers, mapped from a temporary file, so that they take no memory; they can be changed."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        values.tofile(file)
+        return mapped(file, values.dtype.type).reshape(values.shape)
 
 
 def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:
