@@ -253,7 +253,7 @@ def decide(
     answers = {rule.reason: rule.apply(signals) for rule in rules if isinstance(rule, Drop)}
     duplicates = find_duplicates(signals, answers, pairs, rules, order)
     candidates = {rule.reason: ranking(rule, signals) for rule in rules if isinstance(rule, KeepTop)}
-    tops, cuts = select_top(candidates, answers, duplicates, rules)
+    tops, cuts = select_top(candidates, answers, [duplicates["row"]], rules)
     return conclude(signals["id"], {**answers, **tops}, duplicates, rules, cuts)
 
 
@@ -282,19 +282,21 @@ def _gumbel(ids: pl.Series, seed: int) -> NDArray[np.float64]:
 def select_top(
     candidates: Mapping[str, pl.DataFrame],
     answers: Mapping[str, pl.Series],
-    duplicates: pl.DataFrame,
+    duplicates: Sequence[pl.Series],
     rules: Sequence[Rule],
 ) -> tuple[dict[str, pl.Series], pl.Series]:
     """Whether each `KeepTop` rule drops each row, by reason, and the cut of the rule that does.
 
-    `candidates` is the `ranking` of each rule; `answers` and `duplicates` are what the rules before them drop.
+    `candidates` is the `ranking` of each rule; `answers` are those of `Drop` rules, and `duplicates` the rows that
+    `KeepBest` rules drop, in parts.
     """
     tops = [rule for rule in rules if isinstance(rule, KeepTop)]
     if not tops:
         return {}, pl.Series(dtype=pl.Float64)
     height = candidates[tops[0].reason].height
     alive = ~_any([answers[rule.reason] for rule in rules if isinstance(rule, Drop)], height)
-    alive = alive.scatter(duplicates["row"], values=False)
+    for rows in duplicates:
+        alive = alive.scatter(rows, values=False)
     fires, cuts = {}, pl.repeat(None, height, dtype=pl.Float64, eager=True)
     for rule in tops:
         taken, cut = _take(rule, candidates[rule.reason].with_row_index("row").filter(alive), height)

@@ -160,6 +160,7 @@ class ActiveRun:
             remarks = {"ingest": tuple(notes), **remarks}
         repairs = repair(self.plan.trims, self.store, self.engine, names)
         inputs = RuleInputs.read(self.plan, self.store)
+        nulls = inputs.nulls()
         decisions = inputs.decide(self.plan.rules)  # may raise, so before any file is changed
         with contextlib.suppress(RunFolderError):  # steps with nothing to do keep the time of the earlier run
             before = Manifest.load(self.store)
@@ -170,6 +171,7 @@ class ActiveRun:
         text = dumps(self.plan)
         save(self.store.plan, lambda aside: aside.write_text(text, encoding="utf-8"))
         firings = save_decisions(self.store, self.plan.rules, zip(names, decisions, strict=True))
+        del inputs, decisions  # what they hold grows with the corpus
         self.seconds["decide"] = round(time.perf_counter() - start, 3)
         start = time.perf_counter()
         written = self._write(names, shards)
@@ -181,7 +183,7 @@ class ActiveRun:
             self.plan,
             shards,
             firings,
-            inputs.nulls(),
+            nulls,
             repairs=repairs,
             written=written,
             seconds=self.seconds,

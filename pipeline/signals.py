@@ -5,27 +5,26 @@ A file that cannot be read is a `CorruptInputError`; a plan that was not measure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from pipeline import plan as planning
 from pipeline import rules
+from pipeline.duplicates import MAX_PARTNERS, Duplicates
 from pipeline.plan import Plan
-from pipeline.rules import Drop, KeepBest, KeepTop, Pairs, Rule
+from pipeline.rules import Drop, KeepBest, KeepTop, Rule
 from pipeline.store import RunFolderError, Store
-from stages.files import exists, fetch, read_frame, with_derived
-from stages.stage import PAIRS, CorruptInputError, GlobalStage
+from stages.files import Frames, exists, fetch, read_batches, read_frame, with_derived
+from stages.stage import CorruptInputError, GlobalStage
 
 TOKEN = r"\w+|[^\w\s]"  # noqa: S105  a pattern
 """Pattern of a token: a word or a punctuation mark. A BPE vocabulary of 50,000 gives about as many."""
-
-Rows = NDArray[np.int64]
 
 
 def signals_of(plan: Plan, store: Store, shard: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -53,20 +52,15 @@ def _folders(plan: Plan, store: Store, columns: set[str]) -> Iterator[tuple[Path
 class RuleInputs:
     """What the rules of a plan decide on, read shard by shard.
 
-    Memory: two bits per conversation and `Drop` rule; at most 400 bytes per conversation that has a duplicate, whose
-    decision depends on others; 100 bytes per pair of near-duplicates; 100 bytes per conversation with `KeepTop` rules,
-    and 20 for each of them.
+    Memory: two bits per conversation and `Drop` rule; a bin of conversations that have a duplicate, whose decisions
+    depend on each other; 100 bytes per conversation with `KeepTop` rules, and 20 for each of them.
     """
 
     store: Store
     answers: Mapping[str, pl.Series]
     """Whether each `Drop` rule fires on each conversation, by reason; null if it is unknown."""
-    partners: pl.DataFrame
-    """The conversations that have a duplicate: id, and the columns of the order."""
-    rows: pl.Series
-    """The numbers of `partners` in the corpus, from 0."""
-    pairs: Mapping[str, Pairs]
-    """Duplicates by kind; `first` is aligned with `partners`."""
+    duplicates: Duplicates
+    """The conversations that have a duplicate, with the columns of the order."""
     order: tuple[str, ...]
     candidates: Mapping[str, pl.DataFrame]
     """The ranking of each `KeepTop` rule, by reason."""
@@ -77,50 +71,53 @@ class RuleInputs:
         drops = [rule for rule in plan.rules if isinstance(rule, Drop)]
         tops = [rule for rule in plan.rules if isinstance(rule, KeepTop)]
         named = {rule.pairs: None for rule in plan.rules if isinstance(rule, KeepBest)} | dict.fromkeys(kinds)
-        firsts = {kind: _first_column(plan, kind) for kind in named}
-        near = {kind: _near(plan, store, kind) for kind in named}
-        order = [term.split()[0] for term in plan.order]
-        columns = dict.fromkeys([*(c for rule in drops for c in rule.columns()), *order, *firsts.values()])
-        alike = _hashes_of_several(plan, store, firsts, near)
+        duplicates = _duplicates(plan, store, tuple(named))
+        ranks = [term.split()[0] for term in plan.order]
+        firsts = [_first_column(plan, kind) for kind in named]
+        columns = list(dict.fromkeys([*(c for rule in drops for c in rule.columns()), *ranks, *firsts]))
         answers: list[list[pl.Series]] = [[] for _ in drops]
         ranked: list[list[pl.DataFrame]] = [[] for _ in tops]
-        parts, rows, begin = [_no_signals(plan, columns)], [np.empty(0, np.int64)], 0
+        begin = 0
         for shard in store.shards():
-            signals = signals_of(plan, store, shard, list(columns))
+            signals = signals_of(plan, store, shard, columns)
             for rule, of_rule in zip(drops, answers, strict=True):
                 of_rule.append(rule.apply(signals))
             for top, of_top in zip(tops, ranked, strict=True):
                 of_top.append(_ranking(plan, store, shard, top))
-            here = _are_in(signals, firsts, alike)
-            parts.append(signals[here])
-            rows.append(begin + here)
+            duplicates.add(signals, begin, ranks)
             begin += signals.height
-        partners = pl.concat(parts)
-        pairs = {kind: Pairs(partners[column], near[kind]) for kind, column in firsts.items()}
         whole = {rule.reason: pl.concat(answer) for rule, answer in zip(drops, answers, strict=True)}
-        numbers = pl.Series(np.concatenate(rows))
         candidates = {top.reason: pl.concat(of_top) for top, of_top in zip(tops, ranked, strict=True)}
-        return cls(store, whole, partners.select("id", *dict.fromkeys(order)), numbers, pairs, plan.order, candidates)
+        return cls(store, whole, duplicates, plan.order, candidates)
 
-    def decide(self, chosen: Sequence[Rule]) -> Iterator[pl.DataFrame]:
-        """Apply rules of the plan; gives the decisions of each shard as `rules.decide` gives those of all."""
-        fires = {reason: answer.gather(self.rows) for reason, answer in self.answers.items()}
-        duplicates = rules.find_duplicates(self.partners, fires, self.pairs, chosen, self.order)
-        duplicates = duplicates.with_columns(row=self.rows.gather(duplicates["row"]))
-        tops, cuts = rules.select_top(self.candidates, self.answers, duplicates, chosen)
-        return self._conclude(chosen, duplicates, {**self.answers, **tops}, cuts)
+    def decide(self, chosen: Sequence[Rule], most: int = MAX_PARTNERS) -> Iterator[pl.DataFrame]:
+        """Apply rules of the plan; gives the decisions of each shard as `rules.decide` gives those of all.
+
+        Duplicates are decided in bins of about `most` conversations, which changes nothing.
+        """
+        parts = []
+        for one in self.duplicates.bins(most):
+            fires = {reason: answer.gather(one.rows) for reason, answer in self.answers.items()}
+            found = rules.find_duplicates(one.partners, fires, one.pairs, chosen, self.order)
+            parts.append(_mapped(found.with_columns(row=one.rows.gather(found["row"])), scratch_folder(self.store)))
+        tops, cuts = rules.select_top(self.candidates, self.answers, [part["row"] for part in parts], chosen)
+        return self._conclude(chosen, parts, {**self.answers, **tops}, cuts)
 
     def _conclude(
-        self, chosen: Sequence[Rule], duplicates: pl.DataFrame, all_answers: Mapping[str, pl.Series], cuts: pl.Series
+        self,
+        chosen: Sequence[Rule],
+        duplicates: Sequence[pl.DataFrame],
+        all_answers: Mapping[str, pl.Series],
+        cuts: pl.Series,
     ) -> Iterator[pl.DataFrame]:
         begin = 0
         for shard in self.store.shards():
             ids = read_frame(self.store.raw(shard), ["id"])["id"]
             end = begin + len(ids)
-            first, last = (duplicates["row"].search_sorted(at, "left") for at in (begin, end))
-            here = duplicates[first:last].with_columns(pl.col("row") - begin)
+            ends = np.array([begin, end])
+            here = pl.concat(part[slice(*part["row"].search_sorted(ends, "left"))] for part in duplicates)
             answers = {reason: answer[begin:end] for reason, answer in all_answers.items()}
-            yield rules.conclude(ids, answers, here, chosen, cuts[begin:end])
+            yield rules.conclude(ids, answers, here.with_columns(pl.col("row") - begin), chosen, cuts[begin:end])
             begin = end
 
     def nulls(self) -> dict[str, int]:
@@ -147,45 +144,32 @@ def _first_column(plan: Plan, kind: str) -> str:
     return {**stage.copies, **stage.pairs}[kind]
 
 
-def _near(plan: Plan, store: Store, kind: str) -> pl.DataFrame:
+def _duplicates(plan: Plan, store: Store, kinds: Sequence[str]) -> Duplicates:
+    """The duplicates of these kinds; conversations are still to be added."""
+    firsts = {kind: _first_column(plan, kind) for kind in kinds}
+    folders = _folders(plan, store, set(firsts.values()))
+    copies = (read_frame(folder / shard, ["id", *names]) for folder, names in folders for shard in store.shards())
+    return Duplicates(scratch_folder(store), firsts, {kind: _near(plan, store, kind) for kind in kinds}, copies)
+
+
+def _near(plan: Plan, store: Store, kind: str) -> Iterator[pl.DataFrame]:
     """The pairs of near-duplicates of a kind; raises `CorruptInputError` if their file cannot be read."""
     measured = plan.pairs[kind]
     assert isinstance(measured.stage, GlobalStage)  # noqa: S101  only those find pairs
-    if kind not in measured.stage.pairs:
-        return pl.DataFrame(schema=PAIRS)
-    return read_frame(store.stage(measured.key) / f"{kind}.parquet")
+    if kind in measured.stage.pairs:
+        yield from read_batches(store.stage(measured.key) / f"{kind}.parquet")
 
 
-def _no_signals(plan: Plan, columns: Iterable[str]) -> pl.DataFrame:
-    return pl.DataFrame(schema={"id": pl.String(), **{name: plan.signals[name] for name in columns}})
+def _mapped(frame: pl.DataFrame, folder: Path | None) -> pl.DataFrame:
+    """A frame in a temporary file."""
+    frames = Frames(folder, frame.schema)
+    frames.add(frame)
+    return frames.whole
 
 
-def _hashes_of_several(
-    plan: Plan, store: Store, firsts: Mapping[str, str], near: Mapping[str, pl.DataFrame]
-) -> dict[str, NDArray[np.uint64]]:
-    """By kind, sorted hashes of the ids of first copies that have another copy or a near-duplicate.
-
-    If hashes of two ids collide, a conversation without a duplicate is taken for one with a duplicate, which changes
-    no decision.
-    """
-    found = {kind: [near[kind][side].hash() for side in ("id", "other")] for kind in firsts}
-    for folder, names in _folders(plan, store, set(firsts.values())):
-        for shard in store.shards():
-            signals = read_frame(folder / shard, ["id", *names])
-            for kind, column in firsts.items():
-                if column in names:
-                    found[kind].append(signals.filter(pl.col(column) != pl.col("id"))[column].hash())
-    return {kind: np.unique(pl.concat(hashes).to_numpy()) for kind, hashes in found.items()}
-
-
-def _are_in(signals: pl.DataFrame, firsts: Mapping[str, str], hashes: Mapping[str, NDArray[np.uint64]]) -> Rows:
-    """Numbers of the rows whose first copy, of some kind, is among those with these sorted hashes."""
-    there = np.zeros(signals.height, np.bool_)
-    for kind, column in firsts.items():
-        own, known = signals[column].hash().to_numpy(), hashes[kind]
-        at = np.searchsorted(known, own)
-        there |= np.append(known, 0)[at] == own if len(known) else False
-    return np.flatnonzero(there)
+def scratch_folder(store: Store) -> Path | None:
+    """Where temporary files go: the run's folder, or if that is read-only, the system's."""
+    return store.folder if os.access(store.folder, os.W_OK) else None
 
 
 def decisions_of(store: Store, shard: str) -> pl.DataFrame:

@@ -9,8 +9,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import uuid4
@@ -145,6 +147,8 @@ DERIVED = {
 
 FITTED = "fitted.json"
 """Name of the file with the digests of a fit's files. It is written last."""
+GROUP = 1 << 20
+"""Maximum number of rows of a row group."""
 _BLOCK = 1 << 20
 
 
@@ -182,16 +186,24 @@ def save_frame(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str] | No
 
     Empty metadata and None give different bytes.
     """
+    save_parts(path, frame.schema, [frame], metadata)
+
+
+def save_parts(
+    path: Path, schema: pl.Schema, parts: Iterable[pl.DataFrame], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Save frames of a schema as `save_frame` saves them together, if all but the last have `GROUP` rows."""
     import pyarrow.parquet as pq  # takes 0.1 s to import, and `refine --help` must not wait for it
 
-    table = plain_table(frame)
+    kinds = plain_table(pl.DataFrame(schema=schema)).schema
     if metadata is not None:
-        table = table.replace_schema_metadata(dict(metadata))
+        kinds = kinds.with_metadata(dict(metadata))
 
     def into(aside: Path) -> None:
-        with pq.ParquetWriter(aside, table.schema, compression="zstd", write_page_checksum=True) as file:
-            if table.num_rows:  # `datasets` cannot read a row group without rows
-                file.write_table(table)
+        with pq.ParquetWriter(aside, kinds, compression="zstd", write_page_checksum=True) as file:
+            for part in parts:
+                if part.height:  # `datasets` cannot read a row group without rows
+                    file.write_table(plain_table(part).replace_schema_metadata(kinds.metadata), GROUP)
 
     save(path, into)
 
@@ -266,6 +278,50 @@ def _stored(names: Sequence[str]) -> list[str]:
     """The columns of a file from which some columns are made."""
     more = ["messages"] if DERIVED.keys() & set(names) else []
     return [name for name in dict.fromkeys([*names, *more]) if name != "text"]
+
+
+def read_batches(path: Path, size: int = 1 << 16) -> Iterator[pl.DataFrame]:
+    """Read a Parquet file in batches of at most `size` rows, and verify its page checksums."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(fetch(path), page_checksum_verification=True) as file:
+            for batch in file.iter_batches(size):
+                yield pl.DataFrame(batch)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _corrupt(path, error) from error
+
+
+class Frames:
+    """Frames of a schema in a temporary file; together they are one frame, which is mapped and takes no memory."""
+
+    def __init__(self, folder: Path | None, schema: pl.Schema) -> None:
+        import pyarrow as pa
+
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed when all is mapped
+        self._writer = pa.ipc.new_stream(self._file, _views(pl.DataFrame(schema=schema)).schema)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add a frame, before `whole` is read."""
+        self._writer.write_table(_views(frame))
+
+    @cached_property
+    def whole(self) -> pl.DataFrame:
+        """All of them, one after the other."""
+        import pyarrow as pa
+
+        self._writer.close()
+        buffer = pa.py_buffer(mapped(self._file, np.uint8))
+        frame = pl.from_arrow(pa.ipc.open_stream(buffer).read_all(), rechunk=False)
+        self._file.close()  # the mapping stays
+        assert isinstance(frame, pl.DataFrame)  # noqa: S101  a table is never a Series
+        return frame
+
+
+def _views(frame: pl.DataFrame) -> pa.Table:
+    """A frame as an Arrow table with polars' own types, which are mapped without a copy."""
+    return frame.to_arrow(compat_level=pl.CompatLevel.newest())
 
 
 def rows(path: Path) -> int:
@@ -350,6 +406,13 @@ def mapped(file: Path | IO[bytes], kind: type[Number]) -> NDArray[Number]:
         return np.memmap(file, kind, "r") if file.stat().st_size else np.empty(0, kind)
     file.flush()
     return np.memmap(file, kind, "r+") if os.fstat(file.fileno()).st_size else np.empty(0, kind)
+
+
+def in_file(values: NDArray[Number], folder: Path | None) -> NDArray[Number]:
+    """The same numbers, mapped from a temporary file, so that they take no memory; they can be changed."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        values.tofile(file)
+        return mapped(file, values.dtype.type).reshape(values.shape)
 
 
 def zeros(path: Path, kind: type[Number], size: int) -> NDArray[Number]:

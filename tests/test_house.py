@@ -13,7 +13,8 @@ from tests.conftest import ROOT
 
 STAGE = ("stages.stage", "stages.files", "stages.models", "stages.readers", "stages.text.compiled")
 LINE = (
-    *("pipeline", "pipeline.card", "pipeline.diagnosis", "pipeline.engine", "pipeline.estimate", "pipeline.ingest"),
+    *("pipeline", "pipeline.card", "pipeline.diagnosis", "pipeline.duplicates", "pipeline.engine"),
+    *("pipeline.estimate", "pipeline.ingest"),
     *("pipeline.manifest", "pipeline.measure"),
     *("pipeline.ownership", "pipeline.plan", "pipeline.repair", "pipeline.rules", "pipeline.signals", "pipeline.store"),
     *("pipeline.write", "pipeline.sources"),
@@ -73,7 +74,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.sources"),
         *("stages.heuristics", "stages.text", *STAGE),
     ),
+    "pipeline.duplicates": ("pipeline.rules", "stages.dedup", *STAGE),
     "pipeline.signals": (
+        "pipeline.duplicates",
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.ownership"),
         *("stages", *STAGE),
     ),
@@ -102,6 +105,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.dedup": ("pipeline.sources", "pipeline.terminal", *STAGE, "stages.dedup", "stages.text"),
     "pipeline.report": ("pipeline",),
     "pipeline.report.run": (
+        "pipeline.duplicates",
         *("pipeline", "pipeline.report", "pipeline.signals", "pipeline.manifest", "pipeline.ownership"),
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.write", "pipeline.terminal"),
         *("pipeline.plant", "pipeline.plant.audit", *STAGE),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.files import in_file
 from stages.text.repeats import find, find_repeats, prefix_index
 from stages.text.shards import Rows, Shards
 from stages.text.shingles import Keys
@@ -16,7 +18,7 @@ from stages.text.shingles import Keys
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of two or more rows; 20 bytes of memory per row in one."""
+    """Groups of two or more rows."""
 
     rows: Rows  # [members], in order
     first: Rows  # [members], the first row of each one's group
@@ -26,6 +28,10 @@ class Groups:
         """Groups from the first row of each row's group, [n]."""
         rows = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
         return cls(rows, first[rows])
+
+    def in_files(self, folder: Path | None) -> Groups:
+        """The same groups in temporary files."""
+        return Groups(in_file(self.rows, folder), in_file(self.first, folder))
 
     @cached_property
     def sizes(self) -> NDArray[np.uint32]:
@@ -44,7 +50,7 @@ class Groups:
 def copies(shards: Shards, kind: str, at_once: int, none: NDArray[np.uint64] | None = None) -> Groups:
     """Rows with the same 128-bit key, the signals `<kind>_key` and `<kind>_check`; those with the key `none` are alone.
 
-    Memory: that of `find_repeats` with `at_once`, and 48 bytes per row that has a copy.
+    Memory: that of `find_repeats` with `at_once`, and 80 bytes per row that has a copy; the groups are in files.
     """
     names = f"{kind}_key", f"{kind}_check"
 
@@ -61,7 +67,7 @@ def copies(shards: Shards, kind: str, at_once: int, none: NDArray[np.uint64] | N
             chosen &= (both != none).any(axis=1)
         rows.append(here.start + np.flatnonzero(chosen))
         keys.append(both[chosen])
-    return _equal(np.concatenate(rows), np.concatenate(keys))
+    return _equal(np.concatenate(rows), np.concatenate(keys)).in_files(shards.folder)
 
 
 def _equal(rows: Rows, keys: NDArray[np.uint64]) -> Groups:

@@ -14,7 +14,7 @@ from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups, copies
 from stages.dedup.pairs import AT_ONCE, Near, near_pairs
 from stages.dedup.turns import say_the_same
-from stages.files import save_frame, save_json, scratch, zeros
+from stages.files import GROUP, save_frame, save_json, save_parts, scratch, zeros
 from stages.stage import PAIRS, StageRefusedError
 from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
@@ -41,8 +41,8 @@ def merge(
     texts, none = copies(shards, "text", at_once), text_keys(pl.Series([""]))[0]
     prompts = copies(shards, "prompt", at_once, none)  # those without a prompt are no copies of each other
     near = _near(shards, texts, matching, folder, cluster=cluster, at_once=at_once)
-    clusters = near.clusters(texts, cluster)
-    ids = Ids(shards, np.concatenate([near.rows.ravel(), texts.first, prompts.first, clusters.first]))
+    clusters = near.clusters(texts, cluster).in_files(folder)
+    ids = Ids(shards, near.rows, texts.first, prompts.first, clusters.first)
     largest = _largest(shards, clusters, ids)
     _guard(cluster, max_cluster, largest, len(shards))
     duplicates, crowded = _Duplicates(texts, prompts, clusters, near, ids), 0
@@ -53,12 +53,17 @@ def merge(
     alike = np.ones(len(near.rows), np.bool_)
     if turn_jaccard:
         alike = say_the_same(shards, near.rows, turn_jaccard, folder)
-    rows = near.rows[alike]
-    pairs = {"id": ids.of(rows[:, 0]), "other": ids.of(rows[:, 1]), "jaccard": near.jaccard[alike]}
-    save_frame(folder / "dedup.parquet", pl.DataFrame(pairs, schema=PAIRS))
+    written = np.flatnonzero(alike)
+    parts = (_pairs(near, written[begin : begin + GROUP], ids) for begin in range(0, len(written), GROUP))
+    save_parts(folder / "dedup.parquet", PAIRS, parts)
     distinct = len(shards) - int(np.count_nonzero(texts.rows > texts.first))
-    summary = _summary(matching, near, (len(shards), distinct, crowded), len(rows), largest)
+    summary = _summary(matching, near, (len(shards), distinct, crowded), len(written), largest)
     save_json(folder / "dedup.json", summary, indent=1, end="")
+
+
+def _pairs(near: Near, some: Rows, ids: Ids) -> pl.DataFrame:
+    sides = near.rows[some]
+    return pl.DataFrame({"id": ids.of(sides[:, 0]), "other": ids.of(sides[:, 1]), "jaccard": near.jaccard[some]}, PAIRS)
 
 
 @dataclass(frozen=True)

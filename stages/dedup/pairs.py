@@ -16,7 +16,7 @@ from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups
 from stages.dedup.kernel import ROW
 from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, in_order, shared_keys, sign_texts, write_sets
-from stages.files import mapped
+from stages.files import in_file, mapped
 from stages.text.shards import Rows, cores
 from stages.text.shingles import Sets
 
@@ -79,16 +79,15 @@ def near_pairs(
     `texts` gives the chosen rows, in order, in parts. The rows of a bucket of more than `matching.bucket` rows, a
     crowded one, are compared with at most this many leaders: the longest rows that are under `near` with each other.
 
-    Memory: 2 bytes per text; 30 bytes per text, but of at most `at_once` texts; 60 bytes per candidate, which is a text
-    that shares a band key, and 100 per pair. Candidates' band keys and sets of shingles are in temporary files in
-    `folder`, 4 bytes per band and 8 per word.
+    Memory: 2 bytes per text; 30 bytes per text, but of at most `at_once` texts; while they are found, 60 bytes per
+    candidate, which is a text that shares a band key, and 60 per pair. Candidates, their band keys and sets of
+    shingles, and pairs are in temporary files in `folder`: 4 bytes per band, 8 per word, 32 per candidate, 40 per pair.
     """
     chosen = _candidates(bands, copies, at_once)
-    rows = np.flatnonzero(chosen)  # from here on, candidates are numbered by their place among these
-    ranked = np.argsort(-words[rows].astype(np.int64), kind="stable")
-    crowded, leads = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.uint64)
-    found, jaccards, compared = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)], 0
-    size = max(2 * matching.bucket, 1 << 12)
+    rows = in_file(np.flatnonzero(chosen), folder)  # candidates are numbered by their place among these
+    ranked = in_file(np.argsort(-words[rows].astype(np.int64), kind="stable"), folder)
+    crowded, leads = (in_file(np.zeros(len(rows), np.uint64), folder) for _ in range(2))
+    compared, size = 0, max(2 * matching.bucket, 1 << 12)
 
     def compare(part: NDArray[np.uint64], band: int, keys: NDArray[np.uint32], sets: Sets) -> Compared:
         heads, state = np.empty(matching.bucket, np.int64), np.zeros(4, np.int64)
@@ -104,6 +103,8 @@ def near_pairs(
     with (
         tempfile.TemporaryFile(dir=folder) as file,
         tempfile.TemporaryFile(dir=folder) as other,
+        tempfile.TemporaryFile(dir=folder) as found,
+        tempfile.TemporaryFile(dir=folder) as jaccards,
         ThreadPoolExecutor(cores()) as pool,
     ):
         sets = write_sets(texts(chosen), file, cores())
@@ -113,12 +114,13 @@ def near_pairs(
         for band in range(bands.shape[1]):
             order = in_order(keys[ranked, band], np.arange(len(ranked)))
             for some, jaccard, count in pool.map(compare, _parts(order), repeat(band), repeat(keys), repeat(sets)):
-                found.append(rows[some])
-                jaccards.append(jaccard)
+                found.write(rows[some].data)
+                jaccards.write(jaccard.data)
                 compared += count
-    pairs, jaccard = np.concatenate(found), np.concatenate(jaccards)
+        pairs, every = mapped(found, np.int64).reshape(-1, 2), mapped(jaccards, np.float32)
     ascending = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    return Near(pairs[ascending], jaccard[ascending], rows[crowded > 0], compared)
+    pairs, every = in_file(pairs[ascending], folder), in_file(every[ascending], folder)
+    return Near(pairs, every, rows[crowded > 0], compared)
 
 
 def _candidates(bands: NDArray[np.uint32], copies: Groups, at_once: int) -> Mask:

@@ -5,6 +5,7 @@ first and the last words of a text are in few shingles.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup.signatures import LOOPS, Mask, each_part
-from stages.files import mapped, read_frame, scratch
+from stages.files import in_file, mapped, read_frame, scratch, zeros
 from stages.text.messages import call_texts
 from stages.text.shards import Rows, Shards, cores
 from stages.text.shingles import Words, shingle_sets
@@ -30,42 +31,41 @@ def say_the_same(shards: Shards, pairs: Rows, least: float, folder: Path) -> Mas
     compared in order, and one without a partner with an empty one. Conversations of one turn each, such as plain
     documents, are compared as a whole. Tool calls are a turn; a message of the system, or without a word, is none.
 
-    Memory: 24 bytes per turn of the rows in pairs. A temporary file in `folder` has 8 bytes per word.
+    Memory: 40 bytes per row in pairs. Files in `folder` have 8 bytes per word and 56 per turn.
     """
-    rows = np.unique(pairs)
+    rows = in_file(np.unique(pairs), folder)
     chosen = np.zeros(len(shards), np.bool_)
     chosen[rows] = True
-    keys, lengths, sizes = ([np.empty(0, kind)] for kind in (np.uint64, np.int64, np.int64))
     counts: list[Rows] = []
 
     def of_part(part: Words) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
         values, ends = shingle_sets(part, 1)
         length, size = np.diff(part.ends), np.diff(ends, prepend=0)
         some = length > 0  # a turn without words is a set of one, its key
-        return part.keys[:, 0].copy(), length, values[np.repeat(some, size)], size * some
+        return part.keys[some, 0], length, values[np.repeat(some, size)], size[some]
 
-    with scratch(folder, "turns") as aside, (aside / "words").open("w+b") as file:
-        turns = _turns(shards, chosen, counts)
-        for key, length, values, size in each_part(of_part, turns, cores()):
-            file.write(values.data)
-            keys.append(key)
-            lengths.append(length)
-            sizes.append(size)
-        values = mapped(file, np.uint64)
-        spoken = np.concatenate(lengths)
-        some = spoken > 0
-        begins = _before(np.concatenate([np.empty(0, np.int64), *counts]))
-        words = np.diff(_before(spoken)[begins])
-        turns_of = _before(some)[begins], np.concatenate(keys)[some], values, _before(np.concatenate(sizes)[some])
+    with scratch(folder, "turns") as aside, ExitStack() as files:
+        names = "keys", "spoken", "values", "sizes"
+        columns = [files.enter_context((aside / name).open("w+b")) for name in names]
+        for part in each_part(of_part, _turns(shards, chosen, counts), cores()):
+            for file, column in zip(columns, part, strict=True):
+                file.write(column.data)
+        keys, spoken, values, sizes = map(mapped, columns, (np.uint64, np.int64, np.uint64, np.int64))
+        begins = _before(np.concatenate([np.empty(0, np.int64), *counts]), aside / "begins")
+        words = np.diff(_before(spoken, aside / "words")[begins])
+        firsts = _before(spoken > 0, aside / "firsts")[begins]
         same = np.zeros(len(pairs), np.uint8)
         at = np.searchsorted(rows, pairs).astype(np.int64)
-        LOOPS.call("turns_loop", at, *turns_of, words, least, SLACK, same)
+        ends = _before(sizes, aside / "ends")
+        LOOPS.call("turns_loop", at, firsts, keys, values, ends, words, least, SLACK, same)
     return same.astype(np.bool_)
 
 
-def _before(sizes: NDArray[Any]) -> Rows:
-    """Where each of some parts begins, and where the last one ends."""
-    return np.append(0, sizes.cumsum(dtype=np.int64))
+def _before(sizes: NDArray[Any], path: Path) -> Rows:
+    """Where each of some parts begins, and where the last one ends, in a new file."""
+    ends = zeros(path, np.int64, len(sizes) + 1)
+    np.cumsum(sizes, out=ends[1:])
+    return ends
 
 
 def _turns(shards: Shards, chosen: Mask, counts: list[Rows]) -> Iterator[pl.Series]:

@@ -144,7 +144,7 @@ class Merge:
             for at, part in enumerate(_each(len(self.shards.raw), lambda at: self._cover(at, anchors, windows))):
                 covered[starts[at] : starts[at + 1]] = part
                 firsts.append(np.unique(part[:, -1][part[:, -1] >= 0]))
-            names = Ids(self.shards, np.concatenate(firsts))
+            names = Ids(self.shards, *firsts)
             for at, path in enumerate(self.shards.measured):
                 here = covered[starts[at] : starts[at + 1]]
                 columns = _columns(here, self.shards.ids(at), column(path, "span_words"), names)

@@ -100,7 +100,7 @@ def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path, search: S
         near = pairs.find(corpus.vectors, corpus.order, search.floor, search.neighbours)
         heads, of, typical = _clusters(corpus, search.clusters)
     rows = corpus.rows[near.rows]
-    ids = Ids(shards, np.concatenate([rows.ravel(), corpus.first]))
+    ids = Ids(shards, rows, corpus.first)
     columns = {
         "semantic_nearest": _nearest(corpus, near),
         "semantic_crowded": corpus.spread(near.crowded, none=False),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import read_frame, rows
+from stages.files import in_file, mapped, read_frame, rows
 from stages.text.messages import whole_texts
 
 Rows = NDArray[np.int64]
@@ -34,6 +36,11 @@ class Shards:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def folder(self) -> Path | None:
+        """The stage's folder, for temporary files."""
+        return self.measured[0].parent if self.measured else None
 
     def ids(self, at: int) -> pl.Series:
         return column(self.measured[at], "id")
@@ -61,21 +68,30 @@ class Shards:
 
 
 class Ids:
-    """Ids of some rows, those that others refer to; the rows are in any order, repeats allowed."""
+    """Ids of some rows, those that others refer to, in temporary files; the rows are in any order, repeats allowed."""
 
-    def __init__(self, shards: Shards, rows: Rows) -> None:
-        self._rows = np.unique(rows)
-        cuts = np.searchsorted(self._rows, shards.starts)
-        parts = [
-            shards.ids(at).gather(self._rows[cuts[at] : cuts[at + 1]] - shards.starts[at])
-            for at in range(len(shards.measured))
-            if cuts[at] < cuts[at + 1]
-        ]
-        self._ids = pl.concat([pl.Series("id", [], pl.String), *parts])
+    def __init__(self, shards: Shards, *rows: Rows) -> None:
+        import pyarrow as pa
+
+        chosen, total = np.zeros(len(shards), np.bool_), 0
+        for some in rows:
+            chosen[some.ravel()] = True
+        self._rows = in_file(np.flatnonzero(chosen), shards.folder)
+        with tempfile.TemporaryFile(dir=shards.folder) as text, tempfile.TemporaryFile(dir=shards.folder) as ends:
+            ends.write(np.zeros(1, np.int64).data)
+            for at, (begin, end) in enumerate(pairwise(shards.starts)):
+                if len(here := np.flatnonzero(chosen[begin:end])):
+                    _, offsets, data = shards.ids(at).gather(here).to_arrow().buffers()
+                    own = np.frombuffer(offsets, np.int64)[1 : len(here) + 1]
+                    text.write(memoryview(data)[: own[-1]])
+                    ends.write((own + total).data)
+                    total += int(own[-1])
+            buffers = pa.py_buffer(mapped(ends, np.int64)), pa.py_buffer(mapped(text, np.uint8))
+        self._ids = pa.LargeStringArray.from_buffers(len(self._rows), *buffers)
 
     def of(self, rows: Rows) -> pl.Series:
         """Ids of rows, each one of those that were given."""
-        return self._ids.gather(np.searchsorted(self._rows, rows))
+        return pl.Series("id", self._ids.take(np.searchsorted(self._rows, rows)))
 
 
 def column(path: Path, name: str) -> pl.Series:

@@ -11,7 +11,8 @@ copies of an earlier conversation, 8 % differ from one in up to 4 % of the words
 Corpora are made once, in data/experiments/scale/.
 
 CPU seconds are those of the main process and its workers. Memory is the peak of a process's own pages (RssAnon), seen
-every 50 ms; pages of files that it maps, which the system takes back when it needs them, do not count.
+every 50 ms; pages of files that it maps, which the system takes back when it needs them, do not count. If a step of a
+run takes more than 600 MB and 16 bytes a conversation, or a worker 700 MB, the bench says so and exits with 1.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ INTERVAL = 0.05
 """Seconds between two looks at the processes."""
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
+MAIN, WORKER, EACH = 600_000_000, 700_000_000, 16
+"""What a run promises: bytes of the main process, those of a worker, and those of the main process a conversation."""
 
 Messages = list[dict[str, str]]
 
@@ -247,6 +250,10 @@ def main() -> None:
     given = asked.parse_args()
     measured = {n: measure(n, given.stages, given.workers, report=given.report) for n in sorted(given.sizes)}
     sys.stdout.write("\n".join(table(measured)) + "\n")
+    for count, steps in measured.items():
+        for step, use in steps.items():
+            if step != "report" and (use.parent > MAIN + EACH * count or use.worker > WORKER):
+                sys.exit(f"{step} of {count:,} conversations takes more memory than a run promises")
 
 
 if __name__ == "__main__":

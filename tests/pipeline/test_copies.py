@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline import plan as planning
 from pipeline.api.run import open_run
-from pipeline.rules import Pairs, decide
-from pipeline.signals import scan, scan_signals
+from pipeline.duplicates import Duplicates
+from pipeline.rules import Drop, KeepBest, Pairs, decide, find_duplicates
+from pipeline.signals import RuleInputs, scan, scan_signals
 from pipeline.store import Store
 from stages.files import save_frame
 from stages.stage import PAIRS
@@ -85,6 +89,53 @@ def test_decisions_by_shard_are_those_of_the_whole(refine: Refine, tmp_path: Pat
     whole = decide(signals, pairs, plan.rules, plan.order)
     assert set(whole["reason"].drop_nulls()) == {"short", "near", "same_prompt"}
     assert scan(store, "decisions").collect().equals(whole)
+    inputs = RuleInputs.read(plan, store)
+    for most in (1, 3, 7):
+        assert pl.concat(inputs.decide(plan.rules, most)).equals(whole)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Conversations with the first copies of their texts and prompts, and pairs of near-duplicates."""
+    size = draw(st.integers(1, 40))
+    of_text = [draw(st.integers(max(0, i - 4), i)) for i in range(size)]
+    texts = [of_text[i] if of_text[of_text[i]] == of_text[i] else i for i in range(size)]
+    prompts = [min(draw(st.sampled_from([i, 0, 3])), i) for i in range(size)]
+    prompts = [i if prompts[one] != one else one for i, one in enumerate(prompts)]
+    sides = st.tuples(st.integers(0, size - 1), st.integers(0, size - 1), st.sampled_from([0.6, 0.75, 0.9]))
+    pairs = {(texts[a], texts[b]): j for a, b, j in draw(st.lists(sides, max_size=40)) if texts[a] < texts[b]}
+    ids = pl.Series([f"c-{i:03}" for i in range(size)])
+    columns = {"id": ids, "text": ids.gather(texts), "same": ids.gather(prompts)}
+    ranks = st.lists(st.one_of(st.none(), st.integers(0, 3)), min_size=size, max_size=size)
+    numbers = {name: pl.Series(draw(ranks), dtype=pl.Int64) for name in ("words", "score")}
+    near = [(ids[a], ids[b], jaccard) for (a, b), jaccard in pairs.items()]
+    return pl.DataFrame({**columns, **numbers}), pl.DataFrame(near, PAIRS, orient="row")
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), st.sampled_from([1, 3, 7]), st.sampled_from([1, 5, 40]), st.permutations(["words DESC", "score"]))
+def test_duplicates_decided_in_bins_are_those_of_the_whole(
+    graph: tuple[pl.DataFrame, pl.DataFrame], most: int, rows: int, order: list[str]
+) -> None:
+    """Whatever the graph, the bins, the shards and the order; each conversation with a duplicate is in one bin."""
+    signals, near = graph
+    low = Drop("low", "score = 0")
+    chosen = (low, KeepBest("near", "dedup", 0.75), KeepBest("prompt", "prompt", 1.0))
+    answers = {"low": low.apply(signals)}
+    whole = {"dedup": Pairs(signals["text"], near), "prompt": Pairs(signals["same"], pl.DataFrame(schema=PAIRS))}
+    firsts, parts = {"dedup": "text", "prompt": "same"}, [near[:5], near[5:]]
+    with tempfile.TemporaryDirectory() as folder:
+        found = Duplicates(Path(folder), firsts, {"dedup": parts, "prompt": []}, [signals])
+        for begin in range(0, signals.height, rows):
+            found.add(signals[begin : begin + rows], begin, [term.split()[0] for term in order])
+        bins, dropped = list(found.bins(most)), []
+        for one in bins:
+            fires = {"low": answers["low"].gather(one.rows)}
+            part = find_duplicates(one.partners, fires, one.pairs, chosen, order)
+            dropped.append(part.with_columns(row=one.rows.gather(part["row"])))
+    expected = find_duplicates(signals, answers, whole, chosen, order)
+    assert pl.concat([expected.clear(), *dropped]).sort("row").equals(expected)
+    assert not pl.concat(one.rows for one in bins).is_duplicated().any()
 
 
 def test_a_run_of_an_earlier_version_is_decided_again(refine: Refine, tmp_path: Path) -> None:

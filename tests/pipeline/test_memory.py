@@ -43,7 +43,7 @@ from pipeline.write import save_decisions
 def decide(folder):
     store = Store(folder)
     plan = measured_plan(store)
-    decisions = RuleInputs.read(plan, store).decide(plan.rules)
+    decisions = RuleInputs.read(plan, store).decide(plan.rules, most=2_000)
     save_decisions(store, plan.rules, zip(store.shards(), decisions, strict=True))
 
 def report(folder):
@@ -86,6 +86,57 @@ def read(records):
 
 read(100)
 print(peak(read, 25_000) - peak(read, 5_000))
+"""
+PLACE = f"""{WATCH}
+import numpy, polars
+from stages.ppl import places
+
+def parts(rows):
+    draw = numpy.random.default_rng(0)
+    for _ in range(rows // 5_000):
+        ppl, tokens = numpy.exp(draw.normal(4, 1, 5_000)), draw.integers(1, 2_000, 5_000)
+        sources = polars.Series(draw.integers(0, 3, 5_000)).cast(polars.String)
+        yield polars.DataFrame({{"ppl": ppl, "ppl_tokens": tokens, "source": sources}})
+
+def place(rows):
+    placed = places.place(parts(rows), [5_000] * (rows // 5_000), Path(sys.argv[1]))
+    assert sum(part["ppl_z"].count() for part in placed) == rows
+
+place(40_000)
+print(peak(place, 400_000) - peak(place, 100_000))
+"""
+MERGE = f"""{WATCH}
+import numpy, polars
+from stages.dedup import Dedup
+from stages.dedup.merge import merge
+from stages.stage import RAW
+
+def write(folder, shards):
+    draw, paths = numpy.random.default_rng(0), []
+    for at in range(shards):
+        keys = {{name: draw.integers(0, 2**64, 5_000, numpy.uint64) for name in ("text_key", "text_check")}}
+        for key in keys.values():
+            key[2_500:] = key[:2_500]
+        bands = draw.integers(0, 2**32, (5_000, 25), numpy.uint32)
+        frame = polars.DataFrame({{"id": [f"id-{{at:04}}-{{i:04}}" for i in range(5_000)], **keys}}).with_columns(
+            prompt_key=keys["text_key"], prompt_check=keys["text_check"],
+            band_keys=polars.Series(bands, dtype=polars.Array(polars.UInt32, 25)),
+            dedup_words=polars.lit(100, polars.UInt32),
+        )
+        frame = frame.cast(dict(Dedup.writes))
+        paths.append(folder / f"{{at:05}}.parquet")
+        frame.with_columns(text="id", details=polars.lit(None, RAW["details"])).write_parquet(paths[-1])
+    return paths
+
+def dedup(shards):
+    folder = Path(sys.argv[1]) / str(len(shards))
+    how = {{"cluster": 0.75, "max_cluster": 0.05, "turn_jaccard": 0.75, "at_once": 1 << 14}}
+    merge(shards, shards, folder, Dedup().matching, **how)
+
+folder = Path(sys.argv[1])
+shards = write(folder, 24)
+dedup(shards[:3])
+print(peak(dedup, shards) - peak(dedup, shards[:6]))
 """
 ROWS, SMALL, LARGE = 4_000, 10, 50
 """Rows of a shard, and shards of the two corpora."""
@@ -152,10 +203,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-@pytest.mark.parametrize(("step", "bytes_each"), [("decide", 400 * 0.2), ("report", 24 + 400 * 0.2)])
+@pytest.mark.parametrize(("step", "bytes_each"), [("decide", 16), ("report", 24 + 400 * 0.2)])
 def test_memory_grows_as_documented(runs: tuple[Path, Path], step: str, bytes_each: float) -> None:
-    """Five times the shards; a fifth of the conversations have a copy or are one."""
+    """Five times the shards; a fifth of the conversations have a copy or are one, in bins of 2,000 for `decide`."""
     assert growth(PEAK, step, *map(str, runs)) < bytes_each * ROWS * (LARGE - SMALL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_the_memory_of_percentiles_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """Four times the conversations: 16 bytes at most for each more, where what is sorted takes 48 in files."""
+    assert growth(PLACE, str(tmp_path)) < 16 * 300_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
+def test_the_memory_of_duplicates_grows_as_documented(tmp_path: Path) -> None:
+    """Four times the conversations, each with a copy: what is sorted is in memory, what is found is not."""
+    assert growth(MERGE, str(tmp_path)) < (3 + 80) * 90_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from pipeline import plan as planning
+from pipeline.duplicates import Bin
 from pipeline.report import charts, theme
 from pipeline.report.charts import Colour
 from pipeline.report.page import script_json
@@ -57,7 +58,8 @@ def test_duplicates_are_counted_within_the_corpus() -> None:
     """0 and 1 are copies, 2 is near them, 3 near 2 at less, 4 near 5: by hand for all, and without 1, 2 and 5."""
     first = pl.Series(["0", "0", "2", "3", "4", "5"])
     near = pl.DataFrame({"id": ["0", "2", "4"], "other": ["2", "3", "5"], "jaccard": [0.9, 0.6, 0.75]})
-    kind = Kind("dedup", 0.75, pl.Series(range(6)), Pairs(first, near.with_columns(pl.col("jaccard").cast(pl.Float32))))
+    pairs = {"dedup": Pairs(first, near.with_columns(pl.col("jaccard").cast(pl.Float32)))}
+    kind = Kind("dedup", 0.75, [Bin(first.to_frame("id"), pl.Series(range(6)), pairs)])
     everyone = pl.Series([True] * 6)
     assert have_duplicates(kind, everyone).to_list() == [True, True, True, False, True, True]
     assert both(kind, everyone) == 3

@@ -7,17 +7,18 @@ import hashlib
 import json
 import math
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.ngram import train
-from stages.ppl import Perplexity, place
+from stages.ppl import Perplexity, places
 from stages.ppl.score import load
 from stages.ppl.tokens import halves, tokenise
 from stages.stage import RAW, MissingModelError, StageParameterError
@@ -213,6 +214,52 @@ def test_tiny_corpora_work(tmp_path: Path) -> None:
     assert two["ppl"].null_count() == 0
     said = json.loads((tmp_path / "two" / "models.json").read_text())
     assert said["half0"]["fallback"]
+
+
+def place(frame: pl.DataFrame, rows: int = 1000) -> pl.DataFrame:
+    """The merged signals of a corpus in parts of so many rows."""
+    frame = frame.cast({"ppl": pl.Float64, "ppl_tokens": pl.UInt32, "source": pl.String})
+    parts = [frame[at : at + rows] for at in range(0, frame.height, rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        return pl.concat(places.place(parts, [part.height for part in parts], Path(folder)))
+
+
+def reference(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same from all rows at once, by expressions over the whole corpus."""
+    ppl, scored = pl.col("ppl"), pl.col("ppl").count()
+    percentile = (ppl.rank("average") - 0.5) / scored * 100
+    bucket = pl.when(percentile < 30).then(pl.lit("head")).when(percentile < 60).then(pl.lit("middle"))
+    pooled = pl.when(scored.over("source") >= 100).then(pl.col("source"))
+    length = pl.when(ppl.is_not_null()).then("ppl_tokens").rank("min").cast(pl.Int64)
+    group = ((length - 1) * (scored // 200).clip(1, 20) // scored).over("source")
+    far, alike = pl.col("far"), ["source", "group"]
+    above, below = (far.filter(side).median().over(alike) for side in (far > 0, far < 0))
+    spread = pl.max_horizontal(pl.when(far > 0).then(above).otherwise(-below) * 1.4826, pl.lit(0.2))
+    return (
+        frame.with_columns(ppl_percentile=percentile, source=pooled)
+        .with_columns(ppl_bucket=pl.when(ppl.is_not_null()).then(bucket.otherwise(pl.lit("tail"))))
+        .with_columns(group=group, among=scored.over("source"))
+        .with_columns(far=ppl.log() - ppl.log().median().over(alike))
+        .select("ppl_percentile", "ppl_bucket", ppl_z=pl.when(pl.col("among") >= 100).then(far / spread))
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([1, 90, 700, 5000]), st.sampled_from([1, 3, 7]), st.integers(0, 3))
+def test_places_are_those_of_the_whole_corpus(seed: int, size: int, parts: int, digits: int) -> None:
+    """Bit by bit, whatever the parts and chunks: ties, unscored rows, sources of all sizes, groups of equal lengths."""
+    draw = np.random.default_rng(seed)
+    scored = draw.random(size) > draw.choice([0, 0.1])
+    columns = {
+        "ppl": np.round(np.exp(draw.normal(3, 1, size)), digits) + 1,
+        "ppl_tokens": draw.integers(1, draw.choice([3, 2000]), size),
+        "source": [f"source {at}" for at in np.minimum(draw.pareto(1, size) * 2, draw.integers(1, 30)).astype(int)],
+    }
+    known = pl.when(pl.Series(scored)).then(pl.col("ppl", "ppl_tokens"))
+    frame = pl.DataFrame(columns).cast({"ppl_tokens": pl.UInt32}).with_columns(known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "CHUNK", 1 + size // parts)
+        assert place(frame, 1 + size // parts // 2).equals(reference(frame))
 
 
 def test_percentiles_share_ties_and_part_the_corpus_as_ccnet() -> None:

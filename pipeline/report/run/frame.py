@@ -2,16 +2,18 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from pipeline.duplicates import Bin
 from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
-from pipeline.rules import Drop, KeepBest, Pairs
+from pipeline.rules import Drop, KeepBest
 from pipeline.signals import RuleInputs, decisions_of, measured_plan, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
@@ -54,10 +56,8 @@ class Kind:
 
     name: str
     at_least: float
-    rows: pl.Series
-    """Numbers in the corpus, from 0, of the conversations that have a duplicate of this or another kind."""
-    pairs: Pairs
-    """`first` is aligned with `rows`."""
+    duplicates: Iterable[Bin]
+    """The conversations that have a duplicate of this or another kind."""
 
 
 @dataclass(frozen=True)
@@ -184,28 +184,32 @@ def kinds(plan: Plan, store: Store) -> list[Kind]:
     if not named and "dedup" in plan.pairs:
         named = [("dedup", DEFAULT_JACCARD)]
     inputs = RuleInputs.read(plan, store, [name for name, _ in named])
-    return [Kind(name, at_least, inputs.rows, inputs.pairs[name]) for name, at_least in named]
+    return [Kind(name, at_least, inputs.duplicates) for name, at_least in named]
 
 
 def have_duplicates(kind: Kind, among: pl.Series) -> pl.Series:
     """Whether each conversation has a duplicate or exact copy; only those that are true in `among` count."""
-    members, groups, near = _alive(kind, among)
-    several = groups.filter(pl.col("n") > 1)["group"]
-    with_one = pl.concat([several, near["id"], near["other"]]).unique()
-    have = members.filter(pl.col("among") & pl.col("group").is_in(with_one.implode()))["row"]
-    return pl.repeat(value=False, n=len(among), eager=True).scatter(have, values=True)
+    answers = pl.repeat(value=False, n=len(among), eager=True)
+    for one in kind.duplicates:
+        members, groups, near = _alive(kind, one, among)
+        several = groups.filter(pl.col("n") > 1)["group"]
+        with_one = pl.concat([several, near["id"], near["other"]]).unique()
+        have = members.filter(pl.col("among") & pl.col("group").is_in(with_one.implode()))["row"]
+        answers = answers.scatter(have, values=True)
+    return answers
 
 
 def both(kind: Kind, among: pl.Series) -> int:
     """Number of pairs of duplicates that are both true in `among`; a group of n exact copies counts as n - 1."""
-    _, groups, near = _alive(kind, among)
-    return int((groups["n"] - 1).sum()) + near.height
+    found = (_alive(kind, one, among) for one in kind.duplicates)
+    return sum(int((groups["n"] - 1).sum()) + near.height for _, groups, near in found)
 
 
-def _alive(kind: Kind, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def _alive(kind: Kind, one: Bin, among: pl.Series) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Rows with duplicates and their groups of exact copies, groups with members in `among`, pairs of those groups."""
-    members = pl.DataFrame({"row": kind.rows, "group": kind.pairs.first, "among": among.gather(kind.rows)})
+    pairs = one.pairs[kind.name]
+    members = pl.DataFrame({"row": one.rows, "group": pairs.first, "among": among.gather(one.rows)})
     groups = members.filter("among")["group"].value_counts(name="n")
-    near = kind.pairs.near.filter(pl.col("jaccard") >= kind.at_least)
+    near = pairs.near.filter(pl.col("jaccard") >= kind.at_least)
     near = near.filter(pl.col(side).is_in(groups["group"].implode()) for side in ("id", "other"))
     return members, groups, near
