@@ -198,9 +198,14 @@ def _check_condition(rule: Drop, signals: pl.Schema) -> None:
             f"{where} looks at all conversations at once, expected a condition on each one: compute percentiles and "
             "the like in the merge of a stage"
         )
-    answer = rule.apply(pl.DataFrame(schema=signals).clear(2))
+    answer = rule.apply(_blank(rule, signals))
     if answer.len() != 2 or answer.dtype != pl.Boolean:  # noqa: PLR2004  the rows that went in
         raise RuleError(f"{where} is {answer.dtype}, expected a condition that is true or false")
+
+
+def _blank(rule: Drop | KeepTop, signals: pl.Schema) -> pl.DataFrame:
+    """Two rows of nulls in the columns that a rule reads."""
+    return pl.DataFrame(schema={column: signals[column] for column in rule.columns()}).clear(2)
 
 
 def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
@@ -214,7 +219,7 @@ def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
     sizes = [size for size in (rule.share, rule.conversations, rule.tokens) if size]
     if len(sizes) != 1 or sizes[0] < 0 or rule.share > 1:
         raise RuleError(f"{here}: expected one of share (above 0, at most 1), conversations and tokens")
-    if rule.value(pl.DataFrame(schema=signals).clear(2)).len() != 2:  # noqa: PLR2004  the rows that went in
+    if rule.value(_blank(rule, signals)).len() != 2:  # noqa: PLR2004  the rows that went in
         raise RuleError(f"{here}: {rule.by!r} looks at all conversations at once, expected a value of each one")
 
 
