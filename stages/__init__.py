@@ -42,7 +42,7 @@ def names() -> Mapping[str, str]:
 
 def find(use: str) -> type[Stage]:
     """The class of a stage, by its name or as "module:Class"."""
-    known = names()
+    known = BUILTIN if use in BUILTIN else names()
     if ":" not in use and use not in known:
         close = difflib.get_close_matches(use, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -77,7 +77,7 @@ def score_lines(lines: pl.DataFrame, scorers: Sequence[Scorer | None]) -> pl.Dat
         if score is None or not distinct.height:
             continue
         # A loop, because kenlm takes one line per call; each distinct line is scored once.
-        scores = pl.Series("score", [score(line) for line in distinct["line"]], pl.Float64)
+        scores = pl.Series("score", [score(line) for line in distinct["line"].to_list()], pl.Float64)
         whole = (scores * UNIT).round().cast(pl.Int64)
         parts.append(distinct.with_columns(whole, half=pl.lit(half, pl.UInt8)))
     return lines.join(pl.concat(parts), on=["half", "line"], how="inner", maintain_order="left")
