@@ -20,7 +20,14 @@ from pipeline.compare import scored as scoring
 from pipeline.compare import screen as screening
 from pipeline.compare import verdict as verdicts
 from pipeline.compare.checks import comparison_checks, screen_checks
-from pipeline.compare.command import announce, failures, pair_name, run_findings, train_arms
+from pipeline.compare.command import (
+    announce,
+    failures,
+    pair_name,
+    refuse_untrained_target,
+    run_findings,
+    train_arms,
+)
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions
 from pipeline.compare.mixes import words_of
@@ -47,6 +54,7 @@ class AblateOptions:
     bounds: Bounds = field(default_factory=Bounds)
     words: tuple[str, ...] = ()
     """The command as it was typed, for the report; by default the run alone."""
+    target: str | None = None
 
 
 def ablate(options: AblateOptions) -> Ablation:
@@ -62,13 +70,14 @@ def ablate(options: AblateOptions) -> Ablation:
     if options.out is not None:
         folders.check(options.out)
     options.training.check()
-    pair = corpora.pair("raw", "refined", options.run, None, grouped=options.train)
+    refuse_untrained_target(options.target, train=options.train)
+    pair = corpora.pair("raw", "refined", options.run, None, grouped=options.train, target=options.target)
     assert pair.run is not None  # noqa: S101  raw and refined are parts of a run
     suffix = "-rules" if not options.train else "-screen" if options.training.screen else ""
     place = options.out or REPORTS / f"{pair_name(pair)}-ablate{suffix}"
     members, contrasts, skipped = arms_of(pair)
     command = shlex.join(("refine", *(options.words or ("ablate", str(options.run)))))
-    announce(place, command, skipped)
+    announce(place, command, [*page.target_notes(pair), *skipped])
     nothing = (
         "Nothing was trained (--no-train)." if contrasts else "No rule of this run drops anything: nothing to compare."
     )

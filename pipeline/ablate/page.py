@@ -16,6 +16,7 @@ from trainer.scaling import Difference
 
 if TYPE_CHECKING:
     from pipeline.ablate.result import Ablation
+    from pipeline.compare.corpora import Pair
 
 PANELS = {"alone": "Each rule alone, against raw", "on top": "Each rule on top of all others"}
 """Titles of the panels of a figure, by `Contrast.how`."""
@@ -67,7 +68,11 @@ def page(ablation: Ablation) -> Page:
                 (Table(head, tuple(rows)), *([test_table(tests)] if tests else [])),
                 missing=tuple(
                     f"{visible(note)}."
-                    for note in [*filter(None, (one.test.small for one in tests)), *ablation.skipped]
+                    for note in [
+                        *target_notes(ablation.pair),
+                        *filter(None, (one.test.small for one in tests)),
+                        *ablation.skipped,
+                    ]
                 ),
             ),
             Section(
@@ -80,6 +85,11 @@ def page(ablation: Ablation) -> Page:
         about=TERMS if tests else "",
         numbers=numbers(ablation),
     )
+
+
+def target_notes(pair: Pair) -> list[str]:
+    """What was left out of the target, as a sentence; none without a target."""
+    return [pair.target.note] if pair.target else []
 
 
 def contrast_rows(ablation: Ablation) -> HeadAndRows:

@@ -54,7 +54,8 @@ class Audit(Display):
     """What a run found of the damage that was planted into its source.
 
     Attributes:
-        kinds: by kind of damage: how many were planted and dropped, the interval of the recall, and by which rules.
+        kinds: by kind of damage: how many were planted, dropped and repaired, the interval of the recall, and by which
+            rules.
         untouched: the same for conversations that were not damaged: their share is that of false drops, together with
             flaws that the source had before.
         baseline: what a run of the undamaged source drops of them, if it was named.
@@ -66,9 +67,11 @@ class Audit(Display):
 
     def summaries(self) -> Sequence[Summary]:
         """Return recall by kind, and what was dropped besides."""
-        head = ("planted", "conversations", "dropped", "share", "95 % interval", "by which rule")
-        rows = [_row(name, one) for name, one in {**self.kinds, UNTOUCHED: self.untouched}.items()]
-        return [Summary("", head, rows, frozenset({1, 2, 3}), f"\n{self._note()}")]
+        every = {**self.kinds, UNTOUCHED: self.untouched}
+        some = any(one.repaired for one in every.values())
+        head = ("planted", "conversations", "dropped", *["repaired"] * some, "share", "95 % interval", "by which rule")
+        rows = [_row(name, one, repaired=some) for name, one in every.items()]
+        return [Summary("", head, rows, frozenset({1, 2, 3, 3 + some}), f"\n{self._note()}")]
 
     def _note(self) -> str:
         if self.baseline is None:
@@ -82,9 +85,11 @@ class Audit(Display):
         )
 
 
-def _row(name: str, one: Recall) -> tuple[object, ...]:
+def _row(name: str, one: Recall, *, repaired: bool) -> tuple[object, ...]:
+    """A row of the table, with the number of those repaired if any of them was."""
     rules = ", ".join(f"{reason} {n:,}" for reason, n in one.by_rule.items())
-    return name, one.total, one.dropped, f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}", rules
+    numbers = (one.total, one.dropped, *[one.repaired] * repaired, f"{one.share:.1%}")
+    return name, *numbers, f"{one.interval[0]:.1%} to {one.interval[1]:.1%}", rules
 
 
 def plant(

@@ -554,6 +554,7 @@ def compare(
 @app.command(epilog="Example: refine ablate my-run --no-train --out my-ablation")
 def ablate(
     folder: o.RunFolder,
+    target: o.Target = None,
     budgets: o.Budgets = None,
     seeds: o.Seeds = None,
     loss: o.Loss = "all",
@@ -590,7 +591,7 @@ def ablate(
         preset, choices, counts, seeds, screen, device, workers, work, loss=loss, precision=precision
     )
     bounds, words = Bounds(min_kept, max_kept), tuple(sys.argv[1:])
-    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words))
+    result = ablating.ablate(ablating.AblateOptions(folder, out, train, training, bounds, words, target))
     ablating.print_ablation(result, as_json=as_json)
     if check and result.failed:
         sys.exit(1)

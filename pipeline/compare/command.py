@@ -56,6 +56,12 @@ class CompareOptions:
         return shlex.join(("refine", *(self.words or ("compare", self.first, self.second))))
 
 
+def refuse_untrained_target(target: str | None, *, train: bool) -> None:
+    """Raise `ArmsError` if there is a target and nothing is trained."""
+    if target is not None and not train:
+        raise ArmsError("--target is a test set for models, and --no-train trains none: omit one of them")
+
+
 def compare(options: CompareOptions) -> Comparison:
     """Compare two corpora by the scaling laws of models trained on them, and write the report.
 
@@ -69,8 +75,7 @@ def compare(options: CompareOptions) -> Comparison:
     if options.out is not None:
         folders.check(options.out)
     options.training.check()
-    if options.target is not None and not options.train:
-        raise ArmsError("--target is a test set for models, and --no-train trains none: omit one of them")
+    refuse_untrained_target(options.target, train=options.train)
     limit = options.limit
     both = options.first, options.second, options.run, limit
     pair = corpora.pair(*both, grouped=options.train, hub=options.hub, target=options.target)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline import plan as planning
 from pipeline.plant import TRUTH
 from pipeline.plant.kinds import KINDS
 from pipeline.signals import decisions_of
@@ -17,7 +18,17 @@ CONFIDENCE = 0.95
 """Confidence level of the intervals."""
 UNTOUCHED = "(untouched)"
 """What stands for a kind where nothing was planted."""
-COLUMNS = pl.Schema({"source_id": pl.String(), "kind": pl.Enum([*KINDS]), "keep": pl.Boolean(), "reason": pl.String()})
+MENDS = {"truncated": "truncated", "empty_reply": "empty"}
+"""Kinds of damage that a repair removes, and the repair that does."""
+COLUMNS = pl.Schema(
+    {
+        "source_id": pl.String(),
+        "kind": pl.Enum([*KINDS]),
+        "keep": pl.Boolean(),
+        "reason": pl.String(),
+        "repaired": pl.Boolean(),
+    }
+)
 """Columns of `outcomes`."""
 
 
@@ -28,19 +39,21 @@ class Recall:
     Attributes:
         total: number of conversations; copies are counted, not their originals.
         dropped: how many of them were dropped; of a copy and its original, one that was dropped is enough.
-        interval: Wilson's 95 % interval of their share (Wilson 1927), which also holds near 0 and 1.
+        interval: Wilson's 95 % interval of `share` (Wilson 1927), which also holds near 0 and 1.
         by_rule: how many were dropped for each reason, most frequent first.
+        repaired: how many were kept because a repair of the plan has removed their damage, as in `MENDS`.
     """
 
     total: int
     dropped: int
     interval: tuple[float, float]
     by_rule: Mapping[str, int]
+    repaired: int = 0
 
     @property
     def share(self) -> float:
-        """Share that was dropped: the recall of a kind, the false drops of what is untouched."""
-        return self.dropped / max(self.total, 1)
+        """Share that was dropped or repaired: the recall of a kind, the false drops of what is untouched."""
+        return (self.dropped + self.repaired) / max(self.total, 1)
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def audit(store: Store, clean: Store | None = None) -> Findings | None:
 def planted_kinds(store: Store) -> pl.Series:
     """The kind of each conversation of a run in the order of the corpus, `UNTOUCHED` if nothing was planted into it."""
     every = pl.Enum([*KINDS, UNTOUCHED])
-    return pl.concat([_truth(store, shard)["kind"].cast(every).fill_null(UNTOUCHED) for shard in store.shards()])
+    return pl.concat([_truth(store, shard, ())["kind"].cast(every).fill_null(UNTOUCHED) for shard in store.shards()])
 
 
 def outcomes(store: Store) -> pl.DataFrame:
@@ -94,7 +107,8 @@ def outcomes(store: Store) -> pl.DataFrame:
 
     The originals of copies are omitted: they are neither planted nor untouched.
     """
-    rows = pl.concat([_truth(store, shard) for shard in store.shards()])
+    trims = planning.load(store.plan).trims
+    rows = pl.concat([_truth(store, shard, trims) for shard in store.shards()])
     originals = rows.select(planted_of="source_id", keep_of="keep", reason_of="reason")
     pairs = rows.join(originals.unique("planted_of"), on="planted_of", how="left", maintain_order="left")
     found = pairs.with_columns(
@@ -105,24 +119,35 @@ def outcomes(store: Store) -> pl.DataFrame:
     )
 
 
-def _truth(store: Store, shard: str) -> pl.DataFrame:
-    """The truth and the decision of each conversation of a shard; a kind that refine does not plant is no truth."""
+def _truth(store: Store, shard: str, trims: Sequence[str]) -> pl.DataFrame:
+    """The truth and the decision of each conversation of a shard; a kind that refine does not plant is no truth.
+
+    `repaired` is whether one of the repairs `trims` has removed the damage of a conversation that is kept.
+    """
     raw = read_frame(store.raw(shard), ["source_id", "extra"])
     extra = pl.when(pl.col("extra").str.contains('"planted_kind":"', literal=True)).then("extra")
     truth = raw.select("source_id", **{name: extra.str.json_path_match(f"$.{name}") for name in TRUTH})
     known = pl.when(pl.col("planted_kind").is_in([*KINDS]))
     truth = truth.select("source_id", kind=known.then("planted_kind"), planted_of=known.then("planted_of"))
-    return truth.hstack(decisions_of(store, shard).select("keep", "reason"))
+    truth = truth.hstack(decisions_of(store, shard).select("keep", "reason"))
+    if not trims:
+        return truth.with_columns(repaired=pl.lit(value=False))
+    trim = pl.col("kind").replace_strict(MENDS, default=None, return_dtype=pl.String)
+    made = pl.col("repairs").list.eval(pl.element().struct.field("trim")).list.contains(trim)
+    rows = truth.hstack(read_frame(store.repaired(shard), ["repairs"])).with_columns(
+        repaired=pl.col("keep") & made.fill_null(value=False)
+    )
+    return rows.drop("repairs")
 
 
 def _recall(rows: pl.DataFrame) -> Recall:
     from scipy.stats import binomtest
 
+    repaired = int(rows["repaired"].sum())
     dropped = rows.filter(~pl.col("keep"))["reason"].value_counts().sort("count", "reason", descending=[True, False])
-    ends = binomtest(int(dropped["count"].sum()), max(rows.height, 1)).proportion_ci(CONFIDENCE, method="wilson")
-    return Recall(
-        rows.height, int(dropped["count"].sum()), (float(ends.low), float(ends.high)), dict(dropped.iter_rows())
-    )
+    n = int(dropped["count"].sum())
+    ends = binomtest(n + repaired, max(rows.height, 1)).proportion_ci(CONFIDENCE, method="wilson")
+    return Recall(rows.height, n, (float(ends.low), float(ends.high)), dict(dropped.iter_rows()), repaired)
 
 
 def _baseline(store: Store, clean: Store, untouched: pl.DataFrame) -> Baseline:

@@ -105,11 +105,13 @@ def bubbles(spots: pl.DataFrame) -> Chart:
     base = alt.Chart(spots.select("x", "y", "raw", "share", "label", TIP, "pick")).encode(
         x=alt.X("x:Q", axis=plain, scale=alt.Scale(padding=30)), y=alt.Y("y:Q", axis=plain, scale=alt.Scale(padding=30))
     )
-    area = alt.Size("raw:Q", title="conversations", scale=alt.Scale(range=[20, 1600], domainMin=0))
+    sizes = alt.Scale(range=[20, 1600], domainMin=0)
+    area = alt.Size("raw:Q", title="conversations", scale=sizes, legend=alt.Legend(tickCount=2))
     shares = alt.Scale(domain=[0, 1], range=list(theme.SEQUENTIAL), interpolate="lab")
     kept = alt.Color("share:Q", title="share kept", scale=shares, legend=alt.Legend(format=".0%", tickCount=3))
     circles = base.mark_circle(opacity=0.85, cursor="pointer", stroke=theme.RAW).encode(size=area, color=kept)
     words = base.mark_text(fontSize=10, dy=-12, color=theme.INK).encode(text="label:N")
+    words = words.properties(name="beside")  # the page's style sheet recolours it, and outlines it where circles are
     return alt.layer(circles, words).properties(width=FULL, autosize=FIT, height=420)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import ablate as ablating
 from pipeline import sources
+from pipeline.ablate import AblateOptions
 from pipeline.compare import command as comparing
 from pipeline.compare.checks import UNSEEN, unseen
 from pipeline.compare.corpora import Target, with_target
@@ -98,6 +101,21 @@ def test_networks_are_scored_on_the_target_too(
     assert {one["kind"] for one in found["test_sets"]["target"]["trainings"]} >= {"cvfp", "kneser_ney"}
     (design,) = (tmp_path / "work").glob("design-*.json")
     assert "of target," in design.read_text()
+
+
+def test_an_ablation_is_about_the_target_too(my_run: Path, target: Path, tmp_path: Path) -> None:
+    """Each contrast is scored on the target, which no rule keeps or drops; the sentence names it."""
+    wanted = AblateOptions(my_run, tmp_path / "page", training=options(tmp_path, seeds=2), target=str(target))
+    made = ablating.ablate(wanted)
+    found = json.loads((tmp_path / "page" / "report.json").read_text())
+    aim = made.pair.target
+    assert aim is not None
+    assert all(set(one["test_sets"]) == {"raw-test", "refined-test", "target"} for one in found["contrasts"])
+    assert sum(one.dropped for one in made.contrasts if one.how == "alone") <= LIMIT
+    assert made.sentence.startswith("Level on target, beyond random rules")
+    assert aim.note in html.unescape((tmp_path / "page" / "index.html").read_text())
+    with pytest.raises(ArmsError, match="--target is a test set for models, and --no-train trains none"):
+        ablating.ablate(replace(wanted, train=False))
 
 
 def test_a_target_without_a_test_conversation_is_refused(my_run: Path, tmp_path: Path) -> None:

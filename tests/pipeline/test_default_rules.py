@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.plan import DEFAULT, Plan, find, load
 from pipeline.rules import Drop, KeepBest, Pairs, decide
+from tests.bench import second_reader as second
 from tests.bench import ultrachat as bench
 
 FIRES: dict[str, dict[str, Any]] = {
@@ -102,6 +103,23 @@ def test_a_reader_agrees_with_what_the_plan_ultrachat_drops(shared: Path) -> Non
     agreed = labelled.group_by("reason", "held_out").agg(pl.col("agree").mean())
     assert len(agreed) == 14
     assert cast("float", agreed["agree"].min()) >= 0.9
+
+
+def test_a_second_reader_agrees_with_what_the_plan_ultrachat_drops(shared: Path) -> None:
+    """With nine in ten of the drops of each reason, told which; every label is of a drop of the plan as it is."""
+    labels = pl.read_csv(second.SECOND).filter(round=1, plan="ultrachat", corpus=second.ULTRACHAT)
+    labels = labels.filter(~pl.col("reason").str.starts_with("kept"))
+    dropped = bench.drops(bench.batch(shared / "chat" / "ultrachat_small.parquet"))
+    both = second.both_readers(pl.read_csv(second.SECOND)).join(dropped, on=["prompt_id", "reason"])
+    assert both.height == labels.height == 131
+    assert cast("float", labels.group_by("reason").agg(pl.col("told").mean())["told"].min()) >= 0.9
+
+
+def test_kappa_and_its_bench_are_those_of_cohen() -> None:
+    """20 and 15 of 50 alike, 5 and 10 not: kappa 0.4, by hand; 9 of 10: 55 to 100 % (Clopper and Pearson)."""
+    one, other = [1] * 25 + [0] * 25, [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
+    assert second.kappa(pl.Series(one), pl.Series(other)) == pytest.approx(0.4)
+    assert second.interval(9, 10) == "55% to 100%"
 
 
 def test_the_intervals_of_the_bench_are_those_of_wilson() -> None:

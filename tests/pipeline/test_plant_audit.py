@@ -20,6 +20,7 @@ from pipeline.report.run.bands import in_bands
 from pipeline.report.run.examples import examples
 from pipeline.report.run.frame import read_run
 from pipeline.store import Store
+from refine import report as make_report
 from stages.files import read_frame, save_frame
 from tests.conftest import Refine
 from tests.pipeline.report_corpus import refine as start
@@ -250,3 +251,33 @@ def test_a_truth_that_names_no_original_is_audited_alone(refine: Refine, tmp_pat
     assert (made["total"], made["dropped"], made["recall"], made["by_rule"]) == (3, 0, 0.0, {})
     assert held["untouched"]["total"] == 0
     assert held["untouched"]["share"] == 0
+
+
+def test_damage_that_a_repair_removes_is_found(refine: Refine, tmp_path: Path) -> None:
+    """By the repair of that damage, and if it is kept: not by another one, and not twice if a rule drops it."""
+    kinds = ("truncated", "truncated", "empty_reply", "empty_reply", "swapped_replies", "boilerplate")
+    records: list[dict[str, Any]] = [{**talk(i), "planted_kind": kind} for i, kind in enumerate(kinds)]
+    said = [one["messages"] for one in records]
+    said[0][-1]["content"] += " It was seen by all of the"
+    said[2][3]["content"] = ""
+    said[3][3]["content"] = said[3][5]["content"] = said[3][7]["content"] = ""
+    said[4].append({"role": "user", "content": "And then?"})
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    repairs = "".join(f'[[repair]]\ntrim = "{trim}"\n' for trim in ("empty", "truncated", "unanswered"))
+    odd = '[[drop]]\nreason = "odd"\nwhere = "n_words < 200"\n'
+    (tmp_path / "plan.toml").write_text(f'order = ["n_words DESC"]\n{repairs}[[stage]]\nuse = "heuristics"\n{odd}')
+    refine("run", "corpus.jsonl", "--plan", "plan.toml", "--out", "my-run")
+    held = json.loads(refine("audit", "my-run", "--json").stdout)["kinds"]
+    found = {kind: (one["total"], one["dropped"], one["repaired"], one["recall"]) for kind, one in held.items()}
+    assert found == {
+        "truncated": (2, 0, 1, 0.5),
+        "empty_reply": (2, 1, 1, 1.0),
+        "swapped_replies": (1, 0, 0, 0.0),
+        "boilerplate": (1, 0, 0, 0.0),
+    }
+    assert held["truncated"]["interval"] == pytest.approx(wilson(1, 2), abs=1e-9)
+    printed = refine("audit", "my-run").stdout.splitlines()
+    assert next(line.split() for line in printed if "truncated" in line)[1:5] == ["2", "0", "1", "50.0%"]
+    (panel,) = make_report(tmp_path / "my-run", out=tmp_path / "report").numbers["figures"]["planted"]["panels"]
+    cells = {(cell["y"], cell["x"]): cell["n"] for cell in panel["rows"]}
+    assert [cells["truncated", x] for x in ("repaired", "kept")] == [1, 1]

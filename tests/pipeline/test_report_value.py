@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.report import charts
 from pipeline.report.run import value
 from pipeline.report.run.bands import BandedRun, in_bands, split_by_cluster
 from pipeline.report.run.checks import Bounds, check
@@ -119,6 +120,18 @@ def test_examples_of_clusters_are_not_shown_where_data_are_redacted(made: tuple[
     redacted = replace(run, plan=replace(run.plan, redact=("email",)))
     frame = value.clusters(redacted, value.summaries(run)["semantic"])
     assert frame["example"].unique().to_list() == ["(not shown, because personal data are redacted)"]
+
+
+def test_words_on_the_map_do_not_cover_each_other() -> None:
+    """The smaller cluster gives way, also where there are many; the words are legible in dark mode."""
+    spots = pl.DataFrame({"x": [0.0, 0.1, 0.1, 1.0], "y": [0.0, 0.0, 0.5, 1.0], "label": ["some, words"] * 4})
+    assert value.with_room(spots).to_list() == ["some, words", "", "some, words", "some, words"]
+    assert value.with_room(spots.head(1)).to_list() == ["some, words"]
+    row = pl.DataFrame({"x": [0.0] * 40, "y": [float(i) for i in range(40)], "label": ["words"] * 40})
+    assert (value.with_room(row) != "").sum() == value.LABELLED
+    drawn = spots.with_columns(raw=pl.lit(1), share=pl.lit(0.5), tip=pl.lit(""), pick=pl.lit(""))
+    assert charts.bubbles(drawn).to_dict()["layer"][1]["name"] == "beside"
+    assert ".beside_marks text" in (Path(charts.__file__).parent / "page.css").read_text()
 
 
 def test_clusters_beyond_the_largest_share_a_band() -> None:

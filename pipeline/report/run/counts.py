@@ -105,17 +105,19 @@ def together(run: BandedRun) -> pl.DataFrame:
 def planted(run: BandedRun, findings: Findings) -> pl.DataFrame:
     """What became of each kind of planted damage, and of untouched conversations; rules that drop none are omitted.
 
-    Columns: yi, y (the kind), xi (number of the rule; null for those kept), x (its reason, or "kept"), n
-    (conversations), share (of the kind).
+    Columns: yi, y (the kind), xi (number of the rule; null for those kept), x (its reason, "kept", or "repaired" for
+    those that are kept without their damage), n (conversations), share (of the kind).
     """
     kinds, names = {**findings.kinds, UNTOUCHED: findings.untouched}, labels(run.reasons)
     rules = [i for i, reason in enumerate(run.reasons) if any(reason in one.by_rule for one in kinds.values())]
+    some = any(one.repaired for one in kinds.values())
     rows: list[tuple[int, str, int | None, str, int, float]] = []
     for kind, one in kinds.items():
         row = [(i, names[i], one.by_rule.get(run.reasons[i], 0)) for i in rules]
         at = run.bands["planted"].labels.index(kind)
-        kept = (None, "kept", one.total - one.dropped)
-        rows += [(at, kind, i, name, n, n / max(one.total, 1)) for i, name, n in [*row, kept]]
+        mended = [(None, "repaired", one.repaired)] if some else []
+        kept = (None, "kept", one.total - one.dropped - one.repaired)
+        rows += [(at, kind, i, name, n, n / max(one.total, 1)) for i, name, n in [*row, *mended, kept]]
     schema = {"yi": pl.Int16, "y": pl.String, "xi": pl.Int16, "x": pl.String, "n": pl.Int64, "share": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 

@@ -156,11 +156,14 @@ def _planted(run: BandedRun) -> list[Section]:
     """What was found of the damage that `refine plant` planted; nothing for another corpus."""
     if "planted" not in run.bands or (findings := audit(run.store)) is None:
         return []
-    rows = [
-        (name, one.total, one.dropped, f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}")
-        for name, one in {**findings.kinds, UNTOUCHED: findings.untouched}.items()
-    ]
-    table = Table(("planted", "conversations", "dropped", "share", "95 % interval"), tuple(rows))
+    every = {**findings.kinds, UNTOUCHED: findings.untouched}
+    some = any(one.repaired for one in every.values())
+    rows: list[tuple[str | int, ...]] = []
+    for name, one in every.items():
+        shares = (f"{one.share:.1%}", f"{one.interval[0]:.1%} to {one.interval[1]:.1%}")
+        rows.append((name, one.total, one.dropped, *[one.repaired] * some, *shares))
+    head = ("planted", "conversations", "dropped", *["repaired"] * some, "share", "95 % interval")
+    table = Table(head, tuple(rows))
     says = "This corpus was damaged on purpose: which of it did the rules find?"
     return [Section("planted", "Planted damage", says, (figures.planted(run, findings),), (table,))]
 

@@ -19,7 +19,11 @@ FILES = ("quality", "target", "follows", "semantic")
 MAX_LISTED = 64
 """Maximum number of clusters on the map and in its table, the largest."""
 LABELLED = 16
-"""Number of clusters on the map that have their words beside them, the largest."""
+"""Maximum number of clusters on the map that have their words beside them, the largest whose words have room there."""
+ROOM = (280, 360)
+"""Width and height that a phone has for the map, in pixels."""
+LETTER = (5.5, 13.0)
+"""Width and height of a letter on the map, in pixels."""
 
 
 def sections(run: BandedRun) -> list[Section]:
@@ -94,8 +98,8 @@ def _map(frame: pl.DataFrame) -> Figure:
     share = (pl.col("share") * 100).round(1)
     tip = pl.format("cluster {}: {}; {} conversations, {} kept ({}%)", "yi", "words", "raw", "refined", share)
     first = pl.col("words").str.split(", ").list.head(2).list.join(", ")
-    label = pl.when(pl.int_range(pl.len()) < LABELLED).then(first).otherwise(pl.lit(""))
-    spots = frame.with_columns(tip=tip, pick=pl.format("cluster:{}", "yi"), label=label)
+    labels = with_room(frame.select("x", "y", label=first))
+    spots = frame.with_columns(labels, tip=tip, pick=pl.format("cluster:{}", "yi"))
     return Figure(
         "meaning",
         "A map of the clusters",
@@ -103,6 +107,20 @@ def _map(frame: pl.DataFrame) -> Figure:
         "mean alike, as far as two of the principal components of their centres show it.",
         (Panel("Clusters", charts.bubbles(spots), frame.drop("example")),),
     )
+
+
+def with_room(spots: pl.DataFrame) -> pl.Series:
+    """The column `label` of x, y and label, empty where it would cover one of an earlier row, or where enough are."""
+    wide, high = ((max(at) - min(at)) or 1.0 for at in (spots["x"].to_list(), spots["y"].to_list()))
+    taken: list[tuple[float, float, float]] = []
+    labels = []
+    for x, y, label in spots.iter_rows():
+        left, top, half = x / wide * ROOM[0], y / high * ROOM[1], len(label) * LETTER[0] / 2
+        free = all(abs(left - a) >= half + b or abs(top - c) >= LETTER[1] for a, c, b in taken)
+        if room := free and len(taken) < LABELLED:
+            taken.append((left, top, half))
+        labels.append(label if room else "")
+    return pl.Series("label", labels, pl.String)
 
 
 def _table(frame: pl.DataFrame) -> Table:
