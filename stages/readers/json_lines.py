@@ -333,6 +333,9 @@ def wrapper(value: object) -> str | None:
         return None
     ((key, records),) = lists
     first = records[0]
+    own_text = any(isinstance(value.get(name), str) for name in TEXTS)
+    if own_text and (key == "tools" or not (TEXTS | CONVERSATIONS) & first.keys()):
+        return None
     flat = not any(isinstance(one, list) for one in first.values())
     message = SPEAKERS & first.keys() or (flat and (key in CONVERSATIONS or not TEXTS & first.keys()))
     return None if message else key

@@ -326,6 +326,20 @@ def test_an_object_gives_its_records_as_if_it_were_parsed_whole(
 
 
 @pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({"instruction": "", "output": "", "tools": [{"topic": []}]}, None),
+        ({"prompt": "Which one?", "tools": [{"name": "search", "prompt": "", "parameters": []}]}, None),
+        ({"prompt": "Be kind.", "data": [{"messages": [{"role": "user", "content": "Hi"}]}]}, "data"),
+        ({"version": "1", "data": [{"topic": []}]}, "data"),
+    ],
+)
+def test_a_record_with_lists_of_objects_holds_no_records(value: dict[str, Any], key: str | None) -> None:
+    """A text of its own makes an object a record, unless the objects in its list have texts or turns themselves."""
+    assert json_lines.wrapper(value) == key
+
+
+@pytest.mark.parametrize(
     "text",
     [
         '{"data": [{"a": 1}',
