@@ -68,7 +68,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pipeline.ownership": ("pipeline.store", "stages.files", "stages.readers"),
     # the damage itself knows no source and no run, so that one embedded source is made of it; the audit reads runs
     "pipeline.plant": (*STAGE, "stages.text", "stages.language", "stages.overlap", "stages.toxicity"),
-    "pipeline.plant.audit": ("pipeline.plant", "pipeline.signals", "pipeline.store", *STAGE),
+    "pipeline.plant.audit": ("pipeline.plant", "pipeline.plan", "pipeline.signals", "pipeline.store", *STAGE),
     "pipeline.sources": ("pipeline.ownership", "pipeline.store", "pipeline.plant", "stages.toxicity", *STAGE),
     "pipeline.repair": (
         *("pipeline.plan", "pipeline.rules", "pipeline.store", "pipeline.engine", "pipeline.sources"),
