@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.models.apply import ApplyOptions, Texts, _share, apply_adapter, split_texts
+from pipeline.models.apply import ApplyOptions, Texts, apply_adapter, gain_share, split_texts
 from pipeline.models.work import bits, read_texts
 from pipeline.terminal import say
 from tests.trainer.test_causal import ENDS, save_tokenizer
@@ -137,7 +137,7 @@ def _adapter_share(folder: Path, place: Path, base: Any, tuned: Any, texts: Text
     model = causal.load(str(folder / "base"), place)
     nats = causal.score(model, texts.test.conversations).nats.sum(0)
     size = (place / TENSORS).stat().st_size
-    return {"share": _share(base - nats, base - tuned, texts.test.clusters), "megabytes": size / 1e6}
+    return {"share": gain_share(base - nats, base - tuned, texts.test.clusters), "megabytes": size / 1e6}
 
 
 def projected(folder: Path, texts: Texts) -> float:
