@@ -48,8 +48,6 @@ PACKED = 4
 """About how many times as large as it is a compressed file becomes."""
 SLICE = ".rows.tmp"
 """Ending of a file in which the main process hands rows to a worker."""
-PICKLED = 100
-"""Rows that are pickled together, which takes half the time of single ones."""
 MIN_SHARDS = 2
 """Minimum number of shards that are worth several processes."""
 MIN_ROWS = 1_000
@@ -321,17 +319,17 @@ def _slices(rows: Iterator[tuple[str, Row]], task: _Task) -> Iterator[str]:
 
     It ends before a slice that has more bytes than a shard has characters.
     """
-    limits, folder = task.limits, task.store.raw("")
-    folder.mkdir(parents=True, exist_ok=True)
+    store, limits = task.store, task.limits
     for number in itertools.count():
-        path, shard = folder / f".{number:05d}{SLICE}", islice(rows, limits.rows)
+        path, some = store.raw(f".{number:05d}{SLICE}"), list(islice(rows, 1))
+        if not some:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            while some := list(islice(shard, PICKLED)):
-                pickle.dump(some, file)
+            for row in chain(some, islice(rows, limits.rows - 1)):
+                pickle.dump(row, file)
                 if file.tell() > limits.characters:
                     return
-            if not file.tell():
-                return
         yield json.dumps([number, number * limits.rows, str(path)])
 
 
@@ -342,7 +340,7 @@ def _rows_at(place: str | Sequence[tuple[str, Sequence[Any]]]) -> Iterator[tuple
         return
     with Path(place).open("rb") as file:
         while file.peek(1):
-            yield from pickle.load(file)  # noqa: S301  the main process has just written it
+            yield pickle.load(file)  # noqa: S301  the main process has just written it
 
 
 def _first(some: Sequence[Piece], limit: int) -> list[Piece]:
