@@ -2,16 +2,13 @@
 
 import difflib
 import hashlib
-import itertools
 import json
-import pickle
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, chain, groupby, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,6 @@ from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, row_id, v
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store, read_json
 from stages.files import exists, read_frame, remove, save_conversations, save_frame, save_json, sizes_in
-from stages.readers import PACKINGS
 from stages.stage import RAW
 
 QUARANTINE = pl.Schema(
@@ -44,10 +40,6 @@ TOLD = 10_000
 """Rows after which the progress of reading is reported, besides after each shard."""
 BYTES_PER_SECOND = 40_000_000
 """About the bytes of JSON Lines that one process reads in a second, by which workers are worth their start."""
-PACKED = 4
-"""About how many times as large as it is a compressed file becomes."""
-SLICE = ".rows.tmp"
-"""Ending of a file in which the main process hands rows to a worker."""
 MIN_SHARDS = 2
 """Minimum number of shards that are worth several processes."""
 MIN_ROWS = 1_000
@@ -171,7 +163,7 @@ def ingest(
     """Write the raw shards of a source and, last, their list. If the list exists, nothing is read.
 
     Returns the shard list: source, shape, rows, quarantined, replaced, shards, notes. `tell` is called with the number
-    of rows read so far. The engine, if any, helps to read large files; the shards are the same.
+    of rows read so far. The engine, if any, reads large files of JSON Lines and Parquet; the shards are the same.
 
     Raises:
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
@@ -217,11 +209,11 @@ class _Task:
     def __call__(self, key: str) -> tuple[int, "_Count | None"]:
         """The number of the shard, and what it counts; None if the rows make more than one shard.
 
-        `key` is JSON: the number, that of the first row in the source, and where the rows are.
+        `key` is JSON: the number, that of the first row in the source, and the pieces with their shapes.
         """
-        number, seen, place = json.loads(key)
+        number, seen, pieces = json.loads(key)
         count = _Count(seen=seen, fields=Fields(sys.maxsize))
-        shards = _shards(_rows_at(place), self.digest, self.limits, count)
+        shards = _shards(_piece_rows(pieces), self.digest, self.limits, count)
         shard = next(shards)
         if next(shards, None) is not None:
             return number, None
@@ -247,8 +239,11 @@ def _read_all(source: Source, task: _Task, tell: Callable[[int], None], engine: 
             count.check(limits.unreadable, source.name)
 
     goes_on = source.rows_after(0) is not None
-    if engine and not goes_on and _is_worth_workers(source, limits, engine):
-        rows = _read_apart(source, task, engine, count, check)
+    keys = _keys(source, limits, engine, count.shapes) if engine else []
+    rows: Iterator[tuple[str, Row]]
+    if engine and keys:
+        _read_apart(task, keys, engine, count, check)
+        rows = chain.from_iterable(_piece_rows(json.loads(key)[-1]) for key in keys[len(count.shards) :])
     else:
         rows = _rows_left(source, limits, count)
     for shard in _shards(rows, task.digest, limits, count, tell):
@@ -287,18 +282,14 @@ def _rows_left(source: Source, limits: Limits, count: _Count) -> Iterator[tuple[
     return ((shape, row) for row in islice(left, None if limits.limit is None else limits.limit - count.seen))
 
 
-def _is_worth_workers(source: Source, limits: Limits, engine: Engine) -> bool:
-    """Whether several processes should read a source. Where a sample is cut is not known before it is read."""
-    packed = (".parquet", *PACKINGS)
-    bytes_of = ((PACKED if file["name"].endswith(packed) else 1) * file["bytes"] for file in source.files())
-    return limits.sample is None and engine.processes(MIN_SHARDS, sum(bytes_of) / BYTES_PER_SECOND) > 1
-
-
-def _keys(source: Source, limits: Limits, files: dict[str, list[str]]) -> list[str]:
-    """The keys of `_Task` for a source whose rows any process can read; none if they must be read in order.
+def _keys(source: Source, limits: Limits, engine: Engine, files: dict[str, list[str]]) -> list[str]:
+    """The keys of `_Task` for a source that is worth several processes; none if it must be read in order.
 
     `files` collects files by shape.
     """
+    seconds = sum(path.stat().st_size for path in source.paths()) / BYTES_PER_SECOND
+    if engine.processes(MIN_SHARDS, seconds) == 1 or limits.sample is not None:  # where a sample is cut is not known
+        return []
     cut = source.pieces(limits.rows) or []
     cut = cut if limits.limit is None else _first(cut, limits.limit)
     default = limits.shape or (_shape(_rows(cut), limits.map, source.name)[0] if cut else "")
@@ -314,35 +305,6 @@ def _keys(source: Source, limits: Limits, files: dict[str, list[str]]) -> list[s
     return [json.dumps([n, n * limits.rows, [(shape_of[p.file], p) for _, p in some]]) for n, some in shards]
 
 
-def _slices(rows: Iterator[tuple[str, Row]], task: _Task) -> Iterator[str]:
-    """The keys of `_Task` for rows that this process reads, each with a file of the rows of a shard.
-
-    It ends before a slice that has more bytes than a shard has characters.
-    """
-    store, limits = task.store, task.limits
-    for number in itertools.count():
-        path, some = store.raw(f".{number:05d}{SLICE}"), list(islice(rows, 1))
-        if not some:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for row in chain(some, islice(rows, limits.rows - 1)):
-                pickle.dump(row, file)
-                if file.tell() > limits.characters:
-                    return
-        yield json.dumps([number, number * limits.rows, str(path)])
-
-
-def _rows_at(place: str | Sequence[tuple[str, Sequence[Any]]]) -> Iterator[tuple[str, Row]]:
-    """Rows with their shapes: those of pieces, or of a file of `_slices`."""
-    if not isinstance(place, str):
-        yield from ((shape, row) for shape, piece in place for row in pieces.rows_of(Piece(*piece)))
-        return
-    with Path(place).open("rb") as file:
-        while file.peek(1):
-            yield pickle.load(file)  # noqa: S301  the main process has just written it
-
-
 def _first(some: Sequence[Piece], limit: int) -> list[Piece]:
     """The pieces up to a number of rows."""
     seen = accumulate((piece.rows for piece in some), initial=0)
@@ -354,30 +316,23 @@ def _rows(some: Iterable[Piece]) -> Iterator[Row]:
     return chain.from_iterable(map(pieces.rows_of, some))
 
 
-def _read_apart(
-    source: Source, task: _Task, engine: Engine, count: _Count, check: Callable[[], None]
-) -> Iterator[tuple[str, Row]]:
-    """Read shards by an engine, count them in order, and return the rows that are left.
+def _piece_rows(some: Sequence[tuple[str, Sequence[Any]]]) -> Iterator[tuple[str, Row]]:
+    """Rows with the shapes of their pieces, as in a key of `_Task`."""
+    return ((shape, row) for shape, piece in some for row in pieces.rows_of(Piece(*piece)))
+
+
+def _read_apart(task: _Task, keys: list[str], engine: Engine, count: _Count, check: Callable[[], None]) -> None:
+    """Read shards by an engine, and count them in order.
 
     If one reaches `Limits.characters` before it has all its rows, neither it nor the shards after it count: they are
     cut elsewhere.
     """
     parts: dict[int, _Count | None] = {}
-    keys = _keys(source, task.limits, count.shapes)
-    try:
-        for key, (number, part) in engine.map(task, keys or _slices(_shaped(source, task.limits, count.shapes), task)):
-            parts[number] = part
-            while (counted := parts.pop(len(count.shards), None)) is not None:
-                count.add(counted)
-                check()
-            if not keys:
-                Path(json.loads(key)[-1]).unlink()
-    finally:
-        for path in task.store.raw("").glob(f".*{SLICE}"):
-            path.unlink()
-    if keys:
-        return chain.from_iterable(_rows_at(json.loads(key)[-1]) for key in keys[len(count.shards) :])
-    return islice(_shaped(source, task.limits, {}), count.seen, None)
+    for _, (number, part) in engine.map(task, keys):
+        parts[number] = part
+        while (counted := parts.pop(len(count.shards), None)) is not None:
+            count.add(counted)
+            check()
 
 
 def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> Iterator[str]:
