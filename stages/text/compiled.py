@@ -6,7 +6,8 @@ calls it: `LOOPS = Kernels("stages.text.shingles_kernel", {"fold": "u4** i8 u4**
 1. At the first call, the module's machine code is read from `__pycache__`, or from the user's cache folder.
 2. The file's name holds the versions of numba and llvmlite and the processor; its checksum covers the source of the
    kernel module, of the kernel modules that it imports, of this file, and the parameters. Any change recompiles.
-3. Without a valid file, numba compiles every loop. Nothing else imports numba: a kernel module is plain Python.
+3. Without a valid file, numba compiles every loop, in one process at a time. Nothing else imports numba: a kernel
+   module is plain Python.
 4. The code may call nothing but `EXTERNALS`: no Python, no allocation. A loop gets its scratch space from its caller.
 5. llvmlite links the code, and ctypes calls it as numba's functions are called; see `_flat`. A numba that passes
    arguments in another way raises `NotCompiledError` when it compiles.
@@ -21,8 +22,10 @@ import importlib.util
 import re
 import tempfile
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from fcntl import LOCK_EX, flock
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -108,8 +111,12 @@ class Kernels:
         for place in places:
             if code := _read(place, key.digest()):
                 return code
-        code = _compile(llvm, self, sources)
-        any(_write(place, key.digest(), code) for place in places)  # the first that can be
+        with _one_at_a_time(places):
+            for place in places:  # another process may have compiled it meanwhile
+                if code := _read(place, key.digest()):
+                    return code
+            code = _compile(llvm, self, sources)
+            any(_write(place, key.digest(), code) for place in places)  # the first that can be
         return code
 
 
@@ -180,6 +187,18 @@ def _compile(llvm: Any, kernels: Kernels, sources: Collection[str]) -> bytes:  #
     if foreign := foreign - EXTERNALS:
         raise NotCompiledError(f"the loops of {kernels.module} call {', '.join(sorted(foreign))}")
     return bytes(_machine(llvm).emit_object(whole))
+
+
+@contextmanager
+def _one_at_a_time(places: Iterable[Path]) -> Iterator[None]:
+    """Wait for other processes that compile the same loops, unless neither folder can be written."""
+    with ExitStack() as stack:
+        for place in places:
+            with suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                flock(stack.enter_context(place.with_suffix(".lock").open("ab")), LOCK_EX)
+                break
+        yield
 
 
 def _read(path: Path, key: bytes) -> bytes | None:

@@ -10,7 +10,10 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
+import llvmlite.binding as llvm  # type: ignore[import-untyped]  # it has no types
 import numpy as np
 import pytest
 from numba.core.errors import NumbaError
@@ -133,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
     (tmp_path / "__pycache__").write_text("a file, not a folder")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _: tmp_path / "cache")
     assert squared(module)[0] == 6
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.o"))) == 1
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _: tmp_path / f"{module}.py")
     assert squared(module)[0] == 6
 
@@ -144,6 +147,25 @@ def test_threads_load_it_once(module: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda n: kernels.call("squares", np.arange(n), 1.0, np.zeros((n, 2))), range(1, 50))
         assert list(found) == [n * (n - 1) // 2 for n in range(1, 50)]
+
+
+def test_one_of_several_processes_compiles(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for its machine code. They share nothing but the folder, as these threads do."""
+    compiling, made, start = compiled._compile, list[bytes](), Barrier(4)  # noqa: SLF001
+
+    def counted(*arguments: Any) -> bytes:
+        made.append(compiling(*arguments))
+        return made[-1]
+
+    def at_once(kernels: Kernels) -> bytes:
+        start.wait()
+        return kernels._object(llvm)  # noqa: SLF001
+
+    monkeypatch.setattr(compiled, "_compile", counted)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(at_once, [Kernels(module, SQUARES) for _ in range(4)]))
+    assert len(made) == 1
+    assert found == made * 4
 
 
 @pytest.mark.parametrize(
