@@ -209,7 +209,7 @@ def save_parts(
 
 
 def save_conversations(path: Path, frame: pl.DataFrame, metadata: Mapping[str, str]) -> None:
-    """Save a shard of conversations without a second copy of what is said.
+    """Save a shard of conversations without a second copy of its texts.
 
     `text` is left out, and a prompt is null if it is the first message of the user, or empty and there is none.
     `read_frame` gives both back.

@@ -50,7 +50,6 @@ SOLVED, FLOOR = "the student by least squares alone", "mixers that give the mean
 FROZEN, ONWARD = "mixers frozen at the mean, the rest trained", "the teacher, trained on"
 SCRATCH = "the same network from scratch, on the texts alone"
 ORDER = (STUDENT, TEACHER, SOLVED, FLOOR, FROZEN, SCRATCH, ONWARD)
-STUDENT_RUN = "student"
 
 
 @dataclass(frozen=True)
@@ -304,14 +303,14 @@ class Course:
                 scores[FROZEN] = self.score(FROZEN, student.network)
         self._set(start)
         scores[SOLVED] = self.score(SOLVED, student.network)
-        states.append(self.learn())
+        learned = self.learn()
+        states.append(learned)
         scores[STUDENT] = self.score(STUDENT, student.network)
         for label, lesson in self._controls() if compare else ():
             states.append(self.train(lesson))
             scores[label] = self.score(label, lesson.network)
         save_metrics(self.folder, [line for state in states for line in state.lines])
-        done = next(state for state in states if state.lines[0]["training"] == STUDENT_RUN)
-        return self._outcome(scores, done)
+        return self._outcome(scores, learned)
 
     def learn(self) -> training.State:
         """Give the student its initial weights, train it, and write it for transformers."""

@@ -18,8 +18,9 @@ from pipeline.compare import corpora, data, scored
 from pipeline.compare.command import pair_name
 from pipeline.compare.corpora import Pair
 from pipeline.compare.data import TrainingOptions, folder_word
+from pipeline.compare.design import LEVEL
 from pipeline.compare.scored import TestSet
-from pipeline.compare.verdict import BETTER, NONE, UNCLEAR, WORSE, relative_change
+from pipeline.compare.verdict import BETTER, NONE, UNCLEAR, WORSE, WORTH_KNOWING, relative_change
 from pipeline.experiments.formats import finite, share
 from pipeline.experiments.train import EXPERIMENTS, check_device
 from pipeline.models import distill as distilling
@@ -39,10 +40,6 @@ from trainer.scaling.spread import half_width
 
 STUDENTS = "students"
 """Folder of the students, one for each corpus and seed."""
-WORTH_KNOWING = 0.005
-"""The smallest relative difference of perplexity that matters."""
-LEVEL = 0.95
-"""Level of the interval."""
 Nats = NDArray[np.float64]
 
 

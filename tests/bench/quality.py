@@ -3,7 +3,7 @@
 The corpus is all of ../shared/data/chat but one file, which is the examples `like`. `--fasttext` names the Python of a
 venv with fasttext-wheel 0.9.2 and numpy below 2. What the stage hands to fastText, two files of texts and its settings,
 is handed to the package too: each trains on one file and scores the other, with one thread. Printed are CPU seconds of
-both trainings, texts scored per CPU second, the held-out ROC-AUC and how far apart the probabilities are; then CPU
+both trainings, texts scored per CPU second, the held-out ROC-AUC and the differences of the probabilities; then CPU
 seconds of the stage: its fit with clusters, texts and calibration, and its signals.
 """
 

@@ -3,7 +3,7 @@
 The labels are in `second_reader_labels.csv`: plan and reason ("kept" or "kept pair" if nothing is dropped), corpus and
 id of a conversation, whether the reader would drop it (`drop`), and whether the reader would, told the reason (`told`).
 Round 1 was blind: drops and kept conversations in random order, without plan and reason, a duplicate beside what stays.
-Round 2 was not: it read what the plan `strict` drops after it was mended. Printed are shares by plan and reason with
+Round 2 was not: the reader looked at what the changed plan `strict` drops. Printed are shares by plan and reason with
 Clopper-Pearson intervals, and Cohen's kappa of rules and reader in round 1, and of both readers on the drops of
 UltraChat that both have labelled.
 """

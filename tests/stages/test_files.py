@@ -38,7 +38,7 @@ GLOBAL = [name for name in stages.BUILTIN if issubclass(stages.find(name), Globa
 def test_conversations_are_read_as_they_were_saved(
     made: list[Messages], names: list[str], size: int, *, asked: bool
 ) -> None:
-    """All columns, or some in any order; also a prompt that no message holds. The file has what is said once."""
+    """All columns, or some in any order; also a prompt that no message holds. The file holds each text once."""
     frame = strategies.raw(made)
     frame = frame if asked else frame.with_columns(prompt=pl.col("prompt") + "?")
     with tempfile.TemporaryDirectory() as folder:

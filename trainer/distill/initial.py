@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.causal import CausalModel
 from trainer.distill.student import Site, Student, first, layers
+from trainer.transfer import representation
 
 OPEN = 1.2784645427610738
 """The gate at which silu is 1."""
@@ -146,7 +147,5 @@ def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """W [D, E] and b [E] that minimise |x W + b - y|^2 + lambda |W|^2, in float64; x [N, D], y [N, E]."""
     x, y = x.double(), y.double()
     centre, mean = x.mean(dim=0), y.mean(dim=0)
-    gram = (x - centre).T @ (x - centre)
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight = torch.linalg.solve(gram, (x - centre).T @ (y - mean))
+    weight = representation.ridge(x - centre, y - mean, RIDGE)
     return weight.float(), (mean - centre @ weight).float()

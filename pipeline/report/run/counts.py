@@ -115,9 +115,9 @@ def planted(run: BandedRun, findings: Findings) -> pl.DataFrame:
     for kind, one in kinds.items():
         row = [(i, names[i], one.by_rule.get(run.reasons[i], 0)) for i in rules]
         at = run.bands["planted"].labels.index(kind)
-        mended = [(None, "repaired", one.repaired)] if some else []
+        repaired = [(None, "repaired", one.repaired)] if some else []
         kept = (None, "kept", one.total - one.dropped - one.repaired)
-        rows += [(at, kind, i, name, n, n / max(one.total, 1)) for i, name, n in [*row, *mended, kept]]
+        rows += [(at, kind, i, name, n, n / max(one.total, 1)) for i, name, n in [*row, *repaired, kept]]
     schema = {"yi": pl.Int16, "y": pl.String, "xi": pl.Int16, "x": pl.String, "n": pl.Int64, "share": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
