@@ -1,7 +1,7 @@
 """Whether a second reader agrees with what the plans drop: `python -m tests.bench.second_reader`.
 
 The labels are in `second_reader_labels.csv`: plan and reason ("kept" or "kept pair" if nothing is dropped), corpus and
-id of a conversation, whether the reader would drop it (`drop`), and whether the reader would, told the reason (`told`).
+id of a conversation, whether the reader would drop it (`drop`), and would do so knowing the reason (`informed`).
 Round 1 was blind: drops and kept conversations in random order, without plan and reason, a duplicate beside what stays.
 Round 2 was not: the reader looked at what the changed plan `strict` drops. Printed are shares by plan and reason with
 Clopper-Pearson intervals, and Cohen's kappa of rules and reader in round 1, and of both readers on the drops of
@@ -36,7 +36,7 @@ def interval(agreed: int, count: int) -> str:
 
 
 def both_readers(labels: pl.DataFrame) -> pl.DataFrame:
-    """The verdicts of both readers on drops of UltraChat: `agree` of the first, `told` of the second."""
+    """The verdicts of both readers on drops of UltraChat: `agree` of the first, `drop` of the second."""
     source = SHARED / "data" / "chat" / f"{ULTRACHAT}.parquet"
     rows = pl.read_parquet(source, columns=["prompt_id"]).with_row_index("row")
     second = labels.filter(corpus=ULTRACHAT, plan="ultrachat", round=1)
@@ -50,12 +50,12 @@ def main() -> None:
         where=pl.when(corpus=ULTRACHAT).then(pl.lit(ULTRACHAT)).otherwise(pl.lit("others"))
     )
     sys.stdout.write(
-        "| round | plan | corpora | reason | read | would drop | 95 % interval | told |\n|" + " --- |" * 8 + "\n"
+        "| round | plan | corpora | reason | read | would drop | 95 % interval | informed |\n|" + " --- |" * 8 + "\n"
     )
     for key, rows in sorted(labels.group_by("round", "plan", "where", "reason")):
-        drop, told = int(rows["drop"].sum()), int(rows["told"].sum())
+        drop, informed = int(rows["drop"].sum()), int(rows["informed"].sum())
         number, plan, where, reason = key
-        cells = (number, f"`{plan}`", where, f"`{reason}`", rows.height, drop, interval(drop, rows.height), told)
+        cells = (number, f"`{plan}`", where, f"`{reason}`", rows.height, drop, interval(drop, rows.height), informed)
         sys.stdout.write(f"| {' | '.join(map(str, cells))} |\n")
     blind = labels.filter(round=1).with_columns(rule=(~pl.col("reason").str.starts_with("kept")).cast(pl.Int64))
     for plans, rows in (
