@@ -112,7 +112,7 @@ def test_a_second_reader_agrees_with_what_the_plan_ultrachat_drops(shared: Path)
     dropped = bench.drops(bench.batch(shared / "chat" / "ultrachat_small.parquet"))
     both = second.both_readers(pl.read_csv(second.SECOND)).join(dropped, on=["prompt_id", "reason"])
     assert both.height == labels.height == 131
-    assert cast("float", labels.group_by("reason").agg(pl.col("told").mean())["told"].min()) >= 0.9
+    assert cast("float", labels.group_by("reason").agg(pl.col("informed").mean())["informed"].min()) >= 0.9
 
 
 def test_kappa_and_its_bench_are_those_of_cohen() -> None:
