@@ -1,6 +1,6 @@
 """Calibration of `refine compare`: a random rule must change nothing, and a spoiled corpus must differ.
 
-    python -m tests.bench.calibration same [--times 104] [--workers 2]
+    python -m tests.bench.calibration same [--times 104] [--workers 2] [--rows FILE]
     python -m tests.bench.calibration known [--house FOLDER]    # tiny networks, or those of a default comparison
 
 Same: each time 600 chats of the embedded default are drawn, and compared with what a rule keeps that drops a fifth of
@@ -163,24 +163,28 @@ def spoiled(clean: pl.DataFrame, seed: int = 0) -> pl.DataFrame:
     return pl.concat([made, copies.with_columns(id=pl.format("{}-copy-{}", "id", number))])
 
 
-RATES = "level", "delta alpha", "verdict"
+RATES = "level", "delta_alpha", "verdict"
+"""What may differ: the two intervals of `Outcome.excludes`, and the verdict."""
 
 
-def one(name: str) -> tuple[bool, bool, bool, bool]:
+def one(name: str) -> dict[str, object]:
     """An A/A comparison: `Outcome.excludes`, whether the verdict finds a difference, whether it is about replies."""
     found = compared(random_rule(int(name)))
-    return *found.excludes(), found.verdict.concludes, found.primary.test.scope == "replies"
+    differs = dict(zip(RATES, (*found.excludes(), found.verdict.concludes), strict=True))
+    return {"seed": int(name), **differs, "replies": found.primary.test.scope == "replies"}
 
 
-def coverage(times: int, workers: int) -> None:
+def coverage(times: int, workers: int, rows: Path | None) -> None:
     """Print the errors of A/A comparisons as they finish."""
-    engine, made = Local(workers), list[tuple[bool, bool, bool, bool]]()
+    made = pl.read_csv(rows).to_dicts() if rows and rows.exists() else []
+    engine, done = Local(workers), {each["seed"] for each in made}
     try:
-        for _, found in engine.map(one, [str(i) for i in range(times)]):
+        for _, found in engine.map(one, [str(seed) for seed in range(times) if seed not in done]):
             made.append(found)
-            *wrong, of_replies = ([*each] for each in zip(*made, strict=True))
-            text = "; ".join(f"{what} {rate(each)}" for what, each in zip(RATES, wrong, strict=True))
-            sys.stdout.write(f"{len(made)} comparisons, {sum(of_replies)} of replies: {text}\n")
+            if rows:
+                pl.DataFrame(made).sort("seed").write_csv(rows)
+            text = "; ".join(f"{what} {rate([bool(each[what]) for each in made])}" for what in RATES)
+            sys.stdout.write(f"{len(made)} comparisons, {sum(each['replies'] for each in made)} of replies: {text}\n")
             sys.stdout.flush()
     finally:
         engine.close()
@@ -236,10 +240,11 @@ def main() -> None:
     asked.add_argument("what", choices=["same", "known"])
     asked.add_argument("--times", type=int, default=104)
     asked.add_argument("--workers", type=int, default=2)
+    asked.add_argument("--rows", type=Path, metavar="FILE", help="same: a CSV file that keeps the comparisons")
     asked.add_argument("--house", type=Path, metavar="FOLDER", help="known: at the default size, in this folder")
     given = asked.parse_args()
     if given.what == "same":
-        coverage(given.times, given.workers)
+        coverage(given.times, given.workers, given.rows)
     elif given.house:
         sys.stdout.write("\n".join((*lines(known_house(given.house, given.workers)), "")))
     else:
