@@ -23,6 +23,9 @@ from stages.files import read_frame
 
 # One thread for torch in each of pytest's workers and in what they start: two that share two cores wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Byte code is kept, whatever the shell says: hundreds of processes would each compile the package, and its tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that names a model of the hub must not wait for the network
 
 # The same cases each time and no deadline: a test must not fail because the machine is busy.
@@ -31,6 +34,14 @@ settings.load_profile("refine")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_fsync() -> Iterator[None]:
+    """Files of a test need not outlive a power failure; thousands of them wait for the disk otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _file: None)
+        yield
 
 
 @pytest.fixture
@@ -157,13 +168,18 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
 
 
+def lessen_orders(patch: pytest.MonkeyPatch) -> None:
+    """Learn fewer n-gram models in a comparison: what they are for is tested elsewhere."""
+    patch.setattr("pipeline.compare.screen.CONTROL_SEEDS", 12)
+    patch.setattr("trainer.experiment.screen.PLACEBOS", 3)
+    patch.setattr("trainer.experiment.screen.MIN_PLACEBOS", 2)
+
+
 @pytest.fixture(scope="module")
 def few_orders() -> Iterator[None]:
-    """Fewer n-gram models beside the networks of a comparison: what they are for is tested elsewhere."""
+    """The same in all tests of a module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.compare.screen.CONTROL_SEEDS", 12)
-        patch.setattr("trainer.experiment.screen.PLACEBOS", 3)
-        patch.setattr("trainer.experiment.screen.MIN_PLACEBOS", 2)
+        lessen_orders(patch)
         yield
 
 

@@ -75,9 +75,9 @@ def intervals(rows: pl.DataFrame, key: str) -> Chart:
         legend=alt.Legend(title=None),
     )
     x = alt.X("low:Q", title=VALUES[key], axis=alt.Axis(grid=True, tickCount=5, labelExpr=TICKS[key]))
-    spans = base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q", color=colour)
-    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x="value:Q", color=colour)
-    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
+    spans = base.mark_rule(strokeWidth=2).encode(x=x, x2=alt.X2("high:Q"), color=colour)
+    dots = base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("value:Q"), color=colour)
+    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
     whole: Chart = alt.layer(zero, spans, dots)
     return whole.properties(width=FULL, autosize=FIT, height=34 * len(names))
 
@@ -100,7 +100,7 @@ def placebos(rows: pl.DataFrame) -> Chart:
     y = alt.Y("y:N", title=None, axis=alt.Axis(labelLimit=220))
     ticks = alt.Chart(data.filter(~pl.col("real"))).mark_tick(thickness=2, size=22, color=theme.MARK, opacity=0.7)
     dots = alt.Chart(data.filter("real")).mark_point(filled=True, size=110, opacity=1, color=theme.KEPT)
-    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x="at:Q")
+    zero = alt.Chart(pl.DataFrame({"at": [0.0]})).mark_rule(color=theme.MARK, strokeDash=[4, 3]).encode(x=alt.X("at:Q"))
     whole: Chart = alt.layer(zero, ticks.encode(x=x, y=y), dots.encode(x=x, y=y))
     return whole.properties(width=FULL, autosize=FIT, height=110)
 
@@ -124,10 +124,10 @@ def laws(points: pl.DataFrame, curves: pl.DataFrame, arms: tuple[str, ...] = ("r
     y = alt.Y("ppl:Q", title="PPL", scale=scale, axis=axis)
     tip = pl.format("{}: PPL {} after {} tokens", "arm", pl.col("ppl").round(2), pl.col("tokens").cast(pl.Int64))
     points = points.with_columns(tip=tip)
-    law = alt.Chart(_join(curves)).encode(x=x, detail="extrapolated:N")
+    law = alt.Chart(_join(curves)).encode(x=x, detail=alt.Detail("extrapolated:N"))
     dash = alt.StrokeDash("extrapolated:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [5, 4]]), legend=None)
     band = law.mark_area(opacity=0.16).encode(
-        y=alt.Y("low:Q", scale=scale), y2="high:Q", color=_arms(arms, legend=False)
+        y=alt.Y("low:Q", scale=scale), y2=alt.Y2("high:Q"), color=_arms(arms, legend=False)
     )
     line = law.mark_line(strokeWidth=2).encode(y=y, color=_arms(arms, legend=True), strokeDash=dash)
     rings = alt.Chart(points.filter(pl.col("arm") == arms[0])).mark_point(filled=False, size=90, strokeWidth=1.6)

@@ -1,4 +1,7 @@
-"""Charts of frames: bars and heatmaps. No text of a corpus becomes a Vega expression."""
+"""Charts of frames: bars and heatmaps. No text of a corpus becomes a Vega expression.
+
+Channels are objects, since altair searches its whole schema for the class of a string, in 10 ms each.
+"""
 
 from dataclasses import dataclass
 from math import log
@@ -36,7 +39,7 @@ def waterfall(steps: pl.DataFrame, unit: str) -> Chart:
     colours = alt.Scale(domain=["in", "dropped", "kept"], range=[theme.RAW, theme.DROPPED, theme.KEPT])
     bars = base.mark_bar(cornerRadius=2, height={"band": 0.72}, cursor="pointer").encode(
         x=alt.X("begin:Q", title=unit, scale=along, axis=alt.Axis(labelExpr=SHORT, grid=True, tickCount=5)),
-        x2="end:Q",
+        x2=alt.X2("end:Q"),
         color=alt.Color("kind:N", scale=colours, legend=None),
     )
     low, high = pl.min_horizontal("begin", "end"), pl.max_horizontal("begin", "end")
@@ -47,7 +50,9 @@ def waterfall(steps: pl.DataFrame, unit: str) -> Chart:
         where=pl.when(high <= most * 0.7).then(pl.lit("after")).when(short).then(pl.lit("before")),
         ink=pl.when(pl.col("kind") == "kept").then(pl.lit(theme.PAPER)).otherwise(pl.lit(theme.INK)),
     )
-    numbers = alt.Chart(ends).encode(y=alt.Y("step:N", sort=order), x=alt.X("at:Q", scale=along), text="text:N")
+    numbers = alt.Chart(ends).encode(
+        y=alt.Y("step:N", sort=order), x=alt.X("at:Q", scale=along), text=alt.Text("text:N")
+    )
     style: dict[str, Any] = {"fontSize": 11.5, "cursor": "pointer"}
     within = numbers.transform_filter("!isValid(datum.where)").mark_text(align="right", dx=-8, **style)
     layers = [bars, within.encode(color=alt.Color("ink:N", scale=None))]
@@ -83,7 +88,7 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     )
     heights = alt.Scale(type="sqrt", nice=False)
     axis = alt.Axis(labelExpr=SHORT, tickCount=3, grid=True)
-    base = alt.Chart(data).encode(x=x, x2="high:Q", y2="zero:Q")
+    base = alt.Chart(data).encode(x=x, x2=alt.X2("high:Q"), y2=alt.Y2("zero:Q"))
     layers: list[alt.Chart] = [
         base.mark_bar(color=colour, cursor="pointer", binSpacing=0, stroke=None, x2Offset=-0.5).encode(
             y=alt.Y(f"{column}:Q", title="conversations", scale=heights, axis=axis)
@@ -92,7 +97,7 @@ def distribution(bins: pl.DataFrame, marks: list[float], title: str, kind: AxisK
     ]
     if marks:
         lines = alt.Chart(pl.DataFrame({"at": [float(mark) for mark in marks]}))
-        layers.append(lines.mark_rule(color=theme.MARK, strokeDash=[4, 3], strokeWidth=1.6).encode(x="at:Q"))
+        layers.append(lines.mark_rule(color=theme.MARK, strokeDash=[4, 3], strokeWidth=1.6).encode(x=alt.X("at:Q")))
     return alt.layer(*layers).properties(width=FULL, autosize=FIT, height=110)
 
 
@@ -110,7 +115,7 @@ def bubbles(spots: pl.DataFrame) -> Chart:
     shares = alt.Scale(domain=[0, 1], range=list(theme.SEQUENTIAL), interpolate="lab")
     kept = alt.Color("share:Q", title="share kept", scale=shares, legend=alt.Legend(format=".0%", tickCount=3))
     circles = base.mark_circle(opacity=0.85, cursor="pointer", stroke=theme.RAW).encode(size=area, color=kept)
-    words = base.mark_text(fontSize=10, dy=-12, color=theme.INK).encode(text="label:N")
+    words = base.mark_text(fontSize=10, dy=-12, color=theme.INK).encode(text=alt.Text("label:N"))
     words = words.properties(name="beside")  # the page's style sheet recolours it, and outlines it where circles are
     return alt.layer(circles, words).properties(width=FULL, autosize=FIT, height=420)
 
@@ -201,7 +206,9 @@ def heatmap(cells: pl.DataFrame, x: Side, y: Side, colour: Colour, *, width: int
     texts = [("text", 11, -5), ("note", 8, 7)] if "note" in optional else [("text", 11, 0)]
     inks = alt.Color("ink:N", scale=alt.Scale(domain=[0, 1], range=[theme.INK, theme.PAPER]), legend=None)
     numbers = (
-        base.mark_text(fontSize=size, dy=dy, cursor=cursor, baseline="middle").encode(text=f"{name}:N", color=inks)
+        base.mark_text(fontSize=size, dy=dy, cursor=cursor, baseline="middle").encode(
+            text=alt.Text(f"{name}:N"), color=inks
+        )
         for name, size, dy in texts
     )
     whole: Chart = alt.layer(rects, *numbers).resolve_scale(color="independent")

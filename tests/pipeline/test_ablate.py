@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from pipeline import ablate as ablating
-from pipeline.ablate import AblateOptions, arms_of, discoveries, verdict
+from pipeline.ablate import AblateOptions, Mask, arms_of, discoveries, verdict
 from pipeline.ablate.result import Contrast
 from pipeline.compare import command as comparing
 from pipeline.compare import corpora
@@ -69,8 +69,20 @@ def test_rules_that_drop_nothing_are_skipped(my_run: Path, pair: Pair) -> None:
         assert f"{reason} on top drops nothing: skipped" in skipped
 
 
-def test_an_ablation_shares_the_runs_of_a_comparison(my_run: Path, tmp_path: Path) -> None:
+def of_two_rules(pair: Pair) -> tuple[dict[str, Mask], list[Contrast], list[str]]:
+    """The arms of the two rules that drop the fewest conversations alone."""
+    members, contrasts, skipped = arms_of(pair)
+    alone = sorted((one for one in contrasts if one.how == "alone"), key=lambda one: one.dropped)
+    left = [one for one in contrasts if one.reason in {rule.reason for rule in alone[:2]}]
+    arms = {"raw", "refined", *(arm for one in left for arm in (one.first, one.second))}
+    return {name: mask for name, mask in members.items() if name in arms}, left, skipped
+
+
+def test_an_ablation_shares_the_runs_of_a_comparison(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Raw and refined are not trained again, nor are arms whose budgets hold the same conversations."""
+    monkeypatch.setattr(ablating, "arms_of", of_two_rules)
     asks = how(work=tmp_path / "work", budgets=BUDGETS, seeds=2)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "trainings").glob("cvfp-*/record.json")}

@@ -53,6 +53,7 @@ def result(my_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison
     here = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.PRESETS, "blink", BLINK)
+        patch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
         return comparing.compare(asked("raw", "refined", my_run, here, how(work=here / "work", seeds=2)))
 
 
@@ -226,7 +227,7 @@ def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_pat
 
 def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path) -> None:
     """With one process or two, every run's scores are the same to the byte."""
-    asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500, 1200), seeds=1)
+    asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500), seeds=1)
     comparing.compare(asked("raw", "refined", my_run, tmp_path, asks))
     found = scores(tmp_path)
     assert len(found) > 6
@@ -242,8 +243,11 @@ def halves(here: Path) -> tuple[str, str]:
     return str(here / "a.jsonl"), str(here / "b.jsonl")
 
 
-def test_two_corpora_that_overlap_have_two_test_sets(my_run: Path, tmp_path: Path) -> None:
+def test_two_corpora_that_overlap_have_two_test_sets(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A note says that neither is a subset, and both arms are scored on both; shared conversations count once."""
+    monkeypatch.setattr("pipeline.compare.design.baselines", lambda _networks: ("kneser_ney",))
     frame = corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
     lines = [{"messages": [{"role": "user", "content": text}]} for text in frame["text"] if text.strip()]
     (tmp_path / "all.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
@@ -474,11 +478,22 @@ def test_a_run_whose_files_are_wrong_allows_no_conclusion(made: Path, my_run: Pa
     assert found[1].sentence == "Nothing can be concluded, because a check failed: moved."
 
 
-def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_path: Path) -> None:
+class BegunError(Exception):
+    """Training has begun."""
+
+
+def test_an_experiment_that_could_find_nothing_trains_nothing(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two corpora that differ by a conversation: it says what it could find and the most there can be.
 
     With --force it trains anyway. The design is on disk before.
     """
+
+    def begin(*_: object) -> None:
+        raise BegunError
+
+    monkeypatch.setattr(comparing, "_carry_out", begin)
     frame = corpora.pair("raw", "refined", my_run, None, grouped=False).union.frame
     lines = [
         json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n" for text in frame["text"] if text.strip()
@@ -489,9 +504,9 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_
     asks = how(work=tmp_path / "work", budgets=(200, 500, 1200), seeds=2, force=False)
     with pytest.raises(ArmsError, match=r"nothing is trained, because this experiment finds .* at most: compare"):
         comparing.compare(asked(first, second, None, tmp_path, asks))
-    assert not (tmp_path / "work" / "trainings").exists()
     assert not list((tmp_path / "work").glob("design-*.json"))
-    comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
+    with pytest.raises(BegunError):
+        comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
     (path,) = (tmp_path / "work").glob("design-*.json")
     design = read_json(path)
     assert (design["budgets"], design["seeds"]) == ([200, 500, 1200], [2, 2, 2])
@@ -502,8 +517,14 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(my_run: Path, tmp_
         comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
 
 
-def test_an_experiment_stops_at_the_first_look_that_decides(my_run: Path, tmp_path: Path) -> None:
-    """Of four seeds a budget two are trained; the result has wider intervals than a design of two seeds."""
+def test_an_experiment_stops_at_the_first_look_that_decides(
+    result: Comparison, made: Path, my_run: Path, tmp_path: Path
+) -> None:
+    """Of four seeds a budget two are enough; the result has wider intervals than a design of two seeds.
+
+    The training runs of two seeds are those of the other comparison; no other is begun.
+    """
+    shutil.copytree(made / "work", tmp_path / "work")
     asks = how(work=tmp_path / "work", seeds=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "decides", lambda _ends, _worth: True)
@@ -514,10 +535,9 @@ def test_an_experiment_stops_at_the_first_look_that_decides(my_run: Path, tmp_pa
     assert sure.startswith("The experiment stopped early, because it was decided. The 99.9 % interval")
     trained = {job.name for job in found.experiment.every()}
     assert {folder.name for folder in (tmp_path / "work" / "trainings").iterdir()} == trained
-    two = comparing.compare(asked("raw", "refined", my_run, tmp_path, replace(asks, seeds=2)))
-    assert two.scored[0].points["raw"].ppl.tolist() == found.scored[0].points["raw"].ppl.tolist()
+    assert result.scored[0].points["raw"].ppl.tolist() == found.scored[0].points["raw"].ppl.tolist()
     (low, high), (inner_low, inner_high) = (
-        one.scored[0].differences["power"].ln_ratio_interval or (0.0, 0.0) for one in (found, two)
+        one.scored[0].differences["power"].ln_ratio_interval or (0.0, 0.0) for one in (found, result)
     )
     assert low < inner_low < inner_high < high
 

@@ -12,12 +12,14 @@ import pytest
 
 from pipeline import ablate as ablating
 from pipeline.compare import command as comparing
+from pipeline.compare.result import Comparison
 from pipeline.compare.scored import TestSet
 from pipeline.compare.screen import Screened
 from pipeline.compare.screen.page import how_sure, screen_numbers, sections
 from pipeline.compare.screen.verdict import screen_verdict
 from pipeline.compare.verdict import Verdict
 from pipeline.report.run.checks import SHARE, Bounds
+from tests.conftest import lessen_orders
 from tests.pipeline.compare_corpus import BLINK, asked, how, report
 from trainer import presets
 from trainer.experiment.screen import Placebos, Screen
@@ -161,10 +163,20 @@ def options(here: Path, **more: Any) -> Any:
     return how(work=here / "work", screen=True, choices=wanted, seeds=4, **more)
 
 
-def test_a_screen_writes_every_number_and_trains_nothing(my_run: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def made(my_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """A screen with one worker and all placebo rules; tests only read it."""
+    here = tmp_path_factory.mktemp("screen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(presets.PRESETS, "blink", BLINK)
+        patch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
+        return comparing.compare(asked("raw", "refined", my_run, here, options(here)))
+
+
+def test_a_screen_writes_every_number_and_trains_nothing(made: Comparison) -> None:
     """The verdict, the level and the exponent with intervals, placebo rules and both corpora used up."""
-    made = comparing.compare(asked("raw", "refined", my_run, tmp_path, options(tmp_path)))
-    found = report(tmp_path)
+    here = made.page.parent.parent
+    found = report(here)
     assert found["answer"] in {"better", "worse", "no difference", "cannot tell"}
     assert found["verdict"] == made.verdict.sentence
     for key in ("level", "choice"):
@@ -176,30 +188,33 @@ def test_a_screen_writes_every_number_and_trains_nothing(my_run: Path, tmp_path:
     assert found["placebo"]["random"]["rules"] == 19
     assert found["per_corpus"]["measured_level"] is not None
     assert found["primary_test_set"] == "refined-test"
-    assert not (tmp_path / "work" / "trainings").exists()
+    assert not (here / "work" / "trainings").exists()
     assert made.training_runs["kind"].unique().to_list() == ["kneser_ney"]
-    assert "difference" in (tmp_path / "report" / "index.html").read_text()
+    assert "difference" in made.page.read_text()
 
 
-def test_a_share_out_of_bounds_fails_its_check_and_forbids_no_conclusion(my_run: Path, tmp_path: Path) -> None:
+def test_a_share_out_of_bounds_fails_its_check_and_forbids_no_conclusion(
+    my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It judges plausibility, as in an experiment with networks."""
+    lessen_orders(monkeypatch)
     wanted = asked("raw", "refined", my_run, tmp_path, options(tmp_path))
     found = comparing.compare(replace(wanted, bounds=Bounds(0.0, 0.01)))
     assert [check.name for check in found.failed] == [SHARE]
     assert "a check failed" not in found.verdict.sentence
 
 
-def test_the_same_screen_gives_the_same_numbers(my_run: Path, tmp_path: Path) -> None:
+def test_the_same_screen_gives_the_same_numbers(made: Comparison, my_run: Path, tmp_path: Path) -> None:
     """With other workers and from data that are already prepared."""
-    numbers = []
-    for workers in (1, 2):
-        comparing.compare(asked("raw", "refined", my_run, tmp_path, options(tmp_path, workers=workers)))
-        numbers.append(report(tmp_path))
-    assert numbers[0] == numbers[1]
+    here = made.page.parent.parent
+    wanted = asked("raw", "refined", my_run, tmp_path, options(here, workers=2))
+    comparing.compare(wanted)
+    assert report(tmp_path) == report(here)
 
 
-def test_an_ablation_is_screened_too(my_run: Path, tmp_path: Path) -> None:
+def test_an_ablation_is_screened_too(my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every contrast has its difference, and nothing is trained."""
+    lessen_orders(monkeypatch)
     found = ablating.ablate(ablating.AblateOptions(my_run, tmp_path / "report", training=options(tmp_path)))
     assert found.experiment is None
     assert len(found.differences["reason"].unique()) == len({one.reason for one in found.contrasts})

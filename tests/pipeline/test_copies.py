@@ -73,8 +73,8 @@ at_least = 0.6
 @pytest.mark.parametrize("shard_rows", [1, 7, 1000])
 def test_decisions_by_shard_are_those_of_the_whole(refine: Refine, tmp_path: Path, shard_rows: int) -> None:
     """Conversations with a duplicate are decided together, whatever shards they are in, and all others alone."""
-    records = [chat(i % 31 if i % 3 else i, 2 + i % 4) for i in range(90)]
-    for i in range(0, 90, 4):
+    records = [chat(i % 13 if i % 3 else i, 2 + i % 4) for i in range(36)]
+    for i in range(0, 36, 4):
         records[i]["messages"][-1]["content"] += f" and {i} more"
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (tmp_path / "plan.toml").write_text(BOTH)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,12 @@ def test_noise_depends_on_the_id_and_the_seed_alone(order: list[int], share: flo
 
 def test_gumbel_noise_draws_in_proportion_to_the_weights() -> None:
     """One of two, with log weights ln 3 and 0, is the first in three of four draws (Xie et al. 2023)."""
-    pair = pl.DataFrame({"id": ["a", "b"], "w": [math.log(3), 0.0]})
-    drawn = [taken(KeepTop("t", "w DESC", conversations=1, gumbel=1, seed=n), signals=pair) for n in range(2000)]
-    share = np.mean([one == [0] for one in drawn])
+    ids, sources = [f"x-{n}" for n in range(200)], [f"pair {n // 2}" for n in range(200)]
+    pairs = pl.DataFrame({"id": ids, "source": sources, "w": [math.log(3), 0.0] * 100})
+    rule = KeepTop("t", "w DESC", conversations=1, per="source", gumbel=1)
+    drawn = [taken(replace(rule, seed=n), signals=pairs) for n in range(20)]
+    assert {len(rows) for rows in drawn} == {100}
+    share = np.mean([row % 2 == 0 for rows in drawn for row in rows])
     assert abs(share - 0.75) < 4 * math.sqrt(0.75 * 0.25 / 2000)
 
 

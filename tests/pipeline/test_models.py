@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shlex
+from dataclasses import replace
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.trainer.test_causal import ENDS, save_gpt2
 from tests.trainer.test_template import frame
 from tests.trainer.test_transfer import RANK, pair, tune
 from trainer import causal
+from trainer.presets import PRESETS
 
 TEXT = (ROOT / "trainer" / "README.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -160,8 +162,16 @@ def _tour() -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path) -> None:
-    """Each command as it stands: training, fine-tuning, score, extract, apply to two models, distil one of them."""
+def test_the_tour_of_the_readme(refine: Refine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command as it stands: training, fine-tuning, score, extract, apply to two models, distil one of them.
+
+    The network is a smaller one than that of the preset, and fewer conversations choose the scale.
+    """
+    house = PRESETS["house"]
+    shape = replace(house.shape, embedding=64, context=64, layers=2)
+    small = replace(house, shape=shape, phase2=replace(house.phase2, evaluations=2))
+    monkeypatch.setitem(PRESETS, "house", small)
+    monkeypatch.setattr("pipeline.models.apply.MAX_VALIDATION", 16)
     script = runpy.run_path(str(ROOT / "trainer" / "examples" / "fine_tune.py"))["main"]
     shown = ""
     with contextlib.chdir(tmp_path):

@@ -16,7 +16,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from typer.main import get_command
 
 import stages
 from pipeline import VERSION
@@ -27,6 +26,7 @@ from pipeline.rules import check as check_rules
 from pipeline.sources.shapes import SHAPES
 from stages.stage import GlobalStage
 from tests.conftest import ROOT, chat
+from tests.conftest import command as get_command
 from trainer.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

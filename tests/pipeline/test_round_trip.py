@@ -47,7 +47,7 @@ def corpora(draw: st.DrawFn) -> tuple[str, list[dict[str, Any]]]:
     return shape, draw(st.lists(strategies.records[shape], min_size=1, max_size=5))
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(made=corpora(), data=st.data())
 def test_a_json_line_comes_back_as_the_same_line(made: tuple[str, list[dict[str, Any]]], data: st.DataObject) -> None:
     """Of every shape, whatever is in it: those that are chosen, in order, byte for byte."""
@@ -100,7 +100,7 @@ CONSUMED = {
 """Names that the output has under another one."""
 
 
-@settings(max_examples=150)
+@settings(max_examples=90)
 @given(made=corpora())
 def test_the_output_of_a_run_has_all_that_a_record_has(made: tuple[str, list[dict[str, Any]]]) -> None:
     """Each text, number and flag of it, in the messages, in `tools`, or in `extra`; a blank system prompt aside."""

@@ -202,18 +202,17 @@ def test_the_files_do_not_depend_on_the_number_of_workers(refine: Refine, jsonl:
 
 
 @pytest.mark.usefixtures("workers_at_once")
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
-    refine: Refine, jsonl: Jsonl, tmp_path: Path, seed: int
+    refine: Refine, jsonl: Jsonl, tmp_path: Path
 ) -> None:
     """SIGKILL again and again, of the process or its group; the files are byte-identical in the end."""
     source = jsonl(corpus(400))
     begun = time.monotonic()
     run(refine, source, tmp_path / "whole", "--workers", 2)
     whole = time.monotonic() - begun
-    draw = random.Random(seed)
+    draw = random.Random(1)
     words = ["run", source, "--plan", TOY, "--out", tmp_path / "killed", "--shard-rows", 40, "--workers", 2]
-    for i in range(3):
+    for i in range(5):
         process = subprocess.Popen(
             [sys.executable, "-c", WITH_WORKERS, *map(str, words)],
             cwd=tmp_path,

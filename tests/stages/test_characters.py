@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import cache
 
 import numpy as np
 
 from stages.text import characters
 from stages.text.characters_kernel import DIGIT, IN_WORD, LETTER, NUMBER, SYLLABLE
 
-CODES = [code for code in range(0x110000) if unicodedata.category(chr(code)) not in {"Cn", "Cs"}]
+
+@cache
+def codes() -> list[int]:
+    """The characters that this Python knows."""
+    return [code for code in range(0x110000) if unicodedata.category(chr(code)) not in {"Cn", "Cs"}]
 
 
 def test_the_file_is_what_its_module_makes() -> None:
@@ -22,17 +27,17 @@ def test_the_file_is_what_its_module_makes() -> None:
 def test_letters_and_numbers_are_those_of_unicodedata() -> None:
     """Every character that this Python knows has the same category."""
     bits = characters.properties()
-    kinds = {code: unicodedata.category(chr(code)) for code in CODES}
-    assert [code for code in CODES if (kinds[code][0] == "L") != bool(bits[code] & LETTER)] == []
-    assert [code for code in CODES if (kinds[code][0] == "N") != bool(bits[code] & NUMBER)] == []
-    assert [code for code in CODES if (kinds[code] == "Nd") != bool(bits[code] & DIGIT)] == []
+    kinds = {code: unicodedata.category(chr(code)) for code in codes()}
+    assert [code for code in codes() if (kinds[code][0] == "L") != bool(bits[code] & LETTER)] == []
+    assert [code for code in codes() if (kinds[code][0] == "N") != bool(bits[code] & NUMBER)] == []
+    assert [code for code in codes() if (kinds[code] == "Nd") != bool(bits[code] & DIGIT)] == []
     word = IN_WORD | SYLLABLE
-    assert [code for code in CODES if (kinds[code][0] in "LMN" or code == ord("_")) != bool(bits[code] & word)] == []
+    assert [code for code in codes() if (kinds[code][0] in "LMN" or code == ord("_")) != bool(bits[code] & word)] == []
 
 
 def test_lower_case_is_that_of_python() -> None:
     """A character with one lower-case character has the same one."""
     lower = characters.lower_case()
-    cased = [code for code in CODES if code < len(lower) and chr(code) not in characters.SPECIAL_CASED]
+    cased = [code for code in codes() if code < len(lower) and chr(code) not in characters.SPECIAL_CASED]
     assert [code for code in cased if chr(lower[code]) != chr(code).lower()] == []
-    assert all(chr(code).lower() == chr(code) for code in CODES if code >= len(lower))
+    assert all(chr(code).lower() == chr(code) for code in codes() if code >= len(lower))

@@ -166,7 +166,7 @@ GAPS = st.sampled_from([" ", " ", " ", "\n", "\n\n", "\n\n\n", " \n", "\t", "\r\
 TEXTS = st.lists(st.tuples(VOCABULARY, GAPS), max_size=60).map(lambda pieces: "".join(a + b for a, b in pieces))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @example([""])
 @example(["\n\n \n", "a", "   "])
@@ -178,7 +178,7 @@ def test_signals_of_the_text_equal_the_reference(texts: list[str]) -> None:
         assert_agrees(text, found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.characters(codec="latin-1"), max_size=300))
 def test_any_latin_text_equals_the_reference(text: str) -> None:
     """The same for every character of Latin-1, control characters included."""

@@ -74,7 +74,7 @@ def texts_of(contents: list[str]) -> list[str]:
     return [data[begin:end].tobytes().decode() for begin, end in pairwise(offsets.tolist())]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(st.lists(TEXTS, min_size=1, max_size=8))
 @example(["a =\nb\nc", "f(x)\n=> y\nz", "<b\nc\nd> e\nf", "x = \n\n", "a\n```b\nc``` d;\ne"])
 @example(["def f(x) ", "def ", "def  (", "def a.", "for x:", "for:", "fore:", "else", "if \u00e9{"])
@@ -88,7 +88,7 @@ def test_prose_is_what_the_patterns_leave(contents: list[str]) -> None:
     assert prose(before)[1].T.tolist() == lengths
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(st.lists(TEXTS, min_size=1, max_size=8), st.integers(0, 12))
 @example(["<b x>foo@bar", "<a>1 b", "a|</p> c", "x<b>a1", "www.", "now.then", "a\x1cb@c d", "@@@ a"], 1)
 @example(["the river " * 250, "\u4eca" * 1500, "a" * 1000, "b" * 1001], 3)

@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification
 
 from stages.stage import MESSAGES, MissingModelError, StageParameterError
 from stages.toxicity import Toxicity, detoxify
@@ -32,16 +31,25 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "vocab.txt").write_text("\n".join(tokens))
+    from transformers import BertConfig  # here: it takes seconds, in each worker that collects the tests
+
     small = BertConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     small.vocab_size = len(tokens)
     small.save_pretrained(folder)
     return folder
 
 
+def untrained(config: Path) -> Any:
+    """A network of that configuration."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
+
+
 def contents(config: Path, **arguments: Any) -> dict[str, Any]:
     """The content of a Detoxify checkpoint: its training configuration and a state dict."""
     torch.manual_seed(0)
-    network = BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
+    network = untrained(config)
     known: dict[str, Any] = {"model_type": "bert-base-uncased", "model_name": "BertForSequenceClassification"}
     known |= {"tokenizer_name": "BertTokenizer", "num_classes": 6}
     arch = {"arch": {"args": {**known, **arguments}}, "dataset": {"args": {"classes": CLASSES}}}
@@ -59,7 +67,7 @@ def checkpoint(config: Path) -> Path:
 def test_scores_are_those_of_the_checkpoint(config: Path, checkpoint: Path) -> None:
     """Detoxify's own code with the checkpoint's weights: equal to the network run by hand, for any batch."""
     reader = detoxify.load(checkpoint, str(config))
-    network = BertForSequenceClassification(BertConfig.from_pretrained(config, num_labels=6))
+    network = untrained(config)
     network.load_state_dict(contents(config)["state_dict"])
     network.train(mode=False)
     tokenizer = Tokenizer.from_file(str(config / "tokenizer.json"))

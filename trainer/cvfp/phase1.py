@@ -24,6 +24,7 @@ from trainer import TrainerError
 from trainer.cvfp.model import Network
 from trainer.cvfp.scan import Scanner, ScanReport, Tape, inputs, room
 from trainer.cvfp.settings import Phase1
+from trainer.optimisers import Adam
 
 EPS = 1e-10
 BLOCK = 1024
@@ -94,7 +95,7 @@ def begin(
     contexts = room(len(tape), network.shape.context, tape.ids.device, folder / "pass.contexts")
     for a, b, states in scanner.along(tape) if scanned else ():
         contexts[a:b] = states[-1]
-    optimiser = torch.optim.Adam(network.context.parameters(), lr=settings.rate)
+    optimiser = Adam(network.context.parameters(), lr=settings.rate)
     generator = torch.Generator(device=tape.ids.device).manual_seed(seed)
     return State(1, contexts, optimiser, generator), scanner.report
 

@@ -25,6 +25,7 @@ from trainer.cvfp.model import Network
 from trainer.cvfp.phase1 import NotFiniteError
 from trainer.cvfp.scan import Contexts, Scanner, Tape, chunks, inputs
 from trainer.cvfp.settings import Phase2
+from trainer.optimisers import AdamW
 
 Head = tuple[Tensor, Tensor | None]
 """Weight [V, E] and bias [V] of a head."""
@@ -123,7 +124,7 @@ def start(trained: dict[str, nn.Parameter], settings: Phase2, seed: int) -> Stat
         {"params": [p for p in trained.values() if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained.values() if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=settings.rate, fused=True)
+    optimiser = AdamW(groups, lr=settings.rate, fused=True)
     generator = torch.Generator(device=next(iter(trained.values())).device).manual_seed(seed)
     return State(trained, optimiser, generator, seed)
 

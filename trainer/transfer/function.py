@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from trainer.causal import CausalModel, ModelError, encode, quiet
+from trainer.optimisers import AdamW
 
 WINDOW = 128
 """Tokens of a window that is trained on."""
@@ -139,7 +140,7 @@ def train_lora(
         )
         network = peft.get_peft_model(copy.deepcopy(target.network), config).eval()
     trained = [p for p in network.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+    optimiser = AdamW(trained, lr=RATE, weight_decay=0.0)
     generator = np.random.default_rng(options.seed)
     rows = max(BATCH // WINDOW, 1)
     for step in range(options.steps):
