@@ -178,16 +178,22 @@ def student_lesson(teacher: CausalModel, student: Student, settings: Settings, *
         {
             1: mixers.__contains__,
             2: mixers.__contains__,
-            3: lambda name: not frozen or name not in mixers,
+            3: lambda name: not (frozen and name in mixers) and not name.startswith(student.frozen),
         },
         teacher.ids,
         (3,) if frozen else settings.stages,
     )
 
 
-def text_lesson(name: str, network: Any, ids: int) -> Lesson:  # noqa: ANN401  transformers has no types
-    """A network that learns the texts alone, by cross entropy."""
-    return Lesson(name, network, {3: lambda batch: losses.cross_entropy(network, batch, ids)}, {3: lambda _: True}, ids)
+def text_lesson(
+    name: str,
+    network: Any,  # noqa: ANN401  transformers has no types
+    ids: int,
+    frozen: tuple[str, ...] = (),
+) -> Lesson:
+    """A network that learns the texts alone, by cross entropy; parameters whose names begin with `frozen` stay."""
+    learns = {3: lambda name: not name.startswith(frozen)}
+    return Lesson(name, network, {3: lambda batch: losses.cross_entropy(network, batch, ids)}, learns, ids)
 
 
 def shares(stages: Sequence[int], tokens: int) -> dict[int, float]:
