@@ -50,9 +50,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainer.transformer": ("trainer", "trainer.cvfp"),
     "trainer.presets": ("trainer", "trainer.cvfp"),
     "trainer.prepare": ("trainer", "trainer.presets", "stages.files"),
-    "trainer.causal": ("trainer", "trainer.prepare"),
+    "trainer.causal": ("trainer", "trainer.cvfp", "trainer.prepare"),
     "trainer.transfer": ("trainer", "trainer.causal", "trainer.prepare", "stages.files"),
-    "trainer.distill": ("trainer", "trainer.causal", "trainer.experiment", "trainer.transfer"),
+    "trainer.distill": (
+        *("trainer", "trainer.causal", "trainer.cvfp", "trainer.experiment", "trainer.prepare", "trainer.presets"),
+        "trainer.transfer",
+    ),
     "trainer.counts": ("trainer", "trainer.prepare", "stages.ngram", "stages.text.compiled"),
     "trainer.experiment": (
         *("trainer", "trainer.causal", "trainer.presets", "trainer.prepare", "trainer.cvfp", "trainer.transformer"),

@@ -141,6 +141,7 @@ def load(name: str, adapter: Path | None = None, device: str = "cpu", source: st
 
 def load_network(name: str) -> Any:  # noqa: ANN401  transformers has no types
     """Load a causal language model in float32 from a folder or the hub, or raise a ModelError; no code of it is run."""
+    import_module("trainer.cvfp.causal")  # our own architecture
     classes: Any = import_module("transformers").AutoModelForCausalLM
     place, revision = locate(name)
     try:

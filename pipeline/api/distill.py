@@ -1,4 +1,4 @@
-"""`refine.distill`: state-space students of a transformer, from Python."""
+"""`refine.distill`: recurrent students of a transformer, from Python."""
 
 import math
 import shlex
@@ -61,7 +61,7 @@ def distill(
     stages: str = "auto",
     alpha: float = 0.5,
     temperature: float = 1.0,
-    hidden: float = 0.5,
+    hidden: float | None = None,
     context: int | None = None,
     batch: int | None = None,
     lr: float | None = None,
@@ -72,7 +72,7 @@ def distill(
     limit: int | None = None,
     progress: bool = False,
 ) -> Student | Students:
-    """Train a state-space student of a transformer as `refine distill` does.
+    """Train a recurrent student of a transformer as `refine distill` does.
 
     Args:
         teacher: folder or hub id of a transformer.
@@ -80,12 +80,12 @@ def distill(
         out: folder of the student or students; by default one in data/experiments/.
         run: the run that raw and refined belong to; by default the one that finished last.
         seeds: students of each of two corpora.
-        student: mamba2, mamba, or hybrid:K with K attention layers of the teacher; auto is mamba2.
+        student: mamba2, mamba, cvfp, or hybrid:K with K attention layers of the teacher; auto is mamba2.
         tokens: training tokens, over all stages.
         stages: 3; 2,3; or 1,2,3: matrices, hidden states, logits. auto is 3.
         alpha: weight of the teacher's logits; the texts have the rest.
         temperature: of both logits.
-        hidden: weight of the states after each layer.
+        hidden: weight of the states after each layer, by default 0.5; a cvfp student has none.
         context: tokens of a window; by default 512, or the teacher's positions.
         batch: tokens of a step.
         lr: maximum learning rate.

@@ -203,7 +203,8 @@ def distill(
     student: Annotated[
         str,
         typer.Option(
-            metavar="KIND", help="mamba2, mamba, or hybrid:K with K attention layers of the teacher; auto: mamba2."
+            metavar="KIND",
+            help="mamba2, mamba, cvfp, or hybrid:K with K attention layers of the teacher; auto: mamba2.",
         ),
     ] = "auto",
     tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Training tokens, over all stages.")] = 1_000_000,
@@ -214,7 +215,10 @@ def distill(
         float, typer.Option(metavar="SHARE", help="Weight of the teacher's logits; the texts have the rest.")
     ] = 0.5,
     temperature: Annotated[float, typer.Option(metavar="T", help="Temperature of both logits.")] = 1.0,
-    hidden: Annotated[float, typer.Option(metavar="X", help="Weight of the states after each layer.")] = 0.5,
+    hidden: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the states after each layer. By default 0.5; a cvfp has none."),
+    ] = None,
     context: Annotated[
         int | None,
         typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the teacher's positions."),
@@ -234,7 +238,7 @@ def distill(
     limit: o.Limit = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a state-space student (Mamba) of a transformer, beside the controls it must beat."""
+    """Train a recurrent student (Mamba, CVFP) of a transformer, beside the controls it must beat."""
     from pipeline.models import distill as distilling
     from pipeline.models import distill_corpora as both
 

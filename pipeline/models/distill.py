@@ -1,4 +1,4 @@
-"""`refine distill`: a state-space student of a transformer, beside the teacher and the controls it must beat."""
+"""`refine distill`: a recurrent student of a transformer, beside the teacher and the controls it must beat."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class DistillOptions:
     stages: str = "auto"
     alpha: float = 0.5
     temperature: float = 1.0
-    hidden: float = 0.5
+    hidden: float | None = None
     context: int | None = None
     batch: int | None = None
     rate: float | None = None
@@ -164,24 +164,39 @@ def settings_of(options: DistillOptions, teacher: CausalModel, stages: tuple[int
     """How the student is trained."""
     from trainer.distill import training
     from trainer.distill.losses import Weights
-    from trainer.distill.student import DistillError
+    from trainer.distill.student import CVFP, CVFP_PRESET, DistillError
 
     if not 0 <= options.alpha <= 1:
         raise DistillError(f"--alpha is {options.alpha:g}, expected a weight of the teacher's logits from 0 to 1")
-    if options.temperature <= 0 or options.hidden < 0:
+    if options.temperature <= 0 or (options.hidden or 0) < 0:
         raise DistillError(
-            f"--temperature is {options.temperature:g} and --hidden {options.hidden:g}, expected one above 0, and "
+            f"--temperature is {options.temperature:g} and --hidden {options.hidden or 0:g}, expected one above 0, and "
             "one of 0 or more"
         )
     width = teacher.network.config.get_text_config().hidden_size
+    rate = CVFP_PRESET.phase2.rate if options.student == CVFP else training.default_rate(width)
     return training.Settings(
         options.tokens,
         options.batch or training.default_batch(options.tokens),
-        options.rate or training.default_rate(width),
+        options.rate or rate,
         stages,
-        Weights(options.alpha, options.temperature, options.hidden),
+        Weights(options.alpha, options.temperature, _hidden(options)),
         options.seed,
     )
+
+
+def _hidden(options: DistillOptions) -> float:
+    """The weight of the states after each layer; a CVFP has no layers that could be those of its teacher."""
+    from trainer.distill.losses import Weights
+    from trainer.distill.student import CVFP, DistillError
+
+    if options.student != CVFP:
+        return Weights.hidden if options.hidden is None else options.hidden
+    if options.hidden:
+        raise DistillError(
+            f"--hidden is {options.hidden:g}, and a {CVFP} student has no layers to match with the teacher's: omit it"
+        )
+    return 0.0
 
 
 def read_corpus(source: str, score: Path | None, limit: int | None) -> tuple[Texts, str, tuple[str, ...]]:
@@ -291,32 +306,47 @@ class Course:
         """Solve, train, score and write the student; with `compare`, train and score the other controls."""
         from trainer.distill import training
 
-        student, start = self.student, self._start()
+        student = self.student
         scores = {TEACHER: self.score(TEACHER, self.teacher.network)}
         states = list[training.State]()
         if student.copied:
-            self._set(start, mean=True)
+            self._solve(mean=True)
             scores[FLOOR] = self.score(FLOOR, student.network)
             if compare:
                 lesson = training.student_lesson(self.teacher, student, self.settings, frozen=True)
                 states.append(self.train(lesson))
                 scores[FROZEN] = self.score(FROZEN, student.network)
-        self._set(start)
-        scores[SOLVED] = self.score(SOLVED, student.network)
+        begun = self.begin()
+        if student.sites:
+            scores[SOLVED] = self.score(SOLVED, student.network)
         learned = self.learn()
         states.append(learned)
         scores[STUDENT] = self.score(STUDENT, student.network)
         for label, lesson in self._controls() if compare else ():
             states.append(self.train(lesson))
             scores[label] = self.score(label, lesson.network)
-        save_metrics(self.folder, [line for state in states for line in state.lines])
+        save_metrics(self.folder, [*begun, *(line for state in states for line in state.lines)])
         return self._outcome(scores, learned)
 
+    def begin(self) -> list[dict[str, Any]]:
+        """Give the student its initial weights; returns the metrics of what it learns without its teacher."""
+        if self.student.sites:
+            self._solve()
+            return []
+        return self._begin_cvfp(self.student.network)
+
+    def _begin_cvfp(self, network: Any) -> list[dict[str, Any]]:  # noqa: ANN401  transformers has no types
+        from trainer.distill import contexts
+
+        def tell(line: dict[str, Any]) -> None:
+            say(f"contexts: pass {line['pass']}, loss {line['loss']:.4f}, {line['converged']:.0%} of them converged")
+
+        return contexts.begin(network, self.pieces, self.settings, self.folder / CHECKPOINTS, tell)
+
     def learn(self) -> training.State:
-        """Give the student its initial weights, train it, and write it for transformers."""
+        """Train the student, and write it for transformers."""
         from trainer.distill import training
 
-        self._set(self._start())
         state = self.train(training.student_lesson(self.teacher, self.student, self.settings))
         self._write_model()
         return state
@@ -333,10 +363,11 @@ class Course:
         some = self.pieces.train[: int(np.searchsorted(ends, FIT_TOKENS)) + 1]
         return training.batch_of(some, self.teacher.network.device)
 
-    def _set(self, start: Batch, *, mean: bool = False) -> None:
-        """Give the student its initial weights, or those of the floor."""
+    def _solve(self, *, mean: bool = False) -> None:
+        """Give the student the teacher's weights and least squares for the rest, or those of the floor."""
         from trainer.distill import initial
 
+        start = self._start()
         initial.copy_weights(self.teacher, self.student)
         initial.fit_outputs(self.teacher, self.student, start.inputs, start.own, mean=mean)
 
@@ -346,7 +377,9 @@ class Course:
         from trainer.distill import training
 
         scratch = building.build(self.teacher, self.student.kind, self.settings.seed).network
-        yield SCRATCH, training.text_lesson("scratch", scratch, self.teacher.ids)
+        if not self.student.sites:
+            self._begin_cvfp(scratch)
+        yield SCRATCH, training.text_lesson("scratch", scratch, self.teacher.ids, self.student.frozen)
         yield ONWARD, training.text_lesson("teacher", copy.deepcopy(self.teacher.network), self.teacher.ids)
 
     def train(self, lesson: training.Lesson) -> training.State:
@@ -450,6 +483,7 @@ def card(made: Distilled, options: DistillOptions, digest: str) -> str:
             *rows,
             "",
             "```python",
+            *(("import trainer.cvfp.causal  # refine's own architecture",) if made.student == "cvfp" else ()),
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             "",
             f'model = AutoModelForCausalLM.from_pretrained("{made.folder}")',

@@ -166,6 +166,7 @@ def _learn(course: Course, label: str) -> None:
     say(f"\n{label}")
     course.folder.mkdir(parents=True, exist_ok=True)
     with causal.quiet():
+        course.begin()
         course.learn()
         found = course.score(distilling.STUDENT, course.student.network)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import torch
 
 import refine as python
 from pipeline.models.distill_corpora import CorporaDistilled
-from tests.conftest import Refine
+from tests.conftest import ROOT, Refine
 from tests.trainer.test_causal import ENDS, save_tokenizer
 from tests.trainer.test_transfer_apply import chats, learn, words_tokenizer
 
@@ -91,10 +95,63 @@ def test_a_student_that_was_stopped_goes_on(refine: Refine, made: Path, monkeypa
         assert (made / "parts" / name).read_bytes() == (made / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("student", ["mamba2", "cvfp"])
+def test_a_process_that_was_killed_goes_on(refine: Refine, made: Path, student: str) -> None:
+    """SIGKILL between two evaluations: the same command ends with the bytes of a run that was not killed."""
+    words = (*WORDS[:3], "--student", student, "--tokens", "6000", "--context", "64", "--batch", "128")
+    assert refine(*words, "--out", f"alive-{student}", cwd=made).returncode == 0
+    killed = made / f"killed-{student}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", *words, "--out", killed.name],
+        cwd=made,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "stage 3, step " in line and int(line.split("step ")[1].split(",")[0]) >= 10:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stderr.close()
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+    done = refine(*words, "--out", killed.name, cwd=made)
+    assert done.returncode == 0, done.stderr
+    assert "student: resumed after step" in done.stderr
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (killed / name).read_bytes() == (made / f"alive-{student}" / name).read_bytes()
+
+
+def test_a_cvfp_learns_from_its_teacher(refine: Refine, made: Path) -> None:
+    """It is better than the same network on the texts alone, and is scored like any model of transformers."""
+    words = (*WORDS[:3], "--student", "cvfp", "--tokens", "6000", "--context", "64", "--batch", "128")
+    done = refine(*words, "--out", "cvfp", "--compare", "--json", cwd=made)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    bits = {row["name"]: row["bits_per_byte"] for row in found["table"]["rows"]}
+    alone = bits["the same network from scratch, on the texts alone"]
+    assert len(bits) == 4
+    assert bits["the teacher"] < bits["the student"] < alone
+    assert (found["student"], found["closed"]) == ("cvfp", None)
+    lines = [json.loads(line) for line in (made / "cvfp" / "metrics.jsonl").read_text().splitlines()]
+    assert {line["training"] for line in lines} == {"contexts", "student", "scratch", "teacher"}
+    assert "import trainer.cvfp.causal" in (made / "cvfp" / "README.md").read_text()
+    scored = refine("score", "cvfp", "--text", "chats.jsonl", "--json", cwd=made)
+    assert scored.returncode == 0, scored.stderr
+    assert (
+        json.loads(scored.stdout)["rows"][0]["bits_per_byte"]
+        < bits["the same network from scratch, on the texts alone"]
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--student", "rwkv"), "--student is 'rwkv', expected auto, mamba2, mamba, hybrid:K"),
+        (("--student", "rwkv"), "--student is 'rwkv', expected auto, mamba2, mamba, cvfp, hybrid:K"),
+        (("--student", "cvfp", "--hidden", "1"), "--hidden is 1, and a cvfp student has no layers to match"),
+        (("--student", "cvfp", "--stages", "2,3"), "--stages is 2,3, and a cvfp student has no layers to match"),
         (("--stages", "2"), "--stages is '2', expected auto, 3, 2,3, 1,2,3"),
         (("--alpha", "2"), "--alpha is 2, expected a weight of the teacher's logits from 0 to 1"),
         (("--context", "500"), "--context is 500, and teacher has 128 positions: take fewer"),

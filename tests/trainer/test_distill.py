@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import nn
 
 from tests.trainer.test_transfer import MODELS, base, make
 from trainer.causal import CausalModel
-from trainer.distill import initial, losses, mixing, training
+from trainer.cvfp import phase2
+from trainer.cvfp.scan import Tape
+from trainer.distill import contexts, initial, losses, mixing, training
 from trainer.distill.initial import Tap
 from trainer.distill.losses import Weights
 from trainer.distill.student import DistillError, Student, build, check_stages, first, kept_layers
 from trainer.distill.training import Settings, Texts
+from trainer.transfer import function
 
 V = 48
 TEXTS = [torch.from_numpy(np.random.default_rng(i).integers(1, V, 5 + 3 * i % 17)) for i in range(30)]
@@ -191,6 +195,28 @@ def test_the_weights_of_the_last_stage() -> None:
     assert float(losses.relative_error(0 * ones, ones, own)) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_loss_of_logits_is_the_sum_of_its_parts(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KL and cross entropy by torch, values and gradients, over the rows that have a target, in tiles of any height."""
+    generator = torch.Generator().manual_seed(0)
+    aim, z = (3 * torch.randn(7, 11, generator=generator, dtype=torch.float64) for _ in range(2))
+    targets = torch.tensor([3, losses.IGNORED, 0, 10, 5, losses.IGNORED, 5])
+    own, slopes = targets != losses.IGNORED, []
+    for tile in (1, 33, 1000):
+        monkeypatch.setattr(losses, "TILE", tile)
+        for weights in (Weights(0.3, temperature), Weights(0.0, temperature), Weights(1.0, temperature)):
+            ours, theirs = z.clone().requires_grad_(), z.clone().requires_grad_()
+            value = losses.soft_cross_entropy(aim, ours, targets, weights)
+            alone = function.kl(aim[own], theirs[own], temperature)
+            texts = nn.functional.cross_entropy(theirs[own], targets[own])
+            expected = weights.alpha * alone + (1 - weights.alpha) * texts
+            assert float(value.detach()) == pytest.approx(float(expected.detach()))
+            (slope,), (reference,) = torch.autograd.grad(2 * value, ours), torch.autograd.grad(2 * expected, theirs)
+            assert torch.allclose(slope, reference)
+            slopes.append(slope)
+    assert torch.equal(slopes[0], slopes[3])
+
+
 class StoppedError(Exception):
     """As a signal would stop a run."""
 
@@ -229,6 +255,63 @@ def test_a_run_resumes_bit_for_bit(stages: tuple[int, ...], tmp_path: Path) -> N
     assert all(torch.equal(p, q) for p, q in zip(done.network.parameters(), whole.network.parameters(), strict=True))
 
 
+def cvfp(of: CausalModel, place: Path, settings: Settings, texts: Texts) -> Student:
+    """A CVFP with its contexts."""
+    student = build(of, "cvfp", settings.seed)
+    contexts.begin(student.network, texts, settings, place, lambda _: None)
+    return student
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "mamba"])
+def test_a_cvfp_is_a_model_of_transformers(kind: str, tmp_path: Path) -> None:
+    """Of any teacher; saved and loaded as it was, with the losses that the trainer gives, whatever the padding."""
+    of, texts = teacher(kind), Texts(TEXTS[:24], TEXTS[24:])
+    student = cvfp(of, tmp_path / "checkpoints", Settings(300, 60, 1e-2), texts)
+    nn.init.normal_(student.network.network.head.weight)
+    student.network.save_pretrained(tmp_path)
+    import_module("trainer.cvfp.causal")
+    loaded = base(tmp_path)
+    batch = training.batch_of(TEXTS[:4], torch.device("cpu"))
+    with torch.no_grad():
+        z = losses.logits(loaded, batch, V)[batch.own.flatten()]
+        assert torch.equal(z, losses.logits(student.network, batch, V)[batch.own.flatten()])
+        nats = nn.functional.cross_entropy(z, batch.targets[batch.own], reduction="none")
+    each = [phase2.evaluate(loaded.network, Tape(ids, torch.zeros(1, dtype=torch.int64))).nats for ids in TEXTS[:4]]
+    assert torch.allclose(nats, torch.cat(each), atol=1e-5)
+    assert loaded.config.shape["vocabulary"] == V
+
+
+def test_a_cvfp_resumes_bit_for_bit_and_keeps_its_contexts(tmp_path: Path) -> None:
+    """Stopped in both phases; only token block and head learn from the teacher."""
+    rows, of = [(torch.arange(12) + i) % V for i in range(24)], teacher("gpt2")
+    settings, texts = Settings(700, 60, 5e-3, weights=Weights(0.5, 1.0, 0.0)), Texts(rows, rows)
+
+    def run(place: Path, stops: int) -> Student:
+        student, seen = build(of, "cvfp", 0), 0
+
+        def tell(line: dict[str, Any]) -> None:
+            nonlocal seen
+            seen += "resumed" not in line
+            if seen > stops:
+                raise StoppedError
+
+        contexts.begin(student.network, texts, settings, place, tell)
+        training.train(training.student_lesson(of, student, settings), texts, settings, place, tell)
+        return student
+
+    whole = run(tmp_path / "a", 10**6)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "b", 1)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "b", 15)
+    parts, start = run(tmp_path / "b", 10**6), cvfp(of, tmp_path / "a", settings, texts)
+    for (name, ours), again, before in zip(
+        whole.network.named_parameters(), parts.network.parameters(), start.network.parameters(), strict=True
+    ):
+        assert torch.equal(ours, again), name
+        assert torch.equal(ours, before) == name.startswith(start.frozen), name
+
+
 def test_a_stage_ends_when_it_stalls(tmp_path: Path) -> None:
     """With a learning rate that changes nothing, stages 1 and 2 end after two evaluations, and 3 has the rest."""
     of = teacher("llama")
@@ -258,7 +341,7 @@ def _strange(kind: str) -> CausalModel:
         ("mistral", "auto", "has layers that are not supported (sliding window)"),
         ("mamba", "auto", "has layers that are not supported (linear attention)"),
         ("wide", "auto", "2 heads of 10 components and a width of 24"),
-        ("llama", "rwkv", "--student is 'rwkv', expected auto, mamba2, mamba, hybrid:K"),
+        ("llama", "rwkv", "--student is 'rwkv', expected auto, mamba2, mamba, cvfp, hybrid:K"),
         ("llama", "hybrid:2", "--student is hybrid:2, and the teacher has 2 layers: keep 1 to 1, or take mamba2"),
         ("gpt2", "hybrid:1", "a gpt2 model has other layers than llama"),
         ("qwen3", "hybrid:1", "norms of queries and keys"),
@@ -277,6 +360,8 @@ def test_options_that_cannot_be_are_refused() -> None:
     of = teacher("gpt2")
     with pytest.raises(DistillError, match="take 2,3"):
         check_stages(build(of, "auto", 0), of, (1, 2, 3))
+    with pytest.raises(DistillError, match=r"--stages is 2,3, and a cvfp student has no layers .* take 3"):
+        check_stages(build(of, "cvfp", 0), of, (2, 3))
     with pytest.raises(DistillError, match="--stages is '3,2', expected auto, 3, 2,3, 1,2,3"):
         training.check_stages("3,2")
 

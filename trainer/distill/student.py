@@ -1,16 +1,17 @@
-"""Students: the state-space model that a teacher's configuration asks for, and which of its layers replaces which.
+"""Students: the recurrent model that a teacher's configuration asks for, and which of its layers replaces which.
 
 mamba2      Llama-like teachers: the teacher itself with Mamba-2 mixers in the place of attention (Bamba without
             attention layers); others: `Mamba2ForCausalLM` of the same width, two blocks for a layer
 hybrid:K    the same with K attention layers of the teacher, evenly spaced
 mamba       `MambaForCausalLM` (Mamba-1) of the same width, two blocks for a layer
+cvfp        the network of the preset `house` with the teacher's vocabulary; any teacher will do
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -18,10 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from trainer.causal import CausalModel, ModelError, quiet
+from trainer.presets import HOUSE
 
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 """Model types whose layers are those of Llama: RMSNorm, rotary attention, SwiGLU."""
-STUDENTS = ("auto", "mamba2", "mamba", "hybrid:K")
+STUDENTS = ("auto", "mamba2", "mamba", "cvfp", "hybrid:K")
+CVFP, CVFP_PRESET = "cvfp", HOUSE
+CVFP_FROZEN = ("network.embedding.", "network.embed_norm.", "network.context.")
+"""Parameters of a CVFP that learn before the teacher comes, as in phase 1, and then stay."""
 CHUNK = {"cpu": 32, "cuda": 256}
 """Tokens of a chunk of the Mamba-2 scan by device: shorter ones cost less on a processor."""
 BLOCKS = 2
@@ -74,10 +79,11 @@ class Student:
 
     Attributes:
         network: the model of transformers.
-        kind: "mamba2", "mamba" or "hybrid:K", and what it is made of, for a reader.
-        sites: where it takes over.
+        kind: "mamba2", "mamba", "hybrid:K" or "cvfp".
+        sites: where it takes over; a CVFP has none.
         pairs: layers of the teacher and of the student after which both have the same residual stream.
         copied: whether it has the teacher's layers, all but attention.
+        frozen: how the names of parameters begin that do not learn from the teacher.
     """
 
     network: Any
@@ -85,6 +91,7 @@ class Student:
     sites: tuple[Site, ...]
     pairs: tuple[tuple[nn.Module, nn.Module], ...]
     copied: bool
+    frozen: tuple[str, ...] = ()
 
 
 def first(value: Any) -> Any:  # noqa: ANN401  layers of transformers give a tensor, or a tuple that begins with it
@@ -105,7 +112,7 @@ def kept_layers(kind: str, count: int) -> list[int]:
         DistillError: there is no such student, or it keeps no layer, or all.
     """
     name, _, number = kind.partition(":")
-    if kind in {"auto", "mamba2", "mamba"}:
+    if kind in {"auto", "mamba2", "mamba", CVFP}:
         return []
     if name != "hybrid" or not number.isdecimal():
         raise DistillError(f"--student is {kind!r}, expected {', '.join(STUDENTS)} with a number K of attention layers")
@@ -139,6 +146,8 @@ def build(teacher: CausalModel, kind: str, seed: int) -> Student:
     Raises:
         DistillError: there is no such student of this teacher.
     """
+    if kind == CVFP:
+        return _cvfp(teacher, seed)
     check_teacher(teacher)
     config = teacher.network.config.get_text_config()
     kept = kept_layers(kind, config.num_hidden_layers)
@@ -153,6 +162,15 @@ def build(teacher: CausalModel, kind: str, seed: int) -> Student:
         if like and kind != "mamba":
             return _with_mlps(teacher, kept)
         return _without_mlps(teacher, "mamba" if kind == "mamba" else "mamba2")
+
+
+def _cvfp(teacher: CausalModel, seed: int) -> Student:
+    """The network of the preset, with a row for each id of the teacher's tokenizer."""
+    from trainer.cvfp import causal
+
+    shape = replace(CVFP_PRESET.shape, vocabulary=teacher.ids)
+    network = causal.network(shape, seed, teacher.start, teacher.end)
+    return Student(network.to(teacher.network.device), CVFP, (), (), copied=False, frozen=CVFP_FROZEN)
 
 
 def _shared(teacher: CausalModel) -> dict[str, Any]:
@@ -249,7 +267,12 @@ def _without_mlps(teacher: CausalModel, kind: str) -> Student:
 
 
 def check_stages(student: Student, teacher: CausalModel, stages: Sequence[int]) -> None:
-    """Refuse stage 1 for a student whose mixers are not in the place of attention, and set up the teacher for it."""
+    """Refuse stages that match what a student does not have, and set up the teacher for stage 1."""
+    if not student.sites and tuple(stages) != (3,):
+        raise DistillError(
+            f"--stages is {','.join(map(str, stages))}, and a {student.kind} student has no layers to match with the "
+            "teacher's: take 3"
+        )
     if 1 not in stages:
         return
     if not student.copied:

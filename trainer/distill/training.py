@@ -40,8 +40,8 @@ CLIP = 1.0
 BETAS = 0.9, 0.95
 EVALUATIONS = 20
 """Evaluations of a run, in equal distances."""
-MIN_VALIDATION, MAX_VALIDATION = 2_000, 20_000
-"""Bounds of the tokens that are scored at an evaluation, else a twentieth of the training tokens."""
+MIN_VALIDATION, MAX_VALIDATION = 1_000, 20_000
+"""Bounds of the tokens that are scored at an evaluation, else a hundredth of the training tokens."""
 STALLED = 0.01
 """A stage before the last ends if its validation loss falls by less than this share in a tenth of the steps."""
 BUCKET = 16
@@ -178,16 +178,22 @@ def student_lesson(teacher: CausalModel, student: Student, settings: Settings, *
         {
             1: mixers.__contains__,
             2: mixers.__contains__,
-            3: lambda name: not frozen or name not in mixers,
+            3: lambda name: not (frozen and name in mixers) and not name.startswith(student.frozen),
         },
         teacher.ids,
         (3,) if frozen else settings.stages,
     )
 
 
-def text_lesson(name: str, network: Any, ids: int) -> Lesson:  # noqa: ANN401  transformers has no types
-    """A network that learns the texts alone, by cross entropy."""
-    return Lesson(name, network, {3: lambda batch: losses.cross_entropy(network, batch, ids)}, {3: lambda _: True}, ids)
+def text_lesson(
+    name: str,
+    network: Any,  # noqa: ANN401  transformers has no types
+    ids: int,
+    frozen: tuple[str, ...] = (),
+) -> Lesson:
+    """A network that learns the texts alone, by cross entropy; parameters whose names begin with `frozen` stay."""
+    learns = {3: lambda name: not name.startswith(frozen)}
+    return Lesson(name, network, {3: lambda batch: losses.cross_entropy(network, batch, ids)}, learns, ids)
 
 
 def shares(stages: Sequence[int], tokens: int) -> dict[int, float]:
@@ -229,7 +235,7 @@ class _Run:
         self.device = next(iter(self.parameters.values())).device
         self.steps = plan([len(piece) for piece in texts.train], settings)
         self.interval = max(len(self.steps) // EVALUATIONS, 1)
-        self.validation = _some(texts.validation, settings.tokens // EVALUATIONS)
+        self.validation = _some(texts.validation, settings.tokens // 100)
         self.state, self.best = State(), dict[str, Tensor]()
         self.optimiser: torch.optim.Optimizer | None = None
         self.saving, self.saved_at, self.parts = 0.0, 0.0, 1
@@ -302,7 +308,11 @@ class _Run:
         for name, p in self.parameters.items():
             p.requires_grad_(learning(name))
         made = torch.optim.AdamW(
-            [p for p in self.parameters.values() if p.requires_grad], self.settings.rate, BETAS, weight_decay=0.0
+            [p for p in self.parameters.values() if p.requires_grad],
+            self.settings.rate,
+            BETAS,
+            weight_decay=0.0,
+            fused=True,
         )
         if self.path.exists() and self.state.step > self.state.begin:
             checkpoint.to_optimiser(checkpoint.load(self.path), made)
