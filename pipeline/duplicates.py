@@ -13,14 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.rules import Pairs
+from stages import columns
 from stages.files import Frames, mapped
 from stages.stage import PAIRS
 
-MAX_PARTNERS = 1 << 18
+MAX_PARTNERS = 1 << 16
 """About the number of conversations in a bin, which takes 400 bytes of memory for each, and 100 per pair."""
-CHUNK = 1 << 20
-"""Number of conversations or pairs that are looked at together."""
-
 Rows = NDArray[np.int64]
 
 
@@ -93,9 +91,9 @@ class Duplicates:
             yield self._bin(partners, rows, self._near)
             return
         bins = self._bins_of_nodes(partners, count)
-        at = self._write(bins[self._find(some)] for some in partners.iter_slices(CHUNK))
+        at = self._write(bins[self._find(some)] for some in partners.iter_slices(columns.CHUNK))
         of_pairs = {
-            kind: self._write(bins[self._at(some["id"])] for some in near.iter_slices(CHUNK))
+            kind: self._write(bins[self._at(some["id"])] for some in near.iter_slices(columns.CHUNK))
             for kind, near in self._near.items()
         }
         for number in range(count):
@@ -109,17 +107,23 @@ class Duplicates:
 
     def _bins_of_nodes(self, partners: pl.DataFrame, count: int) -> Rows:
         """The number of each node's bin: those of a component, which pairs and copies connect, are in the same."""
-        parents = self._write(np.arange(a, min(a + CHUNK, len(self._nodes))) for a in range(0, len(self._nodes), CHUNK))
+        from stages.dedup.signatures import LOOPS  # reads compiled code, which one bin does not need
+
+        parents = self._write(np.arange(here.start, here.stop) for here in columns.chunks(len(self._nodes)))
+        LOOPS.call("unite", self._write(self._edges(partners)).reshape(-1, 2), parents)
+        parents %= count
+        return parents
+
+    def _edges(self, partners: pl.DataFrame) -> Iterator[Rows]:
+        """Pairs of nodes that must be in the same bin, [n, 2]."""
         for near in self._near.values():
-            for some in near.iter_slices(CHUNK):
-                _unite(self._at(some["id"]), self._at(some["other"]), parents)
-        for some in partners.iter_slices(CHUNK):
+            for some in near.iter_slices(columns.CHUNK):
+                yield np.stack([self._at(some["id"]), self._at(some["other"])], 1)
+        for some in partners.iter_slices(columns.CHUNK):
             nodes = self._find(some)
             for column in self._firsts.values():
                 others = self._at(some[column])
-                _unite(nodes, np.where(others < 0, nodes, others), parents)
-        parents %= count
-        return parents
+                yield np.stack([nodes, np.where(others < 0, nodes, others)], 1)
 
     def _find(self, signals: pl.DataFrame) -> Rows:
         """A node of each conversation, -1 if it has no duplicate."""
@@ -140,14 +144,4 @@ class Duplicates:
         return tempfile.TemporaryFile(dir=self._folder)
 
     def _write(self, parts: Iterable[Rows]) -> Rows:
-        """Numbers in a temporary file, mapped."""
-        with self._file() as file:
-            for part in parts:
-                file.write(part.data)
-            return mapped(file, np.int64)
-
-
-def _unite(nodes: Rows, others: Rows, parents: Rows) -> None:
-    from stages.dedup.signatures import LOOPS  # reads compiled code, which one bin does not need
-
-    LOOPS.call("unite", np.stack([nodes, others], 1), parents)
+        return columns.write(parts, np.int64, self._folder)

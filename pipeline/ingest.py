@@ -23,6 +23,7 @@ from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_js
 from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, row_id, valid_text
 from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store, read_json
+from stages import columns
 from stages.files import exists, read_frame, remove, save_conversations, save_frame, save_json, sizes_in
 from stages.stage import RAW
 
@@ -340,10 +341,9 @@ def _source_notes(source: Source, store: Store, shard_list: dict[str, Any]) -> I
     if note := source.note(store.folder):
         yield note
     raw = (read_frame(store.raw(shard["name"]), ["source_id"])["source_id"] for shard in shard_list["shards"])
-    ids = np.concatenate([np.empty(0, np.uint64), *(column.drop_nulls().hash().to_numpy() for column in raw)])
-    ids.sort()
-    if repeats := np.count_nonzero(ids[1:] == ids[:-1]):
-        yield f"{repeats:,} of {len(ids):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
+    hashes = columns.write((column.drop_nulls().hash().to_numpy() for column in raw), np.uint64, store.folder)
+    if repeats := len(hashes) - len(columns.unique(hashes, store.folder)):
+        yield f"{repeats:,} of {len(hashes):,} source ids repeat an earlier one: `source_id` is kept, `id` is unique"
 
 
 def rows_of(source: Source, limits: Limits) -> Iterator[Row]:

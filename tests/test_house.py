@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-STAGE = ("stages.stage", "stages.files", "stages.models", "stages.readers", "stages.text.compiled")
+STAGE = ("stages.stage", "stages.files", "stages.columns", "stages.models", "stages.readers", "stages.text.compiled")
 LINE = (
     *("pipeline", "pipeline.card", "pipeline.diagnosis", "pipeline.duplicates", "pipeline.engine"),
     *("pipeline.estimate", "pipeline.ingest"),
@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "stages.text.compiled": (),
     "stages.stage": (),
     "stages.files": ("stages.stage",),
+    "stages.columns": ("stages.files",),
     "stages.models": ("stages.stage",),
     "stages.readers": ("stages.stage",),
     "stages.text": STAGE,

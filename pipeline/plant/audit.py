@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipeline import plan as planning
 from pipeline.plant import TRUTH
 from pipeline.plant.kinds import KINDS
-from pipeline.signals import decisions_of
+from pipeline.signals import decisions_of, scratch_folder
 from pipeline.store import RunFolderError, Store
+from stages import columns
 from stages.files import read_frame
 
 CONFIDENCE = 0.95
@@ -30,6 +33,8 @@ COLUMNS = pl.Schema(
     }
 )
 """Columns of `outcomes`."""
+_NONE = pl.DataFrame(schema={**{name: COLUMNS[name] for name in COLUMNS if name != "source_id"}, "len": pl.UInt32})
+"""Numbers of conversations, `len`, by outcome."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,17 @@ def audit(store: Store, clean: Store | None = None) -> Findings | None:
         RunFolderError: `clean` has another plan, or is not a run of the source that was damaged.
         CorruptInputError: a file of a run is damaged.
     """
-    rows = outcomes(store)
-    planted = rows.drop_nulls("kind")
-    if planted.is_empty():
+    counts, fates = _NONE, None if clean is None else _Fates.of(clean, store)
+    for rows in outcomes(store):
+        both = pl.concat([counts, rows.group_by(_NONE.columns[:-1]).len()])
+        counts = both.group_by(_NONE.columns[:-1]).agg(pl.col("len").sum())
+        if fates:
+            fates.add(rows.filter(pl.col("kind").is_null()))
+    by_kind = counts.partition_by("kind", as_dict=True)
+    if not by_kind.keys() - {(None,)}:
         return None
-    by_kind = planted.partition_by("kind", as_dict=True)
     kinds = {name: _recall(by_kind[name,]) for name in KINDS if (name,) in by_kind}
-    untouched = rows.filter(pl.col("kind").is_null())
-    return Findings(kinds, _recall(untouched), None if clean is None else _baseline(store, clean, untouched))
+    return Findings(kinds, _recall(by_kind.get((None,), _NONE)), fates.baseline() if fates else None)
 
 
 def planted_kinds(store: Store) -> pl.Series:
@@ -102,21 +110,28 @@ def planted_kinds(store: Store) -> pl.Series:
     return pl.concat([_truth(store, shard, ())["kind"].cast(every).fill_null(UNTOUCHED) for shard in store.shards()])
 
 
-def outcomes(store: Store) -> pl.DataFrame:
-    """One row per conversation, columns as in `COLUMNS`; the outcome of a copy is that of the pair.
+def outcomes(store: Store) -> Iterator[pl.DataFrame]:
+    """One row per conversation, columns as in `COLUMNS`, a shard at a time; the outcome of a copy is that of the pair.
 
-    The originals of copies are omitted: they are neither planted nor untouched.
+    The originals of copies are omitted: they are neither planted nor untouched. Copies come last. Originals are found
+    by 64-bit hashes of their ids. Memory: 200 bytes per copy.
     """
-    trims = planning.load(store.plan).trims
-    rows = pl.concat([_truth(store, shard, trims) for shard in store.shards()])
-    originals = rows.select(planted_of="source_id", keep_of="keep", reason_of="reason")
-    pairs = rows.join(originals.unique("planted_of"), on="planted_of", how="left", maintain_order="left")
-    found = pairs.with_columns(
+    trims, shards = planning.load(store.plan).trims, store.shards()
+    names = (_planted(store, shard)["planted_of"].drop_nulls().hash().to_numpy() for shard in shards)
+    folder = scratch_folder(store)
+    of_copies = columns.unique(columns.write(names, np.uint64, folder), folder)
+    copies, originals = list[pl.DataFrame](), list[pl.DataFrame]()
+    for shard in shards:
+        rows = _truth(store, shard, trims)
+        original = pl.Series(columns.holds(of_copies, rows["source_id"].hash().to_numpy()))
+        copy = rows["planted_of"].is_not_null()
+        originals.append(rows.filter(original).select(planted_of="source_id", keep_of="keep", reason_of="reason"))
+        copies.append(rows.filter(copy & ~original))
+        yield rows.filter(~copy & ~original).select(COLUMNS.names()).cast(COLUMNS)
+    pairs = pl.concat(copies).join(pl.concat(originals).unique("planted_of"), on="planted_of", how="left")
+    yield pairs.with_columns(
         keep=pl.col("keep") & pl.col("keep_of").fill_null(value=True), reason=pl.coalesce("reason", "reason_of")
-    )
-    return found.join(rows.select(source_id="planted_of").drop_nulls(), on="source_id", how="anti").select(
-        pl.col(name).cast(dtype) for name, dtype in COLUMNS.items()
-    )
+    ).select(pl.col(name).cast(dtype) for name, dtype in COLUMNS.items())
 
 
 def _truth(store: Store, shard: str, trims: Sequence[str]) -> pl.DataFrame:
@@ -124,12 +139,7 @@ def _truth(store: Store, shard: str, trims: Sequence[str]) -> pl.DataFrame:
 
     `repaired` is whether one of the repairs `trims` has removed the damage of a conversation that is kept.
     """
-    raw = read_frame(store.raw(shard), ["source_id", "extra"])
-    extra = pl.when(pl.col("extra").str.contains('"planted_kind":"', literal=True)).then("extra")
-    truth = raw.select("source_id", **{name: extra.str.json_path_match(f"$.{name}") for name in TRUTH})
-    known = pl.when(pl.col("planted_kind").is_in([*KINDS]))
-    truth = truth.select("source_id", kind=known.then("planted_kind"), planted_of=known.then("planted_of"))
-    truth = truth.hstack(decisions_of(store, shard).select("keep", "reason"))
+    truth = _planted(store, shard).hstack(decisions_of(store, shard).select("keep", "reason"))
     if not trims:
         return truth.with_columns(repaired=pl.lit(value=False))
     trim = pl.col("kind").replace_strict(MENDS, default=None, return_dtype=pl.String)
@@ -140,28 +150,67 @@ def _truth(store: Store, shard: str, trims: Sequence[str]) -> pl.DataFrame:
     return rows.drop("repairs")
 
 
-def _recall(rows: pl.DataFrame) -> Recall:
+def _planted(store: Store, shard: str) -> pl.DataFrame:
+    """What was planted into each conversation of a shard: source_id, kind, planted_of."""
+    raw = read_frame(store.raw(shard), ["source_id", "extra"])
+    extra = pl.when(pl.col("extra").str.contains('"planted_kind":"', literal=True)).then("extra")
+    truth = raw.select("source_id", **{name: extra.str.json_path_match(f"$.{name}") for name in TRUTH})
+    known = pl.when(pl.col("planted_kind").is_in([*KINDS]))
+    return truth.select("source_id", kind=known.then("planted_kind"), planted_of=known.then("planted_of"))
+
+
+def _recall(counts: pl.DataFrame) -> Recall:
+    """The recall from the number of conversations of each outcome."""
     from scipy.stats import binomtest
 
-    repaired = int(rows["repaired"].sum())
-    dropped = rows.filter(~pl.col("keep"))["reason"].value_counts().sort("count", "reason", descending=[True, False])
-    n = int(dropped["count"].sum())
-    ends = binomtest(n + repaired, max(rows.height, 1)).proportion_ci(CONFIDENCE, method="wilson")
-    return Recall(rows.height, n, (float(ends.low), float(ends.high)), dict(dropped.iter_rows()), repaired)
+    total, repaired = int(counts["len"].sum()), int(counts.filter("repaired")["len"].sum())
+    dropped = counts.filter(~pl.col("keep")).group_by("reason").agg(pl.col("len").sum())
+    dropped = dropped.sort("len", "reason", descending=[True, False])
+    n = int(dropped["len"].sum())
+    ends = binomtest(n + repaired, max(total, 1)).proportion_ci(CONFIDENCE, method="wilson")
+    return Recall(total, n, (float(ends.low), float(ends.high)), dict(dropped.iter_rows()), repaired)
 
 
-def _baseline(store: Store, clean: Store, untouched: pl.DataFrame) -> Baseline:
-    """What the same plan drops of the untouched conversations in the undamaged source, whose ids they keep."""
-    if clean.plan.read_bytes() != store.plan.read_bytes():
-        raise RunFolderError(f"{clean.folder} and {store.folder} have different plans: run both with the same one")
-    parts = [decisions_of(clean, shard).select(source_id="id", keep_there="keep") for shard in clean.shards()]
-    both = untouched.join(pl.concat(parts), on="source_id")
-    if both.height < untouched.height:
-        raise RunFolderError(
-            f"{clean.folder} holds {both.height:,} of the {untouched.height:,} untouched conversations of "
-            f"{store.folder}, expected all: name a run of the source that was damaged"
-        )
-    return Baseline(
-        int(both.select((~pl.col("keep_there")).sum()).item()),
-        int(both.select((pl.col("keep_there") & ~pl.col("keep")).sum()).item()),
-    )
+@dataclass
+class _Fates:
+    """What the same plan drops in the undamaged source, of the untouched conversations, whose ids they keep.
+
+    Ids are compared by 64-bit hashes, which are in files.
+    """
+
+    clean: Store
+    store: Store
+    every: NDArray[np.uint64]  # hashes of ids of the clean run, sorted
+    dropped: NDArray[np.uint64]  # those that it drops
+    total: int = 0
+    known: int = 0
+    there: int = 0
+    only_here: int = 0
+
+    @classmethod
+    def of(cls, clean: Store, store: Store) -> _Fates:
+        if clean.plan.read_bytes() != store.plan.read_bytes():
+            raise RunFolderError(f"{clean.folder} and {store.folder} have different plans: run both with the same one")
+        folder, shards = scratch_folder(store), clean.shards()
+
+        def hashes(chosen: pl.Expr) -> NDArray[np.uint64]:
+            parts = (decisions_of(clean, shard).filter(chosen)["id"].hash().to_numpy() for shard in shards)
+            return columns.unique(columns.write(parts, np.uint64, folder), folder)
+
+        return cls(clean, store, hashes(pl.lit(value=True)), hashes(~pl.col("keep")))
+
+    def add(self, untouched: pl.DataFrame) -> None:
+        hashes = untouched["source_id"].hash().to_numpy()
+        there = columns.holds(self.dropped, hashes)
+        self.total += len(hashes)
+        self.known += int(columns.holds(self.every, hashes).sum())
+        self.there += int(there.sum())
+        self.only_here += int((~untouched["keep"].to_numpy() & ~there).sum())
+
+    def baseline(self) -> Baseline:
+        if self.known < self.total:
+            raise RunFolderError(
+                f"{self.clean.folder} holds {self.known:,} of the {self.total:,} untouched conversations of "
+                f"{self.store.folder}, expected all: name a run of the source that was damaged"
+            )
+        return Baseline(self.there, self.only_here)

@@ -62,8 +62,7 @@ def keep_best(  # noqa: PLR0917  what is compared, and how, each once
     groups, at = np.unique(first[copies], return_index=True)
     chosen[groups] = copies[at]
     shared, bases = _places(bands, first, workers)
-    with (scratch / "sets").open("w+b") as file:
-        sets = write_sets(choose(texts, shared), file, workers)
+    sets = write_sets(choose(texts, shared), scratch, workers)
     ends = np.zeros(len(first) + 1, np.int64)
     ends[1:][shared] = np.diff(sets.ends)
     ends.cumsum(out=ends)

@@ -1,6 +1,6 @@
 """The merge of `stages.dedup`: from the keys of all shards to pairs and clusters, and the columns of each shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages import columns
+from stages.columns import chunks
 from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups, copies
-from stages.dedup.pairs import AT_ONCE, Near, near_pairs
+from stages.dedup.kernel import B32, ROW
+from stages.dedup.pairs import Near, near_pairs
+from stages.dedup.signatures import pack
 from stages.dedup.turns import say_the_same
 from stages.files import GROUP, save_frame, save_json, save_parts, scratch, zeros
 from stages.stage import PAIRS, StageRefusedError
@@ -34,29 +38,28 @@ def merge(
     cluster: float,
     max_cluster: float,
     turn_jaccard: float,
-    at_once: int = AT_ONCE,
 ) -> None:
-    """Write `merged/`, `dedup.parquet` and `dedup.json`, the same for any `at_once`; see `stages.dedup`."""
+    """Write `merged/`, `dedup.parquet` and `dedup.json`; see `stages.dedup`."""
     shards = Shards.of(raw, measured)
-    texts, none = copies(shards, "text", at_once), text_keys(pl.Series([""]))[0]
-    prompts = copies(shards, "prompt", at_once, none)  # those without a prompt are no copies of each other
-    near = _near(shards, texts, matching, folder, cluster=cluster, at_once=at_once)
-    clusters = near.clusters(texts, cluster).in_files(folder)
+    texts, none = copies(shards, "text"), text_keys(pl.Series([""]))[0]
+    prompts = copies(shards, "prompt", none)  # those without a prompt are no copies of each other
+    near = _near(shards, texts, matching, folder, cluster=cluster)
+    clusters = near.clusters(texts, cluster, folder)
     ids = Ids(shards, near.rows, texts.first, prompts.first, clusters.first)
     largest = _largest(shards, clusters, ids)
     _guard(cluster, max_cluster, largest, len(shards))
-    duplicates, crowded = _Duplicates(texts, prompts, clusters, near, ids), 0
+    duplicates, crowded = _Duplicates(texts, prompts, clusters, near, ids, folder), 0
     for at, path in enumerate(measured):
         signals = duplicates.signals(shards.ids(at), int(shards.starts[at]))
         crowded += int(signals["dedup_crowded"].sum())
         save_frame(folder / "merged" / path.name, signals)
-    alike = np.ones(len(near.rows), np.bool_)
+    written = columns.write((np.arange(here.start, here.stop) for here in chunks(len(near.rows))), np.int64, folder)
     if turn_jaccard:
         alike = say_the_same(shards, near.rows, turn_jaccard, folder)
-    written = np.flatnonzero(alike)
+        written = columns.write((written[here][alike[here]] for here in chunks(len(alike))), np.int64, folder)
     parts = (_pairs(near, written[begin : begin + GROUP], ids) for begin in range(0, len(written), GROUP))
     save_parts(folder / "dedup.parquet", PAIRS, parts)
-    distinct = len(shards) - int(np.count_nonzero(texts.rows > texts.first))
+    distinct = len(shards) - texts.later()
     summary = _summary(matching, near, (len(shards), distinct, crowded), len(written), largest)
     save_json(folder / "dedup.json", summary, indent=1, end="")
 
@@ -75,18 +78,19 @@ class _Duplicates:
     clusters: Groups
     near: Near
     ids: Ids
+    folder: Path
 
     def signals(self, own: pl.Series, begin: int) -> pl.DataFrame:
         """The merged signals of the rows with these ids, from `begin` on."""
-        columns: dict[str, Any] = {"id": own}
+        signals: dict[str, Any] = {"id": own}
         groups = (self.texts, "dedup_copy_of", "exact_copies"), (self.prompts, "prompt_copy_of", "prompt_copies")
         for group, name, size in (*groups, (self.clusters, "cluster", "cluster_size")):
             first, sizes = group.between(begin, begin + len(own))
-            columns[name], columns[size] = self._names(own, begin, first), sizes
+            signals[name], signals[size] = self._names(own, begin, first), sizes
         first, sizes = self.texts.between(begin, begin + len(own))
-        columns["nearest_jaccard"] = self._nearest(first, sizes)
-        columns["dedup_crowded"] = _index(self.near.crowded, first) >= 0
-        return pl.DataFrame(columns)
+        signals["nearest_jaccard"] = self._nearest(first, sizes)
+        signals["dedup_crowded"] = columns.holds(self.near.crowded, first)
+        return pl.DataFrame(signals)
 
     def _names(self, own: pl.Series, begin: int, first: Rows) -> pl.Series:
         """The ids of first rows, one for each of the rows from `begin` on, which have the ids `own`."""
@@ -95,28 +99,27 @@ class _Duplicates:
 
     def _nearest(self, first: Rows, sizes: NDArray[np.uint32]) -> pl.Series:
         """The Jaccard to the most similar other row, null if there is none, by the first copy of each row."""
-        rows, jaccards = self._of_pairs
-        values = np.append(jaccards, np.float32(0))[_index(rows, first)]
+        rows, values = first.astype(np.uint64), np.zeros(len(first), np.float32)
+        if len(order := self._of_pairs):
+            last = order[np.searchsorted(order, rows + np.uint64(1) << B32) - 1]  # of no row before the first one
+            jaccards = (last & ROW).astype(np.uint32).view(np.float32)
+            values = np.where(last >> B32 == rows, jaccards, np.float32(0))
         values[sizes > 1] = 1
         return pl.Series(values).set(pl.Series(values == 0), None)
 
     @cached_property
-    def _of_pairs(self) -> tuple[Rows, NDArray[np.float32]]:
-        """The rows of pairs, in order, and the highest Jaccard of each."""
-        sides = self.near.rows.ravel()
-        order = np.argsort(sides, kind="stable")
-        rows, begins = np.unique(sides[order], return_index=True)
-        jaccards = np.repeat(self.near.jaccard, 2)[order]
-        return rows, np.maximum.reduceat(jaccards, begins) if len(rows) else jaccards
+    def _of_pairs(self) -> NDArray[np.uint64]:
+        """Both sides of each pair as row << 32 | Jaccard, sorted: bits of floats above 0 have the order of floats."""
+
+        def sides() -> Iterator[NDArray[np.uint64]]:
+            for here in chunks(len(self.near.rows)):
+                bits = self.near.jaccard[here].view(np.uint32)
+                yield pack(self.near.rows[here], bits[:, None])
+
+        return columns.sort(columns.write(sides(), np.uint64, self.folder), self.folder)
 
 
-def _index(rows: Rows, wanted: Rows) -> Rows:
-    """The index of each of some rows among rows in order; -1, the last one, if it is not there."""
-    at = np.searchsorted(rows, wanted)
-    return np.where(np.append(rows, -1)[at] == wanted, at, -1)
-
-
-def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cluster: float, at_once: int) -> Near:
+def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cluster: float) -> Near:
     """The pairs of near-duplicates; band keys are in a temporary file, a band after the other, 4 bytes per row each."""
     width = matching.bands()[0]
     with scratch(folder, "bands") as aside:
@@ -125,19 +128,18 @@ def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cl
         for here, frame in shards.signals("dedup_words", "band_keys"):
             words[here] = frame["dedup_words"]
             bands[:, here] = frame["band_keys"].explode().to_numpy().reshape(-1, width).T
-        return near_pairs(texts, words, bands.T, shards.texts, matching, near=cluster, folder=folder, at_once=at_once)
+        return near_pairs(texts, words, bands.T, shards.texts, matching, near=cluster, folder=folder)
 
 
 def _largest(shards: Shards, clusters: Groups, ids: Ids) -> list[dict[str, Any]]:
     """The largest clusters, as `dedup.json` lists them."""
-    first, sizes = np.unique(clusters.first, return_counts=True)
     return [
         {
-            "cluster": ids.of(first[at : at + 1]).item(),
-            "cluster_size": int(sizes[at]),
-            "example": shards.row(int(first[at]), "text").item()[:EXAMPLE],
+            "cluster": ids.of(np.array([first])).item(),
+            "cluster_size": size,
+            "example": shards.row(first, "text").item()[:EXAMPLE],
         }
-        for at in np.argsort(-sizes, kind="stable")[:MAX_LISTED]
+        for first, size in clusters.largest(MAX_LISTED)
     ]
 
 

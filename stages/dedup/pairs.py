@@ -5,31 +5,25 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import product, repeat
+from itertools import repeat
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages import columns
+from stages.columns import chunks
 from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups
-from stages.dedup.kernel import ROW
-from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, in_order, shared_keys, sign_texts, write_sets
-from stages.files import in_file, mapped
+from stages.dedup.kernel import B32, ROW
+from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, pack, sign_texts, write_sets
+from stages.files import mapped
 from stages.text.shards import Rows, cores
-from stages.text.shingles import Sets
 
-AT_ONCE = 1 << 22
-"""Maximum number of texts whose band keys are sorted at once: 130 MB."""
-CHUNK = 1 << 16
-"""Number of band keys that are looked at together."""
 PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
-
-
-Compared = tuple[Rows, NDArray[np.float32], int]
-"""Pairs of candidates, their Jaccard, and the number of pairs compared."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +35,22 @@ class Near:
     crowded: Rows  # rows of a bucket so large that they were compared with its leaders only, in order
     compared: int  # number of pairs whose Jaccard was computed
 
-    def clusters(self, copies: Groups, jaccard: float) -> Groups:
-        """Connected components of exact copies and of pairs at or above this Jaccard."""
-        edges = self.rows[self.jaccard >= np.float32(jaccard)]
-        nodes, at = np.unique(np.concatenate([edges, np.stack([copies.first, copies.rows], 1)]), return_inverse=True)
-        parents = np.arange(len(nodes))
+    def clusters(self, same: Groups, jaccard: float, folder: Path | None = None) -> Groups:
+        """Connected components of exact copies, the groups `same`, and of pairs at or above this Jaccard; in files."""
+
+        def edges() -> Iterator[Rows]:
+            for here in chunks(len(self.rows)):
+                yield self.rows[here][self.jaccard[here] >= np.float32(jaccard)]
+            for here in chunks(len(same.rows)):
+                yield np.stack([same.first[here], same.rows[here]], 1)
+
+        ends = columns.write(edges(), np.int64, folder)
+        nodes = columns.unique(ends, folder)
+        at = columns.write((np.searchsorted(nodes, ends[here]) for here in chunks(len(ends))), np.int64, folder)
+        every = [*chunks(len(nodes))]
+        parents = columns.write((np.arange(here.start, here.stop) for here in every), np.int64, folder)
         LOOPS.call("unite", at.reshape(-1, 2), parents)
-        return Groups(nodes, nodes[parents])
+        return Groups.of_members(nodes, columns.write((nodes[parents[i]] for i in every), np.int64, folder), folder)
 
 
 def clusters(texts: pl.Series, matching: Matching, jaccard: float) -> Rows:
@@ -71,7 +74,6 @@ def near_pairs(
     *,
     near: float,
     folder: Path | None = None,
-    at_once: int = AT_ONCE,
 ) -> Near:
     """Compare the texts that share a band key, each pair once, on all cores; the same pairs whatever their number.
 
@@ -79,65 +81,89 @@ def near_pairs(
     `texts` gives the chosen rows, in order, in parts. The rows of a bucket of more than `matching.bucket` rows, a
     crowded one, are compared with at most this many leaders: the longest rows that are under `near` with each other.
 
-    Memory: 2 bytes per text; 30 bytes per text, but of at most `at_once` texts; while they are found, 60 bytes per
-    candidate, which is a text that shares a band key, and 60 per pair. Candidates, their band keys and sets of
-    shingles, and pairs are in temporary files in `folder`: 4 bytes per band, 8 per word, 32 per candidate, 40 per pair.
+    All columns are in temporary files in `folder`: 10 bytes per text; per candidate, which is a text that shares a band
+    key, 4 per band, 8 per word, and 48; and 52 per pair.
     """
-    chosen = _candidates(bands, copies, at_once)
-    rows = in_file(np.flatnonzero(chosen), folder)  # candidates are numbered by their place among these
-    ranked = in_file(np.argsort(-words[rows].astype(np.int64), kind="stable"), folder)
-    crowded, leads = (in_file(np.zeros(len(rows), np.uint64), folder) for _ in range(2))
-    compared, size = 0, max(2 * matching.bucket, 1 << 12)
-
-    def compare(part: NDArray[np.uint64], band: int, keys: NDArray[np.uint32], sets: Sets) -> Compared:
-        heads, state = np.empty(matching.bucket, np.int64), np.zeros(4, np.int64)
-        how = (keys, band, sets.values, sets.ends, crowded, leads, heads, matching.floor, near, state)
-        pairs, values = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
-        while state[0] < len(part):
-            space = np.empty((size, 2), np.int64), np.empty(size, np.float32)
-            count = LOOPS.call("pairs_loop", part, ranked, *how, *space)
-            pairs.append(space[0][:count].copy())
-            values.append(space[1][:count].copy())
-        return np.concatenate(pairs), np.concatenate(values), int(state[3])
+    chosen = _candidates(bands, copies, folder)
+    found = (here.start + np.flatnonzero(chosen[here]) for here in chunks(len(chosen)))
+    rows = columns.write(found, np.int64, folder)  # candidates are numbered by their place among these
+    ranked = _longest_first(words, rows, folder)
+    crowded, leads, order = (columns.full(len(rows), 0, np.uint64, folder) for _ in range(3))
+    keys = columns.write((bands[rows[here]] for here in chunks(len(rows))), np.uint32, folder)
+    keys = keys.reshape(-1, bands.shape[1])
+    sets, lock = write_sets(texts(chosen), folder, cores()), Lock()
 
     with (
-        tempfile.TemporaryFile(dir=folder) as file,
-        tempfile.TemporaryFile(dir=folder) as other,
-        tempfile.TemporaryFile(dir=folder) as found,
-        tempfile.TemporaryFile(dir=folder) as jaccards,
+        tempfile.TemporaryFile(dir=folder) as pair_file,
+        tempfile.TemporaryFile(dir=folder) as jaccard_file,
         ThreadPoolExecutor(cores()) as pool,
     ):
-        sets = write_sets(texts(chosen), file, cores())
-        for begin in range(0, len(rows), CHUNK):
-            other.write(np.ascontiguousarray(bands[rows[begin : begin + CHUNK]]).data)
-        keys = mapped(other, np.uint32).reshape(-1, bands.shape[1])
+
+        def compare(part: NDArray[np.uint64], band: int) -> int:
+            heads, state = np.empty(matching.bucket, np.int64), np.zeros(4, np.int64)
+            how = (keys, band, sets.values, sets.ends, crowded, leads, heads, matching.floor, near, state)
+            size = max(2 * matching.bucket, 1 << 12)
+            pairs, jaccards = np.empty((size, 2), np.int64), np.empty(size, np.float32)
+            while state[0] < len(part):
+                count = LOOPS.call("pairs_loop", part, ranked, *how, pairs, jaccards)
+                some = pack(pairs[:count, 0], pairs[:count, 1])
+                with lock:
+                    pair_file.write(some.data)
+                    jaccard_file.write(jaccards[:count].data)
+            return int(state[3])
+
+        compared = 0
         for band in range(bands.shape[1]):
-            order = in_order(keys[ranked, band], np.arange(len(ranked)))
-            for some, jaccard, count in pool.map(compare, _parts(order), repeat(band), repeat(keys), repeat(sets)):
-                found.write(rows[some].data)
-                jaccards.write(jaccard.data)
-                compared += count
-        pairs, every = mapped(found, np.int64).reshape(-1, 2), mapped(jaccards, np.float32)
-    ascending = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    pairs, every = in_file(pairs[ascending], folder), in_file(every[ascending], folder)
-    return Near(pairs, every, rows[crowded > 0], compared)
+            for here in chunks(len(order)):
+                order[here] = pack(keys[ranked[here], band], np.arange(here.start, here.stop))
+            order.sort()
+            compared += sum(pool.map(compare, _parts(order), repeat(band)))
+        pairs, jaccards = mapped(pair_file, np.uint64), mapped(jaccard_file, np.float32)
+    many = columns.write((rows[here][crowded[here] > 0] for here in chunks(len(rows))), np.int64, folder)
+    return Near(*_in_order(pairs, jaccards, rows, folder), many, compared)
 
 
-def _candidates(bands: NDArray[np.uint32], copies: Groups, at_once: int) -> Mask:
-    """Which first copies share a band key with another one; keys are sorted by their top bits in several passes."""
-    firsts, candidates = np.ones(len(bands), np.bool_), np.zeros(len(bands), np.bool_)
-    firsts[copies.rows[copies.rows > copies.first]] = False
-    bits = (max(0, len(bands) - 1) // at_once).bit_length()
-    for band, part in product(range(bands.shape[1]), range(1 << bits)):
-        some, column = [np.empty(0, np.int64)], bands[:, band]
-        for begin in range(0, len(bands), CHUNK):
-            here = firsts[begin : begin + CHUNK]
-            if bits:
-                here = here & (column[begin : begin + CHUNK] >> np.uint32(32 - bits) == part)
-            some.append(begin + np.flatnonzero(here))
-        rows = np.concatenate(some)
-        candidates[shared_keys(column[rows], rows)[1]] = True
+def _candidates(bands: NDArray[np.uint32], copies: Groups, folder: Path | None) -> Mask:
+    """Which first copies share a band key with another one."""
+    firsts, candidates = (columns.full(len(bands), value, np.bool_, folder) for value in (True, False))
+    for here in chunks(len(copies.rows)):
+        rows = copies.rows[here]
+        firsts[rows[rows > copies.first[here]]] = False
+    order = columns.full(len(bands), 0, np.uint64, folder)
+    for band in range(bands.shape[1]):
+        size = 0
+        for here in chunks(len(bands)):
+            some = here.start + np.flatnonzero(firsts[here])
+            order[size : size + len(some)] = pack(bands[some, band], some)
+            size += len(some)
+        order[:size].sort()
+        for here in chunks(size):
+            some = order[here.start : here.stop + 1][: size - here.start]
+            same = some[1:] ^ some[:-1] <= ROW
+            for shared in (some[1:][same], some[:-1][same]):
+                candidates[(shared & ROW).astype(np.int64)] = True
     return candidates
+
+
+def _longest_first(words: NDArray[np.uint32], rows: Rows, folder: Path | None) -> Rows:
+    """Numbers of the rows, the longest first; ties in order."""
+    every, last = [*chunks(len(rows))], np.uint32(0xFFFFFFFF)
+    numbers = (pack(last - words[rows[i]], np.arange(i.start, i.stop)) for i in every)
+    order = columns.write(numbers, np.uint64, folder)
+    order.sort()
+    return columns.write((order[here] & ROW for here in every), np.int64, folder)
+
+
+def _in_order(
+    pairs: NDArray[np.uint64], jaccards: NDArray[np.float32], rows: Rows, folder: Path | None
+) -> tuple[Rows, NDArray[np.float32]]:
+    """Pairs of candidates as pairs of rows, [pairs, 2], in order, and their Jaccard."""
+    order, every = columns.sort(pairs, folder), [*chunks(len(pairs))]
+    values = columns.full(len(pairs), 0, np.float32, folder)
+    for here in every:
+        values[np.searchsorted(order, pairs[here])] = jaccards[here]
+    sides = (np.stack([order[here] >> B32, order[here] & ROW], 1).astype(np.int64) for here in every)
+    return columns.write((rows[some] for some in sides), np.int64, folder).reshape(-1, 2), values
 
 
 def _parts(order: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:

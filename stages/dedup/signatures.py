@@ -1,10 +1,12 @@
 """Keys, band keys and sets of shingles of texts, by which near-duplicates are found."""
 
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -63,13 +65,16 @@ def sign_texts(
     return Signatures(np.concatenate(keys), np.concatenate(lengths), whole)
 
 
-def write_sets(texts: Iterable[pl.Series], file: IO[bytes], workers: int) -> Sets:
-    """Sets of shingles of texts in parts, mapped from a new file; `ends` begins with 0."""
-    sizes = [np.zeros(1, np.int64)]
-    for values, ends in each_part(shingle_sets, texts, workers):
-        file.write(values.data)
-        sizes.append(np.diff(ends, prepend=0))
-    return Sets(mapped(file, np.uint64), np.concatenate(sizes).cumsum())
+def write_sets(texts: Iterable[pl.Series], folder: Path | None, workers: int) -> Sets:
+    """Sets of shingles of texts in parts, mapped from temporary files; `ends` begins with 0."""
+    total = 0
+    with tempfile.TemporaryFile(dir=folder) as value_file, tempfile.TemporaryFile(dir=folder) as end_file:
+        end_file.write(np.zeros(1, np.int64).data)
+        for values, ends in each_part(shingle_sets, texts, workers):
+            value_file.write(values.data)
+            end_file.write((total + ends).data)
+            total += len(values)
+        return Sets(mapped(value_file, np.uint64), mapped(end_file, np.int64))
 
 
 def choose(texts: Iterable[pl.Series], chosen: Mask) -> Iterator[pl.Series]:
@@ -108,10 +113,16 @@ def first_alike(keys: NDArray[np.uint64]) -> Rows:
 
 def in_order(keys: NDArray[np.uint32], numbers: Rows) -> NDArray[np.uint64]:
     """Buckets of a band: key << 32 | number, sorted."""
-    order = keys.astype(np.uint64) << B32
-    order |= numbers.astype(np.uint64)
+    order = pack(keys, numbers)
     order.sort()
     return order
+
+
+def pack(high: NDArray[Any], low: NDArray[Any]) -> NDArray[np.uint64]:
+    """Pairs of numbers under 2**32 as single ones: high << 32 | low."""
+    both = high.astype(np.uint64) << B32
+    both |= low.astype(np.uint64)
+    return both
 
 
 def shared_keys(keys: NDArray[np.uint32], numbers: Rows) -> tuple[NDArray[np.uint32], Rows]:

@@ -15,7 +15,7 @@ from stages.files import mapped, read_frame, save_frame, scratch, zeros
 from stages.stage import Axis, GlobalStage, require
 from stages.text.compiled import Kernels
 from stages.text.messages import by_row
-from stages.text.repeats import AT_ONCE, Shard, Table, find, find_repeats, prefix_index
+from stages.text.repeats import Shard, Table, find, find_repeats, prefix_index
 from stages.text.shards import Ids, Rows, Shards, column, cores
 from stages.text.shingles import Keys, split
 
@@ -27,6 +27,8 @@ LOOPS = Kernels(
         "cover": "u8* i8* i8 u8* i8* u8 u4* u4* i8* i8** u8*",
     },
 )
+AT_ONCE = 1 << 25
+"""About twice the number of windows that are sorted in memory."""
 MAX_BITS = 8
 """Maximum number of top bits by which windows are split into files: 2 * 256 files are open at once."""
 
@@ -128,7 +130,7 @@ def hash_sets(loop: str, texts: pl.Series, width: int, *table: Any) -> tuple[Row
 
 @dataclass(frozen=True)
 class Merge:
-    """A merge of measured shards: `width` words are a window, and at most `at_once` keys are in memory."""
+    """A merge of measured shards: `width` words are a window; `at_once` bounds how many are sorted in memory."""
 
     shards: Shards
     width: int
@@ -152,13 +154,12 @@ class Merge:
 
     def _anchors(self) -> Table:
         """The anchors of more than one conversation."""
-        size = sum(int(column(path, "span_anchors").list.len().sum()) for path in self.shards.measured)
 
         def each() -> Iterator[Keys]:
             shards = range(len(self.shards.measured))
             return (self.shards.pairs(at, "span_anchors")["key"].to_numpy() for at in shards)
 
-        keys, _ = find_repeats(each, size, self.at_once)
+        keys, _ = find_repeats(each, self.shards.folder)
         return keys, *prefix_index(keys)
 
     def _rows_with(self, at: int, anchors: Table) -> tuple[Rows, pl.Series]:

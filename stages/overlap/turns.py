@@ -42,7 +42,7 @@ class Turns(GlobalStage):
         opening_copies: number of conversations, itself included, that have its opening.
 
     The merge also writes `turns.json`: the most repeated answers and openings, the number of conversations with each,
-    and the first of them. Its memory is 8 bytes per answer and 25 more per repeated answer, beside one shard. Two
+    and the first of them. Its memory is 24 bytes per repeated answer, beside one shard; files have 8 per answer. Two
     different answers collide with a chance of 2**-64: 0.0003 for any two of 100 million.
 
     Attributes:
@@ -127,7 +127,7 @@ def _repeats(shards: Shards, signal: str) -> Repeats:
             pairs = shards.pairs(at, signal)
             yield start + pairs["row"].to_numpy(), pairs["key"].to_numpy()
 
-    return Repeats(each, sum(len(keys) for _, keys in each()))
+    return Repeats(each, shards.folder)
 
 
 def _columns(shards: Shards, at: int, answers: Repeats, openings: Repeats) -> pl.DataFrame:

@@ -21,8 +21,6 @@ from stages.text.messages import by_row, spoken
 from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
 
-AT_ONCE = 1 << 22
-"""Maximum number of keys that are sorted at once."""
 MAX_CLUSTERS = 64
 """Maximum number of clusters that a corpus gets by default."""
 MAX_READ = 50_000
@@ -64,7 +62,7 @@ class _Corpus:
 
     @classmethod
     def read(cls, shards: Shards, aside: Path) -> _Corpus:
-        same = copies(shards, "semantic", AT_ONCE, text_keys(pl.Series([""]))[0])
+        same = copies(shards, "semantic", text_keys(pl.Series([""]))[0])
         first = np.arange(len(shards))
         first[same.rows] = same.first
         rows, keys, width = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], 0

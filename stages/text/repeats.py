@@ -1,9 +1,11 @@
 """Keys that more than one row has: the number of rows with each, and the first of them. Sorted keys, looked up."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+from stages import columns
 from stages.text.compiled import Kernels
 from stages.text.shards import Rows
 from stages.text.shingles import Keys, Words
@@ -15,21 +17,18 @@ Shard = tuple[Rows, Keys]
 Table = tuple[Keys, Rows, int]
 """Sorted keys and their prefix index."""
 
-AT_ONCE = 1 << 25
-"""Maximum number of keys sorted at once: 256 MB."""
-
 
 class Repeats:
     """The keys that more than one row has.
 
-    `shards` gives the pairs of each shard, in order, and is called more than once; `size` is the number of all pairs.
-    Memory: that of `find_repeats`, and 24 bytes per repeated key.
+    `shards` gives the pairs of each shard, in order, and is called more than once. Memory: that of the prefix index, 4
+    bytes per repeated key; files in `folder` of 8 bytes per key, and 24 per repeated key.
     """
 
-    def __init__(self, shards: Callable[[], Iterator[Shard]], size: int) -> None:
-        self.keys, self.counts = find_repeats(lambda: (keys for _, keys in shards()), size)
+    def __init__(self, shards: Callable[[], Iterator[Shard]], folder: Path | None = None) -> None:
+        self.keys, self.counts = find_repeats(lambda: (keys for _, keys in shards()), folder)
         self._table = (self.keys, *prefix_index(self.keys))
-        self.firsts = np.full(len(self.keys), -1, np.int64)
+        self.firsts = columns.full(len(self.keys), -1, np.int64, folder)
         for rows, keys in shards():
             at = find(keys, *self._table)
             new = np.flatnonzero(at >= 0)[::-1]  # backwards, so that the first row of a key is written last
@@ -45,30 +44,27 @@ class Repeats:
         return counts, firsts
 
 
-def find_repeats(shards: Callable[[], Iterator[Keys]], size: int, at_once: int = AT_ONCE) -> tuple[Keys, Rows]:
-    """Keys that occur more than once, sorted, and how often each occurs.
+def find_repeats(shards: Callable[[], Iterator[Keys]], folder: Path | None = None) -> tuple[Keys, Rows]:
+    """Keys that occur more than once, sorted, and how often each occurs; `shards` gives the keys of each shard.
 
-    The keys are uniform hashes. They are sorted by their top bits, in as many passes as hold about `at_once` in memory:
-    8 bytes per key, and 17 more per repetition. `shards` gives the keys of each shard, `size` of them in all.
+    All keys are sorted in a file in `folder`, 8 bytes per key; the repeated ones are in files, 16 bytes for each.
     """
-    bits = max(0, (size - 1) // at_once).bit_length()
-    parts = [_find_in_part(shards(), size, part, bits) for part in range(1 << bits)]
-    return np.concatenate([keys for keys, _ in parts]), np.concatenate([counts for _, counts in parts])
+    ordered = columns.write(shards(), np.uint64, folder)
+    ordered.sort()
+    last = len(ordered) - 1
 
+    def repeated() -> Iterator[Keys]:
+        for here in columns.chunks(len(ordered)):
+            at = np.arange(here.start, here.stop)
+            begins = (ordered[at] != ordered[at - 1]) | (at == 0)
+            yield ordered[here][begins & (ordered[at] == ordered[np.minimum(at + 1, last)]) & (at < last)]
 
-def _find_in_part(shards: Iterator[Keys], size: int, part: int, bits: int) -> tuple[Keys, Rows]:
-    """The repeated keys whose top bits are `part`."""
-    if bits:
-        shift = np.uint64(64 - bits)
-        every = np.concatenate([np.empty(0, np.uint64), *(keys[keys >> shift == part] for keys in shards)])
-    else:
-        every, filled = np.empty(size, np.uint64), 0
-        for keys in shards:
-            every[filled : filled + len(keys)] = keys
-            filled += len(keys)
-    every.sort()
-    values, counts = np.unique(every[1:][every[1:] == every[:-1]], return_counts=True)
-    return values, counts + 1
+    def counts() -> Iterator[Rows]:
+        for here in columns.chunks(len(keys)):
+            yield np.searchsorted(ordered, keys[here], "right") - np.searchsorted(ordered, keys[here])
+
+    keys = columns.write(repeated(), np.uint64, folder)
+    return keys, columns.write(counts(), np.int64, folder)
 
 
 def prefix_index(keys: Keys) -> tuple[Rows, int]:

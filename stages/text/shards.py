@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages.files import in_file, mapped, read_frame, rows
+from stages import columns
+from stages.files import mapped, read_frame, rows
 from stages.text.messages import whole_texts
 
 Rows = NDArray[np.int64]
@@ -73,10 +74,11 @@ class Ids:
     def __init__(self, shards: Shards, *rows: Rows) -> None:
         import pyarrow as pa
 
-        chosen, total = np.zeros(len(shards), np.bool_), 0
+        chosen, total = columns.full(len(shards), 0, np.bool_, shards.folder), 0
         for some in rows:
             chosen[some.ravel()] = True
-        self._rows = in_file(np.flatnonzero(chosen), shards.folder)
+        numbers = (here.start + np.flatnonzero(chosen[here]) for here in columns.chunks(len(chosen)))
+        self._rows = columns.write(numbers, np.int64, shards.folder)
         with tempfile.TemporaryFile(dir=shards.folder) as text, tempfile.TemporaryFile(dir=shards.folder) as ends:
             ends.write(np.zeros(1, np.int64).data)
             for at, (begin, end) in enumerate(pairwise(shards.starts)):

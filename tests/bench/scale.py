@@ -3,7 +3,7 @@
     python -m tests.bench.scale 100000 300000 1000000                    stages heuristics, language, dedup, ppl
     python -m tests.bench.scale 100000 300000 --stages dedup --report    and of the report
 
-The table comes at the end; what a size used is on stderr as soon as it is known.
+The table comes at the end; what a step used is on stderr as soon as the next one begins.
 
 A conversation is two to eight messages, each drawn at random from real ones (the embedded corpus, and UltraChat-like
 conversations of the test data, without which the bench does not run), with 8 % of its words replaced by others. 2 % are
@@ -165,6 +165,8 @@ class Watch:
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
+            if self.step and self.step != line.strip():
+                sys.stderr.write(f"{self.step}: {self.steps[self.step]}\n")
             self.step = line.strip()
 
     def _look(self) -> None:
@@ -215,7 +217,6 @@ def measure(count: int, stages: str, workers: int, *, report: bool) -> dict[str,
         words = [sys.executable, "-c", *command]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         used = Watch(subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)).watch()
-        sys.stderr.writelines(f"{count:,} {step}: {use}\n" for step, use in used.items())
         steps |= used
     shutil.rmtree(out)
     shutil.rmtree(f"{out}-report", ignore_errors=True)

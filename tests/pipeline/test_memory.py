@@ -130,7 +130,7 @@ def write(folder, shards):
 
 def dedup(shards):
     folder = Path(sys.argv[1]) / str(len(shards))
-    how = {{"cluster": 0.75, "max_cluster": 0.05, "turn_jaccard": 0.75, "at_once": 1 << 14}}
+    how = {{"cluster": 0.75, "max_cluster": 0.05, "turn_jaccard": 0.75}}
     merge(shards, shards, folder, Dedup().matching, **how)
 
 folder = Path(sys.argv[1])

@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.rules import KeepBest, Pairs, decide
+from stages import columns
 from stages.dedup import Dedup
 from stages.dedup.bands import chance
+from stages.dedup.groups import equal_rows
 from stages.dedup.merge import merge
 from stages.stage import StageParameterError, StageRefusedError
 from tests.stages.dedup_reference import SHARED, jaccard, pairs, run, same, shingles
@@ -320,15 +322,41 @@ def test_plagiarised_answers(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 40), st.integers(1, 50))
-def test_keys_sorted_in_parts_give_the_same_files(seed: int, size: int, at_once: int) -> None:
-    """However few keys are in memory at once, every file of the merge has the same bytes."""
+def test_columns_read_in_chunks_give_the_same_files(seed: int, size: int, chunk: int) -> None:
+    """However little of a column is in memory at once, every file of the merge has the same bytes."""
     stage = Dedup()
     with TemporaryDirectory() as name:
         whole, parts = Path(name) / "whole", Path(name) / "parts"
         run(whole, corpus(seed, size), shards=3)
         raw, measured = (sorted(folder.glob("*.parquet")) for folder in (whole / "raw", whole))
         measured = [path for path in measured if path.stem.isdigit()]
-        merge(raw, measured, parts, stage.matching, cluster=0.75, max_cluster=0.05, turn_jaccard=0.75, at_once=at_once)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(columns, "CHUNK", chunk)
+            merge(raw, measured, parts, stage.matching, cluster=0.75, max_cluster=0.05, turn_jaccard=0.75)
         for path in (*parts.glob("merged/*"), parts / "dedup.parquet", parts / "dedup.json"):
             assert path.read_bytes() == (whole / path.relative_to(parts)).read_bytes()
         assert len(list(parts.glob("merged/*"))) == 3
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 1 << 63, (1 << 64) - 1]), st.integers(0, 2)), max_size=30),
+    st.integers(1, 9),
+)
+def test_copies_are_rows_with_both_halves_of_a_key(keys: list[tuple[int, int]], chunk: int) -> None:
+    """Groups and their sizes are those of a dictionary, also where only the first or the second halves are equal."""
+    rows = [3 * at for at in range(len(keys))]
+    of: dict[tuple[int, int], list[int]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        of.setdefault(key, []).append(row)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "CHUNK", chunk)
+        members = np.array([(row, *key) for row, key in zip(rows, keys, strict=True)], np.uint64).reshape(-1, 3)
+        groups = equal_rows(members, None)
+        largest, later = groups.largest(2), groups.later()
+    first, sizes = groups.between(0, 3 * len(keys))
+    assert first[::3].tolist() == [of[key][0] for key in keys]
+    assert sizes[::3].tolist() == [len(of[key]) for key in keys]
+    several = sorted((-len(some), some[0]) for some in of.values() if len(some) > 1)
+    assert largest == [(first, -size) for size, first in several[:2]]
+    assert later == len(keys) - len(of)

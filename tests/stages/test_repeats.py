@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.text.repeats import Repeats, Shard, find_repeats, prefix_index
-from stages.text.shingles import Keys
 
 keys = st.one_of(st.integers(0, 5), st.integers((1 << 64) - 3, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 
@@ -31,7 +30,7 @@ def test_repeats_are_those_of_a_counter(made: list[list[set[int]]]) -> None:
             yield rows, np.array([key for row in shard for key in sorted(row)], np.uint64)
             start += len(shard)
 
-    found = Repeats(shards, sum(count.values()))
+    found = Repeats(shards)
     asked = np.array([*count, 77], np.uint64)
     counts, firsts = found.of(asked)
     for key, many, row in zip(asked.tolist(), counts.tolist(), firsts.tolist(), strict=True):
@@ -49,20 +48,15 @@ def test_a_directory_says_where_each_key_is(made: list[int]) -> None:
     assert starts[-1] == len(every)
 
 
-def test_memory_is_eight_bytes_a_key_and_less_by_partition() -> None:
-    """Two million keys: 12 bytes each at most in one pass, 3 in eight."""
+def test_keys_are_sorted_in_files() -> None:
+    """Two million keys take less than two bytes each."""
     draw = np.random.default_rng(3)
     every = [draw.integers(0, 1 << 64, 40_000, np.uint64) for _ in range(50)]
     every[7][:100] = every[3][:100]
-
-    def shards() -> Iterator[Keys]:
-        yield from every
-
-    for at_once, bytes_a_key in ((1 << 25, 12), (250_000, 3)):
-        tracemalloc.start()
-        found, counts = find_repeats(shards, 2_000_000, at_once)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert found.tolist() == sorted(every[3][:100].tolist())
-        assert set(counts) == {2}
-        assert peak < bytes_a_key * 2_000_000
+    tracemalloc.start()
+    found, counts = find_repeats(lambda: iter(every))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.tolist() == sorted(every[3][:100].tolist())
+    assert set(counts.tolist()) == {2}
+    assert peak < 2 * 2_000_000
