@@ -198,6 +198,13 @@ def test_a_search_goes_on_where_it_stopped(found: Search, here: Path, monkeypatc
     assert [one.numbers for one in again.trials] == [one.numbers for one in found.trials[: TRIED - 2]]
 
 
+def test_the_page_of_the_test_says_its_own_command(found: Search) -> None:
+    """The options of the search that size the test are options of that comparison."""
+    assert found.comparison.command.endswith("target/test.parquet --seeds 4 --test-tokens 6000 --screen")
+    assert searching._flags(TrainingOptions(budgets=(2000, 4000))) == ("--budgets", "2000,4000")  # noqa: SLF001
+    assert searching._flags(TrainingOptions()) == ()  # noqa: SLF001
+
+
 def test_workers_do_not_change_a_number(found: Search, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search in another folder, with two workers, and with as many plans as the minutes allow."""
     monkeypatch.setattr(searching, "confirm", lambda *_: found.comparison)
