@@ -322,8 +322,9 @@ def confirmation(picked: Trial, compared: Comparison) -> Confirmation:
     raw = next((one for one in compared.scored if one.test.name == f"{RAW}-test"), None)
     network = compared.networks[0].kind if compared.networks else None
     finding, choice = Finding.of(primary, raw, screened), primary.choice
-    beyond = Estimate(choice.ln_ratio if finding else None, choice.interval)
-    return Confirmation(picked.key, picked.name, network, finding, beyond, compared.verdict.sentence)
+    beyond, power = Estimate(choice.ln_ratio if finding else None, choice.interval), primary.differences.get("power")
+    budget = None if power is None else round(power.budget)
+    return Confirmation(picked.key, picked.name, network, finding, beyond, compared.verdict.sentence, budget)
 
 
 def remember(confirmed: Confirmation, path: Path) -> list[Confirmation]:
