@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.rules import Pairs
+from pipeline.rules import Pairs, column_of
 from stages import columns
 from stages.files import Frames, mapped
-from stages.stage import PAIRS
+from stages.stage import COSINES, PAIRS
 
 MAX_PARTNERS = 1 << 16
 """About the number of conversations in a bin, which takes 400 bytes of memory for each, and 100 per pair."""
@@ -57,7 +57,7 @@ class Duplicates:
         self._rows, self._frames = self._file(), list[Frames]()
         with self._file() as hashes:
             for kind, parts in near.items():
-                frames = Frames(folder, PAIRS)
+                frames = Frames(folder, COSINES if column_of(kind) in COSINES else PAIRS)
                 for some in parts:
                     frames.add(some)
                     hashes.write(pl.concat([some["id"], some["other"]]).hash().to_numpy().data)

@@ -216,7 +216,7 @@ def _table(rule: Rule | Repair) -> dict[str, Any]:
 ADDED = "--drop"
 """The `because` of a rule that --drop added; the next `refine decide` starts without it."""
 
-RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cut", "repairs"}
+RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cosine", "cut", "repairs"}
 """Columns of the decisions and of repaired rows, which no signal or rule may be named after."""
 
 _RULES: dict[str, type[Drop | KeepBest | KeepTop]] = {"drop": Drop, "keep_best": KeepBest, "keep_top": KeepTop}

@@ -18,8 +18,13 @@ MAX_LISTED = 20
 
 
 def measure_of(kind: str) -> str:
-    """What the column `jaccard` of a kind of pairs holds: a Jaccard, or for `semantic` a cosine."""
+    """How a kind of pairs is measured: by their Jaccard, or for `semantic` by their cosine."""
     return "cosine" if kind == "semantic" else "Jaccard"
+
+
+def column_of(kind: str) -> str:
+    """The column of a kind of pairs with this measure, `jaccard` or `cosine`."""
+    return measure_of(kind).lower()
 
 
 class RuleError(ValueError):
@@ -55,7 +60,8 @@ class KeepBest:
     """Keep the best of conversations that are duplicates of each other.
 
     The rows that no `Drop` rule dropped are visited best first. A row is dropped if it pairs with a row already kept at
-    a Jaccard at or above `at_least`. So no two kept rows are duplicates, and every dropped row has a kept duplicate.
+    a Jaccard, or cosine, at or above `at_least`. So no two kept rows are duplicates, and every dropped row has a kept
+    duplicate.
     """
 
     reason: str
@@ -66,12 +72,17 @@ class KeepBest:
     @property
     def where(self) -> str:
         """The rule in words."""
-        return f"{self.pairs} pair with a better one at {self.measure.lower()} >= {self.at_least:g}"
+        return f"{self.pairs} pair with a better one at {self.column} >= {self.at_least:g}"
 
     @property
     def measure(self) -> str:
-        """What `at_least` and the column `jaccard` are for these pairs."""
+        """What `at_least` is for these pairs."""
         return measure_of(self.pairs)
+
+    @property
+    def column(self) -> str:
+        """The column with the measure of these pairs."""
+        return column_of(self.pairs)
 
 
 @dataclass(frozen=True)
@@ -147,7 +158,7 @@ class Pairs:
     first: pl.Series
     """Per conversation, the id of the first exact copy of its text, which may be its own."""
     near: pl.DataFrame
-    """id, other, jaccard: near-duplicates among these first copies."""
+    """id, other, and jaccard or cosine: near-duplicates among these first copies."""
 
 
 def check(rules: Sequence[Rule], order: Sequence[str], signals: pl.Schema, pairs: Sequence[str]) -> None:
@@ -248,7 +259,8 @@ def decide(
     Returns:
         id, keep, reason (null if kept), duplicate_of, jaccard, and one boolean per rule, named by its reason. A `Drop`
         rule fires whatever the other rules do; `KeepBest` and `KeepTop` rules see only what the rules before them keep.
-        With a `KeepTop` rule there is also `cut`, the value of the last conversation that it took (of the same group).
+        With a `KeepBest` rule over pairs of `semantic` there is also `cosine`, and what it drops has no `jaccard`. With
+        a `KeepTop` rule there is also `cut`, the value of the last conversation that it took (of the same group).
     """
     answers = {rule.reason: rule.apply(signals) for rule in rules if isinstance(rule, Drop)}
     duplicates = find_duplicates(signals, answers, pairs, rules, order)
@@ -330,8 +342,8 @@ def find_duplicates(
 ) -> pl.DataFrame:
     """The rows that `KeepBest` rules drop: row, best (the rule's reason), duplicate_of, jaccard; in the order of rows.
 
-    `answers` are those of the `Drop` rules, by reason. Conversations without a duplicate need not be among `signals`;
-    all that are paired with one of them must be.
+    With a rule over pairs of `semantic` there is also `cosine`. `answers` are those of the `Drop` rules, by reason.
+    Conversations without a duplicate need not be among `signals`; all that are paired with one of them must be.
     """
     alive = ~_any([answers[rule.reason] for rule in rules if isinstance(rule, Drop)], signals.height)
     kinds = [(rule, pairs[rule.pairs]) for rule in rules if isinstance(rule, KeepBest)]
@@ -354,8 +366,8 @@ def conclude(
     names = [f"rule{i}" for i in range(len(ordered))]  # a reason may be any text, even a pattern of columns
     rows = duplicates["row"]
     columns = {
-        name: pl.repeat(None, len(ids), dtype=duplicates[name].dtype, eager=True).scatter(rows, duplicates[name])
-        for name in ("best", "duplicate_of", "jaccard")
+        name: pl.repeat(None, len(ids), dtype=kind, eager=True).scatter(rows, duplicates[name])
+        for name, kind in duplicates.drop("row").schema.items()
     }
     fires = {
         name: columns["best"] == rule.reason if isinstance(rule, KeepBest) else answers[rule.reason]
@@ -364,7 +376,7 @@ def conclude(
     decided = pl.DataFrame({"id": ids, **columns, **fires}).with_columns(pl.col(names).fill_null(value=False))
     reasons = (pl.when(pl.col(name)).then(pl.lit(rule.reason)) for rule, name in zip(ordered, names, strict=True))
     reason = pl.coalesce(pl.lit(None, pl.String), *reasons)
-    first = ["id", "keep", "reason", "duplicate_of", "jaccard"]
+    first = ["id", "keep", "reason", *(name for name in columns if name != "best")]
     if any(isinstance(rule, KeepTop) for rule in rules):
         decided, first = decided.with_columns(cut=cuts), [*first, "cut"]
     renamed = {name: rule.reason for rule, name in zip(ordered, names, strict=True)}
@@ -405,12 +417,17 @@ def _walk(best_first: Sequence[int], kinds: Sequence[tuple[KeepBest, Pairs]], id
             for (_, group, _), kept_of in zip(graphs, kept, strict=True):
                 kept_of[group[row]] = row
     dropped.sort()
+    column = {rule.reason: rule.column for rule, _ in kinds}
+    values = {
+        name: [value if column[reason] == name else None for _, reason, _, value in dropped]
+        for name in dict.fromkeys(["jaccard", *column.values()])
+    }
     return pl.DataFrame(
         {
             "row": pl.Series([row for row, *_ in dropped], dtype=pl.Int64),
             "best": pl.Series([reason for _, reason, *_ in dropped], dtype=pl.String),
             "duplicate_of": ids.gather([other for _, _, other, _ in dropped]),
-            "jaccard": pl.Series([jaccard for *_, jaccard in dropped], dtype=pl.Float32),
+            **{name: pl.Series(of_measure, dtype=pl.Float32) for name, of_measure in values.items()},
         }
     )
 
@@ -424,18 +441,18 @@ def _graph(rule: KeepBest, pairs: Pairs, ids: pl.Series) -> tuple[Sequence[int],
     group = pairs.first.to_frame("id").join(rows, on="id", how="left", maintain_order="left")["row"]
     if group.null_count():
         raise RuleError(f"rule {rule.reason!r}: pairs {rule.pairs!r} name conversations that are not in the run")
-    near = pairs.near.filter(pl.col("jaccard") >= rule.at_least)
+    near = pairs.near.filter(pl.col(rule.column) >= rule.at_least)
     near = near.join(rows, on="id").join(rows.rename({"id": "other", "row": "other_row"}), on="other")
     neighbours: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
-    for a, b, jaccard in near.select("row", "other_row", "jaccard").iter_rows():
-        neighbours[a].append((b, jaccard))
-        neighbours[b].append((a, jaccard))
+    for a, b, alike in near.select("row", "other_row", rule.column).iter_rows():
+        neighbours[a].append((b, alike))
+        neighbours[b].append((a, alike))
     return group.to_list(), neighbours
 
 
 def _kept_duplicate(group: int, near: Near, kept_of: Mapping[int, int]) -> tuple[int, float] | None:
-    """The nearest kept row that pairs with this group, and its Jaccard; of several, the first in the corpus."""
+    """The nearest kept row that pairs with this group, and how alike they are; of several, the first in the corpus."""
     if group in kept_of:
         return kept_of[group], 1.0
-    candidates = [(kept_of[other], jaccard) for other, jaccard in near.get(group, ()) if other in kept_of]
+    candidates = [(kept_of[other], alike) for other, alike in near.get(group, ()) if other in kept_of]
     return max(candidates, key=lambda pair: (pair[1], -pair[0]), default=None)

@@ -125,13 +125,14 @@ class _Task:
     def _rejected(self, raw: pl.DataFrame, decisions: pl.DataFrame, shard: str) -> pl.DataFrame:
         read = sorted({c for rule in self.plan.rules if not isinstance(rule, KeepBest) for c in rule.columns()})
         seen = signals_of(self.plan, self.store, shard, read).drop("id")
+        alike = ["duplicate_of", "jaccard", *({"cosine"} & set(decisions.columns))]
         frame = (
             raw.select(*_first(raw), *_origin(raw))
-            .hstack(decisions.select("reason", "duplicate_of", "jaccard", *({"cut"} & set(decisions.columns))))
+            .hstack(decisions.select("reason", *alike, *({"cut"} & set(decisions.columns))))
             .hstack(seen)
         )
         values = {
-            rule.reason: ["duplicate_of", "jaccard"]
+            rule.reason: ["duplicate_of", rule.column]
             if isinstance(rule, KeepBest)
             else [*rule.columns(), *(["cut"] if isinstance(rule, KeepTop) else [])]
             for rule in self.plan.rules
@@ -140,7 +141,7 @@ class _Task:
             rule=_by_reason({rule.reason: pl.lit(rule.where) for rule in self.plan.rules}),
             values=_by_reason({reason: pl.struct(names).struct.json_encode() for reason, names in values.items()}),
         )
-        columns = (*_first(raw), "reason", "rule", "values", "duplicate_of", "jaccard", *_origin(raw))
+        columns = (*_first(raw), "reason", "rule", "values", *alike, *_origin(raw))
         return frame.select(columns).filter(~decisions["keep"])
 
 

@@ -51,6 +51,9 @@ with the role "text"."""
 PAIRS = pl.Schema({"id": pl.String(), "other": pl.String(), "jaccard": pl.Float32()})
 """Columns of a file of near-duplicates."""
 
+COSINES = pl.Schema({"id": pl.String(), "other": pl.String(), "cosine": pl.Float32()})
+"""Columns of `semantic.parquet`, the near-duplicates by meaning."""
+
 Measure = Callable[[pl.DataFrame], pl.DataFrame]
 
 

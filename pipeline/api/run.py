@@ -71,7 +71,10 @@ class Run(Display):
 
     @property
     def decisions(self) -> pl.LazyFrame:
-        """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation."""
+        """id, keep, reason, duplicate_of, jaccard and a boolean per rule, a row per conversation.
+
+        With a rule that keeps the best of pairs of `semantic` also `cosine`, with one that keeps the first `cut`.
+        """
         return scan(self.store, "decisions")
 
     @property

@@ -6,7 +6,7 @@ from typing import cast
 
 from pipeline import plan as planning
 from pipeline import sources, terminal
-from pipeline.api.compare import text, words
+from pipeline.api.compare import text, token_counts, words
 from pipeline.api.run import Run
 from pipeline.compare.data import TrainingOptions
 from pipeline.ingest import Limits
@@ -28,6 +28,8 @@ def search(
     shares: str | Sequence[float] = "0.2,0.1,0.4,0.05",
     goal: str = "token",
     screen: bool = False,
+    budgets: str | Sequence[int] | None = None,
+    seeds: int | None = None,
     out: Path | str | None = None,
     workers: int = 0,
     test_tokens: int = 100_000,
@@ -50,6 +52,9 @@ def search(
         shares: shares of the conversations to select, as a list or comma-separated, in the order of trying.
         goal: "token" for the best corpus per token, "corpus" for the best one if each is read to its end.
         screen: test the picked plan by n-gram models too, in the place of networks.
+        budgets: training tokens of the test; by default 6,250 to 200,000, each twice the previous one; half of that for
+            a screen.
+        seeds: training runs per budget of the test; by default 25 for all budgets together, and 24 of a screen.
         out: folder of the search, which the same call continues; by default one in data/experiments/.
         workers: worker processes and parallel training runs; 0: one per core.
         test_tokens: tokens of the development and of the test part of the target.
@@ -75,7 +80,13 @@ def search(
         goal=goal_named(goal),
         limits=Limits(limit=limit, shape=shape),
         out=None if out is None else Path(out),
-        training=TrainingOptions(choices=Choices(test_tokens=test_tokens), screen=screen, workers=workers),
+        training=TrainingOptions(
+            choices=Choices(test_tokens=test_tokens),
+            budgets=token_counts(budgets),
+            seeds=seeds,
+            screen=screen,
+            workers=workers,
+        ),
         words=words("search", search, given, ("source",)),
     )
     with terminal.progress(show=progress):

@@ -632,6 +632,8 @@ def search(
     screen: Annotated[
         bool, typer.Option("--screen", "--quick", help="Test the picked plan by n-gram models too, without networks.")
     ] = False,
+    budgets: o.Budgets = None,
+    seeds: o.Seeds = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -656,6 +658,7 @@ def search(
     from pipeline import plan as planning
     from pipeline import search as searching
     from pipeline import sources
+    from pipeline.api.compare import token_counts
     from pipeline.api.search import goal_named, numbers
     from pipeline.compare.data import TrainingOptions
     from pipeline.ingest import Limits
@@ -672,7 +675,13 @@ def search(
         goal=goal_named(goal),
         limits=Limits(limit=limit, shape=shape),
         out=out,
-        training=TrainingOptions(choices=Choices(test_tokens=test_tokens), screen=screen, workers=workers),
+        training=TrainingOptions(
+            choices=Choices(test_tokens=test_tokens),
+            budgets=token_counts(budgets),
+            seeds=seeds,
+            screen=screen,
+            workers=workers,
+        ),
         words=tuple(sys.argv[1:]),
     )
     print_search(searching.search(options), as_json=as_json)

@@ -159,8 +159,8 @@ def _print(out: Console, row: dict[str, Any], cut: int | None) -> None:
         out.print(Text(safe(f"repaired: {change['trim']}, at turn {change['turn']} were:"), style="green"))
         _print_messages(out, json.loads(change["removed"]), cut)
     if row.get("duplicate_of"):
-        measure = "cosine" if " at cosine >= " in (row.get("rule") or "") else "jaccard"
-        out.print(Text(safe(f"kept instead: {row['duplicate_of']} ({measure} {row['jaccard']:.3f})"), style="green"))
+        measure = "jaccard" if row.get("cosine") is None else "cosine"
+        out.print(Text(safe(f"kept instead: {row['duplicate_of']} ({measure} {row[measure]:.3f})"), style="green"))
         if "kept" in row:
             _print_messages(out, row["kept"]["messages"], cut)
             out.print(_difference(_words(row), _words(row["kept"])))

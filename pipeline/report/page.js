@@ -215,7 +215,7 @@
   }
 
   function instead(one) {
-    const line = element("p", "why", `kept instead (${one.measure} ${one.jaccard}): `);
+    const line = element("p", "why", `kept instead (${one.alike}): `);
     const there = data.examples.some((other) => other.id === one.duplicate_of);
     const link = element(there ? "button" : "span", there ? "link id" : "id", one.duplicate_of);
     if (there) {

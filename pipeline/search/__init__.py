@@ -41,6 +41,7 @@ from pipeline.store import Store, read_json
 from pipeline.terminal import ProgressReporter, say
 from stages.files import read_frame, save, save_json
 from trainer.prepare.arms import ArmsError, Union, distinct
+from trainer.prepare.choices import Choices
 
 BATCH = 6
 """Candidates whose models are learned together; between batches the time is looked at."""
@@ -233,8 +234,7 @@ class Trials:
 def confirm(options: SearchOptions, store: Store, divided: Parts, folder: Path, place: Path) -> Comparison:
     """Compare raw with what the plan of a run selects, on the test part of the target."""
     test = str(divided.file("test"))
-    words = ("compare", "raw", "refined", "--run", str(store.folder), "--target", test)
-    screen = ("--screen",) if options.training.screen else ()
+    words = ("compare", "raw", "refined", "--run", str(store.folder), "--target", test, *_flags(options.training))
     kept = read_json(store.manifest)["counts"]
     say(f"refine: {kept['refined']:,} of {kept['ingested']:,} conversations are selected; now the test of that ...")
     name = trying.digest(_refined(store))
@@ -245,10 +245,22 @@ def confirm(options: SearchOptions, store: Store, divided: Parts, folder: Path, 
             out=place.with_name(f"{place.name}-confirmation"),
             training=training,
             hub=HubOptions(),
-            words=(*words, *screen),
+            words=words,
             target=test,
         )
     )
+
+
+def _flags(training: TrainingOptions) -> tuple[str, ...]:
+    """The options of a confirmation as `refine compare` takes them, but for those that have their default."""
+    tokens = training.choices.test_tokens
+    given = {
+        "--budgets": ",".join(map(str, training.budgets or ())),
+        "--seeds": training.seeds,
+        "--test-tokens": tokens if tokens != Choices().test_tokens else None,
+    }
+    flags = [word for flag, value in given.items() if value for word in (flag, str(value))]
+    return (*flags, "--screen") if training.screen else tuple(flags)
 
 
 def _refined(store: Store) -> Mask:
@@ -310,8 +322,9 @@ def confirmation(picked: Trial, compared: Comparison) -> Confirmation:
     raw = next((one for one in compared.scored if one.test.name == f"{RAW}-test"), None)
     network = compared.networks[0].kind if compared.networks else None
     finding, choice = Finding.of(primary, raw, screened), primary.choice
-    beyond = Estimate(choice.ln_ratio if finding else None, choice.interval)
-    return Confirmation(picked.key, picked.name, network, finding, beyond, compared.verdict.sentence)
+    beyond, power = Estimate(choice.ln_ratio if finding else None, choice.interval), primary.differences.get("power")
+    budget = None if power is None else round(power.budget)
+    return Confirmation(picked.key, picked.name, network, finding, beyond, compared.verdict.sentence, budget)
 
 
 def remember(confirmed: Confirmation, path: Path) -> list[Confirmation]:

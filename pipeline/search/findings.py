@@ -165,6 +165,7 @@ class Confirmation:
         finding: None if no law could be fitted.
         choice: ln of the PPL ratio on the target per token, beyond random rules that drop as much.
         verdict: of the comparison, in sentences.
+        budget: training tokens after which both corpora are compared; None if no law could be fitted.
     """
 
     key: str
@@ -173,17 +174,19 @@ class Confirmation:
     finding: Finding | None
     choice: Estimate
     verdict: str
+    budget: int | None = None
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Self:
         """A confirmation from JSON; a KeyError or TypeError if it is none."""
         finding = None if row["finding"] is None else Finding.parse(row["finding"])
-        return cls(row["key"], row["name"], row["network"], finding, Estimate.parse(row["choice"]), row["verdict"])
+        choice = Estimate.parse(row["choice"])
+        return cls(row["key"], row["name"], row["network"], finding, choice, row["verdict"], row.get("budget"))
 
     @property
     def numbers(self) -> dict[str, Any]:
         """The confirmation for a script."""
-        row = {key: getattr(self, key) for key in ("key", "name", "network", "verdict")}
+        row = {key: getattr(self, key) for key in ("key", "name", "network", "verdict", "budget")}
         row |= level_numbers("choice", self.choice.value, self.choice.ends)
         return row | (self.finding.numbers if self.finding else {})
 

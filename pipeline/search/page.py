@@ -75,15 +75,16 @@ def luck(found: Search) -> str:
 
 def sides(found: Search) -> HeadAndRows:
     """The picked plan on both parts of the target, and other plans that were tested before."""
-    head = ("part of the target", "plan", "models", *HEAD, "beyond random rules")
+    head = ("part of the target", "plan", "models", "tokens", *HEAD, "beyond random rules")
     one = found.picked
     cells = one.finding.cells if one.finding else ("-",) * len(HEAD)
-    rows: Rows = [("development, which chose it", visible(one.name, 80), "n-grams", *cells, "-")]
+    rows: Rows = [("development, which chose it", visible(one.name, 80), "n-grams", f"{found.budget:,}", *cells, "-")]
     for each in (*found.before, found.confirmed):
         part = "test" if each is found.confirmed else "test, before"
         models = "n-grams" if each.network is None else KINDS[each.network].label
         cells = each.finding.cells if each.finding else ("-",) * len(HEAD)
-        rows.append((part, visible(each.name, 80), models, *cells, each.choice.change))
+        tokens = "-" if each.budget is None else f"{each.budget:,}"
+        rows.append((part, visible(each.name, 80), models, tokens, *cells, each.choice.change))
     return head, rows
 
 

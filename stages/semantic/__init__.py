@@ -32,8 +32,8 @@ class Semantic(GlobalStage):
     compared. Of more, those in the 8 nearest cells of an inverted file are (spherical k-means). Clusters are spherical
     k-means too.
 
-    The merge writes `semantic.parquet`, pairs of conversations whose column `jaccard` holds the cosine, and
-    `semantic.json`: counts, and the clusters with their words and an example.
+    The merge writes `semantic.parquet`, pairs of conversations with their cosine, and `semantic.json`: counts, and the
+    clusters with their words and an example.
 
     Signals:
         semantic_key, semantic_check: 128-bit hash of the words of the text.
@@ -63,6 +63,7 @@ class Semantic(GlobalStage):
     neighbours: int = 256
     clusters: int = 0
 
+    version: ClassVar[int] = 2
     summary: ClassVar[str] = "near-duplicates by meaning, as pairs with their cosine, and clusters of meaning"
     reads: ClassVar[tuple[str, ...]] = ("prompt", "messages", "text", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(

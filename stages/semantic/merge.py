@@ -16,7 +16,7 @@ from stages.files import read_frame, save_frame, save_json, scratch, zeros
 from stages.semantic import pairs
 from stages.semantic.cells import Floats, centres, nearest, unit_scales
 from stages.semantic.vectors import Vectors
-from stages.stage import PAIRS
+from stages.stage import COSINES
 from stages.text.messages import by_row, spoken
 from stages.text.shards import Ids, Rows, Shards
 from stages.text.shingles import text_keys
@@ -113,8 +113,8 @@ def merge(raw: Sequence[Path], measured: Sequence[Path], folder: Path, search: S
         own["semantic_nearest"] = own["semantic_nearest"].set(own["semantic_nearest"] == 0, None)
         first = {"id": shards.ids(at), "semantic_copy_of": ids.of(corpus.first[here])}
         save_frame(folder / "merged" / path.name, pl.DataFrame({**first, **own}))
-    found = {"id": ids.of(rows[:, 0]), "other": ids.of(rows[:, 1]), "jaccard": near.cosine}
-    save_frame(folder / "semantic.parquet", pl.DataFrame(found, schema=PAIRS))
+    found = {"id": ids.of(rows[:, 0]), "other": ids.of(rows[:, 1]), "cosine": near.cosine}
+    save_frame(folder / "semantic.parquet", pl.DataFrame(found, schema=COSINES))
     summary = _summary(corpus, near, columns, search)
     summary["clusters"] = _described(shards, columns, heads, search.of)
     save_json(folder / "semantic.json", summary, indent=1, end="")

@@ -5,6 +5,7 @@ divided by clusters of near-duplicates: on one part the stages `target` and `qua
 on another. The selections keep the same share of the conversations: by either stage, at random, and as DSIR's own
 package draws it; `--dsir` names the Python of a venv with data-selection 1.0.3. The package gets the same texts and the
 same part of the target. Each selection is compared with the whole mixture by n-gram models in 24 orders.
+With `--write FOLDER` the mixture of one target is written there, for `refine search`, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -53,28 +54,39 @@ def package(folder: Path, count: int) -> None:
     (folder / "ids.json").write_text(json.dumps([json.loads(line)["id"] for line in lines]))
 
 
-def run(target: str, folder: Path) -> tuple[Any, Any, Any]:
-    """The parts of the target, the plan without rules, and the run of the mixture with its signals."""
+def write(target: str, folder: Path) -> None:
+    """Write the mixture: links to the files of chats, and the embedded corpus."""
     import polars as pl
 
+    from pipeline import sources
+    from pipeline.ingest import Limits, ingest
+    from pipeline.store import Store
+    from stages.files import read_frame, save_frame
+
+    folder.mkdir()
+    for name in MIXTURES[target]:
+        if name != target:
+            (folder / f"{name}.parquet").symlink_to(CHATS / f"{name}.parquet")
+    with tempfile.TemporaryDirectory(prefix="refine-mixtures-") as aside:
+        embedded = Store(Path(aside) / "run")
+        ingest(sources.find("chitchat"), embedded, Limits())
+        shards = [embedded.raw(shard) for shard in embedded.shards()]
+        rows = pl.concat(read_frame(shard, ["prompt", "messages", "source"]) for shard in shards)
+    save_frame(folder / "chitchat.parquet", rows)
+
+
+def run(target: str, folder: Path) -> tuple[Any, Any, Any]:
+    """The parts of the target, the plan without rules, and the run of the mixture with its signals."""
     from pipeline import plan as planning
     from pipeline import sources
     from pipeline.engine.local import Local
-    from pipeline.ingest import Limits, ingest
+    from pipeline.ingest import Limits
     from pipeline.run import ActiveRun
     from pipeline.search import parts
     from pipeline.search.candidates import base
     from pipeline.store import Store
-    from stages.files import read_frame, save_frame
 
-    (folder / "corpus").mkdir()
-    for name in MIXTURES[target]:
-        if name != target:
-            (folder / "corpus" / f"{name}.parquet").symlink_to(CHATS / f"{name}.parquet")
-    embedded = Store(folder / "embedded")
-    ingest(sources.find("chitchat"), embedded, Limits())
-    rows = pl.concat(read_frame(embedded.raw(shard), ["prompt", "messages", "source"]) for shard in embedded.shards())
-    save_frame(folder / "corpus" / "chitchat.parquet", rows)
+    write(target, folder / "corpus")
     divided = parts.divide(str(CHATS / f"{target}.parquet"), folder / "target")
     plan = base(planning.read({"stage": [{"use": "heuristics"}]}, "bench"), divided.file("fit"))
     store, source = Store(folder / "run"), sources.find(str(folder / "corpus"))
@@ -156,10 +168,14 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"targets, by default all: {', '.join(MIXTURES)}")
     parser.add_argument("--dsir")
     parser.add_argument("--share", type=float, default=0.1)
+    parser.add_argument("--write", type=Path, metavar="FOLDER")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
         package(Path(given.part[0]), int(given.part[1]))
+        return
+    if given.write:
+        write(given.names[0], given.write)
         return
     for name in given.names or MIXTURES:
         with tempfile.TemporaryDirectory(prefix="refine-mixtures-") as folder:

@@ -3,9 +3,10 @@
 The labels are in `second_reader_labels.csv`: plan and reason ("kept" or "kept pair" if nothing is dropped), corpus and
 id of a conversation, whether the reader would drop it (`drop`), and would do so knowing the reason (`informed`).
 Round 1 was blind: drops and kept conversations in random order, without plan and reason, a duplicate beside what stays.
-Round 2 was not: the reader looked at what the changed plan `strict` drops. Printed are shares by plan and reason with
-Clopper-Pearson intervals, and Cohen's kappa of rules and reader in round 1, and of both readers on the drops of
-UltraChat that both have labelled.
+Round 2 was not: the reader looked at what the changed plan `strict` drops. Rounds 3 and 4 are of another language
+model: round 3 was blind, of drops that no one had read, the middle of long ones left out; round 4 was not. Printed are
+shares by plan and reason with Clopper-Pearson intervals, and Cohen's kappa of rules and reader in round 1, and of both
+readers on the drops of UltraChat that both have labelled.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from pipeline.report import charts
 from pipeline.report.run import value
 from pipeline.report.run.bands import BandedRun, in_bands, split_by_cluster
 from pipeline.report.run.checks import Bounds, check
+from pipeline.report.run.examples import examples
 from pipeline.report.run.frame import kinds, read_run
 from stages.files import read_json
 from tests.conftest import call
@@ -112,6 +113,15 @@ def test_a_kept_duplicate_that_keep_top_drops_later_is_no_loss(made: tuple[Path,
     assert "at cosine 0.95" in checks["no two kept duplicates (semantic)"].found
     named = run.rows.filter(pl.col("reason").cast(pl.String) == "same_meaning")["duplicate_of"].drop_nulls()
     assert run.rows.filter(pl.col("id").is_in(named.implode()), ~pl.col("keep")).height > 0  # there is one
+
+
+def test_an_example_of_the_same_meaning_has_its_cosine(made: tuple[Path, BandedRun]) -> None:
+    """As the decisions have it, under the name of the measure."""
+    _, run = made
+    cosines = {row["id"]: row["cosine"] for row in run.rows.drop_nulls("duplicate_of").iter_rows(named=True)}
+    found = {one["id"]: one["alike"] for one in examples(run) if "alike" in one}
+    assert found
+    assert found == {name: f"cosine {round(cosines[name], 3)}" for name in found}
 
 
 def test_examples_of_clusters_are_not_shown_where_data_are_redacted(made: tuple[Path, BandedRun]) -> None:

@@ -23,7 +23,7 @@ from pipeline.compare.checks import UNSEEN
 from pipeline.compare.data import TrainingOptions
 from pipeline.plan import PlanError
 from pipeline.rules import KeepTop
-from pipeline.search import SearchOptions, parts
+from pipeline.search import SearchOptions, page, parts
 from pipeline.search import candidates as proposing
 from pipeline.search.candidates import Candidate
 from pipeline.search.findings import Confirmation, Estimate, Finding, Goal, Trial, best
@@ -196,6 +196,21 @@ def test_a_search_goes_on_where_it_stopped(found: Search, here: Path, monkeypatc
     monkeypatch.setattr(Development, "measure", lambda *_: pytest.fail("a trial was made again"))
     again = searching.search(options(here, "out", candidates=TRIED - 2))
     assert [one.numbers for one in again.trials] == [one.numbers for one in found.trials[: TRIED - 2]]
+
+
+def test_development_and_test_stand_side_by_side_with_their_tokens(found: Search) -> None:
+    """A test by networks is after fewer tokens than the trials, so each row says after how many."""
+    head, (tried, tested) = page.sides(found)
+    at = head.index("tokens")
+    assert tried[at] == f"{found.budget:,}"
+    assert f"at {tested[at]} tokens" in found.confirmed.verdict
+
+
+def test_the_page_of_the_test_says_its_own_command(found: Search) -> None:
+    """The options of the search that size the test are options of that comparison."""
+    assert found.comparison.command.endswith("target/test.parquet --seeds 4 --test-tokens 6000 --screen")
+    assert searching._flags(TrainingOptions(budgets=(2000, 4000))) == ("--budgets", "2000,4000")  # noqa: SLF001
+    assert searching._flags(TrainingOptions()) == ()  # noqa: SLF001
 
 
 def test_workers_do_not_change_a_number(found: Search, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

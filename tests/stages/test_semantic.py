@@ -15,7 +15,7 @@ from stages.semantic import Semantic, pairs, vectors
 from stages.semantic.cells import best, centres, nearest
 from stages.semantic.merge import text_of
 from stages.semantic.vectors import Static, Vectors, load, whole_numbers
-from stages.stage import PAIRS, MissingModelError, StageParameterError
+from stages.stage import COSINES, MissingModelError, StageParameterError
 from tests import strategies
 from tests.conftest import Refine
 
@@ -181,7 +181,7 @@ def test_copies_and_pairs_are_what_keep_best_reads(merged: tuple[Path, pl.DataFr
     assert first[10:15].to_list() == ids[0:10:2].to_list()
     assert first[:10].equals(ids[:10])
     assert first[15:].to_list() == [ids[15], ids[16], ids[16], ids[18], ids[19]]
-    assert near.schema == PAIRS
+    assert near.schema == COSINES
     assert {(one, other) for one, other, _ in near.iter_rows()} >= {(ids[i], ids[i + 1]) for i in range(0, 10, 2)}
     assert not set(ids[10:]) & set(near["id"].to_list() + near["other"].to_list())
     assert signals["semantic_nearest"][0] == 1  # it has a copy
@@ -226,8 +226,9 @@ def test_empty_cells_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_keeps_one_wording_and_balances_the_clusters(refine: Refine, tmp_path: Path) -> None:
-    """The rule says that it decides by a cosine, and what is shown of a dropped one too."""
+    """The rule says that it decides by a cosine, which decisions, rejected rows and what is shown of them name so."""
     rows = [{"messages": [{"role": "user", "content": text}]} for both in ASKED for text in both]
+    rows += [{"messages": [{"role": "user", "content": f"{ASKED[0][0]}"}, {"role": "assistant", "content": "Yes."}]}]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "plan.toml").write_text(
         """
@@ -235,6 +236,12 @@ def test_a_run_keeps_one_wording_and_balances_the_clusters(refine: Refine, tmp_p
         use = "semantic"
         floor = 0.6
         clusters = 5
+        [[stage]]
+        use = "dedup"
+        [[keep_best]]
+        reason = "same_prompt"
+        pairs = "prompt"
+        at_least = 1.0
         [[keep_best]]
         reason = "same_meaning"
         pairs = "semantic"
@@ -252,8 +259,29 @@ def test_a_run_keeps_one_wording_and_balances_the_clusters(refine: Refine, tmp_p
     kept = set(pl.read_parquet(tmp_path / "run" / "refined" / "*.parquet")["prompt"])
     assert all(len(kept & set(both)) <= 1 for both in ASKED)
     assert len(kept) >= 4
-    shown = refine("show", tmp_path / "run", "--reason", "same_meaning", "-n", 1)
-    assert "(cosine 0." in shown.stdout
+    _check_measures(tmp_path / "run")
+    shown = refine("show", tmp_path / "run", "--reason", "same_meaning", "-n", 1).stdout
+    assert "(cosine 0." in shown
+    assert '"cosine":0.' in shown
+    assert "jaccard" not in shown
+    one = pl.read_parquet(tmp_path / "run" / "decisions" / "*.parquet").filter(reason="same_meaning")["id"][0]
+    assert "(cosine 0." in refine("show", tmp_path / "run", "--id", one).stdout
+    assert "(jaccard 1.000)" in refine("show", tmp_path / "run", "--reason", "same_prompt").stdout
+
+
+def _check_measures(run: Path) -> None:
+    """Each duplicate has the measure of the rule that drops it, and not the other one."""
+    pairs_ = pl.read_parquet(next(run.glob("signals/semantic*/semantic.parquet")))
+    cosines = {frozenset((one, other)): cosine for one, other, cosine in pairs_.iter_rows()}
+    for part in ("decisions", "rejected"):
+        found = pl.read_parquet(run / part / "*.parquet")
+        same, prompt = found.filter(reason="same_meaning"), found.filter(reason="same_prompt")
+        assert same.height
+        assert same["jaccard"].null_count() == same.height
+        if part == "decisions":
+            named = same.select("id", "duplicate_of", "cosine").iter_rows()
+            assert all(cosines[frozenset((one, other))] == cosine for one, other, cosine in named)
+        assert prompt.select("jaccard", "cosine").rows() == [(1.0, None)]
 
 
 def test_an_encoder_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:

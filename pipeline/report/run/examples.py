@@ -94,8 +94,9 @@ def _one(run: BandedRun, row: dict[str, Any], messages: list[dict[str, str]] | N
         one["also"] = [reasons[i] for i in fired if i != number]
     if row["duplicate_of"]:
         rule = next(rule for rule in run.plan.rules if rule.reason == row["reason"])
-        measure = rule.measure if isinstance(rule, KeepBest) else "Jaccard"
-        one |= {"duplicate_of": row["duplicate_of"], "measure": measure, "jaccard": round(row["jaccard"], 3)}
+        assert isinstance(rule, KeepBest)  # noqa: S101  only these name a duplicate
+        alike = f"{rule.measure} {round(row[rule.column], 3)}"
+        one |= {"duplicate_of": row["duplicate_of"], "alike": alike}
     picks += ["dup:1"] if row.get("in_dup") else []
     picks.append("kept" if row["keep"] else "dropped")
     return one

@@ -13,7 +13,7 @@ from pipeline.duplicates import Bin
 from pipeline.manifest import Manifest
 from pipeline.ownership import run_at
 from pipeline.plan import Plan
-from pipeline.rules import Drop, KeepBest
+from pipeline.rules import Drop, KeepBest, column_of
 from pipeline.signals import RuleInputs, decisions_of, measured_plan, signals_of
 from pipeline.store import RunFolderError, Store
 from stages.files import read_frame
@@ -77,8 +77,9 @@ class FinishedRun:
     """Numbers in the corpus, from 0, of the conversations in `rows`: all, or a sample if they are many."""
     rows: pl.DataFrame
     """One row per conversation, in the order of the corpus: id, in_shard, source, keep, reason, duplicate_of, jaccard,
-    `in_rule0` ... (whether each rule fires, in the order of the plan), language and cluster of meaning if they were
-    measured, and signals as Float32. About 200 bytes per conversation; sorting into bands adds 100."""
+    cosine if a rule drops by it, `in_rule0` ... (whether each rule fires, in the order of the plan), language and
+    cluster of meaning if they were measured, and signals as Float32. About 200 bytes per conversation; sorting into
+    bands adds 100."""
 
     @property
     def words(self) -> str | None:
@@ -142,6 +143,7 @@ def _shard(store: Store, plan: Plan, signals: tuple[Signal, ...], shard: str) ->
     reasons = [rule.reason for rule in plan.rules]
     decisions = decided.select(
         *("keep", pl.col("reason").cast(pl.Enum(reasons)), "duplicate_of", "jaccard"),
+        *({"cosine"} & set(decided.columns)),
         **{f"in_rule{i}": reason for i, reason in enumerate(reasons)},
     )
     numbers = [pl.col(name).cast(pl.Float32) for name in names]
@@ -210,6 +212,6 @@ def _alive(kind: Kind, one: Bin, among: pl.Series) -> tuple[pl.DataFrame, pl.Dat
     pairs = one.pairs[kind.name]
     members = pl.DataFrame({"row": one.rows, "group": pairs.first, "among": among.gather(one.rows)})
     groups = members.filter("among")["group"].value_counts(name="n")
-    near = pairs.near.filter(pl.col("jaccard") >= kind.at_least)
+    near = pairs.near.filter(pl.col(column_of(kind.name)) >= kind.at_least)
     near = near.filter(pl.col(side).is_in(groups["group"].implode()) for side in ("id", "other"))
     return members, groups, near
