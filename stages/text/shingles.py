@@ -99,15 +99,13 @@ def table() -> NDArray[np.uint32]:
     codes = np.concatenate([np.arange(0xD800), np.arange(0xE000, LETTERS)])
     characters = codes.astype("<u4").tobytes().decode("utf-32-le")
     lower = characters.replace("Σ", "\u03c3").replace("İ", "i").lower()
-    entries = np.zeros(len(codes), np.uint32)
-    for run in re.finditer(r"\w+", characters):
-        entries[run.start() : run.end()] = 1
-    entries *= np.frombuffer(lower.encode("utf-32-le"), "<u4")
+    entries, letters = np.zeros(len(codes), np.uint32), np.frombuffer(lower.encode("utf-32-le"), "<u4")
+    for run in re.finditer(r"\w+|\s+", characters):
+        here = slice(*run.span())
+        entries[here] = SPACE if run[0].isspace() else letters[here]
     for run in re.finditer(rf"[{SPACELESS}]+", characters):
         chosen = entries[run.start() : run.end()]
-        chosen[chosen > 0] |= ALONE
-    for run in re.finditer(r"\s+", characters):
-        entries[run.start() : run.end()] = SPACE
+        chosen[chosen > SPACE] |= ALONE
     whole = np.zeros(sys.maxunicode + 1, np.uint32)
     whole[codes] = entries
     return whole
@@ -119,12 +117,15 @@ def split(texts: pl.Series) -> Iterator[Words]:
 
 
 def parts(texts: pl.Series) -> Iterator[Part]:
-    """A column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order; a longer text is one part."""
-    text, offsets = utf8_buffers(ready(texts))
-    begin = 0
+    """A column of texts (no nulls) in parts of about `PART_BYTES` bytes, in order; a longer text is one part.
+
+    Each part has buffers of its own, because polars copies the bytes of texts into them: small ones stay in the cache.
+    """
+    texts = ready(texts).rechunk()
+    offsets, begin = np.append(0, texts.str.len_bytes().cast(pl.Int64).to_numpy().cumsum()), 0
     while begin < len(texts):
         end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + PART_BYTES)) - 1)
-        yield text, offsets[begin : end + 1]
+        yield utf8_buffers(texts[begin:end])
         begin = end
 
 
