@@ -131,14 +131,11 @@ def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cl
 def _largest(shards: Shards, clusters: Groups, ids: Ids) -> list[dict[str, Any]]:
     """The largest clusters, as `dedup.json` lists them."""
     first, sizes = np.unique(clusters.first, return_counts=True)
-    return [
-        {
-            "cluster": ids.of(first[at : at + 1]).item(),
-            "cluster_size": int(sizes[at]),
-            "example": shards.row(int(first[at]), "text").item()[:EXAMPLE],
-        }
-        for at in np.argsort(-sizes, kind="stable")[:MAX_LISTED]
-    ]
+    at = np.argsort(-sizes, kind="stable")[:MAX_LISTED]
+    if not len(at):
+        return []
+    each = zip(ids.of(first[at]), sizes[at].tolist(), shards.take(first[at], "text")["text"], strict=True)
+    return [{"cluster": name, "cluster_size": size, "example": text[:EXAMPLE]} for name, size, text in each]
 
 
 def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]], total: int) -> None:
