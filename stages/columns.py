@@ -31,7 +31,7 @@ def write(parts: Iterable[NDArray[Any]], kind: type[Number], folder: Path | None
     with tempfile.TemporaryFile(dir=folder) as file:
         for part in parts:
             file.write(np.ascontiguousarray(part, kind).data)
-        return mapped(file, kind)
+        return np.asarray(mapped(file, kind))  # a plain array, which is quicker to index
 
 
 def full(size: int, value: Any, kind: type[Number], folder: Path | None) -> NDArray[Number]:  # noqa: ANN401  a number

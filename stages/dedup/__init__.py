@@ -57,10 +57,10 @@ class Dedup(GlobalStage):
     The merge writes `dedup.parquet` (pairs) and `dedup.json`: counts, the S-curve of the bands, the largest clusters
     with an example of each, and notes.
 
-    Memory of the merge: 3 bytes per conversation, and besides, one after the other, at most 130 MB to sort keys, 80
-    bytes per conversation whose text or prompt another one has, 60 per candidate (a conversation that shares a band
-    key), 60 per pair. Temporary disk space: 104 bytes per conversation, 150 per candidate, 8 per word of candidates, 56
-    per turn of those in pairs.
+    Memory of the merge: 4 bytes per text or prompt that several conversations have. All else is sorted and searched in
+    temporary files: 114 bytes per conversation, 104 per conversation whose text or prompt another one has, 140 per
+    candidate (a conversation that shares a band key), 8 per word of candidates, 100 per pair, 56 per turn of those in
+    pairs. The system holds in memory what fits of them.
 
     Time grows linearly with the corpus: a row is compared with at most `bucket` rows per band. In a larger bucket the
     longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps the longest; in another order it keeps

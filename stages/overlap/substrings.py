@@ -63,10 +63,10 @@ class Substrings(GlobalStage):
     windows have equal anchors, so only windows whose anchor two conversations have are compared, by a hash of all their
     words. The chance that any two of a billion different windows collide is 0.03.
 
-    Memory of the merge: 10 bytes per repeated anchor, 60 bytes per conversation that is the first with a repeated span,
+    Memory of the merge: 4 bytes per repeated anchor, 60 bytes per conversation that is the first with a repeated span,
     2 bytes per repeated window, a shard per core, and at most 700 MB to sort up to 4 billion words. Temporary disk
-    space: 40 bytes per conversation, 12 bytes per word whose window has a repeated anchor, and 16 bytes per repeated
-    window.
+    space: 40 bytes per conversation, 8 bytes per anchor, 12 bytes per word whose window has a repeated anchor, and 16
+    bytes per repeated anchor or window.
 
     Attributes:
         span: minimum number of words of a span.
