@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -34,6 +35,11 @@ settings.load_profile("refine")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through the half million objects of the imports again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
