@@ -174,6 +174,12 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
 
 
+@pytest.fixture
+def no_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of the run out of the page of a comparison; they take most of its time."""
+    monkeypatch.setattr("pipeline.report.run.sections.of_run", lambda _run: [])
+
+
 def lessen_orders(patch: pytest.MonkeyPatch) -> None:
     """Learn fewer n-gram models in a comparison: what they are for is tested elsewhere."""
     patch.setattr("pipeline.compare.screen.CONTROL_SEEDS", 12)
