@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -34,6 +35,11 @@ settings.load_profile("refine")
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through the half million objects of the imports again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -166,6 +172,12 @@ def workers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not draw the PNGs of a report, which take most of its time; tests of the report itself draw them."""
     monkeypatch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
+
+
+@pytest.fixture
+def no_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures of the run out of the page of a comparison; they take most of its time."""
+    monkeypatch.setattr("pipeline.report.run.sections.of_run", lambda _run: [])
 
 
 def lessen_orders(patch: pytest.MonkeyPatch) -> None:

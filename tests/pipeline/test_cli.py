@@ -121,8 +121,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs and a table `points.csv`, as the examples of the help texts suppose."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "points.csv").write_text("tokens,ppl\n1000,900\n2000,700\n4000,520\n8000,410\n")
-    for source, out in (("chitchat", "my-run"), ("chitchat-planted", "damaged-run")):
-        done = call("run", source, "--stages", "heuristics", "--limit", "200", "--out", out, cwd=folder)
+    for words in (
+        ("plant", "chitchat", "--limit", "200", "--out", "planted"),
+        ("run", "planted", "--stages", "heuristics", "--out", "damaged-run"),
+        ("run", "chitchat", "--stages", "heuristics", "--limit", "200", "--out", "my-run"),
+    ):
+        done = call(*words, cwd=folder)
         assert done.returncode == 0, done.stderr
     return folder
 

@@ -147,6 +147,7 @@ def test_the_result_holds_the_numbers_of_the_report(result: Comparison, made: Pa
     assert result._repr_html_().startswith(f"<p>{result.verdict.sentence}</p>")
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_a_comparison_prints_nothing(my_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Standard output belongs to the caller."""
     found = comparing.compare(asked("raw", "refined", my_run, tmp_path, how(), train=False))
@@ -225,6 +226,7 @@ def test_a_comparison_goes_on_where_it_stopped(made: Path, my_run: Path, tmp_pat
     assert numbers == again
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_workers_do_not_change_a_number(made: Path, my_run: Path, tmp_path: Path) -> None:
     """With one process or two, every run's scores are the same to the byte."""
     asks = how(work=tmp_path / "work", workers=2, budgets=(200, 500), seeds=1)
@@ -280,6 +282,7 @@ def test_no_train_is_sizes_only(my_run: Path, refine: Refine, tmp_path: Path) ->
     assert "The same command with --screen in place of --no-train" in (tmp_path / "page" / "index.html").read_text()
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_no_train_does_not_replace_the_report_of_an_experiment(my_run: Path, refine: Refine, tmp_path: Path) -> None:
     """It has a folder of its own, and a note announces that another command's report will be replaced."""
     done = refine("compare", "--no-train", "--run", my_run)
@@ -335,6 +338,7 @@ def test_names_of_arms_are_short_and_distinct(first: str, second: str, names: li
     assert found[0] != found[1]
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_the_default_is_the_latest_complete_run(my_run: Path, refine: Refine, tmp_path: Path) -> None:
     """Among those in data/runs/; unfinished runs do not count."""
     assert "there is no complete run in data/runs" in refine("compare", "--no-train").stderr
@@ -446,6 +450,7 @@ def test_the_same_command_finds_its_training_runs(tmp_path: Path, monkeypatch: p
         pass
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --check, after writing the page; without it the exit code is 0."""
     monkeypatch.setattr(comparing, "corpora_checks", lambda _pair: [Check("a check", passed=False, found="it")])
@@ -457,6 +462,7 @@ def test_a_check_that_fails_ends_with_1(my_run: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "report" / "index.html").exists()
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_the_share_kept_is_checked(my_run: Path, refine: Refine) -> None:
     """Against --min-kept and --max-kept."""
     assert (
@@ -517,6 +523,7 @@ def test_an_experiment_that_could_find_nothing_trains_nothing(
         comparing.compare(asked(first, second, None, tmp_path, replace(asks, force=True)))
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_an_experiment_stops_at_the_first_look_that_decides(
     result: Comparison, made: Path, my_run: Path, tmp_path: Path
 ) -> None:

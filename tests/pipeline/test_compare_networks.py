@@ -30,6 +30,7 @@ def both(few_orders: None, my_run: Path, tmp_path_factory: pytest.TempPathFactor
         patch.setitem(presets.PRESETS, "blink", BLINK)
         patch.setattr("pipeline.compare.verdict.MIN_CONVERSATIONS", 5)
         patch.setattr("pipeline.report.page.png", lambda _figure: b"\x89PNG")
+        patch.setattr("pipeline.report.run.sections.of_run", lambda _run: [])
         for network in ("all", "transformer"):
             (here / network).mkdir()
             options = how(work=here / "work", seeds=2, network=network)

@@ -193,6 +193,7 @@ def test_a_screen_writes_every_number_and_trains_nothing(made: Comparison) -> No
     assert "difference" in made.page.read_text()
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_a_share_out_of_bounds_fails_its_check_and_forbids_no_conclusion(
     my_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

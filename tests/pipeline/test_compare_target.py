@@ -25,7 +25,7 @@ from pipeline.ingest import Limits, ingest
 from pipeline.sources import SourceError
 from pipeline.store import Store
 from tests.conftest import read_shards
-from tests.pipeline.compare_corpus import BLINK, LIMIT, asked, how, report, run
+from tests.pipeline.compare_corpus import BLINK, LIMIT, asked, how, report
 from tests.pipeline.test_compare_screen import simulated
 from trainer import presets
 from trainer.prepare import arms as arming
@@ -45,14 +45,9 @@ def _preset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def target(my_run: Path) -> Path:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Conversations of the embedded corpus after those of the run, and some of the run."""
-    folder = my_run.parent / "target"
+    folder = tmp_path_factory.mktemp("of-target") / "target"
     folder.mkdir()
     more = Store(folder.parent / "more")
     ingest(sources.find(None), more, Limits(limit=2 * LIMIT))
@@ -66,6 +61,7 @@ def options(here: Path, **more: Any) -> Any:
     return how(work=here / "work", choices=SIZES, **{"screen": True, "seeds": 4, **more})
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_the_target_is_a_test_set_of_its_own(my_run: Path, target: Path, tmp_path: Path) -> None:
     """Its near-duplicates of a corpus are left out and counted, the answer is about it, and nothing else changes."""
     wanted = asked("raw", "refined", my_run, tmp_path, options(tmp_path))
@@ -90,6 +86,7 @@ def test_the_target_is_a_test_set_of_its_own(my_run: Path, target: Path, tmp_pat
     assert set(found["per_corpus"]["test_sets"]) == set(found["test_sets"])
 
 
+@pytest.mark.usefixtures("no_sections")
 def test_networks_are_scored_on_the_target_too(
     my_run: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

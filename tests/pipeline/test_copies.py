@@ -112,7 +112,7 @@ def graphs(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame]:
     return pl.DataFrame({**columns, **numbers}), pl.DataFrame(near, PAIRS, orient="row")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(graphs(), st.sampled_from([1, 3, 7]), st.sampled_from([1, 5, 40]), st.permutations(["words DESC", "score"]))
 def test_duplicates_decided_in_bins_are_those_of_the_whole(
     graph: tuple[pl.DataFrame, pl.DataFrame], most: int, rows: int, order: list[str]

@@ -29,6 +29,7 @@ where = "pii_phone > 1"
 """
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_output_page_and_card_have_placeholders(refine: Refine, jsonl: Callable[..., Path], tmp_path: Path) -> None:
     """In refined, rejected and on the page; kinds that are not named stay; the same for any number of workers."""
     records = [chat(n, 2 + n % 3) for n in range(90)]

@@ -71,6 +71,7 @@ def test_unreadable_rows_are_drawn_as_well(jsonl: Jsonl, tmp_path: Path) -> None
     assert 70 <= shards["quarantined"] <= 130
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_everything_says_that_it_is_a_sample(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
     """Summary, manifest, card, status and report; after other rules as well."""
     source, said = jsonl([chat(i, 2 + i % 4) for i in range(400)]), "a sample of 25% of 400 conversations"

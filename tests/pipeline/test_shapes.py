@@ -405,7 +405,7 @@ def test_a_message_that_no_root_leads_to_is_quarantined(jsonl: Jsonl, tmp_path: 
     assert aside["reason"].str.contains("no root leads").to_list() == [True, True, True, False, False]
 
 
-@settings(max_examples=50, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(records=st.lists(strategies.hostile, min_size=1, max_size=4), shape=st.sampled_from([None, *SHAPES]))
 def test_no_record_ends_a_run_but_by_one_sentence(records: list[dict[str, Any]], shape: str | None) -> None:
     """Each is a conversation or in quarantine, with every shape; what is read can be measured and written."""

@@ -140,7 +140,7 @@ def test_training_runs_do_not_depend_on_the_number_of_workers(tmp_path: Path) ->
     jobs = [
         Job(kind, count, seed, str(tmp_path / "data"), made.digest, preset)
         for kind in KINDS
-        for count, seed in ((300, 0), (600, 1))
+        for count, seed in ((300, 0), (600, 1))[: 2 if kind == "cvfp" else 1]
     ]
     tables = []
     for workers in (1, 2):

@@ -52,7 +52,7 @@ def reference(items: list[list[str]], text: str, stage: Contamination) -> tuple[
 few = st.lists(st.sampled_from(["a", "B,", "a b", "b a b", "天气", "c", "a b c a"]), max_size=7).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(
     items=st.lists(st.lists(few, min_size=1, max_size=3), min_size=1, max_size=8),
     texts=st.lists(few, min_size=1, max_size=6),

@@ -50,7 +50,7 @@ def corpus(seed: int, size: int, longest: int = 60) -> list[str]:
     return [" ".join(text) for text in texts]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 40))
 def test_pairs_are_those_of_brute_force(seed: int, size: int) -> None:
     """No false pair, exact Jaccard, and every pair that shares a band, however the corpus is split into shards."""
@@ -77,7 +77,7 @@ def test_no_prompt_is_not_the_same_prompt(tmp_path: Path) -> None:
     assert found["exact_copies"].to_list() == [1, 1, 1, 1, 1, 2, 2]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     st.lists(
         st.text(st.characters(codec="utf-8"), max_size=6)
@@ -320,7 +320,7 @@ def test_plagiarised_answers(tmp_path: Path) -> None:
     assert np.mean(by_label["cut"]) > np.mean(by_label["light"]) > np.mean(by_label["heavy"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(0, 40), st.integers(1, 50))
 def test_columns_read_in_chunks_give_the_same_files(seed: int, size: int, chunk: int) -> None:
     """However little of a column is in memory at once, every file of the merge has the same bytes."""

@@ -110,7 +110,7 @@ MESSAGE = st.tuples(st.sampled_from(["user", "assistant", "user", "assistant", "
 CONVERSATION = st.lists(MESSAGE, max_size=8)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(CONVERSATION, min_size=1, max_size=4))
 def test_turns_and_overlaps_equal_the_reference(conversations: list[list[Message]]) -> None:
     """Counts of turns and roles, and the shares of repeated 5-grams, equal those of a plain loop over the messages."""
@@ -119,7 +119,7 @@ def test_turns_and_overlaps_equal_the_reference(conversations: list[list[Message
             assert found[name] == pytest.approx(value), (name, messages)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(CONVERSATION, max_size=6), st.integers(0, 6))
 def test_parts_and_whole_give_the_same(conversations: list[list[Message]], cut: int) -> None:
     """Measuring the parts of a batch and concatenating equals measuring the whole: as many rows, in the same order."""

@@ -292,7 +292,7 @@ OBJECTS = st.dictionaries(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(
     value=OBJECTS,
     indent=st.sampled_from([None, 0, 1]),

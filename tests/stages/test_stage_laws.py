@@ -38,7 +38,7 @@ def same(a: pl.DataFrame, b: pl.DataFrame) -> None:
     assert_frame_equal(a, b, check_exact=False, abs_tol=1e-5, rel_tol=0)
 
 
-slow = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @slow

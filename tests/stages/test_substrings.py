@@ -74,7 +74,7 @@ few = st.lists(st.sampled_from(["a", "B,", "a b", "b a b", "天气", "c", "a b c
 turn = st.fixed_dictionaries({"role": st.sampled_from(["assistant", "user", "system"]), "content": few})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     made=st.lists(st.lists(turn, max_size=4), min_size=1, max_size=10),
     span=st.integers(2, 7),

@@ -61,7 +61,7 @@ few = st.lists(st.sampled_from(["Yes", "no,", "maybe", "天气", "later"]), max_
 turn = st.fixed_dictionaries({"role": st.sampled_from(["assistant", "assistant", "user"]), "content": few})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=36, deadline=None)
 @given(made=st.lists(st.lists(turn, max_size=4), min_size=1, max_size=10), parts=st.integers(1, 3))
 def test_counts_are_those_of_a_plain_loop(made: Made, parts: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Over any shards: repeated answers, what came earlier, copies, openings."""

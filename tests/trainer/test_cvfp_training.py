@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,26 +82,31 @@ class Whole(NamedTuple):
     record: dict[str, Any]
 
 
-PATIENT = replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, patience=2, shuffle=False))
+RESUMED = {
+    "small": SMALL_PRESET,
+    "patient": replace(SMALL_PRESET, phase2=replace(SMALL_PRESET.phase2, patience=2, shuffle=False)),
+}
+"""Presets that differ in phase 2 alone."""
 
 
 @pytest.fixture(scope="module")
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """Such a run of a preset."""
-    folder = tmp_path_factory.mktemp("whole")
-    return Whole(request.param, folder, training(folder, request.param).run())
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
+    """Such a run of a preset, made once."""
+
+    @cache
+    def of(name: str) -> Whole:
+        folder = tmp_path_factory.mktemp("whole")
+        return Whole(RESUMED[name], folder, training(folder, RESUMED[name]).run())
+
+    return of
 
 
 @pytest.mark.parametrize(
-    ("whole", "stop"),
-    [(SMALL_PRESET, 2), (SMALL_PRESET, 5), (SMALL_PRESET, 9), (SMALL_PRESET, 10), (PATIENT, 9), (PATIENT, 10)],
-    indirect=["whole"],
+    ("name", "stop"), [("small", 2), ("small", 5), ("small", 9), ("small", 10), ("patient", 9), ("patient", 10)]
 )
-def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, whole: Whole) -> None:
-    """Stopped after any line of the metrics, in either phase: the same weights and numbers, bit for bit.
-
-    The presets differ in phase 2 alone.
-    """
+def test_resumed_is_uninterrupted(tmp_path: Path, name: str, stop: int, whole: Callable[[str], Whole]) -> None:
+    """Stopped after any line of the metrics, in either phase: the same weights and numbers, bit for bit."""
+    preset, folder, record = whole(name)
     lines = 0
 
     def tell(_line: dict[str, Any]) -> None:
@@ -109,12 +116,12 @@ def test_resumed_is_uninterrupted(tmp_path: Path, stop: int, whole: Whole) -> No
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        training(tmp_path / "cut", whole.preset, tell=tell, interval=0).run()
-    again = training(tmp_path / "cut", whole.preset, interval=0).run()
-    one, other = weights(whole.folder), weights(tmp_path / "cut")
+        training(tmp_path / "cut", preset, tell=tell, interval=0).run()
+    again = training(tmp_path / "cut", preset, interval=0).run()
+    one, other = weights(folder), weights(tmp_path / "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
     same = ("nats", "bits_per_byte", "ppl", "accuracy", "passes", "steps", "best_evaluation", "validation_loss")
-    assert {key: whole.record[key] for key in same} == {key: again[key] for key in same}
+    assert {key: record[key] for key in same} == {key: again[key] for key in same}
     assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
 
 

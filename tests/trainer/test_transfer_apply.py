@@ -193,14 +193,14 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = library.GPT2LMHeadModel(library.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **small))
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     other = library.LlamaForCausalLM(library.LlamaConfig(**shape, **small, max_position_embeddings=128))
-    learn(source, tokenizer, first, 250, 5e-3)
-    learn(other, tokenizer, first, 250, 5e-3)
+    learn(source, tokenizer, first, 160, 5e-3)
+    learn(other, tokenizer, first, 160, 5e-3)
     for name, model in (("base", source), ("other", other)):
         model.save_pretrained(here / name)
-    learn(source, tokenizer, second, 120, 2e-3)
+    learn(source, tokenizer, second, 90, 2e-3)
     source.save_pretrained(here / "tuned")
     related = base(here / "base").train()
-    learn(related, tokenizer, chats(5, 1, 300, 3), 60, 1e-3)
+    learn(related, tokenizer, chats(5, 1, 300, 3), 40, 1e-3)
     related.save_pretrained(here / "related")
     for name in ("base", "other", "tuned", "related"):
         save_tokenizer(here / name, tokenizer, **ENDS)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -46,7 +46,7 @@ class Job:
     arm: str = ""
     order: int | None = None
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """16 hex digits of everything that determines the result."""
         settings = self.preset.settings()
