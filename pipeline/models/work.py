@@ -165,7 +165,7 @@ class Work:
         counts = {}
         for name, mask in every.items():
             frame = streams.decode(self.data.pool.take(np.flatnonzero(mask)), words)
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in _records(frame))
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records(frame))
             path = folder / f"{name.replace('/', '-')}.jsonl"
             save(path, lambda aside, lines=lines: aside.write_text(lines, encoding="utf-8"))  # type: ignore[misc]
             counts[str(path)] = len(frame)
@@ -217,7 +217,7 @@ def _bytes(text: str, turns: list[dict[str, int]]) -> tuple[int, int]:
     return sizes[TEXT], sizes[REPLY]
 
 
-def _records(frame: pl.DataFrame) -> Iterator[dict[str, object]]:
+def records(frame: pl.DataFrame) -> Iterator[dict[str, object]]:
     """Conversations as records: messages, or the text of a plain document."""
     names = (*ROLES, "text")
     for text, turns in frame.iter_rows():

@@ -5,10 +5,16 @@ ids. It is distilled into a Mamba-2 student on 20,000 tokens of the embedded cor
 `refine distill` does it by default, with the stages of MOHAWK, without least squares, from scratch without and with the
 teacher's logits, and with mixers frozen at the mean. Each arm has three seeds. FOLDER keeps each result, so the same
 command goes on. Perplexity is on 120 test conversations; CPU seconds are of training alone.
+
+`speed TEACHER FOLDER KIND [TOKENS]` divides the CPU seconds of a training run, evaluations and checkpoints included, by
+those of what no distillation can do without: on the same batches the teacher's forward pass, and a step of the student
+by cross entropy. `same TEACHER FOLDER [RUNS]` distils on two random halves of a corpus again and again, and says how
+often `refine distill TEACHER A B` finds a difference; FOLDER/rows.jsonl keeps a row a run, so the same command goes on.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -17,16 +23,22 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
+from pipeline.compare.verdict import BETTER, WORSE
 from pipeline.experiments import corpus as corpora
+from pipeline.models.distill import DistillOptions
+from pipeline.models.distill_corpora import distill_corpora
+from pipeline.models.work import records
 from pipeline.terminal import say
 from trainer import causal
-from trainer.distill import initial, training
+from trainer.distill import contexts, initial, losses, training
 from trainer.distill.losses import Weights
 from trainer.distill.student import Student, build, check_stages
 from trainer.distill.training import Lesson, Settings
@@ -39,14 +51,18 @@ CONTEXT, TOKENS, BATCH, RATE = 128, 20_000, 512, 1e-3
 SEEDS = (0, 1, 2)
 USUAL = Weights()
 TESTED = 120
+SPEED = 500
+"""Conversations that `speed` takes."""
+HALVES, SAME_TOKENS, SAME_SEEDS, SAME_RUNS = 300, 8000, 3, 40
+"""Of `same`: conversations in both halves, training tokens and number of students of each half, and runs."""
 
 
 class Bench:
     """A teacher and texts; each arm is a student and a lesson, trained and scored."""
 
-    def __init__(self, teacher: str, folder: Path) -> None:
+    def __init__(self, teacher: str, folder: Path, conversations: int | None = None) -> None:
         self.folder, self.teacher = folder, causal.load(teacher)
-        frame = corpora.read("chitchat").frame[SEEN:]
+        frame = corpora.read("chitchat").frame[SEEN:][:conversations]
         keys, groups = arming.distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
         sizes = frame["text"].str.len_bytes().to_numpy().astype(np.int64)
         parts = splitting.split(sizes, splitting.renumber(groups), keys)
@@ -130,5 +146,103 @@ def main(teacher: str, folder: Path) -> None:
         say(f"{name}: median PPL {statistics.median(ppl):.2f} ({each}), {cost:.0f} CPU s")
 
 
+def speed(teacher: str, folder: Path, kind: str, tokens: int) -> None:
+    """Print the CPU microseconds per token of training, and of the steps that it cannot do without, by turns."""
+    torch.set_num_threads(1)
+    with causal.quiet():
+        bench = Bench(teacher, folder, SPEED)
+        student = build(bench.teacher, kind, 0)
+        settings = Settings(tokens, BATCH, RATE, weights=USUAL if student.sites else Weights(hidden=0.0))
+        begun = time.process_time()
+        if student.sites:
+            initial.copy_weights(bench.teacher, student)
+            initial.fit_outputs(bench.teacher, student, *bench.start)
+        else:
+            contexts.begin(student.network, bench.texts, settings, folder / "contexts", lambda _: None)
+        start = time.process_time() - begun
+        whole, read, step = (1e6 * one / tokens for one in turns(bench, student, settings))
+        say(
+            f"{student.kind}: training {whole:.0f} us a token, teacher {read:.0f} + student {step:.0f}: "
+            f"{whole / (read + step) - 1:+.1%}; before it {1e6 * start / tokens:.0f} us"
+        )
+        shutil.rmtree(folder / "contexts", ignore_errors=True)
+
+
+def turns(bench: Bench, student: Student, settings: Settings) -> tuple[float, float, float]:
+    """CPU seconds of a training run, and on the same batches of the teacher's reading and of steps by cross entropy.
+
+    They take turns between evaluations, so a busy machine slows both down alike.
+    """
+    lesson, teacher = training.student_lesson(bench.teacher, student, settings), bench.teacher
+    steps = training.plan([len(piece) for piece in bench.texts.train], settings)
+    network = copy.deepcopy(student.network)
+    learning = [p.requires_grad_() for name, p in network.named_parameters() if lesson.learning[3](name)]
+    optimiser = torch.optim.AdamW(learning, RATE, training.BETAS, weight_decay=0.0, fused=True)
+    spent, at, begun = [0.0, 0.0, 0.0], 0, 0.0
+
+    def tell(line: dict[str, Any]) -> None:
+        nonlocal at, begun
+        spent[0] += time.process_time() - begun
+        for rows in steps[at : line["step"]]:
+            batch = training.batch_of([bench.texts.train[i] for i in rows], torch.device("cpu"))
+            clock = [time.process_time()]
+            with torch.no_grad():
+                teacher.network(input_ids=batch.inputs, use_cache=False)
+            clock.append(time.process_time())
+            optimiser.zero_grad()
+            with torch.enable_grad():  # evaluations have no gradients
+                losses.cross_entropy(network, batch, teacher.ids).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(learning, training.CLIP)
+            optimiser.step()
+            clock.append(time.process_time())
+            spent[1:] = [one + b - a for one, (a, b) in zip(spent[1:], pairwise(clock), strict=True)]
+        at, begun = line["step"], time.process_time()
+
+    begun = time.process_time()
+    training.train(lesson, bench.texts, settings, bench.folder / "speed", tell)
+    spent[0] += time.process_time() - begun
+    shutil.rmtree(bench.folder / "speed")
+    return spent[0], spent[1], spent[2]
+
+
+def same(teacher: str, folder: Path, runs: int) -> None:
+    """Distil on two random halves, and print how often there is a difference."""
+    torch.set_num_threads(1)
+    path, frame = folder / "rows.jsonl", corpora.read("chitchat").frame
+    done = path.read_text().splitlines() if path.exists() else []
+    for run in range(len(done), runs):
+        place = folder / "halves"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        chosen = np.random.default_rng(run).permutation(len(frame))[:HALVES]
+        for name, rows in zip("ab", np.split(chosen, 2), strict=True):
+            lines = (json.dumps(record) + "\n" for record in records(frame.select("text", "turns")[rows]))
+            (place / f"{name}.jsonl").write_text("".join(lines))
+        options = DistillOptions(
+            teacher, str(place / "a.jsonl"), place / "out", tokens=SAME_TOKENS, context=CONTEXT, batch=BATCH, rate=RATE
+        )
+        began = time.process_time()
+        made = distill_corpora(replace(options, seed=SAME_SEEDS * run), str(place / "b.jsonl"), None, SAME_SEEDS)
+        row = {"run": run, "answer": made.answer, "ln_ratio": made.ln_ratio, "interval": made.interval}
+        row |= {"effective": made.effective, "passes": made.passes, "seconds": time.process_time() - began}
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    found = [json.loads(line) for line in path.read_text().splitlines()][:runs]
+    different = sum(row["answer"] in {BETTER, WORSE} for row in found)
+    low, high = binomtest(different, len(found)).proportion_ci(method="exact")
+    half = statistics.median((row["interval"][1] - row["interval"][0]) / 2 for row in found)
+    cost = statistics.median(row["seconds"] for row in found)
+    say(
+        f"{different} of {len(found)} find a difference, {different / len(found):.1%} ({low:.1%} to {high:.1%}); half "
+        f"an interval is {half:.2%}, a run takes {cost:.0f} CPU s"
+    )
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    name, *given = sys.argv[1:]
+    if name == "speed":
+        speed(given[0], Path(given[1]), given[2], int(given[3]) if given[3:] else 100_000)
+    elif name == "same":
+        same(given[0], Path(given[1]), int(given[2]) if given[2:] else SAME_RUNS)
+    else:
+        main(name, Path(given[0]))

@@ -22,6 +22,7 @@ from trainer.distill.initial import Tap
 from trainer.distill.losses import Weights
 from trainer.distill.student import DistillError, Student, build, check_stages, first, kept_layers
 from trainer.distill.training import Settings, Texts
+from trainer.transfer import function
 
 V = 48
 TEXTS = [torch.from_numpy(np.random.default_rng(i).integers(1, V, 5 + 3 * i % 17)) for i in range(30)]
@@ -194,6 +195,28 @@ def test_the_weights_of_the_last_stage() -> None:
     assert float(losses.relative_error(0 * ones, ones, own)) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_loss_of_logits_is_the_sum_of_its_parts(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KL and cross entropy by torch, values and gradients, over the rows that have a target, in tiles of any height."""
+    generator = torch.Generator().manual_seed(0)
+    aim, z = (3 * torch.randn(7, 11, generator=generator, dtype=torch.float64) for _ in range(2))
+    targets = torch.tensor([3, losses.IGNORED, 0, 10, 5, losses.IGNORED, 5])
+    own, slopes = targets != losses.IGNORED, []
+    for tile in (1, 33, 1000):
+        monkeypatch.setattr(losses, "TILE", tile)
+        for weights in (Weights(0.3, temperature), Weights(0.0, temperature), Weights(1.0, temperature)):
+            ours, theirs = z.clone().requires_grad_(), z.clone().requires_grad_()
+            value = losses.soft_cross_entropy(aim, ours, targets, weights)
+            alone = function.kl(aim[own], theirs[own], temperature)
+            texts = nn.functional.cross_entropy(theirs[own], targets[own])
+            expected = weights.alpha * alone + (1 - weights.alpha) * texts
+            assert float(value.detach()) == pytest.approx(float(expected.detach()))
+            (slope,), (reference,) = torch.autograd.grad(2 * value, ours), torch.autograd.grad(2 * expected, theirs)
+            assert torch.allclose(slope, reference)
+            slopes.append(slope)
+    assert torch.equal(slopes[0], slopes[3])
+
+
 class StoppedError(Exception):
     """As a signal would stop a run."""
 
@@ -250,8 +273,8 @@ def test_a_cvfp_is_a_model_of_transformers(kind: str, tmp_path: Path) -> None:
     loaded = base(tmp_path)
     batch = training.batch_of(TEXTS[:4], torch.device("cpu"))
     with torch.no_grad():
-        z = losses.logits(loaded, batch, V)
-        assert torch.equal(z, losses.logits(student.network, batch, V))
+        z = losses.logits(loaded, batch, V)[batch.own.flatten()]
+        assert torch.equal(z, losses.logits(student.network, batch, V)[batch.own.flatten()])
         nats = nn.functional.cross_entropy(z, batch.targets[batch.own], reduction="none")
     each = [phase2.evaluate(loaded.network, Tape(ids, torch.zeros(1, dtype=torch.int64))).nats for ids in TEXTS[:4]]
     assert torch.allclose(nats, torch.cat(each), atol=1e-5)

@@ -40,8 +40,8 @@ CLIP = 1.0
 BETAS = 0.9, 0.95
 EVALUATIONS = 20
 """Evaluations of a run, in equal distances."""
-MIN_VALIDATION, MAX_VALIDATION = 2_000, 20_000
-"""Bounds of the tokens that are scored at an evaluation, else a twentieth of the training tokens."""
+MIN_VALIDATION, MAX_VALIDATION = 1_000, 20_000
+"""Bounds of the tokens that are scored at an evaluation, else a hundredth of the training tokens."""
 STALLED = 0.01
 """A stage before the last ends if its validation loss falls by less than this share in a tenth of the steps."""
 BUCKET = 16
@@ -235,7 +235,7 @@ class _Run:
         self.device = next(iter(self.parameters.values())).device
         self.steps = plan([len(piece) for piece in texts.train], settings)
         self.interval = max(len(self.steps) // EVALUATIONS, 1)
-        self.validation = _some(texts.validation, settings.tokens // EVALUATIONS)
+        self.validation = _some(texts.validation, settings.tokens // 100)
         self.state, self.best = State(), dict[str, Tensor]()
         self.optimiser: torch.optim.Optimizer | None = None
         self.saving, self.saved_at, self.parts = 0.0, 0.0, 1
@@ -308,7 +308,11 @@ class _Run:
         for name, p in self.parameters.items():
             p.requires_grad_(learning(name))
         made = torch.optim.AdamW(
-            [p for p in self.parameters.values() if p.requires_grad], self.settings.rate, BETAS, weight_decay=0.0
+            [p for p in self.parameters.values() if p.requires_grad],
+            self.settings.rate,
+            BETAS,
+            weight_decay=0.0,
+            fused=True,
         )
         if self.path.exists() and self.state.step > self.state.begin:
             checkpoint.to_optimiser(checkpoint.load(self.path), made)
