@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 SMALL, LARGE = 10_000, 60_000
 """Conversations of the two corpora."""
 NOISE = 2_000_000
-"""Bytes that allocators keep at one time and not at another: the peak of a step differs by up to 1.7 MB in equal runs."""
+"""Bytes that an allocator keeps at one time and not at another: peaks of equal runs differed by up to 1.7 MB."""
 STAGES = "heuristics,language,dedup,ppl"
 PROGRAM = f"""
 import pipeline.engine.local, pipeline.signals, stages.columns, stages.ppl.places
