@@ -43,6 +43,14 @@ def short(value: float | None) -> str:
     return f"{value:.2g}" if size < 10 else f"{value:.3g}"  # noqa: PLR2004
 
 
+def narrow(value: float) -> str:
+    """A number for a cell of a heatmap: 0.95 becomes .95, and what is below 0.01 becomes ≈0."""
+    if 0 < abs(value) < 0.01:  # noqa: PLR2004
+        return "≈0"
+    digits = short(value).replace("-", "\N{MINUS SIGN}")
+    return digits.replace("0.", ".", 1) if abs(value) < 1 else digits
+
+
 def largest(values: pl.Series, least: float) -> float:
     """The maximum of some numbers and `least`; nulls are ignored."""
     return float(max([least, *values.drop_nulls().to_list()]))

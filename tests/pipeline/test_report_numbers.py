@@ -21,7 +21,7 @@ from pipeline.report.parts import Page
 from pipeline.report.run.bands import Band, deciles, make_bins, places, split_at_edges, split_by_name
 from pipeline.report.run.counts import spearman
 from pipeline.report.run.frame import Kind, Signal, both, have_duplicates, select_signals, thresholds
-from pipeline.report.text import labels, short, visible
+from pipeline.report.text import labels, narrow, short, visible
 from pipeline.rules import Pairs
 from stages.stage import Axis
 from tests.pipeline.toy_stages import Words
@@ -159,6 +159,15 @@ def test_a_users_stage_is_drawn_like_ours(monkeypatch: pytest.MonkeyPatch) -> No
 def test_numbers_are_short(value: float, said: str) -> None:
     """About five characters, so that they fit in a cell."""
     assert short(value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0"), (0.00068, "≈0"), (-0.004, "≈0"), (0.01, ".01"), (-0.345, "\N{MINUS SIGN}.34"), (10.5, "10.5")],
+)
+def test_numbers_in_a_heatmap_fit_their_cell(value: float, said: str) -> None:
+    """Small ones have no digits: a cell shows four."""
+    assert narrow(value) == said
 
 
 def luminance(colour: str) -> float:

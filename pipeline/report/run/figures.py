@@ -11,7 +11,7 @@ from pipeline.report.parts import Figure, Panel
 from pipeline.report.run import counts
 from pipeline.report.run.bands import Band, BandedRun
 from pipeline.report.run.frame import Signal, thresholds
-from pipeline.report.text import labels, largest, short
+from pipeline.report.text import labels, largest, narrow, short
 
 BETWEEN = {">": 0.5, "<=": 0.5, ">=": -0.5, "<": -0.5}
 """Shift of a threshold to where it separates whole numbers: "> 0" drops what is right of 0.5."""
@@ -286,7 +286,7 @@ def levels(run: BandedRun, down: Band) -> Figure | None:
     ):
         cells = frame.with_columns(
             value=value,
-            text=_text(pl.col(value), "+.0f") if value == "change" else _short(pl.col(median)),
+            text=_text(pl.col(value), "+.0f") if value == "change" else pl.col(median).map_elements(narrow, pl.String),
             tip=tip,
             pick=pl.format(f"{down.key}:{{}}{keep}", "yi"),
         )
