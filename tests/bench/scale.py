@@ -135,6 +135,12 @@ class Use:
     parent: int = 0
     worker: int = 0
 
+    @property
+    def sentence(self) -> str:
+        """All of it in words."""
+        memory = f"main process {self.parent / 1e6:.0f} MB, a worker {self.worker / 1e6:.0f} MB"
+        return f"{self.seconds:.1f} s, {self.cpu:.1f} CPU s, {memory}"
+
     def add(self, other: Use) -> None:
         self.seconds += other.seconds
         self.cpu += other.cpu
@@ -166,7 +172,7 @@ class Watch:
     def _read(self) -> None:
         for line in self.process.stdout or ():
             if self.step and self.step != line.strip():
-                sys.stderr.write(f"{self.step}: {self.steps[self.step]}\n")
+                sys.stderr.write(f"{self.step}: {self.steps[self.step].sentence}\n")
             self.step = line.strip()
 
     def _look(self) -> None:

@@ -27,6 +27,7 @@ from trainer.distill.losses import IGNORED, Batch, Weights
 from trainer.distill.student import DistillError, Student
 from trainer.experiment import checkpoint
 from trainer.experiment.checkpoint import Checkpoint
+from trainer.optimisers import AdamW
 
 STEPS = 500
 """Number of steps by default; a step has `MIN_BATCH` to `MAX_BATCH` tokens."""
@@ -307,7 +308,7 @@ class _Run:
         learning = self.lesson.learning[number]
         for name, p in self.parameters.items():
             p.requires_grad_(learning(name))
-        made = torch.optim.AdamW(
+        made = AdamW(
             [p for p in self.parameters.values() if p.requires_grad],
             self.settings.rate,
             BETAS,
