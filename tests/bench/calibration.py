@@ -16,6 +16,7 @@ its clean original.
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -178,8 +179,9 @@ def coverage(times: int, workers: int, rows: Path | None) -> None:
     """Print the errors of A/A comparisons as they finish."""
     made = pl.read_csv(rows).to_dicts() if rows and rows.exists() else []
     engine, done = Local(workers), {each["seed"] for each in made}
+    task = importlib.import_module("tests.bench.calibration").one  # workers cannot import it from __main__
     try:
-        for _, found in engine.map(one, [str(seed) for seed in range(times) if seed not in done]):
+        for _, found in engine.map(task, [str(seed) for seed in range(times) if seed not in done]):
             made.append(found)
             if rows:
                 pl.DataFrame(made).sort("seed").write_csv(rows)
