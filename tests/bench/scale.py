@@ -2,6 +2,7 @@
 
     python -m tests.bench.scale 100000 300000 1000000                    stages heuristics, language, dedup, ppl
     python -m tests.bench.scale 100000 300000 --stages dedup --report    and of the report
+    python -m tests.bench.scale 147000 --only ultrachat_small            of messages of UltraChat alone
 
 The table comes at the end; what a step used is on stderr as soon as the next one begins.
 
@@ -68,12 +69,12 @@ AGAIN = "import sys, refine; print('decide again', flush=True); refine.decide(sy
 REPORT = "import sys, refine; print('report', flush=True); refine.report(sys.argv[1], out=sys.argv[1] + '-report')"
 
 
-def messages() -> dict[str, list[list[str]]]:
-    """Words of real messages by role."""
+def messages(only: str) -> dict[str, list[list[str]]]:
+    """Words of real messages by role, of one file of the test data, or of all."""
     if not (SHARED / "data").is_dir():
         sys.exit(f"the test data ({SHARED / 'data'}) is not on this machine, and corpora are made of it")
-    chats: list[Messages] = [row.value["messages"] for row in EmbeddedSource().rows()][:300]
-    for name in ("ultrachat_small", "oasst_100trees", "arena1k"):
+    chats: list[Messages] = [] if only else [row.value["messages"] for row in EmbeddedSource().rows()][:300]
+    for name in (only,) if only else ("ultrachat_small", "oasst_100trees", "arena1k"):
         chats += pl.read_parquet(SHARED / "data" / "chat" / f"{name}.parquet")["messages"].to_list()
     spoken: dict[str, list[list[str]]] = {"user": [], "assistant": []}
     for message in (message for chat in chats for message in chat):
@@ -82,9 +83,9 @@ def messages() -> dict[str, list[list[str]]]:
     return spoken
 
 
-def conversations(count: int, seed: int = 0) -> Iterator[Messages]:
+def conversations(count: int, only: str = "", seed: int = 0) -> Iterator[Messages]:
     """The corpus; a smaller one is the beginning of a larger one."""
-    draw, spoken, known = random.Random(seed), messages(), list[Messages]()
+    draw, spoken, known = random.Random(seed), messages(only), list[Messages]()
     pool = [word for part in spoken.values() for words in part for word in words]
     for _ in range(count):
         kind, earlier = draw.random(), draw.choice(known) if known else []
@@ -113,14 +114,14 @@ def _edit(draw: random.Random, message: dict[str, str], share: float, pool: Sequ
     return {"role": message["role"], "content": " ".join(words)}
 
 
-def corpus(count: int) -> Path:
+def corpus(count: int, only: str = "") -> Path:
     """A corpus as JSON Lines, made unless it is there."""
-    path = FOLDER / f"{count}.jsonl"
+    path = FOLDER / f"{only}{count}.jsonl"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".tmp")
         with aside.open("w") as file:
-            for i, chat in enumerate(conversations(count)):
+            for i, chat in enumerate(conversations(count, only)):
                 file.write(json.dumps({"prompt": chat[0]["content"], "prompt_id": str(i), "messages": chat}) + "\n")
         aside.rename(path)
     return path
@@ -212,9 +213,9 @@ class Watch:
         return pids
 
 
-def measure(count: int, stages: str, workers: int, *, report: bool) -> dict[str, Use]:
+def measure(count: int, stages: str, workers: int, only: str, *, report: bool) -> dict[str, Use]:
     """What each step of a run of a corpus used."""
-    source, out = corpus(count), FOLDER / f"run-{count}"
+    source, out = corpus(count, only), FOLDER / f"run-{count}"
     shutil.rmtree(out, ignore_errors=True)
     commands = [[RUN, str(source), str(out), stages, str(workers)], [AGAIN, str(out)]]
     commands += [[REPORT, str(out)]] if report else []
@@ -253,9 +254,11 @@ def main() -> None:
     asked.add_argument("sizes", type=int, nargs="+", help="numbers of conversations")
     asked.add_argument("--stages", default=STAGES)
     asked.add_argument("--workers", type=int, default=0, help="worker processes; 0: one per core")
+    asked.add_argument("--only", default="", metavar="NAME", help="messages of one file of the test data alone")
     asked.add_argument("--report", action="store_true", help="measure `refine report` as well")
     given = asked.parse_args()
-    measured = {n: measure(n, given.stages, given.workers, report=given.report) for n in sorted(given.sizes)}
+    options = given.stages, given.workers, given.only
+    measured = {n: measure(n, *options, report=given.report) for n in sorted(given.sizes)}
     sys.stdout.write("\n".join(table(measured)) + "\n")
     for count, steps in measured.items():
         for step, use in steps.items():

@@ -4,7 +4,7 @@
 corpus DOMAIN (all weights), the base trained on, and a GPT-2 of another seed. `mergekit FOLDER...` extracts adapters by
 mergekit, whose packages are in the folders PEER. `measure FOLDER DOMAIN` extracts adapters by refine and scores all on
 the test part of DOMAIN, once. `apply FOLDER DOMAIN` applies the default one to the two other models. `table FOLDER...`
-prints medians.
+prints medians. With SIZE=5m in the environment the models have 5 million parameters, and a base reads 700,000 tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ import torch
 from pipeline.models.apply import ApplyOptions, Texts, apply_adapter, gain_share, split_texts
 from pipeline.models.work import bits, read_texts
 from pipeline.terminal import say
+from tests.conftest import SHARED
 from tests.trainer.test_causal import ENDS, save_tokenizer
 from trainer import causal
 from trainer.prepare import vocabulary
@@ -34,25 +36,57 @@ from trainer.transfer import function
 from trainer.transfer.adapter import TENSORS
 from trainer.transfer.extract import ExtractOptions, extract, plan
 
-VOCABULARY, WIDTH, LAYERS, POSITIONS = 1024, 64, 3, 512
+POSITIONS = 512
 ROWS = 8
 """Pieces of at most 128 tokens in a step."""
-CONVERSATIONS = 400
-"""Conversations of the domain: 60 % to tune on, 20 % to choose scales by, 20 % to test on."""
-STEPS = {"base": 200, "tuned": 70, "related": 40}
-LORA_STEPS = 100
-RATES = {"base": 3e-3, "tuned": 1e-3, "related": 1e-3}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the models are, and how long they learn."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    own: int | None
+    """Conversations of the embedded corpus."""
+    domain: int
+    """Conversations of the domain: 60 % to tune on, 20 % to choose scales by, 20 % to test on."""
+    steps: dict[str, int]
+    rates: dict[str, float]
+    lora_steps: int
+
+
+SIZES = {
+    "tiny": Size(
+        *(1024, 64, 176, 3, 2500, 400),
+        steps={"base": 200, "tuned": 70, "related": 40},
+        rates={"base": 3e-3, "tuned": 1e-3, "related": 1e-3},
+        lora_steps=100,
+    ),
+    "5m": Size(
+        *(4096, 256, 704, 5, None, 804),
+        steps={"base": 800, "tuned": 220, "related": 120},
+        rates={"base": 1e-3, "tuned": 3e-4, "related": 3e-4},
+        lora_steps=300,
+    ),
+}
+SIZE = SIZES[os.environ.get("SIZE", "tiny")]
+ELSEWHERE = SHARED / "data" / "chat" / "oasst_100trees.parquet"
+"""Another domain, whose texts teach a LoRA what it is then tested on in the first one."""
 
 
 def new_model(kind: str) -> Any:
     """A model with random weights, its head tied to its embedding."""
     library = import_module("transformers")
-    common = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
+    common = {"vocab_size": SIZE.vocabulary, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
     if kind == "gpt2":
-        shape = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": POSITIONS}
+        shape = {"n_embd": SIZE.width, "n_layer": SIZE.layers, "n_head": 4, "n_positions": POSITIONS}
         return library.GPT2LMHeadModel(library.GPT2Config(**common, **shape))
-    shape = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": 176, "num_attention_heads": 4}
-    config = library.Qwen2Config(**common, **shape, num_key_value_heads=2, max_position_embeddings=POSITIONS)
+    shape = {"hidden_size": SIZE.width, "intermediate_size": SIZE.inner, "num_hidden_layers": SIZE.layers}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config = library.Qwen2Config(**common, **shape, **heads, max_position_embeddings=POSITIONS)
     return library.Qwen2ForCausalLM(config)
 
 
@@ -76,7 +110,7 @@ def learn(network: Any, pieces: Sequence[torch.Tensor], steps: int, rate: float,
 
 def texts_of(domain: str, folder: Path) -> Texts:
     """The three parts of the domain, as `refine transfer apply --on` cuts them."""
-    texts = split_texts(ApplyOptions(folder, "", folder, on=domain, limit=CONVERSATIONS))
+    texts = split_texts(ApplyOptions(folder, "", folder, on=domain, limit=SIZE.domain))
     assert texts is not None
     return texts
 
@@ -84,8 +118,8 @@ def texts_of(domain: str, folder: Path) -> Texts:
 def train(folder: Path, domain: str, seed: int) -> None:
     """The four models, in folders beside one another."""
     torch.set_num_threads(1)
-    own, texts = read_texts("chitchat", 2500).conversations, texts_of(domain, folder)
-    tokenizer = vocabulary.train(own["text"], VOCABULARY).tokenizer
+    own, texts = read_texts("chitchat", SIZE.own).conversations, texts_of(domain, folder)
+    tokenizer = vocabulary.train(own["text"], SIZE.vocabulary).tokenizer
     # related is trained on conversations that the base has not seen
     halves = [
         own.filter(pl.Series(np.random.default_rng(seed).random(len(own)) < 0.75) == part) for part in (True, False)
@@ -103,7 +137,7 @@ def train(folder: Path, domain: str, seed: int) -> None:
         save_tokenizer(place, tokenizer, **ENDS)
         model = causal.load(str(place))
         like = "base" if name == "other" else name
-        tokens[name] = learn(network, function.pieces(model, frame), STEPS[like], RATES[like], seed)
+        tokens[name] = learn(network, function.pieces(model, frame), SIZE.steps[like], SIZE.rates[like], seed)
         network.save_pretrained(place)
         say(f"{name}: {sum(p.numel() for p in network.parameters()):,} parameters, {tokens[name]:,} tokens")
     (folder / "tokens.json").write_text(json.dumps(tokens))
@@ -161,12 +195,19 @@ def transfers(folder: Path, domain: str) -> dict[str, Any]:
     for name in ("related", "other"):
         place = folder / f"on-{name}"
         options = ApplyOptions(
-            folder / "default", str(folder / name), place, on=domain, limit=CONVERSATIONS, steps=LORA_STEPS
+            folder / "default", str(folder / name), place, on=domain, limit=SIZE.domain, steps=SIZE.lora_steps
         )
         made = apply_adapter(options)
         assert made.ladder is not None
         ladder = {row.name.split(" at ")[0]: row.bits_per_byte for row in made.ladder.rows}
         found[name] = {"space": made.space, "scale": made.scale, "share": made.carried, "ladder": ladder}
+    test = texts_of(domain, folder).test
+    place = folder / "on-other-elsewhere"
+    options = replace(options, out=place, on=str(ELSEWHERE), limit=None, scale=found["other"]["scale"])
+    apply_adapter(options)
+    nats = causal.score(causal.load(str(folder / "other"), place), test.conversations).nats.sum()
+    label = f"a LoRA that learned on texts of {ELSEWHERE.stem}"
+    found["other"]["ladder"][label] = bits(float(nats), int(test.bytes.sum()))
     return found
 
 
