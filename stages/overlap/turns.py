@@ -104,9 +104,10 @@ class Turns(GlobalStage):
 
     def _most_repeated(self, shards: Shards, repeats: Repeats, key: str) -> list[dict[str, Any]]:
         """Entries of `turns.json`: number of conversations, id of the first, beginning of its answer with that key."""
+        chosen = np.lexsort((repeats.firsts, -repeats.counts))[:MAX_LISTED]
+        firsts = shards.take(repeats.firsts[chosen], "id", "messages") if len(chosen) else pl.DataFrame()
         entries = []
-        for at in np.lexsort((repeats.firsts, -repeats.counts))[:MAX_LISTED]:
-            first = shards.row(int(repeats.firsts[at]), "id", "messages")
+        for at, first in zip(chosen, firsts.iter_slices(1), strict=True):
             begins = self._keys(first).filter(pl.col(key) == int(repeats.keys[at]))["content"][0][:MAX_CHARACTERS]
             entries.append({"conversations": int(repeats.counts[at]), "first": first["id"][0], "begins": begins})
         return entries

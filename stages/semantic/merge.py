@@ -176,16 +176,18 @@ def _described(shards: Shards, columns: dict[str, Any], heads: Vectors, of: str)
     cluster, typical = columns["semantic_cluster"], columns["semantic_typical"]
     sizes = np.bincount(cluster[cluster != NONE], minlength=len(heads))
     words, places = _words(shards, cluster, of), _map(heads)
+    members = [np.flatnonzero(cluster == number) for number in np.flatnonzero(sizes)]
+    best = np.array([rows[typical[rows].argmax()] for rows in members], np.int64)
+    texts = text_of(of, shards.take(best, "prompt", "messages", "text", "details")) if len(best) else pl.Series()
+    examples = dict(zip(np.flatnonzero(sizes).tolist(), texts, strict=True))
     described = []
     for number, size in enumerate(sizes.tolist()):
-        best = int(np.flatnonzero(cluster == number)[typical[cluster == number].argmax()]) if size else -1
-        example = text_of(of, shards.row(best, "prompt", "messages", "text", "details")).item() if size else ""
         described.append(
             {
                 "cluster": number,
                 "size": size,
                 "words": words.get(number, []),
-                "example": example[:EXAMPLE],
+                "example": examples.get(number, "")[:EXAMPLE],
                 "x": round(float(places[number, 0]), 3),
                 "y": round(float(places[number, 1]), 3),
             }

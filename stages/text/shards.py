@@ -56,9 +56,6 @@ class Shards:
         frame = column(self.measured[at], signal).to_frame("key").with_row_index("row")
         return (frame.explode("key") if frame["key"].dtype == pl.List else frame).drop_nulls()
 
-    def row(self, number: int, *columns: str) -> pl.DataFrame:
-        return self.take(np.array([number]), *columns)
-
     def take(self, numbers: Rows, *columns: str) -> pl.DataFrame:
         """Columns of one or more rows, in the order given; each shard is read once."""
         shard = np.searchsorted(self.starts, numbers, side="right") - 1
