@@ -213,7 +213,7 @@ def same(teacher: str, folder: Path, runs: int) -> None:
     for run in range(len(done), runs):
         place = folder / "halves"
         shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place.mkdir(parents=True)
         chosen = np.random.default_rng(run).permutation(len(frame))[:HALVES]
         for name, rows in zip("ab", np.split(chosen, 2), strict=True):
             lines = (json.dumps(record) + "\n" for record in records(frame.select("text", "turns")[rows]))

@@ -102,7 +102,7 @@ def peers(python: str) -> None:
     """Both tools on pairs of two widths."""
     script = f"import sys; sys.argv[0] = 'extract'; sys.path[:0] = {os.environ.get('PEER', '').split(':')!r}; "
     script += "from mergekit.scripts.extract_lora import main; main()"
-    for width, layers, runs in ((1024, 2, 2),):
+    for width, layers, runs in ((1024, 2, 2), (2048, 2, 2)):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             make_pair(folder, width, layers)
