@@ -35,6 +35,8 @@ CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
 """Environment variables with the credentials, by the scheme of a URL."""
+ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+"""Environment variable with the address of another server than the provider's own, by the scheme of a URL."""
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound")
 
 
@@ -267,7 +269,7 @@ def _library() -> Any:  # noqa: ANN401  a module
 def _connect(url: str, patience: timedelta = PATIENCE) -> Any:  # noqa: ANN401  one of obstore's stores
     from obstore.store import from_url
 
-    insecure = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    insecure = os.environ.get(ENDPOINTS[url[:2]], "").startswith("http://")
     retry: Any = {"retry_timeout": patience, "max_retries": max(int(patience.total_seconds()) // 10, 2)}
     more: Any = {"disable_bulk_delete": True} if url.startswith("s3:") else {}  # not every server has it
     with _explained(url):
@@ -294,15 +296,19 @@ def _sentence(url: str, text: str, error: Exception) -> str:
     from obstore import exceptions
 
     scheme, name = url.split("/", maxsplit=1)[0][:-1], url.split("/")[2]
-    endpoint = "AWS_ENDPOINT_URL" if scheme == "s3" else "its name"
+    why = re.sub(r"\s+", " ", text.split("Debug source", maxsplit=1)[0])[:300].strip()
     if _NO_BUCKET.search(text):
-        return f"there is no bucket {name!r} at the server of {url}: create it, or check {endpoint}"
-    if "169.254." in text or re.search("redential|AccessKey|Account must", text):
+        return (
+            f"there is no bucket {name!r} at the server of {url}: create it, or check its name and {ENDPOINTS[scheme]}"
+        )
+    if "169.254." in text or "Account must" in text:
         return f"no credentials for {url}: set {CREDENTIALS[scheme]}, or give the machine a role"
+    if re.search("redential|AccessKey|ReadPem", text):
+        return f"the credentials for {url} cannot be used ({why}): check {CREDENTIALS[scheme]}"
     if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError) or "403 Forbidden" in text:
         return f"{url} cannot be read and written with these credentials: allow listing, reading, writing and deleting"
-    why = re.sub(r"\s+", " ", text.split("Debug source", maxsplit=1)[0])[:300].strip()
-    return f"{url} cannot be reached ({why}): check the network and {endpoint}, and start the same command again"
+    again = "and start the same command again"
+    return f"{url} cannot be reached ({why}): check the network and {ENDPOINTS[scheme]}, {again}"
 
 
 _FETCHED: dict[Path, int] = {}

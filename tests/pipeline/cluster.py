@@ -1,4 +1,4 @@
-"""The real things on loopback: a Ray cluster of two nodes, and an S3 server with faults on demand."""
+"""The real things on loopback: a Ray cluster of two nodes, and an S3 server with faults on demand, Google's too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from http import HTTPStatus
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -24,7 +25,11 @@ HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 300}
 
 @dataclass
 class S3:
-    """An S3 server of this process, with one bucket, `bucket`."""
+    """An S3 server of this process, with one bucket, `bucket`.
+
+    It also stands in for Google's XML API, which differs in what refine needs by the name of one header. Source:
+    https://cloud.google.com/storage/docs/xml-api/reference-headers#xgoogifgenerationmatch
+    """
 
     folder: Path
     port: int = 0
@@ -47,6 +52,8 @@ class S3:
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
+            "GOOGLE_BASE_URL": f"http://127.0.0.1:{self.port}",
+            "GOOGLE_BEARER_TOKEN": "test",
         }
 
     def well(self) -> None:
@@ -71,7 +78,9 @@ def s3_server(folder: Path) -> Iterator[S3]:
         data_root = folder
 
         def _dispatch(self, action: Any) -> None:
-            state.requests.append((self.command, self.path))
+            state.requests.append((self.command, unquote(self.path)))
+            if self.headers.get("x-goog-if-generation-match") == "0":
+                self.headers["If-None-Match"] = "*"
             number = len(state.requests)
             if state.reset_every and number % state.reset_every == 0:
                 self.close_connection = True

@@ -26,6 +26,8 @@ from tests.pipeline.cluster import S3
 
 TOY = ROOT / "tests" / "pipeline" / "toy.toml"
 Jsonl = Callable[..., Path]
+SCHEMES = pytest.mark.parametrize("scheme", ["s3", "gs"])
+"""Clients that speak to the same server, each in its own way."""
 
 
 def carry_out(source: str | Path, out: str | Path) -> Store:
@@ -47,30 +49,32 @@ def corpus(jsonl: Jsonl) -> Path:
     return jsonl(chat(i // 2 if i % 5 == 0 else i, 2 + i % 4) for i in range(60))
 
 
-def test_a_run_in_a_bucket_has_the_files_of_one_in_a_folder(s3: S3, jsonl: Jsonl, tmp_path: Path) -> None:
+@SCHEMES
+def test_a_run_in_a_bucket_has_the_files_of_one_in_a_folder(s3: S3, scheme: str, jsonl: Jsonl, tmp_path: Path) -> None:
     """Through a server that asks to slow down and resets connections; the source may be there too."""
     source = corpus(jsonl)
     carry_out(source, tmp_path / "r")
-    (s3.folder / "bucket" / "in").mkdir()
+    (s3.folder / "bucket" / "in").mkdir(exist_ok=True)
     (s3.folder / "bucket" / "in" / "corpus.jsonl").write_bytes(source.read_bytes())
     s3.slow_every, s3.reset_every = 5, 23
-    carry_out("s3://bucket/in/corpus.jsonl", "s3://bucket/same")
+    carry_out(f"{scheme}://bucket/in/corpus.jsonl", f"{scheme}://bucket/same-{scheme}")
     expected = files(tmp_path / "r")
-    found = files(s3.folder / "bucket" / "same")
+    found = files(s3.folder / "bucket" / f"same-{scheme}")
     for name in ("README.md", "source.json"):  # they hold the name of the source
         assert found.pop(name)
         assert expected.pop(name)
     assert found == expected
-    assert (s3.folder / "bucket" / "same" / "manifest.json").exists()
+    assert (s3.folder / "bucket" / f"same-{scheme}" / "manifest.json").exists()
 
 
-def test_a_run_in_a_bucket_is_resumed_and_mended(s3: S3, jsonl: Jsonl) -> None:
+@SCHEMES
+def test_a_run_in_a_bucket_is_resumed_and_mended(s3: S3, scheme: str, jsonl: Jsonl) -> None:
     """A complete run writes no shard again; an object that vanished or is cut short is made again."""
-    source, root = corpus(jsonl), s3.folder / "bucket" / "resumed"
-    carry_out(source, "s3://bucket/resumed")
+    source, out, root = corpus(jsonl), f"{scheme}://bucket/resumed-{scheme}", s3.folder / "bucket" / f"resumed-{scheme}"
+    carry_out(source, out)
     before = files(root)
     s3.requests.clear()
-    carry_out(source, "s3://bucket/resumed")
+    carry_out(source, out)
     assert [path for path in s3.puts(".parquet") if "/decisions/" not in path] == []
     short = min(root.glob("signals/*/merged/00001.parquet"))
     lost = (
@@ -83,7 +87,7 @@ def test_a_run_in_a_bucket_is_resumed_and_mended(s3: S3, jsonl: Jsonl) -> None:
             path.write_bytes(path.read_bytes()[:200])
         else:
             path.unlink()
-        carry_out(source, "s3://bucket/resumed")
+        carry_out(source, out)
         assert files(root) == before, path
 
 
@@ -147,9 +151,10 @@ def test_nothing_is_stored_if_the_writer_fails(s3: S3) -> None:
     assert not (s3.folder / "bucket" / "atomic" / "manifest.json").exists()
 
 
-def test_of_sixteen_rivals_one_gets_the_lease(s3: S3) -> None:
+@SCHEMES
+def test_of_sixteen_rivals_one_gets_the_lease(s3: S3, scheme: str) -> None:
     """The errors of the others name the holder and its start; once it has ended, the next one gets the lease."""
-    bucket, winners, losers = Bucket("s3://bucket/race"), list[int](), list[str]()
+    bucket, winners, losers = Bucket(f"{scheme}://bucket/race-{scheme}"), list[int](), list[str]()
 
     def rival(number: int) -> None:
         try:
@@ -163,7 +168,7 @@ def test_of_sixteen_rivals_one_gets_the_lease(s3: S3) -> None:
         list(pool.map(rival, range(16)))
     assert len(winners) == 1
     assert len(losers) == 15
-    assert all(line.startswith("s3://bucket/race ") and "process" in line for line in losers), losers
+    assert all(line.startswith(f"{bucket.url} ") and "process" in line for line in losers), losers
     rival(16)
     assert len(winners) == 2
     assert s3.puts(".lease/000002")
@@ -238,9 +243,19 @@ def test_a_bucket_that_cannot_be_used_is_one_sentence(s3: S3, jsonl: Jsonl, monk
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert refused("s3://bucket/no", jsonl).startswith("s3://bucket/no cannot be reached (Generic S3 error")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert "the credentials for s3://bucket/no cannot be used (Generic S3 error: Missing" in refused(
+        "s3://bucket/no", jsonl
+    )
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9/169.254.")
     assert refused("s3://bucket/no", jsonl).startswith("no credentials for s3://bucket/no: set AWS_ACCESS_KEY_ID")
     assert refused("az://bucket/no", jsonl).startswith("no credentials for az://bucket/no: set AZURE_STORAGE_ACCOUNT")
+    assert refused("gs://nowhere/run", jsonl).startswith("there is no bucket 'nowhere' at the server of gs://nowhere")
+    s3.ignore_conditions = True
+    assert "the server of gs://bucket/no ignores If-None-Match" in refused("gs://bucket/no", jsonl)
+    monkeypatch.delenv("GOOGLE_BEARER_TOKEN")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "nowhere.json")
+    assert "the credentials for gs://bucket/no cannot be used (Generic GCS error" in refused("gs://bucket/no", jsonl)
 
 
 def test_a_bucket_without_its_package_is_one_sentence(jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch) -> None:
