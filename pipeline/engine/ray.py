@@ -31,7 +31,7 @@ REFRESH = 10.0
 SLOW = 10.0
 """A task that is older than so many median tasks, and than `REFRESH`, is started a second time."""
 NOTICE, STALL = 60.0, 900.0
-"""Seconds without a result after which that is reported, and after which an idle cluster is an error."""
+"""Seconds without a result, or a node, after which that is reported, and after which an idle cluster is an error."""
 STORE_BYTES = 80 << 20
 """Size of the object store of a Ray of this machine in bytes, near Ray's minimum: nothing large is in it."""
 
@@ -133,6 +133,15 @@ class Ray:
         connect(address, cores)
         self.warn = warn
         self._expected = pickle.dumps((None, {}))
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the first node with a core: a cluster that has just been started may have its head only."""
+        begun = time.monotonic()
+        if not alive():
+            self.warn(f"no node of the Ray cluster has a core yet: waiting {STALL / 60:.0f} min for one")
+        while not alive() and time.monotonic() - begun < STALL:
+            time.sleep(REFRESH / 2)
 
     def processes(self, keys: int, seconds: float = math.inf) -> int:
         """Every core of the cluster, as far as there are keys."""

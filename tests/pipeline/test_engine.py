@@ -242,6 +242,8 @@ class Stand:
     kills: int = 0
     """How many times the worker of the key 3 is killed because memory runs out."""
     tasks: list[Begun] = field(default_factory=list)
+    begins: float = 0.0
+    """Second in which its nodes join."""
     now: float = 0.0
     """Seconds on its clock."""
 
@@ -250,7 +252,8 @@ class Stand:
         self.init = self.shutdown = self.cancel = lambda *_, **__: None
         self.put = lambda value: value
         self.remote = lambda **_: lambda work: SimpleNamespace(options=lambda memory: self.options(work, memory))
-        self.nodes = lambda: [{"Alive": True, "Resources": {"CPU": 1.0, "memory": 3e9}}] * 2
+        node = {"Alive": True, "Resources": {"CPU": 1.0, "memory": 3e9}}
+        self.nodes = lambda: [node, node] if self.now >= self.begins else [{"Alive": True, "Resources": {}}]
         self.cluster_resources = lambda: {"CPU": 2.0, "memory": 6e9}
         self.available_resources = lambda: {"CPU": self.free, "memory": 6e9}
 
@@ -262,6 +265,10 @@ class Stand:
             return self.tasks[-1]
 
         return SimpleNamespace(remote=begin)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
 
     def wait(self, begun: list[Begun], timeout: float, **_: object) -> tuple[list[Begun], list[Begun]]:
         """A task that has ended, or none after the time."""
@@ -286,6 +293,7 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     made = Stand(exceptions)
     monkeypatch.setitem(sys.modules, "ray", made)
     monkeypatch.setattr("pipeline.engine.ray.time.monotonic", lambda: made.now)
+    monkeypatch.setattr("pipeline.engine.ray.time.sleep", made.sleep)
     return made
 
 
@@ -319,6 +327,17 @@ def test_nothing_waits_in_silence(stand: Stand) -> None:
     why = r"nothing has ended for 16 min and nothing runs \(2 tasks of 1 cores and 1\.0 GB each; free in the cluster: 2"
     with pytest.raises(EngineError, match=why):
         on_stand(["a", "b"])
+
+
+def test_a_cluster_that_has_just_been_started_may_have_its_head_only(stand: Stand) -> None:
+    """The first node with a core is waited for; if none comes, an error says so."""
+    warnings = list[str]()
+    stand.begins = 600.0
+    assert on_stand(["a"], warnings.append) == [("a", 1)]
+    assert warnings == ["no node of the Ray cluster has a core yet: waiting 15 min for one"]
+    stand.now, stand.begins = 0.0, 1_000.0
+    with pytest.raises(EngineError, match=r"no node of the Ray cluster has 1 cores and 1\.0 GB"):
+        on_stand(["a"])
 
 
 @pytest.mark.parametrize(
