@@ -91,3 +91,7 @@ class Matching:
     def keys(self, words: Words) -> NDArray[np.uint32]:
         """Band keys of texts, uint32 [n, bands]."""
         return band_keys(sign(words, self.permutations, self.seed), *self.bands())
+
+    def second_keys(self, words: Words) -> NDArray[np.uint32]:
+        """Other band keys of texts, uint32 [n, bands]: with `keys` they make 64 bits."""
+        return band_keys(~sign(words, self.permutations, self.seed), *self.bands())

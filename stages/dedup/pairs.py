@@ -18,12 +18,14 @@ from stages.columns import chunks
 from stages.dedup.bands import Matching
 from stages.dedup.groups import Groups
 from stages.dedup.kernel import B32, ROW
-from stages.dedup.signatures import LOOPS, Mask, choose, first_alike, pack, sign_texts, write_sets
+from stages.dedup.signatures import LOOPS, Mask, choose, each_part, first_alike, pack, sign_texts, write_sets
 from stages.files import mapped
 from stages.text.shards import Rows, cores
 
 PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
+CHANCE = 0.25
+"""Number of band keys that a text shares with others by chance above which keys of 64 bits choose the candidates."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,12 @@ def near_pairs(
     crowded one, are compared with at most this many leaders: the longest rows that are under `near` with each other.
 
     All columns are in temporary files in `folder`: 10 bytes per text; per candidate, which is a text that shares a band
-    key, 4 per band, 8 per word, and 48; and 52 per pair.
+    key, 4 per band, 8 per word, and 48; and 52 per pair. Of so many texts that keys match by chance, which costs the
+    words of both and nothing else, candidates are signed again; files of 4 bytes per band and 32 for each of them.
     """
     chosen = _candidates(bands, copies, folder)
+    if bands.size > CHANCE * (1 << 32):
+        _remove_chance(chosen, bands, texts, matching, folder)
     found = (here.start + np.flatnonzero(chosen[here]) for here in chunks(len(chosen)))
     rows = columns.write(found, np.int64, folder)  # candidates are numbered by their place among these
     ranked = _longest_first(words, rows, folder)
@@ -143,6 +148,28 @@ def _candidates(bands: NDArray[np.uint32], copies: Groups, folder: Path | None) 
             for shared in (some[1:][same], some[:-1][same]):
                 candidates[(shared & ROW).astype(np.int64)] = True
     return candidates
+
+
+def _remove_chance(
+    chosen: Mask,
+    bands: NDArray[np.uint32],
+    texts: Callable[[Mask], Iterable[pl.Series]],
+    matching: Matching,
+    folder: Path | None,
+) -> None:
+    """Choose candidates no longer whose band keys are those of another one in 32 bits only, not in 64."""
+    found = (here.start + np.flatnonzero(chosen[here]) for here in chunks(len(chosen)))
+    rows = columns.write(found, np.int64, folder)
+    halves = columns.write(each_part(matching.second_keys, texts(chosen), cores()), np.uint32, folder)
+    halves, every = halves.reshape(-1, bands.shape[1]), [*chunks(len(rows))]
+    chosen[rows] = False
+    for band in range(bands.shape[1]):
+        keys = columns.write((pack(bands[rows[i], band], halves[i, band]) for i in every), np.uint64, folder)
+        order = columns.sort(keys, folder)
+        later = (order[i.start : i.stop + 1] for i in every)
+        shared = columns.write((some[1:][some[1:] == some[:-1]] for some in later), np.uint64, folder)
+        for i in every:
+            chosen[rows[i][columns.holds(shared, keys[i])]] = True
 
 
 def _longest_first(words: NDArray[np.uint32], rows: Rows, folder: Path | None) -> Rows:

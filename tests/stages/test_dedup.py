@@ -7,6 +7,7 @@ import resource
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,8 +21,10 @@ from pipeline.rules import KeepBest, Pairs, decide
 from stages import columns
 from stages.dedup import Dedup
 from stages.dedup.bands import chance
-from stages.dedup.groups import equal_rows
+from stages.dedup.groups import Groups, equal_rows
 from stages.dedup.merge import merge
+from stages.dedup.pairs import Near, near_pairs
+from stages.dedup.signatures import choose, first_alike, sign_texts
 from stages.stage import StageParameterError, StageRefusedError
 from tests.stages.dedup_reference import SHARED, jaccard, pairs, run, same, shingles
 
@@ -67,6 +70,26 @@ def test_pairs_are_those_of_brute_force(seed: int, size: int) -> None:
     assert cut.merged.equals(whole.merged)
     assert cut.near.equals(whole.near)
     assert cut.summary == whole.summary
+
+
+def test_texts_that_share_a_key_by_chance_are_no_candidates_of_a_large_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys cut to 10 bits stand for one. The pairs are those of whole keys, and far fewer are compared."""
+    parts, how = [pl.Series(corpus(7, 600))], Dedup().matching
+    signed = sign_texts(parts, how)
+    copies = Groups.of(first_alike(signed.keys))
+
+    def near(bits: int) -> Near:
+        bands = signed.bands & np.uint32((1 << bits) - 1)
+        return near_pairs(copies, signed.words, bands, partial(choose, parts), how, near=0.75)
+
+    whole, many = near(32), near(10)
+    monkeypatch.setattr("stages.dedup.pairs.CHANCE", 0.0)
+    for few in (near(32), near(10)):
+        assert np.array_equal(few.rows, whole.rows)
+        assert np.array_equal(few.jaccard, whole.jaccard)
+    assert len(whole.rows) > 20
+    assert near(32).compared == whole.compared
+    assert near(10).compared < many.compared / 10
 
 
 def test_no_prompt_is_not_the_same_prompt(tmp_path: Path) -> None:
