@@ -60,7 +60,8 @@ class Dedup(GlobalStage):
     Memory of the merge: 4 bytes per text or prompt that several conversations have. All else is sorted and searched in
     temporary files: 114 bytes per conversation, 104 per conversation whose text or prompt another one has, 140 per
     candidate (a conversation that shares a band key), 8 per word of candidates, 100 per pair, 56 per turn of those in
-    pairs. The system holds in memory what fits of them.
+    pairs. The system holds in memory what fits of them. Above 43 million conversations many band keys match by chance:
+    those that share one are signed again, with keys of 64 bits, in files of 132 bytes each.
 
     Time grows linearly with the corpus: a row is compared with at most `bucket` rows per band. In a larger bucket the
     longest texts lead, so that `KeepBest` finds the pairs it needs if it keeps the longest; in another order it keeps
