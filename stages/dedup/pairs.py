@@ -84,8 +84,8 @@ def near_pairs(
     crowded one, are compared with at most this many leaders: the longest rows that are under `near` with each other.
 
     All columns are in temporary files in `folder`: 10 bytes per text; per candidate, which is a text that shares a band
-    key, 4 per band, 8 per word, and 48; and 52 per pair. Of so many texts that keys match by chance, which costs the
-    words of both and nothing else, candidates are signed again; files of 4 bytes per band and 32 for each of them.
+    key, 4 per band, 8 per word, and 48; and 52 per pair. Where keys match by chance (`CHANCE`), which costs nothing
+    but those 8 per word, candidates are signed again, in files of 4 bytes per band and 32 for each.
     """
     chosen = _candidates(bands, copies, folder)
     if bands.size > CHANCE * (1 << 32):

@@ -136,7 +136,7 @@ FIELDS = {
     "head": "rayStartParams template",
     "worker": "rayStartParams template groupName replicas minReplicas maxReplicas",
 }
-"""Fields of a `RayJob` that its file may have, as in KubeRay's ray-operator/apis/ray/v1/*_types.go of November 2026."""
+"""Fields of a `RayJob` that its file may have, as in ray-operator/apis/ray/v1/*_types.go of KubeRay."""
 
 
 def test_the_cluster_files_of_deploy_are_those_that_ray_and_kuberay_accept() -> None:
