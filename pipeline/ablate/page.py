@@ -89,7 +89,7 @@ def page(ablation: Ablation) -> Page:
 
 def target_notes(pair: Pair) -> list[str]:
     """What was left out of the target, as a sentence; none without a target."""
-    return [pair.target.note] if pair.target else []
+    return list(pair.target.notes) if pair.target else []
 
 
 def contrast_rows(ablation: Ablation) -> HeadAndRows:

@@ -43,12 +43,12 @@ class Target:
     near: int
 
     @property
-    def note(self) -> str:
-        """How many of its conversations are left out, as a sentence."""
-        return (
-            f"{self.near:,} of the {len(self.corpus.frame):,} conversations of the target {self.corpus.name} have a "
-            "near-duplicate in one of the corpora, and are left out of its test set"
-        )
+    def notes(self) -> tuple[str, ...]:
+        """How many of its conversations are left out, as a sentence, if any are."""
+        if not self.near:
+            return ()
+        text = f"{self.near:,} of the {len(self.corpus.frame):,} conversations of the target {self.corpus.name} have a "
+        return (f"{text}near-duplicate in one of the corpora, and are left out of its test set",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def pair(
     if target is None:
         return Pair(read, both, union, notes, grouped)
     union, aim = with_target(union, corpora.read(target))
-    return Pair(read, both, union, (*notes, *aim.corpus.notes, aim.note), grouped, aim)
+    return Pair(read, both, union, (*notes, *aim.corpus.notes, *aim.notes), grouped, aim)
 
 
 def _arm(name: str, *both: str) -> str:

@@ -140,8 +140,9 @@ def raw_pair(store: Store, divided: Parts, part: str = "development") -> Pair:
     keys, groups = distinct(corpora.keys(raw.frame["text"])), corpora.groups(raw.frame["text"])
     union = Union(raw.frame, keys, groups, {RAW: np.ones(len(raw.frame), np.bool_)})
     union, aim = with_target(union, corpora.read(str(divided.file(part))))
-    say(f"refine: {aim.note}")
-    return Pair({RAW: raw}, store, union, (aim.note,), target=aim)
+    for note in aim.notes:
+        say(f"refine: {note}")
+    return Pair({RAW: raw}, store, union, aim.notes, target=aim)
 
 
 class Trials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.experiments.formats import change, finite, interval
 from pipeline.report.parts import Chip, Figure, Page, Panel, Section, Table, Tile
 from pipeline.report.text import visible
 from pipeline.rules import KeepTop
-from pipeline.search.findings import HEAD, Estimate, Trial
+from pipeline.search.findings import HEAD, Confirmation, Estimate, Trial
 from pipeline.search.result import Search
 from pipeline.search.trials import ORDERS
 from trainer.experiment.kinds import KINDS
@@ -50,14 +51,26 @@ def headline(found: Search) -> str:
     text = (
         f"{failed}Of {tried} plans, {found.picked.name!r} is best {GOALS[goal]}: its perplexity on the target differs "
     )
-    text += f"from that of raw by {first} on the part that chose it"
+    chose, test = (f" ({at})" if goal == "token" else "" for at in (_grams(found.budget), _models(found.confirmed)))
+    text += f"from that of raw by {first} on the part that chose it{chose}"
     if tested is None:
         return f"{text}. {luck(found)} The test found no difference to compare this with. {found.confirmed.verdict}"
-    text += f", and by {tested.level(goal).change} on the test part. {luck(found)}"
+    text += f", and by {tested.level(goal).change} on the test part{test}. {luck(found)}"
     text += f" In the test, a token of it is worth {tested.value} of raw. Its perplexity differs by "
     text += f"{tested.used_up.change} if each corpus is read to its end, " if goal == "token" else ""
     text += f"{tested.per_token.change} per token, " if goal == "corpus" else ""
     return f"{text}and by {tested.on_raw.change} on the test conversations of raw."
+
+
+def _grams(budget: int) -> str:
+    """The models of trials, and the tokens that they learned."""
+    return f"n-grams, {budget:,} tokens"
+
+
+def _models(one: Confirmation) -> str:
+    """The models of a test, and the tokens that they learned."""
+    label = "n-grams" if one.network is None else KINDS[one.network].label
+    return label if one.budget is None else f"{label}, {one.budget:,} tokens"
 
 
 def luck(found: Search) -> str:
@@ -75,16 +88,14 @@ def luck(found: Search) -> str:
 
 def sides(found: Search) -> HeadAndRows:
     """The picked plan on both parts of the target, and other plans that were tested before."""
-    head = ("part of the target", "plan", "models", "tokens", *HEAD, "beyond random rules")
+    head = ("part of the target", "plan", "models", *HEAD, "beyond random rules")
     one = found.picked
     cells = one.finding.cells if one.finding else ("-",) * len(HEAD)
-    rows: Rows = [("development, which chose it", visible(one.name, 80), "n-grams", f"{found.budget:,}", *cells, "-")]
+    rows: Rows = [("development, which chose it", visible(one.name, 80), _grams(found.budget), *cells, "-")]
     for each in (*found.before, found.confirmed):
         part = "test" if each is found.confirmed else "test, before"
-        models = "n-grams" if each.network is None else KINDS[each.network].label
         cells = each.finding.cells if each.finding else ("-",) * len(HEAD)
-        tokens = "-" if each.budget is None else f"{each.budget:,}"
-        rows.append((part, visible(each.name, 80), models, tokens, *cells, each.choice.change))
+        rows.append((part, visible(each.name, 80), _models(each), *cells, each.choice.change))
     return head, rows
 
 
@@ -122,7 +133,7 @@ def page(found: Search) -> Page:
             0, f"{looks} plans were tested on the same part of the target, so the last test is not a first look"
         )
     return Page(
-        title=f"A plan for {visible(found.target.source, 60)}",
+        title=f"A plan for {visible(Path(found.target.source).name, 60)}",
         kicker=f"refine search · {visible(found.source, 60)}",
         headline=visible(headline(found)),
         chip=_chip(found),
@@ -229,8 +240,8 @@ def commented(found: Search) -> str:
         f"No more were tried: {found.stopped}; {found.left} were left.",
         "",
         f"Picked: {found.picked.name}. PPL against raw, with 95 % intervals:",
-        *(_evidence("development part, which chose it", one.cells) if one else ()),
-        *(_evidence("test part", tested.finding.cells) if tested.finding else ()),
+        *(_evidence(f"development part, which chose it ({_grams(found.budget)})", one.cells) if one else ()),
+        *(_evidence(f"test part ({_models(tested)})", tested.finding.cells) if tested.finding else ()),
         f"- test part, beyond random rules that drop as much: {tested.choice.change}",
         luck(found),
         *_threshold(found),

@@ -192,7 +192,7 @@ def projected(folder: Path, texts: Texts) -> float:
 
 def transfers(folder: Path, domain: str) -> dict[str, Any]:
     """The ladders of the related model and of the other one, and the shares that carry over."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("related", "other"):
         place = folder / f"on-{name}"
         options = ApplyOptions(

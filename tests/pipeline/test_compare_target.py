@@ -110,7 +110,9 @@ def test_an_ablation_is_about_the_target_too(my_run: Path, target: Path, tmp_pat
     assert all(set(one["test_sets"]) == {"raw-test", "refined-test", "target"} for one in found["contrasts"])
     assert sum(one.dropped for one in made.contrasts if one.how == "alone") <= LIMIT
     assert made.sentence.startswith("Level on target, beyond random rules")
-    assert aim.note in html.unescape((tmp_path / "page" / "index.html").read_text())
+    (note,) = aim.notes
+    assert note in html.unescape((tmp_path / "page" / "index.html").read_text())
+    assert not replace(aim, near=0).notes, "nothing is said of none"
     with pytest.raises(ArmsError, match="--target is a test set for models, and --no-train trains none"):
         ablating.ablate(replace(wanted, train=False))
 

@@ -201,9 +201,13 @@ def test_a_search_goes_on_where_it_stopped(found: Search, here: Path, monkeypatc
 def test_development_and_test_stand_side_by_side_with_their_tokens(found: Search) -> None:
     """A test by networks is after fewer tokens than the trials, so each row says after how many."""
     head, (tried, tested) = page.sides(found)
-    at = head.index("tokens")
-    assert tried[at] == f"{found.budget:,}"
-    assert f"at {tested[at]} tokens" in found.confirmed.verdict
+    at = head.index("models")
+    assert tried[at] == f"n-grams, {found.budget:,} tokens"
+    models, at_tokens = str(tested[at]).split(", ", 1)
+    assert models == "n-grams"
+    assert f"at {at_tokens} " in found.confirmed.verdict
+    assert f"on the test part ({tested[at]})" in page.headline(found)
+    assert f"- test part ({tested[at]}): " in found.file.read_text()
 
 
 def test_the_page_of_the_test_says_its_own_command(found: Search) -> None:
