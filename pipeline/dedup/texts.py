@@ -23,8 +23,10 @@ BATCH_BYTES = 1 << 25
 """Target size of a batch in bytes."""
 CALLS = ("tool_calls", "function_call")
 """Fields of a message that calls a tool."""
-CONTENTS: pl.DataType = pl.List(pl.Struct({"content": pl.String()}))
-MESSAGES: pl.DataType = pl.List(pl.Struct(dict.fromkeys(("content", *CALLS), pl.String())))
+TEXTS = ("content", "value")
+"""Fields of a message that hold its text; the first one that is not null counts."""
+CONTENTS: pl.DataType = pl.List(pl.Struct(dict.fromkeys(TEXTS, pl.String())))
+MESSAGES: pl.DataType = pl.List(pl.Struct(dict.fromkeys((*TEXTS, *CALLS), pl.String())))
 """Messages of JSON files; what is no text is JSON text."""
 MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
@@ -134,7 +136,7 @@ class TextColumn:
         if kind == pl.Unknown:
             kind = _json_kind(columns, name)
         turn = kind.inner if isinstance(kind, pl.List) else None
-        conversation = isinstance(turn, pl.Struct) and pl.Field("content", pl.String) in turn.fields
+        conversation = isinstance(turn, pl.Struct) and any(pl.Field(name, pl.String) in turn.fields for name in TEXTS)
         if (kind.is_nested() and not conversation) or kind.is_numeric():
             raise SourceError(
                 f"{columns.name}: the column {name!r} is {kind}, expected text, or a list of messages with role and "
@@ -150,8 +152,20 @@ class TextColumn:
             texts = self._decode(part[self.name]) if self.as_json else part[self.name]
             if texts.dtype != pl.String:
                 self._refuse_calls(part[self.name])
-                texts = texts.list.eval(pl.element().struct.field("content").fill_null("")).list.join("\n")
+                texts = self._joined(texts)
             yield texts.fill_null("")
+
+    def _joined(self, messages: pl.Series) -> pl.Series:
+        """The contents of each conversation. If no message has one, all conversations would seem to be copies."""
+        fields = messages.dtype.inner.fields  # type: ignore[attr-defined]
+        has = [one.name for one in fields if one.name in TEXTS and one.dtype == pl.String]
+        contents = messages.list.eval(pl.coalesce(*(pl.element().struct.field(name) for name in has)))
+        if contents.list.len().sum() and not contents.list.drop_nulls().list.len().sum():
+            raise SourceError(
+                f"{self.columns.name}: no message of the column {self.name!r} has {' or '.join(TEXTS)}: name another "
+                "column, or take `refine run --stages dedup`, which reads all shapes"
+            )
+        return contents.list.eval(pl.element().fill_null("")).list.join("\n")
 
     def _refuse_calls(self, messages: pl.Series) -> None:
         """Refuse messages that call tools: their contents alone do not tell whether two conversations are alike."""
@@ -196,7 +210,9 @@ def _is_json_of_messages(columns: Columns, name: str) -> bool:
         value = json.loads(str(text))
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "content" in one for one in value)
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(one, dict) and one.keys() & TEXTS for one in value)
+    )
 
 
 def _json_kind(columns: Columns, name: str) -> pl.DataType:
@@ -209,7 +225,8 @@ def _json_kind(columns: Columns, name: str) -> pl.DataType:
                 value = readers.parse(line, number).get(name)
                 if isinstance(value, list):
                     texts = all(
-                        isinstance(one, dict) and not isinstance(one.get("content"), list | dict) for one in value
+                        isinstance(one, dict) and not any(isinstance(one.get(name), list | dict) for name in TEXTS)
+                        for one in value
                     )
                     return MESSAGES if texts else pl.List(pl.Unknown())
                 if value is not None:

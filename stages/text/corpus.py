@@ -15,10 +15,11 @@ ID_COLUMNS = ("id", "source_id", "prompt_id")
 BATCH_BYTES = 1 << 24
 """Target size of a batch in bytes."""
 
-_LISTS = {"messages": "content", "conversations": "value"}  # columns of messages, and the field that holds the text
+_LISTS = ("messages", "conversations")  # columns of messages
+_TEXTS = ("content", "value")  # fields of a message that hold its text; the first one that is not null counts
 _TYPES: dict[str, pl.DataType] = {
     **dict.fromkeys((*ID_COLUMNS, "text"), pl.String()),  # an id may be a number
-    **{name: pl.List(pl.Struct({field: pl.String()})) for name, field in _LISTS.items()},
+    **dict.fromkeys(_LISTS, pl.List(pl.Struct(dict.fromkeys(_TEXTS, pl.String())))),
     "data": pl.List(pl.String()),
 }
 
@@ -70,7 +71,7 @@ class Corpus:
                 for frame in self._frames(path):
                     names = [pl.col(name).cast(pl.String) for name in ID_COLUMNS if name in frame.columns]
                     rows = pl.format("{}:{}", pl.lit(path.name), pl.int_range(row, row + pl.len()))
-                    yield frame.select(text=self._text(path, frame.schema), name=pl.coalesce(*names, rows))
+                    yield frame.select(text=self._text(path, frame), name=pl.coalesce(*names, rows))
                     row += frame.height
             except UnreadableFileError as error:
                 raise StageParameterError(f"{self.name} {str(path)!r} {error}") from error
@@ -91,17 +92,23 @@ class Corpus:
             known = {name: kind for name, kind in columns.items() if name in _TYPES}
             yield from readers.frames(path, pl.Schema(known or columns), BATCH_BYTES)
 
-    def _text(self, path: Path, schema: pl.Schema) -> pl.Expr:
-        for name, field in _LISTS.items():
+    def _text(self, path: Path, frame: pl.DataFrame) -> pl.Expr:
+        schema = frame.schema
+        for name in _LISTS:
             turn = schema[name].inner if isinstance(schema.get(name), pl.List) else None  # type: ignore[attr-defined]
-            if isinstance(turn, pl.Struct) and any(each.name == field for each in turn.fields):
-                content = pl.element().struct.field(field).cast(pl.String).fill_null("")
-                return pl.col(name).list.eval(content).list.join("\n").fill_null("")
+            fields = turn.fields if isinstance(turn, pl.Struct) else []
+            if has := [each.name for each in fields if each.name in _TEXTS]:
+                contents = [pl.element().struct.field(field).cast(pl.String) for field in has]
+                texts = pl.col(name).list.eval(pl.coalesce(*contents))
+                if not frame.select(texts.list.drop_nulls().list.len().sum()).item() and frame[name].list.len().sum():
+                    break  # all texts would be empty, and nothing is near to one
+                return texts.list.eval(pl.element().fill_null("")).list.join("\n").fill_null("")
         if schema.get("data") == pl.List(pl.String):
             return pl.col("data").list.eval(pl.element().fill_null("")).list.join("\n").fill_null("")
         if schema.get("text") == pl.String:
             return pl.col("text").fill_null("")
         raise StageParameterError(
-            f"{self.name} {str(path)!r} has the columns {', '.join(schema) or 'none'}: expected `messages` (role, "
-            f"content), `conversations` (from, value), `data` (texts) or `text`; name another file or convert it"
+            f"{self.name} {str(path)!r} has the columns {', '.join(schema) or 'none'}: expected `messages` or "
+            "`conversations`, whose messages have content or value, `data` (texts) or `text`; name another file or "
+            "convert it"
         )

@@ -429,6 +429,27 @@ def test_messages_as_json_text_are_compared_by_their_text(refine: Refine, tmp_pa
     assert f"{name}: the column 'messages' begins with messages as JSON text and ends otherwise (" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["c.parquet", "c.jsonl", "c.csv"])
+def test_texts_of_messages_may_be_values(refine: Refine, tmp_path: Path, name: str) -> None:
+    """As ShareGPT has them: conversations that differ in them are no copies."""
+    words = ["one two three four five six", "seven eight nine ten eleven twelve"]
+    said = [[{"from": "human", "value": word}] for word in (*words, words[0])]
+    held = [json.dumps(one) for one in said] if name == "c.csv" else said
+    written(pl.DataFrame({"conversations": held}), tmp_path / name)
+    done = refine("dedup", name, "--column", "conversations", "--kept", "kept.txt")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "kept.txt").read_text().split() == ["0", "1"]
+
+
+def test_messages_without_texts_are_refused(refine: Refine, tmp_path: Path) -> None:
+    """All conversations would seem to be copies of one that says nothing."""
+    rows = [{"messages": [{"human": word, "assistant": "yes"}]} for word in ("one", "two")]
+    (tmp_path / "c.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = refine("dedup", "c.jsonl", "--kept", "kept.txt")
+    assert "no message of the column 'messages' has content or value: name another column, or take" in done.stderr
+    assert not (tmp_path / "kept.txt").exists()
+
+
 def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -> None:
     """Content in parts is for `refine run`; a list of strings is no conversation."""
     for value in ([{"role": "user", "content": [{"type": "text", "text": "hi"}]}], ["a", "b"]):

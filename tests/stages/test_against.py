@@ -92,6 +92,12 @@ def _sharegpt(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def _crossed(path: Path) -> Path:
+    turns = [{"role": "user", "content": TEXT[:40]}, {"role": "assistant", "content": None, "value": TEXT[40:]}]
+    path.with_suffix(".json").write_text(json.dumps([{"id": "7", "conversations": turns}]))
+    return path.with_suffix(".json")
+
+
 def _original(path: Path) -> Path:
     packed = gzip.compress(json.dumps({"id": "7", "data": [TEXT[:40], TEXT[40:]]}).encode())
     path.with_suffix(".jsonl.gz").write_bytes(packed)
@@ -103,9 +109,9 @@ def _parquet(path: Path) -> Path:
     return path.with_suffix(".parquet")
 
 
-@pytest.mark.parametrize("write", [_messages, _sharegpt, _original, _parquet])
+@pytest.mark.parametrize("write", [_messages, _sharegpt, _crossed, _original, _parquet])
 def test_an_earlier_corpus_is_read_in_every_form(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    """UltraChat, ShareGPT, UltraChat's original, Parquet; a file or its folder."""
+    """UltraChat, ShareGPT, both mixed, UltraChat's original, Parquet; a file or its folder."""
     (tmp_path / "old").mkdir()
     path = write(tmp_path / "old" / "corpus")
     text = f"{TEXT[:40]}\n{TEXT[40:]}"
@@ -221,6 +227,11 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         Against(str(tmp_path / "run")).digest()
     with pytest.raises(StageParameterError, match="has the columns x: expected `messages`"):
         measured(Against(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), [], tmp_path / "stage")
+    pairs = jsonl(tmp_path / "p.jsonl", [{"messages": [{"human": TEXT, "assistant": TEXT}]}])
+    with pytest.raises(
+        StageParameterError, match="expected `messages` or `conversations`, whose messages have content"
+    ):
+        measured(Against(pairs), [], tmp_path / "stage")
     (tmp_path / "b.jsonl").write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(StageParameterError, match=r"b\.jsonl' is not JSON on line 2"):
         measured(Against(str(tmp_path / "b.jsonl")), [], tmp_path / "stage")
