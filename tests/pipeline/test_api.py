@@ -201,6 +201,23 @@ def test_results_show_as_tables_and_everything_is_escaped(
     assert str(comparison.page) in repr(comparison)
 
 
+@pytest.mark.usefixtures("no_sections")
+def test_a_report_tells_unreadable_rows_from_dropped_ones(
+    jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows in quarantine were dropped by no rule, and the share kept is of all rows that came in."""
+    monkeypatch.chdir(tmp_path)
+    with jsonl([chat(i) for i in range(20)]).open("a") as file:
+        file.write("no JSON\n" * 20)
+    run = refine.run("corpus.jsonl", plan=TOY, out="r", workers=1, max_unreadable=1)
+    assert (run.counts.quarantined, run.counts.rejected) == (20, 9)
+    report = refine.report(run)
+    said = "40 conversations came in, 20 could not be read, 11 (27.5%) were kept and 9 dropped, all of them for "
+    assert report.headline.startswith(said)
+    assert "What was dropped is 22.5% of the conversations, and " in report.headline
+    assert report.checks[-1].found.startswith("27.5% kept")
+
+
 def test_a_comparison_names_the_command_that_makes_it(run: refine.Run) -> None:
     """Options that have their default are left out."""
     made = refine.compare("raw", "refined", run=run, train=False, budgets=[2000, 4000], out="x", max_kept=0.9)

@@ -40,7 +40,7 @@ def check(run: FinishedRun, kinds: list[Kind], bounds: Bounds) -> list[Check]:
     refined, rejected, quarantined = files["refined"], files["rejected"], files["quarantined"]
     counts = run.manifest.counts
     n, twice = len(run.keep), files["twice"]
-    share = refined / n if n else 0.0
+    share = refined / (n + quarantined) if n else 0.0
     return [
         Check(
             "counts add up",

@@ -79,17 +79,18 @@ def failed(checks: Sequence[Check]) -> list[str]:
 def _headline(manifest: Manifest) -> str:
     """Conversations ingested and kept, the three reasons that dropped most, and the size of what they dropped."""
     counts = manifest.counts
-    total, kept = counts.ingested, counts.refined
+    total, kept, dropped = counts.ingested, counts.refined, counts.rejected
     share = f" ({kept / total:.1%})" if total else ""
     of = f", {manifest.sample}," if manifest.sample else ""
-    text = f"{total:,} conversations{of} came in, {kept:,}{share} were kept and {total - kept:,} dropped"
+    unread = f", {counts.quarantined:,} could not be read" if counts.quarantined else ""
+    text = f"{total:,} conversations{of} came in{unread}, {kept:,}{share} were kept and {dropped:,} dropped"
     most = [(reason, n) for reason, n in sorted(manifest.by_rule.items(), key=lambda item: -item[1])[:3] if n]
     if not most:
         return f"{text}."
     tokens = max(counts.refined_tokens + counts.rejected_tokens, 1)
     reasons = [f"{visible(reason, 40)} ({n:,})" for reason, n in most]
-    part = "all" if sum(n for _, n in most) == total - kept else "most"
-    size = f"{(total - kept) / total:.1%} of the conversations, and {counts.rejected_tokens / tokens:.1%} of the tokens"
+    part = "all" if sum(n for _, n in most) == dropped else "most"
+    size = f"{dropped / total:.1%} of the conversations, and {counts.rejected_tokens / tokens:.1%} of the tokens"
     return f"{text}, {part} of them for {_listed(reasons)}. What was dropped is {size}."
 
 
