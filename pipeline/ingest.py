@@ -409,6 +409,11 @@ def _notes(count: _Count) -> list[str]:
         notes.append(
             f"{files}: of each pair, chosen is read, rejected is kept in extra; --map reply=rejected reads the other"
         )
+    if count.replaced:
+        notes.append(
+            f"{count.replaced:,} of {count.rows:,} rows hold invalid text, which was replaced by U+FFFD: if a file is "
+            "in another encoding than UTF-8, convert it"
+        )
     if count.roles:
         each = [_role(role, messages) for role, messages in count.roles.most_common(10)]
         notes.append(f"roles that are not known, whose messages are neither the user's nor a reply: {', '.join(each)}")

@@ -168,8 +168,6 @@ def _notes(name: str, store: Store, done: dict[str, Any]) -> tuple[str, ...]:
         if left > UNREADABLE * rows:
             raise SourceError(f"{note}; that is more than {UNREADABLE:.0%}: fix them, or set the shape of the records")
         notes.append(f"{note}; they are omitted")
-    if done["replaced"]:
-        notes.append(f"{done['replaced']:,} of {rows:,} rows of {name} hold invalid text, which was replaced by U+FFFD")
     return tuple(notes)
 
 

@@ -42,7 +42,7 @@ def _row(label: str, number: int, line: bytes) -> Row:
     ):  # not UTF-8, a lone surrogate, the mark of a file that was appended, or not JSON at all
         text = line.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
-        value, replaced = _valid(json.loads(text))
+        value, replaced = _valid(readers.loads(text))
     except (ValueError, RecursionError) as error:
         return Row(label, number, Unreadable(f"the line is not JSON ({readers.json_fault(error)})", text))
     return Row(label, number, value, replaced or "\ufffd" in text)

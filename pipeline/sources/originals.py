@@ -97,7 +97,7 @@ def _write_csv(path: Path, numbers: Collection[int], target: Path) -> None:
     with (
         readers.open_csv(path) as (separator, rows),
         _pack(target) as packed,
-        io.TextIOWrapper(packed, "utf-8", newline="") as out,
+        io.TextIOWrapper(packed, "utf-8", readers.AS_IS, newline="") as out,
     ):
         chosen = (row for number, row in enumerate(rows, 1) if number == 1 or number in numbers)
         csv.writer(out, delimiter=separator, lineterminator="\n").writerows(chosen)

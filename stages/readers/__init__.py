@@ -3,12 +3,23 @@
 What reads a file raises `UnreadableFileError` if it cannot be read to its end, or is not what it should be.
 """
 
-from stages.readers.json_lines import block_lines, envelope, fields, json_fault, line_blocks, lines, parse, text_lines
+from stages.readers.json_lines import (
+    block_lines,
+    envelope,
+    fields,
+    json_fault,
+    line_blocks,
+    lines,
+    loads,
+    parse,
+    text_lines,
+)
 from stages.readers.listing import CSV, JSON, RECORDS, RUN_KEYS, TEXT, Listing, ending, is_run, list_files
-from stages.readers.opening import PACKINGS, UnreadableFileError, open_text, read_text
+from stages.readers.opening import AS_IS, PACKINGS, UnreadableFileError, open_text, read_text
 from stages.readers.tables import arrow_batches, check_parquet, csv_rows, frames, open_arrow, open_csv, schema
 
 __all__ = [
+    "AS_IS",
     "CSV",
     "JSON",
     "PACKINGS",
@@ -30,6 +41,7 @@ __all__ = [
     "line_blocks",
     "lines",
     "list_files",
+    "loads",
     "open_arrow",
     "open_csv",
     "open_text",

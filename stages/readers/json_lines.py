@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from stages.readers.opening import DAMAGE, UnreadableFileError, open_text
+from stages.readers.opening import AS_IS, DAMAGE, UnreadableFileError, open_text
 from stages.stage import reason
 
 BATCH_BYTES = 1 << 24
@@ -54,7 +54,7 @@ def envelope(path: Path) -> tuple[bytes, bytes] | None:
     if holder := _holder(path):
         around = json.dumps({**holder.members, holder.key: ["\0"]}, ensure_ascii=False)
         before, _, after = around.partition(json.dumps("\0"))
-        return before.encode("utf-8", "surrogatepass") + b"\n", b"\n" + after.encode("utf-8", "surrogatepass") + b"\n"
+        return _bytes(before) + b"\n", b"\n" + _bytes(after) + b"\n"
     with open_text(path) as file:
         array = file.peek(HEAD)[:HEAD].lstrip().startswith(b"[")
         values = islice((value for value in _values(file) if not value.isspace()), 1) if array else ()
@@ -162,7 +162,7 @@ def _line(file: io.BufferedReader) -> tuple[bytes, bytes]:
 
 def _parse(file: io.BufferedReader, ahead: bytes, *, array: bool) -> Iterator[bytes]:
     """The values of an array, or one after the other, each on one line; `ahead` has been read from the file."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    decode = codecs.getincrementaldecoder("utf-8")(AS_IS).decode
     text, number, whole = decode(ahead), 1, False
     at = text.index("[") + 1 if array else 0
     while True:
@@ -174,7 +174,7 @@ def _parse(file: io.BufferedReader, ahead: bytes, *, array: bool) -> Iterator[by
         except (ValueError, RecursionError) as error:
             raise _malformed(number, error, array=array) from error
         if end:
-            yield re.sub(r"[\r\n]", " ", text[at:end]).encode() + b"\n"
+            yield re.sub(r"[\r\n]", " ", text[at:end]).encode("utf-8", AS_IS) + b"\n"
             at, number = end, number + 1
         elif not whole:
             piece = file.read(max(HEAD, len(text) - at))
@@ -208,7 +208,7 @@ class _Window:
     """A window on the text of a file, from which JSON is taken piece by piece."""
 
     def __init__(self, file: io.BufferedReader) -> None:
-        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._file, self._decode = file, codecs.getincrementaldecoder("utf-8")(AS_IS).decode
         self._text, self._at, self._whole = "", 0, False
 
     def next(self, between: re.Pattern[str] = _SPACE) -> str:
@@ -306,8 +306,15 @@ class _Holder:
         """The records, each on a line."""
         for member in _members(file):
             if member.number == self.number:
-                text = json.dumps(member.value, ensure_ascii=False)
-                yield text.encode("utf-8", "surrogatepass") + b"\n"
+                yield _bytes(json.dumps(member.value, ensure_ascii=False)) + b"\n"
+
+
+def _bytes(text: str) -> bytes:
+    """JSON as it stood in a file, where it may have held bytes that are not UTF-8, or escapes of lone surrogates."""
+    try:
+        return text.encode("utf-8", AS_IS)
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _holder(path: Path) -> _Holder | None:
@@ -348,10 +355,15 @@ def json_fault(error: BaseException) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else reason(error)
 
 
+def loads(text: str) -> Any:  # noqa: ANN401  any JSON
+    """The value of JSON text; null for NaN and Infinity, which Python and others write and JSON does not have."""
+    return json.loads(text, parse_constant=lambda _name: None)
+
+
 def parse(line: bytes, number: int) -> Any:  # noqa: ANN401  any JSON
     """The JSON value on a line; bytes that are not UTF-8 become U+FFFD, and a byte-order mark is skipped."""
     try:
-        return json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
+        return loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise UnreadableFileError(f"is not JSON on line {number} ({json_fault(error)})") from error
 

@@ -28,6 +28,8 @@ FOREIGN = {
     b"version https://git-lfs": "a pointer of Git LFS, expected the file itself, which `git lfs pull` gets",
 }
 """First bytes of files that are no UTF-8 text, and what such a file is."""
+AS_IS = "surrogateescape"
+"""How bytes that are not UTF-8 are decoded, so that they can be written as they were."""
 CHUNK = 1 << 12
 """Compressed bytes that are decompressed at once. They hold at most 128 MiB: four bytes of zstd can be a block."""
 

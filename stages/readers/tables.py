@@ -15,7 +15,7 @@ import polars as pl
 
 from stages.readers.json_lines import BATCH_BYTES, fields, json_frames
 from stages.readers.listing import CSV, JSON, ending
-from stages.readers.opening import UnreadableFileError, check_start, open_text
+from stages.readers.opening import AS_IS, UnreadableFileError, check_start, open_text
 from stages.stage import reason
 
 if TYPE_CHECKING:
@@ -126,9 +126,10 @@ def open_csv(path: Path) -> Iterator[tuple[str, Iterator[list[str]]]]:
 
     Fields are separated by tabs in a .tsv file, else by whichever of comma, semicolon and tab is most frequent in the
     header. Rows are read one by one, because a quoted field may have line breaks and be as long as a conversation.
+    Bytes that are not UTF-8 are decoded `AS_IS`.
     """
     csv.field_size_limit(sys.maxsize)
-    with open_text(path) as binary, io.TextIOWrapper(binary, "utf-8", "replace", newline="") as text:
+    with open_text(path) as binary, io.TextIOWrapper(binary, "utf-8", AS_IS, newline="") as text:
         first = text.readline()
         separator = "\t" if ending(path) == ".tsv" else max(",;\t", key=first.count)
         yield separator, csv.reader(chain([first], text), delimiter=separator, strict=True)
@@ -144,10 +145,19 @@ def csv_rows(path: Path) -> Iterator[list[str]]:
                     row = [name.strip() or f"column {place}" for place, name in enumerate(row, 1)]  # noqa: PLW2901
                     if twice := next((name for name in row if row.count(name) > 1), None):
                         raise UnreadableFileError(f"has {row.count(twice)} columns named {twice!r}, expected one")
-                yield row
+                yield _valid(row)
     except csv.Error as error:
         fault = "a quote is not closed" if str(error) == "unexpected end of data" else reason(error)
         raise UnreadableFileError(f"cannot be read as a table after row {number} ({fault})") from error
+
+
+def _valid(row: list[str]) -> list[str]:
+    """A row with U+FFFD for bytes that are not UTF-8."""
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        return [field.encode("utf-8", AS_IS).decode("utf-8", "replace") for field in row]
+    return row
 
 
 def _csv(path: Path, columns: Sequence[str], size: int) -> Iterator[pl.DataFrame]:

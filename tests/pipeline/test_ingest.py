@@ -226,18 +226,24 @@ def test_too_many_unreadable_rows_stop_the_run_with_one_sentence(jsonl: Jsonl, t
     assert take(source, tmp_path / "r", unreadable=0.02).height == 98
 
 
-def test_invalid_text_is_replaced_and_counted(jsonl: Jsonl, tmp_path: Path) -> None:
+@pytest.mark.parametrize("around", [(b"", b"\n", b""), (b"[", b",\n", b"]"), (b'{"data": [', b",", b"]}")])
+def test_invalid_text_is_replaced_and_counted(tmp_path: Path, around: tuple[bytes, bytes, bytes]) -> None:
     """Bytes that are not UTF-8 and lone surrogates become U+FFFD; NUL and U+FFFD itself are text like any other."""
+    begin, between, end = around
     lines = [
         b'{"messages": [{"role": "user", "content": "caf\xe9"}]}',
         b'{"messages": [{"role": "user", "content": "a\\ud83db"}]}',
         b'{"messages": [{"role": "user", "content": "a\\u0000b \\ufffd"}]}',
     ]
-    raw = take(jsonl(lines), tmp_path / "r")
+    (tmp_path / "corpus.json").write_bytes(begin + between.join(lines) + end)
+    raw = take(tmp_path / "corpus.json", tmp_path / "r")
     assert raw["text"].to_list()[0] == "caf\ufffd"
     assert raw["text"].to_list()[1].startswith("a\ufffd")
     assert raw["text"].to_list()[2] == "a\0b \ufffd"
-    assert read_json(tmp_path / "r" / "raw" / "shards.json")["replaced"] == 2
+    shards = read_json(tmp_path / "r" / "raw" / "shards.json")
+    assert shards["replaced"] == 2
+    said = "2 of 3 rows hold invalid text, which was replaced by U+FFFD: if a file is in another encoding than UTF-8, "
+    assert shards["notes"] == [f"{said}convert it"]
 
 
 def test_parquet_text_that_is_not_utf8_is_quarantined(tmp_path: Path) -> None:

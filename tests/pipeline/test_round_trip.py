@@ -219,6 +219,23 @@ def test_other_formats_come_back_as_they_were(tmp_path: Path, refine: Refine) ->
         assert list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=separator)) == rows[:2]
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [
+        ("a.csv", b"prompt,completion\n", b"Why so?,Caf\xe9 au lait.\n"),
+        ("a.json", b"[\n", b'{"prompt": "Why so?", "completion": "Caf\xe9 au lait."}\n]\n'),
+        ("b.json", b'{"rows": [\n', b'{"prompt": "Why so?", "completion": "Caf\xe9 au lait."}\n]}\n'),
+    ],
+)
+def test_bytes_that_are_not_utf8_come_back(name: str, begin: bytes, end: bytes, tmp_path: Path, refine: Refine) -> None:
+    """Only what the stages read has U+FFFD for them."""
+    (tmp_path / name).write_bytes(begin + end)
+    done = refine("run", name, "--stages", "heuristics", "--as", "source", "--out", "r", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r" / "kept" / name).read_bytes() == begin + end
+    assert read_frame(tmp_path / "r" / "refined" / "00000.parquet")["messages"][0][1]["content"] == "Caf\ufffd au lait."
+
+
 def test_a_saved_dataset_comes_back_as_one(tmp_path: Path, refine: Refine) -> None:
     """With its features."""
     made = datasets.Dataset.from_list([{**chat(i), "n": i} for i in range(4)])

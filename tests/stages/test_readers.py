@@ -58,7 +58,12 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
     ".zst": zstandard.compress,
 }
-LINES = [b'{"text": "one"}', b'{"text": "caf\xe9", "n": 1}', b"  ", b'{"text": "three \\u2028 \xe2\x80\xa8 lines"}']
+LINES = [
+    b'{"text": "one", "n": NaN}',
+    b'{"text": "caf\xe9", "n": 1}',
+    b"  ",
+    b'{"text": "three \\u2028 \xe2\x80\xa8 lines"}',
+]
 TEXTS = ["one", "caf\ufffd", "three \u2028 \u2028 lines"]
 
 
@@ -67,7 +72,7 @@ TEXTS = ["one", "caf\ufffd", "three \u2028 \u2028 lines"]
 @pytest.mark.parametrize("ending", [".jsonl", ".ndjson", ".json"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_every_reader_takes_every_form(read: Reader, packing: str, ending: str, mark: bytes, tmp_path: Path) -> None:
-    """Lines or an array, compressed or not, with a byte-order mark or without, in capitals; odd bytes become U+FFFD."""
+    """Lines or an array, compressed or not, with a byte-order mark or without, in capitals; odd bytes, NaN."""
     forms = [mark + b"\r\n".join(LINES)]
     if ending == ".json":
         forms.append(mark + b"\n [" + b",\n".join(line for line in LINES if line.strip()) + b"]\n")
