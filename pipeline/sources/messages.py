@@ -1,5 +1,6 @@
 """A message of a record: its role, its text, and what it holds beside them (tool calls, reasoning, media, flags)."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -273,12 +274,16 @@ def parsed_json(text: str) -> Any:  # noqa: ANN401  any JSON
 
 
 def as_json(value: object) -> str:
-    """Any value of a record as JSON; a value that JSON cannot express becomes text."""
+    """Any value of a record as JSON; a value that JSON cannot express becomes text, bytes in base64."""
     try:
-        return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return orjson.dumps(value, default=_as_text, option=orjson.OPT_NON_STR_KEYS).decode()
     except (orjson.JSONEncodeError, RecursionError):  # an integer of more than 64 bits, a surrogate, nesting
         pass
     try:
-        return valid_text(json.dumps(value, default=str, ensure_ascii=False))
+        return valid_text(json.dumps(value, default=_as_text, ensure_ascii=False))
     except (RecursionError, ValueError, TypeError):
         return json.dumps(f"{kind_of(value)} that JSON cannot hold")
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -135,7 +135,10 @@ SCHEMA = pa.schema(
 
 
 def test_parquet_comes_back_with_its_schema(tmp_path: Path, refine: Refine) -> None:
-    """Types that JSON does not know, metadata, nulls, row groups: the kept rows, in a file of the same name."""
+    """Types that JSON does not know, metadata, nulls, row groups: the kept rows, in a file of the same name.
+
+    In `extra` they are text, and bytes are in base64.
+    """
     from datetime import UTC, datetime
     from decimal import Decimal
 
@@ -158,6 +161,8 @@ def test_parquet_comes_back_with_its_schema(tmp_path: Path, refine: Refine) -> N
     table = pq.read_table(tmp_path / "in.parquet")
     assert back.schema.equals(table.schema, check_metadata=True)
     assert back.equals(table.filter(pa.array([bool(i % 3) for i in range(9)])))
+    extra = [json.loads(one) for one in read_frame(tmp_path / "r" / "refined" / "00000.parquet")["extra"]]
+    assert [(one.get("picture"), one["price"]) for one in extra[:2]] == [("AP8=", "1.25"), (None, "1.25")]
 
 
 def test_every_file_of_a_folder_comes_back_in_its_format(jsonl: Jsonl, tmp_path: Path, refine: Refine) -> None:
