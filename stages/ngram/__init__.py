@@ -17,7 +17,10 @@ from stages.ngram.counts import Columns
 from stages.ngram.kneser_ney import Estimation
 from stages.ngram.sentences import NgramError, NoLineError, Sentences
 
-__all__ = ["Model", "NgramError", "NoLineError", "Sentences", "estimate", "thresholds", "train"]
+__all__ = ["MAX_ORDER", "Model", "NgramError", "NoLineError", "Sentences", "estimate", "thresholds", "train"]
+
+MAX_ORDER = 6
+"""Maximum order of a model that the package kenlm reads."""
 
 
 @dataclass(frozen=True)

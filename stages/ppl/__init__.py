@@ -53,7 +53,7 @@ class Perplexity(FittedStage, GlobalStage):
         reference: a corpus to train on instead: a text file (a sentence per line), JSON or Parquet with a column
             `text`, `messages`, `conversations` or `data`, a folder of such files, or a run folder of refine.
         model: a .arpa or KenLM .bin file to use instead; its words must be in lower case, with 0 for each digit.
-        order: number of words in the longest n-gram.
+        order: number of words in the longest n-gram, at most 6.
         prune: n-grams that occur at most this often are omitted; one value per order, the last one for all that follow.
         turn_tokens: minimum number of tokens of the worst turn, so that it is never a mere "Thanks!".
         roles: roles whose messages are read; by default all but tools.
@@ -86,6 +86,7 @@ class Perplexity(FittedStage, GlobalStage):
         if self.reference and self.model:
             raise StageParameterError("reference and model are both given: give one of them")
         check_reading("ppl", self.read)
+        require("order", self.order, self.order <= ngram.MAX_ORDER, f"at most {ngram.MAX_ORDER}, as kenlm is built")
         require("turn_tokens", self.turn_tokens, self.turn_tokens > 0, "at least 1")
         try:
             ngram.thresholds(self.order, self.prune)

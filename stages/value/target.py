@@ -9,14 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages import ngram
 from stages.files import check_fitted, read_frame, read_json, save, save_json, seal
 from stages.stage import Axis, FittedStage, Measure, StageParameterError, require
 from stages.text.corpus import Corpus
 from stages.text.shingles import Words, split
 from stages.value import entropy
-
-MAX_ORDER = 6
-"""Maximum number of words in an n-gram, that of KenLM."""
 
 _FILE, _SUMMARY = "weights.npy", "target.json"
 _SMOOTHING = 1e-8  # added to each probability, as in the package data-selection 1.0.3
@@ -72,7 +70,7 @@ class Target(FittedStage):
 
     def __post_init__(self) -> None:
         require("target: buckets", self.buckets, self.buckets > 1, "at least 2")
-        require("target: order", self.order, self.order == 0 or 2 <= self.order <= MAX_ORDER, "0, or from 2 to 6")  # noqa: PLR2004
+        require("target: order", self.order, self.order == 0 or 2 <= self.order <= ngram.MAX_ORDER, "0, or from 2 to 6")  # noqa: PLR2004
 
     @property
     def corpus(self) -> Corpus:

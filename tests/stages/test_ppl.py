@@ -332,6 +332,9 @@ def test_what_is_missing_or_contradictory_is_refused_in_a_sentence(tmp_path: Pat
         Perplexity(reference="nowhere").models()
     with pytest.raises(StageParameterError, match="both given"):
         Perplexity(model="a", reference="b")
+    Perplexity(order=6)
+    with pytest.raises(StageParameterError, match="order is 7, expected at most 6, as kenlm is built"):
+        Perplexity(order=7)
     with pytest.raises(StageParameterError, match="prune"):
         Perplexity(prune=(0, 2, 1))
     (tmp_path / "bad.arpa").write_text("this is no model")
