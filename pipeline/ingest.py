@@ -43,6 +43,8 @@ BYTES_PER_SECOND = 40_000_000
 """About the bytes of JSON Lines that one process reads in a second, by which workers are worth their start."""
 MIN_SHARDS = 2
 """Minimum number of shards that are worth several processes."""
+MAX_TRIES = 1_000
+"""Maximum number of rows that are read to find the shape of a file."""
 MIN_ROWS = 1_000
 """Minimum number of rows before the share of unreadable ones can end an ingest early."""
 
@@ -367,9 +369,9 @@ def _shaped(source: Source, limits: Limits, files: dict[str, list[str]]) -> Iter
 
 
 def _shape(rows: Iterator[Row], columns: ColumnMap, name: str, default: str = "") -> tuple[str, Iterator[Row]]:
-    """The shape of the first object, or the default if none of the first 1,000 rows is one, and all rows."""
+    """The shape of the first object, or the default if none of the first `MAX_TRIES` rows is one, and all rows."""
     seen: list[Row] = []
-    for row in islice(rows, 1000):
+    for row in islice(rows, MAX_TRIES):
         seen.append(row)
         if isinstance(row.value, dict):
             shape = shapes.recognise(row.value, columns)
@@ -383,6 +385,26 @@ def _shape(rows: Iterator[Row], columns: ColumnMap, name: str, default: str = ""
     first = seen[0].value
     why = first.reason if isinstance(first, Unreadable) else "the record is not an object"
     raise SourceError(f"{name}: none of the first {len(seen)} rows is a record; the first: {why}")
+
+
+def recognise(source: Source, limits: Limits) -> str:
+    """The shape of a source's records, of which one of the first `MAX_TRIES` must be one.
+
+    Raises:
+        SourceError: the source cannot be read, is empty, has no known shape, or none of these can be read.
+    """
+    rows: Iterator[Row] = islice(source.rows(), limits.limit)
+    shape, rows = (limits.shape, rows) if limits.shape else _shape(rows, limits.map, source.name)
+    first = ""
+    for row in islice(rows, MAX_TRIES):
+        try:
+            if not shape.startswith("oasst"):  # a conversation is made of many rows
+                shapes.read(row.value, shape, limits.map)
+        except UnreadableRecordError as error:
+            first = first or f"{row.file}, row {row.number}: {error}"
+        else:
+            return shape
+    raise SourceError(f"{source.name}: none of the first rows can be read as {shape}; the first: {first}")
 
 
 def _unknown(row: Row) -> str:

@@ -17,8 +17,9 @@ from rich.text import Text
 import stages as staging
 from pipeline import plan as planning
 from pipeline.api.run import PreparedRun, Run, notes, open_run
+from pipeline.ingest import recognise
 from pipeline.ownership import RUNS, any_run_at, check_run, in_use, run_folders
-from pipeline.sources import shapes
+from pipeline.sources import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
 from stages.files import exists, save, sizes_in
@@ -80,13 +81,13 @@ def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
     check_run(Store.at(folder))
-    first = next(iter(source.rows()), None)
-    record = first.value if first and isinstance(first.value, dict) else None
-    shape = limits.shape or (shapes.recognise(record, limits.map) if record else None)
     states = {measured.name: _state_of(measured) for measured in plan.stages}
     missing = [state for able, state in states.values() if not able]
-    if shape is None:
-        missing.append(f"the records of {source.name} have no known shape: name one with --shape")
+    try:
+        shape = recognise(source, limits)
+    except SourceError as error:
+        shape = None
+        missing.append(str(error))
     if as_json:
         print_json(
             {

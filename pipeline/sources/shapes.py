@@ -307,7 +307,14 @@ def read(record: object, shape: str, columns: ColumnMap = USUAL) -> Conversation
             f"the record is {kind_of(record)}, expected an object with {SHAPES[shape].describes}"
         )
     view = columns.view(record) if columns.columns else record
-    (messages, details), used = SHAPES[shape].read(view, columns.keys)
+    try:
+        (messages, details), used = SHAPES[shape].read(view, columns.keys)
+    except UnreadableRecordError as error:
+        if lacks := [column for column in columns.of_record.values() if column not in record]:
+            raise UnreadableRecordError(
+                f"{error} (the record has no column {lacks[0]!r}, which the map names)"
+            ) from error
+        raise
     if shape != "text" and (system := _system(view, messages)):
         messages, details = joined(said("system", view[system]), Messages(messages, details))
         used = (*used, system)

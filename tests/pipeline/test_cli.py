@@ -251,7 +251,31 @@ def test_a_dry_run_says_what_is_missing(refine: Refine, jsonl: Jsonl) -> None:
     """Exit code 1, and the reason in the second line."""
     done = refine("run", jsonl([{"foo": 1}]), "--plan", TOY, "--dry-run", "--out", "r")
     assert done.returncode == 1
-    assert re.match(r"cannot run: the records of \S+/corpus.jsonl have no known shape", done.stdout.splitlines()[1])
+    assert re.match(
+        r"cannot run: corpus.jsonl: a record with foo has none of the known shapes", done.stdout.splitlines()[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "said"),
+    [
+        ([b"no JSON", chat(1)], [], "can run: nothing is missing"),
+        ([], [], "holds no rows: nothing to refine"),
+        (
+            [chat(1)],
+            ["--shape", "sharegpt"],
+            "none of the first rows can be read as sharegpt; the first: corpus.jsonl, row",
+        ),
+        ([chat(1)], ["--map", "messages=chat"], "(the record has no column 'chat', which the map names)"),
+    ],
+)
+def test_a_dry_run_reads_records_as_the_run_does(
+    refine: Refine, jsonl: Jsonl, lines: list[object], words: list[str], said: str
+) -> None:
+    """It can be done if the run finds a record that it can read, and not otherwise."""
+    done = refine("run", jsonl(lines), *words, "--plan", TOY, "--dry-run", "--out", "r")
+    assert said in done.stdout.splitlines()[1]
+    assert done.returncode == (said != "can run: nothing is missing")
 
 
 def test_plan_as_json_is_the_plan(refine: Refine) -> None:
