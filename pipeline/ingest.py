@@ -25,7 +25,7 @@ from pipeline.sources.shapes import ColumnMap
 from pipeline.store import RunFolderError, Store, read_json
 from stages import columns
 from stages.files import exists, read_frame, remove, save_conversations, save_frame, save_json, sizes_in
-from stages.stage import RAW
+from stages.stage import RAW, require
 
 QUARANTINE = pl.Schema(
     {"id": pl.String(), "file": pl.String(), "row": pl.Int64(), "reason": pl.String(), "record": pl.String()}
@@ -77,7 +77,10 @@ class Limits:
         return cls(origin["rows"], origin["characters"], origin["limit"], shape=shape, map=columns, sample=sample)
 
     def __post_init__(self) -> None:
-        """Refuse an unknown shape by a PlanError."""
+        """Refuse an unknown shape by a PlanError, and a number out of its range by a StageParameterError."""
+        require("--limit", self.limit, self.limit is None or self.limit >= 1, "at least 1")
+        require("--shard-rows", self.rows, self.rows >= 1, "at least 1")
+        require("--max-unreadable", self.unreadable, 0 <= self.unreadable <= 1, "a share from 0 to 1")
         if self.shape is not None and self.shape not in shapes.SHAPES:
             raise PlanError(f"--shape is {self.shape!r}, expected {shapes.expected()}")
         if self.sample is not None and not 0 < self.sample <= 1:

@@ -27,6 +27,7 @@ from pipeline.store import RunFolderError, Store
 from pipeline.store.bucket import url_of
 from pipeline.terminal import ProgressReporter
 from stages.files import exists
+from stages.stage import require
 
 ENGINES = ("local", "ray")
 """Engines that a run can use."""
@@ -142,6 +143,7 @@ class PreparedRun:
 
     def carry_out(self, workers: int, *, progress: bool) -> Run:
         """Carry out the run; see `run`."""
+        require("--workers", workers, workers >= 0, "at least 0")
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
         if self.as_source:

@@ -173,7 +173,9 @@ def show(
         bool, typer.Option("--repaired", help="Only conversations that were repaired, with what was removed.")
     ] = False,
     n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="Number of conversations.")] = 5,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random sample of conversations.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the random sample of conversations.")
+    ] = 0,
     full: Annotated[bool, typer.Option("--full", help="Do not cut long messages.")] = False,
     as_json: o.AsJson = False,
 ) -> None:

@@ -16,6 +16,7 @@ from pipeline.ownership import check_experiment, experiment_claimed
 from pipeline.store import read_json
 from pipeline.terminal import say
 from stages.files import save_json
+from stages.stage import require
 from trainer import TrainerError, presets
 from trainer.experiment.kinds import CVFP, NetworkError, networks
 from trainer.prepare import arms as arming
@@ -62,6 +63,9 @@ class TrainingOptions:
             raise NetworkError(
                 f"--loss is {self.loss}, and the n-gram models of --screen learn all tokens: omit one of them"
             )
+        require("--seeds", self.seeds, self.seeds is None or self.seeds >= 1, "at least 1")
+        require("--workers", self.workers, self.workers >= 0, "at least 0")
+        require("--worth-knowing", self.worth_knowing, 0 <= self.worth_knowing <= 1, "a share from 0 to 1")
         preset = presets.find(self.preset).trained_on(self.loss).computed_in(self.precision)
         arming.check(preset)
         if self.budgets is not None and len(set(self.budgets)) < 2:  # noqa: PLR2004  a line needs two points

@@ -39,7 +39,7 @@ class PlantOptions:
     """What to plant, and how much of it.
 
     Raises:
-        PlantError: a kind is unknown, or the share is not above 0 and up to 1.
+        PlantError: a kind is unknown, or the share is not above 0 and up to 1, or the seed negative.
     """
 
     kinds: tuple[str, ...] = ()
@@ -55,6 +55,8 @@ class PlantOptions:
             raise PlantError(f"--kinds names {unknown[0]!r}, expected some of {', '.join(KINDS)}")
         if not 0 < self.share <= 1:
             raise PlantError(f"--share is {self.share:g}, expected a share above 0 and up to 1, such as 0.02")
+        if self.seed < 0:
+            raise PlantError(f"--seed is {self.seed}, expected at least 0")
 
     @property
     def chosen(self) -> list[Kind]:

@@ -23,7 +23,7 @@ from pipeline.experiments import corpus as corpora
 from pipeline.experiments.train import EXPERIMENTS
 from pipeline.ingest import Limits
 from pipeline.ownership import experiment_claimed
-from pipeline.plan import Plan
+from pipeline.plan import Plan, PlanError
 from pipeline.report import folder as folders
 from pipeline.report.folder import REPORTS, build
 from pipeline.run import ActiveRun
@@ -72,6 +72,13 @@ class SearchOptions:
     """Of the confirmation; with `screen`, it is by n-gram models too."""
     words: tuple[str, ...] = ()
     """The command as it was typed."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number out of its range by a PlanError."""
+        if self.candidates is not None and self.candidates < 1:
+            raise PlanError(f"--candidates is {self.candidates}, expected at least 1")
+        if not self.minutes >= 0:
+            raise PlanError(f"--minutes is {self.minutes:g}, expected at least 0")
 
     @property
     def command(self) -> str:

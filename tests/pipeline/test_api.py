@@ -168,6 +168,32 @@ def test_an_error_of_the_user_is_one_of_the_public_classes(
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: refine.run(limit=0), "--limit is 0, expected at least 1"),
+        (lambda: refine.run(shard_rows=0), "--shard-rows is 0, expected at least 1"),
+        (lambda: refine.run(max_unreadable=1.1), "--max-unreadable is 1.1, expected a share from 0 to 1"),
+        (lambda: refine.run(workers=-1, stages="heuristics"), "--workers is -1, expected at least 0"),
+        (lambda: refine.plant("nowhere", out="x", seed=-1), "--seed is -1, expected at least 0"),
+        (lambda: refine.report("nowhere", max_kept=2), "--max-kept is 2, expected a share from 0 to 1"),
+        (lambda: refine.compare("chitchat", "chitchat-planted", seeds=0), "--seeds is 0, expected at least 1"),
+        (lambda: refine.compare("chitchat", "chitchat-planted", workers=-1), "--workers is -1, expected at least 0"),
+        (lambda: refine.search(target="chitchat", candidates=0), "--candidates is 0, expected at least 1"),
+        (lambda: refine.search(target="chitchat", minutes=-1), "--minutes is -1, expected at least 0"),
+    ],
+)
+def test_numbers_are_checked_as_the_command_line_checks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[], object], said: str
+) -> None:
+    """Before any work, whoever calls."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(refine.RefineError) as caught:
+        call()
+    assert str(caught.value) == said
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_printed_unless_progress_is_asked_for(run: refine.Run, capfd: pytest.CaptureFixture[str]) -> None:
     """Neither to stdout nor to stderr; with `progress`, to stderr alone."""
     refine.decide(run, drop="words > 15")

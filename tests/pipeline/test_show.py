@@ -58,6 +58,13 @@ def test_show_as_json_holds_values_not_json_in_strings(refine: Refine, made: str
     assert not [name for name, value in one.items() if isinstance(value, str) and value[:1] in {"{", "["}]
 
 
+def test_a_seed_is_no_negative_number(refine: Refine, made: str) -> None:
+    """The generator takes none."""
+    done = refine("show", made, "--seed", "-1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "'--seed'" in done.stderr
+
+
 def test_a_copy_has_the_same_words(refine: Refine, jsonl: Jsonl) -> None:
     """Of two equal conversations nothing differs."""
     source = jsonl([_of(WORDS, None), _of(WORDS, None)])

@@ -14,6 +14,7 @@ from pipeline.rules import KeepBest, KeepTop, measure_of
 from pipeline.signals import decisions_of
 from stages.files import read_frame
 from stages.files import rows as rows_of
+from stages.stage import require
 
 SHARE = "refined share within bounds"
 """Name of the one check that judges plausibility rather than integrity; it never blocks a conclusion."""
@@ -27,7 +28,9 @@ class Bounds:
     most: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse bounds that no share can meet by a ReportError."""
+        """Refuse bounds that are no shares by a StageParameterError, or that no share can meet by a ReportError."""
+        require("--min-kept", self.least, 0 <= self.least <= 1, "a share from 0 to 1")
+        require("--max-kept", self.most, 0 <= self.most <= 1, "a share from 0 to 1")
         if self.least > self.most:
             raise ReportError(
                 f"--min-kept {self.least:g} is above --max-kept {self.most:g}, so no share can pass: swap them"
