@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.dedup.explain import explanation, in_words, measure_recall, summary
 from pipeline.dedup.output import WRITERS, Result, write_removed
-from pipeline.dedup.texts import Columns, Ids, TextColumn, Texts
+from pipeline.dedup.texts import Columns, Ids, TextColumn, Texts, listed
 from pipeline.sources import SourceError
 from stages.dedup.bands import Matching
 from stages.dedup.keep import GIVEN, keep_best
@@ -168,10 +168,10 @@ def _corpora(options: DedupOptions) -> tuple[list[TextColumn], list[Ids | None],
 
 def _check_columns(options: DedupOptions, columns: Columns) -> None:
     schema, order = columns.schema, _term(options.order)[0]
-    there = ", ".join(schema) or "none"
+    there = listed(schema)
     if options.id is not None and options.id not in schema:
         raise SourceError(f"{columns.name} has no column {options.id!r}: name one with --id (there are {there})")
-    if order and order not in schema:
+    if order is not None and order not in schema:
         raise SourceError(f"{columns.name} has no column {order!r} to order by; there are {there}, and longest, first")
     if options.kept and options.kept.suffix == ".jsonl" and "Binary" in str(schema):
         raise SourceError(f"{columns.name} has a column of bytes, which JSON cannot hold: write --kept to .parquet")
@@ -192,7 +192,12 @@ def _ranks(order: str, columns: Columns, words: NDArray[np.uint32]) -> NDArray[n
         return -words.astype(np.int64) if down else np.zeros(len(words), np.int64)
     kind = columns.schema[name]
     schema = pl.Schema({name: pl.Float64() if kind == pl.Unknown else kind})
-    values = pl.concat([part[name] for part in columns.parts(schema)])
+    try:
+        values = pl.concat([part[name] for part in columns.parts(schema)])
+    except SourceError as error:  # the texts have been read, so it is the type of this column
+        raise SourceError(
+            f"{columns.name}: the column {name!r} to order by holds more than numbers: name another"
+        ) from error
     best_first = values.to_frame().with_row_index().sort(name, "index", descending=[down, False], nulls_last=True)
     ranks = np.empty(len(words), np.int64)
     ranks[best_first["index"].to_numpy()] = np.arange(len(words))

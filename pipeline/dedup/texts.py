@@ -32,6 +32,8 @@ MAX_LINES = 1000
 """Maximum number of lines in which the first value of a JSON column is looked for; `Columns.schema` has parsed them."""
 MAX_BYTES = 1 << 20
 """Size in bytes of a batch of these lines."""
+MAX_NAMES = 20
+"""Maximum number of columns that an error names."""
 MAX_ROWS = 3
 """Maximum number of rows that a fault of ids names."""
 
@@ -87,6 +89,11 @@ def is_json(path: Path) -> bool:
     return readers.ending(path) in readers.JSON
 
 
+def listed(schema: pl.Schema) -> str:
+    """The names of columns, for an error; of very many the first ones."""
+    return ", ".join(islice(schema, MAX_NAMES)) + (" ..." if len(schema) > MAX_NAMES else "") if schema else "none"
+
+
 def _may_have_rows(path: Path) -> bool:
     """Whether a file is JSON, which then lacks no column, or a table with rows."""
     if is_json(path):
@@ -126,8 +133,8 @@ class TextColumn:
         if name == "text" and name not in schema and "messages" in schema:
             name = "messages"
         if name not in schema:
-            there = ", ".join(schema) or "none"
-            raise SourceError(f"{columns.name} has no column {name!r}: name one with --column (there are {there})")
+            there = f"there are {listed(schema)}"
+            raise SourceError(f"{columns.name} has no column {name!r}: name one with --column ({there})")
         for path in filter(is_json, columns.paths[1:]):
             with reading(path):
                 if (fields := readers.schema(path)) and name not in fields:

@@ -471,6 +471,9 @@ def test_contents_that_are_no_text_are_refused(refine: Refine, tmp_path: Path) -
         (["c.parquet", "--column", "score"], "the column 'score' is Int64, expected text"),
         (["c.parquet", "--column", "body", "--id", "key"], "has no column 'key': name one with --id"),
         (["c.parquet", "--column", "body", "--order", "size DESC"], "no column 'size' to order by"),
+        (["c.parquet", "--column", "body", "--order", ""], "no column '' to order by"),
+        (["words.jsonl", "--order", "size"], "words.jsonl: the column 'size' to order by holds more than numbers"),
+        (["wide.jsonl"], "wide.jsonl has no column 'text': name one with --column (there are c0, c1, c2, c3, c4, c5, "),
         (["none.parquet"], "none.parquet: expected an existing file or folder, ending in .parquet"),
         (["c.parquet", "--threshold", "1.5"], "--threshold is 1.5, expected a Jaccard above 0"),
         (["c.parquet", "--kept", "no/where.txt"], "no is not a folder"),
@@ -491,12 +494,15 @@ def test_a_users_error_is_one_sentence(
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     pl.DataFrame({"text": ["a"], "raw": [b"b"]}).write_parquet(tmp_path / "bytes.parquet")
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "a"}\n{"text": \n')
+    (tmp_path / "words.jsonl").write_text('{"text": "a", "size": 1}\n{"text": "b", "size": "large"}\n')
+    (tmp_path / "wide.jsonl").write_text(json.dumps({f"c{i}": i for i in range(1000)}))
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-9])
     before = sorted(tmp_path.iterdir())
     done = refine("dedup", *words, *([] if "--kept" in words else ["--json"]))
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr) < 400
     assert sorted(tmp_path.iterdir()) == before
 
 
