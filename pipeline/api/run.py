@@ -107,8 +107,9 @@ class Run(Display):
         remarks += "".join(f"\n{line}" for line in self.manifest.remarks.get("rules", ()))
         remarks += f"\n{counts.redacted:,} items of personal data were redacted" if counts.redacted else ""
         seconds = ", ".join(f"{step} {taken:.1f}" for step, taken in self.seconds.items())
-        note = f"{remarks}\nseconds: {seconds}\n{self.store.name}: README.md, refined/, rejected/, decisions/, "
-        note += "manifest.json"
+        parts = [*(["quarantine/"] if counts.quarantined else []), *(["kept/"] if exists(self.store.kept) else [])]
+        made = ", ".join(["README.md, refined/, rejected/, decisions/", *parts, "manifest.json"])
+        note = f"{remarks}\nseconds: {seconds}\n{self.store.name}: {made}"
         return [Summary("", ("", "conversations", "share", "where"), rows, frozenset({1, 2}), note)]
 
 

@@ -59,7 +59,7 @@ def diagnose(plan: Plan, store: Store, kept_share: float) -> tuple[str, ...]:
     lines = [f"{first}. Of what is kept,", *shown] if shown else [f"{first}, and no other signal stands out"]
     ways = ["`refine decide RUN --drop` tries a condition"] * bool(shown)
     if weakest := [f"{one} ({name} {value:.3g})" for name, (value, one) in found.weakest.items()]:
-        lines.append(f"its weakest are {', '.join(weakest)}")
+        lines.append(f"its weakest {'are' if len(weakest) > 1 else 'is'} {', '.join(weakest)}")
         ways.append("`refine show RUN --id` shows a conversation")
     if UNANSWERED in found.met and "unanswered" not in plan.trims:
         ways.append('[[repair]] trim = "unanswered" trims ends without a reply')
@@ -93,6 +93,8 @@ def _find(plan: Plan, store: Store) -> _Findings:
             ranked = kept.select(pl.col(name).cast(pl.Float64), "id").drop_nulls()
             ranked = ranked.sort([name, "id"], descending=[WEAKEST[name], False])
             for value, one in ranked.head(1).iter_rows():
+                if WEAKEST[name] and not value:
+                    continue  # it has nothing of what the signal counts
                 before = found.weakest.get(name)
                 if before is None or (value > before[0] if WEAKEST[name] else value < before[0]):
                     found.weakest[name] = (value, one)

@@ -119,7 +119,8 @@ def _plot(kind: Kind, bed: _Bed, wanted: int, evals: str) -> Plot:
     except MissingTextError as error:
         return Plot(kind, 0, str(error))
     planted = bed.damage(kind, texts, wanted)
-    return Plot(kind, planted, "" if planted == wanted else f"{wanted:,} wanted: no other conversation is fit for it")
+    note = f"{wanted:,} wanted: no {'other ' if planted else ''}conversation is fit for it"
+    return Plot(kind, planted, "" if planted == wanted else note)
 
 
 class _Bed:

@@ -237,6 +237,7 @@ def test_a_report_tells_unreadable_rows_from_dropped_ones(
         file.write("no JSON\n" * 20)
     run = refine.run("corpus.jsonl", plan=TOY, out="r", workers=1, max_unreadable=1)
     assert (run.counts.quarantined, run.counts.rejected) == (20, 9)
+    assert str(run).endswith("r: README.md, refined/, rejected/, decisions/, quarantine/, manifest.json")
     report = refine.report(run)
     said = "40 conversations came in, 20 could not be read, 11 (27.5%) were kept and 9 dropped, all of them for "
     assert report.headline.startswith(said)

@@ -70,6 +70,18 @@ def test_it_is_there_from_95_percent_and_knows_the_rules(clean: Run) -> None:
     assert "rules" not in fewer.manifest.remarks
 
 
+@pytest.mark.parametrize(("reply", "said"), [("well then it is", []), ("a b c d e " * 3, ["its weakest is "])])
+def test_what_has_nothing_of_a_fault_is_not_weak(
+    refine: Refine, jsonl: Jsonl, tmp_path: Path, reply: str, said: list[str]
+) -> None:
+    """A reply that repeats nothing is not the weakest of those that do."""
+    messages = [{"role": "user", "content": "say it"}, {"role": "assistant", "content": reply}]
+    (tmp_path / "plan.toml").write_text('[[stage]]\nuse = "heuristics"\n')
+    refine("run", jsonl([{"messages": messages}]), "--plan", "plan.toml", "--out", "run")
+    lines = open_run(tmp_path / "run").manifest.remarks["rules"]
+    assert [line[:15] for line in lines if "weakest" in line] == said
+
+
 def test_every_condition_reads_signals_that_there_are() -> None:
     """Each is over signals of one built-in stage, and true or false."""
     schemas = [PlannedStage(name, stages.find(name)()).signals for name in stages.names()]

@@ -280,7 +280,7 @@ def test_plain_documents_are_damaged_where_no_reply_is_needed() -> None:
     found = {plot.kind.name: plot for plot in plant(frame(documents), PlantOptions()).plots}
     assert found["exact_copy"].planted == found["shuffled_words"].planted == found["toxic"].planted == 1
     assert found["empty_reply"].planted == 0
-    assert "no other conversation is fit for it" in found["empty_reply"].note
+    assert found["empty_reply"].note == "1 wanted: no conversation is fit for it"
 
 
 def test_the_damaged_corpus_is_a_source(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
