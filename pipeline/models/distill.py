@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -168,7 +169,9 @@ def settings_of(options: DistillOptions, teacher: CausalModel, stages: tuple[int
 
     if not 0 <= options.alpha <= 1:
         raise DistillError(f"--alpha is {options.alpha:g}, expected a weight of the teacher's logits from 0 to 1")
-    if options.temperature <= 0 or (options.hidden or 0) < 0:
+    if options.rate is not None and not 0 < options.rate < math.inf:
+        raise DistillError(f"--lr is {options.rate:g}, expected a learning rate above 0, such as 0.001")
+    if not options.temperature > 0 or (options.hidden or 0) < 0:
         raise DistillError(
             f"--temperature is {options.temperature:g} and --hidden {options.hidden or 0:g}, expected one above 0, and "
             "one of 0 or more"

@@ -153,6 +153,7 @@ def test_a_cvfp_learns_from_its_teacher(refine: Refine, made: Path) -> None:
         (("--student", "cvfp", "--hidden", "1"), "--hidden is 1, and a cvfp student has no layers to match"),
         (("--student", "cvfp", "--stages", "2,3"), "--stages is 2,3, and a cvfp student has no layers to match"),
         (("--stages", "2"), "--stages is '2', expected auto, 3, 2,3, 1,2,3"),
+        (("--lr", "0"), "--lr is 0, expected a learning rate above 0, such as 0.001"),
         (("--alpha", "2"), "--alpha is 2, expected a weight of the teacher's logits from 0 to 1"),
         (("--context", "500"), "--context is 500, and teacher has 128 positions: take fewer"),
         (("--score", "nowhere"), "nowhere is not the folder of an experiment"),
