@@ -143,7 +143,9 @@ def pair(
     groups = _with_versions(corpora.groups(frame["text"]), frame, *members) if grouped else np.arange(len(frame))
     union = Union(frame, keys, groups, dict(zip(read, members, strict=True)))
     both = store if {first, second} == set(PARTS) else None
-    notes = (*(note for one in read.values() for note in one.notes), *_overlap(union))
+    parts = " and ".join(name for name in (first, second) if name in PARTS)
+    chosen = [f"{parts} of {store.name}, the run that finished last; --run names another"] if store and not run else []
+    notes = (*chosen, *(note for one in read.values() for note in one.notes), *_overlap(union))
     if target is None:
         return Pair(read, both, union, notes, grouped)
     union, aim = with_target(union, corpora.read(target))

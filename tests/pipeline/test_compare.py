@@ -347,6 +347,8 @@ def test_the_default_is_the_latest_complete_run(my_run: Path, refine: Refine, tm
     (tmp_path / "data" / "runs" / "later" / "manifest.json").unlink()
     done = refine("compare", "--no-train", "--json")
     assert json.loads(done.stdout)["run"] == "data/runs/done"
+    assert "raw and refined of data/runs/done, the run that finished last; --run names another" in done.stderr
+    assert "finished last" not in refine("compare", "--run", "data/runs/done", "--no-train", "--json").stderr
 
 
 def broken(run: Path, here: Path, **counts: int) -> Path:
