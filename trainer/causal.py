@@ -179,7 +179,7 @@ def load_tokenizer(name: str) -> Any:  # noqa: ANN401  transformers has no types
 
 
 def locate(name: str) -> tuple[str, str | None]:
-    """The folder or hub id, and the commit if `name` is `id@commit`; a ModelError if a folder holds no model."""
+    """The folder or hub id, and the commit if `name` is `id@commit`; a ModelError if there is no such model."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
@@ -188,7 +188,20 @@ def locate(name: str) -> tuple[str, str | None]:
     if folder.exists() or name.startswith((".", "/", "~")):
         raise ModelError(f"there is no folder {name}: name the folder of a model, or a hub id")
     place, _, revision = name.partition("@")
+    _ask_hub(name, place, revision or None)
     return place, revision or None
+
+
+def _ask_hub(name: str, place: str, revision: str | None) -> None:
+    """Raise a ModelError if the hub has no such model, by one request: its other functions try for a minute."""
+    import huggingface_hub as hub
+
+    try:
+        known = hub.try_to_load_from_cache(place, "config.json", revision=revision)
+        if not isinstance(known, str) and not hub.constants.HF_HUB_OFFLINE:
+            hub.HfApi().model_info(place, revision=revision)
+    except Exception as error:
+        raise ModelError(_unloadable(name, error)) from error
 
 
 def base_of(adapter: Path) -> str:

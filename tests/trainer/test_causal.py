@@ -237,6 +237,24 @@ def test_a_model_that_cannot_be_scored_is_one_sentence(kind: str, words: str, tm
     assert "\n" not in str(error.value)
 
 
+def test_a_model_that_the_hub_does_not_have_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other functions of the hub try again and again; one in the cache, or without a network, needs no question."""
+    asked = []
+
+    def refuse(_api: object, name: str, **_options: object) -> None:
+        asked.append(name)
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    assert causal.locate("nobody/none@0123456") == ("nobody/none", "0123456")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError, match=r"nobody/none is no folder, and cannot be had from the hub \(no network\)"):
+        causal.locate("nobody/none")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_words, **_options: "config.json")
+    causal.locate("nobody/none")
+    assert asked == ["nobody/none"]
+
+
 def test_an_adapter_without_peft_names_the_package(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, "peft", None)
