@@ -18,7 +18,7 @@ from pipeline.engine import Engine
 from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
 from pipeline.plan import PlanError
 from pipeline.sources import Source, pieces, shapes, trees
-from pipeline.sources.fields import Fields
+from pipeline.sources.fields import MAX_FIELDS, Fields
 from pipeline.sources.messages import KNOWN, ROLES, UnreadableRecordError, as_json
 from pipeline.sources.rows import Piece, Row, SourceError, Unreadable, row_id, valid_text
 from pipeline.sources.shapes import ColumnMap
@@ -433,6 +433,11 @@ def _notes(count: _Count) -> list[str]:
         files = _several(count.shapes["preference"])
         notes.append(
             f"{files}: of each pair, chosen is read, rejected is kept in extra; --map reply=rejected reads the other"
+        )
+    if count.fields.omitted:
+        notes.append(
+            f"messages have more than {MAX_FIELDS} different fields: refined/ and rejected/ have the {MAX_FIELDS} that "
+            "occur first, raw/ has all"
         )
     if count.replaced:
         notes.append(

@@ -34,6 +34,8 @@ class Fields:
     def __init__(self, most: int = MAX_FIELDS) -> None:
         self.kinds: dict[str, str] = {}
         self.most = most
+        self.omitted = False
+        """Whether there are more."""
 
     def add(self, fields: str) -> None:
         """Count in the fields of a message, which are a JSON object."""
@@ -45,7 +47,9 @@ class Fields:
             before = self.kinds.get(name)
             if before is None and len(self.kinds) < self.most:
                 self.kinds[name] = kind
-            elif before is not None and before != kind:
+            elif before is None:
+                self.omitted = True
+            elif before != kind:
                 self.kinds[name] = "number" if {before, kind} == {"integer", "number"} else "json"
 
 

@@ -354,10 +354,15 @@ def test_a_refined_corpus_is_read_again_with_its_calls(jsonl: Jsonl, tmp_path: P
 
 
 def test_messages_with_very_many_fields_keep_the_first(jsonl: Jsonl, tmp_path: Path) -> None:
-    """A field per message would be a type as wide as the corpus; raw/ and --as source have them all."""
+    """A field per message would be a type as wide as the corpus; raw/ and --as source have them all. A note tells."""
     records = [{"messages": [{"role": "user", "content": "a", f"f{i}": i}]} for i in range(MAX_FIELDS + 5)]
     _, _, store = taken(jsonl(records), tmp_path / "r")
     assert list(read_json(store.shard_list)["fields"]) == [f"f{i}" for i in range(MAX_FIELDS)]
+    assert read_json(store.shard_list)["notes"][0].startswith(
+        f"messages have more than {MAX_FIELDS} different fields: "
+    )
+    _, _, few = taken(jsonl(records[:MAX_FIELDS]), tmp_path / "few")
+    assert read_json(few.shard_list)["notes"] == []
     raw = read_frame(store.raw("00000.parquet"))
     assert (
         raw["details"].list.first().struct.field("fields").to_list()[-1] == f'{{"f{MAX_FIELDS + 4}":{MAX_FIELDS + 4}}}'
