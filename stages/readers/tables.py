@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -104,12 +104,38 @@ def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]
                 raise UnreadableFileError("is Feather of version 1, expected version 2" if start else "is empty")
             if start.startswith(ARROW):
                 random = pa.ipc.open_file(file)
-                yield random.schema, map(random.get_batch, range(random.num_record_batches))
+                yield random.schema, _valid_batches(map(random.get_batch, range(random.num_record_batches)))
             else:
                 stream = pa.ipc.open_stream(file)
-                yield stream.schema, iter(stream)
-    except (pa.ArrowException, OSError) as error:
-        raise UnreadableFileError(f"is no Arrow file, or is cut short ({reason(error)})") from error
+                yield stream.schema, _valid_batches(stream)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UnreadableFileError(f"is no Arrow file, or is damaged or cut short ({reason(error)})") from error
+
+
+def _valid_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches whose offsets stay within them, else an `ArrowInvalid`: to read on in a damaged file ends the process.
+
+    Text that is not UTF-8 does no such harm.
+    """
+    import pyarrow as pa
+
+    try:
+        for batch in batches:
+            for column in batch.columns:
+                _check(column)
+            yield batch
+    except MemoryError as error:
+        raise pa.ArrowInvalid("it has a batch that is larger than the memory") from error
+
+
+def _check(column: pa.Array) -> None:
+    import pyarrow as pa
+
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):
+            raise
 
 
 def arrow_batches(path: Path, size: int, rows: int = 100 * BATCH_ROWS) -> Iterator[pa.RecordBatch]:

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,17 @@ JSON_LINES = b"".join(
     json.dumps({"text": f"word{i} river stone lamp {i * 7919} cloud"}).encode() + b"\n" for i in range(20_000)
 )
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+def _arrow(*offsets: int) -> bytes:
+    """An Arrow file of the texts one, two, three, in which their offsets are others."""
+    frame, file = pl.DataFrame({"text": ["one", "two", "three"]}), io.BytesIO()
+    frame.write_ipc(file, compat_level=pl.CompatLevel.oldest())
+    whole, damaged = (struct.pack("<4q", *four) for four in ((0, 3, 6, 11), (0, *offsets)))
+    assert whole in file.getvalue()
+    return file.getvalue().replace(whole, damaged)
+
+
 DAMAGES: dict[str, tuple[bytes, str]] = {
     "cut.jsonl.zst": (zstandard.compress(JSON_LINES)[:-2000], r"cannot be read after line \d+ \("),
     "cut.jsonl.gz": (gzip.compress(JSON_LINES)[:-2000], r"cannot be read after line [1-9]\d* \("),
@@ -240,8 +252,10 @@ DAMAGES: dict[str, tuple[bytes, str]] = {
     "half.json": (b'{\n"text": "a"\n', r"is not JSON \(record 1: Expecting ',' delimiter"),
     "cut.csv": (b'text,n\none,1\n"two,2\n', r"cannot be read as a table after row 2 \(a quote is not closed"),
     "twice.csv": (b"text,n,text\none,1,2\n", "has 2 columns named 'text', expected one"),
-    "cut.arrow": (b"ARROW1\0\0 and no more", r"is no Arrow file, or is cut short \("),
-    "lines.arrow": (b'{"text": "x"}\n', r"is no Arrow file, or is cut short \("),
+    "cut.arrow": (b"ARROW1\0\0 and no more", r"is no Arrow file, or is damaged or cut short \("),
+    "lines.arrow": (b'{"text": "x"}\n', r"is no Arrow file, or is damaged or cut short \("),
+    "beyond.arrow": (_arrow(3, 1 << 40, 11), r"is no Arrow file, or is damaged or cut short \(Offset invariant"),
+    "back.arrow": (_arrow(3, 1, 11), r"is no Arrow file, or is damaged or cut short \(Offset invariant"),
     "old.feather": (b"FEA1 and so on", "is Feather of version 1, expected version 2"),
     "empty.feather": (b"", "is empty"),
     "empty.parquet": (b"", "is empty"),
