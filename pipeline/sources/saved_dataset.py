@@ -1,6 +1,7 @@
 """Rows of a folder written by `Dataset.save_to_disk`."""
 
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from pipeline.sources.hub import one_split
 from pipeline.sources.rows import Hashes, Row, Source, SourceError, valid_text, why
+from stages import readers
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -44,6 +46,12 @@ class SavedDataset(Source):
 
         number = 0
         try:
+            for path in self._files():
+                with readers.open_arrow(path) as (
+                    _,
+                    batches,
+                ):  # `datasets` trusts a damaged file
+                    deque(batches, 0)
             dataset = datasets.load_from_disk(str(self._part())).with_format(None)
             for number, record in enumerate(dataset, 1):
                 yield Row(self.name, number, record)

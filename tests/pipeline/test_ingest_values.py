@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,19 @@ def test_a_broken_saved_dataset_is_one_sentence(tmp_path: Path, how: str) -> Non
     damage(tmp_path / "saved", how)
     with pytest.raises(SourceError, match=r"not a whole saved Dataset|cannot be read: No such file|has a state\.json"):
         take(tmp_path / "saved", tmp_path / "r")
+
+
+def test_a_saved_dataset_with_damaged_offsets_is_refused(tmp_path: Path) -> None:
+    """To read on in it would end the process."""
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one", "two", "three"]}).save_to_disk(str(tmp_path / "saved"))
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    whole, damaged = struct.pack("<4i", 0, 3, 6, 11), struct.pack("<4i", 0, 3, 1 << 30, 11)
+    assert whole in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(whole, damaged))
+    with pytest.raises(SourceError, match=r"not a whole saved Dataset: .*damaged or cut short \(Offset invariant"):
+        list(sources.find(str(tmp_path / "saved")).rows())
 
 
 def test_a_cache_beside_a_saved_dataset_is_no_part_of_it(tmp_path: Path) -> None:
