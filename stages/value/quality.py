@@ -237,11 +237,14 @@ def _chosen(rows: pl.DataFrame) -> pl.DataFrame:
     by_key = others.with_columns(rank=pl.col("key").rank("ordinal").over("fold"))
     sizes = likes.group_by("fold").agg(size=pl.len())
     kept = by_key.join(sizes, on="fold").filter(pl.col("rank") <= pl.col("size"))
-    for name, frame in (("examples `like`", likes), ("others", kept)):
+    for name, frame, way in (
+        ("examples `like`", likes, "name more examples"),
+        ("conversations of the corpus to tell them from", kept, "take a larger corpus"),
+    ):
         if frame.height < MIN_EXAMPLES or frame["fold"].n_unique() < FOLDS:
             raise StageParameterError(
                 f"quality: {frame.height} different {name}, expected at least {MIN_EXAMPLES} that are not all "
-                f"near-duplicates of each other"
+                f"near-duplicates of each other: {way}"
             )
     return pl.concat([likes, kept.select(likes.columns)])
 

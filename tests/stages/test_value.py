@@ -310,5 +310,8 @@ def test_too_few_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StageParameterError, match="5 examples, expected at least 20"):
         Quality(like=few).fit(shards(tmp_path, chats(CODE, range(30))), tmp_path / "stage")
     same = corpus(tmp_path / "same.jsonl", chats(COOK, range(1)) * 30)
-    with pytest.raises(StageParameterError, match="near-duplicates"):
+    with pytest.raises(StageParameterError, match="near-duplicates of each other: name more examples"):
         Quality(like=same).fit(shards(tmp_path, chats(CODE, range(30))), tmp_path / "stage")
+    enough = corpus(tmp_path / "enough.jsonl", chats(COOK, range(60)))
+    with pytest.raises(StageParameterError, match=r"quality: 2 different .* take a larger corpus"):
+        Quality(like=enough).fit(shards(tmp_path, chats(CODE, range(2))), tmp_path / "stage")
