@@ -45,7 +45,7 @@ def _row(label: str, number: int, line: bytes) -> Row:
         value, replaced = _valid(readers.loads(text))
     except (ValueError, RecursionError) as error:
         return Row(label, number, Unreadable(f"the line is not JSON ({readers.json_fault(error)})", text))
-    return Row(label, number, value, replaced or "\ufffd" in text)
+    return Row(label, number, value, replaced or text.count("\ufffd") > line.count("\ufffd".encode()))
 
 
 def _valid(record: Any) -> tuple[Any, bool]:  # noqa: ANN401  any JSON

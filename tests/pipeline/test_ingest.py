@@ -234,6 +234,7 @@ def test_invalid_text_is_replaced_and_counted(tmp_path: Path, around: tuple[byte
         b'{"messages": [{"role": "user", "content": "caf\xe9"}]}',
         b'{"messages": [{"role": "user", "content": "a\\ud83db"}]}',
         b'{"messages": [{"role": "user", "content": "a\\u0000b \\ufffd"}]}',
+        '{"messages": [{"role": "user", "content": "\ufffd"}], "n": NaN}'.encode(),
     ]
     (tmp_path / "corpus.json").write_bytes(begin + between.join(lines) + end)
     raw = take(tmp_path / "corpus.json", tmp_path / "r")
@@ -242,7 +243,7 @@ def test_invalid_text_is_replaced_and_counted(tmp_path: Path, around: tuple[byte
     assert raw["text"].to_list()[2] == "a\0b \ufffd"
     shards = read_json(tmp_path / "r" / "raw" / "shards.json")
     assert shards["replaced"] == 2
-    said = "2 of 3 rows hold invalid text, which was replaced by U+FFFD: if a file is in another encoding than UTF-8, "
+    said = "2 of 4 rows hold invalid text, which was replaced by U+FFFD: if a file is in another encoding than UTF-8, "
     assert shards["notes"] == [f"{said}convert it"]
 
 
