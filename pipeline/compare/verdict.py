@@ -115,7 +115,9 @@ def verdict(
     text += _against(primary, first) + _on_everything(beside)
     strict = None if primary.strict is None else primary.strict.delta_alpha_interval
     exponent = {-1: "steeper", 0: "", 1: "flatter"}[side(strict)]
-    alpha = delta_alpha(difference)
+    alpha = delta_alpha(primary.strict or difference)
+    if primary.strict is not None:
+        alpha += f", an interval of {100 * primary.strict.level:.4g} %"
     about = f"Its exponent is {exponent}" if exponent else "The exponents cannot be told apart"
     concludes = answer in {BETTER, WORSE, MIXED} or bool(exponent)
     text += f". {about}: delta alpha {alpha}.{_for_target(primary, scored, names)}"

@@ -76,7 +76,9 @@ def test_an_exponent_at_the_edge_of_its_interval_is_not_concluded() -> None:
     assert strict is not None
     edge = replace(power, delta_alpha_interval=(-0.02, -0.001)), replace(strict, delta_alpha_interval=(-0.022, 0.001))
     laws = replace(one.laws, differences={("refined", "power"): edge[0]})
-    assert of(replace(one, laws=laws, strict=edge[1])).exponent == ""
+    found = of(replace(one, laws=laws, strict=edge[1]))
+    assert found.exponent == ""
+    assert "\N{MINUS SIGN}0.0220 to +0.0010), an interval of 97.5 %" in found.sentence, "the one that it is judged by"
 
 
 def test_a_narrow_interval_around_nothing_is_no_difference() -> None:
