@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -301,8 +301,15 @@ def windows(lengths: Sequence[int], context: int, *, opened: bool) -> Iterator[W
 
 
 @torch.no_grad()
-def score(model: CausalModel, conversations: pl.DataFrame, context: int | None = None) -> Scores:
+def score(
+    model: CausalModel,
+    conversations: pl.DataFrame,
+    context: int | None = None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Scores:
     """Score every conversation, K rows with the columns text and turns; see the module for what is read and scored.
+
+    `report` is called with the number of windows that are scored, and of all.
 
     Raises:
         ModelError: `context` exceeds the model's positions, or a loss is not finite.
@@ -311,10 +318,14 @@ def score(model: CausalModel, conversations: pl.DataFrame, context: int | None =
     nats, tokens = np.zeros((2, len(texts))), np.zeros((2, len(texts)), np.int64)
     each = [np.zeros(len(ids)) for ids, _ in texts]
     lengths = [len(ids) for ids, _ in texts]
-    every = windows(lengths, model.context(context), opened=model.start is not None)
+    cut = windows(lengths, model.context(context), opened=model.start is not None)
+    every = sorted(cut, key=lambda one: len(one.at))
     most = MAX_LOGITS if model.network.device.type == "cpu" else MAX_LOGITS_DEVICE
-    for batch in _batches(sorted(every, key=lambda one: len(one.at)), most // model.ids):
+    done = 0
+    for batch in _batches(every, most // model.ids):
         _score(model, texts, batch, each)
+        done += len(batch)
+        report(done, len(every))
     if model.start is None:
         counts = np.bincount(np.concatenate([ids for ids, _ in texts]), minlength=model.ids)
         for (ids, _), one in zip(texts, each, strict=True):

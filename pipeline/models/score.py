@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.experiments.formats import change, finite, number, share, with_int
 from pipeline.experiments.train import check_device
 from pipeline.models.work import TextSet, bits, open_work, read_texts
 from pipeline.store import RunFolderError
-from pipeline.terminal import console, safe, say, table
+from pipeline.terminal import ProgressReporter, console, safe, say, table
 from stages.files import save_json
 from trainer.causal import ModelError
 from trainer.prepare.split import MIN_CONVERSATIONS
@@ -138,7 +139,8 @@ def tabulate(
     for name, adapter in names:
         model = causal.load(name, adapter, device)
         say(f"scoring {model.name} on {len(test.conversations):,} conversations ...")
-        scores = causal.score(model, test.conversations, context)
+        with ProgressReporter("windows") as reporter:
+            scores = causal.score(model, test.conversations, context, partial(reporter, model.name))
         nats[model.name], own[model.name] = scores.nats, int(scores.tokens.sum())
         revisions[model.name] = model.revision
         notes += model.notes()

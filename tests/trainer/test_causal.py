@@ -89,7 +89,10 @@ def slow(folder: Path, text: str, context: int, kinds: Callable[[int], int]) -> 
 def test_nats_are_those_of_the_model_itself(gpt2: Path) -> None:
     """Against one target at a time in float64: short and long conversations, ends of messages, odd text."""
     model = causal.load(str(gpt2))
-    found = causal.score(model, frame(CHATS), context=33)
+    reports: list[tuple[int, int]] = []
+    found = causal.score(model, frame(CHATS), context=33, report=lambda *counts: reports.append(counts))
+    lengths = [len(ids) for ids, _ in causal.encode(model, frame(CHATS))]
+    assert reports[-1] == (len(list(causal.windows(lengths, 33, opened=model.start is not None))),) * 2
     first = slow(gpt2, "hello hello\nthe lamp is green\n", 33, lambda at: REPLY if 12 <= at < 30 else TEXT)
     assert found.nats[:, 0].tolist() == pytest.approx([first[TEXT], first[REPLY]], rel=1e-5)
     long = slow(gpt2, LONG, 33, lambda _: REPLY)
