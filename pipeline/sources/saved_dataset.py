@@ -46,11 +46,8 @@ class SavedDataset(Source):
 
         number = 0
         try:
-            for path in self._files():
-                with readers.open_arrow(path) as (
-                    _,
-                    batches,
-                ):  # `datasets` trusts a damaged file
+            for path in self._files():  # `datasets` trusts a damaged file
+                with readers.open_arrow(path) as (_, batches):
                     deque(batches, 0)
             dataset = datasets.load_from_disk(str(self._part())).with_format(None)
             for number, record in enumerate(dataset, 1):
