@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -111,6 +112,21 @@ def test_sides_within_the_spread_of_placebo_rules_are_not_mixed() -> None:
     assert of(*both).answer == "mixed"
     random: dict[Null, Placebos] = {"random": Placebos(0.0, np.array([-0.02, -0.01, 0.0, 0.01, 0.02]))}
     assert of(*(replace(one, placebos=random) for one in both)).answer == "cannot tell"
+
+
+def test_an_interval_that_ends_at_a_limit_is_not_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 0 nothing is better, and at the smallest difference that matters there may be one."""
+    one, limit = simulated(0.0, 0.0), math.expm1(0.004)
+    for ends, answer in (
+        ((0.0, 0.01), "cannot tell"),
+        ((1e-9, 0.01), "worse"),
+        ((-0.01, 0.0), "cannot tell"),
+        ((-0.01, -1e-9), "better"),
+        ((-0.001, 0.004), "cannot tell"),
+        ((-0.001, 0.0039), "no difference"),
+    ):
+        monkeypatch.setattr(Scored, "choice", Choice(sum(ends) / 2, ends))
+        assert verdict([one], one, NAMES, worth_knowing=limit).answer == answer
 
 
 def test_looking_several_times_concludes_falsely_in_5_percent_of_the_cases() -> None:
