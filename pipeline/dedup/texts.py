@@ -18,13 +18,12 @@ from pipeline.sources import SourceError, record_files
 from stages import readers
 from stages.readers import UnreadableFileError
 from stages.stage import reason
+from stages.text.corpus import TEXTS
 
 BATCH_BYTES = 1 << 25
 """Target size of a batch in bytes."""
 CALLS = ("tool_calls", "function_call")
 """Fields of a message that calls a tool."""
-TEXTS = ("content", "value")
-"""Fields of a message that hold its text; the first one that is not null counts."""
 CONTENTS: pl.DataType = pl.List(pl.Struct(dict.fromkeys(TEXTS, pl.String())))
 MESSAGES: pl.DataType = pl.List(pl.Struct(dict.fromkeys((*TEXTS, *CALLS), pl.String())))
 """Messages of JSON files; what is no text is JSON text."""
@@ -90,7 +89,7 @@ def is_json(path: Path) -> bool:
 
 
 def listed(schema: pl.Schema) -> str:
-    """The names of columns, for an error; of very many the first ones."""
+    """The names of at most `MAX_NAMES` columns, for an error."""
     return ", ".join(islice(schema, MAX_NAMES)) + (" ..." if len(schema) > MAX_NAMES else "") if schema else "none"
 
 
@@ -163,7 +162,7 @@ class TextColumn:
             yield texts.fill_null("")
 
     def _joined(self, messages: pl.Series) -> pl.Series:
-        """The contents of each conversation. If no message has one, all conversations would seem to be copies."""
+        """The text of each conversation; a SourceError if no message has one, since all would seem to be copies."""
         fields = messages.dtype.inner.fields  # type: ignore[attr-defined]
         has = [one.name for one in fields if one.name in TEXTS and one.dtype == pl.String]
         contents = messages.list.eval(pl.coalesce(*(pl.element().struct.field(name) for name in has)))

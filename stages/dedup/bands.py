@@ -93,5 +93,5 @@ class Matching:
         return band_keys(sign(words, self.permutations, self.seed), *self.bands())
 
     def second_keys(self, words: Words) -> NDArray[np.uint32]:
-        """Other band keys of texts, uint32 [n, bands]: with `keys` they make 64 bits."""
+        """Independent band keys of texts, uint32 [n, bands]; together with `keys` they are keys of 64 bits."""
         return band_keys(~sign(words, self.permutations, self.seed), *self.bands())

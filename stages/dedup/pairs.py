@@ -25,7 +25,7 @@ from stages.text.shards import Rows, cores
 PART_TEXTS = 2_000
 """Number of texts of a column in memory that are worked on at once."""
 CHANCE = 0.25
-"""Number of band keys that a text shares with others by chance above which keys of 64 bits choose the candidates."""
+"""Expected number of band keys that a text shares by chance; above it, keys of 64 bits choose the candidates."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def near_pairs(
     crowded one, are compared with at most this many leaders: the longest rows that are under `near` with each other.
 
     All columns are in temporary files in `folder`: 10 bytes per text; per candidate, which is a text that shares a band
-    key, 4 per band, 8 per word, and 48; and 52 per pair. Where keys match by chance (`CHANCE`), which costs nothing
-    but those 8 per word, candidates are signed again, in files of 4 bytes per band and 32 for each.
+    key, 4 per band, 8 per word, and 48; and 52 per pair. If many keys match by chance
+    (`CHANCE`), candidates are signed again first, in files of 4 bytes per band and 32 for each.
     """
     chosen = _candidates(bands, copies, folder)
     if bands.size > CHANCE * (1 << 32):
@@ -157,7 +157,7 @@ def _remove_chance(
     matching: Matching,
     folder: Path | None,
 ) -> None:
-    """Choose candidates no longer whose band keys are those of another one in 32 bits only, not in 64."""
+    """Remove the candidates that share no band key of 64 bits with another one, only keys of 32 bits."""
     found = (here.start + np.flatnonzero(chosen[here]) for here in chunks(len(chosen)))
     rows = columns.write(found, np.int64, folder)
     halves = columns.write(each_part(matching.second_keys, texts(chosen), cores()), np.uint32, folder)

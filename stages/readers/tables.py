@@ -113,9 +113,9 @@ def open_arrow(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]
 
 
 def _valid_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Batches whose offsets stay within them, else an `ArrowInvalid`: to read on in a damaged file ends the process.
+    """Yield batches, and raise `ArrowInvalid` at the first one with invalid offsets, which would crash the process.
 
-    Text that is not UTF-8 does no such harm.
+    Text that is not UTF-8 is harmless, and is let through.
     """
     import pyarrow as pa
 

@@ -10,16 +10,17 @@ from stages import readers
 from stages.readers import RECORDS, TEXT, Listing, UnreadableFileError
 from stages.stage import MissingModelError, StageParameterError, reason
 
+TEXTS = ("content", "value")
+"""Fields of a message that hold its text; the first one that is not null counts."""
 ID_COLUMNS = ("id", "source_id", "prompt_id")
 """Columns that name a conversation; the first one present counts."""
 BATCH_BYTES = 1 << 24
 """Target size of a batch in bytes."""
 
 _LISTS = ("messages", "conversations")  # columns of messages
-_TEXTS = ("content", "value")  # fields of a message that hold its text; the first one that is not null counts
 _TYPES: dict[str, pl.DataType] = {
     **dict.fromkeys((*ID_COLUMNS, "text"), pl.String()),  # an id may be a number
-    **dict.fromkeys(_LISTS, pl.List(pl.Struct(dict.fromkeys(_TEXTS, pl.String())))),
+    **dict.fromkeys(_LISTS, pl.List(pl.Struct(dict.fromkeys(TEXTS, pl.String())))),
     "data": pl.List(pl.String()),
 }
 
@@ -97,7 +98,7 @@ class Corpus:
         for name in _LISTS:
             turn = schema[name].inner if isinstance(schema.get(name), pl.List) else None  # type: ignore[attr-defined]
             fields = turn.fields if isinstance(turn, pl.Struct) else []
-            if has := [each.name for each in fields if each.name in _TEXTS]:
+            if has := [each.name for each in fields if each.name in TEXTS]:
                 contents = [pl.element().struct.field(field).cast(pl.String) for field in has]
                 texts = pl.col(name).list.eval(pl.coalesce(*contents))
                 if not frame.select(texts.list.drop_nulls().list.len().sum()).item() and frame[name].list.len().sum():

@@ -112,7 +112,7 @@ def test_an_ablation_is_about_the_target_too(my_run: Path, target: Path, tmp_pat
     assert made.sentence.startswith("Level on target, beyond random rules")
     (note,) = aim.notes
     assert note in html.unescape((tmp_path / "page" / "index.html").read_text())
-    assert not replace(aim, near=0).notes, "nothing is said of none"
+    assert not replace(aim, near=0).notes, "no note if none is left out"
     with pytest.raises(ArmsError, match="--target is a test set for models, and --no-train trains none"):
         ablating.ablate(replace(wanted, train=False))
 

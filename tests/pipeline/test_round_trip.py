@@ -354,7 +354,7 @@ def test_a_refined_corpus_is_read_again_with_its_calls(jsonl: Jsonl, tmp_path: P
 
 
 def test_messages_with_very_many_fields_keep_the_first(jsonl: Jsonl, tmp_path: Path) -> None:
-    """A field per message would be a type as wide as the corpus; raw/ and --as source have them all. A note tells."""
+    """A field per message would be a type as wide as the corpus; raw/ and --as source have them all. A note says so."""
     records = [{"messages": [{"role": "user", "content": "a", f"f{i}": i}]} for i in range(MAX_FIELDS + 5)]
     _, _, store = taken(jsonl(records), tmp_path / "r")
     assert list(read_json(store.shard_list)["fields"]) == [f"f{i}" for i in range(MAX_FIELDS)]
