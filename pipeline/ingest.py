@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.engine import Engine
-from pipeline.ownership import check_run, claim, read_origin, read_shard_list, sweep
+from pipeline.ownership import changes, check_run, claim, read_origin, read_shard_list, sweep
 from pipeline.plan import PlanError
 from pipeline.sources import Source, pieces, shapes, trees
 from pipeline.sources.fields import MAX_FIELDS, Fields
@@ -175,6 +175,29 @@ def ingest(
         SourceError: the source cannot be read, is empty, has no known shape, or has too many unreadable rows.
         RunFolderError: the folder belongs to another source.
     """
+    shard_list = read_shard_list(store)
+    source, identity, changed = check(source, store, limits, complete=shard_list is not None)
+    if shard_list is None:
+        claim(store, changed, goes_on=source.rows_after(0) is not None)
+        save_json(store.source, identity)
+        shard_list = _read_all(source, _Task(store, limits, identity["digest"]), tell, engine)
+        sizes_in(store.folder, anew=True)
+        shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
+        save_json(store.shard_list, shard_list)
+    if exists(store.progress):
+        remove(store.progress)
+    sweep(store, shard_list["shards"])
+    return shard_list
+
+
+def check(source: Source, store: Store, limits: Limits, *, complete: bool) -> tuple[Source, dict[str, Any], list[str]]:
+    """The source as it is read, its source.json, and by which keys the one in the folder differs from that.
+
+    Writes nothing. `complete`: the folder holds all of an ingest.
+
+    Raises:
+        RunFolderError: no run can write there, or the folder belongs to another source.
+    """
     check_run(store)
     if inside := [path for path in source.paths() if path.resolve().is_relative_to(store.folder.resolve())]:
         raise RunFolderError(
@@ -189,19 +212,7 @@ def ingest(
         identity["map"] = dict(limits.map.columns)
     if limits.sample is None:
         del identity["sample"]
-    shard_list = read_shard_list(store)
-    goes_on = source.rows_after(0) is not None
-    claim(store, identity, before, complete=shard_list is not None, goes_on=goes_on)
-    if shard_list is None:
-        save_json(store.source, identity)
-        shard_list = _read_all(source, _Task(store, limits, identity["digest"]), tell, engine)
-        sizes_in(store.folder, anew=True)
-        shard_list["notes"] = [*shard_list.get("notes", ()), *_source_notes(source, store, shard_list)]
-        save_json(store.shard_list, shard_list)
-    if exists(store.progress):
-        remove(store.progress)
-    sweep(store, shard_list["shards"])
-    return shard_list
+    return source, identity, changes(store, identity, before, complete=complete)
 
 
 @dataclass(frozen=True)

@@ -234,13 +234,10 @@ def read_shard_list(store: Store) -> dict[str, Any] | None:
         return None
 
 
-def claim(
-    store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool, goes_on: bool = False
-) -> None:
-    """Make a folder ready for a source: incomplete raw shards are removed, and everything made from another source.
+def changes(store: Store, origin: Mapping[str, Any], before: Mapping[str, Any], *, complete: bool) -> list[str]:
+    """The keys of source.json by which a folder was made for something else than `origin`.
 
-    `origin` is the new source.json, and `before` that in the folder, which is empty in a new one. An ingest that
-    `goes_on` keeps its raw shards.
+    `before` is the source.json of the folder, which is empty in a new one. A RunFolderError if the folder must be kept.
     """
     keys = sorted({*RUN_KEYS, "map", "sample"} - {"source"})  # its path may change
     changed = [key for key in keys if before.get(key) != origin.get(key)]
@@ -250,10 +247,16 @@ def claim(
             f"{store.folder} belongs to another run: its {key} is {before.get(key)!r} and this one's is "
             f"{origin.get(key)!r}; choose another --out, or repeat that run's source and options"
         )
-    if complete:
-        return
     if store.bucket and before and changed:
         raise RunFolderError(f"{store.name} was begun with another {changed[0]}: choose another --out, or remove it")
+    return changed
+
+
+def claim(store: Store, changed: Sequence[str], *, goes_on: bool = False) -> None:
+    """Make a folder ready for an ingest: incomplete raw shards are removed, and everything made from another source.
+
+    `changed` is from `changes`. An ingest that `goes_on` keeps its raw shards.
+    """
     for path in (store.manifest, *((store.card, store.plan) if changed else ())):
         remove(path)
     for part in PARTS if changed else () if goes_on else ("raw", "quarantine"):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import polars as pl
 
+from pipeline import ingest, sources, terminal
 from pipeline import plan as planning
 from pipeline import run as running
-from pipeline import sources, terminal
 from pipeline.api.tables import Display, Summary
 from pipeline.engine import Engine, EngineError
 from pipeline.engine.local import Local
 from pipeline.ingest import Limits
 from pipeline.manifest import Counts, Manifest
-from pipeline.ownership import RUNS, RunState, run_at
+from pipeline.ownership import RUNS, RunState, check_run, read_shard_list, run_at
 from pipeline.plan import ADDED, Plan, PlanError
 from pipeline.signals import scan, scan_signals
 from pipeline.sources import originals
@@ -147,11 +147,7 @@ class PreparedRun:
         require("--workers", workers, workers >= 0, "at least 0")
         for measured in self.plan.stages:
             measured.stage.models()  # a missing model is reported before any work
-        if self.as_source:
-            _check_as_they_came(self.plan)
-            if url_of(self.folder):
-                raise RunFolderError(f"--as source writes files of this machine, and --out is {self.folder}: omit one")
-            originals.check(self.source)
+        self._check_as_source()
         with terminal.progress(show=progress), ProgressReporter() as reporter:
             for note in (*notes(self.plan), *self._notes()):
                 reporter.warn(note)
@@ -166,6 +162,21 @@ class PreparedRun:
                 raise
             engine.close()
         return Run(self.folder, manifest)
+
+    def check(self) -> None:
+        """Refuse a folder that belongs to another run, and what cannot be written as it came; writes nothing."""
+        self._check_as_source()
+        store = Store.at(self.folder)
+        check_run(store)
+        if exists(store.source):  # else the source need not be hashed
+            ingest.check(self.source, store, self.limits, complete=read_shard_list(store) is not None)
+
+    def _check_as_source(self) -> None:
+        if self.as_source:
+            _check_as_they_came(self.plan)
+            if url_of(self.folder):
+                raise RunFolderError(f"--as source writes files of this machine, and --out is {self.folder}: omit one")
+            originals.check(self.source)
 
     def _start(self, workers: int, warn: Callable[[str], None]) -> Engine:
         if self.engine == "local":

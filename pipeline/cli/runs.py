@@ -18,7 +18,7 @@ import stages as staging
 from pipeline import plan as planning
 from pipeline.api.run import PreparedRun, Run, notes, open_run
 from pipeline.ingest import recognise
-from pipeline.ownership import RUNS, any_run_at, check_run, in_use, run_folders
+from pipeline.ownership import RUNS, any_run_at, in_use, run_folders
 from pipeline.sources import SourceError
 from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import console, safe, table
@@ -80,13 +80,13 @@ def print_audit(audit: Audit, *, as_json: bool) -> None:
 def dry_run(run: PreparedRun, *, verbose: bool, as_json: bool) -> None:
     """Print what a run would do, and exit with 1 if it cannot."""
     source, plan, limits, folder = run.source, run.plan, run.limits, run.folder
-    check_run(Store.at(folder))
     states = {measured.name: _state_of(measured) for measured in plan.stages}
     missing = [state for able, state in states.values() if not able]
+    shape = None
     try:
         shape = recognise(source, limits)
+        run.check()
     except SourceError as error:
-        shape = None
         missing.append(str(error))
     if as_json:
         print_json(

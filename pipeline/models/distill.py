@@ -208,7 +208,7 @@ def read_corpus(source: str, score: Path | None, limit: int | None) -> tuple[Tex
     With `score`, the test set is that of an experiment, and no near-duplicate of it is trained on.
 
     Raises:
-        DistillError: all of the corpus is near the test set.
+        DistillError: all of the corpus is near the test set, or it is too small for three parts.
     """
     from trainer.distill.student import DistillError
 
@@ -229,7 +229,10 @@ def read_corpus(source: str, score: Path | None, limit: int | None) -> tuple[Tex
         if not far.any():
             raise DistillError(f"every conversation of {source} is near the test set of {score}: take other texts")
     sizes = -(-frame["text"].str.len_bytes().to_numpy().astype(np.int64) // BYTES_PER_TOKEN)
-    parts = splitting.split(sizes, splitting.renumber(groups), arms.distinct(corpora.keys(frame["text"])))
+    try:
+        parts = splitting.split(sizes, splitting.renumber(groups), arms.distinct(corpora.keys(frame["text"])))
+    except splitting.SplitError as error:
+        raise DistillError(f"{source} is too small to be trained on and tested on: take a larger corpus") from error
     pool = parts.pool if known is None else np.sort(np.concatenate([parts.pool, parts.test]))
     rows = frame.select("text", "turns")
     test = known or text_set("test set", rows[parts.test], groups[parts.test])

@@ -37,6 +37,7 @@ from pipeline.search.result import Search
 from pipeline.search.trials import RAW, Development, Mask
 from pipeline.signals import RuleInputs
 from pipeline.sources import Source
+from pipeline.sources.rows import SourceError
 from pipeline.store import Store, read_json
 from pipeline.terminal import ProgressReporter, say
 from stages.files import read_frame, save, save_json
@@ -103,8 +104,10 @@ def search(options: SearchOptions) -> Search:
     out = options.out or EXPERIMENTS / f"{'-for-'.join(names)}-search"
     place = REPORTS / f"{folder_word(out.resolve().name.removesuffix('-search'))}-search"
     folders.check(place)
-    digest = f"{options.source.digest()} {sources.find(options.target).digest()}"
-    claim = {"corpus": f"{options.source.name} for {options.target}", "digest": digest}
+    digests = options.source.digest(), sources.find(options.target).digest()
+    if digests[0] == digests[1]:
+        raise SourceError(f"the target {options.target} is the corpus itself: name conversations of what you train for")
+    claim = {"corpus": f"{options.source.name} for {options.target}", "digest": " ".join(digests)}
     with experiment_claimed(out, claim, "--out") as folder:
         divided = parts.divide(options.target, folder / "target")
         base = proposing.base(own, divided.file("fit"))

@@ -256,6 +256,20 @@ def test_a_dry_run_says_what_is_missing(refine: Refine, jsonl: Jsonl) -> None:
     )
 
 
+def test_a_dry_run_refuses_what_the_run_would(refine: Refine, jsonl: Jsonl) -> None:
+    """The folder of another source, in the same words, and records that a bucket cannot take as they came."""
+    words = ["--plan", TOY, "--out", "r"]
+    assert refine("run", jsonl([chat(1)]), *words).returncode == 0
+    assert refine("run", jsonl([chat(1)]), *words, "--dry-run").returncode == 0
+    real = refine("run", jsonl([chat(2)]), *words)
+    dry = refine("run", jsonl([chat(2)]), *words, "--dry-run")
+    assert "belongs to another run: its digest is" in dry.stderr
+    assert (dry.stderr, dry.returncode) == (real.stderr, real.returncode)
+    words[-1] = "s3://bucket/run"
+    done = refine("run", jsonl([chat(1)]), *words, "--as", "source", "--dry-run")
+    assert (done.returncode, "--as source writes files of this machine" in done.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("lines", "words", "said"),
     [

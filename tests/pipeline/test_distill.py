@@ -159,6 +159,7 @@ def test_a_cvfp_learns_from_its_teacher(refine: Refine, made: Path) -> None:
         (("--score", "nowhere"), "nowhere is not the folder of an experiment"),
         (("--out", "teacher"), "teacher is not an experiment's folder: choose another --out"),
         (("--device", "abacus"), "--device abacus is not available"),
+        (("--limit", "2"), "chats.jsonl is too small to be trained on and tested on: take a larger corpus"),
     ],
 )
 def test_what_does_not_suit_is_one_sentence(refine: Refine, made: Path, words: tuple[str, ...], message: str) -> None:

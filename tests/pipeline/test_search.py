@@ -285,6 +285,13 @@ def test_a_small_target_is_refused(tmp_path: Path) -> None:
         parts.divide(str(path), tmp_path / "parts")
 
 
+def test_the_corpus_itself_is_no_target(here: Path) -> None:
+    """It is refused before anything is measured."""
+    with pytest.raises(SourceError, match=r"^the target .*corpus.jsonl is the corpus itself: name conversations of"):
+        searching.search(options(here, "itself", target=str(here / "corpus.jsonl")))
+    assert not (here / "itself").exists()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
