@@ -43,7 +43,7 @@ class Columns:
 
     Attributes:
         name: of the file or folder, as it was typed.
-        paths: the files; beside others, tables without rows and empty shards before the first record are omitted.
+        paths: the files; tables without rows, and empty shards before the first record, are omitted.
         schema: columns of the first file. Those of JSON are the fields of its first records, of type Unknown.
         note: what the folder holds besides; see `Listing.note`.
     """
@@ -57,7 +57,7 @@ class Columns:
     def of(cls, path: Path) -> Columns:
         """The columns of a file or of the files in a folder; a `SourceError` if there is no file, or no row."""
         listing = record_files(path)
-        paths = [*filter(_may_have_rows, listing.paths)] or [*listing.paths]
+        paths = [*filter(_may_have_rows, listing.paths)]
         while paths:
             with reading(paths[0]):
                 if schema := readers.schema(paths[0]):

@@ -334,10 +334,10 @@ def test_faulty_ids_of_an_earlier_corpus_are_row_numbers(refine: Refine, tmp_pat
 
 
 def test_empty_shards_hold_no_rows(refine: Refine, tmp_path: Path) -> None:
-    """Wherever they stand, in any format; a corpus of them alone has no column, unless it is a table."""
+    """Wherever they stand, in any format; a corpus of them alone is refused, as a run refuses it."""
     pl.DataFrame(schema={"text": pl.String}).write_parquet(tmp_path / "none.parquet")
     done = refine("dedup", "none.parquet", "--kept", "none.jsonl")
-    assert "0 texts: 0 kept, 0 removed" in done.stdout, done.stderr
+    assert (done.returncode, done.stderr) == (1, "refine: none.parquet holds no rows: nothing to compare\n")
     (tmp_path / "in").mkdir()
     for name in ("a.jsonl", "c.json"):
         (tmp_path / "in" / name).write_text("" if name == "a.jsonl" else "[]")
