@@ -78,7 +78,8 @@ def _repairs(manifest: Manifest) -> list[str]:
 
 def _input(one: Input) -> tuple[str, str]:
     if isinstance(one, HubSplit):
-        return _code(one.hub), _code(f"revision {one.revision}, split {one.split}")
+        named = (("revision", one.revision), ("configuration", one.config), ("split", one.split))
+        return _code(one.hub), _code(", ".join(f"{word} {name}" for word, name in named if name is not None))
     return _code(one.name), _code(f"{one.bytes} bytes, blake2b {one.blake2b}")
 
 

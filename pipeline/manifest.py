@@ -96,7 +96,8 @@ class HubSplit:
     hub: str
     revision: str
     config: str | None
-    split: str
+    split: str | None
+    """None if none was named: the dataset has only one."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import sources
+from pipeline import plan, sources
+from pipeline.engine.local import Local
 from pipeline.ingest import Limits, ingest
+from pipeline.manifest import HubSplit, Manifest
+from pipeline.run import ActiveRun
 from pipeline.sources import SourceError, hub
 from pipeline.store import RunFolderError, Store
-from tests.conftest import chat, contents, read_shards
+from tests.conftest import ROOT, chat, contents, read_shards
 
 Jsonl = Callable[..., Path]
 
@@ -162,3 +165,13 @@ def test_an_ingest_that_cannot_go_on_begins_again(
     assert take(sources.find("a/b"), tmp_path / "r", rows=3).height == 10
     assert asked == list(range(10))
     assert not (raw / "progress.json").exists()
+
+
+def test_a_run_of_a_dataset_with_one_split_names_none(tmp_path: Path, online: Callable[..., list[float]]) -> None:
+    """From the first row to the manifest and the card."""
+    online(lambda _: None)
+    store = Store.at(tmp_path / "r")
+    run = ActiveRun(store, plan.load(ROOT / "tests" / "pipeline" / "toy.toml"), Local(1), lambda *_: None, print)
+    run.carry_out(sources.find("a/b", config="en"), Limits())
+    assert Manifest.load(store).inputs == (HubSplit("a/b", "c1", "en", None),)
+    assert "| `a/b` | `revision c1, configuration en` |" in store.card.read_text()
