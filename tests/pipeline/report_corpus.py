@@ -103,10 +103,10 @@ def refine(here: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return call(*words, cwd=here)
 
 
-def run(here: Path, corpus: list[dict[str, Any]], plan: str = PLAN) -> Path:
+def run(here: Path, corpus: list[dict[str, Any]], plan: str = PLAN, *options: object) -> Path:
     """Refine a corpus into the folder `my-run`."""
     (here / "corpus.jsonl").write_text("".join(json.dumps(record) + "\n" for record in corpus))
     (here / "plan.toml").write_text(plan)
-    done = refine(here, "run", "corpus.jsonl", "--plan", "plan.toml", "--out", "my-run", "--workers", 1)
+    done = refine(here, "run", "corpus.jsonl", "--plan", "plan.toml", "--out", "my-run", "--workers", 1, *options)
     assert done.returncode == 0, done.stderr
     return here / "my-run"

@@ -15,6 +15,9 @@ from pipeline import plan, sources
 from pipeline.engine.local import Local
 from pipeline.ingest import Limits, ingest
 from pipeline.manifest import HubSplit, Manifest
+from pipeline.report.run.bands import in_bands
+from pipeline.report.run.frame import read_run
+from pipeline.report.run.sections import origin
 from pipeline.run import ActiveRun
 from pipeline.sources import SourceError, hub
 from pipeline.store import RunFolderError, Store
@@ -168,10 +171,13 @@ def test_an_ingest_that_cannot_go_on_begins_again(
 
 
 def test_a_run_of_a_dataset_with_one_split_names_none(tmp_path: Path, online: Callable[..., list[float]]) -> None:
-    """From the first row to the manifest and the card."""
+    """From the first row to the manifest, the card, and the command that repeats the run."""
     online(lambda _: None)
     store = Store.at(tmp_path / "r")
     run = ActiveRun(store, plan.load(ROOT / "tests" / "pipeline" / "toy.toml"), Local(1), lambda *_: None, print)
     run.carry_out(sources.find("a/b", config="en"), Limits())
     assert Manifest.load(store).inputs == (HubSplit("a/b", "c1", "en", None),)
     assert "| `a/b` | `revision c1, configuration en` |" in store.card.read_text()
+    command = origin(in_bands(read_run(store.folder), []))[0][1]
+    assert command.startswith(f"refine run a/b --plan {tmp_path}/r/plan.toml --out {tmp_path}/r-again ")
+    assert " --revision c1 --config en --shard-rows 2000\n" in command

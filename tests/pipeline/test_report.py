@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from pipeline.report.run.frame import kinds, read_run
 from pipeline.report.run.sections import page
 from pipeline.report.text import short
 from stages.files import read_frame, save_frame
+from tests.conftest import contents
 from tests.pipeline.report_corpus import PLAN, records, refine, run
 
 
@@ -317,6 +320,22 @@ def test_a_run_that_counts_no_words_says_so(tmp_path: Path) -> None:
     rows = [row for figure in found["figures"].values() for panel in figure["panels"] for row in panel["rows"]]
     assert rows
     assert not [key for row in rows for key in row if "words" in key]
+
+
+def test_the_command_of_a_report_repeats_the_run(tmp_path: Path) -> None:
+    """With every option that decides which conversations are in which shard."""
+    options = ("--limit", 50, "--sample", "0.5", "--shape", "ultrachat", "--shard-rows", 7)
+    made = run(tmp_path, records(60), '[[stage]]\nuse = "heuristics"\n', *options)
+    assert refine(tmp_path, "report", "my-run").returncode == 0
+    page = (tmp_path / "reports" / "my-run" / "index.html").read_text()
+    found = re.search(r"<pre[^>]*>refine (run corpus.jsonl .*)\n# source digest", page)
+    assert found
+    done = refine(tmp_path, *shlex.split(found[1]))
+    assert done.returncode == 0, done.stderr
+    again = tmp_path / "my-run-again"
+    assert len(list((made / "refined").iterdir())) > 1
+    assert contents(again / "raw") == contents(made / "raw")
+    assert contents(again / "refined") == contents(made / "refined")
 
 
 def test_a_section_of_other_numbers_can_be_added(tmp_path: Path) -> None:

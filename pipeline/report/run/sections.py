@@ -212,12 +212,20 @@ def origin(run: BandedRun) -> tuple[tuple[str, str], ...]:
 
 def _command(manifest: Manifest, store: Store) -> str:
     """The command that repeats a run, and the digest of its source."""
-    plan = f"{store.folder}/plan.toml"
-    words = ["refine", "run", manifest.source, "--plan", plan, "--out", f"{store.folder}-again"]
-    if manifest.inputs and isinstance(hub := manifest.inputs[0], HubSplit):
-        words[2:3] = [hub.hub, "--revision", hub.revision, "--split", hub.split]
-    elif manifest.source == "chitchat":
-        del words[2]
-    if limit := read_json(store.source).get("limit"):
-        words += ["--limit", str(limit)]
+    origin = read_json(store.source)
+    hub = manifest.inputs[0] if manifest.inputs and isinstance(manifest.inputs[0], HubSplit) else None
+    words = ["refine", "run", hub.hub if hub else manifest.source]
+    words += ["--plan", f"{store.folder}/plan.toml", "--out", f"{store.folder}-again"]
+    options = {
+        "--revision": hub and hub.revision,
+        "--config": hub and hub.config,
+        "--split": hub.split if hub else origin.get("split"),
+        "--limit": origin.get("limit"),
+        "--sample": origin.get("sample"),
+        "--shape": origin.get("shape"),
+        "--shard-rows": origin.get("rows"),
+    }
+    for option, named in options.items():
+        if named is not None:
+            words += [option, str(named)]
     return f"{visible(shlex.join(words))}\n# source digest {manifest.digest}, records of shape {manifest.shape}"
