@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from stages.files import check_fitted, read_frame, read_json, save_json, seal
+from stages.files import check_fitted, exists, read_frame, read_json, save_json, seal
 from stages.follows.exchanges import Score, exchanges
 from stages.stage import Axis, FittedStage, Measure, require
 from stages.text.messages import by_row
@@ -79,7 +79,7 @@ class Follows(FittedStage):
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """Whether a model could be trained, and how well it knows a reply's own prompt."""
-        if self.model or not (folder / _SUMMARY).exists():
+        if self.model or not exists(folder / _SUMMARY):
             return ()
         found = read_json(folder / _SUMMARY)
         if not found["files"]:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from stages.files import read_frame
+from stages.files import read_frame, sizes_in
 from stages.overlap.evals import ItemText, excerpt, files, listing, parts
 from stages.stage import Axis, Measure, Stage, StageParameterError, require
 from stages.text.hashes_kernel import ROLL, mix64
@@ -96,7 +96,8 @@ class Contamination(Stage):
         if not self.evals:
             return ()
         columns = ("contamination", "eval_set", "eval_item")
-        shards = (read_frame(path, columns) for path in sorted(folder.glob("*.parquet")))
+        names = (name for name in sorted(sizes_in(folder)) if Path(name).suffix == ".parquet" and "/" not in name)
+        shards = (read_frame(folder / name, columns) for name in names)
         hits = pl.concat(shard.filter(pl.col("contamination") >= MIN_REPORTED_SHARE) for shard in shards)
         counts = hits.group_by("eval_set").agg(items=pl.col("eval_item").n_unique(), conversations=pl.len())
         worst = counts.sort("conversations", "eval_set", descending=[True, False]).head(10)

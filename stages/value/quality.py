@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages.dedup import Dedup
-from stages.files import check_fitted, read_frame, read_json, save, save_frame, save_json, scratch, seal
+from stages.files import check_fitted, exists, read_frame, read_json, save, save_frame, save_json, scratch, seal
 from stages.readers import RECORDS, TEXT
 from stages.stage import RAW, Axis, FittedStage, Measure, MissingModelError, StageParameterError, reason, require
 from stages.text.corpus import Corpus
@@ -105,7 +105,7 @@ class Quality(FittedStage):
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """How well the classifier tells the examples apart, and by which words."""
-        if not (folder / "quality.json").exists():
+        if not exists(folder / "quality.json"):
             return ()
         found = read_json(folder / "quality.json")
         words = [", ".join(found[kind][:8]) for kind in ("words_like", "words_other")]

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages import ngram
-from stages.files import check_fitted, read_frame, read_json, save, save_json, seal
+from stages.files import check_fitted, exists, read_frame, read_json, save, save_json, seal
 from stages.stage import Axis, FittedStage, Measure, StageParameterError, require
 from stages.text.corpus import Corpus
 from stages.text.shingles import Words, split
@@ -89,7 +89,7 @@ class Target(FittedStage):
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """How well the models tell the target apart."""
-        found = read_json(folder / _SUMMARY) if (folder / _SUMMARY).exists() else {}
+        found = read_json(folder / _SUMMARY) if exists(folder / _SUMMARY) else {}
         if found.get("auc") is None:
             return ()
         return (f"held-out ROC-AUC {found['auc']:.3f} of the cross-entropy difference, target against corpus",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -307,3 +308,20 @@ def test_a_changed_object_is_read_again(s3: S3) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such object"):
         store.bucket.fetch(store.plan)
     assert not store.plan.exists()
+
+
+@pytest.mark.usefixtures("s3")
+def test_remarks_are_the_same_with_an_empty_cache(jsonl: Jsonl, tmp_path: Path) -> None:
+    """As on another machine: of a complete run it has no signals yet, and no numbers of a fit."""
+    items = jsonl(({"question": chat(i)["prompt"]} for i in range(30)), "items.jsonl")
+    stages = f'[[stage]]\nuse = "contamination"\nevals = "{items}"\n[[stage]]\nuse = "follows"\n'
+    (tmp_path / "plan.toml").write_text(stages)
+    plan = planning.load(tmp_path / "plan.toml")
+    found = []
+    for _ in range(2):
+        store = Store.at(Path("s3://bucket/remarks"))
+        run = ActiveRun(store, plan, Local(1), lambda *_: None, lambda _: None)
+        found.append(run.carry_out(sources.find(str(corpus(jsonl))), Limits(rows=20)).remarks)
+        shutil.rmtree(store.folder)
+    assert found[0] == found[1]
+    assert set(found[0]) == {"contamination", "follows", "rules"}
