@@ -120,15 +120,18 @@ class KeepTop:
 
     def value(self, signals: pl.DataFrame) -> pl.Series:
         """The expression of each row, float64; raises `RuleError` if it cannot be computed."""
-        expression, _ = _ranked_by(self.by)
+        expression = self.expression()
         with _blame(self.reason, self.by, "cannot be computed"):
-            return signals.select(value=pl.sql_expr(expression).cast(pl.Float64))["value"]
+            return signals.select(value=expression.cast(pl.Float64))["value"]
+
+    def expression(self) -> pl.Expr:
+        """The expression without ASC or DESC; raises `RuleError` if it is not SQL."""
+        with _blame(self.reason, self.by, "is not SQL"):
+            return pl.sql_expr(_ranked_by(self.by)[0])
 
     def columns(self) -> list[str]:
         """Names of the signals that the expression reads, sorted."""
-        expression, _ = _ranked_by(self.by)
-        with _blame(self.reason, self.by, "is not SQL"):
-            return sorted(set(pl.sql_expr(expression).meta.root_names()))
+        return sorted(set(self.expression().meta.root_names()))
 
 
 Rule = Drop | KeepBest | KeepTop
@@ -204,7 +207,7 @@ def _check_condition(rule: Drop, signals: pl.Schema) -> None:
             raise RuleError(f"rule {rule.reason!r}: no stage writes the column {column!r}; {_instead(column, signals)}")
     if not rule.columns():
         raise RuleError(f"{where} reads no signal: expected a condition on one or more")
-    if any(word in condition.meta.serialize(format="json") for word in ('"Agg"', '"Over"', '"Len"')):
+    if _looks_at_all(condition):
         raise RuleError(
             f"{where} looks at all conversations at once, expected a condition on each one: compute percentiles and "
             "the like in the merge of a stage"
@@ -225,8 +228,13 @@ def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
     sizes = [size for size in (rule.share, rule.conversations, rule.tokens) if size]
     if len(sizes) != 1 or sizes[0] < 0 or rule.share > 1:
         raise RuleError(f"{here}: expected one of share (above 0, at most 1), conversations and tokens")
-    if rule.value(_unknown_rows(rule, signals)).len() != 2:  # noqa: PLR2004  the rows that went in
+    if rule.value(_unknown_rows(rule, signals)).len() != 2 or _looks_at_all(rule.expression()):  # noqa: PLR2004
         raise RuleError(f"{here}: {rule.by!r} looks at all conversations at once, expected a value of each one")
+
+
+def _looks_at_all(expression: pl.Expr) -> bool:
+    """Whether a value depends on other conversations; shards, which are computed one by one, would change it."""
+    return any(word in expression.meta.serialize(format="json") for word in ('"Agg"', '"Over"', '"Len"'))
 
 
 def _unknown_rows(rule: Drop | KeepTop, signals: pl.Schema) -> pl.DataFrame:

@@ -112,6 +112,8 @@ def test_gumbel_noise_draws_in_proportion_to_the_weights() -> None:
         (KeepTop("t", "1 DESC", share=0.5), "reads no signal"),
         (KeepTop("t", "source DESC", share=0.5), "cannot be computed|source"),
         (KeepTop("t", "max(score) DESC", share=0.5), "all conversations at once"),
+        (KeepTop("t", "score - AVG(score) DESC", share=0.5), "all conversations at once"),
+        (KeepTop("t", "score / MAX(score) OVER (PARTITION BY bad)", share=0.5), "all conversations at once"),
         (KeepTop("t", "score ) DESC", share=0.5), "not SQL"),
     ],
 )
