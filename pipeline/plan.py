@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -182,11 +183,8 @@ class Plan:
 
     def with_drops(self, conditions: Sequence[str]) -> Plan:
         """Return the plan with these rules, SQL or "reason: SQL", in place of those that --drop added before."""
-        more = []
-        for condition in conditions:
-            reason, colon, where = condition.partition(":")
-            named = bool(colon) and reason.strip().isidentifier()
-            more.append(Drop(reason.strip(), where.strip(), ADDED) if named else Drop(condition, condition, ADDED))
+        named = [(condition, _NAMED.fullmatch(condition)) for condition in conditions]
+        more = [Drop(found[1], found[2], ADDED) if found else Drop(sql, sql, ADDED) for sql, found in named]
         drops = [rule for rule in self.rules if isinstance(rule, Drop) and rule.because != ADDED]
         others = [rule for rule in self.rules if not isinstance(rule, Drop)]
         return replace(self, rules=(*drops, *more, *others))
@@ -215,6 +213,8 @@ def _table(rule: Rule | Repair) -> dict[str, Any]:
 
 ADDED = "--drop"
 """The `because` of a rule that --drop added; the next `refine decide` starts without it."""
+_NAMED = re.compile(r"\s*([\w -]*\w)\s*:(?!:)\s*(.*?)\s*", re.DOTALL)
+"""A condition with its reason; `ppl::int > 800` is a cast."""
 
 RESERVED = {"id", "keep", "reason", "duplicate_of", "jaccard", "cosine", "cut", "repairs"}
 """Columns of the decisions and of repaired rows, which no signal or rule may be named after."""

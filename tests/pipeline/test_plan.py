@@ -80,6 +80,21 @@ def test_added_rules_come_before_the_choice_among_duplicates() -> None:
     assert isinstance(plan.rules[-1], KeepBest)
 
 
+@pytest.mark.parametrize(
+    ("given", "reason", "where"),
+    [
+        ("too long: words > 5", "too long", "words > 5"),
+        (" too-long :words > 5", "too-long", "words > 5"),
+        ("words::int > 5", "words::int > 5", "words::int > 5"),
+        ("long: words::int > 5", "long", "words::int > 5"),
+        ("language = 'a:b'", "language = 'a:b'", "language = 'a:b'"),
+    ],
+)
+def test_an_added_rule_may_have_a_reason(given: str, reason: str, where: str) -> None:
+    """Words before the first colon; a cast and a colon in a text belong to the condition."""
+    assert planning.load(TOY).with_drops([given]).rules[-2] == Drop(reason, where, "--drop")
+
+
 STAGE = '[[stage]]\nuse = "tests.pipeline.toy_stages:Words"\n'
 
 
