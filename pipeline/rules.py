@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -232,9 +233,15 @@ def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
         raise RuleError(f"{here}: {rule.by!r} looks at all conversations at once, expected a value of each one")
 
 
+_OF_ALL = re.compile(r'"(Agg|Over|Len|Quantile|Correlation|Explode)"')
+"""Parts of a serialised expression whose value is not one of each row by itself."""
+_NAMES = re.compile(r'"(String|Column)":"(\\.|[^"\\])*"')
+"""Texts and columns of one, which may have any name."""
+
+
 def _looks_at_all(expression: pl.Expr) -> bool:
     """Whether a value depends on other conversations; shards, which are computed one by one, would change it."""
-    return any(word in expression.meta.serialize(format="json") for word in ('"Agg"', '"Over"', '"Len"'))
+    return bool(_OF_ALL.search(_NAMES.sub("", expression.meta.serialize(format="json"))))
 
 
 def _unknown_rows(rule: Drop | KeepTop, signals: pl.Schema) -> pl.DataFrame:

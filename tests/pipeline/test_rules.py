@@ -177,6 +177,8 @@ SCHEMA = pl.Schema({"x": pl.Int64(), "name": pl.String()})
         (Drop("r", "x > AVG(x)"), "looks at all conversations at once"),
         (Drop("r", "SUM(x) OVER (PARTITION BY name) > 3"), "looks at all conversations at once"),
         (Drop("r", "x > COUNT(*)"), "looks at all conversations at once"),
+        (Drop("r", "x > QUANTILE_CONT(x, 0.9)"), "looks at all conversations at once"),
+        (Drop("r", "x > CORR(x, x)"), "looks at all conversations at once"),
         (Drop("", "x > 3"), "a rule's reason is ''"),
         (Drop("a\nb", "x > 3"), "a rule's reason is "),
     ],
@@ -185,6 +187,12 @@ def test_a_rule_that_cannot_be_applied_is_refused_before_any_work(rule: rules.Ru
     """The sentence names the rule, what was found, and what there is."""
     with pytest.raises(RuleError, match=said):
         rules.check([rule], [], SCHEMA, ["dedup"])
+
+
+def test_a_text_may_be_the_name_of_an_aggregate() -> None:
+    """A condition is judged by its functions, not by the texts and columns in it."""
+    rules.check([Drop("r", "name IN ('Agg', 'Len \\\" Over')")], [], SCHEMA, [])
+    rules.check([Drop("r", '"Len" > 3')], [], pl.Schema({"Len": pl.Int64()}), [])
 
 
 @pytest.mark.parametrize(
