@@ -194,7 +194,11 @@ def signals(
     folder: o.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A .parquet, .csv or .jsonl file. By default a summary is printed instead."),
+        typer.Option(
+            metavar="FILE",
+            callback=o.local,
+            help="A .parquet, .csv or .jsonl file. By default a summary is printed instead.",
+        ),
     ] = None,
 ) -> None:
     """Write all signals of a run as one table."""
@@ -208,7 +212,9 @@ def report(
     folder: o.RunFolder,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the report. By default the run's name in reports/."),
+        typer.Option(
+            metavar="DIR", callback=o.local, help="Folder of the report. By default the run's name in reports/."
+        ),
     ] = None,
     check: o.CheckFails = False,
     min_kept: o.MinKept = 0.05,
@@ -246,7 +252,9 @@ def push(
 @app.command(epilog="Example: refine plant --kinds exact_copy,shuffled_words --share 0.1 --limit 200 --out damaged")
 def plant(
     source: o.Source = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the damaged corpus, new or empty.")] = ...,  # type: ignore[assignment]
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", callback=o.local, help="Folder of the damaged corpus, new or empty.")
+    ] = ...,  # type: ignore[assignment]
     kinds: Annotated[
         str | None,
         typer.Option(
@@ -320,10 +328,15 @@ def dedup(
     ],
     kept: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="File for the kept rows, .parquet or .jsonl, or for their ids, .txt."),
+        typer.Option(
+            metavar="OUT", callback=o.local, help="File for the kept rows, .parquet or .jsonl, or for their ids, .txt."
+        ),
     ] = None,
     removed: Annotated[
-        Path | None, typer.Option(metavar="OUT.parquet", help="File for the removed ids: id, duplicate_of, jaccard.")
+        Path | None,
+        typer.Option(
+            metavar="OUT.parquet", callback=o.local, help="File for the removed ids: id, duplicate_of, jaccard."
+        ),
     ] = None,
     column: Annotated[
         str, typer.Option(metavar="NAME", help="Column of texts, or of messages. Without a `text` column, `messages`.")
@@ -644,6 +657,7 @@ def search(
         Path | None,
         typer.Option(
             metavar="DIR",
+            callback=o.local,
             help="Folder of the search, with its plan.toml; the same command continues in it. By default one in "
             "data/experiments/.",
         ),

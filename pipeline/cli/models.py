@@ -50,11 +50,14 @@ def score(
         Path | None,
         typer.Option(
             metavar="DIR",
+            callback=o.local,
             help="Write the training conversations of each corpus of WORK to DIR, to train a model on elsewhere: none "
             "is near a test conversation.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result as JSON to FILE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", callback=o.local, help="Also write the result as JSON to FILE.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Score causal language models in bits per byte on a comparison's test sets."""
@@ -81,7 +84,7 @@ def extract(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="Folder or hub id of the model that was trained from it.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the adapter.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(metavar="DIR", callback=o.local, help="Folder of the adapter.")] = ...,  # type: ignore[assignment]
     rank: Annotated[
         str, typer.Option(metavar="N", help="Rank of linear weights: auto (by --energy), a number, or full.")
     ] = "auto",
@@ -138,7 +141,7 @@ def extract(
 def apply(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of an adapter, such as extract's.")],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder or hub id of the other model.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the result.")] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option(metavar="DIR", callback=o.local, help="Folder of the result.")] = ...,  # type: ignore[assignment]
     space: Annotated[
         str,
         typer.Option(
@@ -195,7 +198,9 @@ def distill(
             "refined, to find out which is better to distil on.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the student or students.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", callback=o.local, help="Folder of the student or students.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run of raw and refined. By default the latest one.")
     ] = None,

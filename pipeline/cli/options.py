@@ -5,6 +5,17 @@ from typing import Annotated
 
 import typer
 
+
+def local(path: Path | None) -> Path | None:
+    """A path that is written to: only a run may be in a bucket."""
+    if ":/" in str(path):  # else the import is not worth its time
+        from pipeline.store.bucket import url_of
+
+        if url := url_of(str(path)):
+            raise typer.BadParameter(f"{url} is a URL, expected a path: only `refine run` writes to a bucket")
+    return path
+
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 PlanFile = Annotated[
@@ -164,6 +175,7 @@ ExperimentOut = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
+        callback=local,
         help="Folder of the experiment; an interrupted one is resumed. By default a new one in data/experiments/.",
     ),
 ]
@@ -171,6 +183,7 @@ Work = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
+        callback=local,
         help="Folder of the training runs. By default one in data/experiments/ for these corpora and options, so that "
         "the same command resumes.",
     ),
@@ -192,7 +205,7 @@ Target = Annotated[
     ),
 ]
 ReportOut = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of the report. By default one in reports/.")
+    Path | None, typer.Option(metavar="DIR", callback=local, help="Folder of the report. By default one in reports/.")
 ]
 CheckFails = Annotated[bool, typer.Option("--check", help="Exit with 1 if a check fails.")]
 MinKept = Annotated[

@@ -188,6 +188,25 @@ def test_a_users_error_is_one_sentence(refine: Refine, words: list[object], mess
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["signals", "r", "--out", "s3://b/signals.csv"],
+        ["report", "r", "--out", "gs://b/report"],
+        ["plant", "--out", "az://b/damaged"],
+        ["dedup", "r", "--removed", "s3://b/removed.parquet"],
+        ["train", "--out", "s3:/b/trained"],
+        ["compare", "--work", "s3://b/work"],
+        ["score", "m", "--out", "s3://b/scores.json"],
+    ],
+)
+def test_only_a_run_is_written_to_a_bucket(tmp_path: Path, words: list[str]) -> None:
+    """Other commands would make a folder named `s3:` here."""
+    done = start(*words, cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "is a URL, expected a path: only `refine run` writes to a bucket" in done.stderr
+
+
 @pytest.mark.parametrize("words", [["--debug", "status", "nowhere"], ["status", "nowhere", "--debug"]])
 def test_debug_shows_the_traceback(tmp_path: Path, words: list[str]) -> None:
     """Before and after the command."""
