@@ -70,7 +70,7 @@ def _shown(found: _Findings) -> list[tuple[int, str, str]]:
     """The most frequent findings: conversations, what is true of them, and the condition."""
     counts = [(count, CONDITIONS[condition], condition) for condition, count in found.met.items()]
     if len(found.languages) > 1:
-        most, count = found.languages.most_common(1)[0]
+        most, count = min(found.languages.items(), key=lambda one: (-one[1], one[0]))
         counts.append((sum(found.languages.values()) - count, f"are not in {most}", f"language != '{most}'"))
     frequent = [one for one in counts if one[0] >= LEAST * found.kept]
     return sorted(frequent, key=lambda one: (-one[0], one[2]))[:MAX_SHOWN]

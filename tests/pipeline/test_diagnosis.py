@@ -11,8 +11,10 @@ import pytest
 
 import stages
 from pipeline.api.run import Run, decide, open_run
-from pipeline.diagnosis import CONDITIONS, WEAKEST
+from pipeline.diagnosis import CONDITIONS, WEAKEST, diagnose
 from pipeline.plan import PlannedStage
+from pipeline.signals import measured_plan
+from pipeline.store import Store
 from tests.conftest import Refine, chat
 
 Jsonl = Callable[..., Path]
@@ -80,6 +82,17 @@ def test_what_has_nothing_of_a_fault_is_not_weak(
     refine("run", jsonl([{"messages": messages}]), "--plan", "plan.toml", "--out", "run")
     lines = open_run(tmp_path / "run").manifest.remarks["rules"]
     assert [line[:15] for line in lines if "weakest" in line] == said
+
+
+def test_it_names_the_same_language_each_time(refine: Refine, jsonl: Jsonl, tmp_path: Path) -> None:
+    """Of two that are equally frequent, the first by name is the main one; polars counts values in no fixed order."""
+    asked = ("Where is the station, and how long is the walk?", "Wo ist der Bahnhof, und wie lange gehe ich dorthin?")
+    source = jsonl({"prompt": f"{asked[i % 2]} {i}", "completion": asked[i % 2]} for i in range(40))
+    (tmp_path / "plan.toml").write_text('[[stage]]\nuse = "language"\n')
+    assert refine("run", source, "--plan", "plan.toml", "--out", "run").returncode == 0
+    store = Store.at(tmp_path / "run")
+    found = {diagnose(measured_plan(store), store, 1.0) for _ in range(20)}
+    assert [lines[1] for lines in found] == ["   50.0%  are not in de  (language != 'de')"]
 
 
 def test_every_condition_reads_signals_that_there_are() -> None:
