@@ -23,7 +23,8 @@ class Heuristics(Stage):
 
     Words of the text (Gopher quality, https://arxiv.org/abs/2112.11446; numbers as in datatrove's filters):
         n_chars: characters of the text.
-        n_words: words, punctuation excluded; each Han, kana or Thai letter is a word. Gopher: 50 to 100,000.
+        n_words: words, punctuation excluded; a letter of a script without spaces (Han, kana, Thai, Lao,
+            Khmer, Myanmar) is a word. Gopher: 50 to 100,000.
         mean_word_len: mean length of a word. Gopher: 3 to 10.
         alpha_words: share of white-space separated tokens that contain a letter. Gopher: at least 0.8.
         stop_words: number of distinct words of {the, be, to, of, and, that, have, with}. Gopher: at least 2.
@@ -58,9 +59,10 @@ class Heuristics(Stage):
         has_system: whether there is a system message.
         alternates: whether no user message follows a user message and no reply follows a reply.
         first_role, last_role: role of the first turn, and of the last message.
-        odd_roles: number of messages of a role other than user, assistant, system, tool, function.
-        empty_turns, empty_replies: number of turns, and of replies, that are only white space.
-        empty_last: whether the last message is only white space.
+        odd_roles: number of messages of a role other than user, assistant, system, tool, function, text.
+        empty_turns, empty_replies: number of turns, and of replies, that are only white space. One with a tool call, an
+            image or a file is not empty.
+        empty_last: whether the last message is empty in this sense.
         truncated_last: whether the last message is a reply that stops in mid-sentence or inside a code fence.
         prompt_chars, prompt_words: characters, and white-space separated words, of the first prompt.
         prompt_item: whether the first prompt is a single item of a list, such as "5. Garnish with a slice of lemon."
