@@ -224,6 +224,7 @@ def new_links(turns: pl.DataFrame) -> pl.Series:
     )
     given = turns.filter((pl.col("role") != "assistant") & pl.col("row").is_in(links["row"].unique().implode()))
     given = given.group_by("row").agg(pl.col("content").str.join("\n"))
-    known = pl.col("content").str.to_lowercase().str.contains(pl.col("link"), literal=True).fill_null(value=False)
-    counts = links.join(given, on="row", how="left").filter(~known).group_by("place").len()
+    given_too = pl.col("content").str.to_lowercase().str.count_matches(pl.col("link"), literal=True)
+    new = given_too.fill_null(0) == 0  # `contains` would compile a single link as a pattern, which has a size limit
+    counts = links.join(given, on="row", how="left").filter(new).group_by("place").len()
     return zeros.scatter(counts["place"], counts["len"].cast(pl.Int64))

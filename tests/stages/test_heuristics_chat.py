@@ -304,6 +304,12 @@ def test_an_address_that_a_user_gave_is_not_new() -> None:
     assert [row["new_links"] for row in measure(given, system, twice, again)] == [0, 0, 0, 3]
 
 
+def test_an_address_may_be_long() -> None:
+    """As one with data in it; alone in a batch it was compiled as a pattern, which failed."""
+    said = [("user", "Where?"), ("assistant", f"At https://example.org/{'a' * 400_000}.")]
+    assert [row["new_links"] for row in measure(said)] == [1]
+
+
 @pytest.mark.parametrize(
     ("prompt", "item", "passage"),
     [
