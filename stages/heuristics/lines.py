@@ -49,7 +49,7 @@ def line_signals(texts: pl.Series, words: pl.DataFrame) -> pl.DataFrame:
     data, offsets = utf8_buffers(texts)
     phrased = texts.to_frame("text").select(_PHRASED.cast(pl.UInt8)).to_series().to_numpy()
     counts = np.empty((len(offsets) - 1, len(COLUMNS)))
-    size = slots(int(np.diff(offsets).max(initial=0)) + 2)  # of two keys per line
+    size = slots(int(np.diff(offsets).max(initial=0)) + 2)  # of two keys per line that is not empty
     scratch = np.empty(size, np.uint64), np.zeros((3, size), np.int64)
     LOOPS.call("line_statistics", data, offsets, phrased, properties(), *scratch, counts)
     frame = pl.DataFrame(counts, schema=COLUMNS).with_columns(words.select("n_chars", "n_words"))

@@ -53,9 +53,11 @@ class Span(NamedTuple):
 
 
 def _lines(data: Bytes, start: int, stop: int) -> int:
-    count = 1
+    """Number of lines that are not empty: at most half of the bytes, rounded up."""
+    count, before = 0, _NEWLINE
     for byte in data[start:stop]:
-        count += byte == _NEWLINE
+        count += before == _NEWLINE and byte != _NEWLINE
+        before = byte
     return count
 
 
@@ -177,8 +179,8 @@ def line_statistics(  # noqa: PLR0917  the same
     """Counts over the lines that are not blank, and over paragraphs, of each text: float64 [texts, `COLUMNS`].
 
     A paragraph is a run of lines of at least one character. `phrased` are the texts in which phrases are looked for.
-    Scratch space: `keys`, `slots` of twice the lines of the longest text, and `numbers`, [3, the same], the first row
-    zeros.
+    Scratch space: `keys`, `slots` of twice the lines that are not empty, of the text with most of them, and `numbers`,
+    [3, the same], the first row zeros.
     """
     table = HashTable(keys, numbers[0], numbers[1], numbers[2])
     for text in range(len(offsets) - 1):

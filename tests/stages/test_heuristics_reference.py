@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stages.heuristics import Heuristics
+from stages.heuristics import Heuristics, lines, lines_kernel
 
 STOP = {"the", "be", "to", "of", "and", "that", "have", "with"}
 TERMINAL = ".!?\"'”’…。！？」』।॥؟۔។።"  # noqa: RUF001 - end marks of other scripts are meant
@@ -198,3 +199,13 @@ def test_blank_lines_are_no_duplicate_lines(blanks: int) -> None:
     text = ("\n" * (blanks + 1)).join(["One line.", "Another line.", "A third one."])
     found = measure([text])[0]
     assert (found["dup_lines"], found["dup_line_chars"], found["dup_paras"]) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_text_of_empty_lines_stays_within_its_scratch_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop is run as plain Python, where a place outside an array is an error: compiled, it overwrote memory."""
+    texts = ["\n" * 200 + "a", "\n" * 200, "a\n" * 100 + "a", "\n\na" * 70]
+    compiled = measure(texts)
+    plain = SimpleNamespace(call=lambda loop, *arrays: getattr(lines_kernel, loop)(*arrays))
+    monkeypatch.setattr(lines, "LOOPS", plain)
+    assert [measure([text])[0] for text in texts] == compiled
