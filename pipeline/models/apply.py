@@ -140,7 +140,7 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
 
 
 def check_options(options: ApplyOptions) -> None:
-    """Refuse an option that cannot be."""
+    """Refuse an unknown value of an option."""
     for name, value, known in (
         ("--space", options.space, SPACES),
         ("--as", options.as_, ("adapter", "model")),

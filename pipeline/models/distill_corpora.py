@@ -88,7 +88,7 @@ def distill_on(
     """Distil on one corpus, or on two to find out which is better.
 
     Raises:
-        DistillError: there are others than one or two, or an option is for the other case.
+        DistillError: neither one nor two corpora are named, or an option is for the other case.
     """
     from trainer.distill.student import DistillError
 

@@ -172,7 +172,7 @@ class Trials:
     def carry_out(self) -> None:
         """Try candidates; those that are known from an earlier call are not measured again."""
         masks = self._masks(self.grid)  # of all, so that the budgets do not depend on how many are tried
-        training = self.options.training  # the test conversations of raw are others than those of the confirmation
+        training = self.options.training  # raw has other test conversations than in the confirmation
         training = replace(training, work=None, choices=replace(training.choices, split_seed=SEED))
         made = trying.development(self.pair, training, self.folder, list(masks.values()))
         self.budget = made.budgets[-1]

@@ -33,7 +33,7 @@ def _nearest(
 ) -> Any:  # fmt: skip
     """The nearest row of a bucket to a set, if it is nearer than `best`; of equally near ones the first.
 
-    Rows that were met this turn, in another bucket, are passed over. Returns the row and its Jaccard, else `best` and
+    Rows that were met this turn, in another bucket, are skipped. Returns the row and its Jaccard, else `best` and
     `nearness`, and how many were compared.
     """
     compared = 0

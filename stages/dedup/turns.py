@@ -28,8 +28,8 @@ SLACK = 0.02
 def say_the_same(shards: Shards, pairs: Rows, least: float, folder: Path) -> Mask:
     """Which pairs of rows, [n, 2], say the same in each turn, bool [n].
 
-    A turn is another one if the Jaccard of its words is below `least`, and more of its words differ than a share of
-    `SLACK` of the longer conversation. Equal turns at the beginning and at the end are passed over; those between are
+    A turn says something else if the Jaccard of its words is below `least`, and more of its words differ than a share
+    of `SLACK` of the longer conversation. Equal turns at the beginning and at the end are skipped; those between are
     compared in order, and one without a partner with an empty one. Conversations of one turn each, such as plain
     documents, are compared as a whole. Tool calls are a turn; a message of the system, or without a word, is none.
 

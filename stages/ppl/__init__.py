@@ -55,7 +55,7 @@ class Perplexity(FittedStage, GlobalStage):
         model: a .arpa or KenLM .bin file to use instead; its words must be in lower case, with 0 for each digit.
         order: number of words in the longest n-gram, at most 6.
         prune: n-grams that occur at most this often are omitted; one value per order, the last one for all that follow.
-        turn_tokens: minimum number of tokens of the worst turn, so that it is never a mere "Thanks!".
+        turn_tokens: minimum number of tokens of the worst turn; a shorter one, such as "Thanks!", is never the worst.
         roles: roles whose messages are read; by default all but tools.
         read: what is read of a message: `content`, `reasoning`, `calls` (names and arguments of tool calls).
     """

@@ -27,7 +27,7 @@ MIN_KRYLOV = 512
 
 
 class RankError(TrainerError):
-    """A rank or an energy that cannot be."""
+    """A rank or an energy is out of its range."""
 
 
 @dataclass(frozen=True, eq=False)
