@@ -228,7 +228,7 @@ def unite(a: pl.DataFrame, b: pl.DataFrame) -> tuple[pl.DataFrame, tuple[NDArray
     """
     said = ["text", "turns"]
     rows_a, rows_b = (frame.select("id", *said).with_row_index("row") for frame in (a, b))
-    same = rows_b.join(rows_a.unique(["id", *said], keep="first"), on=["id", *said], how="inner")
+    same = rows_b.join(rows_a.unique(["id", *said], keep="first"), on=["id", *said], maintain_order="left")
     same = same.unique("row_right", keep="first", maintain_order=True)
     left_a, left_b = (
         rows.join(same.select(pl.col(name).alias("row")), on="row", how="anti", maintain_order="left").with_columns(

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages.columns import CHUNK, chunks
 from stages.files import scratch, zeros
 
 HEAD, TAIL = 30, 60
@@ -16,8 +17,6 @@ HEAD, TAIL = 30, 60
 MIN_SCORED = 100
 """Minimum number of scored conversations to estimate a spread from. Smaller sources are pooled; if they have fewer
 together, their `ppl_z` is null."""
-CHUNK = 1 << 16
-"""Number of conversations of a file in scratch that are worked on at once."""
 
 _MIN_GROUP, _MAX_GROUPS = 200, 20  # conversations of similar length that are compared, and groups of them per source
 _MAD = 1.4826  # ratio of the standard deviation to the median distance in a normal distribution
@@ -48,7 +47,7 @@ def place(parts: Iterable[pl.DataFrame], sizes: Sequence[int], folder: Path) -> 
             tokens[begin:end] = part["ppl_tokens"].fill_null(0)
             keys[begin:end] = np.where(part["ppl"].is_null(), _LAST, part["source"].hash())
         ordered = _in_order(ppl, aside / "ordered")
-        for here in _chunks(size):
+        for here in chunks(size):
             ranks[here] = np.searchsorted(ordered, ppl[here])
         group, spreads = _groups(ordered, ranks, tokens, keys, aside)
         scored = int(np.searchsorted(ordered, np.inf, "right"))
@@ -72,10 +71,6 @@ def _together(starts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     return (starts[a : b + 1] for a, b in pairwise([*cuts, len(starts) - 1]))
 
 
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(begin, begin + CHUNK) for begin in range(0, size, CHUNK))
-
-
 def _groups(
     ordered: NDArray[np.float64], ranks: NDArray[np.uint32], tokens: NDArray[np.uint32], keys: Keys, aside: Path
 ) -> tuple[NDArray[np.uint32], pl.DataFrame]:
@@ -84,7 +79,7 @@ def _groups(
     The last group is that of conversations without a `ppl_z`, whose values are null.
     """
     sources = _large(_in_order(keys, aside / "sources"))
-    for here in _chunks(len(keys)):  # by source, the pooled ones last, and by length
+    for here in chunks(len(keys)):  # by source, the pooled ones last, and by length
         known = np.append(sources, _LAST)
         at = np.searchsorted(sources, keys[here])
         at = np.where(known[at] == keys[here], at, len(sources)).astype(np.uint64)
@@ -95,7 +90,7 @@ def _groups(
     groups = np.where(scored < MIN_SCORED, 0, np.clip(scored // _MIN_GROUP, 1, _MAX_GROUPS))
     ends = np.append(groups.cumsum(), groups.sum())
     group = zeros(aside / "group", np.uint32, len(keys))
-    for here in _chunks(len(keys)):
+    for here in chunks(len(keys)):
         of = (keys[here] >> _LOW).astype(np.int64)
         of[np.append(groups, 0)[np.minimum(of, len(groups))] == 0] = len(groups)
         first, many, total = (np.append(some, 0)[of] for some in (ends[:-1] - groups, groups, scored))

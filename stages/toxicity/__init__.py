@@ -70,7 +70,7 @@ class Toxicity(Stage):
     summary: ClassVar[str] = (
         "abusive language in each message (not harm), by compiled models; MiniLM or Detoxify on demand"
     )
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     reads: ClassVar[tuple[str, ...]] = ("messages", "details")
     writes: ClassVar[pl.Schema] = pl.Schema(
         {

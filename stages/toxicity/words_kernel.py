@@ -131,7 +131,7 @@ def join_spaced(table: Any, count: Any) -> Any:
         while j < count and j - i < MAX_WORD_BYTES and table[j, 1] - table[j, 0] == 1:
             j += 1
         if j - i >= 3:  # noqa: PLR2004 - "a b" is no word, "a b c" may be
-            table[kept, 0], table[kept, 2] = table[i, 0], table[i, 2]
+            table[kept, 0], table[kept, 2], table[kept, 5] = table[i, 0], table[i, 2], table[i, 5]
             table[kept, 1], table[kept, 3], table[kept, 4] = table[j - 1, 1], table[j - 1, 3], table[j - 1, 4]
             i = j
         else:

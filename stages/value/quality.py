@@ -236,7 +236,7 @@ def _chosen(rows: pl.DataFrame) -> pl.DataFrame:
     others = rows.filter("other").join(likes, on="cluster", how="anti").unique("key", keep="first", maintain_order=True)
     by_key = others.with_columns(rank=pl.col("key").rank("ordinal").over("fold"))
     sizes = likes.group_by("fold").agg(size=pl.len())
-    kept = by_key.join(sizes, on="fold").filter(pl.col("rank") <= pl.col("size"))
+    kept = by_key.join(sizes, on="fold", maintain_order="left").filter(pl.col("rank") <= pl.col("size"))
     for name, frame, way in (
         ("examples `like`", likes, "name more examples"),
         ("conversations of the corpus to tell them from", kept, "take a larger corpus"),

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import columns as column_files
 from stages.ngram import train
 from stages.ppl import Perplexity, places
 from stages.ppl.score import load
@@ -262,7 +263,8 @@ def test_places_are_those_of_the_whole_corpus(seed: int, size: int, parts: int, 
     known = pl.when(pl.Series(scored)).then(pl.col("ppl", "ppl_tokens"))
     frame = pl.DataFrame(columns).cast({"ppl_tokens": pl.UInt32}).with_columns(known)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(places, "CHUNK", 1 + size // parts)
+        for module in (places, column_files):
+            patch.setattr(module, "CHUNK", 1 + size // parts)
         assert place(frame, 1 + size // parts // 2).equals(reference(frame))
 
 

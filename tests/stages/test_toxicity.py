@@ -16,7 +16,7 @@ from stages import find, toxicity
 from stages.stage import MESSAGES, Measure, StageParameterError
 from stages.toxicity import Toxicity, encoder, words
 from stages.toxicity.words import Model
-from stages.toxicity.words_kernel import WINDOW_MAX
+from stages.toxicity.words_kernel import WINDOW_MAX, join_spaced, split_words
 from tests.bench import toxicity_quality as bench
 from tests.conftest import ROOT
 
@@ -198,6 +198,15 @@ def test_spaces_between_letters_cost_no_memory() -> None:
     windows = Model.load(words.MODEL).windows(pl.Series(["a b c d e " * 100_000]))
     assert windows.length.max() <= WINDOW_MAX
     assert np.isfinite(windows.words).all()
+
+
+def test_spaced_letters_after_tags_are_no_tag() -> None:
+    """What another word left in the table is not read."""
+    data = np.frombuffer(b"a b c #one #two #three i d i o t", np.uint8)
+    text, table = np.zeros(2 * len(data), np.uint8), np.zeros((len(data), 6), np.int64)
+    count = join_spaced(table, split_words(data, 0, len(data), text, table))
+    found = [(bytes(text[begin:end]), bool(tag)) for begin, end, *_, tag in table[:count].tolist()]
+    assert found == [(b"abc", False), (b"one", True), (b"two", True), (b"three", True), (b"idiot", False)]
 
 
 def test_signs_and_emoji_separate_words(measure: Measure) -> None:
