@@ -41,7 +41,7 @@ def compare(
     device: str = "cpu",
     tokenizer: str | None = None,
     embeddings: str | None = None,
-    test_tokens: int = 100_000,
+    test_tokens: int = 300_000,
     split: str | None = None,
     config: str | None = None,
     revision: str | None = None,
@@ -59,7 +59,7 @@ def compare(
         run: the run that raw and refined belong to; by default the one that finished last.
         target: what you train for, a run, a file, a folder or a hub id: a third test set, which the verdict is about.
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
-        seeds: training runs per budget and corpus; by default 25 for all budgets together, and 24 of a screen.
+        seeds: training runs per budget and corpus; by default 20 for all budgets together, and 24 of a screen.
         network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
         loss: tokens that networks are trained to predict: all, or replies.
         precision: of matrix products in training: float32 or bf16.

@@ -54,7 +54,7 @@ def search(
         screen: test the picked plan by n-gram models too, in the place of networks.
         budgets: training tokens of the test; by default 6,250 to 200,000, each twice the previous one; half of that for
             a screen.
-        seeds: training runs per budget of the test; by default 25 for all budgets together, and 24 of a screen.
+        seeds: training runs per budget of the test; by default 20 for all budgets together, and 24 of a screen.
         out: folder of the search, which the same call continues; by default one in data/experiments/.
         workers: worker processes and parallel training runs; 0: one per core.
         test_tokens: tokens of the development and of the test part of the target.

@@ -143,7 +143,7 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Training runs per budget and corpus. By default 25 for all budgets together; 24 orders of a screen.",
+        help="Training runs per budget and corpus. By default 20 for all budgets together; 24 orders of a screen.",
     ),
 ]
 Workers = Annotated[

@@ -29,12 +29,17 @@ class LeakError(TrainerError):
     """A near-duplicate of a test conversation is in the training data, so nothing is trained."""
 
 
+TEST_TOKENS = 300_000
+"""Tokens of the test set. How much a placebo rule is better than another depends on the test conversations; in 100,000
+tokens of the embedded corpus this has twice the spread (tests/bench/README.md, Goals)."""
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """Options of training in `refine compare` and `refine ablate`; their help describes each option."""
 
     preset: str = "house"
-    choices: Choices = field(default_factory=Choices)
+    choices: Choices = field(default_factory=lambda: Choices(test_tokens=TEST_TOKENS))
     budgets: tuple[int, ...] | None = None
     seeds: int | None = None
     screen: bool = False

@@ -15,7 +15,7 @@ from trainer.presets import Preset
 
 MIN_BUDGETS, MIN_DECADES, MIN_PAIRS = 5, 1.5, 8
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, pairs of training runs."""
-PAIRS = (2, 4, 12, 5, 1, 1)
+PAIRS = (2, 4, 8, 4, 1, 1)
 """Pairs of training runs by budget, ascending.
 
 At the third budget a training step tells most about the level: below it runs differ more between orders and take as

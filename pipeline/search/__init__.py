@@ -16,7 +16,7 @@ from pipeline import sources
 from pipeline.compare import command as comparing
 from pipeline.compare.command import CompareOptions
 from pipeline.compare.corpora import HubOptions, Pair, with_target
-from pipeline.compare.data import TrainingOptions, folder_word
+from pipeline.compare.data import TEST_TOKENS, TrainingOptions, folder_word
 from pipeline.compare.result import Comparison
 from pipeline.engine.local import Local
 from pipeline.experiments import corpus as corpora
@@ -42,7 +42,6 @@ from pipeline.store import Store, read_json
 from pipeline.terminal import ProgressReporter, say
 from stages.files import read_frame, save, save_json
 from trainer.prepare.arms import ArmsError, Union, distinct
-from trainer.prepare.choices import Choices
 
 BATCH = 6
 """Candidates whose models are learned together; between batches the time is looked at."""
@@ -268,7 +267,7 @@ def _flags(training: TrainingOptions) -> tuple[str, ...]:
     given = {
         "--budgets": ",".join(map(str, training.budgets or ())),
         "--seeds": training.seeds,
-        "--test-tokens": tokens if tokens != Choices().test_tokens else None,
+        "--test-tokens": tokens if tokens != TEST_TOKENS else None,
     }
     flags = [word for flag, value in given.items() if value for word in (flag, str(value))]
     return (*flags, "--screen") if training.screen else tuple(flags)
