@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +30,8 @@ from trainer.prepare.vocabulary import END, PROBE, TEMPLATE, Vocabulary, Vocabul
 
 CONTEXT = 512
 """Default maximum tokens of a window."""
+MIN_POSITIONS = 4
+"""Minimum tokens of a window: a start token, and a token with half a window of context."""
 MAX_LOGITS = 1 << 22
 """Maximum number of logits of a batch on a processor, 16 MB in float32; larger batches take more of its time."""
 MAX_LOGITS_DEVICE = 1 << 27
@@ -126,16 +128,23 @@ def load(name: str, adapter: Path | None = None, device: str = "cpu", source: st
     _check_round_trip(tokenizer, label)
     config = network.config.get_text_config()
     end = _first(whole.eos_token_id, config.eos_token_id)
+    start = _first(whole.bos_token_id, end)
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and positions < MIN_POSITIONS:
+        raise ModelError(f"the config.json of {label} says that it has {positions} positions: get it again")
+    rows = min(len(part.weight) for part in (network.get_input_embeddings(), network.get_output_embeddings()))
+    chats = _chats(tokenizer, label)
+    _check_ids(tokenizer, [start, end, *([] if chats is None else [chats.end, *chats.template])], rows, label)
     return CausalModel(
         label,
         network,
         tokenizer,
-        min(1 + max(tokenizer.get_vocab().values()), network.get_output_embeddings().weight.shape[0]),
-        _first(whole.bos_token_id, end),
+        min(1 + max(tokenizer.get_vocab().values()), rows),
+        start,
         end,
-        getattr(config, "max_position_embeddings", None),
+        positions,
         revision,
-        _chats(tokenizer, label),
+        chats,
     )
 
 
@@ -144,17 +153,29 @@ def load_network(name: str) -> Any:  # noqa: ANN401  transformers has no types
     import_module("trainer.cvfp.causal")  # our own architecture
     classes: Any = import_module("transformers").AutoModelForCausalLM
     place, revision = locate(name)
+    if Path(place).is_dir():
+        read_config(Path(place) / "config.json")
     try:
         network, about = classes.from_pretrained(
-            place, revision=revision, dtype=torch.float32, output_loading_info=True
+            place,
+            revision=revision,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            trust_remote_code=False,  # without it, transformers asks at the terminal
         )
     except Exception as error:  # the type depends on what is wrong with the files
         raise ModelError(_unloadable(name, error)) from error
     if missing := sorted(about["missing_keys"]):  # transformers would draw them at random
-        kind = ", ".join(network.config.architectures or ["of unknown architecture"])
         raise ModelError(
-            f"{name} ({kind}) is no complete causal language model: it lacks {len(missing)} tensors, such as "
-            f"{missing[0]}; name another model"
+            f"{name} ({architecture(network.config.to_dict())}) is no complete causal language model: it lacks "
+            f"{len(missing)} tensors, such as {missing[0]}; name another model"
+        )
+    if other := sorted(about["mismatched_keys"]):
+        tensor, found, expected = (part if isinstance(part, str) else tuple(part) for part in other[0])
+        raise ModelError(
+            f"{name} does not have the shapes that its config.json says: {tensor} is {found}, expected {expected}; get "
+            "both files again"
         )
     return network
 
@@ -167,7 +188,7 @@ def load_tokenizer(name: str) -> Any:  # noqa: ANN401  transformers has no types
     if Path(place).is_dir() and not any((Path(place) / file).is_file() for file in TOKENIZERS):
         raise ModelError(f"{place} holds no tokenizer: add its tokenizer.json and tokenizer_config.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=False)
     except Exception as error:  # the type depends on what is wrong with the files
         raise ModelError(
             f"{name} has no tokenizer that can be loaded ({_why(error)}): add its tokenizer.json and "
@@ -204,15 +225,24 @@ def _ask_hub(name: str, place: str, revision: str | None) -> None:
         raise ModelError(_unloadable(name, error)) from error
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model's folder, or a ModelError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({_why(error)}): get it again, or name another folder") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object: get it again, or name another folder")
+    return found
+
+
 def base_of(adapter: Path) -> str:
     """The model that an adapter's folder names as its base, or a ModelError."""
-    try:
-        config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
-        base = config["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{adapter / ADAPTER} cannot be read ({_why(error)}): name another adapter") from error
+    base = read_config(adapter / ADAPTER).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ModelError(f"{adapter / ADAPTER} names no base model: name the model, and the adapter with --adapter")
+        raise ModelError(
+            f"{adapter / ADAPTER} names no base model: name it, as MODEL with --adapter, or with --source of apply"
+        )
     return base
 
 
@@ -225,9 +255,16 @@ def _adapted(network: Any, adapter: Path) -> Any:  # noqa: ANN401  transformers 
         raise ModelError(f"{adapter} is not the folder of an adapter: it holds no {ADAPTER}")
     try:
         adapted = PeftModel.from_pretrained(network, str(adapter))
+        about = adapted.load_adapter(str(adapter), "default")  # again, for what the first does not say
+        if wrong := [*about.missing_keys, *about.unexpected_keys]:
+            what = "lacks" if about.missing_keys else "has, with no place in the model,"
+            raise ModelError(f"it {what} {len(wrong)} tensors, such as {wrong[0]}")  # noqa: TRY301
         return adapted if not (adapter / TOKENS).is_file() else _grown(adapted.merge_and_unload(), adapter / TOKENS)
     except Exception as error:  # the type depends on what is wrong with the files
-        raise ModelError(f"{adapter} cannot be loaded as an adapter of this model ({_why(error)})") from error
+        raise ModelError(
+            f"{adapter} cannot be loaded as an adapter of this model ({_why(error)}): get it again, or name the model "
+            "that it is of"
+        ) from error
 
 
 @torch.no_grad()
@@ -413,6 +450,7 @@ def _chats(tokenizer: Tokenizer, label: str) -> Vocabulary | None:
 def _check_causal(network: Any, label: str) -> None:  # noqa: ANN401  transformers has no types
     """Refuse a model that sees the token that it is to predict, such as a masked language model."""
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=network.device)
+    ids %= len(network.get_input_embeddings().weight)
     logits = network(input_ids=ids, use_cache=False).logits[:, :3].float()
     if (logits[0] - logits[1]).abs().max() > 1e-3 * logits.std():  # float noise is far smaller
         raise ModelError(f"{label} is no causal language model: its logits depend on later tokens; name another model")
@@ -428,16 +466,38 @@ def _check_round_trip(tokenizer: Tokenizer, label: str) -> None:
         )
 
 
+def _check_ids(tokenizer: Tokenizer, special: Sequence[int | None], rows: int, label: str) -> None:
+    """Refuse a tokenizer that gives ids for which the model has no embedding.
+
+    `special` are the special tokens that frame texts; no text encodes to another one.
+    """
+    plain = (i for i, token in tokenizer.get_added_tokens_decoder().items() if not token.special)
+    last = max(*tokenizer.get_vocab(with_added_tokens=False).values(), *plain, *(i for i in special if i is not None))
+    if last >= rows:
+        raise ModelError(
+            f"the tokenizer of {label} gives ids up to {last:,}, and the model has {rows:,} embeddings: take the "
+            "tokenizer that the model was trained with"
+        )
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The architectures of a config.json, or else its model type."""
+    names = config.get("architectures")
+    return ", ".join(map(str, names)) if names and isinstance(names, list) else str(config.get("model_type"))
+
+
 def _unloadable(name: str, error: Exception) -> str:
     """Why a model cannot be loaded, and what to do."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return f"{name} is no folder, and cannot be had from the hub ({_why(error)}): name the folder of a model"
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    kind = ", ".join(config.get("architectures") or [str(config.get("model_type"))])
+    kind = architecture(read_config(folder / "config.json"))
     if "AutoModelForCausalLM" in str(error) or "architecture" in str(error):
         return f"{folder} is no causal language model that transformers knows ({kind}): name another model"
-    return f"{folder} ({kind}) cannot be loaded ({_why(error)}): convert it to safetensors, or name another model"
+    if "custom code" in str(error):
+        return f"{folder} ({kind}) needs code of its own, which is not run: name another model"
+    do = "get it again" if any(folder.glob("*.safetensors")) else "convert it to safetensors"
+    return f"{folder} ({kind}) cannot be loaded ({_why(error)}): {do}, or name another model"
 
 
 def _why(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -103,9 +104,9 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
 
     check_options(options)
     check_out(options.out)
-    adapter = Adapter.open(options.adapter)
+    adapter = Adapter.open(options.adapter, options.source)
     applying.check_adapter(adapter)
-    source = options.source or adapter.base
+    source = adapter.base
     base, target = Checkpoint.open(source), Checkpoint.open(options.target)
     relation = applying.relation(base, target)
     space = options.space
@@ -148,6 +149,8 @@ def check_options(options: ApplyOptions) -> None:
     ):
         if value not in known:
             raise WeightsError(f"{name} is {value!r}, expected {', '.join(known)}")
+    if options.scale is not None and not math.isfinite(options.scale):
+        raise WeightsError(f"--scale is {options.scale}, expected a number such as 0.5")
     if options.space == "representation" and options.on is None and options.score is None:
         raise WeightsError(
             "--space representation compares states on texts: name them with --on, or an experiment with --score"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -180,14 +181,58 @@ def test_an_adapter_is_scored_on_its_base(gpt2: Path, tmp_path: Path) -> None:
     assert abs(other - base).max() > 1e-3
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("no A", "it lacks 1 tensors, such as base_model.model.transformer.h.0.attn.c_attn.lora_A"),
+        ("layer 9", "it has, with no place in the model, 1 tensors, such as base_model.model.transformer.h.9.attn"),
+    ],
+)
+def test_an_adapter_of_which_a_tensor_is_not_read_is_refused(
+    change: str, words: str, gpt2: Path, tmp_path: Path
+) -> None:
+    """PEFT draws a missing factor, and leaves out one that has no place."""
+    peft = pytest.importorskip("peft")
+    from safetensors.torch import load_file, save_file
+    from transformers import GPT2LMHeadModel
+
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM")
+    peft.get_peft_model(GPT2LMHeadModel.from_pretrained(gpt2), config).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(name for name in tensors if "h.0.attn.c_attn.lora_A" in name)
+    if change == "no A":
+        del tensors[name]
+    else:
+        tensors[name.replace("h.0", "h.9")] = tensors[name].clone()
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=re.escape(words)):
+        causal.load(str(gpt2), tmp_path)
+
+
+CONFIGS: dict[str, Callable[[str], str]] = {
+    "config": lambda _: "[]",
+    "config cut": lambda text: text[:50],
+    "config deep": lambda _: "[" * 100_000,
+    "shapes": lambda text: text.replace('"n_positions": 48', '"n_positions": 40'),
+    "own code": lambda text: text.replace(
+        '"gpt2"', '"own", "auto_map": {"AutoConfig": "a.B", "AutoModelForCausalLM": "a.C"}'
+    ),
+}
+"""What damages a config.json."""
+
+
 def _bad(kind: str, folder: Path) -> str:
     """The name of a model with something wrong."""
-    if kind in {"bert", "masked"}:
+    if kind in {"bert", "masked", "positions"}:
         bert: Any = import_module("transformers")
         size = {"vocab_size": BPE.size, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
-        made = (bert.BertModel if kind == "bert" else bert.BertForMaskedLM)(
-            bert.BertConfig(**size, num_attention_heads=1)
-        )
+        size |= {"num_attention_heads": 1, "max_position_embeddings": 3, "initializer_range": 0.3}
+        torch.manual_seed(0)
+        made = {
+            "bert": lambda: bert.BertModel(bert.BertConfig(**size)),
+            "masked": lambda: bert.BertForMaskedLM(bert.BertConfig(**{**size, "max_position_embeddings": 9})),
+            "positions": lambda: bert.LlamaForCausalLM(bert.LlamaConfig(**size)),
+        }[kind]()
         made.init_weights()
         made.save_pretrained(folder)
         save_tokenizer(folder)
@@ -210,6 +255,11 @@ def _bad(kind: str, folder: Path) -> str:
             model = save_gpt2(folder)
             model.transformer.ln_f.weight[0] = float("nan")
         model.save_pretrained(folder)
+    elif kind == "few rows":
+        save_gpt2(folder, 100)
+    elif kind in CONFIGS:
+        save_gpt2(folder)
+        (folder / "config.json").write_text(CONFIGS[kind]((folder / "config.json").read_text()))
     elif kind == "no tokenizer":
         save_gpt2(folder)
         for path in folder.glob("tokenizer*"):
@@ -227,7 +277,14 @@ def _bad(kind: str, folder: Path) -> str:
         ("masked", "its logits depend on later tokens"),
         ("lower", "changes text"),
         ("words", "changes text"),
-        ("cut", "(GPT2LMHeadModel) cannot be loaded"),
+        ("cut", "fully covered): get it again, or name another model"),
+        ("config", "config.json holds no JSON object: get it again"),
+        ("config cut", "config.json cannot be read ("),
+        ("config deep", "config.json cannot be read ("),
+        ("shapes", "transformer.wpe.weight is (48, 16), expected (40, 16); get both files again"),
+        ("own code", "needs code of its own, which is not run: name another model"),
+        ("few rows", f"gives ids up to {BPE.size - 1}, and the model has 100 embeddings"),
+        ("positions", "says that it has 3 positions"),
         ("nan", "is not a finite number"),
         ("no tokenizer", "holds no tokenizer"),
     ],

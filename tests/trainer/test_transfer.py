@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -359,6 +360,39 @@ def test_models_that_do_not_suit_are_one_sentence(kind: str, words: str, tmp_pat
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"shape": [-4, -2]}, "has the shape [-4, -2], at 32 to 64"),
+        ({"shape": [4.0, 2]}, "has the shape [4.0, 2], at 32 to 64"),
+        ({"shape": "ab"}, "has the shape ab"),
+        ({"data_offsets": [-32, 0]}, "at -32 to 0"),
+        ({"data_offsets": [0, 32]}, "has tensors that overlap, or bytes that belong to none"),
+        ({"data_offsets": [0, 32, 64]}, "is no complete safetensors file"),
+    ],
+)
+def test_a_header_that_safetensors_refuses_is_refused(entry: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """The bytes of another tensor would be read, or none."""
+    first = {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]}
+    head = json.dumps({"a": first, "b": {**first, "data_offsets": [32, 64], **entry}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(64))
+    with pytest.raises(WeightsError, match=re.escape(words)):
+        header(path)
+
+
+def test_a_single_file_comes_before_an_index(tmp_path: Path) -> None:
+    """As in transformers, so that the difference is one of the models that are scored; an index holds names."""
+    model = make("llama")
+    model.save_pretrained(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": 3}}))
+    assert len(Checkpoint.open(str(tmp_path)).tensors) == len(model.state_dict())
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="does not say which file holds which tensor"):
+        Checkpoint.open(str(tmp_path))
+
+
 def test_a_model_of_the_hub_that_cannot_be_had_is_named() -> None:
     """And that a local folder works."""
     with pytest.raises(WeightsError, match=r"nobody/no-such-model is no folder, .*: name the folder of a model"):
@@ -367,7 +401,7 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("F8_E4M3", "of type F8_E4M3, and differences of quantised"), ("I32", "differs and holds whole numbers")],
+    [("F8_E4M3", "of type F8_E4M3, and differences of quantised"), ("I32", "differs, and holds whole numbers in one")],
 )
 def test_quantised_tensors_are_refused(kind: str, words: str, tmp_path: Path) -> None:
     """By their type, whatever the configuration says."""

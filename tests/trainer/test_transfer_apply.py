@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from pipeline.api.errors import RefineError
 from pipeline.models import apply as applying
@@ -24,7 +28,7 @@ from trainer.causal import CausalModel, ModelError
 from trainer.transfer import function, representation
 from trainer.transfer.adapter import Adapter
 from trainer.transfer.apply import open_transfer, relation, write_adapter, write_model
-from trainer.transfer.weights import Checkpoint
+from trainer.transfer.weights import Checkpoint, WeightsError
 
 WORDS = [f"{letter}{vowel}" for letter in "bdfgklmnp" for vowel in ("an", "ol")]
 
@@ -373,6 +377,7 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
         ({"adapter": tmp_path}, "adapter_config.json cannot be read"),
         ({"space": "weights"}, "so weights have no difference in common: take --space function"),
         ({"as_": "picture"}, "--as is 'picture', expected adapter, model"),
+        ({"scale": float("nan")}, "--scale is nan, expected a number"),
         ({"map_": "city"}, "--map is 'city', expected orthogonal, least-squares"),
         ({"space": "representation"}, "--space representation compares states on texts: name them with --on"),
         ({"space": "dreams"}, "--space is 'dreams', expected auto, weights, function, representation"),
@@ -382,6 +387,151 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
             applying.apply_adapter(ApplyOptions(**{**here, **changes}))
         assert words in str(error.value)
     assert not (tmp_path / "made").exists()
+
+
+def damaged_adapter(folder: Path, config: dict[str, Any], change: Callable[[dict[str, Tensor], str], Any]) -> Path:
+    """A copy of the adapter in a folder with another configuration; `change` gets its tensors and a factor's name."""
+    made = folder / "damaged"
+    shutil.rmtree(made, ignore_errors=True)
+    shutil.copytree(folder / "adapter", made)
+    before = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps({**before, **config}))
+    tensors = load_file(made / "adapter_model.safetensors")
+    change(tensors, next(name for name in tensors if name.endswith("lora_A.weight")))
+    save_file(tensors, made / "adapter_model.safetensors")
+    return made
+
+
+def keep(_tensors: dict[str, Tensor], _name: str) -> None:
+    """Change nothing."""
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "words"),
+    [
+        ({"lora_alpha": "abc"}, keep, "has the lora_alpha 'abc', expected a number"),
+        ({"lora_alpha": float("nan")}, keep, "has the lora_alpha nan, expected a number"),
+        ({"alpha_pattern": ["q"]}, keep, "has an alpha_pattern that cannot be read"),
+        ({"alpha_pattern": {"(": 3}}, keep, "has an alpha_pattern that cannot be read"),
+        ({"modules_to_save": "norm"}, keep, "has no names of modules in modules_to_save"),
+        ({}, lambda tensors, name: tensors.pop(name), "and no lora_A beside it"),
+        ({}, lambda tensors, name: tensors.update({name: torch.zeros(3, 24)}), "which have no product"),
+        ({}, lambda tensors, name: tensors.update({name: torch.tensor(1.0)}), "which have no product"),
+        ({}, lambda tensors, name: tensors.update({name: torch.zeros(RANK, 5)}), "by a difference of shape"),
+        ({}, lambda tensors, name: tensors.update({name: tensors[name].to(torch.int8)}), "of type I8, expected floats"),
+        ({}, lambda tensors, name: tensors[name].fill_(torch.nan), "holds NaN or infinity at scale 1"),
+        ({"lora_alpha": 1e300}, keep, "holds NaN or infinity at scale 1"),
+    ],
+)
+@pytest.mark.parametrize("as_", ["adapter", "model"])
+def test_a_damaged_adapter_writes_nothing(
+    config: dict[str, Any], change: Callable[[dict[str, Tensor], str], Any], words: str, as_: str, tmp_path: Path
+) -> None:
+    """Neither as an adapter nor as a model, without texts too."""
+    pair("llama", tmp_path)
+    extracted(tmp_path, rank=RANK)
+    folder = damaged_adapter(tmp_path, config, change)
+    with pytest.raises(RefineError, match=re.escape(words)):
+        applying.apply_adapter(ApplyOptions(folder, str(tmp_path / "base"), tmp_path / "made", scale=1.0, as_=as_))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith((".", "made"))]
+
+
+def moved(folder: Path, adapter: Path) -> Any:
+    """The base with an adapter, by `write_model`."""
+    checkpoint = Checkpoint.open(str(folder / "base"))
+    shutil.rmtree(folder / "moved", ignore_errors=True)
+    (folder / "moved").mkdir()
+    write_model(open_transfer(Adapter.open(adapter), checkpoint, checkpoint), 1.0, folder / "moved")
+    return logits(base(folder / "moved"))
+
+
+def lora(folder: Path, **options: Any) -> Any:
+    """Save a LoRA of the base by PEFT, with factors that are not 0, and return its logits."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(base(folder / "base"), peft.LoraConfig(r=2, task_type="CAUSAL_LM", **options)).eval()
+    with torch.no_grad():
+        for i, p in enumerate(one for one in model.parameters() if one.requires_grad):
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i)))
+    model.peft_config["default"].base_model_name_or_path = str(folder / "base")
+    model.save_pretrained(str(folder / "adapter"))
+    return logits(model)
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_the_copy_of_the_base_beside_factors_is_no_change(target: str, tmp_path: Path) -> None:
+    """PEFT writes one of an embedding or a head, in any order: that of types, then names."""
+    pair("llama", tmp_path)
+    after = lora(tmp_path, target_modules=[target])
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    (name,) = (name for name in tensors if "base_layer" in name)
+    save_file({**tensors, name: tensors[name].half()}, path)
+    torch.testing.assert_close(moved(tmp_path, tmp_path / "adapter"), after, rtol=1e-4, atol=1e-5)
+    save_file({**tensors, name: tensors[name] + 1}, path)
+    with pytest.raises(WeightsError, match="and other values of it than"):
+        moved(tmp_path, tmp_path / "adapter")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("options", [{"target_modules": ["embed_tokens"]}, {"target_modules": ["lm_head"]}])
+def test_half_of_a_tied_pair_is_refused(options: dict[str, Any], tmp_path: Path) -> None:
+    """PEFT changes the input embedding or the head alone, which one tensor of a tied model cannot hold."""
+    pair("llama_tied", tmp_path)
+    lora(tmp_path, **options)
+    with pytest.raises(WeightsError, match=r"alone, and .* has one tensor for its input embedding and its head"):
+        moved(tmp_path, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("alpha", [0, None])
+def test_alpha_is_that_of_peft(alpha: int | None, tmp_path: Path) -> None:
+    """0 is no change, and without one it is 8."""
+    pair("llama", tmp_path)
+    lora(tmp_path, target_modules="all-linear", lora_alpha=8 if alpha is None else alpha)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    if alpha is None:
+        del config["lora_alpha"]
+    path.write_text(json.dumps(config))
+    peft = import_module("peft")
+    expected = logits(peft.PeftModel.from_pretrained(base(tmp_path / "base"), tmp_path / "adapter"))
+    torch.testing.assert_close(moved(tmp_path, tmp_path / "adapter"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whole_modules_that_are_not_named_are_written_too(tmp_path: Path) -> None:
+    """PEFT loads them, so an adapter of the target holds them."""
+    peft = pytest.importorskip("peft")
+    _, after = pair("llama", tmp_path)
+    extracted(tmp_path, rank=RANK)
+    folder = damaged_adapter(tmp_path, {"modules_to_save": None}, keep)
+    applying.apply_adapter(ApplyOptions(folder, str(tmp_path / "base"), tmp_path / "made", scale=1.0))
+    found = peft.PeftModel.from_pretrained(base(tmp_path / "base"), tmp_path / "made")
+    torch.testing.assert_close(logits(found), after, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_that_an_adapter_does_not_name_is_named_by_an_option(tmp_path: Path) -> None:
+    """By --source."""
+    pair("llama", tmp_path)
+    extracted(tmp_path, rank=RANK)
+    folder = damaged_adapter(tmp_path, {"base_model_name_or_path": None}, keep)
+    options = ApplyOptions(folder, str(tmp_path / "base"), tmp_path / "made", scale=1.0)
+    with pytest.raises(ModelError, match=r"names no base model: name it, .* with --source"):
+        applying.apply_adapter(options)
+    applying.apply_adapter(replace(options, source=str(tmp_path / "base")))
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
+    """A target that holds NaN would be written as a LoRA of NaN."""
+    pytest.importorskip("peft")
+    folder = tmp_path / "llama"
+    make("llama").save_pretrained(folder)
+    network = base(folder)
+    network.model.norm.weight.data.fill_(torch.nan)
+    model = CausalModel("a", network, PLAIN, 48, 0, 0, 48)
+    with pytest.raises(ModelError, match="the loss of the LoRA is not a finite number at step 1"):
+        function.train_lora(model, [torch.arange(8)], function.LoraOptions(steps=2), None)
+    with pytest.raises(ModelError, match="shorter than two tokens"):
+        function.train_lora(model, [], function.LoraOptions(steps=2), None)
 
 
 def test_the_tiny_models_cover_the_forms() -> None:

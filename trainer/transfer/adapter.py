@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,14 +13,18 @@ from typing import Any
 from torch import Tensor
 
 from stages.files import save_json
-from trainer.causal import ADAPTER, base_of
+from trainer.causal import ADAPTER, base_of, read_config
 from trainer.transfer.roles import Kind, Roles
-from trainer.transfer.weights import Checkpoint, TensorFile, WeightsError, Writer, header, read
+from trainer.transfer.weights import FLOATS, Checkpoint, TensorFile, WeightsError, Writer, header, read
 
 TENSORS = "adapter_model.safetensors"
+DEFAULT_ALPHA = 8
+"""Alpha of a LoRA whose configuration has none, as in PEFT."""
 NOTHING = "dummy-target-modules"
 """Target that PEFT takes for an adapter without factors."""
 ROOT = "base_model.model."
+BELOW = ".base_layer."
+"""What stands before the name of a tensor that a layer with factors had before."""
 FACTORS = ".lora_A.weight", ".lora_B.weight"
 EMBEDDING_FACTORS = ".lora_embedding_A", ".lora_embedding_B"
 
@@ -55,7 +59,7 @@ class AdapterWriter:
 
     def add_bias(self, module: str, bias: Tensor) -> None:
         """The tuned bias of a linear layer that has factors; PEFT loads it by this name alone."""
-        self.tensors.add(f"{ROOT}{module}.base_layer.bias", bias)
+        self.tensors.add(f"{ROOT}{module}{BELOW}bias", bias)
         self.biases += 1
 
     def add_whole(self, module: str, tensors: Iterator[tuple[str, Tensor]]) -> None:
@@ -91,7 +95,10 @@ class AdapterWriter:
 
 @dataclass(frozen=True)
 class Change:
-    """The difference of one tensor of the base: factors b a times a scale, or a tensor of values in its place."""
+    """The difference of one tensor of the base: factors b a times a scale, or a tensor of values in its place.
+
+    With factors, `values` is a copy of the base's tensor, which PEFT writes beside those of an embedding or a head.
+    """
 
     b: TensorFile | None
     a: TensorFile | None
@@ -100,31 +107,35 @@ class Change:
 
     def add_to(self, base: Tensor, times: float, *, transposed: bool) -> Tensor:
         """The base's tensor, float32, plus `times` the difference."""
-        if self.values is not None:
+        if self.a is None or self.b is None:
+            assert self.values is not None  # noqa: S101  factors or values
             return base + times * (read(self.values).float() - base)
-        assert self.b is not None  # noqa: S101  factors or values
-        assert self.a is not None  # noqa: S101
         product = (times * self.scale) * (read(self.b).float() @ read(self.a).float())
         return base + (product.T if transposed else product)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The folder of an adapter: the change of each tensor of its base, by its name in the base's model."""
+    """The folder of an adapter: the change of each tensor of its base, by its name in the base's model.
+
+    `whole` are the names, or the ends of names, of modules that it keeps whole. `tied` is whether a change of the input
+    embedding is one of a head that is tied to it.
+    """
 
     folder: Path
     base: str
     changes: Mapping[str, Change]
+    whole: tuple[str, ...]
+    tied: bool
 
     @classmethod
-    def open(cls, folder: Path) -> Adapter:
-        """Open a LoRA adapter, with biases and whole modules.
+    def open(cls, folder: Path, base: str | None = None) -> Adapter:
+        """Open a LoRA adapter, with biases and whole modules; `base` is by default the model that it names.
 
         Raises:
             ModelError, WeightsError: it is no LoRA adapter in safetensors.
         """
-        base = base_of(folder)
-        config: dict[str, Any] = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        base, config = base or base_of(folder), read_config(folder / ADAPTER)
         kind = str(config.get("peft_type"))
         if kind != "LORA" or config.get("use_dora"):
             raise WeightsError(
@@ -133,7 +144,15 @@ class Adapter:
             )
         if not (folder / TENSORS).is_file():
             raise WeightsError(f"{folder} holds no {TENSORS}: name the folder of an adapter in safetensors")
-        return cls(folder, base, dict(_changes(header(folder / TENSORS), config)))
+        tensors, whole = header(folder / TENSORS), config.get("modules_to_save") or []
+        if not isinstance(whole, list) or not all(isinstance(one, str) for one in whole):
+            raise WeightsError(f"{folder / ADAPTER} has no names of modules in modules_to_save: get it again")
+        if strange := [name for name, one in tensors.items() if one.kind not in FLOATS]:
+            raise WeightsError(
+                f"{folder / TENSORS} has {strange[0]} of type {tensors[strange[0]].kind}, expected floats of 16 bits "
+                "or more: get it unquantised"
+            )
+        return cls(folder, base, dict(_changes(tensors, config)), tuple(whole), bool(config.get("ensure_weight_tying")))
 
 
 def _changes(tensors: Mapping[str, TensorFile], config: Mapping[str, Any]) -> Iterator[tuple[str, Change]]:
@@ -145,19 +164,32 @@ def _changes(tensors: Mapping[str, TensorFile], config: Mapping[str, Any]) -> It
             other = tensors.get(f"{ROOT}{module}{pair[1]}")
             if other is None:
                 raise WeightsError(f"{one.path} has {name} and no lora_B beside it: get it again")
-            yield f"{module}.weight", Change(other, one, _scale(module, one.shape[0], config), None)
+            if len(one.shape) != 2 or other.shape[1:] != one.shape[:1] or not one.shape[0]:  # noqa: PLR2004  matrices
+                raise WeightsError(
+                    f"{one.path} has {name} of shape {one.shape} and the other factor of shape {other.shape}, which "
+                    "have no product: get it again"
+                )
+            below = tensors.get(f"{ROOT}{module}{BELOW}weight")
+            yield f"{module}.weight", Change(other, one, _scale(module, one.shape[0], config), below)
         elif ".lora_" in short:
-            if not short.endswith((FACTORS[1], EMBEDDING_FACTORS[1])):
+            last = next((pair for pair in (FACTORS, EMBEDDING_FACTORS) if short.endswith(pair[1])), None)
+            if last is None:
                 raise WeightsError(f"{one.path} has {name}, which is no factor of a weight: merge it first")
-        else:
-            yield short.replace(".base_layer.", "."), Change(None, None, 1.0, one)
+            if f"{ROOT}{short.removesuffix(last[1])}{last[0]}" not in tensors:
+                raise WeightsError(f"{one.path} has {name} and no lora_A beside it: get it again")
+        elif not short.endswith(f"{BELOW}weight"):
+            yield short.replace(BELOW, "."), Change(None, None, 1.0, one)
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     """Alpha over rank, or over its root, as PEFT has it; patterns match the end of a module's name."""
-    patterns: dict[str, float] = config.get("alpha_pattern") or {}
-    matching = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module))
-    alpha = float(next(matching, config.get("lora_alpha") or rank))
+    patterns, alpha = config.get("alpha_pattern") or {}, config.get("lora_alpha", DEFAULT_ALPHA)
+    try:
+        alpha = next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), alpha)
+    except (AttributeError, TypeError, re.error) as error:
+        raise WeightsError(f"{ADAPTER} has an alpha_pattern that cannot be read ({error}): get it again") from error
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise WeightsError(f"{ADAPTER} has the lora_alpha {alpha!r}, expected a number: get it again")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

@@ -6,29 +6,29 @@ Whole tensors of an adapter are values of the tuned model; what is added is thei
 from __future__ import annotations
 
 import copy
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.causal import ADAPTER, TOKENS, CausalModel
+from trainer.causal import TOKENS, CausalModel
 from trainer.transfer import roles as telling
 from trainer.transfer.adapter import Adapter, AdapterWriter, Change, full_name, tensors_of
-from trainer.transfer.roles import Roles
-from trainer.transfer.weights import SINGLE, Checkpoint, WeightsError, Writer, read
+from trainer.transfer.roles import Kind, Roles
+from trainer.transfer.weights import FLOATS, SINGLE, Checkpoint, TensorFile, WeightsError, Writer, read
 
 RELATED = 0.7
 """Median |W_T - W_S|/|W_S| of linear weights below which two models are related; unrelated ones have about 1.4."""
 LOOKED_AT = 24
 """Linear weights by which that is judged."""
 RANDOM_SEED = 0
+TRANSPOSED = ("conv1d", "embedding")
+"""Kinds of weights that are the transpose of the product of their factors."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Transfer:
 
     def transposed(self, name: str) -> bool:
         """Whether a weight is the transpose of the product of its factors."""
-        return self.roles.by_name[name].kind in {"conv1d", "embedding"}
+        return self.roles.by_name[name].kind in TRANSPOSED
 
     def difference(self, name: str) -> Tensor:
         """The difference of one tensor, float32, in the shape of the target's."""
@@ -105,16 +105,53 @@ def open_transfer(adapter: Adapter, base: Checkpoint, target: Checkpoint) -> Tra
     """The changes of an adapter by the names of a target's tensors; a WeightsError if one has no place."""
     roles = telling.roles(target)
     names = {full_name(name, roles): name for name in target.tensors}
+    pair = {f"{roles.embedding}.weight", f"{roles.head}.weight"}
     tied = {f"{roles.head}.weight"} if roles.tied else set()
+    if roles.tied and not adapter.tied and len(alone := pair & adapter.changes.keys()) == 1:
+        raise WeightsError(
+            f"{adapter.folder} changes {min(alone)} alone, and {target.name} has one tensor for its input embedding "
+            "and its head: take --space function"
+        )
     changes = {}
     for name, change in adapter.changes.items():
         if name in names:
+            _check_shape(adapter, change, roles.by_name[names[name]].kind, name, target.tensors[names[name]])
+            _check_copy(adapter, change, name, base.tensors[names[name]])
             changes[names[name]] = change
         elif name not in tied:
             raise WeightsError(
                 f"{adapter.folder} changes {name}, which {target.name} does not have: take --space function"
             )
     return Transfer(adapter, base, target, roles, changes)
+
+
+def _check_shape(adapter: Adapter, change: Change, kind: Kind, name: str, target: TensorFile) -> None:
+    """Refuse a change of another shape than a tensor's, or of whole numbers."""
+    if change.a is not None and change.b is not None:
+        shape: tuple[int, ...] = (change.b.shape[0], change.a.shape[1])
+        shape = shape[::-1] if kind in TRANSPOSED else shape
+    else:
+        assert change.values is not None  # noqa: S101  factors or values
+        shape = change.values.shape
+    if shape != target.shape:
+        raise WeightsError(
+            f"{adapter.folder} changes {name} by a difference of shape {shape}, and {target.path} has {target.shape}: "
+            "get the adapter again, or take --space function"
+        )
+    if target.kind not in FLOATS:
+        raise WeightsError(f"{target.path} has {name} of type {target.kind}: name an unquantised model")
+
+
+def _check_copy(adapter: Adapter, change: Change, name: str, base: TensorFile) -> None:
+    """Refuse factors on top of other values than the base's."""
+    if change.a is None or change.values is None:
+        return
+    values = read(change.values)
+    if not torch.equal(values, read(base).to(values.dtype)):
+        raise WeightsError(
+            f"{adapter.folder} has factors of {name} and other values of it than {base.path}: name the model that it "
+            "is of with --source, or merge it first"
+        )
 
 
 @torch.no_grad()
@@ -138,10 +175,7 @@ def write_model(transfer: Transfer, scale: float, folder: Path) -> None:
             raise WeightsError(f"{path} is no safetensors file")
         writer = Writer(folder / path.name)
         for name in names:
-            tensor = transfer.target.read(name)
-            if name in transfer.changes and scale:
-                tensor = (tensor.float() + scale * transfer.difference(name)).to(tensor.dtype)
-            writer.add(name, tensor)
+            writer.add(name, _moved(transfer, name, scale))
         writer.close()
     for path in sorted(transfer.target.folder.iterdir()):
         if path.is_file() and path.name != SINGLE and path.suffix in {".json", ".txt", ".model", ".jinja"}:
@@ -161,7 +195,8 @@ def write_adapter(transfer: Transfer, scale: float, folder: Path) -> None:
         if change.a is not None and change.b is not None:
             dtype = own_type(transfer, name)
             b = read(change.b).float() * (scale * change.scale)
-            writer.add_factors(role.module, b.to(dtype), read(change.a).to(dtype), role.kind)
+            b, a = (_finite(one.to(dtype), name, scale) for one in (b, read(change.a)))
+            writer.add_factors(role.module, b, a, role.kind)
     for name in transfer.changes:
         role = transfer.roles.by_name[name]
         if role.kind == "bias" and role.module in writer.ranks:
@@ -183,7 +218,17 @@ def _moved(transfer: Transfer, name: str, scale: float) -> Tensor:
     tensor = transfer.target.read(name)
     if name not in transfer.changes or not scale:
         return tensor
-    return (tensor.float() + scale * transfer.difference(name)).to(tensor.dtype)
+    return _finite((tensor.float() + scale * transfer.difference(name)).to(tensor.dtype), name, scale)
+
+
+def _finite(tensor: Tensor, name: str, scale: float) -> Tensor:
+    """A tensor that is about to be written, or a WeightsError."""
+    if not torch.isfinite(tensor).all():
+        raise WeightsError(
+            f"{name} holds NaN or infinity at scale {scale:g}: the adapter or a model is damaged, or the scale is too "
+            "large; nothing is written"
+        )
+    return tensor
 
 
 def _module(transfer: Transfer, module: str, scale: float) -> Iterator[tuple[str, Tensor]]:
@@ -194,11 +239,16 @@ def _module(transfer: Transfer, module: str, scale: float) -> Iterator[tuple[str
 
 def _whole_modules(transfer: Transfer) -> set[str]:
     """The modules that the adapter keeps whole, but the head that is tied to the embedding."""
-    config: dict[str, Any] = json.loads((transfer.adapter.folder / ADAPTER).read_text(encoding="utf-8"))
-    found = set(config.get("modules_to_save") or ())
-    modules = {role.module for role in transfer.roles.by_name.values()}
+    found, by_name = set(transfer.adapter.whole), transfer.roles.by_name
+    modules = {role.module for role in by_name.values()}
     full = {module for module in modules for one in found if module == one or module.endswith(f".{one}")}
     own = full | {one for one in found if any(module.startswith(f"{one}.") for module in modules)}
+    held = {by_name[name].module for name, change in transfer.changes.items() if change.a is not None} | own
+    own |= {  # PEFT loads tensors of modules that are not named, too
+        by_name[name].module
+        for name, change in transfer.changes.items()
+        if change.values is not None and not any(f"{by_name[name].module}.".startswith(f"{one}.") for one in held)
+    }
     return own - ({transfer.roles.head} if transfer.roles.tied else set())
 
 

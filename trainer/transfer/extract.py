@@ -197,8 +197,10 @@ def plan(base: str, tuned: str, options: ExtractOptions) -> Job:
         second = replace(second, tensors=common)
     changed = [name for name in sorted(first.tensors) if not equal(first.tensors[name], second.tensors[name])]
     changed = [name for name in changed if _chosen(name, options)]
-    if integers := [name for name in changed if first.tensors[name].kind not in FLOATS]:
-        raise WeightsError(f"{integers[0]} differs and holds whole numbers: differences of weights need floats")
+    if integers := [name for name in changed for one in (first, second) if one.tensors[name].kind not in FLOATS]:
+        raise WeightsError(
+            f"{integers[0]} differs, and holds whole numbers in one of the models: name models whose weights are floats"
+        )
     if lost := [name for name in changed if roles.by_name[name].lost]:
         raise WeightsError(
             f"{lost[0]} is no tensor of a module of {base}'s architecture ({len(lost)} are not), as where experts are "

@@ -139,6 +139,8 @@ def train_lora(
             r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", task_type="CAUSAL_LM"
         )
         network = peft.get_peft_model(copy.deepcopy(target.network), config).eval()
+    if not texts:
+        raise ModelError("the texts to train on are all shorter than two tokens: take others with --on")
     trained = [p for p in network.parameters() if p.requires_grad]
     optimiser = AdamW(trained, lr=RATE, weight_decay=0.0)
     generator = np.random.default_rng(options.seed)
@@ -148,6 +150,11 @@ def train_lora(
             group["lr"] = RATE * _schedule(step, options.steps)
         chosen = generator.integers(0, len(texts), rows)
         loss = _loss(network, [texts[i] for i in chosen], target, teacher)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss of the LoRA is not a finite number at step {step + 1:,}: the weights of a model or of the "
+                "adapter are damaged"
+            )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from trainer.causal import quiet
+from trainer.causal import architecture, quiet
 from trainer.transfer.weights import Checkpoint, TensorFile, WeightsError
 
 Kind = Literal["linear", "conv1d", "bias", "embedding", "head", "norm", "other"]
@@ -95,14 +95,13 @@ def _without_weights(checkpoint: Checkpoint) -> Any:  # noqa: ANN401  transforme
     """The model without weights; None if transformers does not know its type."""
     transformers: Any = import_module("transformers")
     kind = str(checkpoint.config.get("model_type"))
-    architecture = ", ".join(checkpoint.config.get("architectures") or [])
     if kind not in import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING_NAMES:
         return None
     known = import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if kind not in known:
         raise WeightsError(
-            f"{checkpoint.name} is no causal language model (its architecture is {architecture or kind}): name one of "
-            f"a type such as {', '.join(one for one in ('gpt2', 'llama', 'qwen2', 'mamba') if one in known)}"
+            f"{checkpoint.name} is no causal language model (its architecture is {architecture(checkpoint.config)}): "
+            f"name one of a type such as {', '.join(kind for kind in ('gpt2', 'llama', 'mamba') if kind in known)}"
         )
     try:
         with quiet(), torch.device("meta"):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer import TrainerError
-from trainer.causal import locate
+from trainer.causal import locate, read_config
 
 DTYPES = {
     "F64": torch.float64,
@@ -74,10 +74,7 @@ class Checkpoint:
             WeightsError: it holds no complete safetensors, or quantised weights.
         """
         folder = fetch(name)
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{folder / 'config.json'} cannot be read ({error})") from error
+        config = read_config(folder / "config.json")
         if config.get("quantization_config"):
             raise WeightsError(
                 f"{name} is quantised, and differences of quantised weights are rounding: name the unquantised models"
@@ -139,16 +136,22 @@ def header(path: Path) -> dict[str, TensorFile]:
         if not isinstance(entries, dict):
             raise WeightsError(f"{path} is no safetensors file, or its header is cut: get it again")
         entries.pop("__metadata__", None)
-        return {name: _entry(path, name, entry, 8 + length, total) for name, entry in entries.items()}
+        tensors = {name: _entry(path, name, entry, 8 + length, total) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(f"{path} is no complete safetensors file ({error}): get it again") from error
+    ends = [8 + length, *sorted(one.begin + one.size for one in tensors.values())]
+    if ends != [*sorted(one.begin for one in tensors.values()), total]:
+        raise WeightsError(f"{path} has tensors that overlap, or bytes that belong to none: get it again")
+    return tensors
 
 
 def _entry(path: Path, name: str, entry: Mapping[str, Any], start: int, total: int) -> TensorFile:
-    begin, end = (int(at) + start for at in entry["data_offsets"])
-    shape, kind = tuple(int(n) for n in entry["shape"]), str(entry["dtype"])
+    (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), str(entry["dtype"])
+    if not all(isinstance(n, int) and n >= 0 for n in (begin, end, *shape)):
+        raise WeightsError(f"{path} says that {name} has the shape {entry['shape']}, at {begin} to {end}: get it again")
+    begin, end = begin + start, end + start
     if not start <= begin <= end <= total:
         raise WeightsError(f"{path} ends within {name}, at byte {total:,} of {end:,}: get it again")
     if kind in DTYPES and end - begin != DTYPES[kind].itemsize * math.prod(shape):
@@ -224,16 +227,17 @@ class Writer:
 
 
 def _files(folder: Path, name: str) -> list[Path]:
+    """The files of a model's tensors: those that transformers reads, which prefers a single one to an index."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{folder / INDEX} cannot be read ({error}): get it again") from error
+        places = read_config(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(one, str) for one in places.values()):
+            raise WeightsError(f"{folder / INDEX} does not say which file holds which tensor: get it again")
+        names = sorted(set(places.values()))
         if wrong := [one for one in names if Path(one).name != one or not (folder / one).is_file()]:
             raise WeightsError(f"{folder} lacks the file {wrong[0]!r} that {INDEX} names: get it again")
         return [folder / one for one in names]
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
     if pickles:
         raise WeightsError(
