@@ -160,10 +160,11 @@ def primary_test(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:
 
 
 def test_sets_in_scope(pair: Pair, arms: Arms) -> tuple[TestSet, list[TestSet]]:
-    """The test set that the verdict is about, and those of both arms, on which the same is scored."""
+    """The test set that the verdict is about, and those of both arms, on which the same is scored, if it is there."""
     tests = test_sets(pair, arms)
     primary = primary_test(pair, tests, arms)
-    return primary, [primary if one.name == primary.name else replace(one, scope=primary.scope) for one in tests]
+    scoped = [primary if one.name == primary.name else replace(one, scope=primary.scope) for one in tests]
+    return primary, [one for one in scoped if one.conversations]
 
 
 def _primary_conversations(pair: Pair, tests: Sequence[TestSet], arms: Arms) -> TestSet:

@@ -29,8 +29,8 @@ def with_sign(value: float, digits: int) -> str:
 
 
 def share(value: float) -> str:
-    """A share in per cent."""
-    return f"{100 * value:.2f}{PERCENT}"
+    """A share in per cent; -0.0 is 0."""
+    return f"{100 * value + 0.0:.2f}{PERCENT}"
 
 
 def coverage(level: float) -> str:

@@ -20,10 +20,11 @@ from pipeline import VERSION
 from pipeline.experiments.formats import finite
 from pipeline.models.extract import KEY, RECORD, check_out
 from pipeline.models.score import DRAWS, LEVEL, ScoreTable, print_scores, table_of
-from pipeline.models.work import TextSet, bits, open_work, read_texts
+from pipeline.models.work import TextSet, bits, far_from, open_work, read_texts
 from pipeline.terminal import console, safe, say
 from stages.files import save_json
 from trainer.causal import CausalModel, ModelError
+from trainer.prepare.split import MIN_CONVERSATIONS
 from trainer.transfer.adapter import Adapter
 from trainer.transfer.apply import Relation, Transfer
 from trainer.transfer.weights import Checkpoint, WeightsError
@@ -158,23 +159,44 @@ def check_options(options: ApplyOptions) -> None:
 
 
 def split_texts(options: ApplyOptions) -> Texts | None:
-    """The texts of the options: a corpus in three parts by clusters, or an experiment's own split; None without any."""
+    """The texts of the options: a corpus in three parts by clusters, or an experiment's own split; None without any.
+
+    If the test set is that of an experiment, no near-duplicate of it is in the other parts.
+    """
     if options.on is None and options.score is None:
         return None
     work = None if options.score is None else open_work(options.score)
     if options.on is None:
         assert work is not None  # noqa: S101  one of the two is given
         return Texts(work.conversations("pool"), work.conversations("validation"), replace(work.test(None), trained={}))
-    whole = read_texts(options.on, options.limit)
+    whole, known = read_texts(options.on, options.limit), None if work is None else work.test(None)
+    if known is not None:
+        whole = _far_from(known, whole, options)
     place = np.random.default_rng(0).random(int(whole.clusters.max()) + 1)[whole.clusters]
     parts = [place < SHARES[0], (place >= SHARES[0]) & (place < SHARES[1]), place >= SHARES[1]]
     if any(not part.any() for part in parts):
-        raise ModelError(f"{options.on} has {len(place)} conversations, too few for three parts: take a larger corpus")
+        raise ModelError(
+            f"{options.on} has {len(np.unique(whole.clusters))} conversations that are no near-duplicates of each "
+            "other, too few for three parts: take a larger corpus"
+        )
     train, validation, test = (whole.conversations.filter(pl.Series(part)) for part in parts)
     held = replace(
         whole, conversations=test, clusters=whole.clusters[parts[2]], bytes=whole.bytes[:, parts[2]], trained={}
     )
-    return Texts(train, validation, held if work is None else replace(work.test(None), trained={}))
+    return Texts(train, validation, held if known is None else replace(known, trained={}))
+
+
+def _far_from(test: TextSet, whole: TextSet, options: ApplyOptions) -> TextSet:
+    """The conversations that have no near-duplicate in a test set; a ModelError if there are none."""
+    far, _ = far_from(test, whole.conversations["text"])
+    if not far.any():
+        raise ModelError(
+            f"every conversation of {options.on} is near the test set of {options.score}: take other texts"
+        )
+    if not far.all():
+        say(f"{(~far).sum():,} conversations of {options.on} are near the test set: they are left out")
+    rows = whole.conversations.filter(pl.Series(far))
+    return replace(whole, conversations=rows, clusters=whole.clusters[far], bytes=whole.bytes[:, far])
 
 
 Nats = NDArray[np.float64]
@@ -225,7 +247,7 @@ def _in_weights(  # noqa: PLR0917  what `apply_adapter` knows
     if scale or options.scale is not None:
         folder = str(options.out)
         (applying.write_model if options.as_ == "model" else applying.write_adapter)(transfer, scale, place)
-    sentence = _sentence(carried, scale, given=options.scale is not None)
+    sentence = _sentence(ladder, carried, scale, given=options.scale is not None)
     return Applied("weights", relation.why, scale, validation, ladder, carried, sentence, folder)
 
 
@@ -270,7 +292,7 @@ def _in_function(options: ApplyOptions, source: str, relation: Relation, texts: 
             causal.load_tokenizer(options.target).save_pretrained(str(place))
         else:
             function.save_lora(student, options.target, place)
-    sentence = _sentence(carried, scale, given=options.scale is not None)
+    sentence = _sentence(ladder, carried, scale, given=options.scale is not None)
     return Applied("function", relation.why, scale, validation, ladder, carried, sentence, folder)
 
 
@@ -316,7 +338,7 @@ def _in_representation(
             causal.load_tokenizer(options.target).save_pretrained(str(place))
         else:
             representation.save(fitted if scale else fit(0.0), Checkpoint.open(options.target), place)
-    sentence = _sentence(carried, scale, given=options.scale is not None)
+    sentence = _sentence(ladder, carried, scale, given=options.scale is not None)
     return Applied("representation", relation.why, scale, validation, ladder, carried, sentence, folder)
 
 
@@ -348,15 +370,27 @@ def gain_share(gain: Nats, source: Nats, clusters: NDArray[np.int64]) -> tuple[f
     return float(sums[0].sum() / sums[1].sum()), float(low), float(high)
 
 
-def _sentence(carried: tuple[float, float, float] | None, scale: float, *, given: bool) -> str:
+def _sentence(
+    ladder: ScoreTable | None, carried: tuple[float, float, float] | None, scale: float, *, given: bool
+) -> str:
     """What carries over, honestly."""
-    if carried is None:
+    if ladder is None or carried is None:
         return f"Nothing was measured: the difference is applied at scale {scale:g}; texts measure it (--on, --score)."
     value, low, high = carried
     if not scale and not given:
         return (
             "Nothing carries over: on validation no scale of the difference beats the target alone. Nothing is written."
         )
+    if ladder.effective < MIN_CONVERSATIONS:
+        return (
+            f"Nothing can be concluded: the test set has an effective sample size of {ladder.effective:.1f} "
+            f"conversations, and {MIN_CONVERSATIONS} are needed."
+        )
+    return _conclusion(value, low, high, scale)
+
+
+def _conclusion(value: float, low: float, high: float, scale: float) -> str:
+    """What an interval of the share that carries over says."""
     if value != value:  # noqa: PLR0124  NaN
         return "Nothing can be told: on these texts the interval of the source's own gain holds 0."
     if low <= 0 <= high:

@@ -25,7 +25,7 @@ from pipeline.experiments.train import EXPERIMENTS, check_device
 from pipeline.models.apply import Texts, gain_share
 from pipeline.models.extract import KEY, RECORD
 from pipeline.models.score import Difference, Row, ScoreTable, print_scores, table_of
-from pipeline.models.work import open_work, text_set
+from pipeline.models.work import far_from, open_work, text_set
 from pipeline.ownership import CLAIM, check_experiment, experiment_claimed
 from pipeline.store import RunFolderError, read_json
 from pipeline.terminal import console, safe, say
@@ -219,10 +219,8 @@ def read_corpus(source: str, score: Path | None, limit: int | None) -> tuple[Tex
     if known is None:
         groups = corpora.groups(frame["text"])
     else:
-        count = len(known.conversations)
-        both = corpora.groups(pl.concat([known.conversations["text"], frame["text"]]))
-        far = ~np.isin(both[count:], both[:count])
-        frame, groups = frame.filter(pl.Series(far)), both[count:][far]
+        far, groups = far_from(known, frame["text"])
+        frame, groups = frame.filter(pl.Series(far)), groups[far]
         digest = hashlib.blake2b(f"{digest}{work and work.data.digest}".encode(), digest_size=8).hexdigest()
         if not far.all():
             notes += (f"{(~far).sum():,} conversations of {source} are near the test set: they are left out",)

@@ -202,6 +202,13 @@ def read_texts(source: str, limit: int | None = None) -> TextSet:
     return text_set(corpus.name, corpus.frame.select("text", "turns"), corpora.groups(corpus.frame["text"]))
 
 
+def far_from(test: TextSet, texts: pl.Series) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Whether each text [K] has no near-duplicate in a test set, and the clusters of the texts, int64 [K]."""
+    count = len(test.conversations)
+    both = corpora.groups(pl.concat([test.conversations["text"], texts]))
+    return ~np.isin(both[count:], both[:count]), both[count:]
+
+
 def text_set(name: str, conversations: pl.DataFrame, groups: NDArray[np.int64]) -> TextSet:
     """Conversations, K rows with the columns text and turns, and their clusters [K] as a test set for models alone."""
     sizes = np.array([_bytes(*row) for row in conversations.iter_rows()], np.int64).T

@@ -104,6 +104,11 @@ def plant(raw: pl.DataFrame, options: PlantOptions) -> DamagedCorpus:
     """
     wanted = max(1, round(options.share * raw.height))
     bed = _Bed(raw, options.seed)
+    if not bed.fit:
+        raise PlantError(
+            f"nothing can be planted into {raw.height:,} conversations: none has {MIN_WORDS} words and, if a user "
+            "speaks, a reply, and no tool calls or other details; take another corpus"
+        )
     plots = [_plot(kind, bed, wanted, options.evals) for kind in options.chosen]
     if not any(plot.planted for plot in plots):
         raise PlantError(
@@ -135,6 +140,8 @@ class _Bed:
         self.raw, self._seed, self._random = raw, seed, np.random.default_rng(seed)
         self._order: list[int] = self._random.permutation(fit).tolist()
         self._edits: dict[int, tuple[Kind, Messages]] = {}
+        self.fit = len(fit)
+        """Number of conversations that can be damaged."""
 
     def damage(self, kind: Kind, texts: Texts, wanted: int) -> int:
         """Damage untouched conversations, and return how many.

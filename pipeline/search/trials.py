@@ -128,6 +128,11 @@ def development(pair: Pair, options: TrainingOptions, folder: Path, masks: Seque
     raw = _models(arms, pair.union, [RAW], budgets, workers)
     primary, tests = scoring.test_sets_in_scope(*_with_itself(pair, arms))
     named = {test.name: test for test in (*tests, primary)}
+    if f"{RAW}-test" not in named:
+        raise ArmsError(
+            f"the {primary.scope} of the target are scored, and no test conversation of the corpus has any: take "
+            "another corpus or another target"
+        )
     return Development(pair, arms, budgets, raw, named, folder / "trials.jsonl", workers)
 
 

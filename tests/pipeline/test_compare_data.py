@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.compare import data
+from pipeline.compare import data, scored
 from pipeline.compare.checks import paired
 from pipeline.compare.corpora import lineage_keys, pair, unite
 from pipeline.compare.data import LeakError, leaks
@@ -169,6 +170,24 @@ def test_two_corpora_have_a_test_set_each(union: Union, tmp_path: Path) -> None:
     sizes = [int(lengths[made.tests[name]].sum()) for name in ("a", "b")]
     assert min(sizes) > WANTED.test_tokens / 2
     assert not (made.tests["a"] & made.tests["b"]).any()
+
+
+def test_a_test_set_without_replies_is_not_scored_on_replies(union: Union, made: Arms) -> None:
+    """Its perplexity would be that of no token."""
+    first = np.flatnonzero(made.tests["raw"])[:30]
+    tests = {"raw": np.zeros_like(made.tests["raw"]), "refined": made.tests["raw"].copy()}
+    tests["raw"][first], tests["refined"][first] = True, False
+    counts = np.full_like(made.common.test.target_counts(), 5)
+    counts[1, first] = 0
+    made = replace(
+        made,
+        tests=tests,
+        common=SimpleNamespace(test=SimpleNamespace(target_counts=lambda: counts), clusters=made.common.clusters),  # type: ignore[arg-type]
+    )
+    both: Any = SimpleNamespace(names=("raw", "refined"), union=union, subset=False, target=None)
+    primary, found = scored.test_sets_in_scope(both, made)
+    assert primary.scope == "replies"
+    assert [one.name for one in found] == ["refined-test"]
 
 
 def conversations(made: Arms, arm: str, budget: int, seed: int) -> list[bytes]:

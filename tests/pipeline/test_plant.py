@@ -227,6 +227,13 @@ def test_replies_of_one_conversation_cannot_be_swapped() -> None:
         plant(RAW_FRAME.head(1), PlantOptions(("swapped_replies",)))
 
 
+def test_a_corpus_without_a_conversation_to_damage_is_named_as_such() -> None:
+    """Questions without a reply are none."""
+    questions = RAW_FRAME.head(3).with_columns(pl.col("messages").list.head(1))
+    with pytest.raises(PlantError, match="into 3 conversations: none has 5 words and, if a user speaks, a reply"):
+        plant(questions, PlantOptions())
+
+
 @pytest.mark.parametrize("french", [MIN_FOREIGN - 1, MIN_FOREIGN])
 def test_replies_in_another_language_come_from_the_corpus(french: int) -> None:
     """If it has enough of them."""

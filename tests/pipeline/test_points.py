@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.experiments.formats import MINUS
+from pipeline.experiments.formats import MINUS, share
 from pipeline.experiments.laws import fit_points, show
 from pipeline.experiments.points_csv import read
 from tests.conftest import ROOT
@@ -292,3 +292,8 @@ def _printed() -> set[str]:
     summary = "38 40 22 30 14,504 46,791 -0.287 -0.385 18,890 19,519 -0.72 -0.75 383 314 213 175 392 323 221 182 0.0"
     labels = "2025 -11 -28 11 27 28 1 2 3 4 6 95 500 1,000 500,000 1,000,000 5,000,000 10,000,000"
     return {*summary.split(), *labels.split(), *labels.replace(",", "").split()}
+
+
+def test_a_share_of_nothing_has_no_sign() -> None:
+    """A bound of an interval that begins at 0 is -0.0 from the other side."""
+    assert (share(-0.0), share(0.0), share(0.5)) == ("0.00\u00a0%", "0.00\u00a0%", "50.00\u00a0%")

@@ -225,7 +225,12 @@ def _bad(kind: str, folder: Path) -> str:
     """The name of a model with something wrong."""
     if kind in {"bert", "masked", "positions"}:
         bert: Any = import_module("transformers")
-        size = {"vocab_size": BPE.size, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+        size: dict[str, Any] = {
+            "vocab_size": BPE.size,
+            "hidden_size": 8,
+            "num_hidden_layers": 1,
+            "intermediate_size": 8,
+        }
         size |= {"num_attention_heads": 1, "max_position_embeddings": 3, "initializer_range": 0.3}
         torch.manual_seed(0)
         made = {

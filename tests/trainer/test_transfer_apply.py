@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch import Tensor
 from pipeline.api.errors import RefineError
 from pipeline.models import apply as applying
 from pipeline.models.apply import ApplyOptions
+from pipeline.models.score import ScoreTable
 from pipeline.models.work import bits as bits_of
+from pipeline.models.work import read_texts
 from tests.trainer.test_causal import ENDS, PLAIN, save_tokenizer
 from tests.trainer.test_transfer import MODELS, RANK, base, extracted, logits, make, pair, tune
 from trainer.causal import CausalModel, ModelError
@@ -114,7 +117,6 @@ def test_relations(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_difference_at_decoding_is_that_of_logits() -> None:
     """Golden: T (.5 .25 .25), S (.2 .4 .4), S' (.4 .3 .3), alpha 1."""
-    from types import SimpleNamespace
 
     def fixed(*p: float) -> Any:
         z = torch.tensor(p).log()[None, None]
@@ -129,7 +131,6 @@ def test_the_difference_at_decoding_is_that_of_logits() -> None:
 
 def test_models_of_other_vocabularies_have_no_difference_of_functions() -> None:
     """A token that is another id in one of them is named."""
-    from types import SimpleNamespace
 
     def named(name: str, tokens: dict[str, int]) -> Any:
         return SimpleNamespace(name=name, tokenizer=SimpleNamespace(get_vocab=lambda: tokens))
@@ -340,6 +341,38 @@ def test_nothing_is_written_where_nothing_carries_over(family: Path, tmp_path: P
     assert made.sentence.startswith("Nothing carries over")
     assert made.folder is None
     assert sorted(one.name for one in tmp_path.iterdir()) == ["old.jsonl"]
+
+
+def test_texts_near_the_test_set_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A LoRA that is trained on test conversations would look better than it is."""
+    path = tmp_path / "chats.jsonl"
+    rows = chats(5, 1, 60, 6)
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows[:20]))
+    test = read_texts(str(tmp_path / "test.jsonl"))
+    monkeypatch.setattr(applying, "open_work", lambda _folder: SimpleNamespace(test=lambda _name: test))
+    options = ApplyOptions(tmp_path, "", tmp_path / "made", on=str(path), score=tmp_path / "work")
+    texts = applying.split_texts(options)
+    assert texts is not None
+    seen = {*texts.train["text"], *texts.validation["text"]}
+    assert len(texts.test.conversations) == 20
+    assert not seen & {*test.conversations["text"]}
+    assert 0 < len(seen) < 40
+    assert "20 conversations of" in capsys.readouterr().err
+    with pytest.raises(ModelError, match=r"every conversation of .* is near the test set of"):
+        applying.split_texts(replace(options, on=str(tmp_path / "test.jsonl")))
+    (tmp_path / "same.jsonl").write_text((json.dumps(rows[0]) + "\n") * 9)
+    with pytest.raises(ModelError, match="has 1 conversations that are no near-duplicates of each other"):
+        applying.split_texts(replace(options, on=str(tmp_path / "same.jsonl"), score=None))
+
+
+@pytest.mark.parametrize(("effective", "begins"), [(19.9, "Nothing can be concluded: the test set"), (20.0, "80% of")])
+def test_too_few_conversations_allow_no_conclusion(effective: float, begins: str) -> None:
+    """At the boundary, as for scores and students."""
+    ladder = ScoreTable("test set", 30, effective, "replies", (), (), ())
+    assert applying._sentence(ladder, (0.8, 0.7, 0.9), 1.0, given=True).startswith(begins)  # noqa: SLF001
 
 
 def test_other_types_have_no_known_representation() -> None:
