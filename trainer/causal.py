@@ -76,6 +76,8 @@ class CausalModel:
 
     def context(self, asked: int | None) -> int:
         """Tokens of a window: those asked for, or 512, or as many as the model has positions; else a ModelError."""
+        if asked is not None and asked < MIN_POSITIONS:
+            raise ModelError(f"--context is {asked}, expected at least {MIN_POSITIONS} tokens")
         if asked is not None and self.positions is not None and asked > self.positions:
             raise ModelError(f"--context is {asked:,}, and {self.name} has {self.positions:,} positions: take fewer")
         return asked or min(CONTEXT, self.positions or CONTEXT)
@@ -209,6 +211,8 @@ def locate(name: str) -> tuple[str, str | None]:
     if folder.exists() or name.startswith((".", "/", "~")):
         raise ModelError(f"there is no folder {name}: name the folder of a model, or a hub id")
     place, _, revision = name.partition("@")
+    if revision and Path(place).is_dir():
+        raise ModelError(f"{place} is a folder, which has no commit {revision}: omit @{revision}, or move the folder")
     _ask_hub(name, place, revision or None)
     return place, revision or None
 

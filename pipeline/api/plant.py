@@ -129,6 +129,10 @@ def plant(
     """
     names = kinds.split(",") if isinstance(kinds, str) else kinds
     chosen = tuple(filter(None, map(str.strip, names)))
+    if kinds and not chosen:
+        raise PlantError(f"--kinds is {kinds!r}, which names no kind: omit it for all")
+    if evals is not None and chosen and "eval_item" not in chosen:
+        raise PlantError("--evals is for the kind eval_item, which --kinds does not name: omit one of them")
     options = PlantOptions(chosen, share, seed, "" if evals is None else str(evals))
     place = Path(out)
     _check_out(place, source)

@@ -42,7 +42,7 @@ def score(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the model's positions."),
+        typer.Option(min=4, metavar="TOKENS", help="Tokens of a window. By default 512, or the model's positions."),
     ] = None,
     device: o.Device = "cpu",
     limit: o.Limit = None,
@@ -66,6 +66,7 @@ def score(
     options = scoring.ScoreOptions(
         *(tuple(models or ()), tuple(adapter or ()), on, text, test, context, device, limit, training_texts)
     )
+    scoring.check_file(out)
     made = scoring.score(options)
     if made is not None:
         scoring.print_scores(made, out, as_json=as_json)
@@ -226,7 +227,7 @@ def distill(
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=2, metavar="TOKENS", help="Tokens of a window. By default 512, or the teacher's positions."),
+        typer.Option(min=4, metavar="TOKENS", help="Tokens of a window. By default 512, or the teacher's positions."),
     ] = None,
     batch: Annotated[int | None, typer.Option(min=1, metavar="TOKENS", help="Tokens of a step.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Maximum learning rate.")] = None,

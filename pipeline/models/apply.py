@@ -104,8 +104,8 @@ def apply_adapter(options: ApplyOptions, command: str = "") -> Applied:
     from trainer.transfer import representation
 
     check_options(options)
-    check_out(options.out)
     adapter = Adapter.open(options.adapter, options.source)
+    check_out(options.out, options.adapter, options.target, adapter.base)
     applying.check_adapter(adapter)
     source = adapter.base
     base, target = Checkpoint.open(source), Checkpoint.open(options.target)
@@ -152,6 +152,8 @@ def check_options(options: ApplyOptions) -> None:
             raise WeightsError(f"{name} is {value!r}, expected {', '.join(known)}")
     if options.scale is not None and not math.isfinite(options.scale):
         raise WeightsError(f"--scale is {options.scale}, expected a number such as 0.5")
+    if options.limit is not None and options.on is None:
+        raise WeightsError("--limit is the number of rows of --on to read, and there is no --on: omit it")
     if options.space == "representation" and options.on is None and options.score is None:
         raise WeightsError(
             "--space representation compares states on texts: name them with --on, or an experiment with --score"

@@ -154,6 +154,11 @@ def load_pair(options: DistillOptions, stages: tuple[int, ...]) -> tuple[CausalM
     from trainer import causal
     from trainer.distill import student as building
 
+    if (Path(options.teacher) / causal.ADAPTER).is_file():
+        raise building.DistillError(
+            f"{options.teacher} is an adapter, and a teacher is a model: make one of it and its base by refine "
+            "transfer apply, with --as model --scale 1"
+        )
     with causal.quiet():
         teacher = causal.load(options.teacher, None, options.device)
     student = building.build(teacher, options.student, options.seed)
@@ -171,7 +176,7 @@ def settings_of(options: DistillOptions, teacher: CausalModel, stages: tuple[int
         raise DistillError(f"--alpha is {options.alpha:g}, expected a weight of the teacher's logits from 0 to 1")
     if options.rate is not None and not 0 < options.rate < math.inf:
         raise DistillError(f"--lr is {options.rate:g}, expected a learning rate above 0, such as 0.001")
-    if not options.temperature > 0 or (options.hidden or 0) < 0:
+    if not (0 < options.temperature < math.inf and 0 <= (options.hidden or 0) < math.inf):
         raise DistillError(
             f"--temperature is {options.temperature:g} and --hidden {options.hidden or 0:g}, expected one above 0, and "
             "one of 0 or more"

@@ -58,7 +58,7 @@ def extract_adapter(  # noqa: PLR0917  what the command takes
         WeightsError, ModelError: the models cannot be read or do not suit.
         RunFolderError, ReportError: a folder holds something else.
     """
-    check_out(out)
+    check_out(out, base, tuned, *([] if report is None else [report]))
     place = report or reports.REPORTS / f"{out.name}-transfer"
     reports.check(place)
     work = None if score is None else open_work(score)
@@ -100,8 +100,10 @@ class _Progress:
             say(line)
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but the result of an earlier transfer."""
+def check_out(out: Path, *read: Path | str) -> None:
+    """Refuse a folder that holds anything but the result of an earlier transfer, or that is `read`."""
+    if same := [one for one in read if Path(one).expanduser().resolve() == out.resolve()]:
+        raise RunFolderError(f"--out is {out}, which would take the place of {same[0]}: choose another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
             ours = KEY in json.loads((out / RECORD).read_text(encoding="utf-8"))

@@ -114,6 +114,7 @@ def score(options: ScoreOptions) -> ScoreTable | None:
         raise RunFolderError("name the folder of an experiment with --on, or a corpus with --text")
     if options.adapters and len(options.models) != 1:
         raise ModelError(f"--adapter needs one MODEL that it is of, and {len(options.models)} are named")
+    _check_effect(options)
     work = None if options.on is None else open_work(options.on)
     if options.training_texts is not None:
         if work is None:
@@ -127,6 +128,21 @@ def score(options: ScoreOptions) -> ScoreTable | None:
     names: list[tuple[str, Path | None]] = [(name, None) for name in options.models]
     names += [(options.models[0], adapter) for adapter in options.adapters]
     return tabulate(test, names, options.context, options.device)
+
+
+def _check_effect(options: ScoreOptions) -> None:
+    """Refuse an option that has no effect, and a model that is named twice."""
+    for name, value, has in (
+        ("--test", options.test, options.on is not None),
+        ("--limit", options.limit, options.text is not None),
+        ("--context", options.context, bool(options.models)),
+    ):
+        if value is not None and not has:
+            needed = {"--test": "an experiment (--on)", "--limit": "--text", "--context": "a MODEL"}[name]
+            raise ModelError(f"{name} is {value}, which has an effect with {needed} alone: omit it")
+    names = [*options.models, *map(str, options.adapters)]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ModelError(f"{twice[0]} is named twice: name each model once")
 
 
 def tabulate(
@@ -258,6 +274,12 @@ def _sentence(row: Row, first: str, scope: str, effective: float) -> str:
     if answer == NONE:
         return f"There is no difference above {WORTH_KNOWING:.1%}: the {what} of {row.name} is at most {bounds}."
     return f"Nothing can be told yet: the {what} of {row.name} is at most {bounds} than that of {first}."
+
+
+def check_file(out: Path | None) -> None:
+    """Refuse a place that is no file, before anything is scored."""
+    if out is not None and out.is_dir():
+        raise RunFolderError(f"--out is {out}, which is a folder: name a file")
 
 
 def print_scores(made: ScoreTable, out: Path | None, *, as_json: bool) -> None:

@@ -208,3 +208,27 @@ def test_the_corpus_without_damage_is_better_to_distil_on(
     assert isinstance(students, CorporaDistilled)
     assert students.sentence == found["sentence"]
     assert found["sentence"] in repr(students)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--hidden", "nan"), "--hidden nan, expected one above 0"),
+        (("--temperature", "inf"), "--temperature is inf and --hidden 0"),
+    ],
+)
+def test_a_weight_that_is_no_number_is_refused(refine: Refine, made: Path, words: tuple[str, ...], says: str) -> None:
+    """Before the folder is made, and not as a learning rate."""
+    done = refine(*WORDS[:3], *words, "--out", "none", cwd=made)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert not (made / "none").exists()
+
+
+def test_an_adapter_is_no_teacher(refine: Refine, made: Path) -> None:
+    """And how to make a model of it."""
+    (made / "adapter").mkdir()
+    (made / "adapter" / "adapter_config.json").write_text("{}")
+    done = refine("distill", "adapter", WORDS[2], "--out", "none", cwd=made)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "adapter is an adapter, and a teacher is a model: make one of it" in done.stderr

@@ -68,6 +68,26 @@ def test_any_text_is_scored_in_bits_per_byte(refine: Refine, jsonl: Jsonl, tmp_p
     assert row["ppl_per_token"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("model", "--text", "x.jsonl", "--test", "raw"),
+            "--test is raw, which has an effect with an experiment (--on)",
+        ),
+        (("model", "--on", "work", "--limit", "3"), "--limit is 3, which has an effect with --text alone: omit it"),
+        (("--on", "work", "--context", "9"), "--context is 9, which has an effect with a MODEL alone: omit it"),
+        (("model", "model", "--text", "x.jsonl"), "model is named twice: name each model once"),
+        (("model", "--text", "x.jsonl", "--out", "."), "--out is ., which is a folder: name a file"),
+    ],
+)
+def test_an_option_of_score_without_an_effect_is_refused(refine: Refine, words: tuple[str, ...], says: str) -> None:
+    """Before anything is read."""
+    done = refine("score", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert says in done.stderr
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     pair("llama", tmp_path)
@@ -121,6 +141,8 @@ def test_an_error_leaves_nothing_behind(refine: Refine, models: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "tuned/model.safetensors ends within " in done.stderr
     assert sorted(path.name for path in models.iterdir()) == ["base", "tuned"]
+    same = refine("transfer", "extract", "base", "base", "--out", "made", "--report", "made")
+    assert "--out is made, which would take the place of made" in same.stderr
 
 
 def test_models_from_python(jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,6 +336,8 @@ def test_rows_that_cannot_be_read_are_counted(refine: Refine, jsonl: Jsonl) -> N
     ("words", "says"),
     [
         (["--kinds", "typos"], "--kinds names 'typos', expected some of exact_copy, near_copy_95"),
+        (["--kinds", ","], "--kinds is ',', which names no kind"),
+        (["--kinds", "toxic", "--evals", "x"], "--evals is for the kind eval_item, which --kinds does not name"),
         (["--share", 0], "--share is 0, expected a share above 0 and up to 1"),
         (["--share", 1.01], "--share is 1.01, expected a share above 0 and up to 1"),
         (["--kinds", "eval_item"], "eval_item: no evaluation set is named: --evals names a file or a folder"),

@@ -327,12 +327,21 @@ def test_an_adapter_without_peft_names_the_package(gpt2: Path, tmp_path: Path, m
         causal.load(str(gpt2), tmp_path)
 
 
+def test_a_folder_has_no_commit(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers would take the folder in the place of the model of the hub."""
+    monkeypatch.chdir(gpt2.parent)
+    with pytest.raises(ModelError, match=f"{gpt2.name} is a folder, which has no commit 0123456"):
+        causal.locate(f"{gpt2.name}@0123456")
+
+
 def test_a_window_beyond_the_positions_is_refused(gpt2: Path) -> None:
     """At the boundary: 48 positions hold windows of 48 tokens."""
     model = causal.load(str(gpt2))
     assert model.context(48) == model.context(None) == 48
     with pytest.raises(ModelError, match=r"--context is 49, and .* has 48 positions"):
         model.context(49)
+    with pytest.raises(ModelError, match="--context is 3, expected at least 4 tokens"):
+        model.context(3)
 
 
 def test_the_vocabulary_of_the_tests_has_no_template() -> None:

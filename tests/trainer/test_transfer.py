@@ -381,6 +381,13 @@ def test_a_header_that_safetensors_refuses_is_refused(entry: dict[str, Any], wor
         header(path)
 
 
+def test_a_choice_of_no_tensor_is_not_called_no_difference(tmp_path: Path) -> None:
+    """The models differ, elsewhere."""
+    pair("llama", tmp_path)
+    with pytest.raises(WeightsError, match="--only and --not leave out all 21 tensors that differ"):
+        extracted(tmp_path, only="no such")
+
+
 def test_a_single_file_comes_before_an_index(tmp_path: Path) -> None:
     """As in transformers, so that the difference is one of the models that are scored; an index holds names."""
     model = make("llama")
@@ -552,7 +559,7 @@ def test_options_that_cannot_be_are_refused() -> None:
         "svd": "auto",
     }
     assert options_of(**good, dtype="same", force=False).rank == 8
-    for name, value in (("rank", "0"), ("rank", "many"), ("embeddings", "some"), ("svd", "fast")):
+    for name, value in (("rank", "0"), ("rank", "many"), ("embeddings", "some"), ("svd", "fast"), ("whole", ",")):
         with pytest.raises((RankError, WeightsError), match=f"--{name} is '{value}', expected"):
             options_of(**{**good, name: value}, dtype="same", force=False)
     with pytest.raises(RankError, match=r"--energy is 1\.5, expected above 0, up to 1"):

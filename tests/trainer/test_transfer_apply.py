@@ -414,7 +414,10 @@ def test_adapters_that_do_not_suit_are_one_sentence(tmp_path: Path) -> None:
         ({"map_": "city"}, "--map is 'city', expected orthogonal, least-squares"),
         ({"space": "representation"}, "--space representation compares states on texts: name them with --on"),
         ({"space": "dreams"}, "--space is 'dreams', expected auto, weights, function, representation"),
-        ({"out": tmp_path / "base"}, "holds something else than an adapter of refine"),
+        ({"out": tmp_path / "tuned"}, "holds something else than an adapter of refine"),
+        ({"out": tmp_path / "qwen2"}, "which would take the place of"),
+        ({"out": tmp_path / "x" / ".." / "adapter"}, "which would take the place of"),
+        ({"limit": 3}, "--limit is the number of rows of --on to read, and there is no --on"),
     ):
         with pytest.raises(RefineError) as error:
             applying.apply_adapter(ApplyOptions(**{**here, **changes}))
@@ -563,6 +566,8 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     model = CausalModel("a", network, PLAIN, 48, 0, 0, 48)
     with pytest.raises(ModelError, match="the loss of the LoRA is not a finite number at step 1"):
         function.train_lora(model, [torch.arange(8)], function.LoraOptions(steps=2), None)
+    with pytest.raises(ModelError, match="--rank is 25, and no matrix of a has a rank above 24"):
+        function.train_lora(model, [torch.arange(8)], function.LoraOptions(rank=25), None)
     with pytest.raises(ModelError, match="shorter than two tokens"):
         function.train_lora(model, [], function.LoraOptions(steps=2), None)
 

@@ -89,6 +89,8 @@ def options_of(  # noqa: PLR0917  the command's options
         raise WeightsError(f"--embeddings is {embeddings!r}, expected whole or lora")
     if svd not in {"auto", "lapack"}:
         raise WeightsError(f"--svd is {svd!r}, expected auto or lapack")
+    if whole not in {"auto", "none"} and not all(whole.split(",")):
+        raise WeightsError(f"--whole is {whole!r}, expected auto, none, or names of modules")
     number = {"auto": None, "full": 0}.get(rank, int(rank) if rank.isdecimal() else None)
     method: Method = "lapack" if svd == "lapack" else "auto"
     names = None if whole == "auto" else tuple(name for name in whole.split(",") if name and whole != "none")
@@ -196,7 +198,9 @@ def plan(base: str, tuned: str, options: ExtractOptions) -> Job:
         common = {name: _head(one, first.tensors[name].shape) for name, one in second.tensors.items()}
         second = replace(second, tensors=common)
     changed = [name for name in sorted(first.tensors) if not equal(first.tensors[name], second.tensors[name])]
-    changed = [name for name in changed if _chosen(name, options)]
+    every, changed = changed, [name for name in changed if _chosen(name, options)]
+    if every and not changed:
+        raise WeightsError(f"--only and --not leave out all {len(every):,} tensors that differ, such as {every[0]}")
     if integers := [name for name in changed for one in (first, second) if one.tensors[name].kind not in FLOATS]:
         raise WeightsError(
             f"{integers[0]} differs, and holds whole numbers in one of the models: name models whose weights are floats"

@@ -127,12 +127,18 @@ def train_lora(
     The target itself is left as it is: its weights are copied. The result depends on texts, options and threads alone.
 
     Raises:
-        ModelError: peft is missing.
+        ModelError: peft is missing, the rank is too large, there are no texts, or a loss is not a finite number.
     """
     try:
         peft: Any = import_module("peft")
     except ImportError as error:
         raise ModelError("a LoRA is trained by the package peft: pip install 'refine[models]'") from error
+    linear = [one for one in target.network.modules() if type(one).__name__ in {"Linear", "Conv1D"}]
+    most = max((min(one.weight.shape) for one in linear), default=1)
+    if options.rank > most:
+        raise ModelError(
+            f"--rank is {options.rank:,}, and no matrix of {target.name} has a rank above {most:,}: take fewer"
+        )
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(options.seed)
         config = peft.LoraConfig(
