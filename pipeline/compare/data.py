@@ -13,7 +13,7 @@ import polars as pl
 from pipeline.experiments import corpus as corpora
 from pipeline.experiments.train import EXPERIMENTS, check_device, preparation
 from pipeline.ownership import check_experiment, experiment_claimed
-from pipeline.store import read_json
+from pipeline.store import RunFolderError, read_json
 from pipeline.terminal import say
 from stages.files import save_json
 from stages.stage import require
@@ -121,7 +121,10 @@ def arms(union: Union, options: TrainingOptions, folder: Path) -> Arms:
     if not record.exists():
         trained = texts.gather(np.concatenate([made.split.pool, made.split.validation]))
         save_json(record, asdict(leaks(trained, texts.gather(made.split.test))))
-    counts = Leaks(**read_json(record))
+    try:
+        counts = Leaks(**read_json(record))
+    except TypeError as error:
+        raise RunFolderError(f"{record} is damaged ({error}): remove it, and start the same command again") from None
     if counts.leaks:
         raise LeakError(
             f"{counts.leaks:,} of {counts.tested:,} test conversations have a near-duplicate in the training data, "

@@ -135,8 +135,9 @@ def distill(options: DistillOptions, command: str = "") -> Distilled:
     check_same(out, origin)
     with experiment_claimed(out, origin, "--out") as folder:
         if (folder / RECORD).exists():
+            done = load_distilled(folder)
             say(f"{folder} is complete: nothing is trained")
-            return load_distilled(folder)
+            return done
         cut = (training.pieces(teacher, one, context) for one in (texts.train, texts.validation))
         course = Course(folder, teacher, student, texts, training.Texts(*cut), settings)
         for note in (*notes, *course.notes()):
@@ -275,7 +276,7 @@ def check_same(folder: Path, origin: Mapping[str, Any]) -> None:
     if not (folder / CLAIM).is_file():
         return
     before = read_json(folder / CLAIM).get("distilled")
-    if before is None:
+    if not isinstance(before, dict):
         raise RunFolderError(f"{folder} is the folder of another command: choose another --out")
     for name, value in origin["distilled"].items():
         if before.get(name) != value:
@@ -504,7 +505,18 @@ def card(made: Distilled, options: DistillOptions, digest: str) -> str:
 
 
 def load_distilled(folder: Path) -> Distilled:
-    """The outcome of a finished folder, from its record."""
+    """The outcome of a finished folder, from its record; a RunFolderError if that is damaged."""
+    try:
+        made = _parsed(folder)
+        lines(made)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(
+            f"{folder / RECORD} is damaged ({error}): remove it, and start the same command again"
+        ) from error
+    return made
+
+
+def _parsed(folder: Path) -> Distilled:
     values = {name: value for name, value in read_json(folder / RECORD).items() if name in DISTILLED}
     rows = []
     for row in values["table"]["rows"]:

@@ -107,7 +107,7 @@ def check_out(out: Path, *read: Path | str) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         try:
             ours = KEY in json.loads((out / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             ours = False
         if not ours:
             raise RunFolderError(f"{out} holds something else than an adapter of refine: choose another --out")

@@ -82,7 +82,7 @@ def _read(out: Path) -> dict[str, Any]:
     try:
         report = json.loads((out / MARK).read_text(encoding="utf-8"))
         return {**report, "files": list(map(str, report["files"]))} if "refine_report" in report else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -38,7 +38,7 @@ from pipeline.search.trials import RAW, Development, Mask
 from pipeline.signals import RuleInputs
 from pipeline.sources import Source
 from pipeline.sources.rows import SourceError
-from pipeline.store import Store, read_json
+from pipeline.store import RunFolderError, Store, read_json
 from pipeline.terminal import ProgressReporter, say
 from stages.files import read_frame, save, save_json
 from trainer.prepare.arms import ArmsError, Union, distinct
@@ -339,8 +339,10 @@ def confirmation(picked: Trial, compared: Comparison) -> Confirmation:
 
 def remember(confirmed: Confirmation, path: Path) -> list[Confirmation]:
     """Keep a confirmation, and return those of other plans: each was a look at the same test part."""
-    rows = read_json(path)["confirmations"] if path.exists() else []
-    earlier = [Confirmation.parse(row) for row in rows]
+    try:
+        earlier = [Confirmation.parse(row) for row in read_json(path)["confirmations"]] if path.exists() else []
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path} is damaged ({error}): remove it, and start the same command again") from None
     earlier = [one for one in earlier if (one.key, one.network) != (confirmed.key, confirmed.network)]
     save_json(path, {"confirmations": [asdict(one) for one in (*earlier, confirmed)]})
     return [one for one in earlier if one.key != confirmed.key]

@@ -63,7 +63,7 @@ class Development:
         try:
             rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
             return {row["key"]: Trial.parse(row) for row in rows if row["context"] == self.context}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFolderError(f"{self.path} is damaged ({error}): remove it, and start again") from None
 
     def keep(self, trials: Sequence[Trial]) -> None:

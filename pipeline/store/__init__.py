@@ -138,9 +138,11 @@ def _mounted(url: str) -> Store:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file of the run; raises `RunFolderError` if it is not JSON."""
+    """Read a JSON file of the run; raises `RunFolderError` if it holds no JSON object."""
     try:
-        value: dict[str, Any] = json.loads(fetch(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(fetch(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): remove it and start the run again") from error
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path} is not a JSON object: remove it and start the run again")
     return value

@@ -232,3 +232,30 @@ def test_an_adapter_is_no_teacher(refine: Refine, made: Path) -> None:
     done = refine("distill", "adapter", WORDS[2], "--out", "none", cwd=made)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "adapter is an adapter, and a teacher is a model: make one of it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("record.json", "[]"),
+        ("record.json", "{}"),
+        ("record.json", "[" * 100_000),
+        ("record.json", '{"tokens": "many"}'),
+        ("experiment.json", "null"),
+        ("experiment.json", '{"distilled": "x"}'),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(refine: Refine, made: Path, name: str, text: str) -> None:
+    """And no bug."""
+    words = (*WORDS[:3], "--tokens", "600", "--context", "64", "--out", "damaged")
+    whole = refine(*words, cwd=made)
+    assert whole.returncode == 0, whole.stderr
+    path = made / "damaged" / name
+    before = path.read_text()
+    changed = json.dumps({**json.loads(before), **json.loads(text)}) if text.startswith('{"') else text
+    path.write_text(changed)
+    done = refine(*words, cwd=made)
+    path.write_text(before)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "bug in refine" not in done.stderr
+    assert "remove it" in done.stderr or "choose another --out" in done.stderr

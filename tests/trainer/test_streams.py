@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests.conftest import ROOT
 from tests.strategies import ODD, texts
+from trainer.experiment.records import DamagedError, read
 from trainer.prepare import streams, vocabulary
 from trainer.prepare.split import SplitError, effective, renumber, small, split, split_by_position
 from trainer.prepare.streams import Stream, StreamError
@@ -521,3 +522,14 @@ def test_the_presets_split_by_position() -> None:
         SplitError, match=r"509 conversations .* samples 500 to 509, counted from 0: expected at least 510"
     ):
         split_by_position(509, validation=range(500, 510))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", "[" * 100_000])
+def test_damaged_json_of_an_experiment_is_named(text: str, tmp_path: Path) -> None:
+    """Of a stream and of a training run, nested too deeply too."""
+    for name in ("stream.json", "record.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(StreamError, match="holds no complete token stream"):
+        streams.load(tmp_path)
+    with pytest.raises(DamagedError, match=r"record.json cannot be read"):
+        read(tmp_path)

@@ -80,7 +80,7 @@ def read(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         for key in ("ppl", "nats", "bits_per_byte", "test_tokens", "tokens", "seed"):
             float(record[key])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(_read_error(folder, "record.json", error)) from None
     return record
 

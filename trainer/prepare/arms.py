@@ -165,7 +165,7 @@ def load(folder: Path, preset: Preset) -> Arms | None:
             pools[name], tests[name] = np.zeros(len(common.pool), np.bool_), np.zeros(len(common.test), np.bool_)
             pools[name][np.load(folder / f"{file}.npy", allow_pickle=False)] = True
             tests[name][test] = True
-    except (OSError, EOFError, ValueError, IndexError, TypeError) as error:
+    except (OSError, EOFError, ValueError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise PreparedError(f"the data in {folder} are damaged ({error}): remove that folder and start again") from None
     nothing = np.empty(0, np.int64)
     size = common.record.vocabulary

@@ -236,7 +236,7 @@ def load(folder: Path, arm: str = "") -> ExperimentData:
         keys, clusters = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("keys", "clusters"))
         whole = (table is None or table.shape == record.table) and len(keys) == len(pool)
         whole = whole and len(clusters) == len(test)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, streams.StreamError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, streams.StreamError) as error:
         raise PreparedError(f"the data in {folder} are damaged ({error}): remove that folder and start again") from None
     if not whole:
         raise PreparedError(

@@ -228,7 +228,7 @@ def load(folder: Path) -> Stream:
         layout = json.loads((folder / "stream.json").read_bytes())
         arrays = {name: np.load(folder / f"{name}.npy", "r", allow_pickle=False) for name in ARRAYS}
         return Stream(**arrays, end=int(layout["end"]), separated=bool(layout["separated"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StreamError(f"{folder} holds no complete token stream ({error}): make it again") from error
 
 
