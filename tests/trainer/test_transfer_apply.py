@@ -25,9 +25,10 @@ from pipeline.models.apply import ApplyOptions
 from pipeline.models.score import ScoreTable
 from pipeline.models.work import bits as bits_of
 from pipeline.models.work import read_texts
-from tests.trainer.test_causal import ENDS, PLAIN, save_tokenizer
+from tests.trainer.test_causal import ENDS, PLAIN, save_gpt2, save_tokenizer
 from tests.trainer.test_transfer import MODELS, RANK, base, extracted, logits, make, pair, tune
 from trainer.causal import CausalModel, ModelError
+from trainer.causal import load as causal_load
 from trainer.transfer import function, representation
 from trainer.transfer.adapter import Adapter
 from trainer.transfer.apply import open_transfer, relation, write_adapter, write_model
@@ -341,6 +342,14 @@ def test_nothing_is_written_where_nothing_carries_over(family: Path, tmp_path: P
     assert made.sentence.startswith("Nothing carries over")
     assert made.folder is None
     assert sorted(one.name for one in tmp_path.iterdir()) == ["old.jsonl"]
+
+
+def test_a_model_writes_no_padding_rows(tmp_path: Path) -> None:
+    """Another model of the same vocabulary may not have them."""
+    save_gpt2(tmp_path, 512, **ENDS)
+    model = causal_load(str(tmp_path))
+    assert model.ids < 512
+    assert max(int(ids.max()) for ids in function.write_texts(model, 0, 8)) < model.ids
 
 
 def test_texts_near_the_test_set_are_left_out(

@@ -97,10 +97,11 @@ def pieces(model: CausalModel, conversations: pl.DataFrame) -> list[Tensor]:
 
 @torch.no_grad()
 def write_texts(model: CausalModel, seed: int, count: int = WRITTEN) -> list[Tensor]:
-    """Windows that a model writes itself at temperature 1, from its start token."""
+    """Windows that a model writes itself at temperature 1, from its start token, in ids that the tokenizer knows."""
     if model.start is None:
         raise ModelError(f"{model.name} has no token to write from: give texts with --on")
     size = min(WINDOW, model.positions or WINDOW)
+    padding = list(range(model.ids, len(model.network.get_output_embeddings().weight)))
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         start = torch.full((count, 1), model.start, device=model.network.device)
@@ -110,6 +111,7 @@ def write_texts(model: CausalModel, seed: int, count: int = WRITTEN) -> list[Ten
             do_sample=True,
             top_k=0,
             max_new_tokens=size - 1,
+            suppress_tokens=padding or None,
             pad_token_id=model.end if model.end is not None else model.start,
         )
     return [row.cpu() for row in ids]
