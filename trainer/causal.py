@@ -38,6 +38,10 @@ MAX_LOGITS_DEVICE = 1 << 27
 """Maximum number of logits of a batch on an accelerator."""
 ADAPTER = "adapter_config.json"
 """File that makes a folder an adapter of PEFT."""
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
+"""Types of adapters that put tokens of their own before a text."""
+PROMPT = "prompt_embeddings"
+"""Tensor of a prefix, which PEFT loads apart from those of modules."""
 TOKENS = "tokens.safetensors"
 """File of an adapter with the rows that a grown vocabulary adds to the embeddings, by their names."""
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "spiece.model")
@@ -257,10 +261,16 @@ def _adapted(network: Any, adapter: Path) -> Any:  # noqa: ANN401  transformers 
         raise ModelError("an adapter needs the package peft: pip install 'refine[models]'") from error
     if not (adapter / ADAPTER).is_file():
         raise ModelError(f"{adapter} is not the folder of an adapter: it holds no {ADAPTER}")
+    if (kind := str(read_config(adapter / ADAPTER).get("peft_type"))) in PROMPTS:
+        raise ModelError(
+            f"{adapter} is an adapter of type {kind}, which puts tokens before a text: name one of another type, such "
+            "as LoRA"
+        )
     try:
         adapted = PeftModel.from_pretrained(network, str(adapter))
         about = adapted.load_adapter(str(adapter), "default")  # again, for what the first does not say
-        if wrong := [*about.missing_keys, *about.unexpected_keys]:
+        unread = [name for name in about.unexpected_keys if name != PROMPT]
+        if wrong := [*about.missing_keys, *unread]:
             what = "lacks" if about.missing_keys else "has, with no place in the model,"
             raise ModelError(f"it {what} {len(wrong)} tensors, such as {wrong[0]}")  # noqa: TRY301
         return adapted if not (adapter / TOKENS).is_file() else _grown(adapted.merge_and_unload(), adapter / TOKENS)

@@ -209,6 +209,22 @@ def test_an_adapter_of_which_a_tensor_is_not_read_is_refused(
         causal.load(str(gpt2), tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["PrefixTuningConfig", "IA3Config", "PromptTuningConfig"])
+def test_adapters_of_other_kinds(kind: str, gpt2: Path, tmp_path: Path) -> None:
+    """A prefix and factors of activations are scored; tokens before a text are not its own."""
+    peft = pytest.importorskip("peft")
+    from transformers import GPT2LMHeadModel
+
+    more = {} if kind == "IA3Config" else {"num_virtual_tokens": 2}
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", **more)
+    peft.get_peft_model(GPT2LMHeadModel.from_pretrained(gpt2), config).save_pretrained(tmp_path)
+    if kind == "PromptTuningConfig":
+        with pytest.raises(ModelError, match="is an adapter of type PROMPT_TUNING, which puts tokens before a text"):
+            causal.load(str(gpt2), tmp_path)
+    else:
+        assert np.isfinite(causal.score(causal.load(str(gpt2), tmp_path), frame(CHATS), 33).nats).all()
+
+
 CONFIGS: dict[str, Callable[[str], str]] = {
     "config": lambda _: "[]",
     "config cut": lambda text: text[:50],
