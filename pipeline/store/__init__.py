@@ -141,8 +141,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of the run; raises `RunFolderError` if it holds no JSON object."""
     try:
         value = json.loads(fetch(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        if not isinstance(value, dict):
+            raise TypeError(f"a {type(value).__name__}, expected an object")  # noqa: TRY301  said below
+    except (ValueError, TypeError, RecursionError) as error:
         raise RunFolderError(f"{path} is not valid JSON ({error}): remove it and start the run again") from error
-    if not isinstance(value, dict):
-        raise RunFolderError(f"{path} is not a JSON object: remove it and start the run again")
     return value

@@ -84,7 +84,7 @@ def test_a_manifest_from_before_there_were_remarks_loads() -> None:
 @pytest.mark.parametrize(
     ("table", "why"),
     [
-        ([], "list indices"),
+        ([], "a list, expected an object"),
         ({}, "it lacks 'source'"),
         (_without(("counts", "refined")), "it lacks 'refined'"),
         (_without(("plan", "rules", 0, "dropped")), "it lacks 'dropped'"),

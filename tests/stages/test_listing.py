@@ -154,7 +154,8 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path, refine: Refine)
 def test_tables_of_text_beside_records_are_left_out(tmp_path: Path) -> None:
     """They describe the records; alone they are records. Evaluation sets in one folder are of many formats."""
     folder(tmp_path / "in", "a.jsonl", "stats.csv", "b/index.tsv.gz")
-    folder(tmp_path / "tables", "a.csv", "b.tsv")
+    for path in ("a.csv", "b.tsv"):
+        (folder(tmp_path / "tables", path) / path).write_text("text\na text\n")
     for place, files_of in PLACES.items():
         names = [path.name for path in files_of(tmp_path / "in")]
         assert names == (["a.jsonl", "index.tsv.gz", "stats.csv"] if place == "evals" else ["a.jsonl"])
