@@ -35,7 +35,7 @@ demo: setup
 	@echo "The damage was planted: the table of the audit says which of it the rules found. Look at"
 	@echo "reports/planted/index.html, reports/planted-compare/index.html, and data/runs/planted: README.md (the dataset"
 	@echo "card), refined/, rejected/. Then: $(BIN)/refine show data/runs/planted"
-	@echo "and, in less than half an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/planted"
+	@echo "and, in about half an hour, the experiment itself: $(BIN)/refine compare raw refined --run data/runs/planted"
 
 # refine dedup beside its peers, which get a venv of their own: a table in Markdown
 bench: setup .venv-bench/.ready

@@ -28,7 +28,7 @@ LOOK = 0.001
 SEEDS = 3
 """Pairs per budget if the budgets are not the default ones."""
 BUDGET_DIVISOR = 1.6
-"""Divisor of the preset's budgets, so that two corpora with baselines take less than half an hour on two cores."""
+"""Divisor of the preset's budgets, so that two corpora with baselines take about half an hour on two cores."""
 
 
 @dataclass(frozen=True)

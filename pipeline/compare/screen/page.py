@@ -111,7 +111,7 @@ def _to_know_more(comparison: Comparison) -> str:
     if experiment is None:
         return (
             "N-gram models see what five tokens show. The same command without --screen trains networks, which takes "
-            "less than half an hour with the default budgets."
+            "about half an hour with the default budgets."
         )
     now, then = (share(forecast(experiment, screened, times).level) for times in (1, 4))
     return (
