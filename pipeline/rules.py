@@ -229,7 +229,8 @@ def _check_top(rule: KeepTop, signals: pl.Schema) -> None:
     sizes = [size for size in (rule.share, rule.conversations, rule.tokens) if size]
     if len(sizes) != 1 or sizes[0] < 0 or rule.share > 1:
         raise RuleError(f"{here}: expected one of share (above 0, at most 1), conversations and tokens")
-    if rule.value(_unknown_rows(rule, signals)).len() != 2 or _looks_at_all(rule.expression()):  # noqa: PLR2004
+    rows = _unknown_rows(rule, signals)
+    if rule.value(rows).len() != rows.height or _looks_at_all(rule.expression()):
         raise RuleError(f"{here}: {rule.by!r} looks at all conversations at once, expected a value of each one")
 
 

@@ -30,8 +30,8 @@ class LeakError(TrainerError):
 
 
 TEST_TOKENS = 300_000
-"""Tokens of the test set. How much a placebo rule is better than another depends on the test conversations; in 100,000
-tokens of the embedded corpus this has twice the spread (tests/bench/README.md, Goals)."""
+"""Tokens of the test set. How much placebo rules differ depends on the test conversations: on 100,000 tokens of the
+embedded corpus, their spread is twice as large (tests/bench/README.md, Goals)."""
 
 
 @dataclass(frozen=True)

@@ -132,13 +132,12 @@ def score(options: ScoreOptions) -> ScoreTable | None:
 
 def _check_effect(options: ScoreOptions) -> None:
     """Refuse an option that has no effect, and a model that is named twice."""
-    for name, value, has in (
-        ("--test", options.test, options.on is not None),
-        ("--limit", options.limit, options.text is not None),
-        ("--context", options.context, bool(options.models)),
+    for name, value, needed, there in (
+        ("--test", options.test, "an experiment (--on)", options.on is not None),
+        ("--limit", options.limit, "--text", options.text is not None),
+        ("--context", options.context, "a MODEL", bool(options.models)),
     ):
-        if value is not None and not has:
-            needed = {"--test": "an experiment (--on)", "--limit": "--text", "--context": "a MODEL"}[name]
+        if value is not None and not there:
             raise ModelError(f"{name} is {value}, which has an effect with {needed} alone: omit it")
     names = [*options.models, *map(str, options.adapters)]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
