@@ -66,6 +66,7 @@ class CausalModel:
         positions: maximum tokens of a window; None if unlimited.
         revision: the commit of a model of the hub; empty for a folder.
         chats: the vocabulary, if the model reads conversations by the chat template; else None.
+        unread: names of tensors of its files that have no place in the network.
     """
 
     name: str
@@ -77,6 +78,7 @@ class CausalModel:
     positions: int | None
     revision: str = ""
     chats: Vocabulary | None = None
+    unread: tuple[str, ...] = ()
 
     def context(self, asked: int | None) -> int:
         """Tokens of a window: those asked for, or 512, or as many as the model has positions; else a ModelError."""
@@ -88,6 +90,11 @@ class CausalModel:
 
     def notes(self) -> Iterator[str]:
         """What a reader must know of how it reads text."""
+        if self.unread:
+            yield (
+                f"{len(self.unread)} tensors of the files of {self.name}, such as {self.unread[0]}, have no place in "
+                "the model that its config.json describes: they are not used"
+            )
         if self.start is None:
             yield (
                 f"{self.name} has neither a start nor an end-of-text token: the first token of each conversation is "
@@ -119,7 +126,8 @@ def load(name: str, adapter: Path | None = None, device: str = "cpu", source: st
     elif adapter is not None:
         label = f"{name} + {adapter}"
     with quiet():
-        network = load_network(name).to(device)
+        network, unread = load_network(name)
+        network = network.to(device)
         revision = getattr(network.config, "_commit_hash", None) or ""
         if adapter is not None:
             network = _adapted(network, adapter)
@@ -151,11 +159,16 @@ def load(name: str, adapter: Path | None = None, device: str = "cpu", source: st
         positions,
         revision,
         chats,
+        unread,
     )
 
 
-def load_network(name: str) -> Any:  # noqa: ANN401  transformers has no types
-    """Load a causal language model in float32 from a folder or the hub, or raise a ModelError; no code of it is run."""
+def load_network(name: str) -> tuple[Any, tuple[str, ...]]:
+    """Load a causal language model in float32 from a folder or the hub, or raise a ModelError; no code of it is run.
+
+    Returns:
+        The model, and the names of tensors of its files that have no place in it.
+    """
     import_module("trainer.cvfp.causal")  # our own architecture
     classes: Any = import_module("transformers").AutoModelForCausalLM
     place, revision = locate(name)
@@ -183,7 +196,7 @@ def load_network(name: str) -> Any:  # noqa: ANN401  transformers has no types
             f"{name} does not have the shapes that its config.json says: {tensor} is {found}, expected {expected}; get "
             "both files again"
         )
-    return network
+    return network, tuple(sorted(about["unexpected_keys"]))
 
 
 def load_tokenizer(name: str) -> Any:  # noqa: ANN401  transformers has no types

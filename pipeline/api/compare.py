@@ -13,6 +13,7 @@ from pipeline.compare.data import TrainingOptions
 from pipeline.compare.result import Comparison
 from pipeline.experiments.train import numbers
 from pipeline.report.run.checks import Bounds
+from pipeline.store.bucket import check_local
 from trainer.prepare.choices import Choices
 
 FLAGS = {"exclude": "not", "as_": "as", "map_": "map"}
@@ -59,7 +60,7 @@ def compare(
         run: the run that raw and refined belong to; by default the one that finished last.
         target: what you train for, a run, a file, a folder or a hub id: a third test set, which the verdict is about.
         budgets: training tokens; by default 6,250 to 200,000, each twice the previous one; half of that for a screen.
-        seeds: training runs per budget and corpus; by default 20 for all budgets together, and 24 of a screen.
+        seeds: training runs per budget and corpus; by default 16 for all budgets together, and 24 of a screen.
         network: cvfp, transformer, gru, or all; the verdict is then that of cvfp.
         loss: tokens that networks are trained to predict: all, or replies.
         precision: of matrix products in training: float32 or bf16.
@@ -88,6 +89,7 @@ def compare(
         RefineError: the corpora cannot be compared; the message says why and what to do.
     """
     typed = words("compare", compare, dict(locals()), ("first", "second"))
+    check_local(out, work)
     choices = Choices(tokenizer, embeddings, test_tokens)
     counts = token_counts(budgets)
     options = CompareOptions(

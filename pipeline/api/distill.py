@@ -17,6 +17,7 @@ from pipeline.models import distill as distilling
 from pipeline.models import distill_corpora as both
 from pipeline.models.distill import Distilled, DistillOptions
 from pipeline.models.distill_corpora import CorporaDistilled
+from pipeline.store.bucket import check_local
 
 SAME = (
     *("student", "tokens", "stages", "alpha", "temperature", "hidden", "context", "batch", "seed", "device", "compare"),
@@ -55,7 +56,7 @@ def distill(
     *,
     out: Path | str | None = None,
     run: Path | str | None = None,
-    seeds: int = 3,
+    seeds: int | None = None,
     student: str = "auto",
     tokens: int = 1_000_000,
     stages: str = "auto",
@@ -79,7 +80,7 @@ def distill(
         sources: a corpus: a run, a file, a folder or a hub id; or two, to find out which is better to distil on.
         out: folder of the student or students; by default one in data/experiments/.
         run: the run that raw and refined belong to; by default the one that finished last.
-        seeds: students of each of two corpora.
+        seeds: students of each of two corpora; by default 3.
         student: mamba2, mamba, cvfp, or hybrid:K with K attention layers of the teacher; auto is mamba2.
         tokens: training tokens, over all stages.
         stages: 3; 2,3; or 1,2,3: matrices, hidden states, logits. auto is 3.
@@ -100,6 +101,7 @@ def distill(
         RefineError: the teacher, a corpus or an option does not serve; the message says why and what to do.
     """
     given = dict(locals())
+    check_local(out)
     names = [name_of(one) for one in ([sources] if isinstance(sources, str | Path | Run) else sources)]
     command = shlex.join(("refine", "distill", str(teacher), *names, *words("", distill, given, ())[1:]))
     options = DistillOptions(

@@ -19,6 +19,7 @@ from pipeline.models import score as scoring
 from pipeline.models.apply import Applied, ApplyOptions
 from pipeline.models.extract import HEAD, Extracted
 from pipeline.models.score import ScoreOptions, ScoreTable
+from pipeline.store.bucket import check_local
 from stages.files import save_json
 from trainer.transfer.extract import options_of
 
@@ -121,6 +122,7 @@ def score(
     Raises:
         RefineError: a model, the experiment or the corpus does not serve; the message says why and what to do.
     """
+    check_local(training_texts, out)
     options = ScoreOptions(
         tuple(map(str, _several(models))),
         tuple(map(Path, _several(adapter))),
@@ -129,12 +131,14 @@ def score(
         *(test, context, device, limit),
         None if training_texts is None else Path(training_texts),
     )
+    place = None if out is None else Path(out)
+    scoring.check_file(place, options)
     with terminal.progress(show=progress):
         made = scoring.score(options)
     if made is None:
         return None
-    if out is not None:
-        save_json(Path(out), made.as_dict())
+    if place is not None:
+        save_json(place, made.as_dict())
     return Scores(**_values(made))
 
 
@@ -182,6 +186,7 @@ def transfer_extract(
         RefineError: a model or an option does not serve; the message says why and what to do.
     """
     command = _command("extract", transfer_extract, dict(locals()), ("base", "tuned"))
+    check_local(out, report)
     names = whole if isinstance(whole, str) else ",".join(whole) or "none"
     options = options_of(str(rank), energy, max_rank, names, embeddings, only, exclude, svd, dtype, force=force)
     work, page = (None if place is None else Path(place) for place in (score, report))
@@ -232,6 +237,7 @@ def transfer_apply(
         RefineError: a model, the texts or an option does not serve; the message says why and what to do.
     """
     command = _command("apply", transfer_apply, dict(locals()), ("adapter", "target"))
+    check_local(out)
     options = ApplyOptions(
         *(Path(adapter), str(target), Path(out), space, scale),
         None if on is None else name_of(on),

@@ -18,6 +18,7 @@ from pipeline.plant import audit as auditing
 from pipeline.plant.audit import UNTOUCHED, Recall
 from pipeline.sources.fields import with_fields
 from pipeline.store import RunFolderError, Store, read_json
+from pipeline.store.bucket import check_local
 from stages.files import read_frame, save_frame, scratch
 
 SHARD_ROWS = 100_000
@@ -135,6 +136,7 @@ def plant(
         raise PlantError("--evals is for the kind eval_item, which --kinds does not name: omit one of them")
     options = PlantOptions(chosen, share, seed, "" if evals is None else str(evals))
     place = Path(out)
+    check_local(out)
     _check_out(place, source)
     data = sources.find(None if source is None else str(source), split=split, config=config, revision=revision)
     with tempfile.TemporaryDirectory(prefix="refine-plant-") as folder:

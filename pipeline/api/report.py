@@ -15,6 +15,7 @@ from pipeline.report.run import sections
 from pipeline.report.run.bands import in_bands
 from pipeline.report.run.checks import Bounds, check
 from pipeline.report.run.frame import kinds, read_run
+from pipeline.store.bucket import check_local
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +69,7 @@ def report(
     """
     folder = run.path if isinstance(run, Run) else Path(run)
     place = REPORTS / folder.resolve().name if out is None else Path(out)
+    check_local(out)
     with terminal.progress(show=progress):
         bounds = Bounds(min_kept, max_kept)
         folders.check(place)

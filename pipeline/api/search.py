@@ -15,6 +15,7 @@ from pipeline.search import SearchOptions
 from pipeline.search import search as carry_out
 from pipeline.search.findings import Goal
 from pipeline.search.result import Search
+from pipeline.store.bucket import check_local
 from trainer.prepare.choices import Choices
 
 
@@ -54,7 +55,7 @@ def search(
         screen: test the picked plan by n-gram models too, in the place of networks.
         budgets: training tokens of the test; by default 6,250 to 200,000, each twice the previous one; half of that for
             a screen.
-        seeds: training runs per budget of the test; by default 20 for all budgets together, and 24 of a screen.
+        seeds: training runs per budget of the test; by default 16 for all budgets together, and 24 of a screen.
         out: folder of the search, which the same call continues; by default one in data/experiments/.
         workers: worker processes and parallel training runs; 0: one per core.
         test_tokens: tokens of the development and of the test part of the target.
@@ -69,6 +70,7 @@ def search(
         RefineError: the search cannot be carried out; the message says why and what to do.
     """
     given = dict(locals())
+    check_local(out)
     name = None if source is None else text(source)
     options = SearchOptions(
         source=sources.find(name, split=split, config=config, revision=revision),

@@ -66,7 +66,7 @@ def score(
     options = scoring.ScoreOptions(
         *(tuple(models or ()), tuple(adapter or ()), on, text, test, context, device, limit, training_texts)
     )
-    scoring.check_file(out)
+    scoring.check_file(out, options)
     made = scoring.score(options)
     if made is not None:
         scoring.print_scores(made, out, as_json=as_json)
@@ -205,7 +205,9 @@ def distill(
     run: Annotated[
         Path | None, typer.Option(metavar="RUN", help="The run of raw and refined. By default the latest one.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Students of each of two corpora.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Students of each of two corpora. By default 3.")
+    ] = None,
     student: Annotated[
         str,
         typer.Option(

@@ -9,10 +9,12 @@ import typer
 def local(path: Path | None) -> Path | None:
     """A path that is written to: only a run may be in a bucket."""
     if ":/" in str(path):  # else the import is not worth its time
-        from pipeline.store.bucket import url_of
+        from pipeline.store.bucket import PlaceError, check_local
 
-        if url := url_of(str(path)):
-            raise typer.BadParameter(f"{url} is a URL, expected a path: only `refine run` writes to a bucket")
+        try:
+            check_local(path)
+        except PlaceError as error:
+            raise typer.BadParameter(str(error)) from error
     return path
 
 
@@ -143,7 +145,7 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Training runs per budget and corpus. By default 20 for all budgets together; 24 orders of a screen.",
+        help="Training runs per budget and corpus. By default 16 for all budgets together; 24 orders of a screen.",
     ),
 ]
 Workers = Annotated[

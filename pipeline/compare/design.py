@@ -15,7 +15,7 @@ from trainer.presets import Preset
 
 MIN_BUDGETS, MIN_DECADES, MIN_PAIRS = 5, 1.5, 8
 """Minimum design of a conclusion: budgets, log10 of the largest over the smallest budget, pairs of training runs."""
-PAIRS = (2, 4, 8, 4, 1, 1)
+PAIRS = (2, 3, 6, 3, 1, 1)
 """Pairs of training runs by budget, ascending.
 
 At the third budget a training step tells most about the level: below it runs differ more between orders and take as
@@ -79,14 +79,15 @@ class Design:
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.
 
-        Baselines that are trained skip the largest of the default budgets, where they would take as long as all else.
+        Baselines that are trained skip the two largest of the default budgets, where they would take as long as all
+        others.
         """
         jobs = {
             (kind, name): arm_jobs(arms, kind, name, self.pairs, device) for kind in self.networks for name in names
         }
         for kind in self.baselines:
             cheap = KINDS[kind].cheap
-            budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-1]
+            budgets = self.budgets if cheap or len(self.budgets) < len(PAIRS) else self.budgets[:-2]
             for name in names if cheap else names[:1]:
                 jobs[kind, name] = arm_jobs(arms, kind, name, [(budget, 0) for budget in budgets], device)
         return jobs

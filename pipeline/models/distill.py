@@ -130,6 +130,7 @@ def distill(options: DistillOptions, command: str = "") -> Distilled:
     teacher, student = load_pair(options, stages)
     context = teacher.context(options.context)
     texts, digest, notes = read_corpus(options.source, options.score, options.limit)
+    notes = (*notes, *teacher.notes())
     settings = settings_of(options, teacher, stages)
     origin = origin_of(options, settings, teacher, digest, context)
     check_same(out, origin)

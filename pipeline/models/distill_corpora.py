@@ -40,6 +40,8 @@ from trainer.scaling.spread import half_width
 
 STUDENTS = "students"
 """Folder of the students, one for each corpus and seed."""
+SEEDS = 3
+"""Default number of students of each corpus."""
 Nats = NDArray[np.float64]
 
 
@@ -83,7 +85,7 @@ class CorporaDistilled:
 
 
 def distill_on(
-    options: DistillOptions, sources: Sequence[str], run: Path | None, seeds: int, command: str
+    options: DistillOptions, sources: Sequence[str], run: Path | None, seeds: int | None, command: str
 ) -> Distilled | CorporaDistilled:
     """Distil on one corpus, or on two to find out which is better.
 
@@ -94,17 +96,21 @@ def distill_on(
 
     if len(sources) not in {1, 2}:
         raise DistillError(f"there are {len(sources)} corpora to distil on: name one or two")
+    if seeds is not None and seeds < 1:
+        raise DistillError(f"--seeds is {seeds}, expected at least 1")
     if len(sources) == 1:
         if run is not None:
             raise DistillError("--run names the run of raw and refined, and one corpus is named: name both")
+        if seeds is not None:
+            raise DistillError("--seeds is for two corpora, and one is named: omit it, or name both")
         return distilling.distill(options, command)
     if options.compare or options.score is not None:
         raise DistillError("--compare and --score are for one corpus, and two are named: omit them")
-    return distill_corpora(options, sources[1], run, seeds, command)
+    return distill_corpora(options, sources[1], run, SEEDS if seeds is None else seeds, command)
 
 
 def distill_corpora(
-    options: DistillOptions, second: str, run: Path | None = None, seeds: int = 3, command: str = ""
+    options: DistillOptions, second: str, run: Path | None = None, seeds: int = SEEDS, command: str = ""
 ) -> CorporaDistilled:
     """Distil a teacher on two corpora, `options.source` and `second`, at equal tokens and seeds, and compare them.
 

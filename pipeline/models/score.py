@@ -275,10 +275,12 @@ def _sentence(row: Row, first: str, scope: str, effective: float) -> str:
     return f"Nothing can be told yet: the {what} of {row.name} is at most {bounds} than that of {first}."
 
 
-def check_file(out: Path | None) -> None:
-    """Refuse a place that is no file, before anything is scored."""
+def check_file(out: Path | None, options: ScoreOptions) -> None:
+    """Refuse a place of the result that is no file or has no effect, before anything is scored."""
     if out is not None and out.is_dir():
         raise RunFolderError(f"--out is {out}, which is a folder: name a file")
+    if out is not None and options.training_texts is not None and not options.models:
+        raise ModelError(f"--out is {out}, which has an effect with a MODEL alone: omit it")
 
 
 def print_scores(made: ScoreTable, out: Path | None, *, as_json: bool) -> None:

@@ -11,11 +11,12 @@ import polars as pl
 from pipeline.plant.kinds import KINDS, Kind
 from pipeline.plant.material import MissingTextError, Texts
 from pipeline.plant.near_copies import Messages
+from stages.text.shingles import WORD
 
 TRUTH = ("planted_kind", "planted_of")
 """Columns of the truth, null for untouched rows: the kind of damage, and the id of the original of an added copy."""
 MIN_WORDS = 5
-"""Minimum number of words of a conversation that is damaged; a shorter one is hardly worth keeping as it is."""
+"""Minimum number of words, as `dedup` counts them, of a conversation that is damaged."""
 
 FIRST = (
     pl.col("messages")
@@ -134,7 +135,7 @@ class _Bed:
     def __init__(self, raw: pl.DataFrame, seed: int) -> None:
         roles = pl.col("messages").list.eval(pl.element().struct.field("role"))
         answered = roles.list.contains("assistant") | ~roles.list.contains("user")
-        words = pl.col("text").str.count_matches(r"\w+") >= MIN_WORDS
+        words = pl.col("text").str.count_matches(WORD) >= MIN_WORDS
         plain = pl.col("details").is_null()
         fit = raw.select((answered & words & plain).fill_null(value=False)).to_series().arg_true().to_numpy()
         self.raw, self._seed, self._random = raw, seed, np.random.default_rng(seed)

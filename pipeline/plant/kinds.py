@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -10,6 +11,7 @@ import polars as pl
 
 from pipeline.plant.material import Texts, evaluation_items, foreign_replies, offensive_comments
 from pipeline.plant.near_copies import Messages, near_copy
+from stages.text.shingles import SPACELESS
 
 OPENINGS = (
     "Certainly! I'd be happy to help you with that. ",
@@ -33,6 +35,8 @@ TOXIC_SHARE = 3
 MIN_MOJIBAKE = 3
 """Minimum number of characters that must be garbled."""
 
+_WORDS = re.compile(rf"([{SPACELESS}]|[^\s{SPACELESS}]+)")
+"""Words with their punctuation; the group makes `split` return them at odd indices."""
 _TYPOGRAPHIC = {"'": "\u2019", '"': "\u201c", "--": "\u2014", "...": "\u2026"}
 """What word processors and phones write in the place of ASCII marks."""
 
@@ -56,7 +60,17 @@ class Kind:
 
 def _replies(messages: Messages, words: int = 1) -> list[int]:
     """Indices of the replies of at least this many words."""
-    return [i for i, m in enumerate(messages) if m["role"] == "assistant" and len(m["content"].split()) >= words]
+    return [i for i, m in enumerate(messages) if m["role"] == "assistant" and len(_words(m["content"])[0]) >= words]
+
+
+def _words(content: str) -> tuple[list[str], list[str]]:
+    """Words with their punctuation, and what follows each: a space, or nothing in scripts without spaces."""
+    parts = _WORDS.split(content)
+    return parts[1::2], [" " if gap else "" for gap in parts[2::2]]
+
+
+def _joined(words: list[str], gaps: list[str]) -> str:
+    return "".join(word + gap for word, gap in zip(words, gaps, strict=True)).rstrip()
 
 
 def _rewrite(messages: Messages, at: Sequence[int], content: Callable[[str], str]) -> Messages | None:
@@ -80,8 +94,8 @@ def _near(jaccard: float) -> Callable[[Messages, Random, Texts], Messages | None
 
 def _shuffle(messages: Messages, draw: Random, _texts: Texts) -> Messages | None:
     def shuffled(content: str) -> str:
-        words = content.split()
-        return " ".join(draw.sample(words, len(words)))
+        words, gaps = _words(content)
+        return _joined(draw.sample(words, len(words)), gaps)
 
     after = _rewrite(messages, range(len(messages)), shuffled)
     return None if after == messages else after
@@ -90,8 +104,9 @@ def _shuffle(messages: Messages, draw: Random, _texts: Texts) -> Messages | None
 def _truncate(messages: Messages, draw: Random, _texts: Texts) -> Messages | None:
     if not (found := _replies(messages, words=8)):
         return None
-    words = messages[found[-1]]["content"].split()
-    stop = " ".join(words[: draw.randrange(4, len(words) - 1)]).rstrip(".!?,;:)\"'")
+    words, gaps = _words(messages[found[-1]]["content"])
+    length = draw.randrange(4, len(words) - 1)
+    stop = _joined(words[:length], gaps[:length]).rstrip(".!?,;:)\"'。！？，、；：」』”）")  # noqa: RUF001
     return [*messages[: found[-1]], {**messages[found[-1]], "content": stop}]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from stages.text.shingles import SPACELESS, WIDTH
+from stages.text.shingles import WIDTH, WORD
 
 Messages = list[dict[str, str]]
 """`role` and `content` of each message of a conversation."""
@@ -16,8 +16,8 @@ MIN_SHINGLES = 100
 MAX_TRIES = 12
 """Maximum number of corrections of the number of changed shingles."""
 
-_WORDS = re.compile(rf"([{SPACELESS}]|[^\W{SPACELESS}]+)")
-"""Words of `stages.text.shingles`; the group makes `split` return them at odd indices."""
+_WORDS = re.compile(f"({WORD})")
+"""The group makes `split` return words at odd indices."""
 
 
 def near_copy(messages: Messages, jaccard: float, draw: Random) -> Messages | None:

@@ -50,6 +50,13 @@ def url_of(path: Path | str) -> str | None:
     return f"{match[1]}://{match[2]}" if match else None
 
 
+def check_local(*paths: Path | str | None) -> None:
+    """Refuse a URL in the place of a path that is written to, by a PlaceError: only a run may be in a bucket."""
+    for url in (url_of(path) for path in paths if path is not None):
+        if url is not None:
+            raise PlaceError(f"{url} is a URL, expected a path: only `refine run` writes to a bucket")
+
+
 def cache_of(url: str) -> Path:
     """The folder that caches a URL on this machine."""
     from platformdirs import user_cache_dir

@@ -47,6 +47,8 @@ r"""Scripts written without spaces, as the inside of a regular expression's char
 In them `\w+` matches a whole clause, and one changed character would change five of a text's few shingles. So each
 character of these scripts is a word by itself.
 """
+WORD = rf"[{SPACELESS}]|[^\W{SPACELESS}]+"
+"""A word, as a regular expression."""
 
 
 @dataclass(frozen=True)

@@ -70,15 +70,16 @@ def table(kinds: list[str], share: float, workers: int) -> None:
         union, masks = variants(kinds, share, Path(scratch))
         arms = prepared(union, masks, Path(scratch) / "data")
         learned = screening.screen(arms, union, list(masks), BUDGETS, placebos=0, workers=workers)
-    sys.stdout.write("| kind | conversations | tokens | PPL, damaged against clean, per token |\n")
-    sys.stdout.write("| --- | --- | --- | --- |\n")
+    sys.stdout.write("| kind | conversations | tokens | PPL, damaged against clean, per token | alpha |\n")
+    sys.stdout.write("| --- | --- | --- | --- | --- |\n")
     for kind in list(masks)[1:]:
         test = np.stack([arms.tests["clean"] & arms.tests[kind]] * 2)
         law = difference(learned.points("clean", test), learned.points(kind, test))
         low, high = (f"{math.expm1(end):+.1%}" for end in law.ln_ratio_interval or (math.nan, math.nan))
+        least, most = (f"{end:+.4f}" for end in law.delta_alpha_interval or (math.nan, math.nan))
         sys.stdout.write(
             f"| `{kind}` | {masks[kind].sum():,} | {learned.tokens[kind]:,} | "
-            f"{math.expm1(law.ln_ratio):+.1%} ({low} to {high}) |\n"
+            f"{math.expm1(law.ln_ratio):+.1%} ({low} to {high}) | {law.delta_alpha:+.4f} ({least} to {most}) |\n"
         )
 
 

@@ -26,6 +26,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
+from pipeline.compare.data import TEST_TOKENS
 from pipeline.experiments import corpus as corpora
 from tests.bench.edits import edited
 from trainer.experiment import screen as screening
@@ -54,6 +55,8 @@ LADDER = tuple(3125 * 2**i for i in range(9))
 KINDS: tuple[Kind, ...] = ("power", "saturating")
 CHARACTERS = 5_500_000
 """Characters of each variant, 1.2 million tokens; halves have half of it."""
+CHOICES = Choices(test_tokens=TEST_TOKENS)
+"""Those of a comparison."""
 Edit = Callable[[str], str]
 BOILERPLATE = "As always, please remember to like, share and subscribe to our newsletter for more tips and offers."
 
@@ -124,7 +127,7 @@ def _noisy(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def prepared(union: Union, masks: Mapping[str, Mask], folder: Path, test_tokens: int = 100_000) -> Arms:
+def prepared(union: Union, masks: Mapping[str, Mask], folder: Path, test_tokens: int = TEST_TOKENS) -> Arms:
     """The data of all variants; the test set is drawn from the clean corpus."""
     arms = arming.prepare(union, HOUSE, Choices(test_tokens=test_tokens), folder, None, networks=False)
     return replace(
@@ -138,7 +141,7 @@ def decisions(workers: int) -> None:
     """Print how often the screen decides as models of ten times its tokens, and of the whole corpora, do."""
     union, masks = variants()
     with tempfile.TemporaryDirectory(prefix="refine-decisions-") as scratch:
-        arms = prepared(union, masks, Path(scratch) / "data")
+        arms = prepared(union, masks, Path(scratch) / "data", test_tokens=100_000)  # of corpora of 1.2 million tokens
         names = list(masks)
         short = screening.screen(arms, union, names, BUDGETS, seeds=12, workers=workers)
         enough = [name for name in names if short.tokens[name] > TRUTH]
@@ -205,7 +208,7 @@ def placebos(times: int, workers: int) -> None:
     keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
     union, levels, exponents = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)}), [], []
     with tempfile.TemporaryDirectory(prefix="refine-placebos-") as scratch:
-        arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
+        arms = arming.prepare(union, HOUSE, CHOICES, Path(scratch) / "data", None, networks=False)
         lengths = arms.common.pool.lengths()
         for start in range(0, times, RULES):
             rules = {str(seed): _without_some(lengths, seed) for seed in range(start, min(start + RULES, times))}
@@ -230,7 +233,7 @@ def laws(workers: int) -> None:
     keys, groups = distinct(corpora.keys(frame["text"])), corpora.groups(frame["text"])
     union = Union(frame, keys, groups, {"raw": np.ones(len(frame), np.bool_)})
     with tempfile.TemporaryDirectory(prefix="refine-laws-") as scratch:
-        arms = arming.prepare(union, HOUSE, Choices(), Path(scratch) / "data", None, networks=False)
+        arms = arming.prepare(union, HOUSE, CHOICES, Path(scratch) / "data", None, networks=False)
         found = screening.screen(arms, union, ["raw"], LADDER, workers=workers)
     y = found.nats["raw"].sum(axis=(-2, -1)) / found.targets.sum()
     slopes = np.diff(y.mean(axis=0)) / np.log(2)
@@ -261,7 +264,7 @@ def copies(workers: int) -> None:
     for piece in (HOUSE.piece, None):
         with tempfile.TemporaryDirectory(prefix="refine-copies-") as scratch:
             preset = replace(HOUSE, piece=piece)
-            arms = arming.prepare(union, preset, Choices(), Path(scratch) / "data", None, networks=False)
+            arms = arming.prepare(union, preset, CHOICES, Path(scratch) / "data", None, networks=False)
             pool = arms.split.pool
             common = replace(
                 arms.common, keys=together(keys[pool], groups[pool])

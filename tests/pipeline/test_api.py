@@ -181,6 +181,7 @@ def test_an_error_of_the_user_is_one_of_the_public_classes(
         (lambda: refine.compare("chitchat", "chitchat-planted", workers=-1), "--workers is -1, expected at least 0"),
         (lambda: refine.search(target="chitchat", candidates=0), "--candidates is 0, expected at least 1"),
         (lambda: refine.search(target="chitchat", minutes=-1), "--minutes is -1, expected at least 0"),
+        (lambda: refine.distill("m", ["chitchat", "chitchat-planted"], seeds=0), "--seeds is 0, expected at least 1"),
     ],
 )
 def test_numbers_are_checked_as_the_command_line_checks_them(
@@ -191,6 +192,34 @@ def test_numbers_are_checked_as_the_command_line_checks_them(
     with pytest.raises(refine.RefineError) as caught:
         call()
     assert str(caught.value) == said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda url: refine.report("nowhere", out=url),
+        lambda url: refine.compare("chitchat", "chitchat-planted", out=url),
+        lambda url: refine.compare("chitchat", "chitchat-planted", work=url),
+        lambda url: refine.plant("chitchat", out=url),
+        lambda url: refine.search(target="chitchat", out=url),
+        lambda url: refine.distill("m", "chitchat", out=url),
+        lambda url: refine.score("m", text="chitchat", out=url),
+        lambda url: refine.transfer_extract("a", "b", out=url),
+        lambda url: refine.transfer_apply("a", "b", out=url),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_only_a_run_is_written_to_a_bucket(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[[Path | str], object],
+    kind: Callable[[str], Path | str],
+) -> None:
+    """Elsewhere a URL would be made a folder named s3:."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(refine.RefineError, match="s3://bucket/x is a URL, expected a path: only `refine run` writes"):
+        call(kind("s3://bucket/x"))
     assert not list(tmp_path.iterdir())
 
 

@@ -157,6 +157,7 @@ def test_a_cvfp_learns_from_its_teacher(refine: Refine, made: Path) -> None:
         (("--alpha", "2"), "--alpha is 2, expected a weight of the teacher's logits from 0 to 1"),
         (("--context", "500"), "--context is 500, and teacher has 128 positions: take fewer"),
         (("--score", "nowhere"), "nowhere is not the folder of an experiment"),
+        (("--seeds", "2"), "--seeds is for two corpora, and one is named: omit it, or name both"),
         (("--out", "teacher"), "teacher is not an experiment's folder: choose another --out"),
         (("--device", "abacus"), "--device abacus is not available"),
         (("--limit", "2"), "chats.jsonl is too small to be trained on and tested on: take a larger corpus"),

@@ -77,6 +77,10 @@ def test_any_text_is_scored_in_bits_per_byte(refine: Refine, jsonl: Jsonl, tmp_p
         ),
         (("model", "--on", "work", "--limit", "3"), "--limit is 3, which has an effect with --text alone: omit it"),
         (("--on", "work", "--context", "9"), "--context is 9, which has an effect with a MODEL alone: omit it"),
+        (
+            ("--on", "work", "--training-texts", "texts", "--out", "a.json"),
+            "--out is a.json, which has an effect with a MODEL alone: omit it",
+        ),
         (("model", "model", "--text", "x.jsonl"), "model is named twice: name each model once"),
         (("model", "--text", "x.jsonl", "--out", "."), "--out is ., which is a folder: name a file"),
     ],

@@ -159,6 +159,19 @@ def test_shuffled_words_are_the_same_words() -> None:
         assert [sorted(a.split()) for a in texts(before)] == [sorted(a.split()) for a in texts(after)]
 
 
+def test_words_of_scripts_without_spaces_are_characters() -> None:
+    """A Chinese conversation of two clauses has enough to be shuffled and cut, and gets no spaces."""
+    user, reply = "".join(map(chr, range(0x4E00, 0x4E06))), "".join(map(chr, range(0x4F00, 0x4F14)))
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": f"{reply} and so on"}]
+    raw = frame([{"id": "c", "prompt": user, "prompt_id": "p", "messages": messages}])
+    ((_, shuffled),) = planted("shuffled_words", raw)
+    assert [sorted(text) for text in texts(shuffled)] == [sorted(text) for text in texts(messages)]
+    assert texts(shuffled) != texts(messages)
+    ((_, cut),) = planted("truncated", raw)
+    assert messages[1]["content"].startswith(cut[1]["content"])
+    assert 0 < len(cut[1]["content"]) < len(messages[1]["content"])
+
+
 def test_a_truncated_conversation_ends_within_its_last_reply() -> None:
     """What is before it stays."""
     for before, after in planted("truncated"):

@@ -145,6 +145,17 @@ def test_a_model_without_an_end_scores_no_end_and_its_first_token_by_frequency(t
     assert len(list(model.notes())) == 2
 
 
+def test_layers_that_the_config_does_not_have_are_named(gpt2: Path, tmp_path: Path) -> None:
+    """The model is scored without them, and says so."""
+    assert list(causal.load(str(gpt2)).notes()) == []
+    save_gpt2(tmp_path, **ENDS)
+    text = (tmp_path / "config.json").read_text()
+    assert '"n_layer": 2' in text
+    (tmp_path / "config.json").write_text(text.replace('"n_layer": 2', '"n_layer": 1'))
+    (note,) = causal.load(str(tmp_path)).notes()
+    assert f"tensors of the files of {tmp_path}, such as transformer.h.1." in note
+
+
 def test_a_model_with_the_template_reads_conversations_by_it(tmp_path: Path) -> None:
     """Ids and classes are those that the trainer's own networks see."""
     save_gpt2(tmp_path)

@@ -11,7 +11,7 @@ from scipy import stats
 from trainer.scaling import Control, Points, ScalingError, paired_difference, smallest_found
 from trainer.scaling.paired import regress
 
-PAIRS = (2, 4, 8, 4, 1, 1)
+PAIRS = (2, 3, 6, 3, 1, 1)
 X = np.repeat(np.log(6250 * 2 ** np.arange(6)), PAIRS)
 ORDERS = np.repeat(np.array([1.8, 1.1, 0.65, 0.67, 0.58, 0.5]) ** 2 * 1e-4, PAIRS)
 """Variance of the difference between orders, by budget, as n-gram models of the embedded default have it."""

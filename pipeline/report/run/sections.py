@@ -215,7 +215,7 @@ def _command(manifest: Manifest, store: Store) -> str:
     origin = read_json(store.source)
     hub = manifest.inputs[0] if manifest.inputs and isinstance(manifest.inputs[0], HubSplit) else None
     words = ["refine", "run", hub.hub if hub else manifest.source]
-    words += ["--plan", f"{store.folder}/plan.toml", "--out", f"{store.folder}-again"]
+    words += ["--plan", f"{store.folder}/plan.toml", "--out", f"{store.name}-again"]
     options = {
         "--revision": hub and hub.revision,
         "--config": hub and hub.config,
