@@ -155,14 +155,15 @@ def baseline_table(runs: pl.DataFrame) -> Any:  # noqa: ANN401  a rich table
 
 
 def lost_to(runs: pl.DataFrame, network: str) -> str:
-    """Which models have a lower loss than a network with seed 0, and at how many budgets, as a clause.
+    """Which models have a lower loss than a network with seed 0, and at how many of their budgets, as a clause.
 
     The rows of `runs` are training runs: kind, tokens, seed, nats.
     """
     first = runs.filter(pl.col("seed") == 0)
     own = first.filter(pl.col("kind") == network).select("tokens", own="nats")
     beside = first.filter(pl.col("kind") != network).join(own, on="tokens")
-    lost = beside.filter(pl.col("nats") < pl.col("own")).group_by("kind", maintain_order=True).len()
-    each = [f"{KINDS[kind].label} at {count} of {len(own)} budgets" for kind, count in lost.iter_rows()]
-    name = KINDS[network].label
-    return f"{name} loses to {', to '.join(each)}" if each else f"{name} beats every other model at every budget"
+    lost = (pl.col("nats") < pl.col("own")).sum().alias("lost")
+    counts = beside.group_by("kind", maintain_order=True).agg(lost, pl.len())
+    each = [f"{KINDS[kind].label} at {few} of {budgets} budgets" for kind, few, budgets in counts.iter_rows() if few]
+    name, every = KINDS[network].label, "" if (counts["len"] == len(own)).all() else " that both have"
+    return f"{name} loses to {', to '.join(each)}" if each else f"{name} beats every other model at every budget{every}"

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pipeline.engine.local import Local
+from pipeline.experiments.scale import lost_to
 from pipeline.experiments.schedule import Cost, progress
 from pipeline.experiments.train import numbers
 from tests.conftest import ROOT, Refine, contents
@@ -61,7 +62,7 @@ def test_a_training_run_leaves_its_record_and_is_not_repeated(
     assert "step" in first.stderr
     for name in ("CVFP", "random frozen block", "GRU", "Kneser-Ney 5-gram", "unigram"):
         assert name in first.stdout
-    assert "CVFP loses to" in first.stdout or "CVFP beats every baseline" in first.stdout
+    assert "CVFP loses to" in first.stdout or "CVFP beats every other model" in first.stdout
     assert "the test set has" in first.stderr  # far smaller than requested, so its standard error is reported
     assert "standard error" in first.stderr
     before = contents(tmp_path / "t")
@@ -102,6 +103,17 @@ def test_a_law_has_intervals_and_baselines(
     table = refine(*words, "--predict", "100000")
     assert "extrapolates" in table.stdout
     assert "PPL beside the baselines" in table.stdout
+
+
+def test_a_network_is_beaten_at_some_of_the_budgets_that_both_have() -> None:
+    """A baseline may lack the largest budgets."""
+    nats = {"cvfp": [5.0, 4.0, 3.0], "gru": [4.9, 4.1], "unigram": [6.0, 6.0, 6.0]}
+    runs = [(kind, tokens, 0, value) for kind, each in nats.items() for tokens, value in enumerate(each)]
+    frame = pl.DataFrame(runs, ("kind", "tokens", "seed", "nats"), orient="row")
+    assert lost_to(frame, "cvfp") == "CVFP loses to GRU at 1 of 2 budgets"
+    beaten = frame.with_columns(pl.col("nats") + 2 * (pl.col("kind") == "gru"))
+    assert lost_to(beaten, "cvfp") == "CVFP beats every other model at every budget that both have"
+    assert lost_to(beaten.filter(pl.col("kind") != "gru"), "cvfp") == "CVFP beats every other model at every budget"
 
 
 def test_progress_counts_work_and_not_runs(tmp_path: Path) -> None:
