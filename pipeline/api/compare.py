@@ -75,7 +75,7 @@ def compare(
         device: torch device.
         tokenizer: bpe, bpe:N, gpt2, or a tokenizer.json.
         embeddings: ppmi, ppmi-budget, gpt2, random, a .npy file, or a file of GPT-2's weights.
-        test_tokens: tokens of the test set.
+        test_tokens: minimum tokens of the test set.
         split: split of a hub dataset or a saved DatasetDict.
         config: configuration of a hub dataset.
         revision: revision of a hub dataset.

@@ -129,7 +129,7 @@ Precision = Annotated[
 TestTokens = Annotated[
     int,
     typer.Option(
-        min=1, max=1_000_000_000, metavar="N", help="Tokens of the test set; fewer if the corpus is too small."
+        min=1, max=1_000_000_000, metavar="N", help="Minimum tokens of the test set; fewer if the corpus is too small."
     ),
 ]
 Budgets = Annotated[

@@ -246,7 +246,7 @@ def load(folder: Path, arm: str = "") -> ExperimentData:
 
 
 def estimated_tokens(texts: pl.Series) -> NDArray[np.int64]:
-    """An upper estimate of the tokens of each text, int64 [K]."""
+    """A lower estimate of the tokens of each text, int64 [K], so that a set has as many as it should, or more."""
     return (texts.str.len_bytes().to_numpy().astype(np.int64) + BYTES_PER_TOKEN - 1) // BYTES_PER_TOKEN
 
 
