@@ -1,7 +1,7 @@
 """How often the screen of `refine compare` is right: decisions between planted corpora, and between placebo rules.
 
     python -m tests.bench.screen decisions     twelve variants of a corpus, all pairs; about 4 minutes
-    python -m tests.bench.screen placebos      400 random rules, of which none chooses; about 12 CPU minutes; --times 1200
+    python -m tests.bench.screen placebos      400 random rules, of which none chooses; about 12 CPU minutes
     python -m tests.bench.screen laws          laws of n-gram models beyond the budgets they are fitted to; a minute
     python -m tests.bench.screen copies        what 30 % copies cost, and why; a minute
 
