@@ -79,8 +79,7 @@ class Design:
     def jobs(self, arms: Arms, names: Sequence[str], device: str) -> dict[tuple[str, str], list[Job]]:
         """The training runs by kind and arm: networks with all seeds, counts of all arms, others of the first arm.
 
-        Baselines that are trained skip the two largest of the default budgets, where they would take as long as all
-        others.
+        Baselines that are trained skip the two largest of the default budgets, which would take longer than all others.
         """
         jobs = {
             (kind, name): arm_jobs(arms, kind, name, self.pairs, device) for kind in self.networks for name in names

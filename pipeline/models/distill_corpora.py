@@ -156,7 +156,7 @@ def distill_corpora(
                 student = building.build(teacher, options.student, own.seed)
                 _learn(Course(place, teacher, student, texts, pieces, own), f"{name}, seed {own.seed}")
         made = compare_students(pair, arms, folder, seeds)
-        notes = (*pair.notes, *_passes(passes))
+        notes = (*pair.notes, *teacher.notes(), *_passes(passes))
         made = replace(made, student=student.kind, tokens=settings.tokens, passes=passes, notes=notes)
         save_json(folder / RECORD, finite({KEY: VERSION, "command": command, **asdict(made)}))
     return made
